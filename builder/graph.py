@@ -1,0 +1,164 @@
+"""The graph between ONNX and blocks: operators in execution order, constants left on disk."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from swapnet.tensors import ELEMENT_BYTES, concrete_nbytes
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Constant", "Graph", "Value", "in_execution_order", "used_names"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """Type of a tensor; a string is a symbolic dimension.
+
+    Attributes
+    ----------
+    planned
+        Shape at the planned input shapes; empty until they are known.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    planned: tuple[int, ...] = ()
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes at the planned shapes; None for what can't be swapped or bound."""
+        return concrete_nbytes(self.dtype, self.planned) if self.dtype in ELEMENT_BYTES else None
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A weight that can be swapped.
+
+    Attributes
+    ----------
+    data
+        Its bytes, usually a memory map: uint8, one-dimensional.
+    axis, start, stop
+        The slice that it is of a larger weight: ``whole.take(range(start, stop), axis)``.
+        ``axis`` is None for a whole one.
+    """
+
+    name: str
+    dtype: str
+    whole_shape: tuple[int, ...]
+    data: npt.NDArray[np.uint8]
+    axis: int | None = None
+    start: int = 0
+    stop: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dimensions of the slice, or of the whole."""
+        if self.axis is None:
+            return self.whole_shape
+        dims = list(self.whole_shape)
+        dims[self.axis] = self.stop - self.start
+        return tuple(dims)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the slice, or of the whole."""
+        return prod(self.shape) * ELEMENT_BYTES[self.dtype]
+
+    def slice(self, name: str, axis: int, start: int, stop: int) -> Constant:
+        """The part ``start:stop`` along ``axis``."""
+        return Constant(name, self.dtype, self.whole_shape, self.data, axis, start, stop)
+
+    def bytes(self) -> npt.NDArray[np.uint8]:
+        """The bytes to store, C-contiguous: uint8, shape ``(nbytes,)``."""
+        if self.axis is None:
+            return self.data
+        element = ELEMENT_BYTES[self.dtype]
+        whole = self.data.reshape(*self.whole_shape, element)
+        index = (slice(None),) * self.axis + (slice(self.start, self.stop),)
+        return np.ascontiguousarray(whole[index]).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model in execution order.
+
+    Attributes
+    ----------
+    nodes
+        Operators; no Constant nodes, topologically sorted.
+    constants
+        Weights that can be swapped.
+    inline
+        Constants too small to be swapped, or that carry shapes: they stay in the skeletons.
+    values
+        Types of the inputs and of every operator's outputs.
+    """
+
+    name: str
+    nodes: Sequence[onnx.NodeProto]
+    constants: Mapping[str, Constant]
+    inline: Mapping[str, onnx.TensorProto]
+    values: Mapping[str, Value]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    opset_imports: Sequence[onnx.OperatorSetIdProto]
+    ir_version: int
+    weights_of: Mapping[int, tuple[str, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        weights = {
+            index: tuple(dict.fromkeys(n for n in used_names(node) if n in self.constants))
+            for index, node in enumerate(self.nodes)
+        }
+        object.__setattr__(self, "weights_of", weights)
+
+
+def in_execution_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Sorted as ONNX Runtime's priority-based order executes: lowest index that is ready first.
+
+    Shape and Size go before all others that are ready (``graph.cc``, ``PriorityNodeCompare``).
+    """
+    producer = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    waits = [{producer[n] for n in used_names(node) if n in producer} for node in nodes]
+    followers: dict[int, list[int]] = {}
+    for index, needed in enumerate(waits):
+        for other in needed:
+            followers.setdefault(other, []).append(index)
+    ready = [
+        (nodes[i].op_type not in ("Shape", "Size"), i)
+        for i, needed in enumerate(waits)
+        if not needed
+    ]
+    heapq.heapify(ready)
+    order: list[onnx.NodeProto] = []
+    while ready:
+        _, index = heapq.heappop(ready)
+        order.append(nodes[index])
+        for other in followers.get(index, ()):
+            waits[other].discard(index)
+            if not waits[other]:
+                heapq.heappush(ready, (nodes[other].op_type not in ("Shape", "Size"), other))
+    return order
+
+
+def used_names(node: onnx.NodeProto) -> Iterator[str]:
+    """Names that an operator reads, those captured by its subgraphs included."""
+    yield from filter(None, node.input)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+            for inner in graph.node:
+                yield from (name for name in used_names(inner) if name not in own)
+                own.update(inner.output)
+            yield from (v.name for v in graph.output if v.name not in own)

@@ -1,0 +1,123 @@
+"""The ONNX file: opened, recognised, refused with a reason."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swapnet.errors import ModelError
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["OPSETS", "SourceModel", "file_sha256", "open_source"]
+
+OPSETS = range(7, 27)
+"""Versions of the default operator set that are read."""
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """An ONNX file whose external data was left on disk."""
+
+    path: Path
+    proto: onnx.ModelProto
+    sha256: str
+    weights_bytes: int
+    """Bytes of all stored tensors, each counted once."""
+
+    @property
+    def name(self) -> str:
+        """The file's stem."""
+        return self.path.stem
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def open_source(path: Path) -> SourceModel:
+    """Read an ONNX file without its external data.
+
+    Raises
+    ------
+    ModelError
+        No such file, no ONNX, truncated, external data missing or too short, or an operator
+        set that is not read.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not path.is_file():
+        raise ModelError(
+            f"{path} can't be read",
+            why="it is a folder" if path.is_dir() else "there is no such file",
+            hint="give the path of an .onnx file",
+        )
+    try:
+        proto = onnx.load_model(path, load_external_data=False)
+    except (DecodeError, ValueError, OSError) as error:
+        raise ModelError(
+            f"{path} is not a readable ONNX file",
+            why=f"{path.stat().st_size} bytes that are not a model: {error}",
+            hint="export it again, or fetch it again if the download was cut short",
+        ) from error
+    if not proto.graph.node or not proto.graph.output:
+        raise ModelError(
+            f"{path} is not a readable ONNX file",
+            why=f"its {path.stat().st_size} bytes hold {len(proto.graph.node)} operators and "
+            f"{len(proto.graph.output)} outputs",
+            hint="export it again, or fetch it again if the download was cut short",
+        )
+    _check_opset(path, proto)
+    weights_bytes = _check_external_data(path, proto)
+    return SourceModel(path, proto, file_sha256(path), weights_bytes)
+
+
+def _check_opset(path: Path, proto: onnx.ModelProto) -> None:
+    version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
+    if version is not None and version not in OPSETS:
+        raise ModelError(
+            f"{path} uses operator set {version}",
+            why=f"sets {OPSETS.start} to {OPSETS.stop - 1} are read",
+            hint="convert it with onnx.version_converter",
+        )
+
+
+def _check_external_data(path: Path, proto: onnx.ModelProto) -> int:
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    constants = [
+        attribute.t
+        for node in proto.graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
+    ]
+    total = 0
+    for tensor in (*proto.graph.initializer, *constants):
+        nbytes = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for dim in tensor.dims:
+            nbytes *= dim
+        total += nbytes
+        if not uses_external_data(tensor):
+            continue
+        info = ExternalDataInfo(tensor)
+        file = path.parent / info.location
+        found = file.stat().st_size if file.is_file() else 0
+        if found < (info.offset or 0) + nbytes:
+            raise ModelError(
+                f"{path} lacks weights",
+                why=f"tensor {tensor.name!r} ends at byte {(info.offset or 0) + nbytes} of "
+                f"{file.name}, which has {found} bytes",
+                hint=f"put the whole {file.name} beside the model",
+            )
+    return total

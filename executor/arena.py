@@ -1,0 +1,53 @@
+"""The memory reserved for weights and values: page-aligned, anonymous, taken once."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+
+from swapnet.errors import BudgetError
+from swapnet.units import format_size
+
+__all__ = ["Arena"]
+
+
+class Arena:
+    """Anonymous memory whose address stays fixed; pages are taken when they are first written.
+
+    Parameters
+    ----------
+    nbytes
+        Size; rounded up to whole pages.
+
+    Raises
+    ------
+    BudgetError
+        The system does not give so much address space.
+
+    Notes
+    -----
+    Addresses handed out are valid until the last reference to the arena is gone.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        try:
+            self._memory = mmap.mmap(-1, max(nbytes, mmap.PAGESIZE))
+        except OSError as error:
+            raise BudgetError(
+                f"{format_size(nbytes)} of memory can't be reserved",
+                why=str(error),
+                hint="give a smaller budget",
+            ) from error
+        self._bytes = np.frombuffer(self._memory, np.uint8)
+        self.address: int = self._bytes.ctypes.data
+        """Of the first byte."""
+        self.nbytes = nbytes
+
+    def view(self, offset: int, nbytes: int) -> memoryview:
+        """Writable bytes ``offset`` to ``offset + nbytes``."""
+        return memoryview(self._memory)[offset : offset + nbytes]
+
+    def fill(self, offset: int, nbytes: int, byte: int) -> None:
+        """Overwrite a part: what a test does before each read."""
+        self._bytes[offset : offset + nbytes] = byte

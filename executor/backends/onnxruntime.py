@@ -1,0 +1,265 @@
+"""ONNX Runtime on the CPU: skeletons as sessions, weights bound by address."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swapnet.errors import BackendError, BackendUnavailableError, EngineError
+from swapnet.executor.backends.base import Array, Bindings
+from swapnet.executor.device import Device, ThreadPool
+from swapnet.executor.layout import is_placed
+from swapnet.executor.plan import Step
+from swapnet.executor.wire import merge_skeletons
+from swapnet.manifest import Manifest, Tensor, sha256_of
+from swapnet.tensors import ONNX_TYPES, numpy_dtype
+
+__all__ = ["LARGEST_CHUNK_BYTES", "OnnxRuntimeBackend", "own_process", "version"]
+
+LARGEST_CHUNK_BYTES = (1 << 31) - (1 << 20)
+"""The arena takes its memory at once up to here: ONNX Runtime counts it in 32 bits."""
+
+_ENVIRONMENT = threading.Lock()
+"""The arena that new sessions use is registered with the process-wide environment."""
+
+
+def version() -> str:
+    """Major and minor version: layouts and internal operators may change between them.
+
+    Raises
+    ------
+    BackendUnavailableError
+        ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise BackendUnavailableError(
+            "ONNX Runtime is not here", why=str(error), hint="pip install onnxruntime"
+        ) from error
+    return ".".join(ort.__version__.split(".")[:2])
+
+
+def own_process(threads: int) -> Device:
+    """Give this process one global pool; call once, before any session is made."""
+    import onnxruntime as ort
+
+    ort.set_global_thread_pool_sizes(threads, 1)
+    return Device(threads, ThreadPool.GLOBAL)
+
+
+class OnnxRuntimeBackend:
+    """Sessions that share one activation arena with a hard limit.
+
+    Operators run in the order of the skeletons, however many are merged: the placement of values
+    relies on it. ONNX Runtime's priority-based order takes the lowest index that is ready.
+
+    Parameters
+    ----------
+    folder, manifest
+        The engine.
+    scratch_bytes
+        Limit of the arena: values inside a segment and scratch of its kernels.
+    device
+        Compute threads.
+
+    Raises
+    ------
+    BackendError
+        ONNX Runtime refuses the arena.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        device: Device,
+        *,
+        scratch_bytes: int,
+    ) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._scratch_bytes = max(scratch_bytes, 1 << 16)
+        self._device = device
+        self._skeletons: dict[int, bytes] = {}
+
+    def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[_OrtSegment]:
+        """The segments of all steps, sharing one new arena."""
+        with _ENVIRONMENT:
+            self._register_arena()
+            return [self._make(step, bindings) for step in steps]
+
+    def array(self, value: Any) -> Array:
+        """A host array of a value; a copy, for the arena's memory is needed again."""
+        return value if isinstance(value, np.ndarray) else np.array(value.numpy())
+
+    def close(self) -> None:
+        """Forget the skeletons; sessions go with their segments."""
+        self._skeletons.clear()
+
+    def _register_arena(self) -> None:
+        import onnxruntime as ort
+
+        limit = self._scratch_bytes
+        # Chunks are split to the last 256 bytes: the default of 128 MiB wastes up to half of each.
+        ort.create_and_register_allocator(
+            ort.OrtMemoryInfo(
+                "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+            ),
+            ort.OrtArenaCfg(
+                {
+                    "max_mem": limit,
+                    "initial_chunk_size_bytes": min(limit, LARGEST_CHUNK_BYTES),
+                    "arena_extend_strategy": 0,
+                    "max_dead_bytes_per_chunk": 256,
+                }
+            ),
+        )
+
+    def _make(self, step: Step, bindings: Bindings) -> _OrtSegment:
+        import onnxruntime as ort
+
+        blocks = self._manifest.blocks[step.first : step.last + 1]
+        wanted = _outputs(self._manifest, step)
+        model = merge_skeletons([self._skeleton(b.index) for b in blocks], wanted)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = self._device.threads
+        options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+        options.use_per_session_threads = self._device.pool is ThreadPool.SESSION
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = ort.InferenceSession(model, options, ["CPUExecutionProvider"])
+        except Exception as error:
+            raise _refused(f"blocks {step.first} to {step.last} can't be loaded", error) from error
+        return _OrtSegment(session, self._manifest, step, bindings)
+
+    def _skeleton(self, index: int) -> bytes:
+        if index not in self._skeletons:
+            block = self._manifest.blocks[index]
+            path = self._folder / block.file
+            rebuild = "build the engine again: swapnet build"
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise EngineError(
+                    f"{path} can't be read", why=error.strerror or str(error), hint=rebuild
+                ) from error
+            if (found := sha256_of(data)) != block.file_checksum:
+                raise EngineError(
+                    f"{path} was changed after it was written",
+                    why=f"its checksum is {found[:12]}…, it should be {block.file_checksum[:12]}…",
+                    hint=rebuild,
+                )
+            self._skeletons[index] = data
+        return self._skeletons[index]
+
+
+def _outputs(manifest: Manifest, step: Step) -> list[str]:
+    """Values that a segment gives: all placed ones, and what others or the caller need."""
+    inside = range(step.first, step.last + 1)
+    needed = {tensor.name for tensor in manifest.outputs}
+    for block in manifest.blocks:
+        if block.index not in inside:
+            needed.update(block.inputs)
+    return [
+        name
+        for block in manifest.blocks[step.first : step.last + 1]
+        for name in block.outputs
+        if name in needed or is_placed(manifest.tensors[name])
+    ]
+
+
+class _OrtSegment:
+    """A session whose weights and placed values are bound once."""
+
+    def __init__(self, session: Any, manifest: Manifest, step: Step, bindings: Bindings) -> None:
+        self._session = session
+        self._step = step
+        self._binding = session.io_binding()
+        weights = {
+            weight.name: (weight, bindings.weights[block.index, weight.name])
+            for block in manifest.blocks[step.first : step.last + 1]
+            for weight in block.weights
+        }
+        shared = {w.name: (w, bindings.weights[-1, w.name]) for w in manifest.shared}
+        self._given_inputs: list[Tensor] = []
+        self._given_outputs: list[Tensor] = []
+        for arg in session.get_inputs():
+            if bound := weights.get(arg.name) or shared.get(arg.name):
+                weight, address = bound
+                self._bind(self._binding.bind_input, weight, weight.shape, address)
+            elif arg.name in bindings.values:
+                value = manifest.tensors[arg.name]
+                self._bind(self._binding.bind_input, value, value.shape, bindings.values[arg.name])
+            else:
+                self._given_inputs.append(manifest.tensors[arg.name])
+        for arg in session.get_outputs():
+            value = manifest.tensors[arg.name]
+            if arg.name in bindings.values:
+                self._bind(self._binding.bind_output, value, value.shape, bindings.values[arg.name])
+            else:
+                self._given_outputs.append(value)
+        placed = len(session.get_outputs()) - len(self._given_outputs)
+        self._positions = {t.name: placed + i for i, t in enumerate(self._given_outputs)}
+        """In the order of binding, which is the order of `get_outputs`."""
+
+    def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
+        """Execute; see `Segment.run`."""
+        for tensor in self._given_inputs:
+            value = results.get(tensor.name, given.get(tensor.name))
+            if isinstance(value, np.ndarray):
+                self._bind(self._binding.bind_input, tensor, value.shape, value.ctypes.data)
+            else:
+                self._binding.bind_ortvalue_input(tensor.name, value)
+        for tensor in self._given_outputs:
+            if tensor.name in results:
+                array = results[tensor.name]
+                self._bind(self._binding.bind_output, tensor, array.shape, array.ctypes.data)
+            else:
+                self._binding.bind_output(tensor.name, "cpu")
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise _refused(
+                f"blocks {self._step.first} to {self._step.last} failed", error
+            ) from error
+        allocated = [t for t in self._given_outputs if t.name not in results]
+        if allocated:
+            outputs = self._binding.get_outputs()
+            for tensor in allocated:
+                given[tensor.name] = outputs[self._positions[tensor.name]]
+        self._release(allocated)
+
+    def _release(self, allocated: Sequence[Tensor]) -> None:
+        """Let go of values that are not ours, so that their memory returns when they do."""
+        for tensor in allocated:
+            self._binding.bind_output(tensor.name, "cpu")
+        for tensor in self._given_inputs:
+            empty = np.empty(0, numpy_dtype(tensor.dtype))
+            self._bind(self._binding.bind_input, tensor, (0,), empty.ctypes.data)
+
+    def _bind(self, bind: Any, tensor: Any, shape: Sequence[int | str], address: int) -> None:
+        kind: Any = numpy_dtype(tensor.dtype)
+        if tensor.dtype == "bfloat16":
+            kind = ONNX_TYPES["bfloat16"]
+        bind(tensor.name, "cpu", 0, kind, list(shape), address)
+
+
+def _refused(what: str, error: Exception) -> BackendError:
+    return BackendError(
+        what,
+        why=f"onnxruntime: {str(error).strip().splitlines()[0]}",
+        hint="if it worked before, build the engine again; else report it with the model's name",
+    )

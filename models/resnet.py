@@ -1,0 +1,181 @@
+"""ResNet-101 (He et al., 2015) and FCN-ResNet101, with torchvision's parameter names.
+
+The FCN keeps the last two stages at an eighth of the image by dilation, and has no auxiliary
+head; the tensors of one in a file of weights are ignored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swapnet.models.classes import SEEDED, Tensors
+from swapnet.models.graph import Graph
+from swapnet.models.images import normalise, photographs
+from swapnet.models.weights import Weights
+
+__all__ = [
+    "FCN_SIZE",
+    "RESNET101",
+    "SIZE",
+    "fcn",
+    "fcn_samples",
+    "make",
+    "make_fcn",
+    "read_fcn",
+    "resnet",
+    "samples",
+]
+
+SIZE = 224
+"""Side of the input image of the classifier in pixels."""
+
+FCN_SIZE = 520
+"""Side of the input image of the segmenter in pixels."""
+
+RESNET101 = (3, 4, 23, 3)
+"""Bottleneck blocks of each stage."""
+
+_EXPANSION = 4
+# Each block adds its branch to the running sum; a small branch keeps 33 of them of order 1.
+_BRANCH_GAIN = 0.2
+_STRIDED = ((1, 1), (2, 1), (2, 1), (2, 1))
+_DILATED = ((1, 1), (2, 1), (1, 2), (1, 4))
+
+
+def resnet(
+    graph: Graph,
+    image: str,
+    blocks: tuple[int, ...] = RESNET101,
+    *,
+    width: int = 64,
+    classes: int = 1000,
+) -> str:
+    """Write a ResNet for an image (1, 3, H, W), and return its logits (1, classes)."""
+    value, channels = _features(graph, image, blocks, width, "", _STRIDED)
+    value = graph.node("Flatten", graph.node("GlobalAveragePool", value))
+    return graph.gemm(value, "fc", (channels, classes), gain=1.0)
+
+
+def fcn(
+    graph: Graph,
+    image: str,
+    blocks: tuple[int, ...] = RESNET101,
+    *,
+    width: int = 64,
+    size: int = FCN_SIZE,
+    classes: int = 21,
+) -> str:
+    """Write a FCN for an image (1, 3, size, size), and return (1, classes, size, size) scores."""
+    value, channels = _features(graph, image, blocks, width, "backbone.", _DILATED)
+    middle = channels // 4
+    value = graph.conv(value, "classifier.0", (channels, middle), 3)
+    value = graph.node("Relu", graph.batch_norm(value, "classifier.1", middle))
+    value = graph.conv(value, "classifier.4", (middle, classes), 1, bias=True, gain=1.0)
+    return graph.node(
+        "Resize",
+        value,
+        "",
+        "",
+        graph.constant([1, classes, size, size], "int64"),
+        mode="linear",
+        coordinate_transformation_mode="pytorch_half_pixel",
+    )
+
+
+def make(path: Path, weights: Path | None) -> int:
+    """Write ResNet-101 to `path`, and return its number of parameters."""
+    with Graph(path, Weights(weights, seed=101)) as graph:
+        image = graph.input("input", (1, 3, SIZE, SIZE))
+        graph.output("logits", resnet(graph, image), (1, 1000))
+        return graph.save()
+
+
+def make_fcn(path: Path, weights: Path | None) -> int:
+    """Write FCN-ResNet101 to `path`, and return its number of parameters."""
+    with Graph(path, Weights(weights, seed=520)) as graph:
+        image = graph.input("input", (1, 3, FCN_SIZE, FCN_SIZE))
+        graph.output("out", fcn(graph, image), (1, 21, FCN_SIZE, FCN_SIZE))
+        return graph.save()
+
+
+def samples() -> dict[str, NDArray[np.generic]]:
+    """Return photographs as ``input``, (samples, 1, 3, 224, 224), float32."""
+    return {"input": normalise(photographs(SIZE))[:, None]}
+
+
+def fcn_samples() -> dict[str, NDArray[np.generic]]:
+    """Return photographs as ``input``, (samples, 1, 3, 520, 520), float32."""
+    return {"input": normalise(photographs(FCN_SIZE))[:, None]}
+
+
+def read_fcn(_: Tensors, outputs: Tensors) -> str:
+    """Read ``out`` (N, classes, H, W): the share of pixels of the commonest classes."""
+    lines = []
+    for scores in outputs["out"]:
+        counts = np.bincount(scores.argmax(axis=0).ravel(), minlength=len(scores))
+        best = np.argsort(-counts, kind="stable")[:5]
+        shares = ", ".join(
+            f"class {index} {counts[index] / counts.sum():.1%}" for index in best if counts[index]
+        )
+        lines.append(f"{shares} of the pixels")
+    return "\n".join([*lines, SEEDED])
+
+
+def _features(
+    graph: Graph,
+    image: str,
+    blocks: tuple[int, ...],
+    width: int,
+    prefix: str,
+    layout: tuple[tuple[int, int], ...],
+) -> tuple[str, int]:
+    """Write the stem and the stages, of (stride, dilation) each; return value and channels."""
+    value = graph.conv(image, f"{prefix}conv1", (3, width), 7, stride=2)
+    value = graph.node("Relu", graph.batch_norm(value, f"{prefix}bn1", width))
+    value = graph.node("MaxPool", value, kernel_shape=[3, 3], pads=[1] * 4, strides=[2, 2])
+    before, previous = width, 1
+    for stage, (count, (stride, dilation)) in enumerate(zip(blocks, layout, strict=True)):
+        middle = width << stage
+        for block in range(count):
+            first = block == 0
+            value = _bottleneck(
+                graph,
+                value,
+                f"{prefix}layer{stage + 1}.{block}",
+                (before, middle),
+                stride if first else 1,
+                previous if first else dilation,
+                project=first,
+            )
+            before = middle * _EXPANSION
+        previous = dilation
+    return value, before
+
+
+def _bottleneck(
+    graph: Graph,
+    value: str,
+    name: str,
+    channels: tuple[int, int],
+    stride: int,
+    dilation: int,
+    *,
+    project: bool,
+) -> str:
+    before, middle = channels
+    after = middle * _EXPANSION
+    branch = graph.conv(value, f"{name}.conv1", (before, middle), 1)
+    branch = graph.node("Relu", graph.batch_norm(branch, f"{name}.bn1", middle))
+    branch = graph.conv(
+        branch, f"{name}.conv2", (middle, middle), 3, stride=stride, dilation=dilation
+    )
+    branch = graph.node("Relu", graph.batch_norm(branch, f"{name}.bn2", middle))
+    branch = graph.conv(branch, f"{name}.conv3", (middle, after), 1)
+    branch = graph.batch_norm(branch, f"{name}.bn3", after, gain=_BRANCH_GAIN)
+    if project:
+        value = graph.conv(value, f"{name}.downsample.0", (before, after), 1, stride=stride)
+        value = graph.batch_norm(value, f"{name}.downsample.1", after)
+    return graph.node("Relu", graph.node("Add", branch, value))

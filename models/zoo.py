@@ -1,0 +1,244 @@
+"""The registry: which models there are, and their files, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swapnet.errors import InputError, ModelError
+from swapnet.models import cache, classes, minilm, ppocr, resnet, vgg, yolo
+from swapnet.models.classes import Tensors
+from swapnet.models.fetch import file_sha256
+
+__all__ = ["ZooFiles", "ZooModel", "files", "find", "get", "names"]
+
+
+@dataclass(frozen=True)
+class ZooFiles:
+    """A model of the zoo on the disk.
+
+    Attributes
+    ----------
+    name
+        Of the model.
+    onnx
+        The model; seeded and converted ones have their weights in ``NAME.onnx.data`` beside it.
+    example
+        ``.npz`` of one real input: arrays ready to feed, by input name.
+    data
+        ``.npz`` of several representative inputs: the same arrays with a leading sample axis, of
+        which sample 0 is the example.
+    licence
+        SPDX identifier of the licence of the weights.
+    sha256
+        Of the ``.onnx`` file, in hexadecimal. It covers weights kept beside the file too, since
+        their hash is in its metadata.
+    """
+
+    name: str
+    onnx: Path
+    example: Path
+    data: Path
+    licence: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """A model of the zoo.
+
+    Attributes
+    ----------
+    name
+        As in ``swapnet models get NAME``.
+    title
+        What it is, in one line.
+    licence
+        SPDX identifier of the licence of the weights.
+    parameters
+        Number of trainable parameters; asserted when the model is made.
+    shapes
+        Of the inputs, by name; a string is a dimension that varies.
+    make
+        Writes the ``.onnx`` file, with the weights in a file or the model's own (None), and
+        returns its number of parameters.
+    samples
+        Returns real inputs by name, with a leading sample axis.
+    reading
+        Puts the outputs for given inputs into words.
+    """
+
+    name: str
+    title: str
+    parameters: int
+    shapes: dict[str, tuple[int | str, ...]]
+    make: Callable[[Path, Path | None], int] = field(repr=False)
+    samples: Callable[[], dict[str, NDArray[np.generic]]] = field(repr=False)
+    reading: Callable[[Tensors, Tensors], str] = field(repr=False)
+    licence: str = "Apache-2.0"
+
+    def read(self, inputs: Tensors, outputs: Tensors) -> str:
+        """Put outputs into words, in one or a few lines.
+
+        Parameters
+        ----------
+        inputs
+            Arrays by name, as they were fed.
+        outputs
+            Arrays by name, as the model gave them.
+        """
+        return self.reading(inputs, outputs)
+
+
+_MODELS = (
+    ZooModel(
+        name="vgg19",
+        title="VGG-19: 1000 image classes, seeded weights",
+        parameters=143_667_240,
+        shapes={"input": (1, 3, vgg.SIZE, vgg.SIZE)},
+        make=vgg.make,
+        samples=vgg.samples,
+        reading=classes.strongest,
+    ),
+    ZooModel(
+        name="resnet101",
+        title="ResNet-101: 1000 image classes, seeded weights",
+        parameters=44_549_160,
+        shapes={"input": (1, 3, resnet.SIZE, resnet.SIZE)},
+        make=resnet.make,
+        samples=resnet.samples,
+        reading=classes.strongest,
+    ),
+    ZooModel(
+        name="fcn_resnet101",
+        title="FCN-ResNet101: 21 classes for each pixel, seeded weights",
+        parameters=51_949_141,
+        shapes={"input": (1, 3, resnet.FCN_SIZE, resnet.FCN_SIZE)},
+        make=resnet.make_fcn,
+        samples=resnet.fcn_samples,
+        reading=resnet.read_fcn,
+    ),
+    ZooModel(
+        name="yolov3",
+        title="YOLOv3: boxes of 80 classes, seeded weights",
+        parameters=61_949_149,
+        shapes={"input": (1, 3, yolo.SIZE, yolo.SIZE)},
+        make=yolo.make,
+        samples=yolo.samples,
+        reading=yolo.read,
+    ),
+    ZooModel(
+        name="ppocrv4_rec",
+        title="PP-OCRv4 recognition: reads a line of text, pretrained",
+        parameters=2_690_352,
+        shapes={"x": ("batch", 3, "height", "width")},
+        make=ppocr.make,
+        samples=ppocr.samples,
+        reading=ppocr.read,
+    ),
+    ZooModel(
+        name="minilm",
+        title="all-MiniLM-L6-v2: compares sentences, pretrained",
+        parameters=22_565_376,
+        shapes=dict.fromkeys(
+            ("input_ids", "attention_mask", "token_type_ids"), ("batch", "sequence")
+        ),
+        make=minilm.make,
+        samples=minilm.samples,
+        reading=minilm.read,
+    ),
+)
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all models."""
+    return tuple(model.name for model in _MODELS)
+
+
+def find(name: str) -> ZooModel:
+    """Return a model by name.
+
+    Raises
+    ------
+    InputError
+        There is none of that name.
+    """
+    for model in _MODELS:
+        if model.name == name:
+            return model
+    raise InputError(f"The zoo has no model named {name}", hint=f"It has {', '.join(names())}.")
+
+
+def get(name: str, folder: Path | None = None, weights: Path | None = None) -> ZooFiles:
+    """Return the files of a model, making them on the first call.
+
+    Parameters
+    ----------
+    name
+        One of `names`.
+    folder
+        Where the folders of the models lie; by default ``models`` in the cache folder
+        (``$SWAPNET_CACHE`` or ``~/.cache/swapnet``).
+    weights
+        A ``.safetensors`` file of real weights with torchvision's parameter names (those of
+        `swapnet.models.yolo` and `swapnet.models.minilm` for these two). The files go to a folder
+        of their own, named by the hash of the weights.
+
+    Raises
+    ------
+    InputError
+        There is no such model or no such file of weights, or the model takes none.
+    ModelError
+        The weights do not fit, or a package that makes models is missing.
+    StorageError
+        A file can't be downloaded or written.
+    """
+    return files(find(name), folder, weights)
+
+
+def files(model: ZooModel, folder: Path | None = None, weights: Path | None = None) -> ZooFiles:
+    """Return the files of a model that need not be in the registry; see `get`."""
+    key = model.name
+    if weights is not None:
+        if not weights.is_file():
+            raise InputError(
+                f"{weights} does not exist", hint="Give the path of a .safetensors file."
+            )
+        key = f"{key}-{file_sha256(weights)[:16]}"
+    home = cache.create(
+        (folder or cache.root() / "models") / key, lambda partial: _fill(model, partial, weights)
+    )
+    onnx = home / f"{model.name}.onnx"
+    return ZooFiles(
+        name=model.name,
+        onnx=onnx,
+        example=home / "example.npz",
+        data=home / "data.npz",
+        licence=model.licence,
+        sha256=file_sha256(onnx),
+    )
+
+
+def _fill(model: ZooModel, folder: Path, weights: Path | None) -> None:
+    try:
+        parameters = model.make(folder / f"{model.name}.onnx", weights)
+        samples: dict[str, Any] = model.samples()
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"{model.name} can't be made here",
+            why=str(error),
+            hint="Install what models are made with: pip install 'swapnet-trt[models]'.",
+        ) from error
+    if parameters != model.parameters:
+        raise ModelError(
+            f"{model.name} was not made as designed",
+            why=f"it has {parameters:,} parameters, expected {model.parameters:,}",
+            hint="Please report this with the version of swapnet.",
+        )
+    np.savez(folder / "data.npz", **samples)
+    np.savez(folder / "example.npz", **{name: array[0] for name, array in samples.items()})

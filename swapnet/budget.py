@@ -1,0 +1,98 @@
+"""The memory budget as the user writes it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from swapnet.errors import InputError
+from swapnet.units import format_size, parse_size
+
+__all__ = ["Budget", "Demand"]
+
+_PERCENT = re.compile(r"(weights:)?\s*(\d+(?:\.\d+)?)\s*%")
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a model needs when nothing is swapped, for given input shapes.
+
+    Attributes
+    ----------
+    weights_bytes
+        All weights.
+    other_bytes
+        Everything else: activations at their peak, inputs and outputs, staging, skeletons.
+    """
+
+    weights_bytes: int
+    other_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.weights_bytes + self.other_bytes
+
+
+@dataclass(frozen=True)
+class Budget:
+    """All bytes that a model may use.
+
+    ======================  ==========================================================
+    written                 means
+    ======================  ==========================================================
+    ``"64MiB"``             so many bytes
+    ``"25%"``               that share of the demand
+    ``"weights:25%"``       everything but weights, and that share of the weight bytes
+    ======================  ==========================================================
+    """
+
+    amount: float
+    of: Literal["bytes", "demand", "weights"] = "bytes"
+
+    @classmethod
+    def parse(cls, value: Budget | str | int) -> Budget:
+        """A budget from what the user wrote; an ``int`` counts bytes.
+
+        Raises
+        ------
+        InputError
+            It is no budget, or not above zero.
+        """
+        if isinstance(value, Budget):
+            return value
+        if isinstance(value, int):
+            budget = cls(value)
+        elif match := _PERCENT.fullmatch(value.strip()):
+            budget = cls(float(match[2]) / 100, "weights" if match[1] else "demand")
+        else:
+            try:
+                budget = cls(parse_size(value))
+            except InputError as error:
+                raise InputError(
+                    f"{value!r} is not a budget",
+                    why="a budget is a size, a share of the demand or a share of the weights",
+                    hint="write it like 64MiB, 25% or weights:25%",
+                ) from error
+        if budget.amount <= 0:
+            raise InputError(
+                f"a budget of {value!r} is nothing",
+                why=f"it is {budget.amount:g}, and must be above 0",
+                hint="write it like 64MiB, 25% or weights:25%",
+            )
+        return budget
+
+    def resolve(self, demand: Demand) -> int:
+        """The budget in bytes for a model of this demand."""
+        if self.of == "bytes":
+            return int(self.amount)
+        if self.of == "demand":
+            return int(self.amount * demand.total_bytes)
+        return demand.other_bytes + int(self.amount * demand.weights_bytes)
+
+    def __str__(self) -> str:
+        if self.of == "bytes":
+            return format_size(self.amount)
+        share = f"{self.amount * 100:g}%"
+        return share if self.of == "demand" else f"weights:{share}"

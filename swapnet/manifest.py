@@ -1,0 +1,276 @@
+"""The engine directory, format 1: what ``manifest.json`` says and how it is checked.
+
+::
+
+    engines/resnet101/
+      manifest.json      this module
+      blocks/000.onnx    skeleton: operators and tiny constants; weights are graph inputs
+      weights.bin        one extent per block, 4096-aligned; tensors 256-aligned inside
+      profile.json       block times on a device, written by `swapnet calibrate`
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from swapnet.budget import Demand
+from swapnet.errors import EngineError
+
+__all__ = [
+    "EXTENT_ALIGNMENT",
+    "MANIFEST",
+    "SCHEMA",
+    "TENSOR_ALIGNMENT",
+    "WEIGHTS",
+    "Block",
+    "Compiled",
+    "Extent",
+    "Lookup",
+    "Manifest",
+    "Rows",
+    "Source",
+    "Tensor",
+    "Weight",
+    "load_manifest",
+    "save_manifest",
+    "sha256_of",
+]
+
+SCHEMA: Final = "swapnet-engine/1"
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.bin"
+EXTENT_ALIGNMENT = 4096
+"""What direct I/O asks of offsets, lengths and addresses."""
+TENSOR_ALIGNMENT = 256
+"""Of tensors inside an extent: what the vector kernels and CUDA like."""
+
+Size = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Source(_Record, frozen=True):
+    """The ONNX file that the engine was built from."""
+
+    name: str
+    sha256: str
+    path: str
+    """Where it lay at build time: a hint for comparisons, never opened to execute."""
+
+
+class Compiled(_Record, frozen=True):
+    """What the blocks were compiled with and for."""
+
+    backend: str
+    version: str
+    fingerprint: str
+
+
+class Tensor(_Record, frozen=True):
+    """A model input or output, or a value that lives across a cut."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    """A string is a symbolic dimension."""
+    nbytes: Size
+    """At the planned shapes."""
+
+
+class Extent(_Record, frozen=True):
+    """A contiguous part of ``weights.bin``."""
+
+    offset: Size
+    nbytes: Size
+
+    @property
+    def end(self) -> int:
+        """The first byte after it."""
+        return self.offset + self.nbytes
+
+
+class Weight(_Record, frozen=True):
+    """A tensor of ``weights.bin``, bound to a graph input of its block by address."""
+
+    name: str
+    dtype: str
+    shape: tuple[Size, ...]
+    offset: Size
+    """From the start of ``weights.bin``, in bytes."""
+    nbytes: Size
+
+
+class Rows(_Record, frozen=True):
+    """Consecutive rows of a table."""
+
+    count: Size
+    offset: Size
+    """From the start of ``weights.bin``, in bytes."""
+
+
+class Lookup(_Record, frozen=True):
+    """A table of which only the rows asked for are read."""
+
+    dtype: str
+    row_shape: tuple[Size, ...]
+    row_nbytes: Size
+    rows: tuple[Rows, ...]
+
+    @property
+    def count(self) -> int:
+        """Rows of the whole table."""
+        return sum(run.count for run in self.rows)
+
+
+class Block(_Record, frozen=True):
+    """Consecutive operators: the unit of swapping."""
+
+    index: Size
+    kind: Literal["graph", "lookup"]
+    operators: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    extent: Extent
+    checksum: str
+    """SHA-256 of the extent."""
+    weights: tuple[Weight, ...] = ()
+    weight_style: Literal["external", "embedded"] = "external"
+    file: str = ""
+    file_checksum: str = ""
+    skeleton_bytes: Size = 0
+    """What the loaded skeleton takes in memory: graph, kernels, inline constants."""
+    activation_bytes: Size = 0
+    """Peak of the values inside the block, and of its kernels' scratch, at the planned shapes."""
+    lookup: Lookup | None = None
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether a backend executes it; its extent is then swapped."""
+        return self.kind == "graph"
+
+
+class Manifest(_Record, frozen=True, dict=True):
+    """All that an executor has to know about an engine."""
+
+    schema: Literal["swapnet-engine/1"]
+    source: Source
+    compiled: Compiled
+    max_block_bytes: Size
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    """Live across at least one cut."""
+    planned_shapes: dict[str, tuple[Size, ...]]
+    blocks: tuple[Block, ...]
+    weights_nbytes: Size
+    """Length of ``weights.bin``."""
+    shared: tuple[Weight, ...]
+    """Used by more than one block: always in memory."""
+    shared_extent: Extent
+    shared_checksum: str
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Inputs, outputs and values by name."""
+        return {t.name: t for t in (*self.inputs, *self.values, *self.outputs)}
+
+    @cached_property
+    def swappable_bytes(self) -> int:
+        """Extents of all graph blocks: what an unswapped executor keeps in memory."""
+        return sum(b.extent.nbytes for b in self.blocks if b.is_graph)
+
+    def demand(self, other_bytes: int) -> Demand:
+        """Demand, given everything that is not weights."""
+        return Demand(self.swappable_bytes + self.shared_extent.nbytes, other_bytes)
+
+
+def sha256_of(data: bytes | bytearray | memoryview) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class _Sealed(_Record, frozen=True):
+    checksum: str
+    engine: msgspec.Raw
+
+
+class _Versioned(msgspec.Struct, frozen=True):
+    schema: str = "(none)"
+
+
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json``, sealed with its own checksum."""
+    body = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    sealed = _Sealed(checksum=sha256_of(body), engine=msgspec.Raw(body))
+    (folder / MANIFEST).write_bytes(msgspec.json.encode(sealed) + b"\n")
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read and validate ``manifest.json``.
+
+    Raises
+    ------
+    EngineError
+        The folder is no engine directory, is damaged, or has another format.
+    """
+    path = folder / MANIFEST
+    rebuild = "build it again: swapnet build MODEL.onnx -o " + str(folder)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise EngineError(
+            f"{folder} is not an engine directory",
+            why=f"{MANIFEST} can't be read: {error.strerror}",
+            hint=rebuild,
+        ) from error
+    try:
+        sealed = msgspec.json.decode(data, type=_Sealed)
+        version = msgspec.json.decode(sealed.engine, type=_Versioned).schema
+    except msgspec.MsgspecError as error:
+        raise EngineError(f"{path} is damaged", why=str(error), hint=rebuild) from error
+    if version != SCHEMA:
+        raise EngineError(
+            f"{path} has another format",
+            why=f"it is {version}, this SwapNet reads {SCHEMA}",
+            hint="use the SwapNet that wrote it, or " + rebuild,
+        )
+    if (found := sha256_of(bytes(sealed.engine))) != sealed.checksum:
+        raise EngineError(
+            f"{path} was changed after it was written",
+            why=f"its checksum is {found[:12]}…, it should be {sealed.checksum[:12]}…",
+            hint=rebuild,
+        )
+    try:
+        manifest = msgspec.json.decode(sealed.engine, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise EngineError(f"{path} is damaged", why=str(error), hint=rebuild) from error
+    _check_inside(manifest, path, rebuild)
+    return manifest
+
+
+def _check_inside(manifest: Manifest, path: Path, rebuild: str) -> None:
+    for block in manifest.blocks:
+        file = PurePosixPath(block.file)
+        if file.is_absolute() or ".." in file.parts:
+            raise EngineError(
+                f"{path} points outside its folder",
+                why=f"block {block.index} names {block.file!r}",
+                hint=rebuild,
+            )
+        spans = [(w.offset, w.offset + w.nbytes) for w in block.weights]
+        inside = all(
+            block.extent.offset <= start <= end <= block.extent.end for start, end in spans
+        )
+        if not inside or block.extent.end > manifest.weights_nbytes:
+            raise EngineError(
+                f"{path} is damaged",
+                why=f"the weights of block {block.index} lie outside of its extent",
+                hint=rebuild,
+            )
