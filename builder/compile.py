@@ -67,6 +67,7 @@ def compile_parts(
         source=source,
         compiled=compiled,
         max_block_bytes=max_block_bytes,
+        sliced=graph.sliced,
         inputs=tuple(map(_tensor, graph.inputs)),
         outputs=tuple(map(_tensor, graph.outputs)),
         values=tuple(_tensor(graph.values[name]) for name in crossing),

@@ -103,6 +103,8 @@ class Graph:
         Constants too small to be swapped, or that carry shapes: they stay in the skeletons.
     values
         Types of the inputs and of every operator's outputs.
+    sliced
+        Outputs of operators that were split.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Graph:
     outputs: tuple[Value, ...]
     opset_imports: Sequence[onnx.OperatorSetIdProto]
     ir_version: int
+    sliced: tuple[str, ...] = ()
     weights_of: Mapping[int, tuple[str, ...]] = field(init=False)
 
     def __post_init__(self) -> None:

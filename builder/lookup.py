@@ -14,6 +14,9 @@ __all__ = ["LOOKUP_BYTES", "is_lookup", "table_parts"]
 LOOKUP_BYTES = 1 << 20
 """Smaller tables are ordinary weights."""
 
+_LARGEST_ROW_BYTES = 1 << 20
+"""Tables of larger rows are ordinary weights too: a row must fit in the reader's staging."""
+
 
 def is_lookup(graph: Graph, node: onnx.NodeProto) -> bool:
     """Whether ``node`` gathers rows of a constant table of at least `LOOKUP_BYTES`."""
@@ -21,7 +24,9 @@ def is_lookup(graph: Graph, node: onnx.NodeProto) -> bool:
         return False
     table = graph.constants.get(node.input[0])
     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-    return table is not None and axis == 0 and table.nbytes >= LOOKUP_BYTES
+    if table is None or axis != 0 or table.nbytes < LOOKUP_BYTES:
+        return False
+    return table.nbytes <= _LARGEST_ROW_BYTES * table.shape[0]
 
 
 def table_parts(graph: Graph, table: str) -> tuple[str, ...]:

@@ -11,17 +11,18 @@ import mmap
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from swapnet.errors import BackendError, ModelError, SwapnetError
 from swapnet.executor.arena import Arena
-from swapnet.executor.backends.base import Bindings
+from swapnet.executor.backends.base import Array, Bindings
 from swapnet.executor.backends.onnxruntime import LARGEST_CHUNK_BYTES, OnnxRuntimeBackend
 from swapnet.executor.device import Device
 from swapnet.executor.inputs import planned_sample
@@ -88,7 +89,11 @@ class _Blocks:
         self._folder = folder
         self.manifest: Manifest = load_manifest(folder)
         self._file = WeightFile(folder / WEIGHTS, LoadMode.BUFFERED)
-        self._mapped = np.memmap(folder / WEIGHTS, np.uint8, "r")
+        self._mapped: npt.NDArray[np.uint8] = (
+            np.memmap(folder / WEIGHTS, np.uint8, "r")
+            if self.manifest.weights_nbytes
+            else np.empty(0, np.uint8)
+        )
         self._layout = lay_out_values(self.manifest)
         self._values = Arena(self._layout.nbytes)
         start = self._mapped.ctypes.data
@@ -123,7 +128,7 @@ class _Blocks:
             if step in segments:
                 segments[step].run(given, results)
             else:
-                self._look_up(step.first, given, backend)
+                self._look_up(step.first, given, results, backend)
             for name, block in self._last_uses.items():
                 if block <= step.last:
                     given.pop(name, None)
@@ -131,16 +136,24 @@ class _Blocks:
                 peaks.append(probe.peak(reset=len(given) == inputs))
         return peaks
 
-    def _look_up(self, index: int, given: dict[str, Any], backend: OnnxRuntimeBackend) -> None:
+    def _look_up(
+        self,
+        index: int,
+        given: dict[str, Any],
+        results: Mapping[str, Array],
+        backend: OnnxRuntimeBackend,
+    ) -> None:
         block = self.manifest.blocks[index]
         assert block.lookup is not None
         reader = RowReader(block.inputs[0], block.lookup, self._file)
-        indices = given.get(block.inputs[0])
+        indices = results.get(block.inputs[0], given.get(block.inputs[0]))
         if indices is None:
             indices = self._placed(block.inputs[0])
         rows = reader.rows(backend.array(indices))
         reader.close()
-        if block.outputs[0] in self._layout.offsets:
+        if block.outputs[0] in results:
+            results[block.outputs[0]][...] = rows
+        elif block.outputs[0] in self._layout.offsets:
             self._placed(block.outputs[0])[...] = rows
         else:
             given[block.outputs[0]] = rows

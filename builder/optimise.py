@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,9 @@ TYPES = "types.onnx"
 
 STORED_LIMIT = 1.01
 """Stored weights over the original's, layout padding aside."""
+
+_FOLDING = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")
+"""The optimisers that compute weights from weights."""
 
 _SHAPE_INPUTS = {
     "Reshape": (1,),
@@ -86,7 +89,15 @@ def optimise(source: SourceModel, folder: Path, *, portable: bool) -> Graph:
 def save_optimised(
     source: Path, folder: Path, *, portable: bool, fold_constants: bool = True
 ) -> Path:
-    """Write the optimised model: ``optimised[-unfolded].onnx`` and a file of weights beside it."""
+    """Write the optimised model: ``optimised[-unfolded].onnx`` and a file of weights beside it.
+
+    Raises
+    ------
+    ModelError
+        ONNX Runtime refuses the model.
+    OSError
+        The files can't be written.
+    """
     import onnxruntime as ort
 
     stem = "optimised" if fold_constants else "optimised-unfolded"
@@ -104,8 +115,12 @@ def save_optimised(
     options.add_session_config_entry(
         "session.optimized_model_external_initializers_min_size_in_bytes", str(INLINE_BELOW_BYTES)
     )
-    disabled = [] if fold_constants else ["ConstantFolding"]
-    open_session(source, options, disabled)
+    try:
+        open_session(source, options, [] if fold_constants else _FOLDING)
+    except ModelError as error:
+        if str(folder / stem) in error.why:
+            raise OSError(error.why) from error
+        raise
     return path
 
 
@@ -121,6 +136,10 @@ def read_graph(path: Path, name: str) -> Graph:
     from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
     proto = onnx.load_model(path, load_external_data=False)
+    for tensor in _inner_constants(proto.graph.node):
+        if uses_external_data(tensor):
+            load_external_data_for_tensor(tensor, str(path.parent))
+    _compute_constant_outputs(proto.graph)
     shaping = {
         node.input[position]
         for node in proto.graph.node
@@ -150,6 +169,27 @@ def read_graph(path: Path, name: str) -> Graph:
         opset_imports=list(proto.opset_import),
         ir_version=proto.ir_version,
     )
+
+
+def _compute_constant_outputs(graph: onnx.GraphProto) -> None:
+    """Give constants that are model outputs an operator, for outputs come from operators."""
+    from onnx import helper
+
+    outputs = {value.name for value in graph.output}
+    for tensor in graph.initializer:
+        if tensor.name in outputs:
+            name = f"{tensor.name}/constant"
+            graph.node.insert(0, helper.make_node("Identity", [name], [tensor.name], name=name))
+            tensor.name = name
+
+
+def _inner_constants(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """Initialisers of the bodies of If and Loop: they stay inline."""
+    for node in nodes:
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from graph.initializer
+                yield from _inner_constants(graph.node)
 
 
 def _constant(tensor: onnx.TensorProto, folder: Path) -> Constant | None:

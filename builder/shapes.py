@@ -79,17 +79,26 @@ def plan_shapes(graph: Graph, types_path: Path, shapes: Mapping[str, tuple[int, 
     planned |= {
         value.name: tuple(int(dim) for dim in value.shape)
         for value in graph.values.values()
-        if value.name not in planned and all(isinstance(dim, int) for dim in value.shape)
+        if value.name not in planned
+        and value.shape
+        and all(isinstance(dim, int) for dim in value.shape)
     }
     unknown = [name for name in graph.values if name not in planned]
     if unknown:
         planned |= _run(graph, types_path, planned, unknown)
     return replace(
         graph,
-        values={n: replace(v, planned=planned[n]) for n, v in graph.values.items()},
-        inputs=tuple(replace(v, planned=planned[v.name]) for v in graph.inputs),
-        outputs=tuple(replace(v, planned=planned[v.name]) for v in graph.outputs),
+        values={n: _planned(v, planned[n]) for n, v in graph.values.items()},
+        inputs=tuple(_planned(v, planned[v.name]) for v in graph.inputs),
+        outputs=tuple(_planned(v, planned[v.name]) for v in graph.outputs),
     )
+
+
+def _planned(value: Value, shape: tuple[int, ...]) -> Value:
+    """The value with its planned shape; ONNX Runtime reports an unknown rank as no dimensions."""
+    known = len(value.shape) == len(shape)
+    dims = value.shape if known else tuple(f"{value.name}.{axis}" for axis in range(len(shape)))
+    return replace(value, shape=dims, planned=shape)
 
 
 def _run(

@@ -32,6 +32,8 @@ class _Sliced:
     axes: dict[int, int]
     """Position of an input to the axis along which it is cut."""
     output_axis: int
+    multiple: int = 1
+    """Slices must end at multiples of it."""
 
 
 def slice_operators(graph: Graph, max_block_bytes: int) -> Graph:
@@ -41,12 +43,14 @@ def slice_operators(graph: Graph, max_block_bytes: int) -> Graph:
     values = dict(graph.values)
     inline = dict(graph.inline)
     users = _users(graph)
+    sliced: list[str] = []
     for index, node in enumerate(graph.nodes):
         nbytes = sum(graph.constants[name].nbytes for name in graph.weights_of[index])
         rule = _rule(graph, node) if nbytes > max_block_bytes else None
         if rule is None or not _stored_once(graph, users, node, rule):
             nodes.append(node)
             continue
+        sliced.append(node.output[0])
         parts = -(-nbytes // max_block_bytes)
         nodes.extend(_split(graph, node, rule, parts, constants, inline, values))
     used = {name for node in nodes for name in used_names(node)}
@@ -56,6 +60,7 @@ def slice_operators(graph: Graph, max_block_bytes: int) -> Graph:
         constants={n: c for n, c in constants.items() if n in used},
         inline=inline,
         values=values,
+        sliced=tuple(sliced),
     )
 
 
@@ -96,7 +101,8 @@ def _rule(graph: Graph, node: onnx.NodeProto) -> _Sliced | None:
             axes[2] = 0
         if len(node.input) > 3 and node.input[3]:
             axes[3] = 1
-        return _Sliced(weight.shape[0], axes, 1)
+        multiple = _CHANNEL_MULTIPLE if node.domain == "com.microsoft.nchwc" else 1
+        return _Sliced(weight.shape[0], axes, 1, multiple)
     if node.op_type in _GEMMS | _MATMULS and len(weight.shape) == 2:
         axis = 0 if _attribute(node, "transB", 0) else 1
         axes = {1: axis}
@@ -130,7 +136,7 @@ def _split(
     """The parts of one operator, what cuts their other inputs, and the concatenation."""
     from onnx import NodeProto, helper, numpy_helper
 
-    bounds = _bounds(rule.channels, parts)
+    bounds = _bounds(rule, parts)
     output = node.output[0]
     splits: dict[int, list[str]] = {}
     for position, axis in rule.axes.items():
@@ -182,11 +188,12 @@ def _split_value(
     return helper.make_node("Split", [name, tensor], parts, name=tensor, axis=axis)
 
 
-def _bounds(channels: int, parts: int) -> list[tuple[int, int]]:
-    step = -(-channels // parts)
-    if channels >= parts * _CHANNEL_MULTIPLE:
-        step = -(-step // _CHANNEL_MULTIPLE) * _CHANNEL_MULTIPLE
-    return [(start, min(start + step, channels)) for start in range(0, channels, step)]
+def _bounds(rule: _Sliced, parts: int) -> list[tuple[int, int]]:
+    step = max(rule.channels // parts, 1)
+    multiple = _CHANNEL_MULTIPLE if step >= _CHANNEL_MULTIPLE else rule.multiple
+    step = max(step // multiple * multiple, multiple)
+    starts = range(0, rule.channels, step)
+    return [(start, min(start + step, rule.channels)) for start in starts]
 
 
 def _declare(

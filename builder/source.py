@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swapnet.errors import ModelError
+from swapnet.tensors import ELEMENT_BYTES, ONNX_TYPES
 
 if TYPE_CHECKING:
     import onnx
@@ -16,6 +18,15 @@ __all__ = ["OPSETS", "SourceModel", "file_sha256", "open_source"]
 
 OPSETS = range(7, 27)
 """Versions of the default operator set that are read."""
+
+
+_ELEMENT_BITS = {
+    **{number: 8 * ELEMENT_BYTES[name] for name, number in ONNX_TYPES.items()},
+    **dict.fromkeys((17, 18, 19, 20, 24), 8),
+    **dict.fromkeys((21, 22, 23), 4),
+    **dict.fromkeys((25, 26), 2),
+}
+"""By ``TensorProto.DataType``: what can be swapped, then float8, int4, float4 and int2."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,6 @@ def _check_opset(path: Path, proto: onnx.ModelProto) -> None:
 
 
 def _check_external_data(path: Path, proto: onnx.ModelProto) -> int:
-    import onnx
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
     constants = [
@@ -104,9 +114,7 @@ def _check_external_data(path: Path, proto: onnx.ModelProto) -> int:
     ]
     total = 0
     for tensor in (*proto.graph.initializer, *constants):
-        nbytes = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        for dim in tensor.dims:
-            nbytes *= dim
+        nbytes = (prod(tensor.dims) * _ELEMENT_BITS.get(tensor.data_type, 0) + 7) // 8
         total += nbytes
         if not uses_external_data(tensor):
             continue

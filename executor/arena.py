@@ -32,7 +32,9 @@ class Arena:
 
     def __init__(self, nbytes: int) -> None:
         try:
-            self._memory = mmap.mmap(-1, max(nbytes, mmap.PAGESIZE))
+            self._memory = mmap.mmap(
+                -1, max(nbytes, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            )
         except OSError as error:
             raise BudgetError(
                 f"{format_size(nbytes)} of memory can't be reserved",

@@ -58,6 +58,8 @@ class Inference:
         From checked inputs to outputs.
     stall_ms
         Of that, waiting for bytes.
+    read_bytes
+        Read from storage for it, in advance or not; looked-up rows are not counted.
     steps
         Its steps in order.
     reads
@@ -66,6 +68,7 @@ class Inference:
 
     latency_ms: float
     stall_ms: float
+    read_bytes: int
     steps: tuple[StepEvent, ...]
     reads: tuple[ReadEvent, ...] = ()
 
@@ -361,6 +364,9 @@ class _State:
             for t in self._manifest.outputs
             if concrete_nbytes(t.dtype, t.shape) is not None
         }
+        results |= {
+            t.name: inputs[t.name].copy() for t in self._manifest.outputs if t.name in inputs
+        }
         given: dict[str, Any] = dict(inputs)
         events: list[StepEvent] = []
         stall = 0.0
@@ -386,7 +392,13 @@ class _State:
         self._lap += 1
         self.stats = Stats(
             inferences=self.stats.inferences + 1,
-            last=Inference(latency * 1e3, stall * 1e3, tuple(events), self._take_reads()),
+            last=Inference(
+                latency * 1e3,
+                stall * 1e3,
+                self._pipeline.take_read_bytes(self._lap - 1),
+                tuple(events),
+                self._take_reads(),
+            ),
         )
         return outputs
 

@@ -13,12 +13,15 @@ from swapnet.errors import InputError
 from swapnet.executor.arena import Arena
 from swapnet.executor.backends.base import Array
 from swapnet.executor.memory import READ_BYTES
-from swapnet.executor.pipeline import READERS, Reader
+from swapnet.executor.pipeline import Reader
 from swapnet.manifest import EXTENT_ALIGNMENT, Lookup
 from swapnet.tensors import numpy_dtype
 from swapnet.units import align_up
 
 __all__ = ["RowReader"]
+
+_LANES = 12
+"""Small requests in flight: they wait for the large ones of the ring."""
 
 _GAP_BYTES = 32 << 10
 """Rows that are nearer than this are read in one request."""
@@ -55,7 +58,7 @@ class RowReader:
         self._first_rows = np.cumsum([0] + [run.count for run in lookup.rows])
         self._offsets = np.array([run.offset for run in lookup.rows], np.int64)
         self._staging = Arena(READ_BYTES)
-        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="swapnet-rows")
+        self._pool = ThreadPoolExecutor(_LANES, thread_name_prefix="swapnet-rows")
         self.read_bytes = 0
         """Since the reader was made."""
 
@@ -120,12 +123,16 @@ class RowReader:
             if position < len(offsets):
                 gap = offsets[position] - offsets[position - 1] - self._lookup.row_nbytes
                 length = offsets[position] + self._lookup.row_nbytes - offsets[first]
-                if 0 <= gap <= _GAP_BYTES and length <= self._staging.nbytes // READERS:
+                if 0 <= gap <= _GAP_BYTES and length <= self._staging.nbytes // _LANES:
                     continue
             start = int(offsets[first]) // EXTENT_ALIGNMENT * EXTENT_ALIGNMENT
             end = align_up(int(offsets[position - 1]) + self._lookup.row_nbytes, EXTENT_ALIGNMENT)
             yield _Span(start, end - start, first, position - 1)
             first = position
+
+    def _read_lane(self, requests: list[tuple[memoryview, int]]) -> None:
+        for view, offset in requests:
+            self._storage.read_into(view, offset)
 
     def _read(
         self,
@@ -138,7 +145,9 @@ class RowReader:
             self._staging.view(int(start), span.nbytes)
             for start, span in zip(starts, batch, strict=False)
         ]
-        list(self._pool.map(self._storage.read_into, views, [span.offset for span in batch]))
+        requests = list(zip(views, (span.offset for span in batch), strict=True))
+        lanes = [requests[lane::_LANES] for lane in range(min(_LANES, len(requests)))]
+        list(self._pool.map(self._read_lane, lanes))
         self.read_bytes += int(starts[-1])
         for view, span in zip(views, batch, strict=True):
             data = np.frombuffer(view, np.uint8)

@@ -9,7 +9,7 @@ from swapnet.executor.layout import is_placed, lay_out_values
 from swapnet.manifest import Manifest
 from swapnet.units import align_up
 
-__all__ = ["READ_BYTES", "Usage", "usage"]
+__all__ = ["READ_BYTES", "Usage", "demand", "mappable_bytes", "page_table_bytes", "usage"]
 
 READ_BYTES = 2 << 20
 """One request to storage: large enough for full bandwidth with a few in flight."""
@@ -17,8 +17,8 @@ READ_BYTES = 2 << 20
 _DYNAMIC_SLACK = 1.25
 """Values of unknown size share the backend's arena: room for its fragments."""
 
-_PIPELINE_BYTES = 1 << 20
-"""Reader threads, their stacks and the bookkeeping of a plan."""
+_PIPELINE_BYTES = 5 << 19
+"""Threads, their stacks, the bookkeeping of a plan, and the heap's fragments."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Usage:
     io_bytes
         Model inputs and outputs.
     staging_bytes
-        Rows on their way from a lookup table, and the pipeline.
+        Rows on their way from a lookup table, the pipeline, and page tables.
     skeleton_bytes
         Loaded skeletons.
     """
@@ -56,21 +56,36 @@ class Usage:
         return self.activation_bytes + self.io_bytes + self.staging_bytes + self.skeleton_bytes
 
 
+def page_table_bytes(nbytes: int) -> int:
+    """What the kernel keeps to map so much memory: eight bytes for each page of 4096."""
+    return -(-nbytes // 512)
+
+
+def mappable_bytes(nbytes: int) -> int:
+    """How much memory fits in ``nbytes`` with its page tables: the inverse of the above."""
+    return nbytes * 512 // 513
+
+
 def usage(manifest: Manifest) -> Usage:
     """What the model uses beside its weights; the same for every plan."""
     scratch = max((block.activation_bytes for block in manifest.blocks), default=0)
     if not all(is_placed(value) for value in manifest.values):
         scratch = int(scratch * _DYNAMIC_SLACK)
-    lookups = any(not block.is_graph for block in manifest.blocks)
+    scratch = align_up(scratch, 4096)
+    values = lay_out_values(manifest).nbytes
+    io = sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs))
+    rows = 0 if all(block.is_graph for block in manifest.blocks) else READ_BYTES
+    tables = page_table_bytes(values + scratch + io)
     return Usage(
-        values_bytes=lay_out_values(manifest).nbytes,
-        scratch_bytes=align_up(scratch, 4096),
-        io_bytes=sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs)),
-        staging_bytes=_PIPELINE_BYTES + (READ_BYTES if lookups else 0),
+        values_bytes=values,
+        scratch_bytes=scratch,
+        io_bytes=io,
+        staging_bytes=_PIPELINE_BYTES + rows + tables,
         skeleton_bytes=sum(block.skeleton_bytes for block in manifest.blocks),
     )
 
 
 def demand(manifest: Manifest) -> Demand:
     """What the unswapped model uses."""
-    return manifest.demand(usage(manifest).total_bytes)
+    weights = manifest.swappable_bytes + manifest.shared_extent.nbytes
+    return Demand(weights + page_table_bytes(weights), usage(manifest).total_bytes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ class Pipeline:
         self._next = 0
         self._arrived = 0
         self._landed: set[int] = set()
+        self._lap_bytes: Counter[int] = Counter()
         self._ended = len(self._plan.steps)
         self._failure: tuple[Read, BaseException] | None = None
 
@@ -137,6 +139,11 @@ class Pipeline:
         with self._changed:
             self._ended += 1
             self._changed.notify_all()
+
+    def take_read_bytes(self, lap: int) -> int:
+        """Bytes that were read for an inference that has ended; asked once."""
+        with self._changed:
+            return self._lap_bytes.pop(lap, 0)
 
     def restart(self) -> None:
         """After a failed inference: let requests in flight end and begin with the first block."""
@@ -192,6 +199,7 @@ class Pipeline:
                 self._failure = self._failure or (read, failure)
             else:
                 self.read_bytes += read.nbytes
+                self._lap_bytes[number // len(self._plan.reads)] += read.nbytes
                 if self.events is not None:
                     self.events.append(
                         ReadEvent(read.block, read.nbytes, start, time.perf_counter())

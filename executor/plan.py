@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from swapnet.errors import BudgetError
-from swapnet.executor.memory import READ_BYTES, Usage, usage
+from swapnet.executor.memory import READ_BYTES, Usage, mappable_bytes, page_table_bytes, usage
 from swapnet.executor.timeline import simulate
-from swapnet.manifest import Block, Manifest
+from swapnet.manifest import EXTENT_ALIGNMENT, Block, Manifest
 from swapnet.profile import Profile
-from swapnet.units import format_size
+from swapnet.units import align_up, format_size
 
 __all__ = ["Place", "Plan", "PlanOptions", "Read", "Step", "make_plan", "smallest_budget"]
 
@@ -27,16 +27,19 @@ class PlanOptions:
     Attributes
     ----------
     read_bytes
-        One request to storage.
+        One request to storage; a block is read in equal requests of about this size.
     resident
         Keep what fits beside the ring in memory.
     cyclic
         Read the first blocks of the next inference during the last blocks of this one.
+    merge
+        Execute consecutive resident blocks by one call.
     """
 
     read_bytes: int = READ_BYTES
     resident: bool = True
     cyclic: bool = True
+    merge: bool = True
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class Plan:
     @property
     def planned_bytes(self) -> int:
         """What the plan uses of its budget."""
-        return self.arena_bytes + self.usage.total_bytes
+        return self.arena_bytes + page_table_bytes(self.arena_bytes) + self.usage.total_bytes
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,10 @@ class _Choice:
 def smallest_budget(manifest: Manifest) -> tuple[int, str]:
     """The smallest budget in bytes that works, and what sets it."""
     used = usage(manifest)
-    largest = max((b for b in manifest.blocks if b.is_graph), key=lambda b: b.extent.nbytes)
-    smallest = used.total_bytes + manifest.shared_extent.nbytes + largest.extent.nbytes
-    if largest.extent.nbytes >= used.activation_bytes:
+    largest = max(manifest.blocks, key=lambda b: b.extent.nbytes * b.is_graph)
+    streamed = largest.extent.nbytes * largest.is_graph
+    smallest = used.total_bytes + manifest.shared_extent.nbytes + streamed
+    if streamed >= used.activation_bytes:
         reason = (
             f"block {largest.index} ({largest.operators[0]} …) has "
             f"{format_size(largest.extent.nbytes)} of weights"
@@ -195,7 +199,8 @@ def make_plan(
             hint=f"give at least {_rounded_up(smallest)}, or build with a smaller --max-block",
             smallest_bytes=smallest,
         )
-    available = budget_bytes - used.total_bytes - manifest.shared_extent.nbytes
+    arena = mappable_bytes(budget_bytes - used.total_bytes)
+    available = arena - manifest.shared_extent.nbytes
     plans = (
         _place(manifest, profile, budget_bytes, used, choice, join, options)
         for choice in dict.fromkeys(_choices(manifest, profile, available, options))
@@ -300,7 +305,11 @@ def _place(
 ) -> Plan:
     shared = manifest.shared_extent.nbytes
     places = _places(manifest, choice, shared)
-    spans = list(_spans(manifest, choice.resident, join))
+    spans = (
+        list(_spans(manifest, choice.resident, join))
+        if options.merge
+        else [(block.index, block.index) for block in manifest.blocks]
+    )
     step_of = {b: s for s, (first, last) in enumerate(spans) for b in range(first, last + 1)}
     reads = tuple(_reads(manifest, places, step_of, len(spans), options))
     arrived = 0
@@ -362,8 +371,10 @@ def _reads(
     streamed = [b for b in manifest.blocks if not places[b.index].resident]
     for order, block in enumerate(streamed):
         place = places[block.index]
-        for start in range(0, place.nbytes, options.read_bytes):
-            nbytes = min(options.read_bytes, place.nbytes - start)
+        pieces = max(1, round(place.nbytes / options.read_bytes))
+        piece = align_up(-(-place.nbytes // pieces), EXTENT_ALIGNMENT)
+        for start in range(0, place.nbytes, piece):
+            nbytes = min(piece, place.nbytes - start)
             begin = place.offset + start
             after = step_of[block.index] - steps
             for position, other in enumerate(streamed):

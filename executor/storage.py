@@ -78,9 +78,12 @@ class WeightFile:
         done = 0
         try:
             if self._mapping is not None:
-                part = memoryview(self._mapping)[offset : offset + wanted]
-                done = len(part)
-                destination[:done] = part
+                with (
+                    memoryview(self._mapping) as whole,
+                    whole[offset : offset + wanted] as part,
+                ):
+                    done = len(part)
+                    destination[:done] = part
             else:
                 while done < wanted:
                     count = os.preadv(self._file, [destination[done:]], offset + done)

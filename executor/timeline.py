@@ -11,7 +11,7 @@ from swapnet.profile import Profile
 if TYPE_CHECKING:
     from swapnet.executor.plan import Read, Step
 
-__all__ = ["Timeline", "simulate"]
+__all__ = ["Timeline", "read_duration_ms", "simulate", "step_duration_ms"]
 
 _LAPS = 4
 """Inferences until the cyclic prefetch has settled."""
@@ -53,10 +53,8 @@ def simulate(steps: Sequence[Step], reads: Sequence[Read], profile: Profile) -> 
     profile
         Delays.
     """
-    read_ms = [read.nbytes / profile.storage_bytes_per_s * 1e3 for read in reads]
-    step_ms = [
-        profile.step_ms + sum(profile.block_ms[step.first : step.last + 1]) for step in steps
-    ]
+    read_ms = [read_duration_ms(read, profile) for read in reads]
+    step_ms = [step_duration_ms(step, profile, reading=bool(reads)) for step in steps]
     before = [0.0] * len(steps)
     storage = compute = 0.0
     ends: list[float] = []
@@ -76,3 +74,14 @@ def simulate(steps: Sequence[Step], reads: Sequence[Read], profile: Profile) -> 
         before = now
         ends.append(compute)
     return Timeline(tuple(ends))
+
+
+def read_duration_ms(read: Read, profile: Profile) -> float:
+    """How long storage is occupied by a request while the model computes."""
+    return read.nbytes / profile.busy_storage_bytes_per_s * 1e3
+
+
+def step_duration_ms(step: Step, profile: Profile, *, reading: bool) -> float:
+    """How long a step computes, while requests are in flight or not."""
+    slowdown = profile.busy_slowdown if reading else 1.0
+    return profile.step_ms + slowdown * sum(profile.block_ms[step.first : step.last + 1])

@@ -42,7 +42,7 @@ class SwapnetError(Exception):
     """
 
     def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
-        super().__init__(what, why, hint)
+        super().__init__(what)
         self.what = what
         self.why = why
         self.hint = hint

@@ -18,7 +18,6 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from swapnet.budget import Demand
 from swapnet.errors import EngineError
 
 __all__ = [
@@ -163,6 +162,8 @@ class Manifest(_Record, frozen=True, dict=True):
     source: Source
     compiled: Compiled
     max_block_bytes: Size
+    sliced: tuple[str, ...]
+    """Outputs of the operators that were split along their output channels."""
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
@@ -185,10 +186,6 @@ class Manifest(_Record, frozen=True, dict=True):
     def swappable_bytes(self) -> int:
         """Extents of all graph blocks: what an unswapped executor keeps in memory."""
         return sum(b.extent.nbytes for b in self.blocks if b.is_graph)
-
-    def demand(self, other_bytes: int) -> Demand:
-        """Demand, given everything that is not weights."""
-        return Demand(self.swappable_bytes + self.shared_extent.nbytes, other_bytes)
 
 
 def sha256_of(data: bytes | bytearray | memoryview) -> str:

@@ -24,25 +24,25 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ----------
     device
         Fingerprint of the device that was measured; ``"assumed"`` where none was.
-    threads
-        Compute threads of the measurement.
-    planned_shapes
-        Input shapes of the measurement.
     block_ms
-        Execution time of each block, median, warm.
+        Execution time of each block alone, median, warm, without the cost of the call.
     step_ms
         Cost of one call to the backend.
     storage_bytes_per_s
-        Bandwidth of the executor's reader.
+        Bandwidth of the executor's reader while nothing computes.
+    busy_storage_bytes_per_s
+        The same while the model computes.
+    busy_slowdown
+        Execution time while the reader reads over execution time without.
     """
 
     schema: Literal["swapnet-profile/1"]
     device: str
-    threads: int
-    planned_shapes: dict[str, tuple[int, ...]]
     block_ms: tuple[float, ...]
     step_ms: float
     storage_bytes_per_s: Positive
+    busy_storage_bytes_per_s: Positive
+    busy_slowdown: Positive
 
 
 def assumed_profile(manifest: Manifest) -> Profile:
@@ -50,14 +50,14 @@ def assumed_profile(manifest: Manifest) -> Profile:
     return Profile(
         schema="swapnet-profile/1",
         device="assumed",
-        threads=0,
-        planned_shapes=dict(manifest.planned_shapes),
         block_ms=tuple(
             (block.extent.nbytes * block.is_graph + 4 * block.activation_bytes) / 2e6
             for block in manifest.blocks
         ),
         step_ms=0.2,
         storage_bytes_per_s=1.5e9,
+        busy_storage_bytes_per_s=1.3e9,
+        busy_slowdown=1.15,
     )
 
 

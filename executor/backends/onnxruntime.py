@@ -135,7 +135,8 @@ class OnnxRuntimeBackend:
         options.inter_op_num_threads = 1
         options.enable_mem_pattern = False
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-        options.use_per_session_threads = self._device.pool is ThreadPool.SESSION
+        if self._device.pool is ThreadPool.GLOBAL:
+            options.use_per_session_threads = False
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -18,6 +18,7 @@ import numpy as np
 from swapnet.errors import BackendError, StorageError
 from swapnet.executor.backends.base import Array, Bindings
 from swapnet.executor.plan import Plan, Step
+from swapnet.executor.timeline import read_duration_ms, step_duration_ms
 from swapnet.manifest import (
     EXTENT_ALIGNMENT,
     SCHEMA,
@@ -76,6 +77,7 @@ def write_engine(folder: Path, weights_bytes: Sequence[int]) -> Manifest:
         source=Source("simulated", "", ""),
         compiled=Compiled("simulated", "1", "any"),
         max_block_bytes=max(weights_bytes),
+        sliced=(),
         inputs=(tensors[0],),
         outputs=(tensors[-1],),
         values=tuple(tensors[1:-1]),
@@ -222,12 +224,10 @@ class VirtualClock:
             for number in range(lap * len(self._plan.reads) + step.reads):
                 read = self._plan.reads[number % len(self._plan.reads)]
                 free = self._arrivals[number]
-                storage = max(storage, free) + (
-                    read.nbytes / self._profile.storage_bytes_per_s * 1e3
-                )
+                storage = max(storage, free) + read_duration_ms(read, self._profile)
             before = self._step_ends[-1] if self._step_ends else 0.0
-            blocks = self._profile.block_ms[step.first : step.last + 1]
-            self._step_ends.append(max(before, storage) + self._profile.step_ms + sum(blocks))
+            duration = step_duration_ms(step, self._profile, reading=bool(self._plan.reads))
+            self._step_ends.append(max(before, storage) + duration)
 
 
 class SimulatedStorage:

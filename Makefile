@@ -1,0 +1,59 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+MODEL ?=
+BUDGET ?= weights:25%
+BACKEND ?= auto
+OUT ?= engines/$(basename $(notdir $(MODEL)))
+SHAPES ?=
+
+.PHONY: help setup engines test test-quick prove check bench clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	@printf '\n  make engines MODEL=path/to/model.onnx BUDGET=64MiB OUT=engines/mine [SHAPES=name:1x3x224x224]\n'
+
+setup: $(READY) ## Make the virtual environment
+
+$(READY): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "make: $(PYTHON) can't make a virtual environment: install its venv module" >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+engines: $(READY) ## Build the zoo, swap each model at BUDGET on real inputs, compare (or MODEL=…)
+ifeq ($(MODEL),)
+	$(BIN)/python -m swapnet models run --budget '$(BUDGET)' --backend '$(BACKEND)'
+else
+	$(BIN)/python -m swapnet build '$(MODEL)' -o '$(OUT)' --backend '$(BACKEND)' $(if $(SHAPES),--shapes '$(SHAPES)')
+	$(BIN)/python -m swapnet bench '$(OUT)' --budget '$(BUDGET)' --compare
+endif
+
+test: $(READY) ## All tests
+	$(BIN)/python -m pytest
+
+test-quick: $(READY) ## Tests that take less than a minute together
+	$(BIN)/python -m pytest -m 'not slow' -q
+
+prove: $(READY) ## Equality and memory of the zoo at many budgets, under the kernel's limit: docs/results.md
+	$(BIN)/python -m tests.prove
+
+check: $(READY) ## Lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## Speed of ResNet-101 and YOLOv3 against unswapped and memory-mapped ONNX Runtime
+	$(BIN)/python -m swapnet models run resnet101 yolov3 --budget '$(BUDGET)' --duration 5
+	for model in resnet101 yolov3; do \
+	  $(BIN)/python -m swapnet bench engines/$$model --budget '$(BUDGET)' --compare --mapped --memory-limit || exit 1; \
+	done
+
+clean: ## Remove engines, results and the virtual environment
+	rm -rf engines results $(VENV)

@@ -1,0 +1,1 @@
+"""Benchmarks: sides that take turns in processes of their own, and the report."""

@@ -1,0 +1,249 @@
+"""The sides of a benchmark: what one worker process runs, round after round."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from swapnet.arrays import load_npz
+from swapnet.executor.backends.base import Array
+from swapnet.executor.backends.onnxruntime import own_process
+from swapnet.executor.device import Device
+
+__all__ = ["Request", "Role", "Round", "Side", "open_side"]
+
+Role = Literal["swapped", "resident", "unswapped", "mapped"]
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What a worker process is to run.
+
+    Attributes
+    ----------
+    role
+        ``swapped``: our executor at the budget. ``resident``: our executor with everything in
+        memory, beside a reader of the streamed extents. ``unswapped``: ONNX Runtime at its own
+        best settings. ``mapped``: ONNX Runtime with memory-mapped weights.
+    path
+        Engine directory, or ONNX file.
+    inputs
+        ``.npz`` of inputs.
+    budget_bytes
+        Of the swapped side.
+    streamed
+        Offset and length of what the reader reads beside the resident side.
+    """
+
+    role: Role
+    path: str
+    inputs: str
+    threads: int
+    budget_bytes: int = 0
+    load_mode: str = "auto"
+    streamed: tuple[tuple[int, int], ...] = ()
+    trace: bool = False
+
+
+class Round(msgspec.Struct, frozen=True):
+    """What one round of inferences took.
+
+    Attributes
+    ----------
+    latency_ms, stall_ms
+        By inference. Of the resident side: execution and reading, side by side.
+    starts_ms
+        Start of each inference, from the worker's first.
+    read_bytes
+        Of all counted inferences together.
+    idle_ms
+        Of the resident side: execution with nothing else running.
+    storage_bytes_per_s
+        Of the resident side: the reader's bandwidth with nothing else running.
+    """
+
+    latency_ms: tuple[float, ...]
+    starts_ms: tuple[float, ...] = ()
+    stall_ms: tuple[float, ...] = ()
+    read_bytes: int = 0
+    idle_ms: tuple[float, ...] = ()
+    storage_bytes_per_s: float = 0.0
+
+
+class Side(Protocol):
+    """What a worker process does."""
+
+    def run(self, count: int) -> Round:
+        """One inference that does not count, then ``count`` that do."""
+
+    def outputs(self) -> Mapping[str, Array]:
+        """Of the latest inference."""
+
+    def details(self) -> Any:
+        """Facts for the report: anything that is JSON."""
+
+    def close(self) -> None:
+        """Release everything."""
+
+
+def open_side(request: Request) -> Side:
+    """The side that a request asks for."""
+    inputs = load_npz(Path(request.inputs))
+    if request.role == "swapped":
+        return _Swapped(request, inputs)
+    if request.role == "resident":
+        return _Resident(request, inputs)
+    return _Whole(request, inputs)
+
+
+class _Swapped:
+    def __init__(self, request: Request, inputs: dict[str, Array]) -> None:
+        from swapnet.executor.executor import SwapExecutor
+
+        self._inputs = inputs
+        self._started = time.perf_counter()
+        self._executor = SwapExecutor(
+            request.path,
+            request.budget_bytes,
+            device=own_process(request.threads),
+            load_mode=request.load_mode,
+            trace=request.trace,
+        )
+        self._outputs: dict[str, Array] = {}
+        self._steps_ms: list[list[float]] = [[] for _ in self._executor.plan.steps]
+
+    def run(self, count: int) -> Round:
+        self._outputs = {}
+        self._executor(self._inputs)
+        latency, starts, stall = [], [], []
+        read_bytes = 0
+        for _ in range(count):
+            self._outputs = {}
+            starts.append((time.perf_counter() - self._started) * 1e3)
+            self._outputs = self._executor(self._inputs)
+            last = self._executor.stats.last
+            assert last is not None
+            latency.append(last.latency_ms)
+            stall.append(last.stall_ms)
+            read_bytes += last.read_bytes
+            for event in last.steps:
+                self._steps_ms[event.step].append((event.end - event.start) * 1e3)
+        return Round(
+            tuple(latency),
+            tuple(starts),
+            tuple(stall),
+            read_bytes=read_bytes,
+        )
+
+    def outputs(self) -> Mapping[str, Array]:
+        return self._outputs
+
+    def details(self) -> Any:
+        from swapnet.executor.bench.trace import trace_events
+
+        last = self._executor.stats.last
+        return {
+            "load_mode": str(self._executor.load_mode),
+            "trace": trace_events(self._executor.plan, last) if last and last.reads else [],
+            "steps_ms": self._steps_ms,
+            "resident_peak_bytes": peak_resident_bytes(),
+        }
+
+    def close(self) -> None:
+        self._executor.close()
+
+
+class _Resident:
+    def __init__(self, request: Request, inputs: dict[str, Array]) -> None:
+        from swapnet.calibration.storage import BackgroundReader
+        from swapnet.executor.executor import SwapExecutor
+        from swapnet.executor.storage import LoadMode, WeightFile
+        from swapnet.manifest import WEIGHTS, Extent
+
+        self._inputs = inputs
+        device: Device = own_process(request.threads)
+        self._executor = SwapExecutor(request.path, "100%", device=device)
+        self._storage = WeightFile(Path(request.path) / WEIGHTS, LoadMode(request.load_mode))
+        extents = [Extent(offset, nbytes) for offset, nbytes in request.streamed]
+        self._reader = BackgroundReader(self._storage, extents)
+
+    def run(self, count: int) -> Round:
+        seconds = [self._reader.once() for _ in range(count)]
+        self._execute()
+        idle = tuple(self._execute() for _ in range(count))
+        self._both()
+        return Round(
+            tuple(self._both() for _ in range(count)),
+            idle_ms=idle,
+            storage_bytes_per_s=self._reader.total_bytes / median(seconds),
+        )
+
+    def _execute(self) -> float:
+        start = time.perf_counter()
+        self._executor(self._inputs)
+        return (time.perf_counter() - start) * 1e3
+
+    def _both(self) -> float:
+        """Milliseconds for one inference and one reading of everything, side by side."""
+        thread = threading.Thread(target=self._reader.once)
+        start = time.perf_counter()
+        thread.start()
+        self._executor(self._inputs)
+        thread.join()
+        return (time.perf_counter() - start) * 1e3
+
+    def outputs(self) -> Mapping[str, Array]:
+        return self._executor(self._inputs)
+
+    def details(self) -> Any:
+        return {}
+
+    def close(self) -> None:
+        self._executor.close()
+        self._storage.close()
+
+
+class _Whole:
+    def __init__(self, request: Request, inputs: dict[str, Array]) -> None:
+        import onnxruntime as ort
+
+        self._inputs = inputs
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = request.threads
+        if request.role == "mapped":
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        self._session = ort.InferenceSession(request.path, options, ["CPUExecutionProvider"])
+        self._names = [output.name for output in self._session.get_outputs()]
+        self._outputs: list[Array] = []
+
+    def run(self, count: int) -> Round:
+        self._session.run(None, self._inputs)
+        latency = []
+        for _ in range(count):
+            start = time.perf_counter()
+            self._outputs = self._session.run(None, self._inputs)
+            latency.append((time.perf_counter() - start) * 1e3)
+        return Round(tuple(latency))
+
+    def outputs(self) -> Mapping[str, Array]:
+        return dict(zip(self._names, self._outputs, strict=True))
+
+    def details(self) -> Any:
+        return {}
+
+    def close(self) -> None:
+        del self._session
+
+
+def peak_resident_bytes() -> int:
+    """The most that this process had resident, by the kernel's count (VmHWM)."""
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(match[1]) * 1024 if match else 0

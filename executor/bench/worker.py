@@ -1,0 +1,55 @@
+"""A worker process: ``python -m swapnet.executor.bench.worker``, requests in, rounds out.
+
+The first line of standard input is a `Request`, each further one a number of inferences, a path
+that outputs are written to, or ``details``; each is answered by one line of JSON. An error is
+answered by its three lines and ends the process with status 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from swapnet.arrays import save_npz
+from swapnet.errors import SwapnetError
+from swapnet.executor.bench.roles import Request, open_side
+
+
+def main() -> int:
+    """Serve until standard input ends."""
+    try:
+        side = open_side(msgspec.json.decode(sys.stdin.readline(), type=Request))
+        _answer({"ready": True})
+        for line in sys.stdin:
+            command = line.strip()
+            if command.isdigit():
+                _answer(side.run(int(command)))
+            elif command == "details":
+                _answer(side.details())
+            else:
+                save_npz(Path(command), side.outputs())
+                _answer({"written": command})
+        side.close()
+    except SwapnetError as error:
+        _answer(
+            {
+                "error": type(error).__name__,
+                "what": error.what,
+                "why": error.why,
+                "hint": error.hint,
+            }
+        )
+        return 2
+    return 0
+
+
+def _answer(value: Any) -> None:
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""SwapNet as a Polygraphy runner: compare it with any other backend by Polygraphy's tools."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from polygraphy.backend.base import BaseRunner
+from polygraphy.common import TensorMetadata
+
+from swapnet.budget import Budget
+from swapnet.executor.executor import SwapExecutor
+from swapnet.manifest import load_manifest
+from swapnet.tensors import numpy_dtype
+
+__all__ = ["SwapRunner"]
+
+
+class SwapRunner(BaseRunner):  # type: ignore[misc]
+    """Runs an engine inside a budget.
+
+    Parameters
+    ----------
+    folder
+        Engine directory.
+    budget
+        As for `SwapExecutor`.
+    name
+        For Polygraphy's reports.
+
+    Examples
+    --------
+    >>> from polygraphy.comparator import Comparator  # doctest: +SKIP
+    >>> results = Comparator.run([OnnxrtRunner(session), SwapRunner("engines/mine", "64MiB")])
+    """
+
+    def __init__(
+        self, folder: str | Path, budget: Budget | str | int, name: str | None = None
+    ) -> None:
+        super().__init__(name=name, prefix="swapnet-runner")
+        self._folder = Path(folder)
+        self._budget = budget
+
+    def activate_impl(self) -> None:
+        """Open the executor."""
+        self._executor = SwapExecutor(self._folder, self._budget)
+
+    def get_input_metadata_impl(self) -> TensorMetadata:
+        """Names, element types and planned shapes of the inputs."""
+        manifest = load_manifest(self._folder)
+        metadata = TensorMetadata()
+        for tensor in manifest.inputs:
+            metadata.add(
+                tensor.name, numpy_dtype(tensor.dtype), manifest.planned_shapes[tensor.name]
+            )
+        return metadata
+
+    def infer_impl(self, feed_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
+        """Run one inference; the time is in seconds, as Polygraphy wants it."""
+        start = time.perf_counter()
+        outputs = self._executor(feed_dict)
+        self.inference_time = time.perf_counter() - start
+        return OrderedDict(outputs)
+
+    def deactivate_impl(self) -> None:
+        """Close the executor."""
+        self._executor.close()
+        del self._executor

@@ -1,0 +1,71 @@
+"""The command line: one module per command, loaded when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import click
+
+from swapnet.errors import SwapnetError
+
+__all__ = ["cli", "main"]
+
+_COMMANDS: Mapping[str, str] = {
+    "build": "Cut a model into blocks and compile each to its engine.",
+    "plan": "Will it fit, and what will it cost?",
+    "run": "Run one inference inside a budget.",
+    "bench": "Measure latency and memory against the unswapped model.",
+    "calibrate": "Measure this device: block times and storage.",
+    "inspect": "Show the blocks of an engine.",
+    "verify": "Compare all checksums of an engine.",
+    "models": "The model zoo.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"swapnet.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="swapnet-trt", prog_name="swapnet")
+def cli() -> None:
+    """Run deep networks that do not fit in memory.
+
+    \b
+    swapnet build MODEL.onnx -o engines/mine
+    swapnet plan engines/mine --budget 64MiB
+    swapnet run engines/mine --budget 64MiB --input image=photo.npy --output out.npz
+    swapnet bench engines/mine --budget weights:25% --compare
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and exit: 2 for a user's error, 130 for Ctrl-C."""
+    try:
+        status = cli.main(arguments, prog_name="swapnet", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except SwapnetError as error:
+        click.echo(f"swapnet: error: {error}".replace("\n", "\n  "), err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("swapnet: interrupted", err=True)
+        sys.exit(130)
+    sys.exit(status or 0)

@@ -1,0 +1,215 @@
+"""``swapnet bench``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import mean, median
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from swapnet.cli.console import write_json
+from swapnet.cli.options import (
+    budget_option,
+    engine_argument,
+    load_mode_option,
+    read_inputs,
+    threads_option,
+)
+from swapnet.errors import InputError
+from swapnet.executor.device import Device, available_processors
+
+if TYPE_CHECKING:
+    from swapnet.executor.bench.bench import Findings
+    from swapnet.manifest import Manifest
+
+__all__ = ["command", "source_model"]
+
+
+@click.command("bench")
+@engine_argument
+@budget_option
+@click.option("--compare", is_flag=True, help="Take turns with the unswapped model.")
+@click.option("--mapped", is_flag=True, help="And with memory-mapped ONNX Runtime.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    metavar="MODEL.onnx",
+    help="What to compare with. [default: where the engine was built from]",
+)
+@click.option("--memory-limit", is_flag=True, help="Under the kernel's limit; needs root.")
+@click.option(
+    "--iterations", type=click.IntRange(1), default=10, show_default=True, help="At least."
+)
+@click.option(
+    "--warm-up", "--warmUp", type=click.FloatRange(0), default=200, show_default=True, metavar="MS"
+)
+@click.option("--duration", type=click.FloatRange(0), default=3, show_default=True, metavar="S")
+@click.option("--percentile", default="90,95,99", show_default=True, metavar="P,…")
+@click.option("--load-inputs", "--loadInputs", metavar="NAME:FILE.npy,…", help="Or one .npz.")
+@click.option("--json", "json_target", metavar="FILE", help="The report; - for stdout.")
+@click.option("--export-times", "--exportTimes", metavar="FILE", help="Each inference.")
+@click.option("--export-profile", "--exportProfile", metavar="FILE", help="Each step.")
+@click.option("--export-trace", metavar="FILE", help="One inference, for Perfetto.")
+@threads_option
+@load_mode_option
+def command(
+    engine: Path,
+    budget: str,
+    compare: bool,
+    mapped: bool,
+    model: Path | None,
+    memory_limit: bool,
+    iterations: int,
+    warm_up: float,
+    duration: float,
+    percentile: str,
+    load_inputs: str | None,
+    json_target: str | None,
+    export_times: str | None,
+    export_profile: str | None,
+    export_trace: str | None,
+    threads: int | None,
+    load_mode: str,
+) -> None:
+    """Measure latency and memory of the engine DIR at a budget."""
+    from swapnet.budget import Budget
+    from swapnet.executor.bench.bench import Setup, bench
+    from swapnet.executor.bench.report import as_text
+    from swapnet.executor.inputs import check_inputs, planned_sample
+    from swapnet.executor.storage import LoadMode
+    from swapnet.manifest import load_manifest
+
+    manifest = load_manifest(engine)
+    parsed = Budget.parse(budget)
+    pairs = [part.rpartition(":") for part in (load_inputs or "").split(",") if part]
+    arrays = read_inputs(tuple((name, Path(path)) for name, _, path in pairs))
+    inputs = check_inputs(manifest, arrays) if arrays else planned_sample(manifest)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swapnet-")))
+        source = source_model(manifest, model) if compare or mapped else None
+        findings = bench(
+            Setup(
+                folder=engine,
+                budget=parsed,
+                inputs=inputs,
+                runtime_engine=one_operator_engine(folder),
+                device=Device(threads or available_processors()),
+                unswapped=source if compare else None,
+                mapped=mappable_model(source, folder, manifest) if mapped and source else None,
+                load_mode=LoadMode(load_mode),
+                memory_limit=memory_limit,
+                iterations=iterations,
+                warm_up_ms=warm_up,
+                duration_s=duration,
+                percentiles=_percentiles(percentile),
+                trace=export_trace is not None,
+                command=shlex.join(["swapnet", *sys.argv[1:]]),
+            )
+        )
+    if json_target:
+        write_json(findings.report, json_target)
+    if json_target != "-":
+        click.echo(as_text(findings.report))
+    if export_times:
+        write_json(_times(findings), export_times)
+    if export_profile:
+        write_json(_profile(findings), export_profile)
+    if export_trace:
+        write_json({"traceEvents": findings.trace_events}, export_trace)
+
+
+def source_model(manifest: Manifest, given: Path | None) -> Path:
+    """The original model, checked against the engine.
+
+    Raises
+    ------
+    InputError
+        It is gone, or another one.
+    """
+    from swapnet.builder.source import file_sha256
+
+    path = given or Path(manifest.source.path)
+    found = file_sha256(path) if path.is_file() else None
+    if found != manifest.source.sha256:
+        raise InputError(
+            f"{path} is not what the engine was built from",
+            why=f"its SHA-256 is {found[:12]}…, it should be {manifest.source.sha256[:12]}…"
+            if found
+            else "there is no such file",
+            hint="give the original with --model, or leave --compare out",
+        )
+    return path
+
+
+def one_operator_engine(folder: Path) -> Path:
+    """An engine of one operator: what its process uses is the fixed cost of the runtime."""
+    from onnx import TensorProto, helper
+
+    from swapnet.builder import build
+
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Relu", ["x"], ["y"])],
+            "one_operator",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    path = folder / "one_operator.onnx"
+    path.write_bytes(model.SerializeToString())
+    build(path, folder / "one_operator")
+    return folder / "one_operator"
+
+
+def mappable_model(source: Path, folder: Path, manifest: Manifest) -> Path:
+    """The optimised model with its weights in external data, which ONNX Runtime maps."""
+    from swapnet.builder.optimise import save_optimised
+    from swapnet.fingerprint import PORTABLE
+
+    return save_optimised(source, folder, portable=manifest.compiled.fingerprint == PORTABLE)
+
+
+def _percentiles(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(0 <= value <= 100 for value in values):
+        raise InputError(
+            f"{text!r} are not percentiles",
+            why="percentiles are numbers from 0 to 100 joined by commas",
+            hint="write them like 90,95,99",
+        )
+    return values
+
+
+def _times(findings: Findings) -> list[dict[str, float]]:
+    return [
+        {"startMs": start, "endMs": start + ms, "latencyMs": ms, "stallMs": stall}
+        for turn in findings.rounds
+        for start, ms, stall in zip(turn.starts_ms, turn.latency_ms, turn.stall_ms, strict=True)
+    ]
+
+
+def _profile(findings: Findings) -> list[dict[str, Any]]:
+    steps = findings.steps_ms
+    total = sum(map(mean, steps)) or 1.0
+    rows: list[dict[str, Any]] = [{"count": len(steps[0]) if steps else 0}]
+    for step, times in zip(findings.plan.steps, steps, strict=True):
+        rows.append(
+            {
+                "name": f"blocks {step.first}-{step.last}",
+                "timeMs": sum(times),
+                "averageMs": mean(times),
+                "medianMs": median(times),
+                "percentage": 100 * mean(times) / total,
+            }
+        )
+    return rows

@@ -1,0 +1,75 @@
+"""``swapnet inspect``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from swapnet.cli.console import print_table, write_json
+from swapnet.cli.options import engine_argument
+from swapnet.units import format_size
+
+__all__ = ["command"]
+
+
+@click.command("inspect")
+@engine_argument
+@click.option("--json", "json_target", metavar="FILE", help="The manifest as JSON; - for stdout.")
+def command(engine: Path, json_target: str | None) -> None:
+    """Show the blocks of an engine: operators, weights, activations, live tensors at the cut."""
+    from swapnet.executor.layout import lifetimes
+    from swapnet.executor.memory import usage
+    from swapnet.manifest import load_manifest
+
+    manifest = load_manifest(engine)
+    if json_target:
+        write_json(manifest, json_target)
+        return
+    spans = lifetimes(manifest)
+    rows = []
+    for block in manifest.blocks:
+        live = [n for n, (first, last) in spans.items() if first <= block.index < last]
+        kinds = Counter(block.operators).most_common(3)
+        weights = (
+            block.lookup.count * block.lookup.row_nbytes
+            if block.lookup
+            else (sum(weight.nbytes for weight in block.weights))
+        )
+        rows.append(
+            (
+                f"{block.index} {block.kind}",
+                ", ".join(f"{count} {kind}" for kind, count in kinds),
+                str(len(block.operators)),
+                format_size(weights),
+                format_size(block.activation_bytes),
+                str(len(live)),
+                format_size(sum(manifest.tensors[name].nbytes for name in live)),
+            )
+        )
+    used = usage(manifest)
+    compiled = manifest.compiled
+    shapes = ", ".join(
+        f"{name}:{'x'.join(map(str, shape))}" for name, shape in manifest.planned_shapes.items()
+    )
+    print_table(
+        f"{manifest.source.name} for {compiled.backend} {compiled.version} on "
+        f"{compiled.fingerprint}, planned for {shapes}",
+        ["block", "mostly", "operators", "weights", "activations", "live", "live bytes"],
+        rows,
+    )
+    parts = {
+        "values": used.values_bytes,
+        "scratch": used.scratch_bytes,
+        "inputs and outputs": used.io_bytes,
+        "skeletons": used.skeleton_bytes,
+        "staging": used.staging_bytes,
+    }
+    click.echo(
+        f"{len(manifest.blocks)} blocks, {len(manifest.sliced)} operators sliced, "
+        f"{format_size(manifest.swappable_bytes)} can be swapped, "
+        f"{format_size(manifest.shared_extent.nbytes)} shared by several; beside weights "
+        f"{format_size(used.total_bytes)}: "
+        + ", ".join(f"{name} {format_size(nbytes)}" for name, nbytes in parts.items())
+    )

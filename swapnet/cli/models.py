@@ -1,0 +1,167 @@
+"""``swapnet models``."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from swapnet.arrays import Array, load_npz
+from swapnet.cli.console import print_table, write_json
+from swapnet.units import format_size
+
+if TYPE_CHECKING:
+    from swapnet.models import ZooFiles
+
+__all__ = ["command", "current_engine"]
+
+weights_option = click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE.safetensors",
+    help="Real weights by name, instead of seeded ones.",
+)
+
+
+@click.group("models")
+def command() -> None:
+    """The model zoo: ONNX files, real inputs, readable answers."""
+
+
+@command.command("list")
+def list_models() -> None:
+    """Show all models."""
+    from swapnet.models import find, names
+
+    print_table(
+        "",
+        ["name", "what", "parameters", "licence"],
+        [(m.name, m.title, f"{m.parameters:,}", m.licence) for m in map(find, names())],
+    )
+
+
+@command.command("get")
+@click.argument("name")
+@weights_option
+@click.option("--json", "as_json", is_flag=True, help="Paths, licence and checksum as JSON.")
+def get_model(name: str, weights: Path | None, as_json: bool) -> None:
+    """Make or fetch a model and its example inputs."""
+    from swapnet.models import get
+
+    files = get(name, weights=weights)
+    record = {
+        "name": files.name,
+        "onnx": str(files.onnx),
+        "example": str(files.example),
+        "data": str(files.data),
+        "licence": files.licence,
+        "sha256": files.sha256,
+    }
+    if as_json:
+        write_json(record, "-")
+    else:
+        for key, value in record.items():
+            click.echo(f"{key + ':':9}{value}")
+
+
+@command.command("run")
+@click.argument("names", nargs=-1)
+@click.option("--budget", default="weights:25%", show_default=True, metavar="SIZE")
+@click.option(
+    "--engines",
+    default="engines",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where engine directories lie; missing and outdated ones are built.",
+)
+@click.option("--backend", default="auto", show_default=True, help="auto or onnxruntime.")
+@click.option("--duration", default=1.0, show_default=True, type=click.FloatRange(0), metavar="S")
+def run_models(
+    names: tuple[str, ...], budget: str, engines: Path, backend: str, duration: float
+) -> None:
+    """Build, swap and compare models on real inputs. [default: all]"""
+    from swapnet import models
+    from swapnet.budget import Budget
+    from swapnet.cli.bench import one_operator_engine
+    from swapnet.executor.bench.bench import Setup, bench
+    from swapnet.executor.device import Device
+
+    parsed = Budget.parse(budget)
+    chosen = [models.find(name) for name in names or models.names()]
+    rows, readings = [], []
+    with tempfile.TemporaryDirectory(prefix="swapnet-") as name:
+        runtime = one_operator_engine(Path(name))
+        for model in chosen:
+            files = models.get(model.name)
+            inputs = load_npz(files.example)
+            folder = current_engine(engines, files, inputs, backend)
+            findings = bench(
+                Setup(
+                    folder=folder,
+                    budget=parsed,
+                    inputs=inputs,
+                    runtime_engine=runtime,
+                    device=Device(),
+                    unswapped=files.onnx,
+                    rounds=3,
+                    iterations=3,
+                    warm_up_ms=0,
+                    duration_s=duration,
+                )
+            )
+            report = findings.report
+            assert report.unswapped_ms is not None
+            rows.append(
+                (
+                    model.name,
+                    format_size(report.weights_bytes),
+                    format_size(report.budget_bytes),
+                    format_size(report.peak_bytes),
+                    f"{report.latency_ms.median:.1f} ms",
+                    f"{report.unswapped_ms.median:.1f} ms",
+                    f"{report.ratio_to_unswapped:.2f}",
+                    f"{report.ratio_to_bound:.2f}",
+                    f"{report.max_rel_error:.1e}",
+                )
+            )
+            readings.append((model.name, model.read(inputs, findings.outputs)))
+    print_table(
+        f"At {parsed}, in turn with ONNX Runtime unswapped; peaks by {report.memory_accounting} "
+        "accounting, above the runtime's own "
+        f"{format_size(report.runtime_bytes)}; differences over the largest output",
+        [
+            "model",
+            "weights",
+            "budget",
+            "peak",
+            "latency",
+            "unswapped",
+            "ratio",
+            "to bound",
+            "difference",
+        ],
+        rows,
+    )
+    for title, text in readings:
+        click.echo(f"\n{title}\n  " + text.replace("\n", "\n  "))
+
+
+def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], backend: str) -> Path:
+    """The engine of a model for inputs of these shapes; built if missing, outdated or damaged."""
+    from swapnet.cli.build import build_engine
+    from swapnet.errors import SwapnetError
+    from swapnet.executor import SwapExecutor
+
+    folder = engines / files.name
+    shapes = {name: array.shape for name, array in inputs.items()}
+    try:
+        with SwapExecutor(folder, "100%") as executor:
+            manifest = executor.manifest
+        current = manifest.source.sha256 == files.sha256 and manifest.planned_shapes == shapes
+    except SwapnetError:
+        current = False
+    if not current:
+        build_engine(files.onnx, folder, calibrate=True, backend=backend, shapes=shapes)
+    return folder

@@ -1,0 +1,84 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+
+from swapnet.arrays import load_npz
+from swapnet.errors import InputError
+from swapnet.executor.storage import LoadMode
+from swapnet.tensors import parse_shapes
+
+__all__ = [
+    "budget_option",
+    "engine_argument",
+    "load_mode_option",
+    "read_inputs",
+    "shapes_option",
+    "threads_option",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+engine_argument = click.argument(
+    "engine", metavar="DIR", type=click.Path(path_type=Path, file_okay=True)
+)
+budget_option = click.option(
+    "--budget",
+    required=True,
+    metavar="SIZE",
+    help="All memory of the model: 64MiB, 25% of the demand, or weights:25%.",
+)
+load_mode_option = click.option(
+    "--load-mode",
+    type=click.Choice([mode.value for mode in LoadMode]),
+    default=LoadMode.AUTO.value,
+    show_default=True,
+    help="How weights are read.",
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), help="Compute threads. [default: all processors]"
+)
+
+
+def shapes_option(command: F) -> F:
+    """``--shapes``, parsed."""
+
+    def parse(_: click.Context, __: click.Parameter, text: str | None) -> Any:
+        return parse_shapes(text) if text else {}
+
+    return click.option(
+        "--shapes",
+        callback=parse,
+        metavar="NAME:1x3x640x640,…",
+        help="Input shapes, as trtexec writes them.",
+    )(command)
+
+
+def read_inputs(pairs: tuple[tuple[str, Path], ...]) -> dict[str, Any]:
+    """Arrays of ``name=file.npy`` pairs; a pair without a name is an ``.npz`` of all.
+
+    Raises
+    ------
+    InputError
+        A file can't be read.
+    """
+    arrays: dict[str, Any] = {}
+    for name, path in pairs:
+        if not name:
+            arrays.update(load_npz(path))
+            continue
+        try:
+            arrays[name] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(
+                f"{path} can't be read",
+                why=str(error),
+                hint="give a .npy file, as numpy.save writes it",
+            ) from error
+    return arrays

@@ -1,0 +1,87 @@
+"""``swapnet run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from swapnet.arrays import save_npz
+from swapnet.cli.console import print_table
+from swapnet.cli.options import (
+    budget_option,
+    engine_argument,
+    load_mode_option,
+    read_inputs,
+    threads_option,
+)
+from swapnet.executor.device import Device, available_processors
+from swapnet.units import format_size
+
+__all__ = ["command"]
+
+
+def _pair(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    return (name, Path(path)) if equals else ("", Path(text))
+
+
+@click.command("run")
+@engine_argument
+@budget_option
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=FILE.npy",
+    help="Once for each input, or one .npz of all. [default: seeded inputs]",
+)
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE.npz")
+@click.option("--verify", is_flag=True, help="Compare all checksums first.")
+@threads_option
+@load_mode_option
+def command(
+    engine: Path,
+    budget: str,
+    inputs: tuple[str, ...],
+    output: Path | None,
+    verify: bool,
+    threads: int | None,
+    load_mode: str,
+) -> None:
+    """Run one inference of the engine DIR inside a budget."""
+    from swapnet.executor import SwapExecutor
+    from swapnet.executor.inputs import planned_sample
+
+    arrays = read_inputs(tuple(map(_pair, inputs)))
+    with SwapExecutor(
+        engine,
+        budget,
+        device=Device(threads or available_processors()),
+        load_mode=load_mode,
+        verify=verify,
+    ) as executor:
+        outputs = executor(arrays or planned_sample(executor.manifest))
+        stats, plan = executor.stats, executor.plan
+    if output is not None:
+        save_npz(output, outputs)
+    print_table(
+        f"{executor.manifest.source.name} in {format_size(plan.budget_bytes)}",
+        ["output", "type", "shape", "smallest", "largest"],
+        [
+            (
+                name,
+                str(array.dtype),
+                "x".join(map(str, array.shape)) or "scalar",
+                f"{array.min():.6g}" if array.size else "",
+                f"{array.max():.6g}" if array.size else "",
+            )
+            for name, array in outputs.items()
+        ],
+    )
+    assert stats.last is not None
+    click.echo(
+        f"{stats.last.latency_ms:.1f} ms, of it {stats.last.stall_ms:.1f} ms waiting for bytes; "
+        f"{format_size(plan.streamed_bytes)} streamed ({executor.load_mode}), "
+        f"{format_size(plan.resident_bytes)} resident"
+    )

@@ -1,0 +1,28 @@
+"""Graphs as slicing and cutting see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnx
+import pytest
+
+from swapnet.builder.graph import Graph
+from swapnet.builder.optimise import TYPES, optimise
+from swapnet.builder.shapes import plan_shapes
+from swapnet.builder.source import open_source
+
+
+@pytest.fixture
+def import_model(tmp_path: Path) -> Callable[..., Graph]:
+    """Optimises a model, portably, and plans its shapes."""
+
+    def imported(
+        model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None
+    ) -> Graph:
+        onnx.save(model, tmp_path / "toy.onnx")
+        graph = optimise(open_source(tmp_path / "toy.onnx"), tmp_path, portable=True)
+        return plan_shapes(graph, tmp_path / TYPES, shapes or {})
+
+    return imported

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from swapnet.builder.directory import staging_directory
+from swapnet.errors import StorageError
+from swapnet.manifest import MANIFEST
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """A folder inside one that does not exist yet."""
+    return tmp_path / "engines" / "toy"
+
+
+def write(target: Path, text: str) -> None:
+    with staging_directory(target) as staging:
+        assert staging.parent == target.parent
+        (staging / MANIFEST).write_text(text)
+
+
+def test_becomes_the_target(target: Path) -> None:
+    write(target, "new")
+    assert (target / MANIFEST).read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+    assert target.stat().st_mode & 0o777 == 0o755
+
+
+def test_an_empty_folder_is_filled(target: Path) -> None:
+    target.mkdir(parents=True)
+    write(target, "new")
+    assert (target / MANIFEST).read_text() == "new"
+
+
+def test_replaces_an_engine_whole(target: Path) -> None:
+    write(target, "old")
+    (target / "stale").touch()
+    write(target, "new")
+    assert [path.name for path in target.iterdir()] == [MANIFEST]
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_engine(target: Path, kind: type[BaseException]) -> None:
+    def fail() -> None:
+        with staging_directory(target) as staging:
+            (staging / MANIFEST).write_text("new")
+            assert (target / MANIFEST).read_text() == "old"
+            raise kind
+
+    write(target, "old")
+    with pytest.raises(kind):
+        fail()
+    assert (target / MANIFEST).read_text() == "old"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_what_is_no_engine_is_left_alone(target: Path) -> None:
+    target.mkdir(parents=True)
+    (target / "thesis.txt").touch()
+    with pytest.raises(StorageError, match="is in the way"):
+        write(target, "new")
+    assert [path.name for path in target.iterdir()] == ["thesis.txt"]
+    with pytest.raises(StorageError, match="is in the way"):
+        write(target / "thesis.txt", "new")
+
+
+def test_a_file_as_parent_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="can't be written"):
+        write(tmp_path / "file" / "toy", "new")
+
+
+def test_an_error_while_writing_says_how_much_is_free(target: Path) -> None:
+    def fill() -> None:
+        with staging_directory(target):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"No space left on device; [0-9]+ bytes are free"):
+        fill()
+    assert not list(target.parent.iterdir())
+
+
+def test_a_failing_rename_puts_the_old_engine_back(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.rename
+
+    def rename(source: Path, destination: Path) -> None:
+        if destination == target and (source / MANIFEST).read_text() == "new":
+            raise OSError(5, "Input/output error")
+        real(source, destination)
+
+    write(target, "old")
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(StorageError, match="Input/output error"):
+        write(target, "new")
+    assert (target / MANIFEST).read_text() == "old"
+    assert list(target.parent.iterdir()) == [target]

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from swapnet.builder import build
+from swapnet.builder.measure import measure
+from swapnet.errors import ModelError
+from tests.helpers.engines import BuildToy, Engine
+from tests.helpers.zoo import Net
+
+
+def test_every_block_is_measured(engine: BuildToy) -> None:
+    toy = engine("dynamic")
+    measured = measure(toy.folder)
+    assert len(measured.activation_bytes) == len(toy.manifest.blocks)
+    assert all(nbytes > 0 for nbytes in measured.activation_bytes)
+    assert measured.scratch_bytes >= max(measured.activation_bytes)
+
+
+def test_larger_inputs_take_more(engine: BuildToy, tmp_path: Path) -> None:
+    toy: Engine = engine("dynamic")
+    larger = build(toy.model, tmp_path / "engine", shapes={"x": (8, 64, 64)})
+    assert max(block.activation_bytes for block in larger.blocks) > 2 * max(
+        block.activation_bytes for block in toy.manifest.blocks
+    )
+
+
+def test_a_model_that_does_not_run_is_refused(tmp_path: Path) -> None:
+    net = Net()
+    net.output(net("Gather", net.weight(1, 64), net.input("ids", (3,), TensorProto.INT64)))
+    onnx.save(net.model(), tmp_path / "toy.onnx")
+    with pytest.raises(ModelError, match="do not run on seeded inputs") as caught:
+        build(tmp_path / "toy.onnx", tmp_path / "engine")
+    assert "indices element out of data bounds" in caught.value.why
+    assert "--shapes" in caught.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.onnx"]
+
+
+def test_a_damaged_engine_is_named(engine: BuildToy, tmp_path: Path) -> None:
+    folder = tmp_path / "engine"
+    shutil.copytree(engine("dynamic").folder, folder)
+    (folder / "blocks" / "000.onnx").write_bytes(np.zeros(9).tobytes())
+    with pytest.raises(ModelError, match="was changed after it was written"):
+        measure(folder)

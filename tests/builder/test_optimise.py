@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from swapnet.builder.graph import Graph
+from swapnet.builder.optimise import INLINE_BELOW_BYTES, optimise
+from swapnet.builder.source import open_source
+from swapnet.errors import ModelError
+from swapnet.executor.backends.onnxruntime import version
+from tests.helpers.zoo import TOYS, Net
+
+
+def imported(model: onnx.ModelProto, folder: Path, *, portable: bool = True) -> Graph:
+    onnx.save(model, folder / "toy.onnx")
+    return optimise(open_source(folder / "toy.onnx"), folder, portable=portable)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="layouts of x86-64")
+def test_layouts_are_in_the_weights_unless_portable(tmp_path: Path) -> None:
+    model = TOYS["images"].make()
+    domains = {
+        portable: {node.domain for node in imported(model, tmp_path, portable=portable).nodes}
+        for portable in (False, True)
+    }
+    assert "com.microsoft.nchwc" in domains[False]
+    assert "com.microsoft.nchwc" not in domains[True]
+
+
+@pytest.mark.skipif(version() == "1.20", reason="it infers no shapes from external data")
+def test_small_and_shape_carrying_constants_stay_inline(tmp_path: Path) -> None:
+    net = Net()
+    value = net("Add", net.dense(net.input("x", (2, 512)), 512, 16), net.weight(16))
+    target = net.constant(np.ones(INLINE_BELOW_BYTES, np.int64))
+    net.output(net("Expand", net("Reshape", value, net.constant(np.array([32]))), target))
+    graph = imported(net.model(), tmp_path)
+    assert [constant.shape for constant in graph.constants.values()] == [(512, 16)]
+    assert target in graph.inline
+
+
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("name", ["half", "tied-matmul"])
+def test_folding_never_doubles_a_weight(tmp_path: Path, name: str, portable: bool) -> None:
+    graph = imported(TOYS[name].make(), tmp_path, portable=portable)
+    source = open_source(tmp_path / "toy.onnx")
+    stored = sum(constant.nbytes for constant in graph.constants.values())
+    assert stored <= 1.01 * source.weights_bytes
+
+
+def test_weights_in_bodies_are_whole(tmp_path: Path) -> None:
+    graph = imported(TOYS["loop"].make(), tmp_path)
+    (body,) = (a.g for node in graph.nodes if node.op_type == "Loop" for a in node.attribute)
+    assert [len(tensor.raw_data) for tensor in body.initializer] == [64 * 64 * 4]
+
+
+def test_unsorted_operators_are_sorted(tmp_path: Path) -> None:
+    graph = imported(TOYS["unsorted"].make(), tmp_path)
+    assert [node.op_type for node in graph.nodes] == ["MatMul", "Relu"] * 6
+
+
+def test_types_of_all_values_are_known(tmp_path: Path) -> None:
+    graph = imported(TOYS["integers"].make(), tmp_path)
+    produced = {name for node in graph.nodes for name in node.output if name}
+    assert produced <= graph.values.keys()
+    assert graph.inputs[0].dtype == "uint8"
+    assert {value.dtype for value in graph.values.values()} >= {"uint8", "int32", "float32"}
+
+
+def test_an_unsupported_operator_is_named(tmp_path: Path) -> None:
+    net = Net()
+    net.output(net("Quicksort", net.input("x", (2,))))
+    with pytest.raises(ModelError, match="ONNX Runtime refuses the model") as caught:
+        imported(net.model(), tmp_path)
+    assert "Quicksort" in caught.value.why
+    assert "\n" not in caught.value.why
+
+
+def test_texts_can_not_be_bound(tmp_path: Path) -> None:
+    net = Net()
+    net.output(net("Identity", net.input("words", (2,), TensorProto.STRING)))
+    with pytest.raises(ModelError, match="'words' can't be bound") as caught:
+        imported(net.model(), tmp_path)
+    assert "string" in caught.value.why
+
+
+def test_a_tensor_that_is_stored_as_numbers_is_read(tmp_path: Path) -> None:
+    net = Net()
+    weight = net.weight(16, 16)
+    values = onnx.numpy_helper.to_array(net.weights[0])
+    net.weights[0] = helper.make_tensor(weight, TensorProto.FLOAT, (16, 16), values.reshape(-1))
+    net.output(net("MatMul", net.input("x", (2, 16)), weight))
+    (constant,) = imported(net.model(), tmp_path).constants.values()
+    assert constant.bytes().tobytes() == values.tobytes()

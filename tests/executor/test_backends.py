@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from swapnet.errors import BackendError, BackendUnavailableError, EngineError
+from swapnet.executor import SwapExecutor
+from swapnet.executor.backends.onnxruntime import version
+from swapnet.fingerprint import PORTABLE, cpu_fingerprint
+from swapnet.manifest import load_manifest, save_manifest, sha256_of
+from tests.helpers.engines import BuildToy
+
+
+@pytest.fixture
+def folder(engine: BuildToy, tmp_path: Path) -> Path:
+    """An engine that a test may change."""
+    return Path(shutil.copytree(engine("used-twice").folder, tmp_path / "engine"))
+
+
+def compiled(folder: Path, **changes: Any) -> None:
+    manifest = load_manifest(folder)
+    new = msgspec.structs.replace(manifest.compiled, **changes)
+    save_manifest(folder, msgspec.structs.replace(manifest, compiled=new))
+
+
+def test_another_backend_is_named(folder: Path) -> None:
+    compiled(folder, backend="tensorrt")
+    with pytest.raises(BackendUnavailableError, match="was compiled for tensorrt"):
+        SwapExecutor(folder, "100%")
+
+
+def test_another_processor_is_named(folder: Path) -> None:
+    compiled(folder, fingerprint="riscv64+v")
+    with pytest.raises(EngineError, match="compiled for another processor") as caught:
+        SwapExecutor(folder, "100%")
+    assert caught.value.why == f"built for riscv64+v, here is {cpu_fingerprint()}"
+    assert "--portable" in caught.value.hint
+
+
+def test_another_version_is_named(folder: Path) -> None:
+    compiled(folder, version="0.9")
+    with pytest.raises(EngineError, match="another version of onnxruntime") as caught:
+        SwapExecutor(folder, "100%")
+    assert caught.value.why == f"built with 0.9, here is {version()}"
+
+
+def test_a_portable_engine_runs_everywhere(folder: Path) -> None:
+    compiled(folder, version="0.9", fingerprint=PORTABLE)
+    SwapExecutor(folder, "100%").close()
+
+
+def test_a_changed_skeleton_is_named(folder: Path) -> None:
+    path = folder / "blocks" / "001.onnx"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(EngineError, match=r"001.onnx was changed"):
+        SwapExecutor(folder, "100%")
+
+
+def test_a_missing_skeleton_is_named(folder: Path) -> None:
+    (folder / "blocks" / "001.onnx").unlink()
+    with pytest.raises(EngineError, match=r"001.onnx can't be read") as caught:
+        SwapExecutor(folder, "100%")
+    assert "No such file" in caught.value.why
+
+
+def test_a_library_error_is_a_backend_error(folder: Path) -> None:
+    """A skeleton that is no model, sealed as if it were."""
+    manifest = load_manifest(folder)
+    data = b"\x3a\x00"
+    (folder / "blocks" / "000.onnx").write_bytes(data)
+    first = msgspec.structs.replace(manifest.blocks[0], file_checksum=sha256_of(data))
+    save_manifest(folder, msgspec.structs.replace(manifest, blocks=(first, *manifest.blocks[1:])))
+    with pytest.raises(BackendError, match="can't be loaded"):
+        SwapExecutor(folder, "100%")

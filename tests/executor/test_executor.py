@@ -1,0 +1,405 @@
+from __future__ import annotations
+
+import gc
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from swapnet.errors import BackendError, BudgetError, EngineError, InputError, StorageError
+from swapnet.executor import Device, LoadMode, PlanOptions, SwapExecutor
+from swapnet.executor.backends.simulated import block_byte, write_engine
+from swapnet.executor.plan import smallest_budget
+from swapnet.executor.storage import WeightFile
+from swapnet.manifest import MANIFEST, WEIGHTS
+from tests.helpers.engines import Arrays, BuildToy, Engine
+
+ReadInto = Callable[[WeightFile, memoryview, int], None]
+
+
+@pytest.fixture
+def toy(engine: BuildToy) -> Engine:
+    """Blocks of 16 KiB, three of which share a weight."""
+    return engine("used-twice")
+
+
+@pytest.fixture
+def copy(toy: Engine, tmp_path: Path) -> Path:
+    """The toy's folder, to be changed."""
+    return Path(shutil.copytree(toy.folder, tmp_path / "engine"))
+
+
+@pytest.fixture
+def expected(toy: Engine, tmp_path: Path) -> list[Arrays]:
+    """What the whole model gives for five seeds."""
+    session = toy.optimised(tmp_path)
+    names = [output.name for output in session.get_outputs()]
+    return [dict(zip(names, session.run(names, toy.feeds(seed)), strict=True)) for seed in range(5)]
+
+
+def assert_same(found: Arrays, expected: Arrays) -> None:
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+# What is read
+
+
+@pytest.mark.parametrize("cyclic", [True, False])
+def test_reads_what_the_plan_says(toy: Engine, cyclic: bool) -> None:
+    """All requests that may be made between inferences are waited for."""
+    options = PlanOptions(cyclic=cyclic)
+    with SwapExecutor(toy.folder, toy.smallest, options=options) as executor:
+        reads = executor.plan.reads
+        waiting = next((i for i, read in enumerate(reads) if read.after >= 0), len(reads))
+        ahead = sum(read.nbytes for read in reads[:waiting])
+        assert executor.plan.streamed_bytes > 0
+        for count in range(1, 6):
+            executor(toy.feeds())
+            bytes_read = count * executor.plan.streamed_bytes + ahead
+            while executor.stats.read_bytes < bytes_read:
+                time.sleep(0.001)
+            time.sleep(0.005)
+            assert executor.stats.read_bytes == bytes_read
+            assert executor.stats.inferences == count
+
+
+@pytest.mark.parametrize("mode", [LoadMode.AUTO, LoadMode.BUFFERED, LoadMode.MMAP])
+def test_load_modes_give_the_same(toy: Engine, expected: list[Arrays], mode: LoadMode) -> None:
+    with SwapExecutor(toy.folder, toy.smallest, load_mode=str(mode)) as executor:
+        assert executor.load_mode is mode or mode is LoadMode.AUTO
+        for seed, outputs in enumerate(expected):
+            assert_same(executor(toy.feeds(seed)), outputs)
+
+
+def test_only_asked_rows_are_read(engine: BuildToy) -> None:
+    toy = engine("only-lookup")
+    with SwapExecutor(toy.folder, "100%") as executor:
+        executor({"ids": np.zeros((2, 3), np.int32)})
+        assert executor.stats.read_bytes == 4096
+
+
+def test_a_trace_holds_every_request_and_step(toy: Engine) -> None:
+    with SwapExecutor(toy.folder, toy.smallest, trace=True) as executor:
+        for _ in range(3):
+            executor(toy.feeds())
+        last, steps = executor.stats.last, len(executor.plan.steps)
+    assert last is not None
+    assert [event.step for event in last.steps] == list(range(steps))
+    assert all(event.wait <= event.start <= event.end for event in last.steps)
+    assert last.reads
+    assert all(event.start <= event.end for event in last.reads)
+    assert 0 <= last.stall_ms <= last.latency_ms
+
+
+# Calling
+
+
+def test_many_threads_call_at_once(toy: Engine, expected: list[Arrays]) -> None:
+    with SwapExecutor(toy.folder, toy.smallest) as executor, ThreadPoolExecutor(4) as pool:
+        seeds = [index % 5 for index in range(40)]
+        found = list(pool.map(lambda seed: executor(toy.feeds(seed)), seeds))
+        assert executor.stats.inferences == 40
+    for seed, outputs in zip(seeds, found, strict=True):
+        assert_same(outputs, expected[seed])
+
+
+def test_what_is_submitted_is_finished(toy: Engine, expected: list[Arrays]) -> None:
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        futures = [executor.submit(toy.feeds(seed)) for seed in range(5)]
+        wrong = executor.submit({"z": np.zeros(1)})
+    for future, outputs in zip(futures, expected, strict=True):
+        assert_same(future.result(), outputs)
+    with pytest.raises(InputError, match="unknown input 'z'"):
+        wrong.result()
+
+
+def test_outputs_belong_to_the_caller(engine: BuildToy) -> None:
+    for name in ("ends", "dynamic", "lookups", "computed-indices-dynamic"):
+        toy = engine(name)
+        with SwapExecutor(toy.folder, toy.smallest) as executor:
+            feeds = toy.feeds()
+            first = executor(feeds)
+            kept = {name: array.copy() for name, array in first.items()}
+            executor(toy.feeds(1))
+        assert_same(first, kept)
+        arrays = [*first.values(), *feeds.values()]
+        assert not any(
+            np.shares_memory(a, b) for i, a in enumerate(arrays) for b in arrays[i + 1 :]
+        )
+
+
+def test_smaller_inputs_than_planned(engine: BuildToy, tmp_path: Path) -> None:
+    toy = engine("dynamic")
+    random = np.random.default_rng(0)
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        for shape in ((3, 7), (1, 1), (2, 5), (3, 7)):
+            feeds: Arrays = {
+                "x": random.standard_normal((*shape, 64), np.float32),
+                "mask": np.ones(shape, np.int64),
+            }
+            assert_same(executor(feeds), toy.whole(feeds, tmp_path))
+
+
+def test_threads_are_chosen(toy: Engine, expected: list[Arrays]) -> None:
+    with SwapExecutor(toy.folder, toy.smallest, device=Device(threads=1), readers=1) as executor:
+        assert_same(executor(toy.feeds()), expected[0])
+
+
+def test_indices_count_from_the_end_or_are_refused(engine: BuildToy) -> None:
+    toy = engine("only-lookup")
+    with SwapExecutor(toy.folder, "100%") as executor:
+        (last,) = executor({"ids": np.full((2, 3), -1, np.int32)}).values()
+        (same,) = executor({"ids": np.full((2, 3), 4095, np.int32)}).values()
+        np.testing.assert_array_equal(last, same)
+        with pytest.raises(InputError, match="index 4096 in 'ids'"):
+            executor({"ids": np.full((2, 3), 4096, np.int32)})
+        (first,) = executor({"ids": np.full((2, 3), -4096, np.int32)}).values()
+        (same,) = executor({"ids": np.zeros((2, 3), np.int32)}).values()
+        np.testing.assert_array_equal(first, same)
+
+
+def test_a_wrong_input_leaves_the_executor_usable(toy: Engine, expected: list[Arrays]) -> None:
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        with pytest.raises(InputError, match="wrong element type"):
+            executor({"x": np.zeros((2, 64))})
+        assert_same(executor(toy.feeds()), expected[0])
+        assert executor.stats.inferences == 1
+
+
+def test_a_bad_index_in_the_middle_leaves_the_executor_usable(engine: BuildToy) -> None:
+    toy = engine("lookups")
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        before = executor(toy.feeds())
+        with pytest.raises(InputError, match="outside of its table"):
+            executor({"ids": np.full((4, 3), 9999)})
+        assert_same(executor(toy.feeds()), before)
+
+
+# Budgets
+
+
+def test_the_budget_changes_between_inferences(toy: Engine, expected: list[Arrays]) -> None:
+    middle = (toy.smallest + toy.demand) // 2
+    with SwapExecutor(toy.folder, "100%") as executor:
+        streamed: list[int] = []
+        for budget in (toy.demand, toy.smallest, middle, toy.smallest, "100%"):
+            executor.set_budget(budget)
+            assert executor.stats.inferences == 0
+            streamed.append(executor.plan.streamed_bytes)
+            for seed, outputs in enumerate(expected):
+                assert_same(executor(toy.feeds(seed)), outputs)
+    assert streamed[0] == streamed[-1] == 0
+    assert streamed[1] == streamed[3] > streamed[2] > 0
+
+
+def test_an_impossible_budget_changes_nothing(toy: Engine, expected: list[Arrays]) -> None:
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        plan = executor.plan
+        for budget in (toy.smallest - 1, 1 << 60):
+            with pytest.raises(BudgetError):
+                executor.set_budget(budget)
+        with pytest.raises(InputError, match="is not a budget"):
+            executor.set_budget("much")
+        assert executor.plan is plan
+        assert_same(executor(toy.feeds()), expected[0])
+
+
+def test_the_budget_changes_while_others_call(toy: Engine, expected: list[Arrays]) -> None:
+    with SwapExecutor(toy.folder, toy.smallest) as executor, ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(executor, toy.feeds(index % 5)) for index in range(30)]
+        for index in range(6):
+            executor.set_budget((toy.demand, toy.smallest)[index % 2])
+        for index, future in enumerate(futures):
+            assert_same(future.result(), expected[index % 5])
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (1, "it needs .* the budget allows 1"),
+        ("1KiB", "does not fit in 1KiB"),
+        (1 << 60, "more than this machine has"),
+    ],
+)
+def test_impossible_budgets_are_refused(toy: Engine, budget: str | int, message: str) -> None:
+    with pytest.raises(BudgetError, match=message):
+        SwapExecutor(toy.folder, budget)
+
+
+# Errors
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The read with this number fails, counted from now on."""
+    real: ReadInto = WeightFile.read_into
+    count = iter(range(1 << 30))
+    lock = threading.Lock()
+
+    def read_into(self: WeightFile, destination: memoryview, offset: int) -> None:
+        with lock:
+            now = next(count)
+        if now == number:
+            raise StorageError("cable", why="the cable is loose")
+        real(self, destination, offset)
+
+    monkeypatch.setattr(WeightFile, "read_into", read_into)
+
+
+@pytest.mark.parametrize("number", [0, 1, 4, 9])
+def test_a_failing_read_names_the_block_and_ends_with_it(
+    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    options = PlanOptions(resident=False)
+    with SwapExecutor(toy.folder, toy.smallest, options=options) as executor:
+        assert_same(executor(toy.feeds()), expected[0])
+        failing(monkeypatch, number)
+        futures = [executor.submit(toy.feeds(index % 5)) for index in range(10)]
+        errors = [future.exception() for future in futures]
+        (error,) = filter(None, errors)
+        assert isinstance(error, StorageError)
+        assert re.fullmatch(r"block \d could not be read", error.what)
+        assert error.why == "the cable is loose"
+        for index, future in enumerate(futures):
+            if errors[index] is None:
+                assert_same(future.result(), expected[index % 5])
+        assert executor.stats.inferences == 10
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_failing_read_while_opening(
+    toy: Engine, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    threads = threading.active_count()
+    failing(monkeypatch, number)
+    with pytest.raises(StorageError, match="could not be read"):
+        SwapExecutor(toy.folder, "100%")
+    assert threading.active_count() == threads
+
+
+def test_a_failing_lookup_leaves_the_executor_usable(
+    engine: BuildToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = engine("only-lookup")
+    with SwapExecutor(toy.folder, "100%") as executor:
+        before = executor(toy.feeds())
+        failing(monkeypatch, 0)
+        with pytest.raises(StorageError, match="cable"):
+            executor(toy.feeds())
+        assert_same(executor(toy.feeds()), before)
+
+
+def test_a_closed_executor_says_so(toy: Engine) -> None:
+    threads = threading.active_count()
+    executor = SwapExecutor(toy.folder, toy.smallest)
+    executor.submit(toy.feeds()).result()
+    executor.close()
+    executor.close()
+    assert threading.active_count() == threads
+    uses: list[Callable[[], object]] = [
+        lambda: executor(toy.feeds()),
+        lambda: executor.submit(toy.feeds()),
+        lambda: executor.set_budget("100%"),
+        lambda: executor.plan,
+        lambda: executor.stats,
+    ]
+    for use in uses:
+        with pytest.raises(BackendError, match="the executor is closed"):
+            use()
+
+
+def test_one_changed_byte_is_found_when_asked(copy: Path) -> None:
+    flip(copy / WEIGHTS, 20000)
+    SwapExecutor(copy, "100%").close()
+    with pytest.raises(EngineError, match=r"the weights of block \d were changed"):
+        SwapExecutor(copy, "100%", verify=True)
+
+
+def test_whole_engines_verify(small_zoo: Engine) -> None:
+    SwapExecutor(small_zoo.folder, "100%", verify=True).close()
+
+
+@pytest.mark.parametrize("change", [-4096, -1, 1])
+def test_weights_of_another_length_are_refused(copy: Path, change: int) -> None:
+    data = (copy / WEIGHTS).read_bytes()
+    (copy / WEIGHTS).write_bytes((data + b"\0")[: len(data) + change])
+    with pytest.raises(StorageError, match=f"it has {len(data) + change} bytes") as caught:
+        SwapExecutor(copy, "100%")
+    assert f"should have {len(data)}" in caught.value.why
+
+
+def test_missing_weights_are_named(copy: Path) -> None:
+    (copy / WEIGHTS).unlink()
+    with pytest.raises(StorageError, match=r"weights.bin can't be opened"):
+        SwapExecutor(copy, "100%")
+
+
+def test_a_changed_manifest_is_named(copy: Path) -> None:
+    flip(copy / MANIFEST, 900)
+    with pytest.raises(EngineError):
+        SwapExecutor(copy, "100%")
+
+
+def test_weights_cut_short_while_running(copy: Path, toy: Engine, expected: list[Arrays]) -> None:
+    options = PlanOptions(resident=False, cyclic=False)
+    data = (copy / WEIGHTS).read_bytes()
+    with SwapExecutor(copy, toy.smallest, options=options) as executor:
+        assert_same(executor(toy.feeds()), expected[0])
+        with (copy / WEIGHTS).open("r+b") as file:
+            file.truncate(4096)
+        prefetched, following = (executor.submit(toy.feeds()) for _ in range(2))
+        prefetched.exception()
+        with pytest.raises(StorageError, match="could not be read") as caught:
+            following.result()
+        assert "were asked for" in caught.value.why
+        (copy / WEIGHTS).write_bytes(data)
+        assert_same(executor(toy.feeds(1)), expected[1])
+
+
+# Memory
+
+
+def anonymous_bytes() -> int:
+    match = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1]) * 1024
+
+
+@pytest.mark.parametrize("name", ["used-twice", "dynamic", "lookups"])
+def test_memory_does_not_grow(engine: BuildToy, name: str) -> None:
+    toy = engine(name)
+    feeds = toy.feeds()
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        for _ in range(50):
+            executor(feeds)
+        gc.collect()
+        before = anonymous_bytes()
+        for _ in range(200):
+            executor(feeds)
+        gc.collect()
+        assert anonymous_bytes() - before < 1 << 20
+
+
+# Simulated engines
+
+
+def test_a_simulated_engine_executes(tmp_path: Path) -> None:
+    manifest = write_engine(tmp_path, [70_000, 5000, 12_288, 1])
+    smallest, _ = smallest_budget(manifest)
+    for budget in (smallest, smallest + 20_000, "100%"):
+        with SwapExecutor(tmp_path, budget, verify=True) as executor:
+            for value in (0.0, 2.5):
+                outputs = executor({"x": np.array([value])})
+                assert outputs["y"] == value + sum(block_byte(b.index) for b in manifest.blocks)

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import os
+
+from swapnet.executor.machine import memory_bytes
+from swapnet.executor.memory import READ_BYTES, demand, usage
+from tests.helpers.engines import BuildToy, Engine
+
+
+def test_everything_is_counted(small_zoo: Engine) -> None:
+    manifest = small_zoo.manifest
+    used = usage(manifest)
+    ends = (*manifest.inputs, *manifest.outputs)
+    assert used.io_bytes == sum(tensor.nbytes for tensor in ends)
+    assert used.scratch_bytes >= max(block.activation_bytes for block in manifest.blocks)
+    assert used.skeleton_bytes == sum(block.skeleton_bytes for block in manifest.blocks)
+    parts = (used.activation_bytes, used.io_bytes, used.staging_bytes, used.skeleton_bytes)
+    assert used.total_bytes == sum(parts)
+    assert demand(manifest).total_bytes == used.total_bytes + demand(manifest).weights_bytes
+
+
+def test_tables_are_no_demand(engine: BuildToy) -> None:
+    manifest = engine("only-lookup").manifest
+    assert demand(manifest).weights_bytes == 0
+    assert usage(manifest).staging_bytes > READ_BYTES
+
+
+def test_the_machine_has_at_most_its_memory() -> None:
+    assert 0 < memory_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

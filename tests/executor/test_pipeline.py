@@ -1,0 +1,222 @@
+"""The pipeline's threads, with simulated delays: every request and step at its time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swapnet.errors import StorageError, SwapnetError
+from swapnet.executor.arena import Arena
+from swapnet.executor.backends.base import Bindings, Segment
+from swapnet.executor.backends.simulated import (
+    SimulatedBackend,
+    SimulatedStorage,
+    VirtualClock,
+    block_byte,
+)
+from swapnet.executor.layout import lay_out_values
+from swapnet.executor.pipeline import Pipeline, read_once
+from swapnet.executor.plan import Plan, PlanOptions, Read, make_plan, smallest_budget
+from swapnet.executor.timeline import simulate
+from swapnet.manifest import Manifest
+from swapnet.profile import Profile, assumed_profile
+
+PAGE = 4096
+MakeManifest = Callable[..., Manifest]
+
+
+@dataclass
+class Rig:
+    """A pipeline and a simulated device around one plan."""
+
+    manifest: Manifest
+    plan: Plan
+    storage: SimulatedStorage
+    pipeline: Pipeline
+    segments: Sequence[Segment]
+    values: Arena
+    """Segments know its address only."""
+
+    def infer(self, lap: int) -> float:
+        """One inference of input 0; every block adds its byte."""
+        given: dict[str, Any] = {"x": np.zeros(1)}
+        results = {"y": np.zeros(1)}
+        for index, segment in enumerate(self.segments):
+            self.pipeline.wait(lap, index)
+            segment.run(given, results)
+            self.pipeline.done()
+        return float(results["y"][0])
+
+    def laps(self, count: int) -> None:
+        """So many inferences, each with the right answer."""
+        expected = sum(block_byte(block.index) for block in self.manifest.blocks)
+        assert [self.infer(lap) for lap in range(count)] == [expected] * count
+
+
+def make_rig(
+    manifest: Manifest,
+    plan: Plan,
+    clock: VirtualClock | None = None,
+    *,
+    failing: Sequence[int] = (),
+    readers: int = 3,
+    poison: bool = True,
+) -> Rig:
+    arena = Arena(plan.arena_bytes)
+    layout = lay_out_values(manifest)
+    values = Arena(layout.nbytes)
+    kept = [
+        Read(block.index, block.extent.offset, place.offset, place.nbytes, 0)
+        for block, place in zip(manifest.blocks, plan.places, strict=True)
+        if place.resident
+    ]
+    read_once(SimulatedStorage(manifest), arena, kept)
+    storage = SimulatedStorage(manifest, clock, failing)
+
+    def overwrite(read: Read) -> None:
+        arena.fill(read.arena_offset, read.nbytes, 0xFF)
+
+    before_read = overwrite if poison else None
+    pipeline = Pipeline(plan, storage, arena, readers=readers, before_read=before_read)
+    bindings = Bindings(
+        {
+            (block.index, block.weights[0].name): arena.address + place.offset
+            for block, place in zip(manifest.blocks, plan.places, strict=True)
+        },
+        {name: values.address + offset for name, offset in layout.offsets.items()},
+    )
+    backend = SimulatedBackend(manifest, None if clock is None else clock.step)
+    segments = backend.segments(plan.steps, bindings)
+    pipeline.start()
+    return Rig(manifest, plan, storage, pipeline, segments, values)
+
+
+def profile_of(manifest: Manifest, times: Sequence[float]) -> Profile:
+    return msgspec.structs.replace(assumed_profile(manifest), block_ms=tuple(times))
+
+
+def streaming_plan(manifest: Manifest, spare_bytes: int = 0) -> Plan:
+    """The smallest ring, or one a little larger; nothing is resident."""
+    budget = smallest_budget(manifest)[0] + spare_bytes
+    options = PlanOptions(read_bytes=PAGE, resident=False)
+    return make_plan(manifest, assumed_profile(manifest), budget, options)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    blocks=st.lists(
+        st.tuples(st.integers(1, 6 * PAGE), st.floats(0.001, 0.1)), min_size=1, max_size=8
+    ),
+    share=st.floats(0, 1),
+    options=st.builds(
+        PlanOptions,
+        read_bytes=st.sampled_from([PAGE, 2 * PAGE, 64 * PAGE]),
+        resident=st.booleans(),
+        cyclic=st.booleans(),
+        merge=st.booleans(),
+    ),
+    readers=st.integers(1, 4),
+)
+def test_takes_the_time_that_was_predicted(
+    simulated_manifest: MakeManifest,
+    blocks: list[tuple[int, float]],
+    share: float,
+    options: PlanOptions,
+    readers: int,
+) -> None:
+    manifest = simulated_manifest([nbytes for nbytes, _ in blocks])
+    profile = profile_of(manifest, [ms for _, ms in blocks])
+    smallest = smallest_budget(manifest)[0]
+    plan = make_plan(manifest, profile, smallest + int(share * manifest.swappable_bytes), options)
+    clock = VirtualClock(plan, profile)
+    rig = make_rig(manifest, plan, clock, readers=readers)
+    predicted = simulate(plan.steps, plan.reads, profile)
+    try:
+        rig.laps(len(predicted.ends_ms))
+    finally:
+        rig.pipeline.close()
+    assert clock.inference_ends_ms() == pytest.approx(predicted.ends_ms, rel=1e-9)
+    assert plan.predicted_ms == pytest.approx(predicted.steady_ms)
+
+
+@pytest.mark.parametrize("number", [0, 1, 5, 11, 12, 23])
+def test_a_failing_request_names_its_block(simulated_manifest: MakeManifest, number: int) -> None:
+    """One request per block, in order, for there is one reader."""
+    manifest = simulated_manifest([PAGE] * 12)
+    rig = make_rig(manifest, streaming_plan(manifest, 2 * PAGE), failing=[number], readers=1)
+    with pytest.raises(StorageError, match=f"block {number % 12} could not be read") as caught:
+        rig.laps(3)
+    assert f"request {number} fails" in caught.value.why
+    rig.pipeline.restart()
+    rig.laps(3)
+    rig.pipeline.close()
+
+
+def test_a_failing_segment_leaves_the_pipeline_usable(simulated_manifest: MakeManifest) -> None:
+    manifest = simulated_manifest([PAGE] * 6)
+    rig = make_rig(manifest, streaming_plan(manifest))
+    rig.laps(1)
+    rig.pipeline.wait(1, 0)
+    rig.pipeline.restart()
+    rig.laps(1)
+    rig.pipeline.close()
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_wrong_plan_is_caught(simulated_manifest: MakeManifest, timed: bool) -> None:
+    """Requests overwrite places that are in use: the clock refuses them, or a block finds out."""
+    manifest = simulated_manifest([PAGE] * 6)
+    plan = streaming_plan(manifest, PAGE)
+    wrong = replace(plan, reads=tuple(replace(read, after=-6) for read in plan.reads))
+    clock = VirtualClock(plan, assumed_profile(manifest)) if timed else None
+    rig = make_rig(manifest, wrong, clock, readers=1, poison=False)
+    while rig.storage.requests < (3 if timed else 6):
+        time.sleep(0.001)
+    with pytest.raises(
+        SwapnetError, match="step 0 has not ended" if timed else "without its weights"
+    ):
+        rig.infer(0)
+    rig.pipeline.close()
+
+
+def test_nothing_is_read_where_everything_is_resident(simulated_manifest: MakeManifest) -> None:
+    manifest = simulated_manifest([PAGE] * 3)
+    plan = make_plan(manifest, assumed_profile(manifest), 1 << 30)
+    rig = make_rig(manifest, plan)
+    rig.laps(3)
+    assert rig.storage.requests == rig.pipeline.read_bytes == 0
+    rig.pipeline.close()
+
+
+def test_requests_are_recorded(simulated_manifest: MakeManifest) -> None:
+    manifest = simulated_manifest([PAGE, 3 * PAGE])
+    plan = streaming_plan(manifest)
+    rig = make_rig(manifest, plan, readers=1)
+    rig.pipeline.events = []
+    rig.pipeline.restart()
+    rig.infer(0)
+    rig.pipeline.close()
+    events = rig.pipeline.events[-len(plan.reads) :]
+    assert {event.nbytes for event in events} == {PAGE}
+    assert all(event.start <= event.end for event in events)
+
+
+def test_what_is_kept_is_read_or_named(simulated_manifest: MakeManifest) -> None:
+    manifest = simulated_manifest([PAGE, PAGE])
+    reads = [Read(index, index * PAGE, index * PAGE, PAGE, 0) for index in range(2)]
+    arena = Arena(2 * PAGE)
+    read_once(SimulatedStorage(manifest), arena, reads)
+    assert set(arena.view(PAGE, PAGE)) == {block_byte(1)}
+    with pytest.raises(StorageError, match=r"block [01] could not be read"):
+        read_once(SimulatedStorage(manifest, failing=[1]), arena, reads)
+    shared = [replace(reads[0], block=-1)]
+    with pytest.raises(SwapnetError, match="what several blocks share"):
+        read_once(SimulatedStorage(manifest, failing=[0]), arena, shared)

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swapnet.errors import BudgetError
+from swapnet.executor.memory import usage
+from swapnet.executor.plan import Plan, PlanOptions, make_plan, smallest_budget
+from swapnet.manifest import Manifest
+from swapnet.profile import Profile, assumed_profile
+from tests.helpers.engines import BuildToy, Engine
+
+PAGE = 4096
+MakeManifest = Callable[..., Manifest]
+
+
+@st.composite
+def planned(draw: st.DrawFn) -> tuple[list[int], list[int], float, PlanOptions, list[float]]:
+    """Sizes of blocks, which are lookups, the share of the way to everything, options, times."""
+    sizes = draw(st.lists(st.integers(1, 9 * PAGE), min_size=1, max_size=9))
+    lookups = draw(st.lists(st.integers(0, len(sizes) - 1), max_size=2))
+    share = draw(st.floats(0, 1))
+    options = PlanOptions(
+        read_bytes=draw(st.sampled_from([PAGE, 3 * PAGE, 64 * PAGE])),
+        resident=draw(st.booleans()),
+        cyclic=draw(st.booleans()),
+        merge=draw(st.booleans()),
+    )
+    times = st.floats(0, 1)
+    return sizes, lookups, share, options, [draw(times) for _ in sizes]
+
+
+def plan_for(manifest: Manifest, share: float, options: PlanOptions, times: list[float]) -> Plan:
+    profile = msgspec.structs.replace(
+        assumed_profile(manifest), block_ms=tuple(times), storage_bytes_per_s=1e8
+    )
+    smallest, _ = smallest_budget(manifest)
+    everything = usage(manifest).total_bytes + manifest.swappable_bytes
+    budget = smallest + int(share * (everything - smallest))
+    plan = make_plan(manifest, profile, budget, options)
+    assert make_plan(manifest, profile, budget, options) == plan
+    assert plan.planned_bytes <= budget
+    return plan
+
+
+def pages(offset: int, nbytes: int) -> range:
+    return range(offset // PAGE, -(-(offset + nbytes) // PAGE))
+
+
+def assert_runs(manifest: Manifest, plan: Plan) -> None:
+    """Three inferences with a reader that reads each request as early as it may."""
+    memory: dict[int, int] = {}
+    reads = [(read, lap) for lap in range(3) for read in plan.reads]
+    done = ended = 0
+    for lap in range(3):
+        for step in plan.steps:
+            while done < len(reads):
+                read, read_lap = reads[done]
+                if ended <= read_lap * len(plan.steps) + read.after:
+                    break
+                places = pages(read.arena_offset, read.nbytes)
+                memory |= dict(zip(places, pages(read.file_offset, read.nbytes), strict=True))
+                done += 1
+            assert done >= lap * len(plan.reads) + step.reads, "the reader waits for this step"
+            for block in manifest.blocks[step.first : step.last + 1]:
+                place = plan.places[block.index]
+                if block.is_graph and not place.resident:
+                    found = [memory[page] for page in pages(place.offset, place.nbytes)]
+                    assert found == list(pages(block.extent.offset, block.extent.nbytes))
+            ended += 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(drawn=planned())
+def test_plans_keep_every_promise(
+    simulated_manifest: MakeManifest,
+    drawn: tuple[list[int], list[int], float, PlanOptions, list[float]],
+) -> None:
+    sizes, lookups, share, options, times = drawn
+    manifest = simulated_manifest(sizes, lookups)
+    plan = plan_for(manifest, share, options, times)
+    assert_runs(manifest, plan)
+    assert_read_once(manifest, plan)
+    assert_placed(manifest, plan)
+    assert_steps(manifest, plan)
+
+
+def assert_read_once(manifest: Manifest, plan: Plan) -> None:
+    streamed = [b for b in manifest.blocks if b.is_graph and not plan.places[b.index].resident]
+    expected = [page for b in streamed for page in pages(b.extent.offset, b.extent.nbytes)]
+    found = [page for read in plan.reads for page in pages(read.file_offset, read.nbytes)]
+    assert found == expected
+    assert plan.streamed_bytes == sum(block.extent.nbytes for block in streamed)
+
+
+def assert_placed(manifest: Manifest, plan: Plan) -> None:
+    residents = [place for place in plan.places if place.resident and place.nbytes]
+    ring_end = plan.shared_bytes + plan.ring_bytes
+    ends = [ring_end, *(place.offset + place.nbytes for place in residents)]
+    assert [place.offset for place in residents] == ends[:-1]
+    assert ends[-1] == plan.arena_bytes
+    for block, place in zip(manifest.blocks, plan.places, strict=True):
+        assert place.nbytes == (block.extent.nbytes if block.is_graph else 0)
+        assert place.resident or (
+            plan.shared_bytes <= place.offset <= place.offset + place.nbytes <= ring_end
+        )
+
+
+def assert_steps(manifest: Manifest, plan: Plan) -> None:
+    assert [plan.steps[0].first, plan.steps[-1].last] == [0, len(manifest.blocks) - 1]
+    assert all(a.last + 1 == b.first and a.reads <= b.reads for a, b in pairwise(plan.steps))
+    assert plan.steps[-1].reads == len(plan.reads)
+    for step in plan.steps:
+        kinds = {block.kind for block in manifest.blocks[step.first : step.last + 1]}
+        assert len(kinds) == 1
+        assert kinds == {"graph"} or step.first == step.last
+
+
+def test_everything_resident_is_one_segment(simulated_manifest: MakeManifest) -> None:
+    manifest = simulated_manifest([PAGE] * 5)
+    plan = make_plan(manifest, assumed_profile(manifest), 1 << 30)
+    assert [(step.first, step.last) for step in plan.steps] == [(0, 4)]
+    assert (plan.ring_bytes, plan.reads) == (0, ())
+    plan = make_plan(manifest, assumed_profile(manifest), 1 << 30, PlanOptions(merge=False))
+    assert len(plan.steps) == 5
+
+
+def test_more_budget_is_never_slower(simulated_manifest: MakeManifest) -> None:
+    manifest = simulated_manifest([9 * PAGE, PAGE, 5 * PAGE, 7 * PAGE, 2 * PAGE, 4 * PAGE])
+    smallest, _ = smallest_budget(manifest)
+    profile = assumed_profile(manifest)
+    plans = [make_plan(manifest, profile, smallest + i * PAGE) for i in range(20)]
+    assert plans[-1].streamed_bytes == 0
+    assert plans[0].predicted_ms > plans[-1].predicted_ms
+
+
+def test_too_small_names_the_smallest_and_the_block(simulated_manifest: MakeManifest) -> None:
+    manifest = simulated_manifest([PAGE, 300 * PAGE, PAGE])
+    smallest, _ = smallest_budget(manifest)
+    profile: Profile = assumed_profile(manifest)
+    assert make_plan(manifest, profile, smallest).planned_bytes == smallest
+    with pytest.raises(BudgetError, match="does not fit") as caught:
+        make_plan(manifest, profile, smallest - 1)
+    assert caught.value.smallest_bytes == smallest
+    assert f"it needs {smallest} bytes, the budget allows {smallest - 1}" in caught.value.why
+    assert "block 1 (Simulated …) has 1.2MiB of weights" in caught.value.why
+    assert "--max-block" in caught.value.hint
+
+
+def test_too_small_names_activations_where_they_are_larger(engine: BuildToy) -> None:
+    _, reason = smallest_budget(engine("only-lookup").manifest)
+    assert reason.startswith("activations take")
+
+
+def test_the_hint_is_enough(small_zoo: Engine) -> None:
+    manifest = small_zoo.manifest
+    with pytest.raises(BudgetError) as caught:
+        make_plan(manifest, assumed_profile(manifest), 1)
+    assert caught.value.smallest_bytes == small_zoo.smallest
+    hinted = float(caught.value.hint.split("MiB")[0].split()[-1])
+    make_plan(manifest, assumed_profile(manifest), int(hinted * (1 << 20)))
+
+
+def test_the_rest_is_the_same_for_every_budget(engine: BuildToy) -> None:
+    toy = engine("used-twice")
+    profile = assumed_profile(toy.manifest)
+    budgets: Sequence[int] = (toy.smallest, toy.demand)
+    small, large = (make_plan(toy.manifest, profile, budget) for budget in budgets)
+    assert small.usage == large.usage == usage(toy.manifest)
+    assert small.shared_bytes == toy.manifest.shared_extent.nbytes == 64 * 64 * 4

@@ -1,0 +1,100 @@
+"""Built toys and the ways to run them whole, to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from swapnet.builder import build
+from swapnet.builder.optimise import open_session, optimise, quiet_options
+from swapnet.builder.source import open_source
+from swapnet.executor.inputs import planned_sample
+from swapnet.executor.memory import demand
+from swapnet.executor.plan import smallest_budget
+from swapnet.manifest import Manifest
+from tests.helpers.zoo import TOYS, Toy
+
+__all__ = ["Arrays", "BuildToy", "Engine", "build_toy"]
+
+Arrays = dict[str, NDArray[Any]]
+BuildToy = Callable[[str], "Engine"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine directory and the model that it was built from."""
+
+    toy: Toy
+    model: Path
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def smallest(self) -> int:
+        """The smallest budget that works, in bytes."""
+        return smallest_budget(self.manifest)[0]
+
+    @property
+    def demand(self) -> int:
+        """What the unswapped model uses, in bytes."""
+        return demand(self.manifest).total_bytes
+
+    def feeds(self, seed: int = 0) -> Arrays:
+        """Seeded inputs; small integers and truth values differ from seed to seed."""
+        random = np.random.default_rng(seed)
+        feeds: Arrays = dict(planned_sample(self.manifest, seed))
+        for name, array in feeds.items():
+            if array.dtype in (np.uint8, np.int8):
+                feeds[name] = random.integers(0, 100, array.shape, array.dtype)
+            elif array.dtype == np.bool_:
+                feeds[name] = np.full(array.shape, seed % 2 == 0)
+        return feeds
+
+    def original(self, feeds: Arrays) -> Arrays:
+        """Outputs of the original file with ONNX Runtime's defaults."""
+        return _run(onnxruntime.InferenceSession(self.model), feeds)
+
+    def optimised(self, folder: Path) -> onnxruntime.InferenceSession:
+        """The optimised graph whole, prepacking and optimisation off; written to ``folder``."""
+        graph = optimise(open_source(self.model), folder, portable=self.toy.portable)
+        files = (c.data for c in graph.constants.values() if isinstance(c.data, np.memmap))
+        stem = next((Path(str(data.filename)).stem for data in files), "optimised")
+        return open_session(folder / f"{stem}.onnx", quiet_options(optimise=False))
+
+    def whole(self, feeds: Arrays, folder: Path) -> Arrays:
+        """Outputs of the optimised graph run whole."""
+        return _run(self.optimised(folder), feeds)
+
+
+def build_toy(name: str, folder: Path) -> Engine:
+    """Write a toy's model into ``folder`` and build it there."""
+    toy = TOYS[name]
+    path = folder / f"{name}.onnx"
+    toy.save(toy.make(), path)
+    manifest = build(
+        path,
+        folder / "engine",
+        max_block=toy.max_block,
+        shapes=toy.shapes,
+        portable=toy.portable,
+    )
+    return Engine(toy, path, folder / "engine", manifest)
+
+
+def _run(session: onnxruntime.InferenceSession, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+    make = onnxruntime.OrtValue
+    values = {
+        arg.name: make.ortvalue_from_numpy_with_onnx_type(feeds[arg.name], 16)
+        if arg.type == "tensor(bfloat16)"
+        else make.ortvalue_from_numpy(feeds[arg.name])
+        for arg in session.get_inputs()
+    }
+    names = [arg.name for arg in session.get_outputs()]
+    outputs = session.run_with_ort_values(names, values)
+    return {name: value.numpy() for name, value in zip(names, outputs, strict=True)}

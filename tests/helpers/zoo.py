@@ -1,0 +1,442 @@
+"""Hand-made ONNX models, each with one trap of importing, built in half a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import DTypeLike, NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
+
+__all__ = ["TOYS", "Net", "Toy", "mlp"]
+
+Shape = Sequence["int | str"]
+
+
+class Net:
+    """Writes a graph operator by operator; names are given in order, weights are seeded."""
+
+    def __init__(self, seed: int = 0, prefix: str = "") -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self._prefix = prefix
+        self._random = np.random.default_rng(seed)
+
+    def input(self, name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
+        return name
+
+    def output(self, *names: str) -> None:
+        self.outputs += [onnx.ValueInfoProto(name=name) for name in names]
+
+    def constant(self, array: NDArray[Any]) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def weight(self, *shape: int, dtype: DTypeLike = np.float32) -> str:
+        kind = np.dtype(dtype)
+        if kind.kind == "f":
+            scale = 1 / np.sqrt(shape[0])
+            return self.constant((self._random.standard_normal(shape) * scale).astype(kind))
+        limits = np.iinfo(kind)
+        return self.constant(self._random.integers(limits.min, limits.max, shape, kind))
+
+    def bfloat16(self, *shape: int) -> str:
+        bits = self._random.standard_normal(shape, np.float32).view(np.uint32) >> 16
+        name = self.constant(bits.astype(np.uint16))
+        self.weights[-1].data_type = TensorProto.BFLOAT16
+        return name
+
+    def __call__(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
+        return self.several(kind, *inputs, outputs=outputs, **attributes)[0]
+
+    def several(self, kind: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
+        name = f"{self._prefix}{kind.lower()}{len(self.nodes)}"
+        names = [f"{name}.{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, inputs, names, name, **attributes))
+        return names
+
+    def dense(self, value: str, *shape: int) -> str:
+        return self("MatMul", value, self.weight(*shape))
+
+    def model(self, opset: int = 17, *, ir_version: int = 8) -> onnx.ModelProto:
+        graph = helper.make_graph(self.nodes, "toy", self.inputs, self.outputs, self.weights)
+        domains = {node.domain for node in self.nodes if node.domain}
+        imports = [
+            helper.make_opsetid("", opset),
+            *(helper.make_opsetid(domain, 1) for domain in sorted(domains)),
+        ]
+        return helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    onnx.save_model(model, path)
+
+
+def _save_unaligned(model: onnx.ModelProto, path: Path) -> None:
+    """Weights in a file of their own, each at an odd offset."""
+    data = bytearray(b"\xaa" * 7)
+    for tensor in model.graph.initializer:
+        raw = tensor.raw_data
+        set_external_data(tensor, f"{path.stem}.weights", offset=len(data), length=len(raw))
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        data += raw + b"\xaa" * (1 - len(raw) % 2)
+    path.with_name(f"{path.stem}.weights").write_bytes(data)
+    onnx.save_model(model, path)
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A model and how it is built.
+
+    Attributes
+    ----------
+    sliced
+        An operator is split: equality within 1e-6 of the largest magnitude, else to the bit.
+    """
+
+    make: Callable[[], onnx.ModelProto]
+    max_block: str = "16KiB"
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sliced: bool = False
+    portable: bool = False
+    save: Callable[[onnx.ModelProto, Path], None] = _save
+
+
+def mlp(layers: int = 6, width: int = 64, **versions: int) -> onnx.ModelProto:
+    """``layers`` square matrices with a Relu after each."""
+    net = Net()
+    value = net.input("x", (2, width))
+    for _ in range(layers):
+        value = net("Relu", net.dense(value, width, width))
+    net.output(value)
+    return net.model(**versions)
+
+
+def _constant_nodes() -> onnx.ModelProto:
+    model = mlp()
+    graph = model.graph
+    for tensor in graph.initializer:
+        graph.node.insert(0, helper.make_node("Constant", [], [tensor.name], value=tensor))
+    del graph.initializer[:]
+    return model
+
+
+def _listed_as_inputs() -> onnx.ModelProto:
+    """Initialisers are graph inputs too, as before IR version 4."""
+    model = mlp(opset=9, ir_version=3)
+    for tensor in model.graph.initializer:
+        info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        model.graph.input.append(info)
+    return model
+
+
+def _unsorted() -> onnx.ModelProto:
+    model = mlp()
+    nodes = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def _used_twice() -> onnx.ModelProto:
+    net = Net()
+    value = net.input("x", (2, 64))
+    twice = net.weight(64, 64)
+    for _ in range(3):
+        value = net("Tanh", net("MatMul", value, twice))
+        value = net("Relu", net.dense(value, 64, 64))
+    net.output(value)
+    return net.model()
+
+
+def _tied(kind: str) -> Callable[[], onnx.ModelProto]:
+    """An embedding table of 1 MiB that also gives the logits."""
+
+    def make() -> onnx.ModelProto:
+        net = Net()
+        ids = net.input("ids", (5,), TensorProto.INT64)
+        table = net.weight(4096, 64)
+        value = net("Relu", net.dense(net("Gather", table, ids), 64, 64))
+        if kind == "Gemm":
+            net.output(net("Gemm", value, table, transB=1))
+        else:
+            net.output(net("MatMul", value, net("Transpose", table, perm=[1, 0])))
+        return net.model()
+
+    return make
+
+
+def _lookups() -> onnx.ModelProto:
+    """Indices that are given, computed, negative; a table that is not the first operator."""
+    net = Net()
+    ids = net.input("ids", ("batch", 3), TensorProto.INT64)
+    table = net.weight(4096, 64)
+    embedded = net("Gather", table, ids)
+    shifted = net("Sub", ids, net.constant(np.array(4096, np.int64)))
+    value = net("Add", embedded, net("Gather", net.weight(4096, 64), shifted))
+    net.output(net.dense(value, 64, 64), embedded)
+    return net.model()
+
+
+def _computed_indices(rows: int | str) -> Callable[[], onnx.ModelProto]:
+    """Indices that an operator computes and that are an output too."""
+
+    def make() -> onnx.ModelProto:
+        net = Net()
+        value = net.dense(net.input("x", (rows, 16)), 16, 4096)
+        indices = net("ArgMax", value, axis=1, keepdims=0)
+        net.output(net.dense(net("Gather", net.weight(4096, 64), indices), 64, 64), indices)
+        return net.model()
+
+    return make
+
+
+def _dynamic() -> onnx.ModelProto:
+    """Sequences of any length through an attention."""
+    net = Net()
+    value = net.input("x", ("batch", "length", 64))
+    mask = net.input("mask", ("batch", "length"), TensorProto.INT64)
+    keys = net.dense(value, 64, 64)
+    scores = net("MatMul", net.dense(value, 64, 64), net("Transpose", keys, perm=[0, 2, 1]))
+    bias = net("Unsqueeze", net("Cast", mask, to=TensorProto.FLOAT), net.constant(np.array([1])))
+    mixed = net("MatMul", net("Softmax", net("Mul", scores, bias), axis=-1), value)
+    shape = net("Shape", mixed)
+    flat = net("Reshape", mixed, net.constant(np.array([-1, 64])))
+    net.output(net("Reshape", net.dense(flat, 64, 64), shape))
+    return net.model()
+
+
+def _half() -> onnx.ModelProto:
+    """Weights of half the size, widened at run time: folding would store them twice as large."""
+    net = Net()
+    value = net.input("x", (2, 128))
+    for _ in range(4):
+        wide = net("Cast", net.weight(128, 64, dtype=np.float16), to=TensorProto.FLOAT)
+        value = net("Relu", net("MatMul", value, wide))
+        value = net("Concat", value, value, axis=1)
+    net.output(value)
+    return net.model()
+
+
+def _bfloat16() -> onnx.ModelProto:
+    net = Net()
+    value = net.input("x", (2, 64), TensorProto.BFLOAT16)
+    for _ in range(3):
+        wide = net("Cast", net.bfloat16(64, 64), to=TensorProto.FLOAT)
+        value = net("MatMul", net("Cast", value, to=TensorProto.FLOAT), wide)
+        value = net("Cast", value, to=TensorProto.BFLOAT16)
+    net.output(net("Cast", value, to=TensorProto.FLOAT))
+    return net.model()
+
+
+def _integers() -> onnx.ModelProto:
+    """uint8 activations, int8 and uint8 weights."""
+    net = Net()
+    image = net.input("image", (1, 16, 6, 6), TensorProto.UINT8)
+    zero = net.constant(np.array(3, np.uint8))
+    value = net("ConvInteger", image, net.weight(128, 16, 3, 3, dtype=np.uint8), zero)
+    value = net("Cast", net("Reshape", value, net.constant(np.array([16, 128]))), to=1)
+    rows, scale, zero = net.several("DynamicQuantizeLinear", value, outputs=3)
+    product = net("MatMulInteger", rows, net.weight(128, 128, dtype=np.int8), zero)
+    net.output(net("Mul", net("Cast", product, to=1), scale), product)
+    return net.model()
+
+
+def _quantised() -> onnx.ModelProto:
+    """QLinearConv, QLinearMatMul and a weight behind DequantizeLinear."""
+    net = Net()
+    scale = net.constant(np.array(0.02, np.float32))
+    zero, middle = net.constant(np.array(0, np.int8)), net.constant(np.array(128, np.uint8))
+    value = net("QuantizeLinear", net.input("x", (1, 16, 6, 6)), scale, middle)
+    kernel = net.weight(128, 16, 3, 3, dtype=np.int8)
+    value = net("QLinearConv", value, scale, middle, kernel, scale, zero, scale, middle)
+    value = net("Reshape", value, net.constant(np.array([16, 128])))
+    matrix = net.weight(128, 128, dtype=np.int8)
+    value = net("QLinearMatMul", value, scale, middle, matrix, scale, zero, scale, middle)
+    value = net("DequantizeLinear", value, scale, middle)
+    wide = net("DequantizeLinear", net.weight(128, 128, dtype=np.int8), scale, zero)
+    net.output(net("MatMul", value, wide))
+    return net.model()
+
+
+def _microsoft() -> onnx.ModelProto:
+    net = Net()
+    value = net.input("x", (2, 64))
+    for _ in range(3):
+        value = net("FusedMatMul", value, net.weight(64, 64), transB=1, domain="com.microsoft")
+        value = net("Gelu", value, domain="com.microsoft")
+    net.output(value)
+    return net.model()
+
+
+def _branches() -> onnx.ModelProto:
+    """Branches that capture a value and a weight, and hold weights; neither can be cut."""
+    net, then, other = Net(), Net(prefix="then."), Net(prefix="else.")
+    value = net.dense(net.input("x", (2, 64)), 64, 64)
+    outer = net.weight(64, 64)
+    inner = numpy_helper.from_array(np.full((64, 64), 0.01, np.float32), "inner")
+    for branch, weight in ((then, outer), (other, "inner")):
+        branch.output(branch("Relu", branch("MatMul", value, weight)))
+    condition = net.input("condition", (), TensorProto.BOOL)
+    value = net(
+        "If",
+        condition,
+        then_branch=helper.make_graph(then.nodes, "then", [], then.outputs),
+        else_branch=helper.make_graph(other.nodes, "else", [], other.outputs, [inner]),
+    )
+    net.output(net.dense(value, 64, 64))
+    return net.model()
+
+
+def _loop() -> onnx.ModelProto:
+    """A body that runs three times, holds a weight and captures another."""
+    net, body = Net(), Net(prefix="body.")
+    value = net.dense(net.input("x", (2, 64)), 64, 64)
+    outer = net.weight(64, 64)
+    inner = numpy_helper.from_array(np.full((64, 64), 0.01, np.float32), "inner")
+    body.input("i", (), TensorProto.INT64)
+    go_on = body("Identity", body.input("go", (), TensorProto.BOOL))
+    carried = body("MatMul", body("MatMul", body.input("carried", (2, 64)), outer), "inner")
+    body.output(go_on, carried)
+    graph = helper.make_graph(body.nodes, "body", body.inputs, body.outputs, [inner])
+    trips = net.constant(np.array(3, np.int64))
+    value = net("Loop", trips, net.constant(np.array(True)), value, body=graph)
+    net.output(net.dense(value, 64, 64))
+    return net.model()
+
+
+def _ends() -> onnx.ModelProto:
+    """Outputs that are used further on, an input and a constant as outputs, an unused input."""
+    net = Net()
+    first = net("Relu", net.dense(net.input("x", (2, 64)), 64, 64))
+    second = net.dense(first, 64, 64)
+    third = net("Add", net.dense(second, 64, 64), first)
+    net.input("unused", (4,))
+    fixed = net.weight(64, 64)
+    fourth = net("MatMul", third, fixed)
+    net.output(third, net.input("straight", (3,)), first, fixed, second, fourth)
+    return net.model()
+
+
+def _sequence() -> onnx.ModelProto:
+    """A value that is no tensor, between operators with weights."""
+    net = Net()
+    value = net.dense(net.input("x", (4, 64)), 64, 64)
+    parts = net("SplitToSequence", value, axis=0, keepdims=1)
+    picked = [net("SequenceAt", parts, net.constant(np.array(i))) for i in (0, 3)]
+    net.output(*(net.dense(value, 64, 64) for value in picked))
+    return net.model()
+
+
+def _images(width: int) -> Callable[[], onnx.ModelProto]:
+    """Convolutions with a skip connection, a depthwise and a transposed one."""
+
+    def make() -> onnx.ModelProto:
+        net = Net()
+        around = [1, 1, 1, 1]
+        value = net.input("image", (1, 3, 8, 8))
+        value = net("Conv", value, net.weight(width, 3, 3, 3), net.weight(width), pads=around)
+        skip = value = net("Relu", value)
+        for _ in range(2):
+            kernel = net.weight(width, width, 3, 3)
+            value = net("Relu", net("Conv", value, kernel, net.weight(width), pads=around))
+        value = net("Relu", net("Add", value, skip))
+        value = net("Conv", value, net.weight(width, 1, 3, 3), group=width, pads=around)
+        value = net("ConvTranspose", value, net.weight(width, 4, 2, 2), strides=[2, 2])
+        net.output(net("GlobalAveragePool", value), value)
+        return net.model()
+
+    return make
+
+
+def _wide(opset: int) -> Callable[[], onnx.ModelProto]:
+    """Gemm and MatMul of four times the block limit, a bias that is computed."""
+
+    def make() -> onnx.ModelProto:
+        net = Net()
+        value = net.input("x", (3, 64))
+        value = net("Relu", net("Gemm", value, net.weight(256, 64), net.weight(256), transB=1))
+        bias = net("Tanh", net.dense(value, 256, 200))
+        value = net("Gemm", value, net.weight(256, 200), bias)
+        net.output(net("Relu", net.dense(net("Softmax", value, axis=1), 200, 96)))
+        return net.model(opset)
+
+    return make
+
+
+def _recurrent() -> onnx.ModelProto:
+    net = Net()
+    value = net.input("x", (5, 2, 16))
+    weights = net.weight(1, 128, 16), net.weight(1, 128, 32), net.weight(1, 256)
+    value = net.several("LSTM", value, *weights, outputs=3, hidden_size=32)[0]
+    value = net("Squeeze", value, net.constant(np.array([1])))
+    net.output(net.dense(value, 32, 64))
+    return net.model()
+
+
+def _many() -> onnx.ModelProto:
+    """Two hundred operators without weights between two with."""
+    net = Net()
+    start = value = net.dense(net.input("x", (2, 64)), 64, 64)
+    for index in range(200):
+        value = net("Sin" if index % 2 else "Cos", value)
+    net.output(net.dense(net("Add", value, start), 64, 64))
+    return net.model()
+
+
+def _weightless() -> onnx.ModelProto:
+    net = Net()
+    net.output(net("Sigmoid", net("Neg", net.input("x", (2, 3)))))
+    return net.model()
+
+
+def _only_lookup() -> onnx.ModelProto:
+    net = Net()
+    net.output(net("Gather", net.weight(4096, 64), net.input("ids", (2, 3), TensorProto.INT32)))
+    return net.model()
+
+
+TOYS: Mapping[str, Toy] = {
+    "constant-nodes": Toy(_constant_nodes),
+    "listed-as-inputs": Toy(_listed_as_inputs),
+    "external-unaligned": Toy(mlp, save=_save_unaligned),
+    "unsorted": Toy(_unsorted),
+    "used-twice": Toy(_used_twice),
+    "tied-gemm": Toy(_tied("Gemm"), max_block="2MiB"),
+    "tied-gemm-sliced": Toy(_tied("Gemm"), max_block="256KiB", sliced=True),
+    "tied-matmul": Toy(_tied("MatMul"), max_block="2MiB"),
+    "tied-matmul-sliced": Toy(_tied("MatMul"), max_block="256KiB", sliced=True),
+    "lookups": Toy(_lookups, shapes={"ids": (4, 3)}),
+    "computed-indices": Toy(_computed_indices(4)),
+    "computed-indices-dynamic": Toy(_computed_indices("rows"), shapes={"x": (4, 16)}),
+    "only-lookup": Toy(_only_lookup),
+    "dynamic": Toy(_dynamic, shapes={"x": (3, 7, 64)}),
+    "half": Toy(_half),
+    "bfloat16": Toy(_bfloat16),
+    "integers": Toy(_integers),
+    "quantised": Toy(_quantised),
+    "microsoft": Toy(_microsoft),
+    "branches": Toy(_branches),
+    "loop": Toy(_loop),
+    "ends": Toy(_ends),
+    "sequence": Toy(_sequence),
+    "images": Toy(_images(16)),
+    "images-portable": Toy(_images(16), portable=True),
+    "images-sliced": Toy(_images(48), sliced=True),
+    "wide-opset-7": Toy(_wide(7), sliced=True),
+    "wide-opset-21": Toy(_wide(21), sliced=True),
+    "recurrent": Toy(_recurrent),
+    "many": Toy(_many),
+    "weightless": Toy(_weightless),
+}
+"""By trap; a backend is right when it executes all of them."""

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from swapnet.errors import EngineError
+from swapnet.executor.backends.simulated import write_engine
+from swapnet.manifest import (
+    MANIFEST,
+    Block,
+    Extent,
+    Manifest,
+    load_manifest,
+    save_manifest,
+    sha256_of,
+)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    return write_engine(tmp_path, [8192, 100])
+
+
+def replace_block(manifest: Manifest, **changes: Any) -> Manifest:
+    block: Block = msgspec.structs.replace(manifest.blocks[0], **changes)
+    return msgspec.structs.replace(manifest, blocks=(block, *manifest.blocks[1:]))
+
+
+def reseal(folder: Path, **changes: Any) -> None:
+    """Change fields of the manifest and give it the right checksum."""
+    engine = json.loads((folder / MANIFEST).read_bytes())["engine"] | changes
+    body = json.dumps(engine, separators=(",", ":"))
+    text = f'{{"checksum":"{sha256_of(body.encode())}","engine":{body}}}'
+    (folder / MANIFEST).write_text(text)
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path, manifest: Manifest) -> None:
+    assert load_manifest(tmp_path) == manifest
+    (tmp_path / "copy").mkdir()
+    save_manifest(tmp_path / "copy", manifest)
+    assert (tmp_path / "copy" / MANIFEST).read_bytes() == (tmp_path / MANIFEST).read_bytes()
+
+
+def test_sums_and_names(manifest: Manifest) -> None:
+    assert manifest.swappable_bytes == 8192 + 4096
+    assert list(manifest.tensors) == ["x", "v0", "y"]
+    assert manifest.blocks[1].extent.end == manifest.weights_nbytes
+
+
+def test_any_changed_byte_is_found(tmp_path: Path, manifest: Manifest) -> None:
+    del manifest
+    data = (tmp_path / MANIFEST).read_bytes()
+    for position in range(0, len(data) - 1, 17):
+        changed = bytearray(data)
+        changed[position] ^= 1
+        (tmp_path / MANIFEST).write_bytes(changed)
+        with pytest.raises(EngineError, match="swapnet build"):
+            load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 200])
+def test_truncation_is_found(tmp_path: Path, manifest: Manifest, length: int) -> None:
+    del manifest
+    (tmp_path / MANIFEST).write_bytes((tmp_path / MANIFEST).read_bytes()[:length])
+    with pytest.raises(EngineError, match="damaged"):
+        load_manifest(tmp_path)
+
+
+def test_a_folder_without_manifest_is_no_engine(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(EngineError, match="is not an engine directory") as caught:
+            load_manifest(folder)
+        assert "No such file" in caught.value.why
+
+
+def test_a_newer_format_is_named(tmp_path: Path, manifest: Manifest) -> None:
+    del manifest
+    reseal(tmp_path, schema="swapnet-engine/2", news=1)
+    with pytest.raises(EngineError, match="another format") as caught:
+        load_manifest(tmp_path)
+    assert "swapnet-engine/2" in caught.value.why
+    assert "swapnet-engine/1" in caught.value.why
+
+
+@pytest.mark.parametrize("changes", [{"blocks": 3}, {"weights_nbytes": -1}, {"unknown": 1}])
+def test_wrong_fields_are_damage(
+    tmp_path: Path, manifest: Manifest, changes: dict[str, Any]
+) -> None:
+    del manifest
+    reseal(tmp_path, **changes)
+    with pytest.raises(EngineError, match="damaged"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["/etc/passwd", "../other/000.onnx", "blocks/../../x"])
+def test_no_path_leaves_the_folder(tmp_path: Path, manifest: Manifest, file: str) -> None:
+    save_manifest(tmp_path, replace_block(manifest, file=file))
+    with pytest.raises(EngineError, match="outside its folder"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("extent", [Extent(0, 4096), Extent(4096, 8192), Extent(0, 1 << 20)])
+def test_no_weight_leaves_its_extent(tmp_path: Path, manifest: Manifest, extent: Extent) -> None:
+    save_manifest(tmp_path, replace_block(manifest, extent=extent))
+    with pytest.raises(EngineError, match="outside of its extent"):
+        load_manifest(tmp_path)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from swapnet.errors import InputError
+from swapnet.tensors import (
+    ELEMENT_BYTES,
+    ONNX_TYPES,
+    concrete_nbytes,
+    numpy_dtype,
+    parse_shapes,
+)
+
+
+@pytest.mark.parametrize("name", ONNX_TYPES)
+def test_types_agree_with_onnx(name: str) -> None:
+    assert ELEMENT_BYTES[name] == numpy_dtype(name).itemsize
+    if name != "bfloat16":
+        dtype = helper.tensor_dtype_to_np_dtype(ONNX_TYPES[name])
+        assert numpy_dtype(name) == dtype == np.dtype(name)
+
+
+def test_bfloat16_is_its_bits() -> None:
+    assert ONNX_TYPES["bfloat16"] == TensorProto.BFLOAT16
+    assert numpy_dtype("bfloat16") == np.uint16
+
+
+def test_counts_bytes_of_known_shapes() -> None:
+    assert concrete_nbytes("float32", (2, 3)) == 24
+    assert concrete_nbytes("int64", ()) == 8
+    assert concrete_nbytes("uint8", (0, 5)) == 0
+    assert concrete_nbytes("float32", ("batch", 3)) is None
+
+
+def test_parses_shapes_as_trtexec_writes_them() -> None:
+    assert parse_shapes("images:1x3x640x640,mask:8") == {"images": (1, 3, 640, 640), "mask": (8,)}
+    assert parse_shapes("scope:0:2x2") == {"scope:0": (2, 2)}
+    assert parse_shapes("") == {}
+
+
+@pytest.mark.parametrize("text", ["1x3", ":1x3", "x:", "x:1x", "x:0x2", "x:-1", "x:ax2", "x:1,2"])
+def test_refuses_what_is_no_shape(text: str) -> None:
+    with pytest.raises(InputError, match="is not a shape"):
+        parse_shapes(text)
