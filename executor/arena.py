@@ -7,9 +7,14 @@ import mmap
 import numpy as np
 
 from swapnet.errors import BudgetError
+from swapnet.executor.backends.base import Array
+from swapnet.manifest import Tensor
+from swapnet.tensors import numpy_dtype
 from swapnet.units import format_size
 
-__all__ = ["Arena"]
+__all__ = ["Arena", "new_array"]
+
+_OWN_PAGES_BYTES = 1 << 20
 
 
 class Arena:
@@ -53,3 +58,18 @@ class Arena:
     def fill(self, offset: int, nbytes: int, byte: int) -> None:
         """Overwrite a part: what a test does before each read."""
         self._bytes[offset : offset + nbytes] = byte
+
+
+def new_array(tensor: Tensor) -> Array:
+    """An uninitialised array for a tensor of known size.
+
+    A large one has pages of its own, which return to the system when it is forgotten: on the
+    heap it would leave holes, and huge pages that reach beyond it.
+    """
+    shape = [int(dim) for dim in tensor.shape]
+    dtype = numpy_dtype(tensor.dtype)
+    if tensor.nbytes < _OWN_PAGES_BYTES:
+        return np.empty(shape, dtype)
+    memory = mmap.mmap(-1, tensor.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    array: Array = np.frombuffer(memory, dtype).reshape(shape)
+    return array

@@ -16,7 +16,7 @@ import numpy as np
 
 from swapnet.budget import Budget
 from swapnet.errors import BackendError, BudgetError, StorageError
-from swapnet.executor.arena import Arena
+from swapnet.executor.arena import Arena, new_array
 from swapnet.executor.backends import open_backend
 from swapnet.executor.backends.base import Array, Backend, Bindings, Segment
 from swapnet.executor.device import Device
@@ -360,7 +360,7 @@ class _State:
         self._broken = True
         start = time.perf_counter()
         results = {
-            t.name: np.empty([int(d) for d in t.shape], numpy_dtype(t.dtype))
+            t.name: new_array(t)
             for t in self._manifest.outputs
             if concrete_nbytes(t.dtype, t.shape) is not None
         }

@@ -17,7 +17,7 @@ READ_BYTES = 2 << 20
 _DYNAMIC_SLACK = 1.25
 """Values of unknown size share the backend's arena: room for its fragments."""
 
-_PIPELINE_BYTES = 5 << 19
+_PIPELINE_BYTES = 4 << 20
 """Threads, their stacks, the bookkeeping of a plan, and the heap's fragments."""
 
 

@@ -149,7 +149,8 @@ def smallest_budget(manifest: Manifest) -> tuple[int, str]:
     used = usage(manifest)
     largest = max(manifest.blocks, key=lambda b: b.extent.nbytes * b.is_graph)
     streamed = largest.extent.nbytes * largest.is_graph
-    smallest = used.total_bytes + manifest.shared_extent.nbytes + streamed
+    arena = manifest.shared_extent.nbytes + streamed
+    smallest = used.total_bytes + arena + page_table_bytes(arena)
     if streamed >= used.activation_bytes:
         reason = (
             f"block {largest.index} ({largest.operators[0]} …) has "

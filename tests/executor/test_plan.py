@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swapnet.errors import BudgetError
-from swapnet.executor.memory import usage
+from swapnet.executor.memory import demand, usage
 from swapnet.executor.plan import Plan, PlanOptions, make_plan, smallest_budget
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile, assumed_profile
@@ -40,7 +40,7 @@ def plan_for(manifest: Manifest, share: float, options: PlanOptions, times: list
         assumed_profile(manifest), block_ms=tuple(times), storage_bytes_per_s=1e8
     )
     smallest, _ = smallest_budget(manifest)
-    everything = usage(manifest).total_bytes + manifest.swappable_bytes
+    everything = demand(manifest).total_bytes
     budget = smallest + int(share * (everything - smallest))
     plan = make_plan(manifest, profile, budget, options)
     assert make_plan(manifest, profile, budget, options) == plan
