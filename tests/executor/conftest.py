@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,3 +28,17 @@ def simulated_manifest() -> Callable[..., Manifest]:
         return msgspec.structs.replace(manifest, blocks=blocks)
 
     return make
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], bool]], None]:
+    """Waits for what other threads do; a condition that stays false fails the test."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        for _ in range(10_000):
+            if condition():
+                return
+            time.sleep(0.001)
+        pytest.fail("it never happened")
+
+    return wait

@@ -58,7 +58,9 @@ def flip(path: Path, position: int) -> None:
 
 
 @pytest.mark.parametrize("cyclic", [True, False])
-def test_reads_what_the_plan_says(toy: Engine, cyclic: bool) -> None:
+def test_reads_what_the_plan_says(
+    toy: Engine, until: Callable[[Callable[[], bool]], None], cyclic: bool
+) -> None:
     """All requests that may be made between inferences are waited for."""
     options = PlanOptions(cyclic=cyclic)
     with SwapExecutor(toy.folder, toy.smallest, options=options) as executor:
@@ -66,13 +68,15 @@ def test_reads_what_the_plan_says(toy: Engine, cyclic: bool) -> None:
         waiting = next((i for i, read in enumerate(reads) if read.after >= 0), len(reads))
         ahead = sum(read.nbytes for read in reads[:waiting])
         assert executor.plan.streamed_bytes > 0
-        for count in range(1, 6):
+
+        def infer(bytes_read: int) -> None:
             executor(toy.feeds())
-            bytes_read = count * executor.plan.streamed_bytes + ahead
-            while executor.stats.read_bytes < bytes_read:
-                time.sleep(0.001)
+            until(lambda: executor.stats.read_bytes >= bytes_read)
             time.sleep(0.005)
             assert executor.stats.read_bytes == bytes_read
+
+        for count in range(1, 6):
+            infer(count * executor.plan.streamed_bytes + ahead)
             assert executor.stats.inferences == count
 
 

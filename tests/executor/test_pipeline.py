@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -151,7 +150,7 @@ def test_takes_the_time_that_was_predicted(
 def test_a_failing_request_names_its_block(simulated_manifest: MakeManifest, number: int) -> None:
     """One request per block, in order, for there is one reader."""
     manifest = simulated_manifest([PAGE] * 12)
-    rig = make_rig(manifest, streaming_plan(manifest, 2 * PAGE), failing=[number], readers=1)
+    rig = make_rig(manifest, streaming_plan(manifest, 3 * PAGE), failing=[number], readers=1)
     with pytest.raises(StorageError, match=f"block {number % 12} could not be read") as caught:
         rig.laps(3)
     assert f"request {number} fails" in caught.value.why
@@ -171,15 +170,16 @@ def test_a_failing_segment_leaves_the_pipeline_usable(simulated_manifest: MakeMa
 
 
 @pytest.mark.parametrize("timed", [False, True])
-def test_a_wrong_plan_is_caught(simulated_manifest: MakeManifest, timed: bool) -> None:
+def test_a_wrong_plan_is_caught(
+    simulated_manifest: MakeManifest, until: Callable[[Callable[[], bool]], None], timed: bool
+) -> None:
     """Requests overwrite places that are in use: the clock refuses them, or a block finds out."""
     manifest = simulated_manifest([PAGE] * 6)
-    plan = streaming_plan(manifest, PAGE)
+    plan = streaming_plan(manifest)
     wrong = replace(plan, reads=tuple(replace(read, after=-6) for read in plan.reads))
     clock = VirtualClock(plan, assumed_profile(manifest)) if timed else None
     rig = make_rig(manifest, wrong, clock, readers=1, poison=False)
-    while rig.storage.requests < (3 if timed else 6):
-        time.sleep(0.001)
+    until(lambda: rig.storage.requests == (2 if timed else 6))
     with pytest.raises(
         SwapnetError, match="step 0 has not ended" if timed else "without its weights"
     ):

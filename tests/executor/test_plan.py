@@ -130,13 +130,14 @@ def test_everything_resident_is_one_segment(simulated_manifest: MakeManifest) ->
     assert len(plan.steps) == 5
 
 
-def test_more_budget_is_never_slower(simulated_manifest: MakeManifest) -> None:
+def test_what_fits_is_not_streamed(simulated_manifest: MakeManifest) -> None:
     manifest = simulated_manifest([9 * PAGE, PAGE, 5 * PAGE, 7 * PAGE, 2 * PAGE, 4 * PAGE])
-    smallest, _ = smallest_budget(manifest)
-    profile = assumed_profile(manifest)
-    plans = [make_plan(manifest, profile, smallest + i * PAGE) for i in range(20)]
-    assert plans[-1].streamed_bytes == 0
-    assert plans[0].predicted_ms > plans[-1].predicted_ms
+    everything = demand(manifest).total_bytes
+    budgets = (smallest_budget(manifest)[0], everything - PAGE, everything)
+    plans = [make_plan(manifest, assumed_profile(manifest), budget) for budget in budgets]
+    first, middle, last = (plan.streamed_bytes for plan in plans)
+    assert first > middle > last == 0
+    assert plans[0].predicted_ms > plans[2].predicted_ms
 
 
 def test_too_small_names_the_smallest_and_the_block(simulated_manifest: MakeManifest) -> None:
