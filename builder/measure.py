@@ -230,6 +230,7 @@ def _measure_here(folder: Path) -> Measurement:
             graph_runs[-1] = replace(graph_runs[-1], last=step.first)
         else:
             graph_runs.append(step)
+    skeletons = _skeleton_bytes(blocks, one_by_one)
     peaks = blocks.run(one_by_one, LARGEST_CHUNK_BYTES, _Region())
     limit = align_up(max(peaks), mmap.PAGESIZE)
     while True:
@@ -241,16 +242,18 @@ def _measure_here(folder: Path) -> Measurement:
             if "smaller than requested" not in error.why or limit > 4 * max(*peaks, 1 << 20):
                 raise
             limit = align_up(int(max(limit, 1 << 16) * _MARGIN), mmap.PAGESIZE)
-    return Measurement(tuple(peaks), limit, _skeleton_bytes(blocks, one_by_one))
+    return Measurement(tuple(peaks), limit, skeletons)
 
 
 def _skeleton_bytes(blocks: _Blocks, steps: list[Step]) -> int:
     backend = OnnxRuntimeBackend(blocks._folder, blocks.manifest, Device(), scratch_bytes=1 << 16)
     graphs = [s for s in steps if blocks.manifest.blocks[s.first].is_graph]
+    # The first session of a process also starts the library.
+    first = backend.segments(graphs[:1], blocks._bindings)
     before = _anonymous_bytes()
     segments = backend.segments(graphs, blocks._bindings)
     grown = _anonymous_bytes() - before
-    del segments
+    del first, segments
     return max(grown, 0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,9 +136,7 @@ def read_graph(path: Path, name: str) -> Graph:
     from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
     proto = onnx.load_model(path, load_external_data=False)
-    for tensor in _inner_constants(proto.graph.node):
-        if uses_external_data(tensor):
-            load_external_data_for_tensor(tensor, str(path.parent))
+    _keep_bodies_inline(proto.graph.node, path.parent)
     _compute_constant_outputs(proto.graph)
     shaping = {
         node.input[position]
@@ -183,13 +181,29 @@ def _compute_constant_outputs(graph: onnx.GraphProto) -> None:
             tensor.name = name
 
 
-def _inner_constants(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    """Initialisers of the bodies of If and Loop: they stay inline."""
-    for node in nodes:
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from graph.initializer
-                yield from _inner_constants(graph.node)
+def _keep_bodies_inline(nodes: Iterable[onnx.NodeProto], folder: Path) -> None:
+    """Load the initialisers of the bodies of If and Loop, each once.
+
+    ONNX Runtime 1.23 to 1.26 saves them twice.
+    """
+    from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+
+    bodies = [
+        body
+        for node in nodes
+        for attribute in node.attribute
+        for body in (attribute.g, *attribute.graphs)
+    ]
+    for body in bodies:
+        once = {tensor.name: tensor for tensor in body.initializer}
+        if len(once) < len(body.initializer):
+            kept = [type(tensor).FromString(tensor.SerializeToString()) for tensor in once.values()]
+            del body.initializer[:]
+            body.initializer.extend(kept)
+        for tensor in body.initializer:
+            if uses_external_data(tensor):
+                load_external_data_for_tensor(tensor, str(folder))
+        _keep_bodies_inline(body.node, folder)
 
 
 def _constant(tensor: onnx.TensorProto, folder: Path) -> Constant | None:

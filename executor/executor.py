@@ -368,6 +368,33 @@ class _State:
             t.name: inputs[t.name].copy() for t in self._manifest.outputs if t.name in inputs
         }
         given: dict[str, Any] = dict(inputs)
+        try:
+            events, stall = self._execute(given, results)
+            outputs = {
+                t.name: results[t.name] if t.name in results else self._backend.array(given[t.name])
+                for t in self._manifest.outputs
+            }
+        finally:
+            given.clear()
+        latency = time.perf_counter() - start
+        self._broken = False
+        self._lap += 1
+        self.stats = Stats(
+            inferences=self.stats.inferences + 1,
+            last=Inference(
+                latency * 1e3,
+                stall * 1e3,
+                self._pipeline.take_read_bytes(self._lap - 1),
+                tuple(events),
+                self._take_reads(),
+            ),
+        )
+        return outputs
+
+    def _execute(
+        self, given: dict[str, Any], results: Mapping[str, Array]
+    ) -> tuple[list[StepEvent], float]:
+        """Run all steps; their events, and the seconds spent waiting for bytes."""
         events: list[StepEvent] = []
         stall = 0.0
         for index, step in enumerate(self.plan.steps):
@@ -383,24 +410,7 @@ class _State:
                 given.pop(name, None)
             events.append(StepEvent(index, asked, begun, time.perf_counter()))
             self._pipeline.done()
-        outputs = {
-            t.name: results[t.name] if t.name in results else self._backend.array(given[t.name])
-            for t in self._manifest.outputs
-        }
-        latency = time.perf_counter() - start
-        self._broken = False
-        self._lap += 1
-        self.stats = Stats(
-            inferences=self.stats.inferences + 1,
-            last=Inference(
-                latency * 1e3,
-                stall * 1e3,
-                self._pipeline.take_read_bytes(self._lap - 1),
-                tuple(events),
-                self._take_reads(),
-            ),
-        )
-        return outputs
+        return events, stall
 
     def close(self) -> None:
         self._pipeline.close()

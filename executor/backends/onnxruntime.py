@@ -97,7 +97,7 @@ class OnnxRuntimeBackend:
 
     def array(self, value: Any) -> Array:
         """A host array of a value; a copy, for the arena's memory is needed again."""
-        return value if isinstance(value, np.ndarray) else np.array(value.numpy())
+        return np.array(value.tensor.numpy()) if isinstance(value, _Allocated) else value
 
     def close(self) -> None:
         """Forget the skeletons; sessions go with their segments."""
@@ -182,6 +182,24 @@ def _outputs(manifest: Manifest, step: Step) -> list[str]:
     ]
 
 
+class _Allocated:
+    """An output in the arena; its memory returns when it is forgotten.
+
+    Until ONNX Runtime 1.27 at least, what a binding gives is a view of the binding's own value:
+    the binding lets go of it no earlier.
+    """
+
+    __slots__ = ("_binding", "_name", "tensor")
+
+    def __init__(self, tensor: Any, binding: Any, name: str) -> None:
+        self.tensor = tensor
+        self._binding = binding
+        self._name = name
+
+    def __del__(self) -> None:
+        self._binding.bind_output(self._name, "cpu")
+
+
 class _OrtSegment:
     """A session whose weights and placed values are bound once."""
 
@@ -220,10 +238,11 @@ class _OrtSegment:
         """Execute; see `Segment.run`."""
         for tensor in self._given_inputs:
             value = results.get(tensor.name, given.get(tensor.name))
-            if isinstance(value, np.ndarray):
-                self._bind(self._binding.bind_input, tensor, value.shape, value.ctypes.data)
+            if isinstance(value, _Allocated):
+                self._binding.bind_ortvalue_input(tensor.name, value.tensor)
             else:
-                self._binding.bind_ortvalue_input(tensor.name, value)
+                array = np.asarray(value)
+                self._bind(self._binding.bind_input, tensor, array.shape, array.ctypes.data)
         for tensor in self._given_outputs:
             if tensor.name in results:
                 array = results[tensor.name]
@@ -240,13 +259,8 @@ class _OrtSegment:
         if allocated:
             outputs = self._binding.get_outputs()
             for tensor in allocated:
-                given[tensor.name] = outputs[self._positions[tensor.name]]
-        self._release(allocated)
-
-    def _release(self, allocated: Sequence[Tensor]) -> None:
-        """Let go of values that are not ours, so that their memory returns when they do."""
-        for tensor in allocated:
-            self._binding.bind_output(tensor.name, "cpu")
+                value = outputs[self._positions[tensor.name]]
+                given[tensor.name] = _Allocated(value, self._binding, tensor.name)
         for tensor in self._given_inputs:
             empty = np.empty(0, numpy_dtype(tensor.dtype))
             self._bind(self._binding.bind_input, tensor, (0,), empty.ctypes.data)

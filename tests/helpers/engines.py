@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from swapnet.builder import build
-from swapnet.builder.optimise import open_session, optimise, quiet_options
+from swapnet.builder.optimise import TYPES, open_session, optimise, quiet_options
 from swapnet.builder.source import open_source
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.memory import demand
@@ -58,18 +58,17 @@ class Engine:
 
     def original(self, feeds: Arrays) -> Arrays:
         """Outputs of the original file with ONNX Runtime's defaults."""
-        return _run(onnxruntime.InferenceSession(self.model), feeds)
+        session = onnxruntime.InferenceSession(self.model)
+        return _run(session, feeds, [output.name for output in session.get_outputs()])
 
     def optimised(self, folder: Path) -> onnxruntime.InferenceSession:
         """The optimised graph whole, prepacking and optimisation off; written to ``folder``."""
-        graph = optimise(open_source(self.model), folder, portable=self.toy.portable)
-        files = (c.data for c in graph.constants.values() if isinstance(c.data, np.memmap))
-        stem = next((Path(str(data.filename)).stem for data in files), "optimised")
-        return open_session(folder / f"{stem}.onnx", quiet_options(optimise=False))
+        optimise(open_source(self.model), folder, portable=self.toy.portable)
+        return open_session(folder / TYPES, quiet_options(optimise=False))
 
     def whole(self, feeds: Arrays, folder: Path) -> Arrays:
         """Outputs of the optimised graph run whole."""
-        return _run(self.optimised(folder), feeds)
+        return _run(self.optimised(folder), feeds, [t.name for t in self.manifest.outputs])
 
 
 def build_toy(name: str, folder: Path) -> Engine:
@@ -87,7 +86,11 @@ def build_toy(name: str, folder: Path) -> Engine:
     return Engine(toy, path, folder / "engine", manifest)
 
 
-def _run(session: onnxruntime.InferenceSession, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+def _run(
+    session: onnxruntime.InferenceSession,
+    feeds: Mapping[str, NDArray[Any]],
+    names: Sequence[str],
+) -> Arrays:
     make = onnxruntime.OrtValue
     values = {
         arg.name: make.ortvalue_from_numpy_with_onnx_type(feeds[arg.name], 16)
@@ -95,6 +98,5 @@ def _run(session: onnxruntime.InferenceSession, feeds: Mapping[str, NDArray[Any]
         else make.ortvalue_from_numpy(feeds[arg.name])
         for arg in session.get_inputs()
     }
-    names = [arg.name for arg in session.get_outputs()]
     outputs = session.run_with_ort_values(names, values)
     return {name: value.numpy() for name, value in zip(names, outputs, strict=True)}
