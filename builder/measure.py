@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from swapnet.errors import BackendError, ModelError, SwapnetError
+from swapnet.errors import BudgetError, ModelError, SwapnetError
 from swapnet.executor.arena import Arena
 from swapnet.executor.backends.base import Array, Bindings
 from swapnet.executor.backends.onnxruntime import LARGEST_CHUNK_BYTES, OnnxRuntimeBackend
@@ -230,7 +230,6 @@ def _measure_here(folder: Path) -> Measurement:
             graph_runs[-1] = replace(graph_runs[-1], last=step.first)
         else:
             graph_runs.append(step)
-    skeletons = _skeleton_bytes(blocks, one_by_one)
     peaks = blocks.run(one_by_one, LARGEST_CHUNK_BYTES, _Region())
     limit = align_up(max(peaks), mmap.PAGESIZE)
     while True:
@@ -238,22 +237,21 @@ def _measure_here(folder: Path) -> Measurement:
             blocks.run(one_by_one, limit, None)
             blocks.run(graph_runs, limit, None)
             break
-        except BackendError as error:
-            if "smaller than requested" not in error.why or limit > 4 * max(*peaks, 1 << 20):
+        except BudgetError:
+            if limit > 4 * max(*peaks, 1 << 20):
                 raise
             limit = align_up(int(max(limit, 1 << 16) * _MARGIN), mmap.PAGESIZE)
-    return Measurement(tuple(peaks), limit, skeletons)
+    return Measurement(tuple(peaks), limit, _skeleton_bytes(blocks, one_by_one))
 
 
 def _skeleton_bytes(blocks: _Blocks, steps: list[Step]) -> int:
+    """What skeletons add once the heap has grown for loading them."""
     backend = OnnxRuntimeBackend(blocks._folder, blocks.manifest, Device(), scratch_bytes=1 << 16)
     graphs = [s for s in steps if blocks.manifest.blocks[s.first].is_graph]
-    # The first session of a process also starts the library.
-    first = backend.segments(graphs[:1], blocks._bindings)
     before = _anonymous_bytes()
     segments = backend.segments(graphs, blocks._bindings)
     grown = _anonymous_bytes() - before
-    del first, segments
+    del segments
     return max(grown, 0)
 
 

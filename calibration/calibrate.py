@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,12 +18,18 @@ from swapnet.executor.machine import memory_bytes
 from swapnet.executor.memory import demand
 from swapnet.executor.plan import PlanOptions
 from swapnet.executor.storage import LoadMode, WeightFile
-from swapnet.manifest import WEIGHTS, Extent, load_manifest
+from swapnet.manifest import WEIGHTS, Extent, Manifest, load_manifest
 from swapnet.profile import Profile, save_profile
 
 __all__ = ["calibrate"]
 
-_ROUNDS = 7
+_FEWEST_ROUNDS, _MOST_ROUNDS = 3, 7
+_ENOUGH_S = 4.0
+"""After so long the fewest rounds are enough."""
+
+_SHARE = 3
+"""Of the machine's memory, for the model is held twice."""
+
 _SAMPLE_BYTES = 256 << 20
 """Read at most so much for the bandwidth."""
 
@@ -55,53 +62,78 @@ def calibrate(
     folder = Path(folder)
     device = device or Device()
     manifest = load_manifest(folder)
-    whole = demand(manifest).total_bytes
-    budget = Budget(min(whole, memory_bytes() * 3 // 4))
+    budget = Budget(min(demand(manifest).total_bytes, memory_bytes() // _SHARE))
     inputs = planned_sample(manifest)
     storage = WeightFile(folder / WEIGHTS, LoadMode(load_mode))
-    sample: list[Extent] = []
-    for block in manifest.blocks:
-        if block.is_graph and sum(e.nbytes for e in sample) < _SAMPLE_BYTES:
-            sample.append(block.extent)
-    reader = BackgroundReader(storage, sample)
-    apart_options = PlanOptions(merge=False)
-    idle: list[list[float]] = []
-    merged_ms: list[float] = []
-    busy_ms: list[float] = []
-    idle_rate: list[float] = []
-    busy_rate: list[float] = []
-    with (
-        SwapExecutor(folder, budget, device=device, load_mode=load_mode) as merged,
-        SwapExecutor(
-            folder, budget, device=device, load_mode=load_mode, options=apart_options
-        ) as apart,
-    ):
+    reader = BackgroundReader(storage, _sample(manifest))
+
+    def opened(options: PlanOptions) -> SwapExecutor:
+        return SwapExecutor(folder, budget, device=device, load_mode=load_mode, options=options)
+
+    rounds: list[_Round] = []
+    with opened(PlanOptions()) as merged, opened(PlanOptions(merge=False)) as apart:
         for executor in (merged, apart):
             executor(inputs)
-        for _ in range(_ROUNDS):
-            idle.append(_step_ms(apart, inputs))
-            merged_ms.append(sum(_step_ms(merged, inputs)))
-            idle_rate.append(_rate(reader, reader.once()))
-            with reader.reading():
-                start, before = time.perf_counter(), reader.read_bytes
-                busy_ms.append(sum(_step_ms(merged, inputs)))
-                elapsed = time.perf_counter() - start
-            busy_rate.append(max(reader.read_bytes - before, 1) / elapsed)
+        started = time.perf_counter()
+        while len(rounds) < _FEWEST_ROUNDS or (
+            len(rounds) < _MOST_ROUNDS and time.perf_counter() - started < _ENOUGH_S
+        ):
+            rounds.append(_measure(merged, apart, reader, inputs))
     storage.close()
-    blocks = [median(times) for times in zip(*idle, strict=True)]
-    calls = max(len(blocks) - 1, 1)
-    step_ms = min(max((sum(blocks) - median(merged_ms)) / calls, 0.0), min(blocks))
-    profile = Profile(
-        schema="swapnet-profile/1",
-        device=device.fingerprint,
-        block_ms=tuple(ms - step_ms for ms in blocks),
-        step_ms=step_ms,
-        storage_bytes_per_s=median(idle_rate),
-        busy_storage_bytes_per_s=median(busy_rate),
-        busy_slowdown=max(1.0, median(b / i for b, i in zip(busy_ms, merged_ms, strict=True))),
-    )
+    profile = _profile(device, rounds)
     save_profile(folder, profile)
     return profile
+
+
+@dataclass(frozen=True)
+class _Round:
+    """All figures once, measured in turn."""
+
+    block_ms: tuple[float, ...]
+    """With a call for each block."""
+    merged_ms: float
+    busy_ms: float
+    """As ``merged_ms``, while the reader reads."""
+    idle_bytes_per_s: float
+    busy_bytes_per_s: float
+
+
+def _measure(
+    merged: SwapExecutor, apart: SwapExecutor, reader: BackgroundReader, inputs: Mapping[str, Any]
+) -> _Round:
+    block_ms = tuple(_step_ms(apart, inputs))
+    merged_ms = sum(_step_ms(merged, inputs))
+    idle = max(reader.total_bytes, 1) / reader.once()
+    with reader.reading():
+        start, before = time.perf_counter(), reader.read_bytes
+        busy_ms = sum(_step_ms(merged, inputs))
+        elapsed, read = time.perf_counter() - start, reader.read_bytes - before
+    return _Round(block_ms, merged_ms, busy_ms, idle, max(read, 1) / elapsed)
+
+
+def _profile(device: Device, rounds: Sequence[_Round]) -> Profile:
+    block_ms = [median(times) for times in zip(*(r.block_ms for r in rounds), strict=True)]
+    calls = max(len(block_ms) - 1, 1)
+    merged_ms = median(r.merged_ms for r in rounds)
+    step_ms = min(max((sum(block_ms) - merged_ms) / calls, 0.0), min(block_ms))
+    return Profile(
+        schema="swapnet-profile/1",
+        device=device.fingerprint,
+        block_ms=tuple(ms - step_ms for ms in block_ms),
+        step_ms=step_ms,
+        storage_bytes_per_s=median(r.idle_bytes_per_s for r in rounds),
+        busy_storage_bytes_per_s=median(r.busy_bytes_per_s for r in rounds),
+        busy_slowdown=max(1.0, median(r.busy_ms / r.merged_ms for r in rounds)),
+    )
+
+
+def _sample(manifest: Manifest) -> list[Extent]:
+    """The first extents, as many as say enough of storage."""
+    extents: list[Extent] = []
+    for block in manifest.blocks:
+        if block.extent.nbytes and sum(e.nbytes for e in extents) < _SAMPLE_BYTES:
+            extents.append(block.extent)
+    return extents or [Extent(0, manifest.weights_nbytes)]
 
 
 def _step_ms(executor: SwapExecutor, inputs: Mapping[str, Any]) -> list[float]:
@@ -109,7 +141,3 @@ def _step_ms(executor: SwapExecutor, inputs: Mapping[str, Any]) -> list[float]:
     last = executor.stats.last
     assert last is not None
     return [(event.end - event.start) * 1e3 for event in last.steps]
-
-
-def _rate(reader: BackgroundReader, seconds: float) -> float:
-    return reader.total_bytes / seconds

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from swapnet.errors import BackendError, BackendUnavailableError, EngineError
+from swapnet.errors import BackendError, BackendUnavailableError, BudgetError, EngineError
 from swapnet.executor.backends.base import Array, Bindings
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.layout import is_placed
@@ -131,15 +131,16 @@ class OnnxRuntimeBackend:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = self._device.threads
-        options.inter_op_num_threads = 1
         options.enable_mem_pattern = False
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         if self._device.pool is ThreadPool.GLOBAL:
             options.use_per_session_threads = False
+        else:
+            options.intra_op_num_threads = self._device.threads
+            options.inter_op_num_threads = 1
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.disable_prepacking", "1")
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             session = ort.InferenceSession(model, options, ["CPUExecutionProvider"])
         except Exception as error:
@@ -272,9 +273,17 @@ class _OrtSegment:
         bind(tensor.name, "cpu", 0, kind, list(shape), address)
 
 
-def _refused(what: str, error: Exception) -> BackendError:
+def _refused(what: str, error: Exception) -> BackendError | BudgetError:
+    reason = str(error).strip().splitlines()[0]
+    if "smaller than requested" in reason:
+        return BudgetError(
+            f"{what}: their values are larger than planned for",
+            why=f"onnxruntime: {reason[reason.find('Available memory') :]}",
+            hint="sizes that depend on the data were measured on seeded inputs: build again with "
+            "larger --shapes",
+        )
     return BackendError(
         what,
-        why=f"onnxruntime: {str(error).strip().splitlines()[0]}",
+        why=f"onnxruntime: {reason}",
         hint="if it worked before, build the engine again; else report it with the model's name",
     )

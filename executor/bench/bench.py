@@ -282,7 +282,6 @@ def _report(
     ]
     unswapped = [ms for r in sides.unswapped for ms in r.latency_ms]
     mapped = [ms for r in sides.mapped for ms in r.latency_ms]
-    busy_ms = plan.streamed_bytes / storage * 1e3
     verdict: Verdict = (
         "storage-bound" if reading_ms > median(map(_middle, whole)) else ("compute-bound")
     )
@@ -315,7 +314,7 @@ def _report(
         contended_bound_ms=median(contended),
         ratio_to_contended_bound=_ratio(sides.swapped, contended) or 0.0,
         predicted_ms=plan.predicted_ms,
-        overlap_fraction=max(0.0, 1 - stall_ms / busy_ms) if busy_ms else 1.0,
+        overlap_fraction=max(0.0, 1 - stall_ms / reading_ms) if reading_ms else 1.0,
         stall_ms=stall_ms,
         max_abs_error=error[0] if error else None,
         max_rel_error=error[1] if error else None,

@@ -23,7 +23,7 @@ def largest_difference(
         expected = reference.astype(np.float64)
         found = ours[name].astype(np.float64)
         differs = (found != expected) & ~(np.isnan(found) & np.isnan(expected))
-        gaps = np.nan_to_num(np.abs(found - expected)[differs], nan=np.inf, posinf=np.inf)
+        gaps = np.nan_to_num(np.abs(found[differs] - expected[differs]), nan=np.inf)
         gap = float(gaps.max(initial=0.0))
         scale = float(np.nanmax(np.abs(expected), initial=0.0))
         absolute = max(absolute, gap)

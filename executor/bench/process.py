@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -50,11 +51,13 @@ class Worker:
         if group is not None:
             join = f'echo $$ > "{group.processes_file}"; exec "$@"'
             command = ["sh", "-c", join, "sh", *command]
+        # A pipe that nobody reads would stop a worker that says much.
+        self._said = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._said,
             text=True,
             start_new_session=True,
         )
@@ -94,6 +97,7 @@ class Worker:
         if self._process.poll() is None:
             self._process.kill()
         self._process.communicate()
+        self._said.close()
 
     def _ask(self, line: str) -> Any:
         assert self._process.stdin is not None
@@ -113,7 +117,9 @@ class Worker:
         return value
 
     def _death(self) -> SwapnetError:
-        _, said = self._process.communicate()
+        self._process.communicate()
+        self._said.seek(0)
+        said = self._said.read()
         status = self._process.returncode
         role = self.request.role
         if status in (-9, 137) and self._limit_bytes is not None:

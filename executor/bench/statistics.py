@@ -17,7 +17,7 @@ def percentile(sorted_ms: Sequence[float], percent: float) -> float:
     """
     if not sorted_ms:
         return float("inf")
-    excluded = int((1 - percent / 100) * len(sorted_ms))
+    excluded = int(round((1 - percent / 100) * len(sorted_ms), 9))
     return sorted_ms[max(len(sorted_ms) - 1 - excluded, 0)]
 
 

@@ -1,0 +1,67 @@
+"""The command line called in this process, and as a child."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from swapnet.cli import main
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+    def is_user_error(self, *words: str) -> bool:
+        """Exit 2, one message of at most three lines after progress, all words in it."""
+        lines = [line for line in self.err.splitlines() if " … " not in line]
+        text = "\n".join(lines)
+        return (
+            self.status == 2
+            and text.count("swapnet: error:") == 1
+            and len(lines) <= 3
+            and "Traceback" not in self.err
+            and all(word in text for word in words)
+        )
+
+
+Call = Callable[..., Called]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Calls ``swapnet`` with arguments."""
+
+    def run(*arguments: object) -> Called:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Called(int(exit_.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts ``swapnet`` as a child in a process group of its own."""
+
+    def run(*arguments: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "swapnet", *map(str, arguments)],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    return run

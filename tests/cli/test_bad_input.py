@@ -1,0 +1,181 @@
+"""Commands on bad input: one clear message, status 2, nothing lost."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from swapnet.manifest import load_manifest, save_manifest
+from tests.cli.conftest import Call
+from tests.helpers.engines import BuildToy, Engine
+from tests.helpers.zoo import mlp
+
+
+@pytest.fixture
+def toy(engine: BuildToy) -> Engine:
+    """A small convolutional model."""
+    return engine("images")
+
+
+@pytest.fixture
+def copy(toy: Engine, tmp_path: Path) -> Path:
+    """The toy's folder, to be damaged."""
+    return Path(shutil.copytree(toy.folder, tmp_path / "engine"))
+
+
+def test_no_such_model(call: Call, tmp_path: Path) -> None:
+    assert call("build", tmp_path / "none.onnx").is_user_error("none.onnx", "no such file")
+
+
+def test_not_a_model(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "noise.onnx"
+    path.write_bytes(np.random.default_rng(0).bytes(3000))
+    failed = call("build", path, "-o", tmp_path / "engine")
+    assert failed.is_user_error("not a readable ONNX file", "3000 bytes")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["noise.onnx"]
+
+
+def test_truncated_model_leaves_the_old_engine(call: Call, toy: Engine, copy: Path) -> None:
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    path = copy.parent / "cut.onnx"
+    path.write_bytes(toy.model.read_bytes()[:-2000])
+    assert call("build", path, "-o", copy).status == 2
+    assert before == {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    assert sorted(p.name for p in copy.parent.iterdir()) == ["cut.onnx", "engine"]
+
+
+def test_unsupported_operator(call: Call, tmp_path: Path) -> None:
+    model = mlp(layers=2)
+    model.graph.node[0].op_type = "Frobnicate"
+    onnx.save(model, tmp_path / "odd.onnx")
+    failed = call("build", tmp_path / "odd.onnx", "-o", tmp_path / "engine")
+    assert failed.is_user_error("Frobnicate")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--backend", "abacus"), ("abacus", "onnxruntime")),
+        (("--max-block", "huge"), ("huge", "not a size")),
+        (("--max-block", "16B"), ("16 bytes", "4096")),
+        (("--shapes", "nonsense"), ("nonsense", "images:1x3x640x640")),
+        (("--shapes", "other:1x2"), ("other", "the model takes")),
+    ],
+)
+def test_build_options(
+    call: Call, toy: Engine, tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    failed = call("build", toy.model, "-o", tmp_path / "engine", *arguments)
+    assert failed.is_user_error(*words)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ("plenty", ("'plenty' is not a budget", "weights:25%")),
+        ("0MiB", ("above 0",)),
+        ("4KiB", ("does not fit", "4096", "give at least")),
+        ("100000GiB", ("more than this machine has",)),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "bench"])
+def test_budgets(
+    call: Call, toy: Engine, command: str, budget: str, words: tuple[str, ...]
+) -> None:
+    assert call(command, toy.folder, "--budget", budget).is_user_error(*words)
+
+
+def test_a_budget_too_small_says_what_sets_the_smallest(call: Call, toy: Engine) -> None:
+    failed = call("plan", toy.folder, "--budget", toy.smallest - 1)
+    assert failed.is_user_error(str(toy.smallest), str(toy.smallest - 1), "block")
+
+
+def test_unknown_input(call: Call, toy: Engine, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros(3, np.float32))
+    failed = call("run", toy.folder, "--budget", "100%", "--input", f"odd={tmp_path / 'x.npy'}")
+    assert failed.is_user_error("unknown input 'odd'")
+
+
+@pytest.mark.parametrize("change", ["dtype", "shape"])
+def test_wrong_tensor(call: Call, toy: Engine, tmp_path: Path, change: str) -> None:
+    ((name, array),) = toy.feeds().items()
+    wrong = array.astype(np.float64) if change == "dtype" else array[..., :-1]
+    np.save(tmp_path / "x.npy", wrong)
+    failed = call("run", toy.folder, "--budget", "100%", "--input", f"{name}={tmp_path / 'x.npy'}")
+    assert failed.is_user_error("wrong", "the model takes")
+
+
+@pytest.mark.parametrize("content", [b"", b"noise"])
+def test_unreadable_arrays(call: Call, toy: Engine, tmp_path: Path, content: bytes) -> None:
+    for name in ("x.npy", "x.npz"):
+        (tmp_path / name).write_bytes(content)
+    for given in (f"x={tmp_path / 'x.npy'}", tmp_path / "x.npz"):
+        failed = call("run", toy.folder, "--budget", "100%", "--input", given)
+        assert failed.is_user_error("can't be read")
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "calibrate", "plan"])
+def test_missing_engine(call: Call, tmp_path: Path, command: str) -> None:
+    assert call(command, tmp_path / "none").is_user_error("not an engine directory", "build")
+
+
+def test_a_model_is_no_engine(call: Call, toy: Engine) -> None:
+    assert call("plan", toy.model).is_user_error("is a model", "swapnet build")
+
+
+def test_one_changed_byte(call: Call, copy: Path) -> None:
+    path = copy / "weights.bin"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert call("verify", copy).is_user_error("changed")
+    assert call("run", copy, "--budget", "100%", "--verify").is_user_error("changed")
+
+
+def test_truncated_weights(call: Call, copy: Path) -> None:
+    path = copy / "weights.bin"
+    path.write_bytes(path.read_bytes()[:-4096])
+    assert call("run", copy, "--budget", "100%").is_user_error("damaged")
+
+
+def test_newer_format(call: Call, copy: Path) -> None:
+    path = copy / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b"swapnet-engine/1", b"swapnet-engine/9"))
+    failed = call("run", copy, "--budget", "100%")
+    assert failed.is_user_error("swapnet-engine/9", "swapnet-engine/1")
+
+
+def test_another_processor(call: Call, copy: Path) -> None:
+    import msgspec
+
+    manifest = load_manifest(copy)
+    other = msgspec.structs.replace(manifest.compiled, fingerprint="riscv64")
+    save_manifest(copy, msgspec.structs.replace(manifest, compiled=other))
+    assert call("run", copy, "--budget", "100%").is_user_error("riscv64", "--portable")
+
+
+def test_percentiles(call: Call, toy: Engine) -> None:
+    failed = call("bench", toy.folder, "--budget", "100%", "--percentile", "many")
+    assert failed.is_user_error("'many' are not percentiles")
+
+
+def test_comparing_with_another_model(call: Call, toy: Engine, tmp_path: Path) -> None:
+    onnx.save(mlp(), tmp_path / "other.onnx")
+    failed = call(
+        "bench", toy.folder, "--budget", "100%", "--compare", "--model", tmp_path / "other.onnx"
+    )
+    assert failed.is_user_error("not what the engine was built from", "SHA-256")
+
+
+def test_unknown_zoo_model(call: Call) -> None:
+    assert call("models", "get", "alexnet").is_user_error("alexnet", "resnet101")
+
+
+def test_unknown_option_and_command(call: Call) -> None:
+    assert call("bench", "--frobnicate").status == 2
+    assert call("frobnicate").status == 2

@@ -1,0 +1,188 @@
+"""Commands on good input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from swapnet.arrays import load_npz, save_npz
+from swapnet.executor.plan import smallest_budget
+from swapnet.manifest import load_manifest
+from tests.cli.conftest import Call
+from tests.helpers.engines import BuildToy, Engine
+
+
+@pytest.fixture
+def toy(engine: BuildToy) -> Engine:
+    """A small convolutional model."""
+    return engine("images")
+
+
+def test_help_names_every_command(call: Call) -> None:
+    shown = call("--help").out
+    assert all(
+        f"  {name} " in shown
+        for name in ("build", "plan", "run", "bench", "calibrate", "inspect", "verify", "models")
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["build", "plan", "run", "bench", "calibrate", "inspect", "verify", "models"]
+)
+def test_every_command_has_help(call: Call, name: str) -> None:
+    assert "Usage: swapnet" in call(name, "--help").out
+
+
+def test_build_plan_inspect_verify(call: Call, toy: Engine, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    built = call("build", toy.model, "-o", folder, "--max-block", "64KiB")
+    assert built.status == 0
+    assert "calibrate" in built.err
+    assert f"{len(load_manifest(folder).blocks)} blocks" in built.err
+    assert "of memory" in built.err
+    assert (folder / "profile.json").exists()
+    assert "The smallest budget is" in call("plan", folder).out
+    assert "Conv" in call("inspect", folder).out
+    assert json.loads(call("inspect", folder, "--json", "-").out)["schema"] == "swapnet-engine/1"
+    assert "as they were written" in call("verify", folder).out
+    assert "MB/s" in call("calibrate", folder, "--threads", 1).out
+
+
+def test_portable_engines_say_so(call: Call, toy: Engine, tmp_path: Path) -> None:
+    folder = tmp_path / "portable"
+    assert call("build", toy.model, "-o", folder, "--portable", "--no-calibrate").status == 0
+    assert load_manifest(folder).compiled.fingerprint == "portable"
+    assert not (folder / "profile.json").exists()
+
+
+def test_plan_as_json_keeps_the_budget(call: Call, toy: Engine) -> None:
+    (plan,) = json.loads(call("plan", toy.folder, "--budget", toy.smallest, "--json", "-").out)
+    assert plan["schema"] == "swapnet-plan/1"
+    assert plan["planned_bytes"] <= plan["budget_bytes"] == toy.smallest
+
+
+def test_run_with_files_equals_the_original(call: Call, toy: Engine, tmp_path: Path) -> None:
+    feeds = toy.feeds()
+    pairs = []
+    for name, array in feeds.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        pairs += ["--input", f"{name}={tmp_path / name}.npy"]
+    output = tmp_path / "out.npz"
+    ran = call("run", toy.folder, "--budget", "weights:50%", *pairs, "--output", output)
+    assert ran.status == 0
+    assert "streamed" in ran.out
+    for name, expected in toy.original(feeds).items():
+        found: Any = load_npz(output)[name]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_run_takes_one_npz_and_makes_its_own_inputs(
+    call: Call, toy: Engine, tmp_path: Path
+) -> None:
+    save_npz(tmp_path / "in.npz", toy.feeds())
+    given = call("run", toy.folder, "--budget", "100%", "--input", tmp_path / "in.npz")
+    made = call("run", toy.folder, "--budget", "100%", "--verify")
+    assert given.status == made.status == 0
+
+
+SCHEMA_KEYS = frozenset(
+    [
+        "model",
+        "backend",
+        "budget_bytes",
+        "demand_bytes",
+        "weights_bytes",
+        "resident_bytes",
+        "ring_bytes",
+        "activation_bytes",
+        "staging_bytes",
+        "peak_bytes",
+        "runtime_bytes",
+        "streamed_bytes",
+        "storage_bytes_per_s",
+        "latency_ms",
+        "throughput_qps",
+        "unswapped_ms",
+        "ratio_to_unswapped",
+        "bound_ms",
+        "ratio_to_bound",
+        "contended_bound_ms",
+        "ratio_to_contended_bound",
+        "predicted_ms",
+        "overlap_fraction",
+        "stall_ms",
+        "max_abs_error",
+        "max_rel_error",
+        "verdict",
+        "command",
+        "machine",
+    ]
+)
+
+
+@pytest.mark.slow
+def test_bench_gives_every_key_and_exports(call: Call, toy: Engine, tmp_path: Path) -> None:
+    exports = {name: tmp_path / f"{name}.json" for name in ("times", "profile", "trace")}
+    ran = call(
+        "bench",
+        toy.folder,
+        "--budget",
+        toy.smallest,
+        "--compare",
+        "--mapped",
+        "--json",
+        "-",
+        "--iterations=5",
+        "--duration=0",
+        "--warmUp=0",
+        "--percentile=50,99",
+        f"--exportTimes={exports['times']}",
+        f"--exportProfile={exports['profile']}",
+        f"--export-trace={exports['trace']}",
+    )
+    assert ran.status == 0
+    report = json.loads(ran.out)
+    assert report["schema"] == "swapnet-bench/1"
+    assert not [key for key in SCHEMA_KEYS if report[key] is None]
+    assert set(report["latency_ms"]) == {"min", "mean", "median", "p90", "p95", "p99", "max"}
+    assert set(report["percentiles_ms"]) == {"50", "99"}
+    assert report["max_rel_error"] < 1e-4
+    assert report["mapped_ms"]["median"] > 0
+    plan = json.loads(call("plan", toy.folder, "--budget", toy.smallest, "--json", "-").out)[0]
+    assert report["streamed_bytes"] == plan["streamed_bytes"] > 0
+    times = json.loads(exports["times"].read_text())
+    assert len(times) == report["iterations"]
+    assert all(t["endMs"] - t["startMs"] == pytest.approx(t["latencyMs"]) for t in times)
+    steps = json.loads(exports["profile"].read_text())
+    assert steps[0]["count"] >= 5
+    assert sum(step["percentage"] for step in steps[1:]) == pytest.approx(100)
+    events = json.loads(exports["trace"].read_text())["traceEvents"]
+    read = sum(e["args"]["nbytes"] for e in events if e["ph"] == "X" and e["args"])
+    assert read > 0
+
+
+@pytest.mark.slow
+def test_bench_as_text_when_everything_fits(call: Call, toy: Engine) -> None:
+    shown = call(
+        "bench", toy.folder, "--budget", "100%", "--iterations", 5, "--duration", 0, "--warm-up", 0
+    ).out
+    assert "=== Performance summary ===" in shown
+    assert "Verdict: not swapped" in shown
+
+
+def test_models_list_and_get(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert "resnet101" in call("models", "list").out
+    monkeypatch.setenv("SWAPNET_CACHE", str(tmp_path))
+    got = json.loads(call("models", "get", "resnet101", "--json").out)
+    assert set(got) == {"name", "onnx", "example", "data", "licence", "sha256"}
+    assert Path(got["onnx"]).exists()
+    assert "licence:" in call("models", "get", "resnet101").out
+
+
+def test_smallest_budget_of_a_plan_runs(call: Call, toy: Engine) -> None:
+    smallest, _ = smallest_budget(toy.manifest)
+    assert call("run", toy.folder, "--budget", smallest).status == 0
