@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLDEST := 1.23.0
 
 MODEL ?=
 BUDGET ?= weights:25%
@@ -12,7 +13,7 @@ BACKEND ?= auto
 OUT ?= engines/$(basename $(notdir $(MODEL)))
 SHAPES ?=
 
-.PHONY: help setup engines test test-quick prove check bench clean
+.PHONY: help setup engines test test-quick test-oldest prove check bench clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -41,6 +42,11 @@ test: $(READY) ## All tests
 test-quick: $(READY) ## Tests that take less than a minute together
 	$(BIN)/python -m pytest -m 'not slow' -q
 
+test-oldest: ## The quick tests on the oldest ONNX Runtime that is supported
+	@test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' 'onnxruntime==$(OLDEST)'
+	$(VENV)-oldest/bin/python -m pytest -m 'not slow' -q
+
 prove: $(READY) ## Equality and memory of the zoo at many budgets, under the kernel's limit: docs/results.md
 	$(BIN)/python -m tests.prove
 
@@ -56,4 +62,4 @@ bench: $(READY) ## Speed of ResNet-101 and YOLOv3 against unswapped and memory-m
 	done
 
 clean: ## Remove engines, results and the virtual environment
-	rm -rf engines results $(VENV)
+	rm -rf engines results $(VENV) $(VENV)-oldest

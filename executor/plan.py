@@ -20,6 +20,10 @@ from swapnet.units import align_up, format_size
 __all__ = ["Place", "Plan", "PlanOptions", "Read", "Step", "make_plan", "smallest_budget"]
 
 
+_ALIKE = 1.01
+"""Predictions this close are the same: the plan that reads least is taken."""
+
+
 @dataclass(frozen=True)
 class PlanOptions:
     """How to plan; the defaults are the fastest measured.
@@ -171,7 +175,7 @@ def make_plan(
     budget_bytes: int,
     options: PlanOptions | None = None,
 ) -> Plan:
-    """The placement with the lowest predicted latency among those tried.
+    """The placement with the lowest predicted latency among those tried, reading the least.
 
     Tried are ring sizes from the smallest possible to all that the budget leaves, residents
     chosen in several orders, and segments with and without the resident blocks that follow.
@@ -202,12 +206,14 @@ def make_plan(
         )
     arena = mappable_bytes(budget_bytes - used.total_bytes)
     available = arena - manifest.shared_extent.nbytes
-    plans = (
+    plans = [
         _place(manifest, profile, budget_bytes, used, choice, join, options)
         for choice in dict.fromkeys(_choices(manifest, profile, available, options))
         for join in ((False, True) if choice.resident and choice.ring_bytes else (True,))
-    )
-    return min(plans, key=lambda plan: (plan.predicted_ms, plan.streamed_bytes, plan.ring_bytes))
+    ]
+    fastest = min(plan.predicted_ms for plan in plans)
+    alike = [plan for plan in plans if plan.predicted_ms <= fastest * _ALIKE]
+    return min(alike, key=lambda plan: (plan.streamed_bytes, plan.predicted_ms, plan.ring_bytes))
 
 
 def _rounded_up(nbytes: int) -> str:

@@ -186,3 +186,21 @@ def test_models_list_and_get(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_smallest_budget_of_a_plan_runs(call: Call, toy: Engine) -> None:
     smallest, _ = smallest_budget(toy.manifest)
     assert call("run", toy.folder, "--budget", smallest).status == 0
+
+
+def test_a_terminal_gets_a_bar(
+    monkeypatch: pytest.MonkeyPatch, toy: Engine, tmp_path: Path
+) -> None:
+    from swapnet.builder import build
+    from swapnet.cli.console import progress
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    seen: list[str] = []
+    with progress("mine") as report:
+
+        def watch(stage: str, done: int, total: int) -> None:
+            seen.append(stage)
+            report(stage, done, total)
+
+        build(toy.model, tmp_path / "engine", progress=watch)
+    assert list(dict.fromkeys(seen)) == ["read", "optimise", "shapes", "compile", "measure"]

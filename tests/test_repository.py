@@ -1,0 +1,44 @@
+"""The repository keeps its word: links, layout, versions."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import swapnet
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    assert not [link for link in links if "://" not in link and not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("name", ["builder", "executor", "calibration", "models"])
+def test_folders_are_seen_as_one_package(name: str) -> None:
+    link = ROOT / "swapnet" / name
+    assert link.is_symlink()
+    assert link.resolve() == ROOT / name
+    assert name not in sys.modules
+
+
+def test_make_targets_in_the_readme_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text()))
+    assert named <= targets
+
+
+def test_the_version_is_one() -> None:
+    assert f'version = "{swapnet.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_public_names_are_there() -> None:
+    assert all(hasattr(swapnet, name) for name in swapnet.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'unheard_of'"):
+        _ = swapnet.unheard_of
