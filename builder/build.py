@@ -143,19 +143,19 @@ def _max_block_bytes(max_block: str | int | None, source: SourceModel) -> int:
 def _with_measurement(manifest: Manifest, measured: Measurement) -> Manifest:
     """The manifest with what its blocks need beside their weights.
 
-    A block's skeleton is counted in proportion to its file. The block with the highest peak
+    A block's skeleton is counted in proportion to its operators. The block with the highest peak
     carries the whole arena limit, so that the largest activation is the limit.
     """
     peaks = list(measured.activation_bytes)
     peaks[peaks.index(max(peaks))] = measured.scratch_bytes
-    files = [len(block.operators) + 1 for block in manifest.blocks]
-    share = measured.skeleton_bytes / sum(files)
+    sizes = [(len(block.operators) + 1) * block.is_graph for block in manifest.blocks]
+    share = measured.skeleton_bytes / max(sum(sizes), 1)
     blocks = tuple(
         msgspec.structs.replace(
             block,
             activation_bytes=peak,
             skeleton_bytes=int(share * size) + _SESSION_BYTES if block.is_graph else 0,
         )
-        for block, peak, size in zip(manifest.blocks, peaks, files, strict=True)
+        for block, peak, size in zip(manifest.blocks, peaks, sizes, strict=True)
     )
     return msgspec.structs.replace(manifest, blocks=blocks)

@@ -95,11 +95,14 @@ def cut(
         cut_cost = 0 if stop == count else CUT_COST_BYTES + (live[stop] or 0)
         fallback: tuple[int, int] | None = None
         weights: dict[str, int] = {}
+        total = 0
         for start in range(stop - 1, -1, -1):
             op = operators[start]
-            weights.update(zip(op.weights, op.weights_bytes, strict=True))
-            mixed = stop - start > 1 and any(o.alone for o in operators[start:stop])
-            if mixed or (sum(weights.values()) > max_block_bytes and fallback is not None):
+            for name, nbytes in zip(op.weights, op.weights_bytes, strict=True):
+                total += nbytes - weights.get(name, 0)
+                weights[name] = nbytes
+            mixed = start < stop - 1 and (op.alone or operators[stop - 1].alone)
+            if mixed or (total > max_block_bytes and fallback is not None):
                 break
             if best[start][0] < 0:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -10,9 +11,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from swapnet.errors import StorageError
-from swapnet.manifest import MANIFEST
+from swapnet.manifest import MANIFEST, WEIGHTS
+from swapnet.profile import PROFILE
 
 __all__ = ["staging_directory"]
+
+_ENGINE = {MANIFEST, WEIGHTS, "blocks", PROFILE}
+"""All that an engine directory holds, hidden files aside."""
+
+_REFUSALS = {
+    errno.ENOSPC,
+    errno.EFBIG,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+}
+"""What a disk answers where it can't be written."""
 
 
 @contextmanager
@@ -24,26 +39,23 @@ def staging_directory(target: Path) -> Iterator[Path]:
     Raises
     ------
     StorageError
-        ``target`` is something else than an engine directory, or the disk refuses.
+        ``target`` is something else than an engine directory, the disk refuses, or the block ends
+        with an OSError of another kind.
     """
-    if (
-        target.exists()
-        and not (target / MANIFEST).exists()
-        and (not target.is_dir() or any(target.iterdir()))
-    ):
-        raise StorageError(
-            f"{target} is in the way",
-            why=f"it exists, is not empty and has no {MANIFEST}",
-            hint="choose another folder with -o, or remove this one",
-        )
     try:
+        _check_free(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise _refused(target, error) from error
     try:
         staging.chmod(0o755)
-        yield staging
+        try:
+            yield staging
+        except OSError as error:
+            if _is_refusal(error, staging.parent / f".{target.name}."):
+                raise
+            raise StorageError(f"building {target} failed", why=str(error)) from error
         _replace(staging, target)
     except OSError as error:
         raise _refused(target, error) from error
@@ -51,19 +63,49 @@ def staging_directory(target: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _check_free(target: Path) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        why = "it is a file"
+    elif not (held := list(target.iterdir())):
+        return
+    elif not (target / MANIFEST).is_file():
+        why = f"it is not empty and has no {MANIFEST}"
+    elif others := sorted(path.name for path in held if not _of_engine(path)):
+        why = f"it holds {others[0]}, which is no part of an engine"
+    else:
+        return
+    raise StorageError(
+        f"{target} is in the way", why=why, hint="choose another folder with -o, or remove this one"
+    )
+
+
+def _of_engine(path: Path) -> bool:
+    return path.name in _ENGINE or (path.name.startswith(".") and path.is_file())
+
+
 def _replace(staging: Path, target: Path) -> None:
     if not target.exists():
         os.rename(staging, target)
         return
     retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    os.rename(target, retired / target.name)
     try:
+        os.rename(target, retired / target.name)
         os.rename(staging, target)
-    except OSError:
-        os.rename(retired / target.name, target)
-        raise
-    finally:
+    except BaseException:
+        if not os.path.lexists(target):
+            os.rename(retired / target.name, target)
         shutil.rmtree(retired, ignore_errors=True)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _is_refusal(error: OSError, prefix: Path) -> bool:
+    """Whether a disk refuses what is written: files that start with ``prefix``, or unnamed ones."""
+    if error.errno not in _REFUSALS:
+        return False
+    return error.filename is None or str(error.filename).startswith(str(prefix))
 
 
 def _refused(target: Path, error: OSError) -> StorageError:

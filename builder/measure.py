@@ -9,9 +9,10 @@ from __future__ import annotations
 import ctypes
 import mmap
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,23 +22,26 @@ import numpy as np
 import numpy.typing as npt
 
 from swapnet.errors import BudgetError, ModelError, SwapnetError
-from swapnet.executor.arena import Arena
-from swapnet.executor.backends.base import Array, Bindings
+from swapnet.executor.arena import new_array
+from swapnet.executor.backends.base import Bindings, Segment
 from swapnet.executor.backends.onnxruntime import LARGEST_CHUNK_BYTES, OnnxRuntimeBackend
 from swapnet.executor.device import Device
 from swapnet.executor.inputs import planned_sample
-from swapnet.executor.layout import last_uses, lay_out_values
-from swapnet.executor.lookup import RowReader
+from swapnet.executor.layout import is_placed, last_uses
+from swapnet.executor.lookup import LookupSegment
 from swapnet.executor.plan import Step
 from swapnet.executor.storage import LoadMode, WeightFile
+from swapnet.executor.values import Values
 from swapnet.manifest import WEIGHTS, Manifest, load_manifest
-from swapnet.tensors import concrete_nbytes, numpy_dtype
 from swapnet.units import align_up
 
 __all__ = ["Measurement", "measure"]
 
 _MARGIN = 1.05
 """Retry with so much more where the arena's fragments need it."""
+
+_REFUSED = 3
+"""Exit status of a child that ends with one of our errors."""
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -64,7 +68,7 @@ def measure(folder: Path) -> Measurement:
     Raises
     ------
     ModelError
-        A block does not run on seeded inputs.
+        A block does not run on seeded inputs, or the child fails.
     """
     child = subprocess.run(
         [sys.executable, "-m", "swapnet.builder.measure", str(folder)],
@@ -72,12 +76,25 @@ def measure(folder: Path) -> Measurement:
         text=True,
         check=False,
     )
-    if child.returncode != 0:
-        reason = child.stderr.strip().splitlines() or [f"it ended with {child.returncode}"]
+    last_line = child.stderr.strip().rpartition("\n")[2]
+    if child.returncode == _REFUSED:
         raise ModelError(
             "the blocks do not run on seeded inputs",
-            why=reason[-1],
+            why=last_line,
             hint="give the shapes that the model is used with: --shapes name:1x3x224x224",
+        )
+    if child.returncode < 0:
+        number = -child.returncode
+        likely = ", likely for memory" if number == signal.SIGKILL else ""
+        raise ModelError(
+            "the blocks can't be measured",
+            why=f"the process was killed by signal {number} ({signal.strsignal(number)}){likely}",
+            hint="free some memory" if likely else "",
+        )
+    if child.returncode > 0:
+        raise ModelError(
+            "the blocks can't be measured",
+            why=last_line or f"the process ended with {child.returncode}",
         )
     return msgspec.json.decode(child.stdout, type=Measurement)
 
@@ -94,17 +111,13 @@ class _Blocks:
             if self.manifest.weights_nbytes
             else np.empty(0, np.uint8)
         )
-        self._layout = lay_out_values(self.manifest)
-        self._values = Arena(self._layout.nbytes)
+        self._values = Values(self.manifest)
         start = self._mapped.ctypes.data
         weights = {
             (b.index, w.name): start + w.offset for b in self.manifest.blocks for w in b.weights
         }
         weights |= {(-1, w.name): start + w.offset for w in self.manifest.shared}
-        self._bindings = Bindings(
-            weights,
-            {n: self._values.address + offset for n, offset in self._layout.offsets.items()},
-        )
+        self._bindings = Bindings(weights, self._values.addresses)
         self._last_uses = last_uses(self.manifest)
 
     def run(self, steps: Sequence[Step], scratch_bytes: int, probe: _Region | None) -> list[int]:
@@ -113,56 +126,30 @@ class _Blocks:
             self._folder, self.manifest, Device(), scratch_bytes=scratch_bytes
         )
         graphs = [s for s in steps if self.manifest.blocks[s.first].is_graph]
-        segments = dict(zip(graphs, backend.segments(graphs, self._bindings), strict=True))
+        segments: dict[Step, Segment] = dict(
+            zip(graphs, backend.segments(graphs, self._bindings), strict=True)
+        )
+        lookups = {
+            s: LookupSegment(self.manifest.blocks[s.first], self._file, self._values, backend)
+            for s in steps
+            if s not in segments
+        }
         if probe is not None:
             probe.find(scratch_bytes)
         given: dict[str, Any] = dict(planned_sample(self.manifest))
-        results = {
-            t.name: np.empty([int(d) for d in t.shape], numpy_dtype(t.dtype))
-            for t in self.manifest.outputs
-            if concrete_nbytes(t.dtype, t.shape) is not None
-        }
+        results = {t.name: new_array(t) for t in self.manifest.outputs if is_placed(t)}
         inputs = len(given)
         peaks: list[int] = []
         for step in steps:
-            if step in segments:
-                segments[step].run(given, results)
-            else:
-                self._look_up(step.first, given, results, backend)
+            (segments.get(step) or lookups[step]).run(given, results)
             for name, block in self._last_uses.items():
                 if block <= step.last:
                     given.pop(name, None)
             if probe is not None:
                 peaks.append(probe.peak(reset=len(given) == inputs))
+        for lookup in lookups.values():
+            lookup.close()
         return peaks
-
-    def _look_up(
-        self,
-        index: int,
-        given: dict[str, Any],
-        results: Mapping[str, Array],
-        backend: OnnxRuntimeBackend,
-    ) -> None:
-        block = self.manifest.blocks[index]
-        assert block.lookup is not None
-        reader = RowReader(block.inputs[0], block.lookup, self._file)
-        indices = results.get(block.inputs[0], given.get(block.inputs[0]))
-        if indices is None:
-            indices = self._placed(block.inputs[0])
-        rows = reader.rows(backend.array(indices))
-        reader.close()
-        if block.outputs[0] in results:
-            results[block.outputs[0]][...] = rows
-        elif block.outputs[0] in self._layout.offsets:
-            self._placed(block.outputs[0])[...] = rows
-        else:
-            given[block.outputs[0]] = rows
-
-    def _placed(self, name: str) -> Any:
-        tensor = self.manifest.tensors[name]
-        view = self._values.view(self._layout.offsets[name], tensor.nbytes)
-        shape = [int(dim) for dim in tensor.shape]
-        return np.frombuffer(view, numpy_dtype(tensor.dtype)).reshape(shape)
 
 
 class _Region:
@@ -260,4 +247,6 @@ if __name__ == "__main__":
     try:
         sys.stdout.write(msgspec.json.encode(_measure_here(Path(sys.argv[1]))).decode())
     except SwapnetError as error:
-        sys.exit(f"{error.what}: {error.why}")
+        reason = " ".join(f"{error.what}: {error.why}".splitlines())
+        sys.stderr.write(f"{reason}\n")
+        sys.exit(_REFUSED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -65,8 +66,8 @@ def optimise(source: SourceModel, folder: Path, *, portable: bool) -> Graph:
     source
         The model.
     folder
-        Where the optimised model and its weights are written; both must stay there while the
-        graph is used.
+        Where the optimised model, its weights and `TYPES` are written; they must stay there while
+        the graph is used.
     portable
         Leave out hardware layouts (NCHWc).
 
@@ -79,10 +80,11 @@ def optimise(source: SourceModel, folder: Path, *, portable: bool) -> Graph:
     graph = read_graph(path, source.name)
     stored = sum(c.nbytes for c in graph.constants.values())
     if stored > STORED_LIMIT * source.weights_bytes:
-        path = save_optimised(source.path, folder, portable=portable, fold_constants=False)
-        unfolded = read_graph(path, source.name)
+        other = save_optimised(source.path, folder, portable=portable, fold_constants=False)
+        unfolded = read_graph(other, source.name)
         if sum(c.nbytes for c in unfolded.constants.values()) < stored:
-            return unfolded
+            path, graph = other, unfolded
+    _types_path(path).replace(folder / TYPES)
     return graph
 
 
@@ -119,7 +121,7 @@ def save_optimised(
         open_session(source, options, [] if fold_constants else _FOLDING)
     except ModelError as error:
         if str(folder / stem) in error.why:
-            raise OSError(error.why) from error
+            raise OSError(errno.ENOSPC, error.why) from error
         raise
     return path
 
@@ -230,6 +232,11 @@ def _constant(tensor: onnx.TensorProto, folder: Path) -> Constant | None:
     return Constant(tensor.name, dtype, shape, data)
 
 
+def _types_path(path: Path) -> Path:
+    """Beside an optimised model: what becomes `TYPES` if it is chosen."""
+    return path.with_suffix(".types.onnx")
+
+
 def _value_types(proto: onnx.ModelProto, path: Path) -> dict[str, Value]:
     """Types of all values, read from a session in which each of them is an output."""
     import onnx
@@ -239,7 +246,7 @@ def _value_types(proto: onnx.ModelProto, path: Path) -> dict[str, Value]:
     named = {v.name for v in (*probe.graph.input, *probe.graph.output)}
     produced = dict.fromkeys(n for node in probe.graph.node for n in node.output if n)
     probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in produced if n not in named)
-    probe_path = path.with_name(TYPES)
+    probe_path = _types_path(path)
     onnx.save_model(probe, probe_path)
     session = open_session(probe_path, quiet_options(optimise=False))
     values: dict[str, Value] = {}

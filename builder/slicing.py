@@ -5,8 +5,9 @@ Each output element is the same dot product as before; the parts are concatenate
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from swapnet.builder.graph import Constant, Graph, Value, used_names
@@ -47,12 +48,12 @@ def slice_operators(graph: Graph, max_block_bytes: int) -> Graph:
     for index, node in enumerate(graph.nodes):
         nbytes = sum(graph.constants[name].nbytes for name in graph.weights_of[index])
         rule = _rule(graph, node) if nbytes > max_block_bytes else None
-        if rule is None or not _stored_once(graph, users, node, rule):
+        bounds = _bounds(rule, -(-nbytes // max_block_bytes)) if rule else []
+        if rule is None or len(bounds) < 2 or not _stored_once(graph, users, node, rule):
             nodes.append(node)
             continue
         sliced.append(node.output[0])
-        parts = -(-nbytes // max_block_bytes)
-        nodes.extend(_split(graph, node, rule, parts, constants, inline, values))
+        nodes.extend(_split(graph, node, rule, bounds, constants, inline, values))
     used = {name for node in nodes for name in used_names(node)}
     return replace(
         graph,
@@ -109,26 +110,36 @@ def _rule(graph: Graph, node: onnx.NodeProto) -> _Sliced | None:
         if node.op_type in _MATMULS:
             return _Sliced(weight.shape[axis], axes, -1)
         if len(node.input) > 2 and node.input[2]:
-            shape = _shape(graph, node.input[2])
-            if shape and shape[-1] == weight.shape[axis]:
-                axes[2] = len(shape) - 1
+            declared, planned = _shapes(graph, node.input[2])
+            if planned and planned[-1] == weight.shape[axis]:
+                axes[2] = len(planned) - 1
+            elif declared[-1:] not in ((), (1,)):
+                return None
         return _Sliced(weight.shape[axis], axes, 1)
     return None
 
 
-def _shape(graph: Graph, name: str) -> tuple[int | str, ...]:
+def _shapes(graph: Graph, name: str) -> tuple[tuple[int | str, ...], tuple[int, ...]]:
+    """Declared and planned."""
+    if name in graph.values:
+        return graph.values[name].shape, graph.values[name].planned
     if name in graph.constants:
-        return graph.constants[name].shape
-    if name in graph.inline:
-        return tuple(graph.inline[name].dims)
-    return graph.values[name].shape
+        return graph.constants[name].shape, graph.constants[name].shape
+    dims = tuple(graph.inline[name].dims)
+    return dims, dims
+
+
+def _fresh(name: str, *taken: Container[str]) -> str:
+    """``name``, or where one of ``taken`` holds it, ``name`` and a number."""
+    names = chain([name], (f"{name}.{i}" for i in count()))
+    return next(new for new in names if not any(new in held for held in taken))
 
 
 def _split(
     graph: Graph,
     node: onnx.NodeProto,
     rule: _Sliced,
-    parts: int,
+    bounds: list[tuple[int, int]],
     constants: dict[str, Constant],
     inline: dict[str, onnx.TensorProto],
     values: dict[str, Value],
@@ -136,12 +147,13 @@ def _split(
     """The parts of one operator, what cuts their other inputs, and the concatenation."""
     from onnx import NodeProto, helper, numpy_helper
 
-    bounds = _bounds(rule, parts)
     output = node.output[0]
     splits: dict[int, list[str]] = {}
     for position, axis in rule.axes.items():
         name = node.input[position]
-        names = [f"{name}/{output}/{i}" for i in range(len(bounds))]
+        names = [
+            _fresh(f"{name}/{output}/{i}", values, constants, inline) for i in range(len(bounds))
+        ]
         if name in graph.constants:
             for part, (start, stop) in zip(names, bounds, strict=True):
                 constants[part] = graph.constants[name].slice(part, axis, start, stop)
@@ -152,9 +164,10 @@ def _split(
                 inline[part] = numpy_helper.from_array(array[index].copy(), part)
         else:
             _declare(values, names, values[name], axis, bounds)
-            yield _split_value(graph, name, names, axis, bounds, inline)
+            lengths = _fresh(f"{names[0]}/lengths", values, constants, inline)
+            yield _split_value(graph, name, names, axis, bounds, lengths, inline)
         splits[position] = names
-    outputs = [f"{output}/{i}" for i in range(len(bounds))]
+    outputs = [_fresh(f"{output}/{i}", values, constants, inline) for i in range(len(bounds))]
     _declare(values, outputs, values[output], rule.output_axis, bounds)
     for i, part in enumerate(outputs):
         sliced = NodeProto()
@@ -175,15 +188,16 @@ def _split_value(
     parts: list[str],
     axis: int,
     bounds: list[tuple[int, int]],
+    tensor: str,
     inline: dict[str, onnx.TensorProto],
 ) -> onnx.NodeProto:
+    """What cuts ``name``; ``tensor`` is for the lengths where they are an input."""
     from onnx import helper
 
     lengths = [stop - start for start, stop in bounds]
     opset = next(o.version for o in graph.opset_imports if o.domain in ("", "ai.onnx"))
     if opset < 13:
         return helper.make_node("Split", [name], parts, name=parts[0], axis=axis, split=lengths)
-    tensor = f"{parts[0]}/lengths"
     inline[tensor] = helper.make_tensor(tensor, 7, [len(lengths)], lengths)
     return helper.make_node("Split", [name, tensor], parts, name=tensor, axis=axis)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -16,7 +17,7 @@ from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.machine import memory_bytes
 from swapnet.executor.memory import demand
-from swapnet.executor.plan import PlanOptions
+from swapnet.executor.plan import PlanOptions, smallest_budget
 from swapnet.executor.storage import LoadMode, WeightFile
 from swapnet.manifest import WEIGHTS, Extent, Manifest, load_manifest
 from swapnet.profile import Profile, save_profile
@@ -62,16 +63,21 @@ def calibrate(
     folder = Path(folder)
     device = device or Device()
     manifest = load_manifest(folder)
-    budget = Budget(min(demand(manifest).total_bytes, memory_bytes() // _SHARE))
+    whole = demand(manifest).total_bytes
+    smallest, _ = smallest_budget(manifest)
+    budget = Budget(max(smallest, min(whole, memory_bytes() // _SHARE)))
     inputs = planned_sample(manifest)
-    storage = WeightFile(folder / WEIGHTS, LoadMode(load_mode))
-    reader = BackgroundReader(storage, _sample(manifest))
 
     def opened(options: PlanOptions) -> SwapExecutor:
         return SwapExecutor(folder, budget, device=device, load_mode=load_mode, options=options)
 
     rounds: list[_Round] = []
-    with opened(PlanOptions()) as merged, opened(PlanOptions(merge=False)) as apart:
+    with (
+        closing(WeightFile(folder / WEIGHTS, LoadMode.parse(load_mode))) as storage,
+        opened(PlanOptions()) as merged,
+        opened(PlanOptions(merge=False)) as apart,
+    ):
+        reader = BackgroundReader(storage, _sample(manifest))
         for executor in (merged, apart):
             executor(inputs)
         started = time.perf_counter()
@@ -79,7 +85,6 @@ def calibrate(
             len(rounds) < _MOST_ROUNDS and time.perf_counter() - started < _ENOUGH_S
         ):
             rounds.append(_measure(merged, apart, reader, inputs))
-    storage.close()
     profile = _profile(device, rounds)
     save_profile(folder, profile)
     return profile

@@ -6,32 +6,31 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from swapnet.budget import Budget
-from swapnet.errors import BackendError, BudgetError, StorageError
+from swapnet.errors import BackendError, BudgetError, StorageError, SwapnetError
 from swapnet.executor.arena import Arena, new_array
 from swapnet.executor.backends import open_backend
 from swapnet.executor.backends.base import Array, Backend, Bindings, Segment
 from swapnet.executor.device import Device
 from swapnet.executor.inputs import check_inputs
-from swapnet.executor.layout import ValueLayout, last_uses, lay_out_values
-from swapnet.executor.lookup import RowReader
+from swapnet.executor.layout import last_uses
+from swapnet.executor.lookup import LookupSegment
 from swapnet.executor.machine import memory_bytes
 from swapnet.executor.memory import READ_BYTES, demand, usage
 from swapnet.executor.pipeline import READERS, Pipeline, ReadEvent, read_once
 from swapnet.executor.plan import Plan, PlanOptions, Read, make_plan
 from swapnet.executor.storage import LoadMode, WeightFile
+from swapnet.executor.values import Values
 from swapnet.executor.verify import check_weights
-from swapnet.manifest import WEIGHTS, Block, Extent, Manifest, Tensor, load_manifest
+from swapnet.manifest import WEIGHTS, Extent, Manifest, load_manifest
 from swapnet.profile import load_profile
-from swapnet.tensors import concrete_nbytes, numpy_dtype
+from swapnet.tensors import concrete_nbytes
 from swapnet.units import format_size
 
 __all__ = ["Inference", "Stats", "StepEvent", "SwapExecutor"]
@@ -157,9 +156,11 @@ class SwapExecutor:
         self._trace = trace
         self._before_read = before_read
         self._turn = threading.Lock()
+        self._admission = threading.Lock()
         self._queue: ThreadPoolExecutor | None = None
-        self._closed = False
+        self._closing = self._closed = False
         self._state: _State | None = None
+        self._stats = Stats()
         parsed = Budget.parse(budget)
         self._backend: Backend = open_backend(
             self.folder,
@@ -168,7 +169,7 @@ class SwapExecutor:
             scratch_bytes=usage(self.manifest).scratch_bytes,
         )
         self._profile = load_profile(self.folder, self.manifest, self._device.fingerprint)
-        self._storage = WeightFile(self.folder / WEIGHTS, LoadMode(load_mode))
+        self._storage = WeightFile(self.folder / WEIGHTS, LoadMode.parse(load_mode))
         try:
             if self._storage.nbytes != self.manifest.weights_nbytes:
                 raise StorageError(
@@ -179,7 +180,7 @@ class SwapExecutor:
                 )
             if verify:
                 check_weights(self.manifest, self._storage)
-            self._open(parsed)
+            self._load(self._make_plan(parsed))
         except BaseException:
             self.close()
             raise
@@ -191,14 +192,14 @@ class SwapExecutor:
 
     @property
     def plan(self) -> Plan:
-        """The plan for the current budget."""
-        return self._current.plan
+        """The plan in force."""
+        return self._plan
 
     @property
     def stats(self) -> Stats:
         """What was counted so far."""
-        state = self._current
-        return replace(state.stats, read_bytes=state.read_bytes)
+        state = self._state
+        return self._stats if state is None else state.snapshot()
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Run one inference.
@@ -226,16 +227,22 @@ class SwapExecutor:
         """
         checked = check_inputs(self.manifest, inputs)
         with self._turn:
-            return self._current.infer(checked)
+            return self._opened().infer(checked)
 
     def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]:
-        """Queue one inference; errors come with the future's result."""
-        with self._turn:
-            _ = self._current
+        """Queue one inference; errors come with the future's result.
+
+        Raises
+        ------
+        BackendError
+            The executor is closed.
+        """
+        with self._admission:
+            if self._closing:
+                raise _closed()
             if self._queue is None:
                 self._queue = ThreadPoolExecutor(1, thread_name_prefix="swapnet-submit")
-            queue = self._queue
-        return queue.submit(self, inputs)
+            return self._queue.submit(self, inputs)
 
     def set_budget(self, budget: Budget | str | int) -> None:
         """Replan between inferences; the engine is not built again.
@@ -244,17 +251,28 @@ class SwapExecutor:
         ------
         InputError, BudgetError
             The budget is none, or impossible; the plan before stays in force.
+        StorageError, BackendError
+            The new plan could not be loaded; the plan before is loaded again, or, if that fails
+            too, at the next inference.
         """
-        parsed = Budget.parse(budget)
+        plan = self._make_plan(Budget.parse(budget))
         with self._turn:
-            _ = self._current
-            plan = self._make_plan(parsed)
+            if self._closed:
+                raise _closed()
+            before = self._plan
             self._release()
-            self._load(plan)
+            try:
+                self._load(plan)
+            except BaseException:
+                with suppress(SwapnetError):
+                    self._load(before)
+                raise
 
     def close(self) -> None:
         """Finish what was submitted, then release everything. Safe to call twice."""
-        queue, self._queue = self._queue, None
+        with self._admission:
+            queue, self._queue = self._queue, None
+            self._closing = True
         if queue is not None:
             queue.shutdown()
         with self._turn:
@@ -274,14 +292,13 @@ class SwapExecutor:
     ) -> None:
         self.close()
 
-    @property
-    def _current(self) -> _State:
+    def _opened(self) -> _State:
+        """The state of the plan in force; loaded again where it could not be before."""
+        if self._closed:
+            raise _closed()
         if self._state is None:
-            raise BackendError(
-                "the executor is closed" if self._closed else "the executor has no plan",
-                why="it was used after close()" if self._closed else "set_budget() failed",
-                hint="open a new SwapExecutor",
-            )
+            self._load(self._plan)
+        assert self._state is not None
         return self._state
 
     def _make_plan(self, budget: Budget) -> Plan:
@@ -295,16 +312,24 @@ class SwapExecutor:
             )
         return make_plan(self.manifest, self._profile, budget_bytes, self._options)
 
-    def _open(self, budget: Budget) -> None:
-        self._load(self._make_plan(budget))
-
     def _load(self, plan: Plan) -> None:
         self._state = _State(self, plan)
+        self._plan = plan
 
     def _release(self) -> None:
-        state, self._state = self._state, None
-        if state is not None:
-            state.close()
+        """Give the memory back before other is taken."""
+        if self._state is not None:
+            self._stats = self._state.snapshot()
+            self._state.close()
+            self._state = None
+
+
+def _closed() -> BackendError:
+    return BackendError(
+        "the executor is closed",
+        why="it was used after close()",
+        hint="open a new SwapExecutor",
+    )
 
 
 class _State:
@@ -314,17 +339,16 @@ class _State:
         self.plan = plan
         self.stats = Stats()
         self._manifest = manifest = owner.manifest
-        self._layout = lay_out_values(manifest)
         self._arena = Arena(plan.arena_bytes)
-        self._values = Arena(self._layout.nbytes)
+        self._values = Values(manifest)
         self._backend = owner._backend
         self._lap = 0
         self._broken = False
         storage = owner._storage
         self._lookups = {
-            block.index: RowReader(block.inputs[0], block.lookup, storage)
+            block.index: LookupSegment(block, storage, self._values, self._backend)
             for block in manifest.blocks
-            if block.lookup is not None
+            if not block.is_graph
         }
         unused = last_uses(manifest)
         self._unused_after = [
@@ -341,16 +365,17 @@ class _State:
         )
         try:
             read_once(storage, self._arena, list(_kept(manifest, plan)))
-            self._segments = self._make_segments()
+            self._segments = self._make_segments(
+                _bindings(manifest, plan, self._arena, self._values)
+            )
         except BaseException:
             self.close()
             raise
-        self._pipeline.events = [] if owner._trace else None
-        self._pipeline.start()
+        self._pipeline.start(trace=owner._trace)
 
-    @property
-    def read_bytes(self) -> int:
-        return self._pipeline.read_bytes + sum(r.read_bytes for r in self._lookups.values())
+    def snapshot(self) -> Stats:
+        read = self._pipeline.read_bytes + sum(r.read_bytes for r in self._lookups.values())
+        return replace(self.stats, read_bytes=read)
 
     def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
         if self._broken:
@@ -377,7 +402,6 @@ class _State:
         finally:
             given.clear()
         latency = time.perf_counter() - start
-        self._broken = False
         self._lap += 1
         self.stats = Stats(
             inferences=self.stats.inferences + 1,
@@ -386,9 +410,10 @@ class _State:
                 stall * 1e3,
                 self._pipeline.take_read_bytes(self._lap - 1),
                 tuple(events),
-                self._take_reads(),
+                self._pipeline.take_events(),
             ),
         )
+        self._broken = False
         return outputs
 
     def _execute(
@@ -397,15 +422,11 @@ class _State:
         """Run all steps; their events, and the seconds spent waiting for bytes."""
         events: list[StepEvent] = []
         stall = 0.0
-        for index, step in enumerate(self.plan.steps):
+        for index in range(len(self.plan.steps)):
             asked = time.perf_counter()
             stall += self._pipeline.wait(self._lap, index)
             begun = time.perf_counter()
-            segment = self._segments[index]
-            if segment is None:
-                self._look_up(self._manifest.blocks[step.first], given, results)
-            else:
-                segment.run(given, results)
+            self._segments[index].run(given, results)
             for name in self._unused_after[index]:
                 given.pop(name, None)
             events.append(StepEvent(index, asked, begun, time.perf_counter()))
@@ -414,42 +435,18 @@ class _State:
 
     def close(self) -> None:
         self._pipeline.close()
-        for reader in self._lookups.values():
-            reader.close()
+        for lookup in self._lookups.values():
+            lookup.close()
         self._segments = []
 
-    def _take_reads(self) -> tuple[ReadEvent, ...]:
-        if self._pipeline.events is None:
-            return ()
-        taken, self._pipeline.events = self._pipeline.events, []
-        return tuple(taken)
-
-    def _make_segments(self) -> list[Segment | None]:
-        bindings = _bindings(self._manifest, self.plan, self._arena, self._values, self._layout)
-        graphs = [s for s in self.plan.steps if self._manifest.blocks[s.first].is_graph]
+    def _make_segments(self, bindings: Bindings) -> list[Segment]:
+        blocks = self._manifest.blocks
+        graphs = [step for step in self.plan.steps if blocks[step.first].is_graph]
         made = dict(zip(graphs, self._backend.segments(graphs, bindings), strict=True))
-        return [made.get(step) for step in self.plan.steps]
-
-    def _look_up(self, block: Block, given: dict[str, Any], results: Mapping[str, Array]) -> None:
-        name = block.inputs[0]
-        if name in self._layout.offsets:
-            indices = self._placed(self._manifest.tensors[name])
-        else:
-            indices = self._backend.array(results.get(name, given.get(name)))
-        rows = self._lookups[block.index].rows(indices)
-        output = block.outputs[0]
-        if output in results:
-            results[output][...] = rows
-        elif output in self._layout.offsets:
-            self._placed(self._manifest.tensors[output])[...] = rows
-        else:
-            given[output] = rows
-
-    def _placed(self, tensor: Tensor) -> Array:
-        shape = [int(dim) for dim in tensor.shape]
-        dtype = numpy_dtype(tensor.dtype)
-        view = self._values.view(self._layout.offsets[tensor.name], prod(shape) * dtype.itemsize)
-        return np.frombuffer(view, dtype).reshape(shape)
+        return [
+            self._lookups[step.first] if step.first in self._lookups else made[step]
+            for step in self.plan.steps
+        ]
 
 
 def _kept(manifest: Manifest, plan: Plan) -> list[Read]:
@@ -475,9 +472,7 @@ def _kept(manifest: Manifest, plan: Plan) -> list[Read]:
     return kept
 
 
-def _bindings(
-    manifest: Manifest, plan: Plan, arena: Arena, values: Arena, layout: ValueLayout
-) -> Bindings:
+def _bindings(manifest: Manifest, plan: Plan, arena: Arena, values: Values) -> Bindings:
     weights = {
         (block.index, w.name): arena.address + place.offset + w.offset - block.extent.offset
         for block, place in zip(manifest.blocks, plan.places, strict=True)
@@ -485,6 +480,4 @@ def _bindings(
     }
     start = manifest.shared_extent.offset
     weights |= {(-1, w.name): arena.address + w.offset - start for w in manifest.shared}
-    return Bindings(
-        weights, {name: values.address + offset for name, offset in layout.offsets.items()}
-    )
+    return Bindings(weights, values.addresses)

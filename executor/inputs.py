@@ -39,7 +39,12 @@ def check_inputs(manifest: Manifest, inputs: Mapping[str, Any]) -> dict[str, Arr
 
 
 def _check(manifest: Manifest, tensor: Tensor, value: Any) -> Array:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputError(
+            f"input {tensor.name!r} is no array", why=str(error), hint="give a NumPy array"
+        ) from error
     dtype = numpy_dtype(tensor.dtype)
     if array.dtype != dtype:
         raise InputError(

@@ -28,7 +28,7 @@ class Usage:
     Attributes
     ----------
     values_bytes
-        Values across cuts, placed by us.
+        Values across cuts, placed by us, and looked-up rows.
     scratch_bytes
         Limit of the backend's arena: values inside a block and scratch of its kernels.
     io_bytes
@@ -72,7 +72,7 @@ def usage(manifest: Manifest) -> Usage:
     if not all(is_placed(value) for value in manifest.values):
         scratch = int(scratch * _DYNAMIC_SLACK)
     scratch = align_up(scratch, 4096)
-    values = lay_out_values(manifest).nbytes
+    values = lay_out_values(manifest).nbytes + _looked_up_bytes(manifest)
     io = sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs))
     rows = 0 if all(block.is_graph for block in manifest.blocks) else READ_BYTES
     tables = page_table_bytes(values + scratch + io)
@@ -83,6 +83,13 @@ def usage(manifest: Manifest) -> Usage:
         staging_bytes=_PIPELINE_BYTES + rows + tables,
         skeleton_bytes=sum(block.skeleton_bytes for block in manifest.blocks),
     )
+
+
+def _looked_up_bytes(manifest: Manifest) -> int:
+    """Rows whose number is known only at run time: on the heap, not in the backend's arena."""
+    outputs = {tensor.name for tensor in manifest.outputs}
+    tensors = [manifest.tensors[b.outputs[0]] for b in manifest.blocks if not b.is_graph]
+    return sum(t.nbytes for t in tensors if not is_placed(t) and t.name not in outputs)
 
 
 def demand(manifest: Manifest) -> Demand:

@@ -18,7 +18,7 @@ from swapnet.errors import StorageError
 from swapnet.executor.arena import Arena
 from swapnet.executor.plan import Plan, Read
 
-__all__ = ["READERS", "Pipeline", "ReadEvent", "Reader", "read_once"]
+__all__ = ["READERS", "Pipeline", "ReadEvent", "Reader", "read_once", "unreadable"]
 
 READERS = 3
 """Requests in flight."""
@@ -76,8 +76,7 @@ class Pipeline:
         self._closed = False
         self._paused = True
         self._in_flight = 0
-        self.events: list[ReadEvent] | None = None
-        """Finished requests while a trace is recorded, else None."""
+        self._events: list[ReadEvent] | None = None
         self.read_bytes = 0
         """Since the pipeline was made."""
         count = readers if plan.reads else 0
@@ -96,10 +95,17 @@ class Pipeline:
         self._ended = len(self._plan.steps)
         self._failure: tuple[Read, BaseException] | None = None
 
-    def start(self) -> None:
-        """Begin to prefetch; the next step to execute is the first of an inference."""
+    def start(self, *, trace: bool = False) -> None:
+        """Begin to prefetch; the next step to execute is the first of an inference.
+
+        Parameters
+        ----------
+        trace
+            Record every request from now on.
+        """
         with self._changed:
             self._paused = False
+            self._events = [] if trace else self._events
             self._changed.notify_all()
 
     def wait(self, lap: int, step: int) -> float:
@@ -131,7 +137,7 @@ class Pipeline:
                 self._changed.wait()
             if self._arrived < needed and self._failure is not None:
                 read, error = self._failure
-                raise _unreadable(read, error) from error
+                raise unreadable(read.block, error) from error
             return time.perf_counter() - start
 
     def done(self) -> None:
@@ -139,6 +145,14 @@ class Pipeline:
         with self._changed:
             self._ended += 1
             self._changed.notify_all()
+
+    def take_events(self) -> tuple[ReadEvent, ...]:
+        """Requests that ended since this was last asked; empty unless tracing."""
+        with self._changed:
+            taken = tuple(self._events or ())
+            if self._events is not None:
+                self._events = []
+            return taken
 
     def take_read_bytes(self, lap: int) -> int:
         """Bytes that were read for an inference that has ended; asked once."""
@@ -200,8 +214,8 @@ class Pipeline:
             else:
                 self.read_bytes += read.nbytes
                 self._lap_bytes[number // len(self._plan.reads)] += read.nbytes
-                if self.events is not None:
-                    self.events.append(
+                if self._events is not None:
+                    self._events.append(
                         ReadEvent(read.block, read.nbytes, start, time.perf_counter())
                     )
                 self._landed.add(number)
@@ -224,15 +238,16 @@ def read_once(storage: Reader, arena: Arena, reads: Sequence[Read]) -> None:
         try:
             storage.read_into(arena.view(read.arena_offset, read.nbytes), read.file_offset)
         except StorageError as error:
-            raise _unreadable(read, error) from error
+            raise unreadable(read.block, error) from error
 
     with ThreadPoolExecutor(READERS, thread_name_prefix="swapnet-load") as pool:
         for _ in pool.map(fetch, reads):
             pass
 
 
-def _unreadable(read: Read, error: BaseException) -> StorageError:
-    name = "what several blocks share" if read.block < 0 else f"block {read.block}"
+def unreadable(block: int, error: BaseException) -> StorageError:
+    """A failed read, with the block that it was for; -1 is what several share."""
+    name = "what several blocks share" if block < 0 else f"block {block}"
     return StorageError(
         f"{name} could not be read",
         why=error.why if isinstance(error, StorageError) else str(error),

@@ -155,17 +155,22 @@ def smallest_budget(manifest: Manifest) -> tuple[int, str]:
     streamed = largest.extent.nbytes * largest.is_graph
     arena = manifest.shared_extent.nbytes + streamed
     smallest = used.total_bytes + arena + page_table_bytes(arena)
-    if streamed >= used.activation_bytes:
-        reason = (
-            f"block {largest.index} ({largest.operators[0]} …) has "
-            f"{format_size(largest.extent.nbytes)} of weights"
-        )
-    else:
-        widest = max(manifest.blocks, key=lambda b: b.activation_bytes)
-        reason = (
-            f"activations take {format_size(used.activation_bytes)}, most of it in block "
-            f"{widest.index} ({', '.join(widest.operators[:1])} …)"
-        )
+    widest = max(manifest.blocks, key=lambda b: b.activation_bytes)
+    parts = {
+        "weights of the largest block take": streamed,
+        f"activations, most of them in block {widest.index} ({widest.operators[0]} …), take": (
+            used.activation_bytes
+        ),
+        "weights that several blocks share take": manifest.shared_extent.nbytes,
+        "inputs and outputs take": used.io_bytes,
+        "loaded skeletons take": used.skeleton_bytes,
+        "readers and bookkeeping take": used.staging_bytes,
+    }
+    name, nbytes = max(parts.items(), key=lambda part: part[1])
+    reason = (
+        f"{name} {format_size(nbytes)}; the largest block is {largest.index} "
+        f"({largest.operators[0]} …) with {format_size(streamed)} of weights"
+    )
     return smallest, reason
 
 
@@ -201,7 +206,8 @@ def make_plan(
         raise BudgetError(
             f"{manifest.source.name} does not fit in {format_size(budget_bytes)}",
             why=f"it needs {smallest} bytes, the budget allows {budget_bytes}; {reason}",
-            hint=f"give at least {_rounded_up(smallest)}, or build with a smaller --max-block",
+            hint=f"give at least {_rounded_up(smallest)}, or build with a smaller --max-block if "
+            "weights set it",
             smallest_bytes=smallest,
         )
     arena = mappable_bytes(budget_bytes - used.total_bytes)

@@ -7,7 +7,7 @@ import os
 from enum import Enum
 from pathlib import Path
 
-from swapnet.errors import StorageError
+from swapnet.errors import InputError, StorageError
 from swapnet.manifest import EXTENT_ALIGNMENT
 
 __all__ = ["LoadMode", "WeightFile"]
@@ -25,6 +25,24 @@ class LoadMode(str, Enum):
     DIRECT = "direct"
     BUFFERED = "buffered"
     MMAP = "mmap"
+
+    @classmethod
+    def parse(cls, value: LoadMode | str) -> LoadMode:
+        """A mode by name.
+
+        Raises
+        ------
+        InputError
+            There is no such mode.
+        """
+        try:
+            return cls(value)
+        except ValueError as error:
+            raise InputError(
+                f"{value!r} is not a load mode",
+                why=f"modes are {', '.join(cls)}",
+                hint="leave it out for auto",
+            ) from error
 
     def __str__(self) -> str:
         return self.value

@@ -5,20 +5,28 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from swapnet.errors import InputError
+from swapnet.files import replacing
 
-__all__ = ["Array", "load_npz", "save_npz"]
+__all__ = ["Array", "load_npy", "load_npz", "save_npz"]
 
 Array = npt.NDArray[np.generic]
 
 
 def save_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write an ``.npz``; unlike `numpy.savez` with any name, ``file`` included."""
-    with zipfile.ZipFile(path, "w") as archive:
+    """Write an ``.npz`` at once; unlike `numpy.savez` with any name, ``file`` included.
+
+    Raises
+    ------
+    StorageError
+        The file can't be written.
+    """
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
@@ -32,12 +40,39 @@ def load_npz(path: Path) -> dict[str, Array]:
     InputError
         The file can't be read, or is no ``.npz``.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    archive = _load(path, "give an .npz with one array per input, as numpy.savez writes it")
+    if isinstance(archive, np.ndarray):
         raise InputError(
-            f"{path} can't be read",
-            why=str(error),
-            hint="give an .npz with one array per input, as numpy.savez writes it",
-        ) from error
+            f"{path} is one array without a name",
+            why="inputs are given by name",
+            hint="write it NAME=FILE.npy, or give an .npz",
+        )
+    with archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def load_npy(path: Path) -> Array:
+    """The array of an ``.npy``.
+
+    Raises
+    ------
+    InputError
+        The file can't be read, or is no ``.npy``.
+    """
+    hint = "give a .npy file, as numpy.save writes it"
+    array: Any = _load(path, hint)
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise InputError(f"{path} holds several arrays", why="it is an .npz", hint=hint)
+    return array
+
+
+def _load(path: Path, hint: str) -> Any:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.ndarray):
+            for name in loaded.files:
+                _ = loaded[name]
+        return loaded
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} can't be read", why=str(error), hint=hint) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +12,7 @@ from swapnet.units import format_size, parse_size
 
 __all__ = ["Budget", "Demand"]
 
-_PERCENT = re.compile(r"(weights:)?\s*(\d+(?:\.\d+)?)\s*%")
+_PERCENT = re.compile(r"(weights:)?\s*(\d{1,18}(?:\.\d{1,18})?)\s*%")
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,14 @@ class Budget:
         """
         if isinstance(value, Budget):
             return value
-        if isinstance(value, int):
-            budget = cls(value)
+        if not isinstance(value, str):
+            budget = cls(operator.index(value)) if hasattr(value, "__index__") else None
+            if budget is None:
+                raise InputError(
+                    f"{value!r} is not a budget",
+                    why=f"it is a {type(value).__name__}",
+                    hint="give whole bytes, or text like 64MiB, 25% or weights:25%",
+                )
         elif match := _PERCENT.fullmatch(value.strip()):
             budget = cls(float(match[2]) / 100, "weights" if match[1] else "demand")
         else:

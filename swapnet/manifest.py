@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal
@@ -19,6 +20,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from swapnet.errors import EngineError
+from swapnet.tensors import ELEMENT_BYTES, concrete_nbytes
 
 __all__ = [
     "EXTENT_ALIGNMENT",
@@ -194,6 +196,7 @@ def sha256_of(data: bytes | bytearray | memoryview) -> str:
 
 
 class _Sealed(_Record, frozen=True):
+    schema: str
     checksum: str
     engine: msgspec.Raw
 
@@ -205,7 +208,7 @@ class _Versioned(msgspec.Struct, frozen=True):
 def save_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json``, sealed with its own checksum."""
     body = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    sealed = _Sealed(checksum=sha256_of(body), engine=msgspec.Raw(body))
+    sealed = _Sealed(schema=SCHEMA, checksum=sha256_of(body), engine=msgspec.Raw(body))
     (folder / MANIFEST).write_bytes(msgspec.json.encode(sealed) + b"\n")
 
 
@@ -228,16 +231,16 @@ def load_manifest(folder: Path) -> Manifest:
             hint=rebuild,
         ) from error
     try:
+        version = msgspec.json.decode(data, type=_Versioned).schema
+        if version != SCHEMA:
+            raise EngineError(
+                f"{path} has another format",
+                why=f"it is {version}, this SwapNet reads {SCHEMA}",
+                hint="use the SwapNet that wrote it, or " + rebuild,
+            )
         sealed = msgspec.json.decode(data, type=_Sealed)
-        version = msgspec.json.decode(sealed.engine, type=_Versioned).schema
     except msgspec.MsgspecError as error:
         raise EngineError(f"{path} is damaged", why=str(error), hint=rebuild) from error
-    if version != SCHEMA:
-        raise EngineError(
-            f"{path} has another format",
-            why=f"it is {version}, this SwapNet reads {SCHEMA}",
-            hint="use the SwapNet that wrote it, or " + rebuild,
-        )
     if (found := sha256_of(bytes(sealed.engine))) != sealed.checksum:
         raise EngineError(
             f"{path} was changed after it was written",
@@ -248,26 +251,59 @@ def load_manifest(folder: Path) -> Manifest:
         manifest = msgspec.json.decode(sealed.engine, type=Manifest)
     except msgspec.MsgspecError as error:
         raise EngineError(f"{path} is damaged", why=str(error), hint=rebuild) from error
-    _check_inside(manifest, path, rebuild)
+    if fault := next(_faults(manifest), None):
+        raise EngineError(f"{path} is damaged", why=fault, hint=rebuild)
     return manifest
 
 
-def _check_inside(manifest: Manifest, path: Path, rebuild: str) -> None:
-    for block in manifest.blocks:
+def _faults(manifest: Manifest) -> Iterator[str]:
+    """Where the manifest contradicts itself: addresses are made from what it says."""
+    yield from _tensor_faults(manifest)
+    for tensor in manifest.inputs:
+        if len(manifest.planned_shapes.get(tensor.name, ())) != len(tensor.shape):
+            yield f"input {tensor.name!r} has no planned shape of its rank"
+    yield from _extent_faults("shared weights", manifest.shared_extent, manifest.shared, manifest)
+    for position, block in enumerate(manifest.blocks):
+        name = f"block {block.index}"
         file = PurePosixPath(block.file)
+        if block.index != position:
+            yield f"{name} stands at position {position}"
         if file.is_absolute() or ".." in file.parts:
-            raise EngineError(
-                f"{path} points outside its folder",
-                why=f"block {block.index} names {block.file!r}",
-                hint=rebuild,
-            )
-        spans = [(w.offset, w.offset + w.nbytes) for w in block.weights]
-        inside = all(
-            block.extent.offset <= start <= end <= block.extent.end for start, end in spans
-        )
-        if not inside or block.extent.end > manifest.weights_nbytes:
-            raise EngineError(
-                f"{path} is damaged",
-                why=f"the weights of block {block.index} lie outside of its extent",
-                hint=rebuild,
-            )
+            yield f"{name} names {block.file!r}, outside of the folder"
+        if unknown := {*block.inputs, *block.outputs} - manifest.tensors.keys():
+            yield f"{name} uses {min(unknown)!r}, which is described nowhere"
+        if block.is_graph != (block.lookup is None):
+            yield f"{name} is a {block.kind} block with{'' if block.is_graph else 'out'} a table"
+        yield from _extent_faults(name, block.extent, block.weights, manifest)
+        if block.lookup is not None:
+            yield from _lookup_faults(name, block.lookup, manifest)
+
+
+def _tensor_faults(manifest: Manifest) -> Iterator[str]:
+    for tensor in (*manifest.inputs, *manifest.values, *manifest.outputs):
+        if tensor.dtype not in ELEMENT_BYTES:
+            yield f"{tensor.name!r} is of type {tensor.dtype!r}"
+        elif concrete_nbytes(tensor.dtype, tensor.shape) not in (None, tensor.nbytes):
+            yield f"{tensor.name!r} has {tensor.nbytes} bytes, its shape says otherwise"
+
+
+def _extent_faults(
+    name: str, extent: Extent, weights: tuple[Weight, ...], manifest: Manifest
+) -> Iterator[str]:
+    if extent.end > manifest.weights_nbytes or extent.nbytes % EXTENT_ALIGNMENT:
+        yield f"the extent of {name} ends at {extent.end} of {manifest.weights_nbytes}"
+    for weight in weights:
+        inside = extent.offset <= weight.offset and weight.offset + weight.nbytes <= extent.end
+        if not inside:
+            yield f"weight {weight.name!r} of {name} lies outside of its extent"
+        known = weight.dtype in ELEMENT_BYTES
+        if not known or concrete_nbytes(weight.dtype, weight.shape) != weight.nbytes:
+            yield f"weight {weight.name!r} of {name} has {weight.nbytes} bytes, not its shape's"
+
+
+def _lookup_faults(name: str, lookup: Lookup, manifest: Manifest) -> Iterator[str]:
+    known = lookup.dtype in ELEMENT_BYTES
+    if not known or concrete_nbytes(lookup.dtype, lookup.row_shape) != lookup.row_nbytes:
+        yield f"a row of {name} has {lookup.row_nbytes} bytes, not its shape's"
+    if any(r.offset + r.count * lookup.row_nbytes > manifest.weights_nbytes for r in lookup.rows):
+        yield f"the table of {name} ends after the weights"

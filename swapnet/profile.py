@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from swapnet.errors import EngineError
+from swapnet.files import replacing
 from swapnet.manifest import Manifest
 
 __all__ = ["PROFILE", "Profile", "assumed_profile", "load_profile", "save_profile"]
@@ -74,7 +75,7 @@ def load_profile(folder: Path, manifest: Manifest, device: str) -> Profile:
         return assumed_profile(manifest)
     try:
         profile = msgspec.json.decode(path.read_bytes(), type=Profile)
-    except msgspec.MsgspecError as error:
+    except (OSError, msgspec.MsgspecError) as error:
         raise EngineError(
             f"{path} is damaged", why=str(error), hint=f"measure again: swapnet calibrate {folder}"
         ) from error
@@ -85,6 +86,5 @@ def load_profile(folder: Path, manifest: Manifest, device: str) -> Profile:
 
 def save_profile(folder: Path, profile: Profile) -> None:
     """Write ``profile.json`` at once."""
-    temporary = folder / f".{PROFILE}"
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=1) + b"\n")
-    temporary.replace(folder / PROFILE)
+    with replacing(folder / PROFILE) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=1) + b"\n")

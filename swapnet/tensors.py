@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from math import prod
 
@@ -10,6 +11,8 @@ import numpy as np
 from swapnet.errors import InputError
 
 __all__ = ["ELEMENT_BYTES", "ONNX_TYPES", "concrete_nbytes", "numpy_dtype", "parse_shapes"]
+
+_DIMENSION = re.compile(r"[1-9][0-9]{0,8}")
 
 ONNX_TYPES: Mapping[str, int] = {
     "float32": 1,
@@ -56,7 +59,7 @@ def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
     for part in filter(None, text.split(",")):
         name, colon, dims = part.rpartition(":")
         sizes = dims.split("x")
-        if not colon or not name or not all(size.isdigit() and int(size) > 0 for size in sizes):
+        if not colon or not name or not all(_DIMENSION.fullmatch(size) for size in sizes):
             raise InputError(
                 f"{part!r} is not a shape",
                 why="a shape is a name, a colon and dimensions above 0 joined by x",

@@ -17,7 +17,7 @@ _SCALE = {
     "MiB": 1024**2,
     "GiB": 1024**3,
 }
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]i?B|B)?")
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMG]i?B|B)?")
 
 
 def parse_size(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -65,6 +66,9 @@ def main(arguments: list[str] | None = None) -> Any:
     except SwapnetError as error:
         click.echo(f"swapnet: error: {error}".replace("\n", "\n  "), err=True)
         sys.exit(2)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         click.echo("swapnet: interrupted", err=True)
         sys.exit(130)

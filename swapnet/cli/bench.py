@@ -22,6 +22,7 @@ from swapnet.cli.options import (
 )
 from swapnet.errors import InputError
 from swapnet.executor.device import Device, available_processors
+from swapnet.files import check_writable
 
 if TYPE_CHECKING:
     from swapnet.executor.bench.bench import Findings
@@ -86,6 +87,9 @@ def command(
 
     manifest = load_manifest(engine)
     parsed = Budget.parse(budget)
+    for target in (json_target, export_times, export_profile, export_trace):
+        if target and target != "-":
+            check_writable(Path(target))
     pairs = [part.rpartition(":") for part in (load_inputs or "").split(",") if part]
     arrays = read_inputs(tuple((name, Path(path)) for name, _, path in pairs))
     inputs = check_inputs(manifest, arrays) if arrays else planned_sample(manifest)

@@ -11,6 +11,7 @@ import click
 
 from swapnet.cli.console import progress
 from swapnet.cli.options import shapes_option
+from swapnet.errors import SwapnetError
 from swapnet.units import format_size
 
 __all__ = ["build_engine", "command"]
@@ -66,7 +67,10 @@ def build_engine(model: Path, folder: Path, *, calibrate: bool, **options: Any) 
         manifest = build(model, folder, progress=report, **options)
         if calibrate:
             report("calibrate", 0, 1)
-            measure(folder)
+            try:
+                measure(folder)
+            except SwapnetError as error:
+                click.echo(f"{folder} was built but not measured: {error}", err=True)
     seconds = time.perf_counter() - started
     peak = 1024 * max(
         resource.getrusage(who).ru_maxrss

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from swapnet.builder.progress import Progress
+from swapnet.files import replacing
 
 __all__ = ["print_table", "progress", "write_json"]
 
@@ -79,4 +80,5 @@ def write_json(value: Any, target: str) -> None:
     if target == "-":
         click.echo(text)
     else:
-        Path(target).write_text(text + "\n")
+        with replacing(Path(target)) as temporary:
+            temporary.write_text(text + "\n")

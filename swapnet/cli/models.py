@@ -153,13 +153,16 @@ def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], bac
     from swapnet.cli.build import build_engine
     from swapnet.errors import SwapnetError
     from swapnet.executor import SwapExecutor
+    from swapnet.executor.plan import smallest_budget
+    from swapnet.manifest import load_manifest
 
     folder = engines / files.name
     shapes = {name: array.shape for name, array in inputs.items()}
     try:
-        with SwapExecutor(folder, "100%") as executor:
-            manifest = executor.manifest
+        manifest = load_manifest(folder)
         current = manifest.source.sha256 == files.sha256 and manifest.planned_shapes == shapes
+        if current:
+            SwapExecutor(folder, smallest_budget(manifest)[0]).close()
     except SwapnetError:
         current = False
     if not current:

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import numpy as np
 
-from swapnet.arrays import load_npz
-from swapnet.errors import InputError
+from swapnet.arrays import load_npy, load_npz
 from swapnet.executor.storage import LoadMode
 from swapnet.tensors import parse_shapes
 
@@ -73,12 +71,5 @@ def read_inputs(pairs: tuple[tuple[str, Path], ...]) -> dict[str, Any]:
         if not name:
             arrays.update(load_npz(path))
             continue
-        try:
-            arrays[name] = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(
-                f"{path} can't be read",
-                why=str(error),
-                hint="give a .npy file, as numpy.save writes it",
-            ) from error
+        arrays[name] = load_npy(path)
     return arrays

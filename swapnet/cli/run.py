@@ -16,6 +16,7 @@ from swapnet.cli.options import (
     threads_option,
 )
 from swapnet.executor.device import Device, available_processors
+from swapnet.files import check_writable
 from swapnet.units import format_size
 
 __all__ = ["command"]
@@ -53,6 +54,8 @@ def command(
     from swapnet.executor import SwapExecutor
     from swapnet.executor.inputs import planned_sample
 
+    if output is not None:
+        check_writable(output)
     arrays = read_inputs(tuple(map(_pair, inputs)))
     with SwapExecutor(
         engine,

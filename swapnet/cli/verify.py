@@ -18,8 +18,11 @@ __all__ = ["command"]
 def command(engine: Path, load_mode: str) -> None:
     """Compare all checksums of an engine and open it."""
     from swapnet.executor import SwapExecutor
+    from swapnet.executor.plan import smallest_budget
+    from swapnet.manifest import load_manifest
 
-    with SwapExecutor(engine, "100%", load_mode=load_mode, verify=True) as executor:
+    smallest, _ = smallest_budget(load_manifest(engine))
+    with SwapExecutor(engine, smallest, load_mode=load_mode, verify=True) as executor:
         manifest = executor.manifest
     click.echo(
         f"{engine}: {len(manifest.blocks)} blocks and {format_size(manifest.weights_nbytes)} of "

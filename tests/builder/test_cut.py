@@ -81,6 +81,10 @@ def test_lookups_are_blocks_by_themselves() -> None:
     assert cut(operators, LIMIT, [0, 0, 0]) == [Span(0, 1), Span(1, 2), Span(2, 3)]
 
 
+def test_thousands_without_weights_are_one_block() -> None:
+    assert cut(chain(*[0] * 1000), LIMIT, [0] * 1000) == [Span(0, 1000)]
+
+
 def test_live_tensors_are_those_read_later() -> None:
     operators = [
         Operator((), (), ("x",), ("a", "b", "unread")),

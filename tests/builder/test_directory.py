@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -37,7 +38,9 @@ def test_an_empty_folder_is_filled(target: Path) -> None:
 
 def test_replaces_an_engine_whole(target: Path) -> None:
     write(target, "old")
-    (target / "stale").touch()
+    (target / "blocks").mkdir()
+    (target / "profile.json").touch()
+    (target / ".hidden").touch()
     write(target, "new")
     assert [path.name for path in target.iterdir()] == [MANIFEST]
     assert list(target.parent.iterdir()) == [target]
@@ -58,6 +61,24 @@ def test_a_failure_leaves_the_old_engine(target: Path, kind: type[BaseException]
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_an_old_engine_that_can_not_go_back_is_kept(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.rename
+
+    def rename(source: Path, destination: Path) -> None:
+        if destination == target:
+            raise OSError(5, "Input/output error")
+        real(source, destination)
+
+    write(target, "old")
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(StorageError, match="can't be written"):
+        write(target, "new")
+    (kept,) = target.parent.rglob(MANIFEST)
+    assert kept.read_text() == "old"
+
+
 def test_what_is_no_engine_is_left_alone(target: Path) -> None:
     target.mkdir(parents=True)
     (target / "thesis.txt").touch()
@@ -66,6 +87,16 @@ def test_what_is_no_engine_is_left_alone(target: Path) -> None:
     assert [path.name for path in target.iterdir()] == ["thesis.txt"]
     with pytest.raises(StorageError, match="is in the way"):
         write(target / "thesis.txt", "new")
+
+
+@pytest.mark.parametrize("kept", ["index.html", ".git"])
+def test_another_folder_with_a_manifest_is_left_alone(target: Path, kept: str) -> None:
+    (target / kept).mkdir(parents=True)
+    (target / MANIFEST).write_text("theirs")
+    with pytest.raises(StorageError, match="is in the way") as caught:
+        write(target, "new")
+    assert kept in caught.value.why
+    assert {path.name for path in target.iterdir()} == {kept, MANIFEST}
 
 
 def test_a_file_as_parent_is_named(tmp_path: Path) -> None:
@@ -84,19 +115,43 @@ def test_an_error_while_writing_says_how_much_is_free(target: Path) -> None:
     assert not list(target.parent.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("number", "file", "message"),
+    [
+        (errno.EFBIG, None, "can't be written"),
+        (errno.ENOSPC, ".toy.work.1/types.onnx", "can't be written"),
+        (errno.EACCES, "model.onnx", "failed"),
+        (errno.ENOENT, None, "failed"),
+    ],
+)
+def test_an_error_of_another_kind_is_told_as_it_is(
+    target: Path, number: int, file: str | None, message: str
+) -> None:
+    def fail() -> None:
+        with staging_directory(target):
+            path = target.parent / file if file else None
+            raise OSError(number, os.strerror(number), path)
+
+    with pytest.raises(StorageError, match=message) as caught:
+        fail()
+    assert os.strerror(number) in caught.value.why
+    assert ("free some space" in caught.value.hint) == (message == "can't be written")
+
+
+@pytest.mark.parametrize("kind", [OSError(5, "Input/output error"), KeyboardInterrupt()])
 def test_a_failing_rename_puts_the_old_engine_back(
-    target: Path, monkeypatch: pytest.MonkeyPatch
+    target: Path, monkeypatch: pytest.MonkeyPatch, kind: BaseException
 ) -> None:
     real = os.rename
 
     def rename(source: Path, destination: Path) -> None:
         if destination == target and (source / MANIFEST).read_text() == "new":
-            raise OSError(5, "Input/output error")
+            raise kind
         real(source, destination)
 
     write(target, "old")
     monkeypatch.setattr(os, "rename", rename)
-    with pytest.raises(StorageError, match="Input/output error"):
+    with pytest.raises((StorageError, KeyboardInterrupt)):
         write(target, "new")
     assert (target / MANIFEST).read_text() == "old"
     assert list(target.parent.iterdir()) == [target]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,26 @@ def test_a_model_that_does_not_run_is_refused(tmp_path: Path) -> None:
     assert "indices element out of data bounds" in caught.value.why
     assert "--shapes" in caught.value.hint
     assert [path.name for path in tmp_path.iterdir()] == ["toy.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("code", "complaint", "why"),
+    [
+        (-9, "", "killed by signal 9 (Killed), likely for memory"),
+        (-11, "", "killed by signal 11 (Segmentation fault)"),
+        (1, "Traceback:\n  ...\nValueError: odd\n", "ValueError: odd"),
+        (2, "", "the process ended with 2"),
+    ],
+)
+def test_a_failing_child_is_not_blamed_on_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, complaint: str, why: str
+) -> None:
+    done = subprocess.CompletedProcess([], code, "", complaint)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(ModelError, match="can't be measured") as caught:
+        measure(tmp_path)
+    assert caught.value.why.endswith(why)
+    assert "--shapes" not in caught.value.hint
 
 
 def test_a_damaged_engine_is_named(engine: BuildToy, tmp_path: Path) -> None:

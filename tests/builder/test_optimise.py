@@ -2,14 +2,22 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import swapnet.builder.optimise
 from swapnet.builder.graph import Graph
-from swapnet.builder.optimise import INLINE_BELOW_BYTES, optimise
+from swapnet.builder.optimise import (
+    INLINE_BELOW_BYTES,
+    TYPES,
+    open_session,
+    optimise,
+    quiet_options,
+)
 from swapnet.builder.source import open_source
 from swapnet.errors import ModelError
 from swapnet.executor.backends.onnxruntime import version
@@ -50,6 +58,22 @@ def test_folding_never_doubles_a_weight(tmp_path: Path, name: str, portable: boo
     source = open_source(tmp_path / "toy.onnx")
     stored = sum(constant.nbytes for constant in graph.constants.values())
     assert stored <= 1.01 * source.weights_bytes
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_types_are_those_of_the_chosen_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type[np.floating[Any]]
+) -> None:
+    """Folding Neg stores as much, so that the folded graph stays; folding Cast stores more."""
+    monkeypatch.setattr(swapnet.builder.optimise, "STORED_LIMIT", 0)
+    net = Net()
+    weight = net.weight(64, 64, dtype=dtype)
+    weight = net("Cast", weight, to=TensorProto.FLOAT) if dtype is np.float16 else weight
+    net.output(net("MatMul", net.input("x", (2, 64)), net("Neg", weight)))
+    graph = imported(net.model(), tmp_path)
+    session = open_session(tmp_path / TYPES, quiet_options(optimise=False))
+    assert {v.name for v in (*session.get_inputs(), *session.get_outputs())} == set(graph.values)
+    assert len(graph.nodes) == (3 if dtype is np.float16 else 1)
 
 
 def test_weights_in_bodies_are_whole(tmp_path: Path) -> None:

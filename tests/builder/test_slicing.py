@@ -10,13 +10,14 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import helper
 
 from swapnet.builder.graph import Constant, Graph
 from swapnet.builder.slicing import slice_operators
 from tests.helpers.zoo import TOYS, Net
 
 LIMIT = 16 << 10
-Import = Callable[[onnx.ModelProto], Graph]
+Import = Callable[..., Graph]
 
 
 def kinds(graph: Graph) -> Counter[str]:
@@ -87,6 +88,53 @@ def test_blocked_convolutions_end_at_whole_blocks(import_model: Import) -> None:
         node.domain = "com.microsoft.nchwc"
     parts = slice_operators(graph, 4096).constants.values()
     assert [part.shape[0] for part in parts] == [16, 16, 16]
+
+
+def test_a_single_slice_is_none(import_model: Import) -> None:
+    net = Net()
+    net.output(net("Conv", net.input("x", (1, 16, 4, 4)), net.weight(16, 16, 3, 3)))
+    graph = import_model(net.model())
+    for node in graph.nodes:
+        node.domain = "com.microsoft.nchwc"
+    whole = slice_operators(graph, 4096)
+    assert list(whole.nodes) == list(graph.nodes)
+    assert not whole.sliced
+
+
+def test_new_names_are_new(import_model: Import) -> None:
+    net = Net()
+    x, weight = net.input("x", (2, 128)), net.weight(128, 64)
+    taken = f"{weight}/y/1"
+    net.nodes += [
+        helper.make_node("MatMul", [x, weight], ["y"]),
+        helper.make_node("Relu", ["y"], ["y/0"]),
+        helper.make_node("MatMul", ["y/0", net.weight(64, 64)], [taken]),
+    ]
+    net.output("y", taken)
+    sliced = slice_operators(import_model(net.model()), LIMIT)
+    written = [name for node in sliced.nodes for name in node.output]
+    assert "y/0.0" in written
+    assert f"{taken}.0" in sliced.constants
+    assert len({*written, *sliced.constants, *sliced.inline}) == len(written) + len(
+        sliced.constants
+    ) + len(sliced.inline)
+
+
+@pytest.mark.parametrize(
+    ("columns", "splits"), [(256, 1), ("n", 1), (1, 0), pytest.param("one", None, id="may be one")]
+)
+def test_a_bias_is_cut_at_its_planned_shape(
+    import_model: Import, columns: int | str, splits: int | None
+) -> None:
+    net = Net()
+    x, bias = net.input("x", (2, 64)), net.input("bias", (2, columns))
+    net.output(net("Gemm", x, net.weight(64, 256), bias))
+    width = {"n": 256, "one": 1}.get(str(columns), columns)
+    assert isinstance(width, int)
+    graph = import_model(net.model(), {"bias": (2, width)})
+    sliced = slice_operators(graph, LIMIT)
+    assert bool(sliced.sliced) == (splits is not None)
+    assert kinds(sliced)["Split"] == (splits or 0)
 
 
 def test_what_would_be_stored_twice_stays_whole(import_model: Import) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from swapnet.errors import StorageError
+from swapnet.executor.storage import WeightFile
 from swapnet.manifest import load_manifest, save_manifest
 from tests.cli.conftest import Call
 from tests.helpers.engines import BuildToy, Engine
@@ -179,3 +183,56 @@ def test_unknown_zoo_model(call: Call) -> None:
 def test_unknown_option_and_command(call: Call) -> None:
     assert call("bench", "--frobnicate").status == 2
     assert call("frobnicate").status == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--budget", "100%", "--output"),
+        ("plan", "--json"),
+        ("bench", "--budget", "100%", "--json"),
+        ("bench", "--budget", "100%", "--export-trace"),
+    ],
+)
+def test_results_that_can_not_be_written(
+    call: Call, toy: Engine, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    command, *options = arguments
+    failed = call(command, toy.folder, *options, tmp_path / "none" / "file")
+    assert failed.is_user_error("can't be written")
+
+
+def test_arrays_given_the_wrong_way(call: Call, toy: Engine, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros(3, np.float32))
+    np.savez(tmp_path / "x.npz", x=np.zeros(3, np.float32))
+    for given, words in ((tmp_path / "x.npy", "NAME=FILE"), (f"x={tmp_path / 'x.npz'}", "several")):
+        failed = call("run", toy.folder, "--budget", "100%", "--input", given)
+        assert failed.is_user_error(words)
+
+
+def test_a_full_disk_during_build(toy: Engine, tmp_path: Path) -> None:
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));"
+        "from swapnet.cli import main; main(sys.argv[1:])"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", limited, "build", toy.model, "-o", tmp_path / "engine"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 2
+    assert "can't be written" in child.stderr
+    assert "Traceback" not in child.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_read_error_while_running(
+    call: Call, toy: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_into(*_: object) -> None:
+        raise StorageError("cable", why="the cable is loose")
+
+    monkeypatch.setattr(WeightFile, "read_into", read_into)
+    failed = call("run", toy.folder, "--budget", toy.smallest)
+    assert failed.is_user_error("block", "could not be read", "the cable is loose")

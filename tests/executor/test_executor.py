@@ -5,6 +5,7 @@ import re
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from swapnet.errors import BackendError, BudgetError, EngineError, InputError, StorageError
 from swapnet.executor import Device, LoadMode, PlanOptions, SwapExecutor
+from swapnet.executor.arena import Arena
 from swapnet.executor.backends.simulated import block_byte, write_engine
 from swapnet.executor.plan import smallest_budget
 from swapnet.executor.storage import WeightFile
@@ -314,12 +316,62 @@ def test_a_closed_executor_says_so(toy: Engine) -> None:
         lambda: executor(toy.feeds()),
         lambda: executor.submit(toy.feeds()),
         lambda: executor.set_budget("100%"),
-        lambda: executor.plan,
-        lambda: executor.stats,
     ]
     for use in uses:
         with pytest.raises(BackendError, match="the executor is closed"):
             use()
+    assert executor.stats.inferences == 1
+    assert executor.plan.budget_bytes == toy.smallest
+
+
+def test_submitting_does_not_wait_for_the_inference_under_way(
+    toy: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    healthy = WeightFile.read_into
+
+    def read_into(file: WeightFile, destination: memoryview, offset: int) -> None:
+        go.wait()
+        healthy(file, destination, offset)
+
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        monkeypatch.setattr(WeightFile, "read_into", read_into)
+        futures = [executor.submit(toy.feeds()) for _ in range(3)]
+        assert not all(future.done() for future in futures)
+        go.set()
+        assert all(future.result() for future in futures)
+
+
+def test_replanning_gives_the_old_memory_back_first(
+    toy: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[bool] = []
+    arenas: list[weakref.ref[Arena]] = []
+
+    class Watched(Arena):
+        def __init__(self, nbytes: int) -> None:
+            alive.append(any(arena() is not None for arena in arenas))
+            super().__init__(nbytes)
+            arenas.append(weakref.ref(self))
+
+    monkeypatch.setattr("swapnet.executor.executor.Arena", Watched)
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        executor(toy.feeds())
+        executor.set_budget("100%")
+    assert alive == [False, False]
+
+
+def test_a_budget_that_can_not_be_loaded_leaves_the_one_before(
+    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SwapExecutor(toy.folder, "100%") as executor:
+        failing(monkeypatch, 0)
+        with pytest.raises(StorageError):
+            executor.set_budget(2 * toy.demand)
+        assert executor.plan.budget_bytes == toy.demand
+        assert_same(executor(toy.feeds(0)), expected[0])
+        executor.set_budget(toy.smallest)
+        assert_same(executor(toy.feeds(1)), expected[1])
 
 
 def test_one_changed_byte_is_found_when_asked(copy: Path) -> None:

@@ -200,11 +200,11 @@ def test_requests_are_recorded(simulated_manifest: MakeManifest) -> None:
     manifest = simulated_manifest([PAGE, 3 * PAGE])
     plan = streaming_plan(manifest)
     rig = make_rig(manifest, plan, readers=1)
-    rig.pipeline.events = []
+    rig.pipeline.start(trace=True)
     rig.pipeline.restart()
     rig.infer(0)
     rig.pipeline.close()
-    events = rig.pipeline.events[-len(plan.reads) :]
+    events = rig.pipeline.take_events()[-len(plan.reads) :]
     assert {event.nbytes for event in events} == {PAGE}
     assert all(event.start <= event.end for event in events)
 

@@ -149,13 +149,20 @@ def test_too_small_names_the_smallest_and_the_block(simulated_manifest: MakeMani
         make_plan(manifest, profile, smallest - 1)
     assert caught.value.smallest_bytes == smallest
     assert f"it needs {smallest} bytes, the budget allows {smallest - 1}" in caught.value.why
-    assert "block 1 (Simulated …) has 1.2MiB of weights" in caught.value.why
+    assert "the largest block is 1 (Simulated …) with 1.2MiB of weights" in caught.value.why
     assert "--max-block" in caught.value.hint
 
 
-def test_too_small_names_activations_where_they_are_larger(engine: BuildToy) -> None:
+def test_what_sets_the_smallest_is_the_largest_part(
+    simulated_manifest: MakeManifest, engine: BuildToy
+) -> None:
     _, reason = smallest_budget(engine("only-lookup").manifest)
-    assert reason.startswith("activations take")
+    assert reason.startswith("readers and bookkeeping take")
+    manifest = simulated_manifest([PAGE, 3000 * PAGE])
+    assert smallest_budget(manifest)[1].startswith("weights of the largest block take 11.7MiB")
+    wide = msgspec.structs.replace(manifest.blocks[0], activation_bytes=20 << 20)
+    manifest = msgspec.structs.replace(manifest, blocks=(wide, manifest.blocks[1]))
+    assert smallest_budget(manifest)[1].startswith("activations, most of them in block 0")
 
 
 def test_the_hint_is_enough(small_zoo: Engine) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from swapnet.manifest import (
     MANIFEST,
     Block,
     Extent,
+    Lookup,
     Manifest,
+    Rows,
     load_manifest,
     save_manifest,
     sha256_of,
@@ -34,7 +37,8 @@ def reseal(folder: Path, **changes: Any) -> None:
     """Change fields of the manifest and give it the right checksum."""
     engine = json.loads((folder / MANIFEST).read_bytes())["engine"] | changes
     body = json.dumps(engine, separators=(",", ":"))
-    text = f'{{"checksum":"{sha256_of(body.encode())}","engine":{body}}}'
+    seal = f'"schema":"{engine["schema"]}","checksum":"{sha256_of(body.encode())}"'
+    text = f'{{{seal},"engine":{body}}}'
     (folder / MANIFEST).write_text(text)
 
 
@@ -99,12 +103,50 @@ def test_wrong_fields_are_damage(
 @pytest.mark.parametrize("file", ["/etc/passwd", "../other/000.onnx", "blocks/../../x"])
 def test_no_path_leaves_the_folder(tmp_path: Path, manifest: Manifest, file: str) -> None:
     save_manifest(tmp_path, replace_block(manifest, file=file))
-    with pytest.raises(EngineError, match="outside its folder"):
+    with pytest.raises(EngineError, match="outside of the folder"):
         load_manifest(tmp_path)
 
 
 @pytest.mark.parametrize("extent", [Extent(0, 4096), Extent(4096, 8192), Extent(0, 1 << 20)])
 def test_no_weight_leaves_its_extent(tmp_path: Path, manifest: Manifest, extent: Extent) -> None:
     save_manifest(tmp_path, replace_block(manifest, extent=extent))
-    with pytest.raises(EngineError, match="outside of its extent"):
+    with pytest.raises(EngineError, match=r"outside of its extent|the extent of block 0 ends"):
+        load_manifest(tmp_path)
+
+
+def changed(part: str, **changes: Any) -> Callable[[Manifest], Manifest]:
+    """Changes the first of ``part``: a tensor, or a weight of the first block."""
+
+    def change(manifest: Manifest) -> Manifest:
+        if part == "weights":
+            weight = msgspec.structs.replace(manifest.blocks[0].weights[0], **changes)
+            return replace_block(manifest, weights=(weight,))
+        first, *rest = getattr(manifest, part)
+        changed = msgspec.structs.replace(first, **changes)
+        return msgspec.structs.replace(manifest, **{part: (changed, *rest)})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed("values", nbytes=0),
+        changed("inputs", dtype="string"),
+        changed("outputs", shape=(2,)),
+        changed("weights", nbytes=4),
+        changed("weights", dtype="float32"),
+        changed("blocks", index=1),
+        changed("blocks", inputs=("nowhere",)),
+        changed("blocks", kind="lookup"),
+        changed("blocks", lookup=Lookup("float32", (2,), 8, (Rows(1000, 8192),)), kind="lookup"),
+        changed("blocks", lookup=Lookup("float32", (2,), 9, (Rows(1, 0),)), kind="lookup"),
+        lambda manifest: msgspec.structs.replace(manifest, planned_shapes={}),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(
+    tmp_path: Path, manifest: Manifest, change: Callable[[Manifest], Manifest]
+) -> None:
+    save_manifest(tmp_path, change(manifest))
+    with pytest.raises(EngineError, match="is damaged"):
         load_manifest(tmp_path)
