@@ -38,7 +38,7 @@ _BLOCKS = 16
 
 _BLOCK_RANGE_BYTES = (256 << 10, 8 << 20)
 """Smaller blocks cost more calls than they save bytes; larger ones overlap badly."""
-_SESSION_BYTES = 64 << 10
+_SESSION_BYTES = 160 << 10
 """Added to each measured skeleton: its thread's stack and the heap's fragments."""
 
 
