@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 import click
@@ -58,18 +62,41 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit: 2 for a user's error, 130 for Ctrl-C."""
-    try:
-        status = cli.main(arguments, prog_name="swapnet", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except SwapnetError as error:
-        click.echo(f"swapnet: error: {error}".replace("\n", "\n  "), err=True)
-        sys.exit(2)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("swapnet: interrupted", err=True)
-        sys.exit(130)
+    with _interrupts() as interrupted:
+        try:
+            status = cli.main(arguments, prog_name="swapnet", standalone_mode=False)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except BrokenPipeError:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+            sys.exit(1)
+        except (Exception, KeyboardInterrupt) as error:
+            if interrupted.is_set() or isinstance(error, (KeyboardInterrupt, click.Abort)):
+                click.echo("swapnet: interrupted", err=True)
+                sys.exit(130)
+            if not isinstance(error, SwapnetError):
+                raise
+            click.echo(f"swapnet: error: {error}".replace("\n", "\n  "), err=True)
+            sys.exit(2)
     sys.exit(status or 0)
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Remember Ctrl-C: a library that is just being imported turns it into an ImportError."""
+    interrupted = threading.Event()
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
