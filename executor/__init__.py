@@ -1,7 +1,8 @@
 """Engine directory in, outputs out: storage, plan, swap pipeline, backends, executor."""
 
 from swapnet.executor.device import Device, ThreadPool
-from swapnet.executor.executor import Inference, Stats, StepEvent, SwapExecutor
+from swapnet.executor.execution import Inference, Stats, StepEvent
+from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.plan import Plan, PlanOptions
 from swapnet.executor.storage import LoadMode
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from swapnet.executor.executor import Inference
+from swapnet.executor.execution import Inference
 from swapnet.executor.plan import Plan
 
 __all__ = ["trace_events"]

@@ -20,7 +20,6 @@ from swapnet.builder.optimise import (
 )
 from swapnet.builder.source import open_source
 from swapnet.errors import ModelError
-from swapnet.executor.backends.onnxruntime import version
 from tests.helpers.zoo import TOYS, Net
 
 
@@ -40,7 +39,6 @@ def test_layouts_are_in_the_weights_unless_portable(tmp_path: Path) -> None:
     assert "com.microsoft.nchwc" not in domains[True]
 
 
-@pytest.mark.skipif(version() == "1.20", reason="it infers no shapes from external data")
 def test_small_and_shape_carrying_constants_stay_inline(tmp_path: Path) -> None:
     net = Net()
     value = net("Add", net.dense(net.input("x", (2, 512)), 512, 16), net.weight(16))

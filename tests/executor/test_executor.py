@@ -354,7 +354,7 @@ def test_replanning_gives_the_old_memory_back_first(
             super().__init__(nbytes)
             arenas.append(weakref.ref(self))
 
-    monkeypatch.setattr("swapnet.executor.executor.Arena", Watched)
+    monkeypatch.setattr("swapnet.executor.execution.Arena", Watched)
     with SwapExecutor(toy.folder, toy.smallest) as executor:
         executor(toy.feeds())
         executor.set_budget("100%")
