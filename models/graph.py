@@ -161,6 +161,8 @@ class Graph:
         *,
         stride: int = 1,
         dilation: int = 1,
+        groups: int = 1,
+        pads: tuple[int, int] | None = None,
         bias: bool = False,
         gain: float = _RELU_GAIN,
     ) -> str:
@@ -176,10 +178,14 @@ class Graph:
             Input and output channels.
         kernel
             Odd side of the kernel.
+        groups
+            Of channels, each convolved by itself.
+        pads
+            Before and after, of H and of W; by default what keeps them.
         gain
             Of a seeded layer; the default suits one that is followed by a ReLU.
         """
-        before, after = channels
+        before, after = channels[0] // groups, channels[1]
         inputs = [
             self.weight(
                 f"{name}.weight",
@@ -189,17 +195,22 @@ class Graph:
         ]
         if bias:
             inputs.append(self.weight(f"{name}.bias", (after,), _SPREAD))
+        start, end = pads or (dilation * (kernel // 2),) * 2
+        grouped = {"group": groups} if groups > 1 else {}
         return self.node(
             "Conv",
             value,
             *inputs,
             dilations=[dilation] * 2,
             kernel_shape=[kernel] * 2,
-            pads=[dilation * (kernel // 2)] * 4,
+            pads=[start, start, end, end],
             strides=[stride] * 2,
+            **grouped,
         )
 
-    def batch_norm(self, value: str, name: str, channels: int, *, gain: float = 1.0) -> str:
+    def batch_norm(
+        self, value: str, name: str, channels: int, *, gain: float = 1.0, epsilon: float = 1e-5
+    ) -> str:
         """Add a batch normalisation, whose seeded scale is about `gain`."""
         return self.node(
             "BatchNormalization",
@@ -208,7 +219,7 @@ class Graph:
             self.weight(f"{name}.bias", (channels,), _SPREAD * gain),
             self.weight(f"{name}.running_mean", (channels,), _SPREAD, trainable=False),
             self.weight(f"{name}.running_var", (channels,), _SPREAD, 1.0, trainable=False),
-            epsilon=1e-5,
+            epsilon=epsilon,
         )
 
     def gemm(

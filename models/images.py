@@ -24,7 +24,7 @@ _SKIMAGE = Wheel(
     project="scikit-image",
     version="0.26.0",
     sha256="74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
-    members=tuple(f"skimage/data/{name}" for name in (*PHOTOGRAPHS, "page.png")),
+    members=tuple(f"skimage/data/{name}" for name in (*PHOTOGRAPHS, "page.png", "text.png")),
 )
 # Means and deviations of ImageNet's red, green and blue, as torchvision uses them.
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32).reshape(3, 1, 1)

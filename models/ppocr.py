@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from swapnet.errors import InputError
 from swapnet.models import cache
 from swapnet.models.classes import Tensors
-from swapnet.models.fetch import Wheel, member
+from swapnet.models.ctc import decode
+from swapnet.models.fetch import Wheel
 from swapnet.models.images import picture, pixels
+from swapnet.models.published import Published
 
-__all__ = ["LINES", "characters", "decode", "make", "read", "samples"]
+__all__ = ["LINES", "RAPIDOCR", "characters", "make", "read", "samples"]
 
 LINES = (
     *((0, 4, 300, 36), (0, 46, 384, 68), (0, 66, 384, 86)),
@@ -23,13 +23,16 @@ LINES = (
 """Lines of text on ``page.png``: left, top, right and bottom in pixels."""
 
 _HEIGHT, _WIDTH = 48, 960
-_MEMBER = "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx"
-_RAPIDOCR = Wheel(
+_FOLDER = "rapidocr_onnxruntime/models"
+RAPIDOCR = Wheel(
     project="rapidocr-onnxruntime",
     version="1.4.4",
     sha256="971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
-    members=(_MEMBER,),
+    members=tuple(f"{_FOLDER}/ch_PP-OCRv4_{kind}_infer.onnx" for kind in ("rec", "det")),
 )
+"""Publishes the recogniser and the detector."""
+
+_RECOGNISER = Published("ppocrv4_rec", RAPIDOCR, RAPIDOCR.members[0])
 
 
 def make(path: Path, weights: Path | None) -> int:
@@ -40,23 +43,9 @@ def make(path: Path, weights: Path | None) -> int:
     InputError
         `weights` was given: the published model carries its own.
     """
-    import onnx
-    from onnx import TensorProto
-
-    if weights is not None:
-        raise InputError(
-            "ppocrv4_rec takes no other weights",
-            why=f"{weights} was given, but the model is published with its weights",
-            hint="Leave the weights out.",
-        )
-    shutil.copyfile(member(_RAPIDOCR, _MEMBER), path)
+    parameters = _RECOGNISER.make(path, weights)
     characters()
-    constants = (
-        node.attribute[0].t for node in onnx.load(path).graph.node if node.op_type == "Constant"
-    )
-    return sum(
-        int(np.prod(tensor.dims)) for tensor in constants if tensor.data_type == TensorProto.FLOAT
-    )
+    return parameters
 
 
 def samples() -> dict[str, NDArray[np.generic]]:
@@ -79,31 +68,11 @@ def characters() -> tuple[str, ...]:
     The list is in the metadata of the model, and is kept beside it as text, so that reading an
     output needs no ONNX library.
     """
-    folder = cache.create(cache.root() / "ppocrv4_rec-characters", _extract_characters)
+    folder = cache.create(
+        cache.root() / f"ppocrv4_rec-characters-{RAPIDOCR.sha256[:16]}", _extract_characters
+    )
     listed = (folder / "characters.txt").read_text(encoding="utf-8").split("\n")
     return ("", *listed, " ")
-
-
-def decode(probabilities: NDArray[np.float32], alphabet: tuple[str, ...]) -> tuple[str, float]:
-    """Decode one line greedily: repeats collapse, then blanks drop (CTC).
-
-    Parameters
-    ----------
-    probabilities
-        (steps, classes), float32.
-    alphabet
-        What each class stands for; class 0 is the blank.
-
-    Returns
-    -------
-    tuple of str and float
-        The text, and the mean probability of its characters (0 where there are none).
-    """
-    classes = probabilities.argmax(axis=1)
-    changed = np.diff(classes, prepend=0) != 0
-    kept = changed & (classes != 0)
-    text = "".join(alphabet[index] for index in classes[kept])
-    return text, float(probabilities.max(axis=1)[kept].mean()) if kept.any() else 0.0
 
 
 def read(_: Tensors, outputs: Tensors) -> str:
@@ -117,6 +86,6 @@ def read(_: Tensors, outputs: Tensors) -> str:
 def _extract_characters(folder: Path) -> None:
     import onnx
 
-    metadata = onnx.load(member(_RAPIDOCR, _MEMBER)).metadata_props
+    metadata = onnx.load(_RECOGNISER.file).metadata_props
     (listed,) = (entry.value for entry in metadata if entry.key == "character")
     (folder / "characters.txt").write_text(listed, encoding="utf-8", newline="\n")

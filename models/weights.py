@@ -1,14 +1,15 @@
-"""Where the weights of a network come from: a seed, or a ``.safetensors`` file."""
+"""Where the weights of a network come from: a seed, or a file of tensors by name."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swapnet.errors import InputError, ModelError
+from swapnet.models.checkpoint import Checkpoint, is_checkpoint
 
 __all__ = ["Weights"]
 
@@ -19,8 +20,8 @@ class Weights:
     Parameters
     ----------
     path
-        A ``.safetensors`` file; None for seeded weights. Tensors in it that the network does not
-        have are ignored.
+        A ``.safetensors`` file or a PyTorch checkpoint; None for seeded weights. Tensors in it
+        that the network does not have are ignored.
     seed
         Of seeded weights, which are the same for the same seed and order of calls.
 
@@ -29,13 +30,13 @@ class Weights:
     InputError
         There is no such file.
     ModelError
-        It is not a safetensors file.
+        It is neither.
     """
 
     def __init__(self, path: Path | None = None, *, seed: int = 0) -> None:
         self._random = np.random.default_rng(seed)
         self._path = path
-        self._file: Any = None if path is None else _open(path)
+        self._file = None if path is None else _open(path)
 
     def tensor(
         self, name: str, shape: tuple[int, ...], deviation: float, mean: float = 0.0
@@ -55,39 +56,64 @@ class Weights:
             The file has no such tensor, or one of another shape.
         """
         if self._file is not None:
-            return self._stored(name, shape)
+            return self._stored(self._file, name, shape)
         values = self._random.standard_normal(shape, dtype=np.float32)
         values *= np.float32(deviation)
         values += np.float32(mean)
         return values
 
-    def _stored(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        if name not in self._file.keys():  # noqa: SIM118 - not a mapping
+    def _stored(self, file: _Tensors, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        if name not in file.names:
             raise ModelError(
                 f"{self._path} has no tensor named {name}",
                 why=f"the network needs it, with shape {shape}",
                 hint="Use the parameter names that swapnet.models documents.",
             )
-        found = tuple(self._file.get_slice(name).get_shape())
+        found = file.shape(name)
         if found != shape:
             raise ModelError(
                 f"{self._path}: {name} is not of the shape that the network needs",
                 why=f"the file has {found}, the network needs {shape}",
                 hint="Use weights of the same architecture and number of classes.",
             )
-        return np.asarray(self._file.get_tensor(name), np.float32)
+        return np.asarray(file.tensor(name), np.float32)
 
 
-def _open(path: Path) -> Any:
-    from safetensors import SafetensorError, safe_open
+class _Tensors(Protocol):
+    """A file of tensors by name."""
 
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def tensor(self, name: str) -> NDArray[np.generic]: ...
+
+
+class _Safetensors:
+    def __init__(self, path: Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            file: Any = safe_open(path, framework="numpy")
+        except SafetensorError as error:
+            raise ModelError(
+                f"{path} is not a safetensors file, nor a PyTorch checkpoint",
+                why=str(error),
+                hint="Convert the weights with safetensors.torch.save_file.",
+            ) from error
+        self._file = file
+        self.names = tuple(file.keys())
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file.get_slice(name).get_shape())
+
+    def tensor(self, name: str) -> NDArray[np.generic]:
+        values: NDArray[np.generic] = self._file.get_tensor(name)
+        return values
+
+
+def _open(path: Path) -> _Tensors:
     if not path.is_file():
         raise InputError(f"{path} does not exist", hint="Give the path of a .safetensors file.")
-    try:
-        return safe_open(path, framework="numpy")
-    except SafetensorError as error:
-        raise ModelError(
-            f"{path} is not a safetensors file",
-            why=str(error),
-            hint="Convert the weights with safetensors.torch.save_file.",
-        ) from error
+    return Checkpoint(path) if is_checkpoint(path) else _Safetensors(path)

@@ -11,7 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swapnet.errors import InputError, ModelError
-from swapnet.models import cache, classes, minilm, ppocr, resnet, vgg, yolo
+from swapnet.models import (
+    bert_base,
+    cache,
+    classes,
+    ddddocr,
+    efficientnet,
+    minilm,
+    ppocr,
+    ppocr_det,
+    resnet,
+    vgg,
+    yolo,
+)
 from swapnet.models.classes import Tensors
 from swapnet.models.fetch import file_sha256
 
@@ -71,6 +83,9 @@ class ZooModel:
         Returns real inputs by name, with a leading sample axis.
     reading
         Puts the outputs for given inputs into words.
+    recipe
+        Number of what `make` and `samples` do. Whoever changes what they give raises it, and
+        files of another recipe are left alone: it is in the name of the model's folder.
     """
 
     name: str
@@ -81,6 +96,7 @@ class ZooModel:
     samples: Callable[[], dict[str, NDArray[np.generic]]] = field(repr=False)
     reading: Callable[[Tensors, Tensors], str] = field(repr=False)
     licence: str = "Apache-2.0"
+    recipe: int = 1
 
     def read(self, inputs: Tensors, outputs: Tensors) -> str:
         """Put outputs into words, in one or a few lines.
@@ -142,6 +158,34 @@ _MODELS = (
         reading=ppocr.read,
     ),
     ZooModel(
+        name="ppocrv4_det",
+        title="PP-OCRv4 detection: finds lines of text, pretrained",
+        parameters=1_171_841,
+        shapes={"x": ("batch", 3, "height", "width")},
+        make=ppocr_det.make,
+        samples=ppocr_det.samples,
+        reading=ppocr_det.read,
+    ),
+    ZooModel(
+        name="ddddocr",
+        title="ddddocr recognition: reads short texts, pretrained",
+        parameters=13_520_258,
+        shapes={"input1": (1, 1, 64, "width")},
+        make=ddddocr.make,
+        samples=ddddocr.samples,
+        reading=ddddocr.read,
+        licence="MIT",
+    ),
+    ZooModel(
+        name="efficientnet_lite2",
+        title="EfficientNet-Lite2: 1000 image classes, pretrained",
+        parameters=6_092_072,
+        shapes={"input": (1, 3, efficientnet.SIZE, efficientnet.SIZE)},
+        make=efficientnet.make,
+        samples=efficientnet.samples,
+        reading=efficientnet.read,
+    ),
+    ZooModel(
         name="minilm",
         title="all-MiniLM-L6-v2: compares sentences, pretrained",
         parameters=22_565_376,
@@ -151,6 +195,17 @@ _MODELS = (
         make=minilm.make,
         samples=minilm.samples,
         reading=minilm.read,
+    ),
+    ZooModel(
+        name="bert_base",
+        title="BERT-base: hidden states of 128 tokens, seeded weights",
+        parameters=109_482_240,
+        shapes=dict.fromkeys(
+            ("input_ids", "attention_mask", "token_type_ids"), (1, bert_base.TOKENS)
+        ),
+        make=bert_base.make,
+        samples=bert_base.samples,
+        reading=bert_base.read,
     ),
 )
 
@@ -185,9 +240,9 @@ def get(name: str, folder: Path | None = None, weights: Path | None = None) -> Z
         Where the folders of the models lie; by default ``models`` in the cache folder
         (``$SWAPNET_CACHE`` or ``~/.cache/swapnet``).
     weights
-        A ``.safetensors`` file of real weights with torchvision's parameter names (those of
-        `swapnet.models.yolo` and `swapnet.models.minilm` for these two). The files go to a folder
-        of their own, named by the hash of the weights.
+        A ``.safetensors`` file or PyTorch checkpoint of real weights with torchvision's parameter
+        names (or those that `swapnet.models.yolo`, `efficientnet`, `minilm` and `bert` document).
+        The files go to a folder of their own, named by the hash of the weights.
 
     Raises
     ------
@@ -203,7 +258,7 @@ def get(name: str, folder: Path | None = None, weights: Path | None = None) -> Z
 
 def files(model: ZooModel, folder: Path | None = None, weights: Path | None = None) -> ZooFiles:
     """Return the files of a model that need not be in the registry; see `get`."""
-    key = model.name
+    key = f"{model.name}-r{model.recipe}"
     if weights is not None:
         if not weights.is_file():
             raise InputError(

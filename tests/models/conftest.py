@@ -10,6 +10,11 @@ import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+
+from swapnet.models import minilm
 
 Arrays = dict[str, NDArray[Any]]
 Infer = Callable[..., Arrays]
@@ -44,3 +49,16 @@ def noise() -> Callable[..., NDArray[np.float32]]:
         return random.standard_normal(shape, dtype=np.float32)
 
     return draw
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer of whole words in place of the published one."""
+    listed = {word for batch in minilm.SENTENCES for text in batch for word in text.split()}
+    vocabulary = {"[PAD]": 0} | {word: index + 1 for index, word in enumerate(sorted(listed))}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[PAD]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.add_special_tokens(["[PAD]"])
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(str(path))
+    monkeypatch.setattr(minilm, "member", lambda *_: path)

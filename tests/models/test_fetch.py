@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,14 @@ def test_nothing_else_is_kept(wheel: Wheel, cache_folder: Path) -> None:
     fetch.member(wheel, "toy/data.txt")
     kept = [path.name for path in cache_folder.rglob("*") if path.is_file()]
     assert kept == ["data.txt"]
+
+
+@pytest.mark.usefixtures("cache_folder")
+def test_other_members_are_fetched_anew(wheel: Wheel, commands: list[list[str]]) -> None:
+    fetch.member(wheel, "toy/data.txt")
+    more = replace(wheel, members=("toy/data.txt", "toy/__init__.py"))
+    assert fetch.member(more, "toy/__init__.py").read_text() == "raise RuntimeError"
+    assert len(commands) == 2
 
 
 @pytest.mark.usefixtures("commands")

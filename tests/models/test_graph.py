@@ -74,6 +74,20 @@ def test_computes_what_it_says(path: Path, noise: Noise, infer: Infer) -> None:
     np.testing.assert_allclose(infer(path, input=image)["answer"][0], expected, atol=1e-5)
 
 
+def test_a_convolution_may_be_grouped_and_padded(path: Path, noise: Noise, infer: Infer) -> None:
+    with Graph(path, Weights()) as graph:
+        value = graph.input("input", (1, 2, 4, 4))
+        value = graph.conv(value, "conv", (2, 2), 3, stride=2, groups=2, pads=(0, 1))
+        graph.output("answer", value, (1, 2, 2, 2))
+        assert graph.save() == 2 * 9
+    image = noise(1, 2, 4, 4)
+    (tensor,) = onnx.load(path).graph.initializer
+    padded = np.pad(image[0], [(0, 0), (0, 1), (0, 1)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))[:, ::2, ::2]
+    expected = np.einsum("chwij,cij->chw", windows, numpy_helper.to_array(tensor)[:, 0])
+    np.testing.assert_allclose(infer(path, input=image)["answer"][0], expected, atol=1e-5)
+
+
 def test_a_weight_may_be_stored_transposed(path: Path) -> None:
     with Graph(path, Weights()) as graph:
         value = graph.input("input", ("batch", 2))

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from swapnet.models import minilm
+from swapnet.models.bert import Bert
 from swapnet.models.graph import Graph
-from swapnet.models.minilm import Bert, bert
+from swapnet.models.minilm import sentences
 from swapnet.models.weights import Weights
 
 Infer = Callable[..., dict[str, NDArray[Any]]]
@@ -27,22 +27,9 @@ def tiny(tmp_path: Path) -> Path:
         tokens, mask, types = (
             graph.input(name, ("batch", "sequence"), "int64") for name in ("t", "m", "s")
         )
-        graph.output("embedding", bert(graph, TINY, tokens, mask, types), ("batch", 8))
+        graph.output("embedding", sentences(graph, TINY, tokens, mask, types), ("batch", 8))
         graph.save()
     return path
-
-
-@pytest.fixture
-def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tokenizer of whole words in place of the published one."""
-    listed = {word for batch in minilm.SENTENCES for text in batch for word in text.split()}
-    vocabulary = {"[PAD]": 0} | {word: index + 1 for index, word in enumerate(sorted(listed))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[PAD]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(["[PAD]"])
-    path = tmp_path / "tokenizer.json"
-    tokenizer.save(str(path))
-    monkeypatch.setattr(minilm, "member", lambda *_: path)
 
 
 def test_embeddings_have_length_1(tiny: Path, infer: Infer) -> None:
@@ -103,7 +90,7 @@ def test_makes_the_published_network(tmp_path: Path, monkeypatch: pytest.MonkeyP
             return asked[name]
 
     with Graph(tmp_path / "seeded.onnx", Recorder()) as graph:
-        bert(graph, TINY, *(graph.input(name, (1, 3), "int64") for name in ("t", "m", "s")))
+        sentences(graph, TINY, *(graph.input(name, (1, 3), "int64") for name in ("t", "m", "s")))
         graph.save()
     save_file(asked, tmp_path / "weights.safetensors")
     monkeypatch.setattr(minilm, "MINILM", TINY)

@@ -8,7 +8,6 @@ import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from swapnet.errors import InputError
 from swapnet.models import ppocr
 
 
@@ -25,23 +24,9 @@ def published(cache_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     helper.set_model_props(model, {"character": "a\nb"})
     path = tmp_path / "published.onnx"
     onnx.save(model, path)
-    monkeypatch.setattr(ppocr, "member", lambda *_: path)
+    monkeypatch.setattr("swapnet.models.published.member", lambda *_: path)
     assert not cache_folder.exists()
     return path
-
-
-def line(*indices: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    return np.eye(4, dtype=np.float32)[list(indices)] * np.float32(0.5)
-
-
-def test_decodes_repeats_and_blanks() -> None:
-    text, confidence = ppocr.decode(line(0, 1, 1, 0, 1, 2, 2, 3, 0), ("", "a", "b", " "))
-    assert text == "aab "
-    assert confidence == 0.5
-
-
-def test_decodes_an_empty_line() -> None:
-    assert ppocr.decode(line(0, 0), ("", "a", "b", " ")) == ("", 0.0)
 
 
 def test_make_copies_and_counts(published: Path, tmp_path: Path) -> None:
@@ -53,12 +38,8 @@ def test_make_copies_and_counts(published: Path, tmp_path: Path) -> None:
 def test_characters_are_kept_beside_the_model(published: Path) -> None:
     assert ppocr.characters() == ("", "a", "b", " ")
     published.unlink()
-    assert ppocr.read({}, {"any": line(2, 0, 1)[None]}) == '"ba" (50.0%)'
-
-
-def test_takes_no_other_weights(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="takes no other weights"):
-        ppocr.make(tmp_path / "ppocr.onnx", tmp_path / "other.safetensors")
+    steps = np.eye(4, dtype=np.float32)[[2, 0, 1]] * np.float32(0.5)
+    assert ppocr.read({}, {"any": steps[None]}) == '"ba" (50.0%)'
 
 
 def test_samples_keep_their_proportions(monkeypatch: pytest.MonkeyPatch) -> None:

