@@ -4,42 +4,45 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from math import isqrt
 from pathlib import Path
 
 import msgspec
 
+import swapnet
 from swapnet.builder.compile import compile_parts
 from swapnet.builder.directory import staging_directory
-from swapnet.builder.measure import Measurement, measure
 from swapnet.builder.optimise import TYPES, optimise
 from swapnet.builder.partition import assign_weights, partition
-from swapnet.builder.progress import Progress, silent
 from swapnet.builder.shapes import plan_shapes
 from swapnet.builder.slicing import slice_operators
 from swapnet.builder.source import SourceModel, open_source
+from swapnet.calibration.activations import Measurement, measure
 from swapnet.errors import BackendUnavailableError, InputError
 from swapnet.executor.backends.onnxruntime import version
 from swapnet.fingerprint import PORTABLE, cpu_fingerprint
 from swapnet.manifest import (
     EXTENT_ALIGNMENT,
+    SESSION_BYTES,
     Compiled,
     Manifest,
     Source,
     load_manifest,
     save_manifest,
 )
+from swapnet.progress import Progress, silent
 from swapnet.units import parse_size
 
 __all__ = ["BACKENDS", "build"]
 
 BACKENDS = ("auto", "onnxruntime")
-_BLOCKS = 16
-"""Blocks that a model is cut into at least, so that a sixth of its weights hold a ring of two."""
-
 _BLOCK_RANGE_BYTES = (256 << 10, 8 << 20)
 """Smaller blocks cost more calls than they save bytes; larger ones overlap badly."""
-_SESSION_BYTES = 160 << 10
-"""Added to each measured skeleton: its thread's stack and the heap's fragments."""
+
+_PLACES = 2
+"""Blocks in memory at once while streaming, at least: one executes, one is being read. With ``n``
+blocks of ``weights / n`` bytes they and the sessions take the least memory together where
+``n * SESSION_BYTES == _PLACES * weights / n``."""
 
 
 def build(
@@ -63,8 +66,8 @@ def build(
     backend
         ``"auto"`` or ``"onnxruntime"``.
     max_block
-        Limit of a block's weights, a size or bytes; by default a sixteenth of the model's, between
-        256 KiB and 8 MiB.
+        Limit of a block's weights, a size or bytes; by default such that blocks in memory and
+        sessions take the least together, between 256 KiB and 8 MiB.
     portable
         Leave out hardware layouts, so that the engine runs on any processor.
     shapes
@@ -103,7 +106,7 @@ def build(
         tempfile.TemporaryDirectory(prefix=f".{target.name}.work.", dir=target.parent) as work,
     ):
         progress("optimise", 0, 1)
-        graph = optimise(source, Path(work), portable=portable)
+        graph = optimise(source, Path(work), portable=portable, shapes=shapes)
         progress("shapes", 0, 1)
         graph = plan_shapes(graph, Path(work) / TYPES, shapes or {})
         graph = slice_operators(graph, max_block_bytes)
@@ -115,7 +118,10 @@ def build(
             staging,
             source=Source(source.name, source.sha256, str(source.path.absolute())),
             compiled=Compiled(
-                "onnxruntime", version(), PORTABLE if portable else cpu_fingerprint()
+                "onnxruntime",
+                version(),
+                PORTABLE if portable else cpu_fingerprint(),
+                swapnet.__version__,
             ),
             max_block_bytes=max_block_bytes,
             progress=progress,
@@ -129,7 +135,8 @@ def build(
 def _max_block_bytes(max_block: str | int | None, source: SourceModel) -> int:
     if max_block is None:
         smallest, largest = _BLOCK_RANGE_BYTES
-        return max(smallest, min(largest, source.weights_bytes // _BLOCKS))
+        balanced = isqrt(source.weights_bytes * SESSION_BYTES // _PLACES)
+        return max(smallest, min(largest, balanced))
     nbytes = parse_size(max_block) if isinstance(max_block, str) else max_block
     if nbytes < EXTENT_ALIGNMENT:
         raise InputError(
@@ -143,19 +150,18 @@ def _max_block_bytes(max_block: str | int | None, source: SourceModel) -> int:
 def _with_measurement(manifest: Manifest, measured: Measurement) -> Manifest:
     """The manifest with what its blocks need beside their weights.
 
-    A block's skeleton is counted in proportion to its operators. The block with the highest peak
-    carries the whole arena limit, so that the largest activation is the limit.
+    A block's skeleton is counted in proportion to its operators.
     """
-    peaks = list(measured.activation_bytes)
-    peaks[peaks.index(max(peaks))] = measured.scratch_bytes
     sizes = [(len(block.operators) + 1) * block.is_graph for block in manifest.blocks]
     share = measured.skeleton_bytes / max(sum(sizes), 1)
     blocks = tuple(
         msgspec.structs.replace(
             block,
             activation_bytes=peak,
-            skeleton_bytes=int(share * size) + _SESSION_BYTES if block.is_graph else 0,
+            skeleton_bytes=int(share * size) + SESSION_BYTES if block.is_graph else 0,
         )
-        for block, peak, size in zip(manifest.blocks, peaks, sizes, strict=True)
+        for block, peak, size in zip(
+            manifest.blocks, measured.limiting_activation_bytes, sizes, strict=True
+        )
     )
     return msgspec.structs.replace(manifest, blocks=blocks)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swapnet.builder.graph import Graph, Value
+from swapnet.builder.inplace import inplace_outputs
 from swapnet.builder.lookup import table_parts
 from swapnet.builder.partition import Ownership, Part
-from swapnet.builder.progress import Progress
 from swapnet.builder.skeleton import skeleton
 from swapnet.builder.weights import StoredExtent, WeightWriter
 from swapnet.manifest import (
@@ -24,6 +24,7 @@ from swapnet.manifest import (
     Weight,
     sha256_of,
 )
+from swapnet.progress import Progress
 
 __all__ = ["compile_parts"]
 
@@ -93,6 +94,7 @@ def _graph_block(graph: Graph, index: int, part: Part, stored: StoredExtent, fol
         extent=stored.extent,
         checksum=stored.checksum,
         weights=stored.weights,
+        inplace=inplace_outputs(graph, part),
         file=file,
         file_checksum=sha256_of(data),
     )

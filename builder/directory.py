@@ -13,10 +13,11 @@ from pathlib import Path
 from swapnet.errors import StorageError
 from swapnet.manifest import MANIFEST, WEIGHTS
 from swapnet.profile import PROFILE
+from swapnet.shapes import SHAPES
 
 __all__ = ["staging_directory"]
 
-_ENGINE = {MANIFEST, WEIGHTS, "blocks", PROFILE}
+_ENGINE = {MANIFEST, WEIGHTS, "blocks", PROFILE, SHAPES}
 """All that an engine directory holds, hidden files aside."""
 
 _REFUSALS = {

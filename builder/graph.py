@@ -11,12 +11,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from swapnet.tensors import ELEMENT_BYTES, concrete_nbytes
+from swapnet.tensors import ELEMENT_BYTES, ONNX_TYPES, concrete_nbytes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnx
 
-__all__ = ["Constant", "Graph", "Value", "in_execution_order", "used_names"]
+__all__ = [
+    "Constant",
+    "Graph",
+    "Value",
+    "bodies",
+    "in_execution_order",
+    "read_constant",
+    "used_names",
+]
+
+_DTYPES = {number: name for name, number in ONNX_TYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,13 @@ class Graph:
         }
         object.__setattr__(self, "weights_of", weights)
 
+    def shapes(self, name: str) -> tuple[tuple[int | str, ...], tuple[int, ...]]:
+        """Declared and planned shape of a value or a constant."""
+        if name in self.values:
+            return self.values[name].shape, self.values[name].planned
+        dims = self.constants[name].shape if name in self.constants else self.inline[name].dims
+        return tuple(dims), tuple(dims)
+
 
 def in_execution_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Sorted as ONNX Runtime's priority-based order executes: lowest index that is ready first.
@@ -155,13 +174,50 @@ def in_execution_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     return order
 
 
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The subgraphs of an operator: branches of If, bodies of Loop and Scan."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
 def used_names(node: onnx.NodeProto) -> Iterator[str]:
     """Names that an operator reads, those captured by its subgraphs included."""
     yield from filter(None, node.input)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-            for inner in graph.node:
-                yield from (name for name in used_names(inner) if name not in own)
-                own.update(inner.output)
-            yield from (v.name for v in graph.output if v.name not in own)
+    for graph in bodies(node):
+        own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+        for inner in graph.node:
+            yield from (name for name in used_names(inner) if name not in own)
+            own.update(inner.output)
+        yield from (v.name for v in graph.output if v.name not in own)
+
+
+def read_constant(tensor: onnx.TensorProto, folder: Path) -> Constant | None:
+    """A stored tensor; None if it is empty or of a type that can't be swapped.
+
+    Parameters
+    ----------
+    tensor
+        Its external data stays on disk behind a memory map.
+    folder
+        Where the model lies.
+    """
+    from onnx import numpy_helper
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    dtype = _DTYPES.get(tensor.data_type)
+    shape = tuple(tensor.dims)
+    if dtype is None or 0 in shape:
+        return None
+    if uses_external_data(tensor):
+        info = ExternalDataInfo(tensor)
+        nbytes = prod(shape) * ELEMENT_BYTES[dtype]
+        data: npt.NDArray[np.uint8] = np.memmap(
+            folder / info.location, np.uint8, "r", offset=info.offset or 0, shape=(nbytes,)
+        )
+    elif tensor.HasField("raw_data"):
+        data = np.frombuffer(tensor.raw_data, np.uint8)
+    else:
+        data = np.frombuffer(numpy_helper.to_array(tensor).tobytes(), np.uint8)
+    return Constant(tensor.name, dtype, shape, data)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from swapnet.builder.graph import Constant, Graph, Value, in_execution_order
+from swapnet.builder.constants import INLINE_BELOW_BYTES, read_weights
+from swapnet.builder.graph import Graph, Value, bodies, in_execution_order
+from swapnet.builder.packing import NCHWC, has_products, pack_products
 from swapnet.builder.source import SourceModel
 from swapnet.errors import ModelError
-from swapnet.tensors import ELEMENT_BYTES, ONNX_TYPES
+from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
     import onnx
     import onnxruntime as ort
 
 __all__ = [
-    "INLINE_BELOW_BYTES",
     "TYPES",
+    "WHOLE",
     "open_session",
     "optimise",
     "quiet_options",
@@ -29,11 +32,14 @@ __all__ = [
     "save_optimised",
 ]
 
-INLINE_BELOW_BYTES = 1024
-"""Smaller constants stay in the skeletons."""
-
 TYPES = "types.onnx"
 """The optimised model with every value as an output; beside it lie its weights."""
+
+WHOLE = "whole.onnx"
+"""The same model with its own outputs only: what a swapped one must equal to the bit."""
+
+_PACKED = "packed.data"
+"""Weights that were rearranged after ONNX Runtime's optimisation."""
 
 STORED_LIMIT = 1.01
 """Stored weights over the original's, layout padding aside."""
@@ -41,24 +47,19 @@ STORED_LIMIT = 1.01
 _FOLDING = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")
 """The optimisers that compute weights from weights."""
 
-_SHAPE_INPUTS = {
-    "Reshape": (1,),
-    "Resize": (1, 2, 3),
-    "Upsample": (1,),
-    "Expand": (1,),
-    "Tile": (1,),
-    "Slice": (1, 2, 3, 4),
-    "Pad": (1, 2, 3),
-    "ConstantOfShape": (0,),
-    "Unsqueeze": (1,),
-    "Squeeze": (1,),
-    "Split": (1,),
-}
-_DTYPES = {number: name for name, number in ONNX_TYPES.items()}
+_QUANTISING = ("QDQSelectorActionTransformer",)
+"""The optimiser that turns products with dequantised weights into MatMulNBits (since 1.25)."""
+
 _NAMES = {"float": "float32", "double": "float64"}
 
 
-def optimise(source: SourceModel, folder: Path, *, portable: bool) -> Graph:
+def optimise(
+    source: SourceModel,
+    folder: Path,
+    *,
+    portable: bool,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Graph:
     """Optimise ``source`` into ``folder`` and read the result.
 
     Parameters
@@ -66,32 +67,127 @@ def optimise(source: SourceModel, folder: Path, *, portable: bool) -> Graph:
     source
         The model.
     folder
-        Where the optimised model, its weights and `TYPES` are written; they must stay there while
-        the graph is used.
+        Where the optimised model, its weights, `TYPES` and `WHOLE` are written; they must stay
+        there while the graph is used.
     portable
         Leave out hardware layouts (NCHWc).
+    shapes
+        Input shapes to plan for: products of few rows get a hardware layout too.
 
     Raises
     ------
+    InputError
+        A given shape does not fit.
     ModelError
         ONNX Runtime refuses the model, or a value has no type that can be swapped.
     """
+    disabled: tuple[str, ...] = ()
     path = save_optimised(source.path, folder, portable=portable)
     graph = read_graph(path, source.name)
+    if _nbits(graph.nodes) > _nbits(source.proto.graph.node):
+        disabled = _QUANTISING
+        path = save_optimised(source.path, folder, portable=portable, disabled=disabled)
+        graph = read_graph(path, source.name)
     stored = sum(c.nbytes for c in graph.constants.values())
     if stored > STORED_LIMIT * source.weights_bytes:
-        other = save_optimised(source.path, folder, portable=portable, fold_constants=False)
+        disabled = (*disabled, *_FOLDING)
+        other = save_optimised(source.path, folder, portable=portable, disabled=disabled)
         unfolded = read_graph(other, source.name)
         if sum(c.nbytes for c in unfolded.constants.values()) < stored:
             path, graph = other, unfolded
     _types_path(path).replace(folder / TYPES)
-    return graph
+    shutil.copyfile(path, folder / WHOLE)
+    return graph if portable else _packed(graph, folder, shapes or {})
+
+
+def _packed(graph: Graph, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+    """The graph with products packed, which replaces `TYPES` and `WHOLE` too."""
+    from swapnet.builder.shapes import plan_shapes  # it opens sessions with this module
+
+    block = _channels_in_block()
+    if block < 2 or not has_products(graph, block):
+        return graph
+    planned = plan_shapes(graph, folder / TYPES, shapes)
+    packed = pack_products(planned, block, folder / _PACKED)
+    if packed is planned:
+        return graph
+    _save_packed(packed, folder)
+    return packed
+
+
+def _channels_in_block() -> int:
+    """Channels that lie together in the layout of this processor; 1 if it has none."""
+    from onnx import helper
+
+    node = helper.make_node("ReorderInput", ["x"], ["y"], domain=NCHWC, channels_last=1)
+    info = helper.make_tensor_value_info("x", 1, (1, 1, 1, 4))
+    probe = helper.make_graph([node], "probe", [info], [helper.make_empty_tensor_value_info("y")])
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid(NCHWC, 1)]
+    model = helper.make_model(probe, opset_imports=imports, ir_version=8)
+    try:
+        session = open_session(model.SerializeToString(), quiet_options(optimise=False))
+    except ModelError:
+        return 1
+    (blocked,) = session.run(None, {"x": np.zeros((1, 1, 1, 4), np.float32)})
+    return int(blocked.shape[1])
+
+
+def _save_packed(graph: Graph, folder: Path) -> None:
+    """Write `WHOLE` and `TYPES` anew."""
+    import onnx
+    from onnx.external_data_helper import set_external_data
+
+    proto = onnx.load_model(folder / TYPES, load_external_data=False)
+    del proto.graph.node[:]
+    proto.graph.node.extend(graph.nodes)
+    del proto.graph.output[len(graph.outputs) :]
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for name, tensor in tensors.items():
+        constant = graph.constants.get(name)
+        data = constant.data if constant else None
+        if constant and isinstance(data, np.memmap) and constant.shape != tuple(tensor.dims):
+            tensor.Clear()
+            tensor.name, tensor.data_type = name, onnx.TensorProto.FLOAT
+            tensor.dims.extend(constant.shape)
+            tensor.raw_data = b""
+            set_external_data(tensor, _PACKED, data.offset, constant.nbytes)
+            tensor.ClearField("raw_data")
+    proto.graph.initializer.extend(t for n, t in graph.inline.items() if n not in tensors)
+    del proto.opset_import[:]
+    proto.opset_import.extend(graph.opset_imports)
+    onnx.save_model(proto, folder / WHOLE)
+    _give_every_value(proto)
+    onnx.save_model(proto, folder / TYPES)
+
+
+def _give_every_value(proto: onnx.ModelProto) -> None:
+    """Add what operators compute to the outputs, without types."""
+    import onnx
+
+    named = {v.name for v in (*proto.graph.input, *proto.graph.output)}
+    produced = dict.fromkeys(n for node in proto.graph.node for n in node.output if n)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in produced if n not in named)
+
+
+def _nbits(nodes: Iterable[onnx.NodeProto]) -> int:
+    """How many products there are that need packed weights and round what they multiply."""
+    return sum(
+        (node.op_type == "MatMulNBits") + sum(_nbits(body.node) for body in bodies(node))
+        for node in nodes
+    )
 
 
 def save_optimised(
-    source: Path, folder: Path, *, portable: bool, fold_constants: bool = True
+    source: Path, folder: Path, *, portable: bool, disabled: Sequence[str] = ()
 ) -> Path:
-    """Write the optimised model: ``optimised[-unfolded].onnx`` and a file of weights beside it.
+    """Write the optimised model and a file of weights beside it.
+
+    Parameters
+    ----------
+    source, folder, portable
+        See `optimise`.
+    disabled
+        Names of optimisers to leave out.
 
     Raises
     ------
@@ -102,7 +198,7 @@ def save_optimised(
     """
     import onnxruntime as ort
 
-    stem = "optimised" if fold_constants else "optimised-unfolded"
+    stem = "optimised" if not disabled else f"optimised-{len(disabled)}"
     path = folder / f"{stem}.onnx"
     options = quiet_options()
     options.graph_optimization_level = (
@@ -118,7 +214,7 @@ def save_optimised(
         "session.optimized_model_external_initializers_min_size_in_bytes", str(INLINE_BELOW_BYTES)
     )
     try:
-        open_session(source, options, [] if fold_constants else _FOLDING)
+        open_session(source, options, disabled)
     except ModelError as error:
         if str(folder / stem) in error.why:
             raise OSError(errno.ENOSPC, error.why) from error
@@ -135,27 +231,9 @@ def read_graph(path: Path, name: str) -> Graph:
         A model input or output is no tensor, or has a type that can't be bound.
     """
     import onnx
-    from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
     proto = onnx.load_model(path, load_external_data=False)
-    _keep_bodies_inline(proto.graph.node, path.parent)
-    _compute_constant_outputs(proto.graph)
-    shaping = {
-        node.input[position]
-        for node in proto.graph.node
-        for position in _SHAPE_INPUTS.get(node.op_type, ())
-        if position < len(node.input)
-    }
-    constants: dict[str, Constant] = {}
-    inline: dict[str, onnx.TensorProto] = {}
-    for tensor in proto.graph.initializer:
-        constant = _constant(tensor, path.parent)
-        if constant is None or tensor.name in shaping or constant.nbytes < INLINE_BELOW_BYTES:
-            if uses_external_data(tensor):
-                load_external_data_for_tensor(tensor, str(path.parent))
-            inline[tensor.name] = tensor
-        else:
-            constants[tensor.name] = constant
+    constants, inline = read_weights(proto.graph, path.parent)
     values = _value_types(proto, path)
     given = {*constants, *inline}
     return Graph(
@@ -171,67 +249,6 @@ def read_graph(path: Path, name: str) -> Graph:
     )
 
 
-def _compute_constant_outputs(graph: onnx.GraphProto) -> None:
-    """Give constants that are model outputs an operator, for outputs come from operators."""
-    from onnx import helper
-
-    outputs = {value.name for value in graph.output}
-    for tensor in graph.initializer:
-        if tensor.name in outputs:
-            name = f"{tensor.name}/constant"
-            graph.node.insert(0, helper.make_node("Identity", [name], [tensor.name], name=name))
-            tensor.name = name
-
-
-def _keep_bodies_inline(nodes: Iterable[onnx.NodeProto], folder: Path) -> None:
-    """Load the initialisers of the bodies of If and Loop, each once.
-
-    ONNX Runtime 1.23 to 1.26 saves them twice.
-    """
-    from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
-
-    bodies = [
-        body
-        for node in nodes
-        for attribute in node.attribute
-        for body in (attribute.g, *attribute.graphs)
-    ]
-    for body in bodies:
-        once = {tensor.name: tensor for tensor in body.initializer}
-        if len(once) < len(body.initializer):
-            kept = [type(tensor).FromString(tensor.SerializeToString()) for tensor in once.values()]
-            del body.initializer[:]
-            body.initializer.extend(kept)
-        for tensor in body.initializer:
-            if uses_external_data(tensor):
-                load_external_data_for_tensor(tensor, str(folder))
-        _keep_bodies_inline(body.node, folder)
-
-
-def _constant(tensor: onnx.TensorProto, folder: Path) -> Constant | None:
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
-
-    dtype = _DTYPES.get(tensor.data_type)
-    if dtype is None:
-        return None
-    shape = tuple(tensor.dims)
-    if uses_external_data(tensor):
-        info = ExternalDataInfo(tensor)
-        count = int(np.prod(shape, dtype=np.int64)) * ELEMENT_BYTES[dtype]
-        if count == 0:
-            return None
-        data: Any = np.memmap(
-            folder / info.location, np.uint8, "r", offset=info.offset or 0, shape=(count,)
-        )
-    elif tensor.HasField("raw_data"):
-        data = np.frombuffer(tensor.raw_data, np.uint8)
-    else:
-        from onnx import numpy_helper
-
-        data = np.frombuffer(numpy_helper.to_array(tensor).tobytes(), np.uint8)
-    return Constant(tensor.name, dtype, shape, data)
-
-
 def _types_path(path: Path) -> Path:
     """Beside an optimised model: what becomes `TYPES` if it is chosen."""
     return path.with_suffix(".types.onnx")
@@ -243,9 +260,7 @@ def _value_types(proto: onnx.ModelProto, path: Path) -> dict[str, Value]:
 
     probe = onnx.ModelProto()
     probe.CopyFrom(proto)
-    named = {v.name for v in (*probe.graph.input, *probe.graph.output)}
-    produced = dict.fromkeys(n for node in probe.graph.node for n in node.output if n)
-    probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in produced if n not in named)
+    _give_every_value(probe)
     probe_path = _types_path(path)
     onnx.save_model(probe, probe_path)
     session = open_session(probe_path, quiet_options(optimise=False))
@@ -285,7 +300,7 @@ def quiet_options(*, optimise: bool = True) -> ort.SessionOptions:
 
 
 def open_session(
-    path: Path, options: ort.SessionOptions, disabled: Iterable[str] = ()
+    model: Path | bytes, options: ort.SessionOptions, disabled: Iterable[str] = ()
 ) -> ort.InferenceSession:
     """A session on the CPU.
 
@@ -299,7 +314,10 @@ def open_session(
 
     try:
         return ort.InferenceSession(
-            str(path), options, ["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+            model if isinstance(model, bytes) else str(model),
+            options,
+            ["CPUExecutionProvider"],
+            disabled_optimizers=list(disabled),
         )
     except (
         errors.Fail,

@@ -9,50 +9,12 @@ from pathlib import Path
 from swapnet.builder.graph import Graph, Value
 from swapnet.builder.lookup import is_lookup
 from swapnet.builder.optimise import open_session, quiet_options
-from swapnet.errors import InputError, ModelError
+from swapnet.errors import ModelError
 from swapnet.sampling import sample_inputs
+from swapnet.shapes import as_option, input_shapes
 from swapnet.tensors import ONNX_TYPES
 
-__all__ = ["input_shapes", "plan_shapes"]
-
-
-def input_shapes(
-    inputs: tuple[Value, ...], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[int, ...]]:
-    """The shape of each input: given, or with symbolic dimensions set to those of others, or 1.
-
-    Raises
-    ------
-    InputError
-        A given shape is for no input, or does not fit it.
-    """
-    known = {value.name: value for value in inputs}
-    symbols: dict[str, int] = {}
-    for name, shape in shapes.items():
-        if name not in known:
-            raise InputError(
-                f"--shapes names {name!r}",
-                why=f"the model takes {', '.join(map(repr, known))}",
-                hint="correct the name",
-            )
-        declared = known[name].shape
-        if len(declared) != len(shape) or any(
-            isinstance(dim, int) and dim != size for dim, size in zip(declared, shape, strict=False)
-        ):
-            raise InputError(
-                f"--shapes gives {name!r} {'x'.join(map(str, shape))}",
-                why=f"the model takes {'x'.join(map(str, declared))}",
-                hint="correct the shape",
-            )
-        for dim, size in zip(declared, shape, strict=True):
-            if isinstance(dim, str):
-                symbols.setdefault(dim, size)
-    return {
-        value.name: tuple(shapes[value.name])
-        if value.name in shapes
-        else tuple(symbols.get(d, 1) if isinstance(d, str) else d for d in value.shape)
-        for value in inputs
-    }
+__all__ = ["plan_shapes"]
 
 
 def plan_shapes(graph: Graph, types_path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
@@ -114,7 +76,7 @@ def _run(
     try:
         outputs = session.run_with_ort_values(unknown, _ort_values(feeds, graph.inputs))
     except Exception as error:
-        given = ", ".join(f"{v.name}:{'x'.join(map(str, planned[v.name]))}" for v in graph.inputs)
+        given = as_option({v.name: planned[v.name] for v in graph.inputs})
         raise ModelError(
             f"the model does not run on seeded inputs of {given}",
             why=str(error).strip().splitlines()[0],

@@ -1,223 +1,302 @@
-"""Operators too large for a block, split along their output channels.
+"""Operators too large for a block, split along their output channels or directions.
 
 Each output element is the same dot product as before; the parts are concatenated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
-from swapnet.builder.graph import Constant, Graph, Value, used_names
+from swapnet.builder.graph import Graph, Value, used_names
 from swapnet.builder.lookup import is_lookup
+from swapnet.builder.rules import (
+    CHANNEL_MULTIPLE,
+    WIDENING,
+    Cut,
+    Rule,
+    slicing_rule,
+    widening_rule,
+)
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["slice_operators"]
 
-_CONVOLUTIONS = frozenset({"Conv", "FusedConv"})
-_GEMMS = frozenset({"Gemm", "FusedGemm"})
-_MATMULS = frozenset({"MatMul", "FusedMatMul"})
-_CHANNEL_MULTIPLE = 16
-"""Slices end where NCHWc blocks and vector registers do."""
+_Bounds = Sequence[tuple[int, int]]
+"""Of each part: its first unit, and the one after its last."""
 
 
 @dataclass(frozen=True)
-class _Sliced:
-    """How one operator splits: which input is cut along which axis, and where parts join."""
+class _Widening:
+    """An operator that computes the weight of another, and of no other."""
 
-    channels: int
-    axes: dict[int, int]
-    """Position of an input to the axis along which it is cut."""
-    output_axis: int
-    multiple: int = 1
-    """Slices must end at multiples of it."""
+    index: int
+    rule: Rule
+
+
+@dataclass(frozen=True)
+class _Split:
+    """How one operator of a graph is split."""
+
+    rule: Rule
+    bounds: _Bounds
+    widening: _Widening | None
+
+
+_LITTLE_BYTES = 1 << 20
+"""An output of this size may be held twice, whatever that saves."""
+
+
+@dataclass(frozen=True)
+class _Links:
+    """Who writes and who reads a name, by index; the most bytes of values that one touches."""
+
+    producers: Mapping[str, int]
+    users: Mapping[str, Sequence[int]]
+    most_touched_bytes: int
 
 
 def slice_operators(graph: Graph, max_block_bytes: int) -> Graph:
-    """Split every operator whose weights exceed ``max_block_bytes``, where its kind allows it."""
-    nodes: list[onnx.NodeProto] = []
-    constants = dict(graph.constants)
-    values = dict(graph.values)
-    inline = dict(graph.inline)
-    users = _users(graph)
-    sliced: list[str] = []
+    """Split every operator whose weights exceed ``max_block_bytes``, where its kind allows it.
+
+    Parts of an output are alive together with the whole of it: an operator stays whole where that
+    takes more memory than splitting saves, and more than another operator takes anyway.
+
+    What widens its weight (`WIDENING`) is split with it.
+    """
+    links = _links(graph)
+    splits = {
+        index: split
+        for index in range(len(graph.nodes))
+        if (split := _split(graph, links, index, max_block_bytes))
+    }
+    absorbed = {split.widening.index for split in splits.values() if split.widening}
+    writer = _Writer(graph)
     for index, node in enumerate(graph.nodes):
-        nbytes = sum(graph.constants[name].nbytes for name in graph.weights_of[index])
-        rule = _rule(graph, node) if nbytes > max_block_bytes else None
-        bounds = _bounds(rule, -(-nbytes // max_block_bytes)) if rule else []
-        if rule is None or len(bounds) < 2 or not _stored_once(graph, users, node, rule):
-            nodes.append(node)
-            continue
-        sliced.append(node.output[0])
-        nodes.extend(_split(graph, node, rule, bounds, constants, inline, values))
-    used = {name for node in nodes for name in used_names(node)}
+        if index in splits:
+            writer.split(node, splits[index])
+        elif index not in absorbed:
+            writer.nodes.append(node)
+    used = {name for node in writer.nodes for name in used_names(node)}
+    gone = {name for index in absorbed for name in graph.nodes[index].output}
     return replace(
         graph,
-        nodes=nodes,
-        constants={n: c for n, c in constants.items() if n in used},
-        inline=inline,
-        values=values,
-        sliced=tuple(sliced),
+        nodes=writer.nodes,
+        constants={n: c for n, c in writer.constants.items() if n in used},
+        inline=writer.inline,
+        values={n: v for n, v in writer.values.items() if n not in gone},
+        sliced=tuple(graph.nodes[i].output[min(s.rule.outputs)] for i, s in splits.items()),
     )
 
 
-def _users(graph: Graph) -> dict[str, list[onnx.NodeProto]]:
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for index, names in graph.weights_of.items():
-        for name in names:
-            users.setdefault(name, []).append(graph.nodes[index])
-    return users
+def _links(graph: Graph) -> _Links:
+    users: dict[str, list[int]] = {}
+    for index, node in enumerate(graph.nodes):
+        for name in dict.fromkeys(used_names(node)):
+            users.setdefault(name, []).append(index)
+    producers = {name: index for index, node in enumerate(graph.nodes) for name in node.output}
+    most = max((_touched_bytes(graph, node) for node in graph.nodes), default=0)
+    return _Links(producers, users, most)
 
 
-def _stored_once(
-    graph: Graph, users: dict[str, list[onnx.NodeProto]], node: onnx.NodeProto, rule: _Sliced
-) -> bool:
-    """Whether slicing stores no byte twice: others may only look up rows of contiguous slices."""
-    return all(
-        other is node or (axis == 0 and is_lookup(graph, other))
-        for position, axis in rule.axes.items()
-        for other in users.get(node.input[position], ())
-    )
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((a.i for a in node.attribute if a.name == name), default)
-
-
-def _rule(graph: Graph, node: onnx.NodeProto) -> _Sliced | None:
-    weight = graph.constants.get(node.input[1]) if len(node.input) > 1 else None
-    if weight is None or weight.name == node.input[0]:
+def _split(graph: Graph, links: _Links, index: int, max_block_bytes: int) -> _Split | None:
+    """How to split an operator; None if it is small enough or must stay whole."""
+    node = graph.nodes[index]
+    rule = slicing_rule(graph, node)
+    if rule is None:
         return None
-    if node.op_type in _CONVOLUTIONS or (
-        node.op_type == "Conv" and node.domain == "com.microsoft.nchwc"
+    weight = node.input[rule.weight]
+    producer = _widens(graph, links, weight)
+    if producer is None and (weight not in graph.constants or weight == node.input[0]):
+        return None
+    indices = [index] if producer is None else [index, producer]
+    nbytes = sum(graph.constants[name].nbytes for i in indices for name in graph.weights_of[i])
+    bounds = _bounds(rule, -(-nbytes // max_block_bytes))
+    if nbytes <= max_block_bytes or len(bounds) < 2 or not _stored_once(graph, links, index, rule):
+        return None
+    output_bytes = _value_bytes(graph, node.output)
+    saved = max(nbytes - nbytes // len(bounds), _LITTLE_BYTES)
+    if (
+        output_bytes > saved
+        and _touched_bytes(graph, node) + output_bytes > links.most_touched_bytes
     ):
-        if _attribute(node, "group", 1) != 1:
-            return None
-        axes = {1: 0}
-        if len(node.input) > 2 and node.input[2]:
-            axes[2] = 0
-        if len(node.input) > 3 and node.input[3]:
-            axes[3] = 1
-        multiple = _CHANNEL_MULTIPLE if node.domain == "com.microsoft.nchwc" else 1
-        return _Sliced(weight.shape[0], axes, 1, multiple)
-    if node.op_type in _GEMMS | _MATMULS and len(weight.shape) == 2:
-        axis = 0 if _attribute(node, "transB", 0) else 1
-        axes = {1: axis}
-        if node.op_type in _MATMULS:
-            return _Sliced(weight.shape[axis], axes, -1)
-        if len(node.input) > 2 and node.input[2]:
-            declared, planned = _shapes(graph, node.input[2])
-            if planned and planned[-1] == weight.shape[axis]:
-                axes[2] = len(planned) - 1
-            elif declared[-1:] not in ((), (1,)):
-                return None
-        return _Sliced(weight.shape[axis], axes, 1)
-    return None
+        return None
+    if producer is None:
+        return _Split(rule, bounds, None)
+    inner = widening_rule(graph, graph.nodes[producer], rule.cuts[rule.weight], rule.units)
+    if inner is None or not _stored_once(graph, links, producer, inner):
+        return None
+    return _Split(rule, bounds, _Widening(producer, inner))
 
 
-def _shapes(graph: Graph, name: str) -> tuple[tuple[int | str, ...], tuple[int, ...]]:
-    """Declared and planned."""
-    if name in graph.values:
-        return graph.values[name].shape, graph.values[name].planned
-    if name in graph.constants:
-        return graph.constants[name].shape, graph.constants[name].shape
-    dims = tuple(graph.inline[name].dims)
-    return dims, dims
+def _value_bytes(graph: Graph, names: Iterable[str]) -> int:
+    return sum(graph.values[name].nbytes or 0 for name in names if name in graph.values)
 
 
-def _fresh(name: str, *taken: Container[str]) -> str:
-    """``name``, or where one of ``taken`` holds it, ``name`` and a number."""
-    names = chain([name], (f"{name}.{i}" for i in count()))
-    return next(new for new in names if not any(new in held for held in taken))
+def _touched_bytes(graph: Graph, node: onnx.NodeProto) -> int:
+    """Of the values that an operator reads and writes."""
+    return _value_bytes(graph, {*node.input, *node.output})
 
 
-def _split(
-    graph: Graph,
-    node: onnx.NodeProto,
-    rule: _Sliced,
-    bounds: list[tuple[int, int]],
-    constants: dict[str, Constant],
-    inline: dict[str, onnx.TensorProto],
-    values: dict[str, Value],
-) -> Iterator[onnx.NodeProto]:
-    """The parts of one operator, what cuts their other inputs, and the concatenation."""
-    from onnx import NodeProto, helper, numpy_helper
+def _widens(graph: Graph, links: _Links, name: str) -> int | None:
+    """The operator that computes ``name`` from a weight, if only one other operator reads it."""
+    index = links.producers.get(name)
+    if index is None or len(links.users[name]) > 1 or name in {v.name for v in graph.outputs}:
+        return None
+    node = graph.nodes[index]
+    return index if node.op_type in WIDENING and node.input[0] in graph.constants else None
 
-    output = node.output[0]
-    splits: dict[int, list[str]] = {}
-    for position, axis in rule.axes.items():
-        name = node.input[position]
-        names = [
-            _fresh(f"{name}/{output}/{i}", values, constants, inline) for i in range(len(bounds))
-        ]
-        if name in graph.constants:
-            for part, (start, stop) in zip(names, bounds, strict=True):
-                constants[part] = graph.constants[name].slice(part, axis, start, stop)
-        elif name in graph.inline:
-            array = numpy_helper.to_array(graph.inline[name])
-            for part, (start, stop) in zip(names, bounds, strict=True):
-                index = (slice(None),) * axis + (slice(start, stop),)
-                inline[part] = numpy_helper.from_array(array[index].copy(), part)
-        else:
-            _declare(values, names, values[name], axis, bounds)
-            lengths = _fresh(f"{names[0]}/lengths", values, constants, inline)
-            yield _split_value(graph, name, names, axis, bounds, lengths, inline)
-        splits[position] = names
-    outputs = [_fresh(f"{output}/{i}", values, constants, inline) for i in range(len(bounds))]
-    _declare(values, outputs, values[output], rule.output_axis, bounds)
-    for i, part in enumerate(outputs):
-        sliced = NodeProto()
-        sliced.CopyFrom(node)
-        sliced.name = f"{node.name or output}/{i}"
-        for position, names in splits.items():
-            sliced.input[position] = names[i]
-        sliced.output[0] = part
-        yield sliced
-    yield helper.make_node(
-        "Concat", outputs, [output], name=f"{node.name or output}/concat", axis=rule.output_axis
+
+def _stored_once(graph: Graph, links: _Links, index: int, rule: Rule) -> bool:
+    """Whether slicing stores no byte twice: others may only look up rows of contiguous slices."""
+    names = {graph.nodes[index].input[position]: cut for position, cut in rule.cuts.items()}
+    return all(
+        user == index or (cut.axis == 0 and is_lookup(graph, graph.nodes[user]))
+        for name, cut in names.items()
+        if name in graph.constants
+        for user in links.users[name]
     )
 
 
-def _split_value(
-    graph: Graph,
-    name: str,
-    parts: list[str],
-    axis: int,
-    bounds: list[tuple[int, int]],
-    tensor: str,
-    inline: dict[str, onnx.TensorProto],
-) -> onnx.NodeProto:
-    """What cuts ``name``; ``tensor`` is for the lengths where they are an input."""
-    from onnx import helper
-
-    lengths = [stop - start for start, stop in bounds]
-    opset = next(o.version for o in graph.opset_imports if o.domain in ("", "ai.onnx"))
-    if opset < 13:
-        return helper.make_node("Split", [name], parts, name=parts[0], axis=axis, split=lengths)
-    inline[tensor] = helper.make_tensor(tensor, 7, [len(lengths)], lengths)
-    return helper.make_node("Split", [name, tensor], parts, name=tensor, axis=axis)
-
-
-def _bounds(rule: _Sliced, parts: int) -> list[tuple[int, int]]:
-    step = max(rule.channels // parts, 1)
-    multiple = _CHANNEL_MULTIPLE if step >= _CHANNEL_MULTIPLE else rule.multiple
+def _bounds(rule: Rule, parts: int) -> _Bounds:
+    step = max(rule.units // parts, 1)
+    aligned = not rule.grouped and step >= CHANNEL_MULTIPLE
+    multiple = CHANNEL_MULTIPLE if aligned else rule.multiple
     step = max(step // multiple * multiple, multiple)
-    starts = range(0, rule.channels, step)
-    return [(start, min(start + step, rule.channels)) for start in starts]
+    return [(start, min(start + step, rule.units)) for start in range(0, rule.units, step)]
 
 
-def _declare(
-    values: dict[str, Value],
-    names: list[str],
-    whole: Value,
-    axis: int,
-    bounds: list[tuple[int, int]],
-) -> None:
-    for name, (start, stop) in zip(names, bounds, strict=True):
-        shape, planned = list(whole.shape), list(whole.planned)
-        shape[axis] = planned[axis] = stop - start
-        values[name] = Value(name, whole.dtype, tuple(shape), tuple(planned))
+def _direct(part: onnx.NodeProto, index: int) -> None:
+    """Let a recurrent operator run in one of its directions, with the functions of that one."""
+    for attribute in part.attribute:
+        if attribute.name == "direction":
+            attribute.s = (b"forward", b"reverse")[index]
+        elif attribute.name == "activations":
+            half = len(attribute.strings) // 2
+            attribute.strings[:] = attribute.strings[index * half : (index + 1) * half]
+
+
+class _Writer:
+    """Operators, constants and values of the new graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants = dict(graph.constants)
+        self.inline = dict(graph.inline)
+        self.values = dict(graph.values)
+
+    def split(self, node: onnx.NodeProto, split: _Split) -> None:
+        """Write the parts of one operator, what cuts their other inputs, and what joins them."""
+        from onnx import helper
+
+        rule, widening = split.rule, split.widening
+        output = node.output[min(rule.outputs)]
+        given = {
+            position: self._cut(node.input[position], cut, split.bounds, output)
+            for position, cut in rule.cuts.items()
+            if widening is None or position != rule.weight
+        }
+        widened: dict[int, list[str]] = {}
+        if widening is not None:
+            wide = self._graph.nodes[widening.index]
+            widened = {
+                position: self._cut(wide.input[position], cut, split.bounds, output)
+                for position, cut in widening.rule.cuts.items()
+            }
+            wide_outputs = self._outputs(wide, widening.rule, split.bounds)
+            given[rule.weight] = wide_outputs[0]
+        outputs = self._outputs(node, rule, split.bounds)
+        for i, (start, stop) in enumerate(split.bounds):
+            if widening is not None:
+                self._part(wide, i, widened, wide_outputs)
+            part = self._part(node, i, given, outputs)
+            if rule.grouped:
+                (group,) = (a for a in part.attribute if a.name == "group")
+                group.i = stop - start
+            if rule.directed:
+                _direct(part, i)
+        for position, names in outputs.items():
+            whole = node.output[position]
+            name = f"{node.name or output}/concat" + (f"/{position}" if position else "")
+            axis = rule.outputs[position].axis
+            self.nodes.append(helper.make_node("Concat", names, [whole], name=name, axis=axis))
+
+    def _part(
+        self,
+        node: onnx.NodeProto,
+        index: int,
+        inputs: Mapping[int, list[str]],
+        outputs: Mapping[int, list[str]],
+    ) -> onnx.NodeProto:
+        part = type(node)()
+        part.CopyFrom(node)
+        part.name = f"{node.name or node.output[min(outputs)]}/{index}"
+        for position, names in inputs.items():
+            part.input[position] = names[index]
+        for position, names in outputs.items():
+            part.output[position] = names[index]
+        self.nodes.append(part)
+        return part
+
+    def _outputs(self, node: onnx.NodeProto, rule: Rule, bounds: _Bounds) -> dict[int, list[str]]:
+        """Names of what the parts of an operator give, by position."""
+        outputs: dict[int, list[str]] = {}
+        for position, cut in rule.outputs.items():
+            whole = node.output[position]
+            names = [self._fresh(f"{whole}/{i}") for i in range(len(bounds))]
+            self._declare(names, self.values[whole], cut, bounds)
+            outputs[position] = names
+        return outputs
+
+    def _cut(self, name: str, cut: Cut, bounds: _Bounds, user: str) -> list[str]:
+        """Names of the parts of an input: slices of a constant, or what an operator cuts."""
+        from onnx import numpy_helper
+
+        axis, size = cut.axis, cut.size
+        names = [self._fresh(f"{name}/{user}/{i}") for i in range(len(bounds))]
+        if name in self._graph.constants:
+            whole = self._graph.constants[name]
+            for part, (start, stop) in zip(names, bounds, strict=True):
+                self.constants[part] = whole.slice(part, axis, start * size, stop * size)
+        elif name in self._graph.inline:
+            array = numpy_helper.to_array(self._graph.inline[name])
+            for part, (start, stop) in zip(names, bounds, strict=True):
+                index = (slice(None),) * axis + (slice(start * size, stop * size),)
+                self.inline[part] = numpy_helper.from_array(array[index].copy(), part)
+        else:
+            self._declare(names, self._graph.values[name], cut, bounds)
+            self._split_value(name, names, cut, bounds)
+        return names
+
+    def _split_value(self, name: str, parts: list[str], cut: Cut, bounds: _Bounds) -> None:
+        """Write what cuts ``name``; the lengths are an attribute or an input."""
+        from onnx import helper
+
+        lengths = [(stop - start) * cut.size for start, stop in bounds]
+        opsets = self._graph.opset_imports
+        opset = next(o.version for o in opsets if o.domain in ("", "ai.onnx"))
+        tensor = self._fresh(f"{parts[0]}/lengths")
+        node = helper.make_node("Split", [name], parts, name=tensor, axis=cut.axis)
+        if opset < 13:
+            node.attribute.append(helper.make_attribute("split", lengths))
+        else:
+            node.input.append(tensor)
+            self.inline[tensor] = helper.make_tensor(tensor, 7, [len(lengths)], lengths)
+        self.nodes.append(node)
+
+    def _declare(self, names: list[str], whole: Value, cut: Cut, bounds: _Bounds) -> None:
+        for name, (start, stop) in zip(names, bounds, strict=True):
+            shape, planned = list(whole.shape), list(whole.planned)
+            shape[cut.axis] = planned[cut.axis] = (stop - start) * cut.size
+            self.values[name] = Value(name, whole.dtype, tuple(shape), tuple(planned))
+
+    def _fresh(self, name: str) -> str:
+        """``name``, or where it is taken, ``name`` and a number."""
+        taken = (self.values, self.constants, self.inline)
+        names = chain([name], (f"{name}.{i}" for i in count()))
+        return next(new for new in names if not any(new in held for held in taken))

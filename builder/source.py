@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from swapnet.builder.graph import bodies
 from swapnet.errors import ModelError
 from swapnet.tensors import ELEMENT_BYTES, ONNX_TYPES
 
@@ -103,29 +105,42 @@ def _check_opset(path: Path, proto: onnx.ModelProto) -> None:
 
 
 def _check_external_data(path: Path, proto: onnx.ModelProto) -> int:
+    """Bytes of all stored tensors; those of sparse ones as dense."""
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-    constants = [
-        attribute.t
-        for node in proto.graph.node
-        if node.op_type == "Constant"
-        for attribute in node.attribute
-        if attribute.name == "value"
-    ]
     total = 0
-    for tensor in (*proto.graph.initializer, *constants):
-        nbytes = (prod(tensor.dims) * _ELEMENT_BITS.get(tensor.data_type, 0) + 7) // 8
-        total += nbytes
+    for tensor, dims in _stored_tensors(proto.graph):
+        total += _nbytes(dims, tensor.data_type)
         if not uses_external_data(tensor):
             continue
         info = ExternalDataInfo(tensor)
+        end = (info.offset or 0) + _nbytes(tensor.dims, tensor.data_type)
         file = path.parent / info.location
         found = file.stat().st_size if file.is_file() else 0
-        if found < (info.offset or 0) + nbytes:
+        if found < end:
             raise ModelError(
                 f"{path} lacks weights",
-                why=f"tensor {tensor.name!r} ends at byte {(info.offset or 0) + nbytes} of "
+                why=f"tensor {tensor.name!r} ends at byte {end} of "
                 f"{file.name}, which has {found} bytes",
                 hint=f"put the whole {file.name} beside the model",
             )
     return total
+
+
+def _nbytes(dims: Iterable[int], data_type: int) -> int:
+    return (prod(dims) * _ELEMENT_BITS.get(data_type, 0) + 7) // 8
+
+
+def _stored_tensors(
+    graph: onnx.GraphProto,
+) -> Iterator[tuple[onnx.TensorProto, Sequence[int]]]:
+    """Initialisers and constants, in bodies too, with their dense dimensions."""
+    yield from ((tensor, tensor.dims) for tensor in graph.initializer)
+    yield from ((sparse.values, sparse.dims) for sparse in graph.sparse_initializer)
+    for node in graph.node:
+        if node.op_type == "Constant":
+            yield from ((a.t, a.t.dims) for a in node.attribute if a.name == "value")
+            sparse_values = (a.sparse_tensor for a in node.attribute if a.name == "sparse_value")
+            yield from ((sparse.values, sparse.dims) for sparse in sparse_values)
+        for body in bodies(node):
+            yield from _stored_tensors(body)

@@ -10,14 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 import swapnet.builder.optimise
+from swapnet.builder.constants import INLINE_BELOW_BYTES
 from swapnet.builder.graph import Graph
-from swapnet.builder.optimise import (
-    INLINE_BELOW_BYTES,
-    TYPES,
-    open_session,
-    optimise,
-    quiet_options,
-)
+from swapnet.builder.optimise import TYPES, WHOLE, open_session, optimise, quiet_options
 from swapnet.builder.source import open_source
 from swapnet.errors import ModelError
 from tests.helpers.zoo import TOYS, Net
@@ -74,10 +69,18 @@ def test_types_are_those_of_the_chosen_graph(
     assert len(graph.nodes) == (3 if dtype is np.float16 else 1)
 
 
-def test_weights_in_bodies_are_whole(tmp_path: Path) -> None:
-    graph = imported(TOYS["loop"].make(), tmp_path)
-    (body,) = (a.g for node in graph.nodes if node.op_type == "Loop" for a in node.attribute)
-    assert [len(tensor.raw_data) for tensor in body.initializer] == [64 * 64 * 4]
+@pytest.mark.parametrize("portable", [False, True])
+def test_the_whole_model_has_its_own_outputs(tmp_path: Path, portable: bool) -> None:
+    graph = imported(TOYS["half"].make(), tmp_path, portable=portable)
+    session = open_session(tmp_path / WHOLE, quiet_options(optimise=False))
+    assert [v.name for v in session.get_outputs()] == [v.name for v in graph.outputs]
+
+
+def test_products_with_dequantised_weights_stay(tmp_path: Path) -> None:
+    """ONNX Runtime would make them MatMulNBits: slow unpacked, larger, and less exact."""
+    kinds = {node.op_type for node in imported(TOYS["dequantised-sliced"].make(), tmp_path).nodes}
+    assert "MatMulNBits" not in kinds
+    assert "DequantizeLinear" in kinds
 
 
 def test_unsorted_operators_are_sorted(tmp_path: Path) -> None:

@@ -5,33 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from swapnet.builder.graph import Graph, Value
-from swapnet.builder.shapes import input_shapes
-from swapnet.errors import InputError, ModelError
+from swapnet.builder.graph import Graph
+from swapnet.errors import ModelError
 from tests.helpers.zoo import TOYS, Net
-
-INPUTS = (
-    Value("image", "float32", ("batch", 3, "height", "width")),
-    Value("mask", "float32", ("batch", "height")),
-)
-
-
-def test_what_is_not_given_is_one_or_what_others_say() -> None:
-    assert input_shapes(INPUTS, {}) == {"image": (1, 3, 1, 1), "mask": (1, 1)}
-    assert input_shapes(INPUTS, {"mask": (2, 5)}) == {"image": (2, 3, 5, 1), "mask": (2, 5)}
-
-
-@pytest.mark.parametrize(
-    ("shapes", "message"),
-    [
-        ({"picture": (1, 3, 8, 8)}, "names 'picture'"),
-        ({"image": (1, 4, 8, 8)}, "the model takes batchx3xheightxwidth"),
-        ({"image": (3, 8, 8)}, "gives 'image' 3x8x8"),
-    ],
-)
-def test_refuses_what_does_not_fit(shapes: dict[str, tuple[int, ...]], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        input_shapes(INPUTS, shapes)
 
 
 def test_every_value_gets_a_shape(import_model: Callable[..., Graph]) -> None:

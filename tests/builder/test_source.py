@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from onnx.external_data_helper import set_external_data
 
 from swapnet.builder.source import file_sha256, open_source
 from swapnet.errors import ModelError
@@ -32,6 +33,28 @@ def test_reads_without_external_data(path: Path) -> None:
 def test_counts_weights_in_constant_nodes(path: Path) -> None:
     onnx.save(TOYS["constant-nodes"].make(), path)
     assert open_source(path).weights_bytes == 6 * 64 * 64 * 4
+
+
+@pytest.mark.parametrize(
+    ("toy", "nbytes"),
+    [("sparse", 2 * 64 * 64 * 4), ("loop", 4 * 64 * 64 * 4 + 9), ("branches", 4 * 64 * 64 * 4)],
+)
+def test_counts_sparse_weights_as_dense_and_those_in_bodies(
+    path: Path, toy: str, nbytes: int
+) -> None:
+    onnx.save(TOYS[toy].make(), path)
+    assert open_source(path).weights_bytes == nbytes
+
+
+def test_misses_external_data_of_bodies(path: Path) -> None:
+    model = TOYS["branches"].make()
+    (node,) = (node for node in model.graph.node if node.op_type == "If")
+    (tensor,) = next(a.g for a in node.attribute if a.g.initializer).initializer
+    set_external_data(tensor, "toy.weights")
+    tensor.ClearField("raw_data")
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="lacks weights"):
+        open_source(path)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from swapnet.builder import build
 from swapnet.builder.optimise import TYPES, open_session, optimise, quiet_options
 from swapnet.builder.source import open_source
+from swapnet.executor.device import ThreadPool
 from swapnet.executor.inputs import planned_sample
-from swapnet.executor.memory import demand
+from swapnet.executor.memory import demand, for_pool
 from swapnet.executor.plan import smallest_budget
 from swapnet.manifest import Manifest
 from tests.helpers.zoo import TOYS, Toy
@@ -45,6 +46,11 @@ class Engine:
         """What the unswapped model uses, in bytes."""
         return demand(self.manifest).total_bytes
 
+    @property
+    def in_own_process(self) -> Manifest:
+        """As the command line and its workers count: with one thread pool for all sessions."""
+        return for_pool(self.manifest, ThreadPool.GLOBAL)
+
     def feeds(self, seed: int = 0) -> Arrays:
         """Seeded inputs; small integers and truth values differ from seed to seed."""
         random = np.random.default_rng(seed)
@@ -63,7 +69,9 @@ class Engine:
 
     def optimised(self, folder: Path) -> onnxruntime.InferenceSession:
         """The optimised graph whole, prepacking and optimisation off; written to ``folder``."""
-        optimise(open_source(self.model), folder, portable=self.toy.portable)
+        optimise(
+            open_source(self.model), folder, portable=self.toy.portable, shapes=self.toy.shapes
+        )
         return open_session(folder / TYPES, quiet_options(optimise=False))
 
     def whole(self, feeds: Arrays, folder: Path) -> Arrays:

@@ -37,7 +37,7 @@ class Net:
         self.outputs += [onnx.ValueInfoProto(name=name) for name in names]
 
     def constant(self, array: NDArray[Any]) -> str:
-        name = f"w{len(self.weights)}"
+        name = f"{self._prefix}w{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(array, name))
         return name
 
@@ -48,6 +48,14 @@ class Net:
             return self.constant((self._random.standard_normal(shape) * scale).astype(kind))
         limits = np.iinfo(kind)
         return self.constant(self._random.integers(limits.min, limits.max, shape, kind))
+
+    def scales(self, *shape: int) -> str:
+        """What quantises: by channel, by block, or one for all."""
+        return self.constant(self._random.uniform(0.01, 0.02, shape).astype(np.float32))
+
+    def below(self, limit: int, *shape: int, dtype: DTypeLike = np.int8) -> str:
+        """Small integers: zero points and biases."""
+        return self.constant(self._random.integers(-limit, limit, shape).astype(dtype))
 
     def bfloat16(self, *shape: int) -> str:
         bits = self._random.standard_normal(shape, np.float32).view(np.uint32) >> 16
@@ -66,6 +74,13 @@ class Net:
 
     def dense(self, value: str, *shape: int) -> str:
         return self("MatMul", value, self.weight(*shape))
+
+    def body(self, name: str, *, constant_nodes: bool = False) -> onnx.GraphProto:
+        """A subgraph with its weights as initialisers or as Constant operators."""
+        graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, self.weights)
+        if constant_nodes:
+            _use_constant_nodes(graph)
+        return graph
 
     def model(self, opset: int = 17, *, ir_version: int = 8) -> onnx.ModelProto:
         graph = helper.make_graph(self.nodes, "toy", self.inputs, self.outputs, self.weights)
@@ -122,12 +137,38 @@ def mlp(layers: int = 6, width: int = 64, **versions: int) -> onnx.ModelProto:
     return net.model(**versions)
 
 
-def _constant_nodes() -> onnx.ModelProto:
-    model = mlp()
-    graph = model.graph
+def _use_constant_nodes(graph: onnx.GraphProto) -> None:
     for tensor in graph.initializer:
         graph.node.insert(0, helper.make_node("Constant", [], [tensor.name], value=tensor))
     del graph.initializer[:]
+
+
+def _constant_nodes() -> onnx.ModelProto:
+    model = mlp()
+    _use_constant_nodes(model.graph)
+    return model
+
+
+def _sparse() -> onnx.ModelProto:
+    """Sparse weights in each of the two forms, as an initialiser and as a Constant operator."""
+    net = Net()
+    net.output(net("MatMul", net("Relu", net("MatMul", net.input("x", (2, 64)), "a")), "b"))
+    model = net.model()
+    random = np.random.default_rng(0)
+    at = random.choice(64 * 64, 1000, replace=False)
+    at.sort()
+    for name, indices in (("a", at), ("b", np.stack(np.divmod(at, 64), axis=1))):
+        values = random.standard_normal(len(at)).astype(np.float32)
+        sparse = helper.make_sparse_tensor(
+            numpy_helper.from_array(values, name),
+            numpy_helper.from_array(indices, f"{name}.at"),
+            [64, 64],
+        )
+        if name == "a":
+            model.graph.sparse_initializer.append(sparse)
+        else:
+            node = helper.make_node("Constant", [], [name], sparse_value=sparse)
+            model.graph.node.insert(0, node)
     return model
 
 
@@ -315,6 +356,58 @@ def _loop() -> onnx.ModelProto:
     return net.model()
 
 
+def _nested() -> onnx.ModelProto:
+    """Like Silero VAD: branches with all the weights, an LSTM in a branch of a branch.
+
+    Both use the same names for other weights, hold one weight twice, and give one as it is.
+    """
+    net = Net()
+    x, condition = net.input("x", (5, 2, 16)), net.input("condition", (), TensorProto.BOOL)
+    branches: list[onnx.GraphProto] = []
+    for seed in (1, 2):
+        outer = Net(seed, prefix="branch.")
+        positive = outer("Greater", outer("ReduceSum", x, keepdims=0), outer.scales())
+        inner: list[onnx.GraphProto] = []
+        for prefix in ("then.", "else."):
+            recurrent = Net(3, prefix)
+            weights = recurrent.weight(1, 128, 16), recurrent.weight(1, 128, 32)
+            recurrent.output(
+                recurrent.several(
+                    "LSTM", x, *weights, recurrent.weight(1, 256), outputs=2, hidden_size=32
+                )[1]
+            )
+            inner.append(recurrent.body(prefix, constant_nodes=prefix == "then."))
+        last = outer("If", positive, then_branch=inner[0], else_branch=inner[1])
+        value = outer.dense(last, 32, 64)
+        outer.output(value, outer.weight(32, 32))
+        branches.append(outer.body(f"branch{seed}", constant_nodes=seed == 1))
+    value, fixed = net.several(
+        "If", condition, outputs=2, then_branch=branches[0], else_branch=branches[1]
+    )
+    net.output(net.dense(value, 64, 64), net.dense(fixed, 32, 64))
+    return net.model()
+
+
+def _scan() -> onnx.ModelProto:
+    """A body that runs once for each row and holds a weight; a branch in it holds another."""
+    net, body = Net(), Net(1, prefix="body.")
+    start, rows = net.input("start", (64,)), net.dense(net.input("x", (3, 64)), 64, 64)
+    state, row = body.input("state", (64,)), body.input("row", (64,))
+    value = body("Add", body.dense(row, 64, 64), state)
+    branches: dict[str, onnx.GraphProto] = {}
+    for kind in ("then", "else"):
+        branch = Net(2 + len(branches), prefix=f"{kind}.")
+        branch.output(branch("Tanh", branch.dense(value, 64, 64)))
+        branches[f"{kind}_branch"] = branch.body(kind)
+    positive = body("Greater", body("ReduceSum", row, keepdims=0), body.scales())
+    value = body("If", positive, **branches)
+    body.output(value, body("Neg", value))
+    graph = body.body("body")
+    last, every = net.several("Scan", start, rows, outputs=2, body=graph, num_scan_inputs=1)
+    net.output(net.dense(last, 64, 64), net.dense(every, 64, 64))
+    return net.model()
+
+
 def _ends() -> onnx.ModelProto:
     """Outputs that are used further on, an input and a constant as outputs, an unused input."""
     net = Net()
@@ -374,6 +467,84 @@ def _wide(opset: int) -> Callable[[], onnx.ModelProto]:
     return make
 
 
+def _grouped() -> onnx.ModelProto:
+    """Convolutions and transposed ones, in groups and not, each larger than a block."""
+    net = Net()
+    value = net.input("image", (1, 64, 6, 6))
+    around = [1, 1, 1, 1]
+    value = net("Conv", value, net.weight(64, 16, 3, 3), net.weight(64), group=4, pads=around)
+    value = net("Relu", value)
+    value = net("ConvTranspose", value, net.weight(64, 48, 3, 3), net.weight(48), strides=[2, 2])
+    value = net("ConvTranspose", value, net.weight(48, 24, 3, 3), net.weight(72), group=3)
+    net.output(net("GlobalAveragePool", value), value)
+    return net.model()
+
+
+def _integers_sliced() -> onnx.ModelProto:
+    """Integer products larger than a block, with a zero point for each column or for all."""
+    net = Net()
+    image = net.input("image", (1, 16, 6, 6), TensorProto.UINT8)
+    zeros = net.constant(np.array(3, np.uint8)), net.constant(np.array(100, np.uint8))
+    value = net("ConvInteger", image, net.weight(256, 16, 3, 3, dtype=np.uint8), *zeros)
+    flat = net.constant(np.array([32, 128]))
+    value = net("Sigmoid", net("Mul", net("Cast", value, to=1), net.scales()))
+    value = net("Reshape", value, flat)
+    rows, _, zero = net.several("DynamicQuantizeLinear", value, outputs=3)
+    matrix, columns = net.weight(128, 160, dtype=np.int8), net.below(9, 160)
+    net.output(net("MatMulInteger", rows, matrix, zero, columns))
+    pixels = net("Reshape", image, net.constant(np.array([9, 64])))
+    scaled = net.weight(64, 320, dtype=np.int8), net.scales(), net.scales(320)
+    offsets = zeros[0], net.below(9, 320), net.weight(320)
+    value = net("MatMulIntegerToFloat", pixels, *scaled, *offsets, domain="com.microsoft")
+    dynamic = net.weight(320, 100, dtype=np.int8), net.scales(), net.below(9), net.weight(100)
+    net.output(net("DynamicQuantizeMatMul", value, *dynamic, domain="com.microsoft"))
+    return net.model()
+
+
+def _quantised_sliced() -> onnx.ModelProto:
+    """Quantised operators larger than a block, with scales for each channel."""
+    net = Net()
+    scale, coarse = net.scales(), net.constant(np.array(4, np.float32))
+    middle = net.constant(np.array(128, np.uint8))
+    value = net("QuantizeLinear", net.input("x", (1, 16, 6, 6)), scale, middle)
+    for group, channels in ((1, 128), (4, 64)):
+        kernel = net.weight(channels, 16 if group == 1 else 32, 3, 3, dtype=np.int8)
+        weight = kernel, net.scales(channels), net.constant(np.zeros(channels, np.int8))
+        bias = net.below(999, channels, dtype=np.int32)
+        around: dict[str, Any] = {"group": group, "pads": [1, 1, 1, 1]}
+        value = net("QLinearConv", value, scale, middle, *weight, coarse, middle, bias, **around)
+    value = net("Reshape", value, net.constant(np.array([18, 128])))
+    weight = net.weight(128, 160, dtype=np.int8), net.scales(160), net.below(9, 160)
+    value = net("QLinearMatMul", value, scale, middle, *weight, coarse, middle)
+    zeros = net.constant(np.zeros(200, np.int8))
+    weight = net.weight(200, 160, dtype=np.int8), net.scales(200), zeros
+    bias = net.below(999, 200, dtype=np.int32)
+    attributes: dict[str, Any] = {"transB": 1, "domain": "com.microsoft"}
+    value = net("QGemm", value, scale, middle, *weight, bias, coarse, middle, **attributes)
+    shared = net.weight(200, 160, dtype=np.uint8), scale, middle
+    net.output(net("QLinearMatMul", value, scale, middle, *shared, coarse, middle))
+    return net.model()
+
+
+def _dequantised() -> onnx.ModelProto:
+    """Weights larger than a block behind DequantizeLinear, scaled by channel, row or tensor.
+
+    Of signs, for ONNX Runtime rounds what it multiplies with such weights to eight bits.
+    """
+    net = Net()
+    value = net.input("x", (1, 32, 6, 6))
+    kernel = net.weight(64, 32, 3, 3, dtype=np.int8), net.scales(64), net.below(9, 64)
+    value = net("Conv", value, net("DequantizeLinear", *kernel, axis=0), net.weight(64))
+    value = net("Sign", net("Reshape", value, net.constant(np.array([8, 128]))))
+    columns = net.weight(128, 160, dtype=np.uint8), net.scales(160)
+    value = net("Sign", net("MatMul", value, net("DequantizeLinear", *columns, axis=1)))
+    rows = net.weight(200, 160, dtype=np.int8), net.scales(160)
+    value = net("Sign", net("Gemm", value, net("DequantizeLinear", *rows, axis=1), transB=1))
+    plain = net.weight(200, 96, dtype=np.int8), net.scales(), net.below(9)
+    net.output(net("MatMul", value, net("DequantizeLinear", *plain)))
+    return net.model()
+
+
 def _recurrent() -> onnx.ModelProto:
     net = Net()
     value = net.input("x", (5, 2, 16))
@@ -382,6 +553,59 @@ def _recurrent() -> onnx.ModelProto:
     value = net("Squeeze", value, net.constant(np.array([1])))
     net.output(net.dense(value, 32, 64))
     return net.model()
+
+
+def _both_directions(kind: str, gates: int, **attributes: Any) -> Callable[[], onnx.ModelProto]:
+    """A recurrent operator of two directions with a state that is given, larger than a block."""
+
+    def make() -> onnx.ModelProto:
+        net = Net()
+        state = [net.input("state", (2, 3, 32))]
+        if kind == "LSTM":
+            state.append(net.constant(np.full((2, 3, 32), 0.1, np.float32)))
+        weights = [net.weight(2, 32 * gates, width) for width in (16, 32)]
+        given = [net.input("x", (5, 3, 16)), *weights, net.weight(2, 64 * gates), "", *state]
+        attributes.update(hidden_size=32, direction="bidirectional")
+        every, *last = net.several(kind, *given, outputs=1 + len(state), **attributes)
+        flat = net("Reshape", every, net.constant(np.array([15, 64])))
+        net.output(net.dense(flat, 64, 64), *last)
+        return net.model()
+
+    return make
+
+
+def _last_of_both() -> onnx.ModelProto:
+    """Only the last state of a recurrent operator of two directions, and lengths of sequences."""
+    net = Net()
+    lengths = net.constant(np.array([5, 2, 4], np.int32))
+    given = net.input("x", (5, 3, 16)), net.weight(2, 96, 16), net.weight(2, 96, 32), "", lengths
+    names = ["", "last"]
+    attributes: dict[str, Any] = {"hidden_size": 32, "direction": "bidirectional"}
+    net.nodes.append(helper.make_node("GRU", given, names, "gru", **attributes))
+    net.output("last")
+    return net.model()
+
+
+def _transformer(length: int | str, width: int, opset: int = 17) -> Callable[[], onnx.ModelProto]:
+    """Products of few rows: some of one value, with and without bias, Relu and what is between."""
+
+    def make() -> onnx.ModelProto:
+        net = Net()
+        value = net.input("x", ("batch", length, width))
+        query, key, mixed = (
+            net("Add", net.dense(value, width, width), net.weight(width)) for _ in range(3)
+        )
+        scores = net("MatMul", query, net("Transpose", key, perm=[0, 2, 1]))
+        mixed = net("MatMul", net("Softmax", scores, axis=2), mixed)
+        value = net("Add", value, net("Add", net.weight(width), net.dense(mixed, width, width)))
+        wide = net("Relu", net("Add", net.dense(value, width, 2 * width), net.weight(2 * width)))
+        value = net("Add", value, net.dense(wide, 2 * width, width))
+        flat = net("Reshape", value, net.constant(np.array([-1, width])))
+        transposed = net("Gemm", flat, net.weight(width, width), net.weight(width), transB=1)
+        net.output(net("Relu", transposed), net("Relu", net.dense(flat, width, width)))
+        return net.model(opset)
+
+    return make
 
 
 def _many() -> onnx.ModelProto:
@@ -408,6 +632,7 @@ def _only_lookup() -> onnx.ModelProto:
 
 TOYS: Mapping[str, Toy] = {
     "constant-nodes": Toy(_constant_nodes),
+    "sparse": Toy(_sparse),
     "listed-as-inputs": Toy(_listed_as_inputs),
     "external-unaligned": Toy(mlp, save=_save_unaligned),
     "unsorted": Toy(_unsorted),
@@ -422,20 +647,41 @@ TOYS: Mapping[str, Toy] = {
     "only-lookup": Toy(_only_lookup),
     "dynamic": Toy(_dynamic, shapes={"x": (3, 7, 64)}),
     "half": Toy(_half),
+    "half-sliced": Toy(_half, max_block="8KiB", sliced=True),
     "bfloat16": Toy(_bfloat16),
+    "bfloat16-sliced": Toy(_bfloat16, max_block="4KiB", sliced=True),
     "integers": Toy(_integers),
     "quantised": Toy(_quantised),
+    "integers-sliced": Toy(_integers_sliced, sliced=True),
+    "quantised-sliced": Toy(_quantised_sliced),
+    "quantised-sliced-portable": Toy(_quantised_sliced, portable=True),
+    "dequantised-sliced": Toy(_dequantised, sliced=True),
     "microsoft": Toy(_microsoft),
     "branches": Toy(_branches),
     "loop": Toy(_loop),
+    "nested": Toy(_nested),
+    "scan": Toy(_scan),
     "ends": Toy(_ends),
     "sequence": Toy(_sequence),
     "images": Toy(_images(16)),
     "images-portable": Toy(_images(16), portable=True),
     "images-sliced": Toy(_images(48), sliced=True),
+    "grouped-sliced": Toy(_grouped, sliced=True),
+    "grouped-sliced-portable": Toy(_grouped, sliced=True, portable=True),
     "wide-opset-7": Toy(_wide(7), sliced=True),
     "wide-opset-21": Toy(_wide(21), sliced=True),
     "recurrent": Toy(_recurrent),
+    "lstm-sliced": Toy(_both_directions("LSTM", 4)),
+    "gru-sliced": Toy(_both_directions("GRU", 3, linear_before_reset=1), max_block="24KiB"),
+    "rnn-sliced": Toy(_both_directions("RNN", 1, activations=["Tanh", "Relu"]), max_block="8KiB"),
+    "gru-last-sliced": Toy(_last_of_both, max_block="24KiB"),
+    "transformer": Toy(_transformer(24, 256), max_block="640KiB"),
+    "transformer-opset-12": Toy(_transformer(24, 256, 12), max_block="640KiB"),
+    "transformer-dynamic": Toy(
+        _transformer("length", 256), max_block="640KiB", shapes={"x": (2, 12, 256)}
+    ),
+    "transformer-sliced": Toy(_transformer(24, 256), max_block="128KiB", sliced=True),
+    "transformer-portable": Toy(_transformer(24, 256), max_block="640KiB", portable=True),
     "many": Toy(_many),
     "weightless": Toy(_weightless),
 }
