@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
+from pathlib import Path
 
 from swapnet.fingerprint import cpu_fingerprint
 
-__all__ = ["Device", "ThreadPool", "available_processors"]
+__all__ = ["Device", "ThreadPool", "available_processors", "processor_name", "runtime_version"]
 
 
 class ThreadPool(str, Enum):
@@ -26,6 +29,34 @@ class ThreadPool(str, Enum):
 def available_processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What the processor calls itself; empty where it does not."""
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "")
+
+
+@cache
+def runtime_version() -> str:
+    """Of ONNX Runtime; empty where it is not here.
+
+    Where it is not loaded yet its package is asked: for a plan it is not needed. Where it is, that
+    would cost the executing process 3 MiB.
+    """
+    if loaded := sys.modules.get("onnxruntime"):
+        return str(loaded.__version__)
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("onnxruntime")
+    except PackageNotFoundError:
+        try:
+            import onnxruntime
+        except ImportError:
+            return ""
+        return str(onnxruntime.__version__)
 
 
 @dataclass(frozen=True)
@@ -46,4 +77,10 @@ class Device:
     @property
     def fingerprint(self) -> str:
         """What delays were measured on: the key of a profile."""
-        return f"{cpu_fingerprint()}/{self.threads} threads"
+        parts = (
+            cpu_fingerprint(),
+            processor_name(),
+            f"onnxruntime {runtime_version()}" if runtime_version() else "",
+            f"{self.threads} threads",
+        )
+        return "/".join(filter(None, parts))

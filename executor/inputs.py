@@ -11,6 +11,7 @@ from swapnet.errors import BudgetError, InputError
 from swapnet.executor.backends.base import Array
 from swapnet.manifest import Manifest, Tensor
 from swapnet.sampling import sample_inputs
+from swapnet.shapes import as_option
 from swapnet.tensors import numpy_dtype
 
 __all__ = ["check_inputs", "index_limits", "planned_sample"]
@@ -64,13 +65,13 @@ def _check(manifest: Manifest, tensor: Tensor, value: Any) -> Array:
         )
     planned = manifest.planned_shapes[tensor.name]
     if any(size > limit for size, limit in zip(array.shape, planned, strict=True)):
-        shape = f"{tensor.name}:{_dims(array.shape)}"
+        shape = as_option({tensor.name: array.shape})
         raise BudgetError(
             f"input {tensor.name!r} is larger than planned for",
             why=f"it is {_dims(array.shape)}, the engine was planned for {_dims(planned)}",
-            hint=f"build again with --shapes {shape}",
+            hint=f"plan for it: --shapes {shape}, or SwapExecutor(…, shapes=…)",
         )
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")
 
 
 def _dims(shape: tuple[int | str, ...]) -> str:

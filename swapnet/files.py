@@ -10,7 +10,7 @@ from pathlib import Path
 
 from swapnet.errors import StorageError
 
-__all__ = ["check_writable", "replacing"]
+__all__ = ["check_writable", "make_folder", "replacing"]
 
 
 @contextmanager
@@ -39,6 +39,24 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, with those above it.
+
+    Raises
+    ------
+    StorageError
+        The system refuses.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{path} can't be made",
+            why=error.strerror or str(error),
+            hint="choose another place, or free some space",
+        ) from error
 
 
 def check_writable(path: Path) -> None:

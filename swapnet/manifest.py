@@ -7,12 +7,12 @@
       blocks/000.onnx    skeleton: operators and tiny constants; weights are graph inputs
       weights.bin        one extent per block, 4096-aligned; tensors 256-aligned inside
       profile.json       block times on a device, written by `swapnet calibrate`
+      shapes/            KEY.json, profile-KEY.json: the same at other input shapes
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal
@@ -20,12 +20,15 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from swapnet.errors import EngineError
+from swapnet.sealed import read_sealed, sha256_of, write_sealed
+from swapnet.shapes import MeasuredShapes, as_option, input_shapes, load_shapes, shapes_key
 from swapnet.tensors import ELEMENT_BYTES, concrete_nbytes
 
 __all__ = [
     "EXTENT_ALIGNMENT",
     "MANIFEST",
     "SCHEMA",
+    "SESSION_BYTES",
     "TENSOR_ALIGNMENT",
     "WEIGHTS",
     "Block",
@@ -37,6 +40,7 @@ __all__ = [
     "Source",
     "Tensor",
     "Weight",
+    "at_shapes",
     "load_manifest",
     "save_manifest",
     "sha256_of",
@@ -47,6 +51,8 @@ MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
 EXTENT_ALIGNMENT = 4096
 """What direct I/O asks of offsets, lengths and addresses."""
+SESSION_BYTES = 160 << 10
+"""Part of `Block.skeleton_bytes`: a session with threads of its own."""
 TENSOR_ALIGNMENT = 256
 """Of tensors inside an extent: what the vector kernels and CUDA like."""
 
@@ -72,6 +78,8 @@ class Compiled(_Record, frozen=True):
     backend: str
     version: str
     fingerprint: str
+    builder: str = ""
+    """Version of SwapNet: what a newer one builds may be faster."""
 
 
 class Tensor(_Record, frozen=True):
@@ -83,6 +91,11 @@ class Tensor(_Record, frozen=True):
     """A string is a symbolic dimension."""
     nbytes: Size
     """At the planned shapes."""
+
+    @property
+    def is_symbolic(self) -> bool:
+        """Whether its size depends on the input shapes."""
+        return not all(isinstance(dim, int) for dim in self.shape)
 
 
 class Extent(_Record, frozen=True):
@@ -143,10 +156,12 @@ class Block(_Record, frozen=True):
     """SHA-256 of the extent."""
     weights: tuple[Weight, ...] = ()
     weight_style: Literal["external", "embedded"] = "external"
+    inplace: dict[str, str] = {}
+    """Outputs that may be written over an input, by output."""
     file: str = ""
     file_checksum: str = ""
     skeleton_bytes: Size = 0
-    """What the loaded skeleton takes in memory: graph, kernels, inline constants."""
+    """What the loaded skeleton takes in memory: session, graph, kernels, inline constants."""
     activation_bytes: Size = 0
     """Peak of the values inside the block, and of its kernels' scratch, at the planned shapes."""
     lookup: Lookup | None = None
@@ -185,75 +200,99 @@ class Manifest(_Record, frozen=True, dict=True):
         return {t.name: t for t in (*self.inputs, *self.values, *self.outputs)}
 
     @cached_property
+    def identity(self) -> str:
+        """SHA-256 of what is executed, and at which shapes: the key of what was measured."""
+        executed = [(b.checksum, b.file_checksum, b.operators) for b in self.blocks]
+        return sha256_of(msgspec.json.encode((executed, self.compiled, self.planned_shapes)))
+
+    @cached_property
     def swappable_bytes(self) -> int:
         """Extents of all graph blocks: what an unswapped executor keeps in memory."""
         return sum(b.extent.nbytes for b in self.blocks if b.is_graph)
 
 
-def sha256_of(data: bytes | bytearray | memoryview) -> str:
-    """Hexadecimal SHA-256."""
-    return hashlib.sha256(data).hexdigest()
-
-
-class _Sealed(_Record, frozen=True):
-    schema: str
-    checksum: str
-    engine: msgspec.Raw
-
-
-class _Versioned(msgspec.Struct, frozen=True):
-    schema: str = "(none)"
-
-
 def save_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json``, sealed with its own checksum."""
-    body = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    sealed = _Sealed(schema=SCHEMA, checksum=sha256_of(body), engine=msgspec.Raw(body))
-    (folder / MANIFEST).write_bytes(msgspec.json.encode(sealed) + b"\n")
+    write_sealed(folder / MANIFEST, SCHEMA, manifest)
 
 
-def load_manifest(folder: Path) -> Manifest:
+def load_manifest(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Manifest:
     """Read and validate ``manifest.json``.
+
+    Parameters
+    ----------
+    folder
+        Engine directory.
+    shapes
+        Input shapes to plan for, by input; symbolic dimensions that are not given stay those that
+        the engine was built for.
 
     Raises
     ------
     EngineError
-        The folder is no engine directory, is damaged, or has another format.
+        The folder is no engine directory, is damaged, has another format, or was not measured at
+        these shapes.
+    InputError
+        A shape is not what the model takes.
     """
-    path = folder / MANIFEST
     rebuild = "build it again: swapnet build MODEL.onnx -o " + str(folder)
     try:
-        data = path.read_bytes()
+        manifest = read_sealed(folder / MANIFEST, SCHEMA, Manifest, rebuild)
     except OSError as error:
         raise EngineError(
             f"{folder} is not an engine directory",
             why=f"{MANIFEST} can't be read: {error.strerror}",
             hint=rebuild,
         ) from error
-    try:
-        version = msgspec.json.decode(data, type=_Versioned).schema
-        if version != SCHEMA:
-            raise EngineError(
-                f"{path} has another format",
-                why=f"it is {version}, this SwapNet reads {SCHEMA}",
-                hint="use the SwapNet that wrote it, or " + rebuild,
-            )
-        sealed = msgspec.json.decode(data, type=_Sealed)
-    except msgspec.MsgspecError as error:
-        raise EngineError(f"{path} is damaged", why=str(error), hint=rebuild) from error
-    if (found := sha256_of(bytes(sealed.engine))) != sealed.checksum:
-        raise EngineError(
-            f"{path} was changed after it was written",
-            why=f"its checksum is {found[:12]}…, it should be {sealed.checksum[:12]}…",
-            hint=rebuild,
-        )
-    try:
-        manifest = msgspec.json.decode(sealed.engine, type=Manifest)
-    except msgspec.MsgspecError as error:
-        raise EngineError(f"{path} is damaged", why=str(error), hint=rebuild) from error
     if fault := next(_faults(manifest), None):
-        raise EngineError(f"{path} is damaged", why=fault, hint=rebuild)
-    return manifest
+        raise EngineError(f"{folder / MANIFEST} is damaged", why=fault, hint=rebuild)
+    return at_shapes(folder, manifest, shapes) if shapes else manifest
+
+
+def at_shapes(folder: Path, manifest: Manifest, shapes: Mapping[str, Sequence[int]]) -> Manifest:
+    """The manifest of an engine at other input shapes; see `load_manifest`."""
+    planned = input_shapes(manifest.inputs, shapes, manifest.planned_shapes)
+    if planned == manifest.planned_shapes:
+        return manifest
+    measured = load_shapes(folder, shapes_key(manifest.inputs, planned))
+    if measured is None or not _describes(measured, manifest, planned):
+        raise EngineError(
+            f"{folder} was not measured at {as_option(planned)}",
+            why=f"it was built for {as_option(manifest.planned_shapes)}",
+            hint=f"measure it: swapnet calibrate {folder} --shapes {as_option(shapes)}",
+        )
+    nbytes = measured.nbytes
+
+    def sized(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(
+            msgspec.structs.replace(t, nbytes=nbytes[t.name]) if t.is_symbolic else t
+            for t in tensors
+        )
+
+    return msgspec.structs.replace(
+        manifest,
+        planned_shapes=planned,
+        inputs=sized(manifest.inputs),
+        outputs=sized(manifest.outputs),
+        values=sized(manifest.values),
+        blocks=tuple(
+            msgspec.structs.replace(block, activation_bytes=peak)
+            for block, peak in zip(manifest.blocks, measured.activation_bytes, strict=True)
+        ),
+    )
+
+
+def _describes(
+    measured: MeasuredShapes, manifest: Manifest, planned: Mapping[str, tuple[int, ...]]
+) -> bool:
+    """Whether the record is of this engine at these shapes, and whole."""
+    symbolic = {name for name, tensor in manifest.tensors.items() if tensor.is_symbolic}
+    return (
+        measured.engine == manifest.identity
+        and measured.planned_shapes == planned
+        and symbolic <= measured.nbytes.keys()
+        and len(measured.activation_bytes) == len(manifest.blocks)
+    )
 
 
 def _faults(manifest: Manifest) -> Iterator[str]:

@@ -1,90 +1,221 @@
-"""``profile.json``: what was measured of an engine on a device, and what is assumed before."""
+"""``profile.json``: what was measured of an engine on a device, and what is assumed before.
+
+At other input shapes than those that the engine was built for: ``shapes/profile-KEY.json``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from swapnet.errors import EngineError
-from swapnet.files import replacing
+from swapnet.files import make_folder, replacing
 from swapnet.manifest import Manifest
+from swapnet.shapes import SHAPES, shapes_key
 
-__all__ = ["PROFILE", "Profile", "assumed_profile", "load_profile", "save_profile"]
+__all__ = [
+    "ASSUMED",
+    "PROFILE",
+    "BlockTime",
+    "Profile",
+    "Request",
+    "Storage",
+    "assumed_profile",
+    "load_profile",
+    "profile_paths",
+    "save_profile",
+]
 
 PROFILE = "profile.json"
 
+ASSUMED = "assumed"
+_SCHEMA: Final = "swapnet-profile/2"
+
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+Delay = Annotated[float, msgspec.Meta(ge=0)]
 
 
-class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class BlockTime(_Record, frozen=True):
+    """Execution of one block, without the cost of the call.
+
+    Attributes
+    ----------
+    idle_ms
+        Median, warm, while nothing is read.
+    busy_ms
+        The same while the reader reads.
+    spread
+        Interquartile range of the idle times over their median.
+    """
+
+    idle_ms: Delay
+    busy_ms: Delay
+    spread: Delay = 0.0
+
+
+class Request(_Record, frozen=True):
+    """Storage with requests of one size, so many in flight.
+
+    Attributes
+    ----------
+    nbytes
+        Of one request.
+    readers
+        Requests in flight.
+    bytes_per_s, latency_ms
+        Of all together, and of one.
+    busy
+        Whether the model computed meanwhile.
+    compute_speed
+        Of the model meanwhile, over its speed while nothing is read.
+    """
+
+    nbytes: int
+    readers: int
+    bytes_per_s: Positive
+    latency_ms: Delay
+    busy: bool
+    compute_speed: Positive = 1.0
+
+
+class Storage(_Record, frozen=True):
+    """What the executor's reader gets out of storage.
+
+    Attributes
+    ----------
+    request_bytes, readers
+        Size of one request and how many are in flight: the best measured while computing
+        (`swapnet.calibration.storage.choose`).
+    latency_ms
+        Of a request after a pause, beyond its share of the bandwidth: threads wake up, and storage
+        does.
+    bytes_per_s
+        While nothing computes.
+    busy_bytes_per_s
+        While the model computes.
+    requests
+        All that was measured.
+    """
+
+    request_bytes: int
+    readers: int
+    latency_ms: Delay
+    bytes_per_s: Positive
+    busy_bytes_per_s: Positive
+    requests: tuple[Request, ...] = ()
+
+
+class Profile(_Record, frozen=True):
     """Delays of one engine on one device.
 
     Attributes
     ----------
     device
         Fingerprint of the device that was measured; ``"assumed"`` where none was.
-    block_ms
-        Execution time of each block alone, median, warm, without the cost of the call.
+    engine
+        `Manifest.identity` of the engine that was measured.
+    blocks
+        By block.
     step_ms
         Cost of one call to the backend.
-    storage_bytes_per_s
-        Bandwidth of the executor's reader while nothing computes.
-    busy_storage_bytes_per_s
-        The same while the model computes.
-    busy_slowdown
-        Execution time while the reader reads over execution time without.
+    storage
+        Delays of reading.
     """
 
-    schema: Literal["swapnet-profile/1"]
+    schema: Literal["swapnet-profile/2"]
     device: str
-    block_ms: tuple[float, ...]
-    step_ms: float
-    storage_bytes_per_s: Positive
-    busy_storage_bytes_per_s: Positive
-    busy_slowdown: Positive
+    engine: str
+    blocks: tuple[BlockTime, ...]
+    step_ms: Delay
+    storage: Storage
+
+    @property
+    def is_assumed(self) -> bool:
+        """Whether nothing was measured."""
+        return self.device == ASSUMED
+
+
+class _Versioned(msgspec.Struct, frozen=True):
+    schema: str
 
 
 def assumed_profile(manifest: Manifest) -> Profile:
     """A profile for planning before any measurement: time in proportion to bytes touched."""
+    times = [
+        (block.extent.nbytes * block.is_graph + 4 * block.activation_bytes) / 2e6
+        for block in manifest.blocks
+    ]
     return Profile(
-        schema="swapnet-profile/1",
-        device="assumed",
-        block_ms=tuple(
-            (block.extent.nbytes * block.is_graph + 4 * block.activation_bytes) / 2e6
-            for block in manifest.blocks
+        schema=_SCHEMA,
+        device=ASSUMED,
+        engine=manifest.identity,
+        blocks=tuple(BlockTime(ms, 1.15 * ms) for ms in times),
+        step_ms=0.1,
+        storage=Storage(
+            request_bytes=4 << 20,
+            readers=1,
+            latency_ms=0.5,
+            bytes_per_s=1.5e9,
+            busy_bytes_per_s=1.3e9,
         ),
-        step_ms=0.2,
-        storage_bytes_per_s=1.5e9,
-        busy_storage_bytes_per_s=1.3e9,
-        busy_slowdown=1.15,
     )
 
 
+def profile_paths(folder: Path, manifest: Manifest) -> tuple[Path, Path]:
+    """Where a profile may lie: at the shapes of the build, and at others."""
+    key = shapes_key(manifest.inputs, manifest.planned_shapes)
+    return folder / PROFILE, folder / SHAPES / f"profile-{key}.json"
+
+
 def load_profile(folder: Path, manifest: Manifest, device: str) -> Profile:
-    """The profile of this device, or the assumed one where none was measured on it.
+    """The profile of this engine on this device, or the assumed one where none was measured.
+
+    A profile of another format is one that was not measured.
 
     Raises
     ------
     EngineError
-        ``profile.json`` is damaged.
+        The file is damaged.
     """
-    path = folder / PROFILE
-    if not path.exists():
-        return assumed_profile(manifest)
+    for path in profile_paths(folder, manifest):
+        profile = _read(path, folder)
+        if profile is None:
+            continue
+        measured = (profile.device, profile.engine, len(profile.blocks))
+        if measured == (device, manifest.identity, len(manifest.blocks)):
+            return profile
+    return assumed_profile(manifest)
+
+
+def _read(path: Path, folder: Path) -> Profile | None:
     try:
-        profile = msgspec.json.decode(path.read_bytes(), type=Profile)
+        data = path.read_bytes()
+        if msgspec.json.decode(data, type=_Versioned).schema != _SCHEMA:
+            return None
+        return msgspec.json.decode(data, type=Profile)
+    except FileNotFoundError:
+        return None
     except (OSError, msgspec.MsgspecError) as error:
         raise EngineError(
             f"{path} is damaged", why=str(error), hint=f"measure again: swapnet calibrate {folder}"
         ) from error
-    if profile.device != device or len(profile.block_ms) != len(manifest.blocks):
-        return assumed_profile(manifest)
-    return profile
 
 
-def save_profile(folder: Path, profile: Profile) -> None:
-    """Write ``profile.json`` at once."""
-    with replacing(folder / PROFILE) as temporary:
+def save_profile(folder: Path, profile: Profile, shapes_key: str = "") -> None:
+    """Write ``profile.json`` at once, or that of other input shapes than the build's.
+
+    Raises
+    ------
+    StorageError
+        The engine directory can't be written.
+    """
+    path = folder / SHAPES / f"profile-{shapes_key}.json" if shapes_key else folder / PROFILE
+    make_folder(path.parent)
+    with replacing(path) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=1) + b"\n")

@@ -30,8 +30,9 @@ def test_what_was_saved_is_loaded(tmp_path: Path, manifest: Manifest, measured: 
 def test_assumes_where_nothing_was_measured(tmp_path: Path, manifest: Manifest) -> None:
     profile = load_profile(tmp_path, manifest, "here")
     assert profile.device == "assumed"
-    first, second = profile.block_ms
-    assert first == 2 * second > 0
+    first, second = profile.blocks
+    assert first.idle_ms == 2 * second.idle_ms > 0
+    assert first.busy_ms > first.idle_ms
 
 
 def test_a_measurement_of_another_device_is_left_out(
@@ -41,10 +42,22 @@ def test_a_measurement_of_another_device_is_left_out(
     assert load_profile(tmp_path, manifest, "there").device == "assumed"
 
 
+def test_a_measurement_of_another_engine_is_left_out(
+    tmp_path: Path, manifest: Manifest, measured: Profile
+) -> None:
+    save_profile(tmp_path, msgspec.structs.replace(measured, engine="another"))
+    assert load_profile(tmp_path, manifest, "here").is_assumed
+
+
+def test_a_measurement_of_another_format_is_left_out(tmp_path: Path, manifest: Manifest) -> None:
+    (tmp_path / PROFILE).write_text('{"schema": "swapnet-profile/1", "block_ms": [1.0]}')
+    assert load_profile(tmp_path, manifest, "here").is_assumed
+
+
 def test_a_measurement_of_other_blocks_is_left_out(
     tmp_path: Path, manifest: Manifest, measured: Profile
 ) -> None:
-    save_profile(tmp_path, msgspec.structs.replace(measured, block_ms=(1.0,)))
+    save_profile(tmp_path, msgspec.structs.replace(measured, blocks=measured.blocks[:1]))
     assert load_profile(tmp_path, manifest, "here").device == "assumed"
 
 

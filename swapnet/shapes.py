@@ -1,0 +1,173 @@
+"""Input shapes other than those that an engine was built for, and what was measured at them.
+
+``shapes/KEY.json`` in the engine directory, one file for each set of input shapes; written by
+`swapnet.calibration.ensure_shapes`, read by `swapnet.manifest.load_manifest`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Final, Protocol
+
+import msgspec
+
+from swapnet.errors import EngineError, InputError
+from swapnet.files import make_folder, replacing
+from swapnet.sealed import read_sealed, sha256_of, write_sealed
+
+__all__ = [
+    "SHAPES",
+    "MeasuredShapes",
+    "as_option",
+    "input_shapes",
+    "load_shapes",
+    "save_shapes",
+    "shapes_key",
+]
+
+SHAPES = "shapes"
+_SCHEMA: Final = "swapnet-shapes/1"
+_LONGEST_KEY = 120
+_STRANGE = re.compile(r"[^A-Za-z0-9]+")
+
+Size = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Shaped(Protocol):
+    """A model input."""
+
+    @property
+    def name(self) -> str:
+        """Unique among the inputs."""
+
+    @property
+    def shape(self) -> tuple[int | str, ...]:
+        """A string is a symbolic dimension."""
+
+
+class MeasuredShapes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What depends on the input shapes.
+
+    Attributes
+    ----------
+    engine
+        `Manifest.identity` of the engine at the shapes that it was built for.
+    planned_shapes
+        Of all inputs.
+    nbytes
+        Of each input, output and value of symbolic shape.
+    activation_bytes
+        By block.
+    """
+
+    engine: str
+    planned_shapes: dict[str, tuple[Size, ...]]
+    nbytes: dict[str, Size]
+    activation_bytes: tuple[Size, ...]
+
+
+def input_shapes(
+    inputs: Iterable[Shaped],
+    given: Mapping[str, Sequence[int]],
+    otherwise: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """The shape of each input.
+
+    Parameters
+    ----------
+    inputs
+        Of the model.
+    given
+        Shapes by input, as the user wrote them.
+    otherwise
+        Sizes of symbolic dimensions that no given shape names, by input; else they are 1.
+
+    Raises
+    ------
+    InputError
+        A given shape is for no input, or does not fit it.
+    """
+    known = {value.name: tuple(value.shape) for value in inputs}
+    symbols: dict[str, int] = {}
+    for name, shape in given.items():
+        if name not in known:
+            raise InputError(
+                f"--shapes names {name!r}",
+                why=f"the model takes {', '.join(map(repr, known))}",
+                hint="correct the name",
+            )
+        declared = known[name]
+        if len(declared) != len(shape) or any(
+            isinstance(dim, int) and dim != size for dim, size in zip(declared, shape, strict=False)
+        ):
+            raise InputError(
+                f"--shapes gives {name!r} {_dims(shape)}",
+                why=f"the model takes {_dims(declared)}",
+                hint="correct the shape",
+            )
+        for dim, size in zip(declared, shape, strict=True):
+            if isinstance(dim, str):
+                symbols.setdefault(dim, size)
+    default = otherwise or {}
+    return {
+        name: tuple(given[name])
+        if name in given
+        else tuple(
+            symbols.get(dim, default[name][axis] if name in default else 1)
+            if isinstance(dim, str)
+            else dim
+            for axis, dim in enumerate(declared)
+        )
+        for name, declared in known.items()
+    }
+
+
+def shapes_key(inputs: Iterable[Shaped], planned: Mapping[str, Sequence[int]]) -> str:
+    """A file name for input shapes, such as ``x-1x3x48x640``; fixed shapes are left out."""
+    symbolic = [i.name for i in inputs if any(isinstance(dim, str) for dim in i.shape)]
+    key = "_".join(f"{_STRANGE.sub('_', name)}-{_dims(planned[name])}" for name in symbolic)
+    if len(key) > _LONGEST_KEY:
+        key = f"{key[: _LONGEST_KEY - 17]}-{sha256_of(key.encode())[:16]}"
+    return key
+
+
+def as_option(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Shapes as ``--shapes`` takes them."""
+    return ",".join(f"{name}:{_dims(shape)}" for name, shape in shapes.items())
+
+
+def load_shapes(folder: Path, key: str) -> MeasuredShapes | None:
+    """What was measured, or None where nothing was.
+
+    Raises
+    ------
+    EngineError
+        The file is damaged.
+    """
+    path = folder / SHAPES / f"{key}.json"
+    try:
+        return read_sealed(path, _SCHEMA, MeasuredShapes, f"remove it: rm '{path}'")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise EngineError(f"{path} can't be read", why=error.strerror or str(error)) from error
+
+
+def save_shapes(folder: Path, key: str, measured: MeasuredShapes) -> None:
+    """Write ``shapes/KEY.json`` at once.
+
+    Raises
+    ------
+    StorageError
+        The engine directory can't be written.
+    """
+    path = folder / SHAPES / f"{key}.json"
+    make_folder(path.parent)
+    with replacing(path) as temporary:
+        write_sealed(temporary, _SCHEMA, measured)
+
+
+def _dims(shape: Sequence[int | str]) -> str:
+    return "x".join(map(str, shape))

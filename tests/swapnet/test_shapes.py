@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from swapnet.errors import EngineError, InputError, StorageError
+from swapnet.executor.backends.simulated import write_engine
+from swapnet.manifest import Manifest, Tensor, load_manifest, save_manifest
+from swapnet.profile import assumed_profile, load_profile, profile_paths, save_profile
+from swapnet.shapes import (
+    SHAPES,
+    MeasuredShapes,
+    as_option,
+    input_shapes,
+    load_shapes,
+    save_shapes,
+    shapes_key,
+)
+
+INPUTS = (
+    Tensor("image", "float32", ("batch", 3, "height", "width"), 12),
+    Tensor("mask", "float32", ("batch", "height"), 4),
+)
+
+
+def test_what_is_not_given_is_one_or_what_others_say() -> None:
+    assert input_shapes(INPUTS, {}) == {"image": (1, 3, 1, 1), "mask": (1, 1)}
+    assert input_shapes(INPUTS, {"mask": (2, 5)}) == {"image": (2, 3, 5, 1), "mask": (2, 5)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"picture": (1, 3, 8, 8)}, "names 'picture'"),
+        ({"image": (1, 4, 8, 8)}, "the model takes batchx3xheightxwidth"),
+        ({"image": (3, 8, 8)}, "gives 'image' 3x8x8"),
+    ],
+)
+def test_refuses_what_does_not_fit(shapes: dict[str, tuple[int, ...]], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        input_shapes(INPUTS, shapes)
+
+
+def test_what_is_not_given_stays_as_planned() -> None:
+    planned = {"image": (1, 3, 8, 9), "mask": (1, 8)}
+    assert input_shapes(INPUTS, {}, planned) == planned
+    assert input_shapes(INPUTS, {"mask": (1, 5)}, planned) == {
+        "image": (1, 3, 5, 9),
+        "mask": (1, 5),
+    }
+
+
+def test_keys_are_file_names() -> None:
+    planned = {"image": (1, 3, 48, 640), "mask": (1, 48)}
+    assert shapes_key(INPUTS, planned) == "image-1x3x48x640_mask-1x48"
+    fixed = Tensor("fixed", "float32", (2, 2), 16)
+    odd = Tensor("a/../b:0", "float32", ("n",), 4)
+    assert shapes_key((fixed, odd), {"fixed": (2, 2), "a/../b:0": (7,)}) == "a_b_0-7"
+    long = [Tensor(f"{'x' * 40}{i}", "float32", ("n",), 4) for i in range(9)]
+    keys = {shapes_key(long, {t.name: (n,) for t in long}) for n in range(1, 30)}
+    assert len(keys) == 29
+    assert max(map(len, keys)) <= 120
+
+
+def test_shapes_are_written_as_the_option_takes_them() -> None:
+    assert as_option({"x": (1, 3), "m": (4,)}) == "x:1x3,m:4"
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    """A simulated engine whose input and output have any length."""
+    made = write_engine(tmp_path, [8192, 4096])
+    (given,), (result,) = made.inputs, made.outputs
+    symbolic = msgspec.structs.replace(
+        made,
+        inputs=(msgspec.structs.replace(given, shape=("n",)),),
+        outputs=(msgspec.structs.replace(result, shape=("n",)),),
+    )
+    save_manifest(tmp_path, symbolic)
+    return symbolic
+
+
+@pytest.fixture
+def measured(manifest: Manifest) -> MeasuredShapes:
+    return MeasuredShapes(manifest.identity, {"x": (5,)}, {"x": 40, "y": 48}, (100, 200))
+
+
+def test_a_manifest_at_measured_shapes(
+    tmp_path: Path, manifest: Manifest, measured: MeasuredShapes
+) -> None:
+    save_shapes(tmp_path, "x-5", measured)
+    assert load_shapes(tmp_path, "x-5") == measured
+    changed = load_manifest(tmp_path, {"x": (5,)})
+    assert changed.planned_shapes == {"x": (5,)}
+    assert [t.nbytes for t in (*changed.inputs, *changed.values, *changed.outputs)] == [40, 8, 48]
+    assert [b.activation_bytes for b in changed.blocks] == [100, 200]
+    assert changed.identity != manifest.identity
+    assert load_manifest(tmp_path, {"x": (1,)}) == load_manifest(tmp_path) == manifest
+
+
+def test_shapes_that_were_not_measured_name_the_command(tmp_path: Path, manifest: Manifest) -> None:
+    del manifest
+    with pytest.raises(EngineError, match="was not measured at x:5") as caught:
+        load_manifest(tmp_path, {"x": (5,)})
+    assert "it was built for x:1" in caught.value.why
+    assert f"swapnet calibrate {tmp_path} --shapes x:5" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"engine": "another"},
+        {"planned_shapes": {"x": (6,)}},
+        {"nbytes": {"x": 40}},
+        {"activation_bytes": (1,)},
+    ],
+)
+def test_a_record_of_something_else_is_left_out(
+    tmp_path: Path, measured: MeasuredShapes, changes: dict[str, object]
+) -> None:
+    save_shapes(tmp_path, "x-5", msgspec.structs.replace(measured, **changes))
+    with pytest.raises(EngineError, match="was not measured"):
+        load_manifest(tmp_path, {"x": (5,)})
+
+
+@pytest.mark.parametrize("position", [5, 60, 200, -20])
+def test_a_damaged_record_is_named(tmp_path: Path, measured: MeasuredShapes, position: int) -> None:
+    save_shapes(tmp_path, "x-5", measured)
+    path = tmp_path / SHAPES / "x-5.json"
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(EngineError, match=r"x-5\.json") as caught:
+        load_manifest(tmp_path, {"x": (5,)})
+    assert "remove it" in caught.value.hint
+
+
+def test_what_can_not_be_read_or_written_is_named(tmp_path: Path, measured: MeasuredShapes) -> None:
+    (tmp_path / SHAPES / "x-5.json").mkdir(parents=True)
+    with pytest.raises(EngineError, match="can't be read"):
+        load_shapes(tmp_path, "x-5")
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="can't be made"):
+        save_shapes(tmp_path / "file", "x-5", measured)
+
+
+def test_each_shape_has_its_own_profile(
+    tmp_path: Path, manifest: Manifest, measured: MeasuredShapes
+) -> None:
+    save_shapes(tmp_path, "x-5", measured)
+    larger = load_manifest(tmp_path, {"x": (5,)})
+    profiles = [
+        msgspec.structs.replace(assumed_profile(m), device="here") for m in (manifest, larger)
+    ]
+    save_profile(tmp_path, profiles[1], "x-5")
+    assert load_profile(tmp_path, manifest, "here").is_assumed
+    save_profile(tmp_path, profiles[0])
+    assert load_profile(tmp_path, manifest, "here") == profiles[0]
+    assert load_profile(tmp_path, larger, "here") == profiles[1]
+    assert all(path.exists() for path in profile_paths(tmp_path, larger))
