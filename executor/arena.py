@@ -37,7 +37,7 @@ class Arena:
 
     Notes
     -----
-    Addresses handed out are valid until the last reference to the arena is gone.
+    Addresses handed out are valid until the arena is resized or the last reference to it is gone.
     """
 
     def __init__(self, nbytes: int) -> None:
@@ -46,11 +46,10 @@ class Arena:
                 -1, max(nbytes, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
             )
         except OSError as error:
-            raise BudgetError(
-                f"{format_size(nbytes)} of memory can't be reserved",
-                why=str(error),
-                hint="give a smaller budget",
-            ) from error
+            raise _unreserved(nbytes, error) from error
+        self._use(nbytes)
+
+    def _use(self, nbytes: int) -> None:
         if nbytes >= _HUGE_PAGE_BYTES:
             with suppress(OSError):
                 self._memory.madvise(mmap.MADV_HUGEPAGE)
@@ -58,6 +57,32 @@ class Arena:
         self.address: int = self._bytes.ctypes.data
         """Of the first byte."""
         self.nbytes = nbytes
+
+    def resize(self, nbytes: int) -> None:
+        """Give memory at the end back, or reserve more; the address may change, the bytes do not.
+
+        Raises
+        ------
+        BudgetError
+            The system does not give so much address space.
+        BufferError
+            Somebody still holds a `view`: a failed request's exception does.
+        """
+        del self._bytes
+        try:
+            self._memory.resize(max(nbytes, mmap.PAGESIZE))
+        except OSError as error:
+            raise _unreserved(nbytes, error) from error
+        finally:
+            self._use(min(nbytes, len(self._memory)))
+
+    def discard(self) -> None:
+        """Give all memory back; the address stays, the bytes are gone."""
+        self._memory.madvise(mmap.MADV_DONTNEED)
+
+    def move(self, source: int, target: int, nbytes: int) -> None:
+        """Copy bytes inside the arena; the two places may overlap."""
+        self._memory.move(target, source, nbytes)
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Writable bytes ``offset`` to ``offset + nbytes``."""
@@ -81,3 +106,11 @@ def new_array(tensor: Tensor) -> Array:
     memory = mmap.mmap(-1, tensor.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     array: Array = np.frombuffer(memory, dtype).reshape(shape)
     return array
+
+
+def _unreserved(nbytes: int, error: OSError) -> BudgetError:
+    return BudgetError(
+        f"{format_size(nbytes)} of memory can't be reserved",
+        why=str(error),
+        hint="give a smaller budget",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,7 +78,29 @@ class Stats:
 
 
 class Execution:
-    """Everything that belongs to one plan: memory, segments, readers."""
+    """Everything that belongs to one plan: memory, segments, readers.
+
+    Parameters
+    ----------
+    manifest, plan, storage, backend
+        What is executed, how, from where, and by what.
+    values
+        Memory for the values across cuts.
+    arena
+        Of the plan's size.
+    resident
+        Blocks that lie in their places already, -1 for what several share; all other resident
+        ones are read.
+    trace, before_read
+        See `SwapExecutor`.
+
+    Raises
+    ------
+    StorageError
+        A resident block could not be read.
+    BackendError
+        The runtime library refuses a segment.
+    """
 
     def __init__(
         self,
@@ -87,15 +109,17 @@ class Execution:
         storage: WeightFile,
         backend: Backend,
         *,
-        readers: int,
+        values: Values,
+        arena: Arena,
+        resident: Collection[int] = (),
         trace: bool,
         before_read: Callable[[Arena, Read], None] | None,
     ) -> None:
         self.plan = plan
         self.stats = Stats()
         self._manifest = manifest
-        self._arena = Arena(plan.arena_bytes)
-        self._values = Values(manifest)
+        self.arena = arena
+        self._values = values
         self._backend = backend
         self._lap = 0
         self._broken = False
@@ -113,14 +137,13 @@ class Execution:
         self._pipeline = Pipeline(
             plan,
             storage,
-            self._arena,
-            readers=readers,
-            before_read=None if hook is None else lambda read: hook(self._arena, read),
+            self.arena,
+            before_read=None if hook is None else lambda read: hook(self.arena, read),
         )
         try:
-            read_once(storage, self._arena, list(_kept(manifest, plan)))
+            read_once(storage, self.arena, _kept(manifest, plan, resident))
             self._segments = self._make_segments(
-                _bindings(manifest, plan, self._arena, self._values)
+                _bindings(manifest, plan, self.arena, self._values)
             )
         except BaseException:
             self.close()
@@ -206,8 +229,8 @@ class Execution:
         ]
 
 
-def _kept(manifest: Manifest, plan: Plan) -> list[Read]:
-    """The reads that fill the shared and resident regions."""
+def _kept(manifest: Manifest, plan: Plan, present: Collection[int]) -> list[Read]:
+    """The reads that fill the shared and resident regions with what is not there."""
 
     def pieces(block: int, extent: Extent, offset: int) -> list[Read]:
         size = READ_BYTES
@@ -222,9 +245,9 @@ def _kept(manifest: Manifest, plan: Plan) -> list[Read]:
             for start in range(0, extent.nbytes, size)
         ]
 
-    kept = pieces(-1, manifest.shared_extent, 0)
+    kept = [] if -1 in present else pieces(-1, manifest.shared_extent, 0)
     for block, place in zip(manifest.blocks, plan.places, strict=True):
-        if place.resident and place.nbytes:
+        if place.resident and place.nbytes and block.index not in present:
             kept += pieces(block.index, block.extent, place.offset)
     return kept
 

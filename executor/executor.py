@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,10 +19,11 @@ from swapnet.executor.device import Device
 from swapnet.executor.execution import Execution, Stats
 from swapnet.executor.inputs import check_inputs
 from swapnet.executor.machine import memory_bytes
-from swapnet.executor.memory import demand, usage
-from swapnet.executor.pipeline import READERS
+from swapnet.executor.memory import demand, for_pool, usage
 from swapnet.executor.plan import Plan, PlanOptions, Read, make_plan
+from swapnet.executor.relocation import moves
 from swapnet.executor.storage import LoadMode, WeightFile
+from swapnet.executor.values import Values
 from swapnet.executor.verify import check_weights
 from swapnet.manifest import WEIGHTS, Manifest, load_manifest
 from swapnet.profile import load_profile
@@ -46,6 +47,9 @@ class SwapExecutor:
         How weights are read; `load_mode` says afterwards which way is used.
     options
         How to plan.
+    shapes
+        Input shapes to plan for, measured before by ``swapnet calibrate --shapes``; those of the
+        build where none are given.
     verify
         Compare all checksums first.
     trace
@@ -83,16 +87,15 @@ class SwapExecutor:
         device: Device | None = None,
         load_mode: LoadMode | str = LoadMode.AUTO,
         options: PlanOptions | None = None,
-        readers: int = READERS,
+        shapes: Mapping[str, Sequence[int]] | None = None,
         verify: bool = False,
         trace: bool = False,
         before_read: Callable[[Arena, Read], None] | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.manifest: Manifest = load_manifest(self.folder)
         self._device = device or Device()
+        self.manifest: Manifest = for_pool(load_manifest(self.folder, shapes), self._device.pool)
         self._options = options
-        self._readers = readers
         self._trace = trace
         self._before_read = before_read
         self._turn = threading.Lock()
@@ -109,6 +112,7 @@ class SwapExecutor:
             scratch_bytes=usage(self.manifest).scratch_bytes,
         )
         self._profile = load_profile(self.folder, self.manifest, self._device.fingerprint)
+        self._values = Values(self.manifest)
         self._storage = WeightFile(self.folder / WEIGHTS, LoadMode.parse(load_mode))
         try:
             if self._storage.nbytes != self.manifest.weights_nbytes:
@@ -187,6 +191,9 @@ class SwapExecutor:
     def set_budget(self, budget: Budget | str | int) -> None:
         """Replan between inferences; the engine is not built again.
 
+        The plan is made while requests keep running. Then one request waits until blocks that
+        stay resident have been moved, new residents read, and segments bound to their addresses.
+
         Raises
         ------
         InputError, BudgetError
@@ -199,11 +206,16 @@ class SwapExecutor:
         with self._turn:
             if self._closed:
                 raise _closed()
-            before = self._plan
+            before, state = self._plan, self._state
             self._release()
             try:
-                self._load(plan)
+                if state is None:
+                    self._load(plan)
+                else:
+                    self._relocate(state.arena, before, plan)
             except BaseException:
+                if state is not None:
+                    state.arena.discard()
                 with suppress(SwapnetError):
                     self._load(before)
                 raise
@@ -220,6 +232,7 @@ class SwapExecutor:
             self._release()
             self._backend.close()
             self._storage.close()
+            self._values.close()
 
     def __enter__(self) -> SwapExecutor:
         return self
@@ -252,17 +265,33 @@ class SwapExecutor:
             )
         return make_plan(self.manifest, self._profile, budget_bytes, self._options)
 
-    def _load(self, plan: Plan) -> None:
+    def _load(self, plan: Plan, arena: Arena | None = None, resident: Collection[int] = ()) -> None:
         self._state = Execution(
             self.manifest,
             plan,
             self._storage,
             self._backend,
-            readers=self._readers,
+            values=self._values,
+            arena=arena or Arena(plan.arena_bytes),
+            resident=resident,
             trace=self._trace,
             before_read=self._before_read,
         )
         self._plan = plan
+
+    def _relocate(self, arena: Arena, before: Plan, plan: Plan) -> None:
+        """Load a plan into the memory of the one before; what stays resident is not read again."""
+        kept = moves(before.places, plan.places)
+        try:
+            arena.resize(max(before.arena_bytes, plan.arena_bytes))
+        except BufferError:
+            arena.discard()
+            self._load(plan)
+            return
+        for move in kept:
+            arena.move(move.source, move.target, move.nbytes)
+        arena.resize(plan.arena_bytes)
+        self._load(plan, arena, {-1, *(move.block for move in kept)})
 
     def _release(self) -> None:
         """Give the memory back before other is taken."""

@@ -67,10 +67,27 @@ def is_placed(value: Tensor) -> bool:
 def lay_out_values(manifest: Manifest) -> ValueLayout:
     """Offsets for all values of known size."""
     spans = lifetimes(manifest)
-    return pack(
-        Interval(value.name, value.nbytes, *spans[value.name])
-        for value in manifest.values
-        if is_placed(value) and value.name in spans
+    placed = {v.name: v.nbytes for v in manifest.values if is_placed(v) and v.name in spans}
+    place_of = {name: name for name in placed}
+    for block in manifest.blocks:
+        for output, name in block.inplace.items():
+            dies = name in placed and output in placed and spans[name][1] == block.index
+            if dies and placed[name] == placed[output]:
+                place_of[output] = place_of[name]
+    members: dict[str, list[str]] = {}
+    for name, place in place_of.items():
+        members.setdefault(place, []).append(name)
+    layout = pack(
+        Interval(
+            place,
+            placed[place],
+            min(spans[name][0] for name in names),
+            max(spans[name][1] for name in names),
+        )
+        for place, names in members.items()
+    )
+    return ValueLayout(
+        {name: layout.offsets[place] for name, place in place_of.items()}, layout.nbytes
     )
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from swapnet.errors import InputError, StorageError
 from swapnet.executor.arena import Arena
 from swapnet.executor.backends.base import Array, Backend
-from swapnet.executor.memory import READ_BYTES
+from swapnet.executor.memory import LOOKUP_BYTES
 from swapnet.executor.pipeline import Reader, unreadable
 from swapnet.executor.values import Values
 from swapnet.manifest import EXTENT_ALIGNMENT, Block
@@ -58,7 +58,7 @@ class RowReader:
         self._storage = storage
         self._first_rows = np.cumsum([0] + [run.count for run in self._lookup.rows])
         self._offsets = np.array([run.offset for run in self._lookup.rows], np.int64)
-        self._staging = Arena(READ_BYTES)
+        self._staging = Arena(LOOKUP_BYTES)
         self._pool = ThreadPoolExecutor(_LANES, thread_name_prefix="swapnet-rows")
         self.read_bytes = 0
         """Since the reader was made."""

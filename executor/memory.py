@@ -4,18 +4,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from swapnet.budget import Demand
+from swapnet.executor.device import ThreadPool
 from swapnet.executor.layout import is_placed, lay_out_values
-from swapnet.manifest import Manifest
+from swapnet.manifest import SESSION_BYTES, Manifest
 from swapnet.units import align_up
 
-__all__ = ["READ_BYTES", "Usage", "demand", "mappable_bytes", "page_table_bytes", "usage"]
+__all__ = [
+    "LOOKUP_BYTES",
+    "READ_BYTES",
+    "Usage",
+    "demand",
+    "for_pool",
+    "mappable_bytes",
+    "page_table_bytes",
+    "usage",
+]
 
-READ_BYTES = 2 << 20
-"""One request to storage: large enough for full bandwidth with a few in flight."""
+READ_BYTES = 4 << 20
+"""One request to storage: large enough for full bandwidth with one in flight."""
+
+LOOKUP_BYTES = 2 << 20
+"""Rows of a lookup on their way."""
 
 _DYNAMIC_SLACK = 1.25
 """Values of unknown size share the backend's arena: room for its fragments."""
+
+_POOLLESS_SESSION_BYTES = 48 << 10
+"""A session without threads of its own; 40 to 57 KiB with its graph were measured."""
 
 _PIPELINE_BYTES = 4 << 20
 """Threads, their stacks, the bookkeeping of a plan, and the heap's fragments."""
@@ -56,6 +74,21 @@ class Usage:
         return self.activation_bytes + self.io_bytes + self.staging_bytes + self.skeleton_bytes
 
 
+def for_pool(manifest: Manifest, pool: ThreadPool) -> Manifest:
+    """The manifest with what sessions take where their threads are these.
+
+    `load_manifest` counts threads for each session; with one pool for the process there are none.
+    """
+    if pool is ThreadPool.SESSION:
+        return manifest
+    saved = SESSION_BYTES - _POOLLESS_SESSION_BYTES
+    blocks = tuple(
+        msgspec.structs.replace(b, skeleton_bytes=max(b.skeleton_bytes - saved, 0))
+        for b in manifest.blocks
+    )
+    return msgspec.structs.replace(manifest, blocks=blocks)
+
+
 def page_table_bytes(nbytes: int) -> int:
     """What the kernel keeps to map so much memory: eight bytes for each page of 4096."""
     return -(-nbytes // 512)
@@ -66,21 +99,29 @@ def mappable_bytes(nbytes: int) -> int:
     return nbytes * 512 // 513
 
 
-def usage(manifest: Manifest) -> Usage:
-    """What the model uses beside its weights; the same for every plan."""
+def usage(manifest: Manifest, *, copies_bytes: int = 0) -> Usage:
+    """What the model uses beside its weights; the same for every plan.
+
+    Parameters
+    ----------
+    manifest
+        The engine.
+    copies_bytes
+        Memory that requests are copied from, where they do not go to their place at once.
+    """
     scratch = max((block.activation_bytes for block in manifest.blocks), default=0)
     if not all(is_placed(value) for value in manifest.values):
         scratch = int(scratch * _DYNAMIC_SLACK)
     scratch = align_up(scratch, 4096)
     values = lay_out_values(manifest).nbytes + _looked_up_bytes(manifest)
     io = sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs))
-    rows = 0 if all(block.is_graph for block in manifest.blocks) else READ_BYTES
+    rows = 0 if all(block.is_graph for block in manifest.blocks) else LOOKUP_BYTES
     tables = page_table_bytes(values + scratch + io)
     return Usage(
         values_bytes=values,
         scratch_bytes=scratch,
         io_bytes=io,
-        staging_bytes=_PIPELINE_BYTES + rows + tables,
+        staging_bytes=_PIPELINE_BYTES + rows + tables + copies_bytes,
         skeleton_bytes=sum(block.skeleton_bytes for block in manifest.blocks),
     )
 

@@ -21,7 +21,7 @@ from swapnet.executor.plan import Plan, Read
 __all__ = ["READERS", "Pipeline", "ReadEvent", "Reader", "read_once", "unreadable"]
 
 READERS = 3
-"""Requests in flight."""
+"""Requests in flight while what stays is read."""
 
 
 class Reader(Protocol):
@@ -52,8 +52,6 @@ class Pipeline:
         Where to read from.
     arena
         Where to read to.
-    readers
-        Requests in flight.
     before_read
         Called with each place before it is overwritten (tests poison it).
     """
@@ -64,7 +62,6 @@ class Pipeline:
         storage: Reader,
         arena: Arena,
         *,
-        readers: int = READERS,
         before_read: Callable[[Read], None] | None = None,
     ) -> None:
         self._plan = plan
@@ -79,7 +76,7 @@ class Pipeline:
         self._events: list[ReadEvent] | None = None
         self.read_bytes = 0
         """Since the pipeline was made."""
-        count = readers if plan.reads else 0
+        count = plan.readers if plan.reads else 0
         self._threads = [
             threading.Thread(target=self._work, name=f"swapnet-reader-{i}", daemon=True)
             for i in range(count)
@@ -178,6 +175,8 @@ class Pipeline:
             thread.join()
 
     def _work(self) -> None:
+        largest = max(read.nbytes for read in self._plan.reads)
+        staging = Arena(largest) if self._plan.copy else None
         while (claimed := self._claim()) is not None:
             number, read = claimed
             failure: BaseException | None = None
@@ -185,9 +184,11 @@ class Pipeline:
             try:
                 if self._before_read is not None:
                     self._before_read(read)
-                self._storage.read_into(
-                    self._arena.view(read.arena_offset, read.nbytes), read.file_offset
-                )
+                place = self._arena.view(read.arena_offset, read.nbytes)
+                target = staging.view(0, read.nbytes) if staging is not None else place
+                self._storage.read_into(target, read.file_offset)
+                if staging is not None:
+                    place[:] = target
             except Exception as error:
                 failure = error
             self._land(number, read, start, failure)

@@ -7,21 +7,19 @@ nothing but reading bytes to that address.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from swapnet.errors import BudgetError
-from swapnet.executor.memory import READ_BYTES, Usage, mappable_bytes, page_table_bytes, usage
-from swapnet.executor.timeline import simulate
-from swapnet.manifest import EXTENT_ALIGNMENT, Block, Manifest
+from swapnet.executor.memory import Usage, mappable_bytes, page_table_bytes, usage
+from swapnet.executor.schedule import Flow, outline_of, schedule
+from swapnet.executor.search import Planner, equal_blocks
+from swapnet.executor.timeline import Delays, predict
+from swapnet.manifest import EXTENT_ALIGNMENT, Manifest
 from swapnet.profile import Profile
 from swapnet.units import align_up, format_size
 
 __all__ = ["Place", "Plan", "PlanOptions", "Read", "Step", "make_plan", "smallest_budget"]
-
-
-_ALIKE = 1.01
-"""Predictions this close are the same: the plan that reads least is taken."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +29,31 @@ class PlanOptions:
     Attributes
     ----------
     read_bytes
-        One request to storage; a block is read in equal requests of about this size.
+        One request to storage; a block is read in equal requests of about this size. By default
+        the size that was measured to be the fastest.
+    readers
+        Requests in flight; by default as measured.
     resident
         Keep what fits beside the ring in memory.
     cyclic
         Read the first blocks of the next inference during the last blocks of this one.
     merge
-        Execute consecutive resident blocks by one call.
+        Execute several blocks by one call where that is faster.
+    equal
+        Stream everything in parts of equal size through two places, without a search: what a
+        swapper without a planner does.
+    copy
+        Read into memory of its own and copy from there: what a framework that owns its weights
+        does.
     """
 
-    read_bytes: int = READ_BYTES
+    read_bytes: int | None = None
+    readers: int | None = None
     resident: bool = True
     cyclic: bool = True
     merge: bool = True
+    equal: bool = False
+    copy: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,11 @@ class Plan:
         By block; lookup blocks have an empty one.
     steps, reads
         Of one inference, in order.
-    shared_bytes, ring_bytes, resident_bytes
+    readers
+        Requests in flight.
+    copy
+        Requests go to memory of their own and are copied from there.
+    shared_bytes, resident_bytes, ring_bytes
         Regions of the arena, in this order.
     usage
         Everything but weights.
@@ -118,9 +132,11 @@ class Plan:
     places: tuple[Place, ...]
     steps: tuple[Step, ...]
     reads: tuple[Read, ...]
+    readers: int
+    copy: bool
     shared_bytes: int
-    ring_bytes: int
     resident_bytes: int
+    ring_bytes: int
     usage: Usage
     predicted_ms: float
 
@@ -138,14 +154,6 @@ class Plan:
     def planned_bytes(self) -> int:
         """What the plan uses of its budget."""
         return self.arena_bytes + page_table_bytes(self.arena_bytes) + self.usage.total_bytes
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """Which blocks stay, and how large the ring is."""
-
-    resident: frozenset[int]
-    ring_bytes: int
 
 
 def smallest_budget(manifest: Manifest) -> tuple[int, str]:
@@ -180,10 +188,7 @@ def make_plan(
     budget_bytes: int,
     options: PlanOptions | None = None,
 ) -> Plan:
-    """The placement with the lowest predicted latency among those tried, reading the least.
-
-    Tried are ring sizes from the smallest possible to all that the budget leaves, residents
-    chosen in several orders, and segments with and without the resident blocks that follow.
+    """The placement with the lowest predicted latency found, reading the least.
 
     Parameters
     ----------
@@ -200,8 +205,11 @@ def make_plan(
         The budget is below the smallest that works.
     """
     options = options or PlanOptions()
-    used = usage(manifest)
+    request_bytes = options.read_bytes or profile.storage.request_bytes
+    readers = options.readers or profile.storage.readers
+    used = usage(manifest, copies_bytes=readers * request_bytes * options.copy)
     smallest, reason = smallest_budget(manifest)
+    smallest += readers * request_bytes * options.copy
     if budget_bytes < smallest:
         raise BudgetError(
             f"{manifest.source.name} does not fit in {format_size(budget_bytes)}",
@@ -212,189 +220,82 @@ def make_plan(
         )
     arena = mappable_bytes(budget_bytes - used.total_bytes)
     available = arena - manifest.shared_extent.nbytes
-    plans = [
-        _place(manifest, profile, budget_bytes, used, choice, join, options)
-        for choice in dict.fromkeys(_choices(manifest, profile, available, options))
-        for join in ((False, True) if choice.resident and choice.ring_bytes else (True,))
-    ]
-    fastest = min(plan.predicted_ms for plan in plans)
-    alike = [plan for plan in plans if plan.predicted_ms <= fastest * _ALIKE]
-    return min(alike, key=lambda plan: (plan.streamed_bytes, plan.predicted_ms, plan.ring_bytes))
+    outline = outline_of(manifest)
+    if options.equal:
+        choice = equal_blocks(outline, available)
+    else:
+        planner = Planner(
+            outline,
+            Delays(profile),
+            available,
+            cyclic=options.cyclic,
+            least_bytes=request_bytes // 2,
+        )
+        choice = planner.best(resident=options.resident, join=options.merge).choice
+    order = schedule(outline, choice, cyclic=options.cyclic, least_bytes=request_bytes // 2)
+    places = _places(manifest, order.offsets)
+    reads = tuple(_reads(manifest, places, order.flows, request_bytes))
+    steps = tuple(_steps(order.spans, reads))
+    return Plan(
+        budget_bytes=budget_bytes,
+        places=places,
+        steps=steps,
+        reads=reads,
+        readers=readers,
+        copy=options.copy,
+        shared_bytes=manifest.shared_extent.nbytes,
+        ring_bytes=order.ring_bytes,
+        resident_bytes=sum(place.nbytes for place in places if place.resident),
+        usage=used,
+        predicted_ms=predict(steps, reads, profile).steady_ms,
+    )
 
 
 def _rounded_up(nbytes: int) -> str:
     return f"{-(-nbytes * 10 // (1 << 20)) / 10:g}MiB"
 
 
-def _choices(
-    manifest: Manifest, profile: Profile, available: int, options: PlanOptions
-) -> Iterator[_Choice]:
-    blocks = [b for b in manifest.blocks if b.is_graph]
-    if sum(b.extent.nbytes for b in blocks) <= available:
-        yield _Choice(frozenset(b.index for b in blocks), 0)
-        return
-    if not options.resident:
-        yield _Choice(frozenset(), available)
-        return
-    sizes = sorted({b.extent.nbytes for b in blocks})
-    rings = {available * share // 16 // 4096 * 4096 for share in range(1, 17)}
-    rings |= {factor * sizes[-1] for factor in (1, 2, 3, 4)}
-    for ring in sorted(r for r in rings if sizes[0] <= r <= available):
-        forced = [b for b in blocks if b.extent.nbytes > ring]
-        room = available - ring - sum(b.extent.nbytes for b in forced)
-        if room < 0:
-            continue
-        optional = [b for b in blocks if b.extent.nbytes <= ring]
-        for order in _ORDERS:
-            resident = {b.index for b in forced}
-            left = room
-            for block in order(optional, profile, room):
-                if block.extent.nbytes <= left:
-                    resident.add(block.index)
-                    left -= block.extent.nbytes
-            yield _Choice(frozenset(resident), ring)
-
-
-def _evenly_in_time(blocks: Sequence[Block], profile: Profile, room: int) -> list[Block]:
-    """Residents such that streamed bytes grow in proportion to time."""
-    total_ms = sum(profile.block_ms[b.index] for b in blocks) or 1.0
-    streamed = sum(b.extent.nbytes for b in blocks) - room
-    elapsed = read = 0.0
-    chosen: list[Block] = []
-    others: list[Block] = []
-    for block in blocks:
-        elapsed += profile.block_ms[block.index]
-        if read + block.extent.nbytes / 2 > streamed * elapsed / total_ms:
-            chosen.append(block)
-        else:
-            others.append(block)
-            read += block.extent.nbytes
-    return chosen + others
-
-
-def _every_nth(blocks: Sequence[Block], profile: Profile, room: int) -> list[Block]:
-    """Residents spread evenly over bytes."""
-    del profile
-    total = sum(b.extent.nbytes for b in blocks)
-    seen = kept = 0
-    chosen: list[Block] = []
-    others: list[Block] = []
-    for block in blocks:
-        seen += block.extent.nbytes
-        if kept + block.extent.nbytes <= room * seen / total:
-            chosen.append(block)
-            kept += block.extent.nbytes
-        else:
-            others.append(block)
-    return chosen + others
-
-
-def _first(blocks: Sequence[Block], profile: Profile, room: int) -> list[Block]:
-    del profile, room
-    return list(blocks)
-
-
-def _last(blocks: Sequence[Block], profile: Profile, room: int) -> list[Block]:
-    del profile, room
-    return list(reversed(blocks))
-
-
-_ORDERS: tuple[Callable[[Sequence[Block], Profile, int], list[Block]], ...] = (
-    _evenly_in_time,
-    _every_nth,
-    _first,
-    _last,
-)
-
-
-def _place(
-    manifest: Manifest,
-    profile: Profile,
-    budget_bytes: int,
-    used: Usage,
-    choice: _Choice,
-    join: bool,
-    options: PlanOptions,
-) -> Plan:
-    shared = manifest.shared_extent.nbytes
-    places = _places(manifest, choice, shared)
-    spans = (
-        list(_spans(manifest, choice.resident, join))
-        if options.merge
-        else [(block.index, block.index) for block in manifest.blocks]
+def _places(manifest: Manifest, offsets: Sequence[int | None]) -> tuple[Place, ...]:
+    """The arena: what is shared, what is resident, the ring."""
+    resident = manifest.shared_extent.nbytes
+    ring = resident + sum(
+        block.extent.nbytes * block.is_graph
+        for block, offset in zip(manifest.blocks, offsets, strict=True)
+        if offset is None
     )
-    step_of = {b: s for s, (first, last) in enumerate(spans) for b in range(first, last + 1)}
-    reads = tuple(_reads(manifest, places, step_of, len(spans), options))
-    arrived = 0
-    steps = []
-    for first, last in spans:
-        arrived += sum(first <= read.block <= last for read in reads)
-        steps.append(Step(first, last, arrived))
-    plan = Plan(
-        budget_bytes=budget_bytes,
-        places=places,
-        steps=tuple(steps),
-        reads=reads,
-        shared_bytes=shared,
-        ring_bytes=choice.ring_bytes,
-        resident_bytes=sum(p.nbytes for p in places if p.resident),
-        usage=used,
-        predicted_ms=0.0,
-    )
-    return replace(plan, predicted_ms=simulate(plan.steps, plan.reads, profile).steady_ms)
-
-
-def _places(manifest: Manifest, choice: _Choice, shared: int) -> tuple[Place, ...]:
-    cursor = 0
-    fixed = shared + choice.ring_bytes
     places: list[Place] = []
-    for block in manifest.blocks:
-        nbytes = block.extent.nbytes if block.is_graph else 0
-        if block.index in choice.resident or not nbytes:
-            places.append(Place(fixed, nbytes, resident=True))
-            fixed += nbytes
+    for block, offset in zip(manifest.blocks, offsets, strict=True):
+        nbytes = block.extent.nbytes * block.is_graph
+        if offset is None:
+            places.append(Place(resident, nbytes, resident=True))
+            resident += nbytes
         else:
-            if cursor + nbytes > choice.ring_bytes:
-                cursor = 0
-            places.append(Place(shared + cursor, nbytes, resident=False))
-            cursor += nbytes
+            places.append(Place(ring + offset, nbytes, resident=False))
     return tuple(places)
 
 
-def _spans(manifest: Manifest, resident: frozenset[int], join: bool) -> Iterator[tuple[int, int]]:
-    """Segments: consecutive resident blocks, after the streamed one before them if ``join``."""
-    first = 0
-    for block in manifest.blocks[1:]:
-        previous = manifest.blocks[block.index - 1]
-        mergeable = block.is_graph and previous.is_graph and block.weight_style == "external"
-        streamed = block.index not in resident and block.extent.nbytes
-        if not mergeable or streamed or (previous.index not in resident and not join):
-            yield first, previous.index
-            first = block.index
-    yield first, len(manifest.blocks) - 1
-
-
 def _reads(
-    manifest: Manifest,
-    places: Sequence[Place],
-    step_of: dict[int, int],
-    steps: int,
-    options: PlanOptions,
+    manifest: Manifest, places: Sequence[Place], flows: Sequence[Flow], request_bytes: int
 ) -> Iterator[Read]:
-    streamed = [b for b in manifest.blocks if not places[b.index].resident]
-    for order, block in enumerate(streamed):
-        place = places[block.index]
-        pieces = max(1, round(place.nbytes / options.read_bytes))
-        piece = align_up(-(-place.nbytes // pieces), EXTENT_ALIGNMENT)
-        for start in range(0, place.nbytes, piece):
-            nbytes = min(piece, place.nbytes - start)
-            begin = place.offset + start
-            after = step_of[block.index] - steps
-            for position, other in enumerate(streamed):
-                there = places[other.index]
-                if there.offset < begin + nbytes and begin < there.offset + there.nbytes:
-                    lap = 0 if position < order else steps
-                    after = max(after, step_of[other.index] - lap)
-            if not options.cyclic:
-                after = max(after, -1)
-            yield Read(block.index, block.extent.offset + start, begin, nbytes, after)
+    """Each flow in equal requests of about ``request_bytes``."""
+    for flow in flows:
+        pieces = max(1, round(flow.nbytes / request_bytes))
+        piece = align_up(-(-flow.nbytes // pieces), EXTENT_ALIGNMENT)
+        extent = manifest.blocks[flow.block].extent
+        for start in range(0, flow.nbytes, piece):
+            begin = flow.start + start
+            yield Read(
+                flow.block,
+                extent.offset + begin,
+                places[flow.block].offset + begin,
+                min(piece, flow.nbytes - start),
+                flow.after,
+            )
+
+
+def _steps(spans: Sequence[tuple[int, int]], reads: Sequence[Read]) -> Iterator[Step]:
+    arrived = 0
+    for first, last in spans:
+        while arrived < len(reads) and reads[arrived].block <= last:
+            arrived += 1
+        yield Step(first, last, arrived)

@@ -45,3 +45,7 @@ class Values:
         dtype = numpy_dtype(tensor.dtype)
         view = self._arena.view(self._offsets.offsets[name], prod(shape) * dtype.itemsize)
         return np.frombuffer(view, dtype).reshape(shape)
+
+    def close(self) -> None:
+        """Give the memory back; arrays of it must not be used any more."""
+        self._arena = Arena(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -74,6 +74,8 @@ class OnnxRuntimeBackend:
     """
 
     name = "onnxruntime"
+    _registered: ClassVar[object | None] = None
+    """Whose arena new sessions of this process get."""
 
     def __init__(
         self,
@@ -88,20 +90,41 @@ class OnnxRuntimeBackend:
         self._scratch_bytes = max(scratch_bytes, 1 << 16)
         self._device = device
         self._skeletons: dict[int, bytes] = {}
+        self._sessions: dict[tuple[int, int], Any] = {}
 
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[_OrtSegment]:
-        """The segments of all steps, sharing one new arena."""
+        """The segments of all steps, sharing one arena.
+
+        Sessions of the same blocks are taken over from the plan before, others forgotten: a new
+        one costs half a millisecond and 100 KiB. All are made anew where another executor has
+        registered its arena since.
+        """
+        spans = [(step.first, step.last) for step in steps]
         with _ENVIRONMENT:
-            self._register_arena()
-            return [self._make(step, bindings) for step in steps]
+            if OnnxRuntimeBackend._registered is not self:
+                self._sessions.clear()
+                self._register_arena()
+                OnnxRuntimeBackend._registered = self
+            self._sessions = {s: v for s, v in self._sessions.items() if s in set(spans)}
+            for span in spans:
+                if span not in self._sessions:
+                    self._sessions[span] = self._make(*span)
+        return [
+            _OrtSegment(self._sessions[span], self._manifest, step, bindings)
+            for span, step in zip(spans, steps, strict=True)
+        ]
 
     def array(self, value: Any) -> Array:
         """A host array of a value; a copy, for the arena's memory is needed again."""
         return np.array(value.tensor.numpy()) if isinstance(value, _Allocated) else value
 
     def close(self) -> None:
-        """Forget the skeletons; sessions go with their segments."""
+        """Forget sessions and skeletons; a session lives as long as a segment of it."""
         self._skeletons.clear()
+        self._sessions.clear()
+        with _ENVIRONMENT:
+            if OnnxRuntimeBackend._registered is self:
+                OnnxRuntimeBackend._registered = None
 
     def _register_arena(self) -> None:
         import onnxruntime as ort
@@ -122,12 +145,12 @@ class OnnxRuntimeBackend:
             ),
         )
 
-    def _make(self, step: Step, bindings: Bindings) -> _OrtSegment:
+    def _make(self, first: int, last: int) -> Any:
+        """A session of consecutive blocks."""
         import onnxruntime as ort
 
-        blocks = self._manifest.blocks[step.first : step.last + 1]
-        wanted = _outputs(self._manifest, step)
-        model = merge_skeletons([self._skeleton(b.index) for b in blocks], wanted)
+        wanted = _outputs(self._manifest, first, last)
+        model = merge_skeletons([self._skeleton(b) for b in range(first, last + 1)], wanted)
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -142,10 +165,9 @@ class OnnxRuntimeBackend:
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.disable_prepacking", "1")
         try:
-            session = ort.InferenceSession(model, options, ["CPUExecutionProvider"])
+            return ort.InferenceSession(model, options, ["CPUExecutionProvider"])
         except Exception as error:
-            raise _refused(f"blocks {step.first} to {step.last} can't be loaded", error) from error
-        return _OrtSegment(session, self._manifest, step, bindings)
+            raise _refused(f"blocks {first} to {last} can't be loaded", error) from error
 
     def _skeleton(self, index: int) -> bytes:
         if index not in self._skeletons:
@@ -168,16 +190,16 @@ class OnnxRuntimeBackend:
         return self._skeletons[index]
 
 
-def _outputs(manifest: Manifest, step: Step) -> list[str]:
+def _outputs(manifest: Manifest, first: int, last: int) -> list[str]:
     """Values that a segment gives: all placed ones, and what others or the caller need."""
-    inside = range(step.first, step.last + 1)
+    inside = range(first, last + 1)
     needed = {tensor.name for tensor in manifest.outputs}
     for block in manifest.blocks:
         if block.index not in inside:
             needed.update(block.inputs)
     return [
         name
-        for block in manifest.blocks[step.first : step.last + 1]
+        for block in manifest.blocks[first : last + 1]
         for name in block.outputs
         if name in needed or is_placed(manifest.tensors[name])
     ]
@@ -279,8 +301,7 @@ def _refused(what: str, error: Exception) -> BackendError | BudgetError:
         return BudgetError(
             f"{what}: their values are larger than planned for",
             why=f"onnxruntime: {reason[reason.find('Available memory') :]}",
-            hint="sizes that depend on the data were measured on seeded inputs: build again with "
-            "larger --shapes",
+            hint="sizes that depend on data were measured on seeded inputs: give larger --shapes",
         )
     return BackendError(
         what,

@@ -18,7 +18,6 @@ import numpy as np
 from swapnet.errors import BackendError, StorageError
 from swapnet.executor.backends.base import Array, Bindings
 from swapnet.executor.plan import Plan, Step
-from swapnet.executor.timeline import read_duration_ms, step_duration_ms
 from swapnet.manifest import (
     EXTENT_ALIGNMENT,
     SCHEMA,
@@ -172,7 +171,7 @@ class VirtualClock:
     plan
         What is executed.
     profile
-        Durations.
+        Durations; the two lanes do not slow each other.
     """
 
     def __init__(self, plan: Plan, profile: Profile) -> None:
@@ -221,12 +220,14 @@ class VirtualClock:
         lap = len(self._step_ends) // len(self._plan.steps)
         with self._lock:
             storage = 0.0
+            bytes_per_ms = self._profile.storage.bytes_per_s / 1e3
             for number in range(lap * len(self._plan.reads) + step.reads):
                 read = self._plan.reads[number % len(self._plan.reads)]
                 free = self._arrivals[number]
-                storage = max(storage, free) + read_duration_ms(read, self._profile)
+                storage = max(storage, free) + read.nbytes / bytes_per_ms
             before = self._step_ends[-1] if self._step_ends else 0.0
-            duration = step_duration_ms(step, self._profile, reading=bool(self._plan.reads))
+            blocks = self._profile.blocks[step.first : step.last + 1]
+            duration = self._profile.step_ms + sum(block.idle_ms for block in blocks)
             self._step_ends.append(max(before, storage) + duration)
 
 

@@ -158,7 +158,9 @@ def test_smaller_inputs_than_planned(engine: BuildToy, tmp_path: Path) -> None:
 
 
 def test_threads_are_chosen(toy: Engine, expected: list[Arrays]) -> None:
-    with SwapExecutor(toy.folder, toy.smallest, device=Device(threads=1), readers=1) as executor:
+    options = PlanOptions(readers=1)
+    device = Device(threads=1)
+    with SwapExecutor(toy.folder, toy.smallest, device=device, options=options) as executor:
         assert_same(executor(toy.feeds()), expected[0])
 
 
@@ -247,7 +249,7 @@ def test_impossible_budgets_are_refused(toy: Engine, budget: str | int, message:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """The read with this number fails, counted from now on."""
+    """The read with this number fails, counted from now on; all of them with -1."""
     real: ReadInto = WeightFile.read_into
     count = iter(range(1 << 30))
     lock = threading.Lock()
@@ -255,7 +257,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def read_into(self: WeightFile, destination: memoryview, offset: int) -> None:
         with lock:
             now = next(count)
-        if now == number:
+        if number in (now, -1):
             raise StorageError("cable", why="the cable is loose")
         real(self, destination, offset)
 
@@ -342,36 +344,90 @@ def test_submitting_does_not_wait_for_the_inference_under_way(
         assert all(future.result() for future in futures)
 
 
-def test_replanning_gives_the_old_memory_back_first(
+def test_replanning_holds_no_more_than_the_larger_plan(
     toy: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alive: list[bool] = []
-    arenas: list[weakref.ref[Arena]] = []
+    """One arena for weights, one for values; it grows and shrinks with the plan."""
+    sizes: list[int] = []
+    made: list[weakref.ref[Arena]] = []
 
     class Watched(Arena):
         def __init__(self, nbytes: int) -> None:
-            alive.append(any(arena() is not None for arena in arenas))
             super().__init__(nbytes)
-            arenas.append(weakref.ref(self))
+            made.append(weakref.ref(self))
 
-    monkeypatch.setattr("swapnet.executor.execution.Arena", Watched)
+        def resize(self, nbytes: int) -> None:
+            super().resize(nbytes)
+            sizes.append(nbytes)
+
+    monkeypatch.setattr("swapnet.executor.executor.Arena", Watched)
     with SwapExecutor(toy.folder, toy.smallest) as executor:
-        executor(toy.feeds())
+        small = executor.plan.arena_bytes
         executor.set_budget("100%")
-    assert alive == [False, False]
+        large = executor.plan.arena_bytes
+        executor.set_budget(toy.smallest)
+    assert len(made) == 1
+    assert sizes == [large, large, large, small]
+
+
+def test_what_stays_resident_is_not_read_again(
+    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up and down and up: only blocks that were not resident before are read."""
+    read: list[int] = []
+    whole = WeightFile.read_into
+
+    def read_into(self: WeightFile, destination: memoryview, offset: int) -> None:
+        read.append(offset)
+        whole(self, destination, offset)
+
+    budgets = [toy.smallest + (toy.demand - toy.smallest) * i // 4 for i in (0, 1, 2, 4, 3, 1, 4)]
+    with SwapExecutor(toy.folder, budgets[0], options=PlanOptions(cyclic=False)) as executor:
+        monkeypatch.setattr(WeightFile, "read_into", read_into)
+        for turn, budget in enumerate(budgets):
+            before = executor.plan
+            executor.set_budget(budget)
+            after = executor.plan
+            time_to_read = [b for b, p in enumerate(after.places) if p.resident and p.nbytes]
+            fresh = {b for b in time_to_read if not before.places[b].resident}
+            extents = [executor.manifest.blocks[b].extent for b in fresh]
+            streamed = {r.file_offset for r in after.reads}
+            assert {o for o in read if o not in streamed} <= {
+                o for e in extents for o in range(e.offset, e.end, 4096)
+            }
+            assert all(any(e.offset <= o < e.end for o in read) for e in extents)
+            assert_same(executor(toy.feeds(turn % 5)), expected[turn % 5])
+            read.clear()
 
 
 def test_a_budget_that_can_not_be_loaded_leaves_the_one_before(
     toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with SwapExecutor(toy.folder, "100%") as executor:
-        failing(monkeypatch, 0)
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        executor(toy.feeds(0))
+        failing(monkeypatch, -1)
         with pytest.raises(StorageError):
             executor.set_budget(2 * toy.demand)
-        assert executor.plan.budget_bytes == toy.demand
+        monkeypatch.undo()
+        assert executor.plan.budget_bytes == toy.smallest
         assert_same(executor(toy.feeds(0)), expected[0])
-        executor.set_budget(toy.smallest)
+        executor.set_budget(2 * toy.demand)
         assert_same(executor(toy.feeds(1)), expected[1])
+
+
+def test_a_failed_inference_does_not_hinder_replanning(
+    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its exception holds a view of the memory that is to be resized."""
+    options = PlanOptions(resident=False, cyclic=False)
+    with SwapExecutor(toy.folder, toy.smallest, options=options) as executor:
+        failing(monkeypatch, 0)
+        with pytest.raises(StorageError) as held:
+            executor(toy.feeds())
+        monkeypatch.undo()
+        executor.set_budget("100%")
+        assert_same(executor(toy.feeds(0)), expected[0])
+        assert held.value.__cause__ is not None
 
 
 def test_one_changed_byte_is_found_when_asked(copy: Path) -> None:

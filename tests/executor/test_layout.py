@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swapnet.executor.layout import Interval, lay_out_values, lifetimes, pack
-from swapnet.manifest import TENSOR_ALIGNMENT
+from swapnet.manifest import TENSOR_ALIGNMENT, Manifest, Tensor
 from tests.helpers.engines import BuildToy
 
 intervals = st.lists(
@@ -53,3 +54,29 @@ def test_values_of_unknown_size_are_not_placed(engine: BuildToy) -> None:
     manifest = engine("dynamic").manifest
     assert manifest.values
     assert not lay_out_values(manifest).offsets
+
+
+def test_an_output_lies_over_an_input_that_dies(engine: BuildToy) -> None:
+    """A chain of three values, each of which may be written over the one before it."""
+    manifest = engine("images").manifest
+    values = tuple(Tensor(f"v{i}", "float32", (256,), 1024) for i in range(3))
+    names = ["x", "v0", "v1", "v2", "y"]
+
+    def made(last_reader: int) -> Manifest:
+        blocks = [
+            msgspec.structs.replace(
+                manifest.blocks[0],
+                index=i,
+                inputs=(names[i], *(("v0",) if i == last_reader else ())),
+                outputs=(names[i + 1],),
+                inplace={names[i + 1]: names[i]},
+            )
+            for i in range(4)
+        ]
+        return msgspec.structs.replace(manifest, values=values, blocks=tuple(blocks))
+
+    together = lay_out_values(made(1))
+    assert (set(together.offsets.values()), together.nbytes) == ({0}, 1024)
+    apart = lay_out_values(made(3))
+    assert apart.offsets["v1"] == apart.offsets["v2"] != apart.offsets["v0"]
+    assert apart.nbytes == 2048

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 
+from swapnet.executor.device import ThreadPool
 from swapnet.executor.machine import memory_bytes
-from swapnet.executor.memory import READ_BYTES, demand, usage
+from swapnet.executor.memory import READ_BYTES, demand, for_pool, usage
+from swapnet.manifest import SESSION_BYTES
 from tests.helpers.engines import BuildToy, Engine
 
 
@@ -27,3 +29,12 @@ def test_tables_are_no_demand(engine: BuildToy) -> None:
 
 def test_the_machine_has_at_most_its_memory() -> None:
     assert 0 < memory_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_sessions_without_threads_of_their_own_take_less(small_zoo: Engine) -> None:
+    own = small_zoo.in_own_process
+    graphs = sum(block.is_graph for block in own.blocks)
+    saved = usage(small_zoo.manifest).skeleton_bytes - usage(own).skeleton_bytes
+    assert saved == graphs * (SESSION_BYTES - (48 << 10))
+    assert for_pool(small_zoo.manifest, ThreadPool.SESSION) is small_zoo.manifest
+    assert own.identity == small_zoo.manifest.identity

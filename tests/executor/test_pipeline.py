@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,9 +23,10 @@ from swapnet.executor.backends.simulated import (
 from swapnet.executor.layout import lay_out_values
 from swapnet.executor.pipeline import Pipeline, read_once
 from swapnet.executor.plan import Plan, PlanOptions, Read, make_plan, smallest_budget
-from swapnet.executor.timeline import simulate
+from swapnet.executor.timeline import predict
 from swapnet.manifest import Manifest
-from swapnet.profile import Profile, assumed_profile
+from swapnet.profile import assumed_profile
+from tests.helpers.profiles import delays
 
 PAGE = 4096
 MakeManifest = Callable[..., Manifest]
@@ -66,7 +66,6 @@ def make_rig(
     clock: VirtualClock | None = None,
     *,
     failing: Sequence[int] = (),
-    readers: int = 3,
     poison: bool = True,
 ) -> Rig:
     arena = Arena(plan.arena_bytes)
@@ -84,7 +83,7 @@ def make_rig(
         arena.fill(read.arena_offset, read.nbytes, 0xFF)
 
     before_read = overwrite if poison else None
-    pipeline = Pipeline(plan, storage, arena, readers=readers, before_read=before_read)
+    pipeline = Pipeline(plan, storage, arena, before_read=before_read)
     bindings = Bindings(
         {
             (block.index, block.weights[0].name): arena.address + place.offset
@@ -98,14 +97,10 @@ def make_rig(
     return Rig(manifest, plan, storage, pipeline, segments, values)
 
 
-def profile_of(manifest: Manifest, times: Sequence[float]) -> Profile:
-    return msgspec.structs.replace(assumed_profile(manifest), block_ms=tuple(times))
-
-
-def streaming_plan(manifest: Manifest, spare_bytes: int = 0) -> Plan:
+def streaming_plan(manifest: Manifest, spare_bytes: int = 0, readers: int = 3) -> Plan:
     """The smallest ring, or one a little larger; nothing is resident."""
     budget = smallest_budget(manifest)[0] + spare_bytes
-    options = PlanOptions(read_bytes=PAGE, resident=False)
+    options = PlanOptions(read_bytes=PAGE, readers=readers, resident=False, merge=False)
     return make_plan(manifest, assumed_profile(manifest), budget, options)
 
 
@@ -121,23 +116,25 @@ def streaming_plan(manifest: Manifest, spare_bytes: int = 0) -> Plan:
         resident=st.booleans(),
         cyclic=st.booleans(),
         merge=st.booleans(),
+        copy=st.booleans(),
+        readers=st.integers(1, 4),
     ),
-    readers=st.integers(1, 4),
 )
 def test_takes_the_time_that_was_predicted(
     simulated_manifest: MakeManifest,
     blocks: list[tuple[int, float]],
     share: float,
     options: PlanOptions,
-    readers: int,
 ) -> None:
     manifest = simulated_manifest([nbytes for nbytes, _ in blocks])
-    profile = profile_of(manifest, [ms for _, ms in blocks])
+    profile = delays(manifest, [(ms, ms) for _, ms in blocks], step_ms=0.002)
     smallest = smallest_budget(manifest)[0]
+    if options.copy:
+        smallest += (options.readers or 0) * (options.read_bytes or 0)
     plan = make_plan(manifest, profile, smallest + int(share * manifest.swappable_bytes), options)
     clock = VirtualClock(plan, profile)
-    rig = make_rig(manifest, plan, clock, readers=readers)
-    predicted = simulate(plan.steps, plan.reads, profile)
+    rig = make_rig(manifest, plan, clock)
+    predicted = predict(plan.steps, plan.reads, profile)
     try:
         rig.laps(len(predicted.ends_ms))
     finally:
@@ -150,7 +147,7 @@ def test_takes_the_time_that_was_predicted(
 def test_a_failing_request_names_its_block(simulated_manifest: MakeManifest, number: int) -> None:
     """One request per block, in order, for there is one reader."""
     manifest = simulated_manifest([PAGE] * 12)
-    rig = make_rig(manifest, streaming_plan(manifest, 3 * PAGE), failing=[number], readers=1)
+    rig = make_rig(manifest, streaming_plan(manifest, 3 * PAGE, readers=1), failing=[number])
     with pytest.raises(StorageError, match=f"block {number % 12} could not be read") as caught:
         rig.laps(3)
     assert f"request {number} fails" in caught.value.why
@@ -175,10 +172,10 @@ def test_a_wrong_plan_is_caught(
 ) -> None:
     """Requests overwrite places that are in use: the clock refuses them, or a block finds out."""
     manifest = simulated_manifest([PAGE] * 6)
-    plan = streaming_plan(manifest)
+    plan = streaming_plan(manifest, readers=1)
     wrong = replace(plan, reads=tuple(replace(read, after=-6) for read in plan.reads))
     clock = VirtualClock(plan, assumed_profile(manifest)) if timed else None
-    rig = make_rig(manifest, wrong, clock, readers=1, poison=False)
+    rig = make_rig(manifest, wrong, clock, poison=False)
     until(lambda: rig.storage.requests == (2 if timed else 6))
     with pytest.raises(
         SwapnetError, match="step 0 has not ended" if timed else "without its weights"
@@ -198,8 +195,8 @@ def test_nothing_is_read_where_everything_is_resident(simulated_manifest: MakeMa
 
 def test_requests_are_recorded(simulated_manifest: MakeManifest) -> None:
     manifest = simulated_manifest([PAGE, 3 * PAGE])
-    plan = streaming_plan(manifest)
-    rig = make_rig(manifest, plan, readers=1)
+    plan = streaming_plan(manifest, readers=1)
+    rig = make_rig(manifest, plan)
     rig.pipeline.start(trace=True)
     rig.pipeline.restart()
     rig.infer(0)

@@ -14,6 +14,7 @@ from swapnet.executor.plan import Plan, PlanOptions, make_plan, smallest_budget
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile, assumed_profile
 from tests.helpers.engines import BuildToy, Engine
+from tests.helpers.profiles import delays
 
 PAGE = 4096
 MakeManifest = Callable[..., Manifest]
@@ -30,17 +31,19 @@ def planned(draw: st.DrawFn) -> tuple[list[int], list[int], float, PlanOptions, 
         resident=draw(st.booleans()),
         cyclic=draw(st.booleans()),
         merge=draw(st.booleans()),
+        equal=draw(st.booleans()),
+        copy=draw(st.booleans()),
     )
     times = st.floats(0, 1)
     return sizes, lookups, share, options, [draw(times) for _ in sizes]
 
 
 def plan_for(manifest: Manifest, share: float, options: PlanOptions, times: list[float]) -> Plan:
-    profile = msgspec.structs.replace(
-        assumed_profile(manifest), block_ms=tuple(times), storage_bytes_per_s=1e8
-    )
+    profile = delays(manifest, [(ms, ms) for ms in times], bytes_per_s=1e8)
     smallest, _ = smallest_budget(manifest)
-    everything = demand(manifest).total_bytes
+    if options.copy:
+        smallest += 3 * (options.read_bytes or 0)
+    everything = max(demand(manifest).total_bytes, smallest)
     budget = smallest + int(share * (everything - smallest))
     plan = make_plan(manifest, profile, budget, options)
     assert make_plan(manifest, profile, budget, options) == plan
@@ -100,14 +103,14 @@ def assert_read_once(manifest: Manifest, plan: Plan) -> None:
 
 def assert_placed(manifest: Manifest, plan: Plan) -> None:
     residents = [place for place in plan.places if place.resident and place.nbytes]
-    ring_end = plan.shared_bytes + plan.ring_bytes
-    ends = [ring_end, *(place.offset + place.nbytes for place in residents)]
+    ends = [plan.shared_bytes, *(place.offset + place.nbytes for place in residents)]
     assert [place.offset for place in residents] == ends[:-1]
-    assert ends[-1] == plan.arena_bytes
+    ring = plan.shared_bytes + plan.resident_bytes
+    assert ends[-1] == ring == plan.arena_bytes - plan.ring_bytes
     for block, place in zip(manifest.blocks, plan.places, strict=True):
         assert place.nbytes == (block.extent.nbytes if block.is_graph else 0)
         assert place.resident or (
-            plan.shared_bytes <= place.offset <= place.offset + place.nbytes <= ring_end
+            ring <= place.offset <= place.offset + place.nbytes <= plan.arena_bytes
         )
 
 
