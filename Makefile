@@ -6,6 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := 1.23.0
+TORCH ?= torch==2.13.0
 
 MODEL ?=
 BUDGET ?= weights:25%
@@ -13,7 +14,7 @@ BACKEND ?= auto
 OUT ?= engines/$(basename $(notdir $(MODEL)))
 SHAPES ?=
 
-.PHONY: help setup engines test test-quick test-oldest prove check bench clean
+.PHONY: help setup engines test test-quick test-oldest prove check bench peers clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -40,12 +41,12 @@ test: $(READY) ## All tests
 	$(BIN)/python -m pytest
 
 test-quick: $(READY) ## Tests that take less than a minute together
-	$(BIN)/python -m pytest -m 'not slow' -q
+	$(BIN)/python -m pytest -m 'not slow' -q -n auto --dist worksteal
 
 test-oldest: ## The quick tests on the oldest ONNX Runtime that is supported
 	@test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' 'onnxruntime==$(OLDEST)'
-	$(VENV)-oldest/bin/python -m pytest -m 'not slow' -q
+	$(VENV)-oldest/bin/python -m pytest -m 'not slow' -q -n auto --dist worksteal
 
 prove: $(READY) ## Equality and memory of the zoo at many budgets, under the kernel's limit: docs/results.md
 	$(BIN)/python -m tests.prove
@@ -55,11 +56,13 @@ check: $(READY) ## Lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## Speed of ResNet-101 and YOLOv3 against unswapped and memory-mapped ONNX Runtime
-	$(BIN)/python -m swapnet models run resnet101 yolov3 --budget '$(BUDGET)' --duration 5
-	for model in resnet101 yolov3; do \
-	  $(BIN)/python -m swapnet bench engines/$$model --budget '$(BUDGET)' --compare --mapped --memory-limit || exit 1; \
-	done
+bench: $(READY) ## The suite: the zoo at five budgets, peers, ablations; results/, resumable
+	$(BIN)/python -m swapnet models bench
+
+peers: ## The environment of accelerate's disk_offload, for the suite: .venv-peers
+	@test -x $(VENV)-peers/bin/python || $(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check -e '.[peers]'
 
 clean: ## Remove engines, results and the virtual environment
-	rm -rf engines results $(VENV) $(VENV)-oldest
+	rm -rf engines results $(VENV) $(VENV)-oldest $(VENV)-peers

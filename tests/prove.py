@@ -19,16 +19,19 @@ import onnxruntime
 from swapnet import models
 from swapnet.arrays import Array, load_npz, save_npz
 from swapnet.budget import Budget
-from swapnet.cli.bench import mappable_model, one_operator_engine
+from swapnet.builder.optimise import WHOLE, optimise
+from swapnet.builder.source import open_source
+from swapnet.cli.bench import one_operator_engine
 from swapnet.cli.models import current_engine
 from swapnet.executor.bench.cgroup import MemoryGroup
 from swapnet.executor.bench.difference import largest_difference
 from swapnet.executor.bench.process import Worker
 from swapnet.executor.bench.roles import Request, Role
 from swapnet.executor.bench.runtime import Runtime
-from swapnet.executor.device import Device
-from swapnet.executor.memory import demand
+from swapnet.executor.device import Device, ThreadPool
+from swapnet.executor.memory import demand, for_pool
 from swapnet.executor.plan import make_plan, smallest_budget
+from swapnet.fingerprint import PORTABLE
 from swapnet.manifest import Manifest, load_manifest
 from swapnet.profile import load_profile
 from swapnet.units import format_size
@@ -84,7 +87,7 @@ def prove(name: str) -> Iterator[Row]:
     files = models.get(name)
     inputs = load_npz(files.example)
     engine = current_engine(Path("engines"), files, inputs, "auto")
-    manifest = load_manifest(engine)
+    manifest = for_pool(load_manifest(engine), ThreadPool.GLOBAL)
     device = Device()
     with tempfile.TemporaryDirectory(prefix="swapnet-prove-") as temporary:
         folder = Path(temporary)
@@ -92,7 +95,10 @@ def prove(name: str) -> Iterator[Row]:
         runtime = Runtime(one_operator_engine(folder), folder, device, drop_cache=True)
         fixed = runtime.measure(counted=True)
         original = _reference("unswapped", files.onnx, folder)
-        whole = _reference("mapped", mappable_model(files.onnx, folder, manifest), folder)
+        portable = manifest.compiled.fingerprint == PORTABLE
+        shapes = manifest.planned_shapes
+        optimise(open_source(files.onnx), folder, portable=portable, shapes=shapes)
+        whole = _reference("mapped", folder / WHOLE, folder)
         profile = load_profile(engine, manifest, device.fingerprint)
         for text in BUDGETS:
             budget_bytes = _budget_bytes(text, manifest)

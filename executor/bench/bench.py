@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import swapnet
 from swapnet.arrays import save_npz
 from swapnet.budget import Budget
-from swapnet.errors import BackendUnavailableError, BudgetError
+from swapnet.errors import BackendUnavailableError, BudgetError, SwapnetError
 from swapnet.executor.backends.base import Array
+from swapnet.executor.bench.ablation import Variant
 from swapnet.executor.bench.cgroup import MemoryGroup, is_available
 from swapnet.executor.bench.difference import largest_difference
 from swapnet.executor.bench.process import Worker
-from swapnet.executor.bench.report import Machine, Report, Verdict
-from swapnet.executor.bench.roles import Request, Round
-from swapnet.executor.bench.runtime import Runtime
-from swapnet.executor.bench.statistics import percentile, summarise
-from swapnet.executor.device import Device, available_processors
+from swapnet.executor.bench.report import Peer, Report
+from swapnet.executor.bench.roles import Request, Role, Round
+from swapnet.executor.bench.runtime import FixedCost, Runtime
+from swapnet.executor.bench.summary import Measured, make_report, peer_of
+from swapnet.executor.bench.turns import Schedule, Turns, take_turns
+from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.machine import memory_bytes
-from swapnet.executor.memory import demand
-from swapnet.executor.plan import Plan, make_plan
+from swapnet.executor.memory import demand, for_pool
+from swapnet.executor.plan import Plan, PlanOptions, make_plan
 from swapnet.executor.storage import LoadMode
 from swapnet.manifest import Manifest, load_manifest
 from swapnet.profile import load_profile
 from swapnet.units import format_size
 
-__all__ = ["Findings", "Setup", "bench"]
+__all__ = ["Findings", "Offload", "Setup", "bench"]
+
+_UNLIMITED_INFERENCES = 3
+
+
+@dataclass(frozen=True)
+class Offload:
+    """The same model on PyTorch, offloaded to disk by accelerate.
+
+    Attributes
+    ----------
+    folder
+        Its weights, as `swapnet.executor.bench.offload` writes them.
+    python
+        An interpreter that has PyTorch and accelerate.
+    """
+
+    folder: Path
+    python: Path
 
 
 @dataclass(frozen=True)
@@ -50,20 +67,28 @@ class Setup:
         Arrays by name.
     runtime_engine
         An engine of one operator: its process is the fixed cost.
+    device
+        Compute threads.
     unswapped
         The original ONNX file, run by ONNX Runtime at its own best settings in turn with ours;
         None to leave it out.
     mapped
         An optimised ONNX file with external data, run by ONNX Runtime with memory-mapped weights
         in turn with ours, under the same limit; None to leave it out.
-    device
-        Compute threads.
+    offload
+        accelerate in turn with ours, under the limit of its own fixed cost and the budget; None
+        to leave it out.
+    ablations
+        Other ways to swap by name, in turn with ours, under the same limit.
+    load_mode, options
+        How weights are read, and how to plan.
     memory_limit
         Run under the kernel's limit of the fixed cost and the budget.
-    iterations, warm_up_ms, duration_s
-        At least so many inferences and so long, after such a warm-up.
-    rounds
-        At least so many turns; a ratio is the median of their pairs.
+    fixed_bytes
+        Fixed costs that are known already, by side (``"swapped"``, ``"offload"``); others are
+        measured.
+    schedule
+        How long.
     percentiles
         To report.
     trace
@@ -79,12 +104,13 @@ class Setup:
     device: Device
     unswapped: Path | None = None
     mapped: Path | None = None
+    offload: Offload | None = None
+    ablations: Mapping[str, Variant] = field(default_factory=dict)
     load_mode: LoadMode = LoadMode.AUTO
+    options: PlanOptions = field(default_factory=PlanOptions)
     memory_limit: bool = False
-    iterations: int = 10
-    warm_up_ms: float = 200.0
-    duration_s: float = 3.0
-    rounds: int = 5
+    fixed_bytes: Mapping[str, int] = field(default_factory=dict)
+    schedule: Schedule = field(default_factory=Schedule)
     percentiles: tuple[float, ...] = (90, 95, 99)
     trace: bool = False
     command: str = ""
@@ -117,16 +143,6 @@ class Findings:
     trace_events: tuple[dict[str, Any], ...]
 
 
-@dataclass(frozen=True)
-class _Sides:
-    """What each side gave, round by round."""
-
-    swapped: tuple[Round, ...]
-    resident: tuple[Round, ...]
-    unswapped: tuple[Round, ...]
-    mapped: tuple[Round, ...]
-
-
 def bench(setup: Setup) -> Findings:
     """Measure one engine at one budget.
 
@@ -137,12 +153,11 @@ def bench(setup: Setup) -> Findings:
     BackendUnavailableError
         A kernel limit was asked for and is not to be had.
     SwapnetError
-        Whatever a side raised.
+        Whatever a side raised; other ways to run the model may fail, which the report says.
     """
-    manifest = load_manifest(setup.folder)
+    manifest = for_pool(load_manifest(setup.folder), ThreadPool.GLOBAL)
     profile = load_profile(setup.folder, manifest, setup.device.fingerprint)
-    needed = demand(manifest)
-    budget_bytes = setup.budget.resolve(needed)
+    budget_bytes = setup.budget.resolve(demand(manifest))
     machine = memory_bytes()
     if budget_bytes > machine:
         raise BudgetError(
@@ -150,7 +165,7 @@ def bench(setup: Setup) -> Findings:
             why=f"it is {budget_bytes} bytes, the machine has {machine}",
             hint=f"give at most {format_size(machine)}",
         )
-    plan = make_plan(manifest, profile, budget_bytes)
+    plan = make_plan(manifest, profile, budget_bytes, setup.options)
     counted = is_available()
     if setup.memory_limit and not counted:
         raise BackendUnavailableError(
@@ -160,47 +175,50 @@ def bench(setup: Setup) -> Findings:
         )
     with tempfile.TemporaryDirectory(prefix="swapnet-bench-") as name, ExitStack() as stack:
         folder = Path(name)
-        request = _requests(setup, plan, manifest, folder)
-        runtime = Runtime(setup.runtime_engine, folder, setup.device, drop_cache=setup.memory_limit)
-        runtime_bytes = runtime.measure(counted=counted)
-        limit = runtime_bytes + budget_bytes if setup.memory_limit else None
-        group = stack.enter_context(MemoryGroup(limit)) if counted else None
-        runtime.warm_up()
-        swapped = stack.enter_context(Worker(request("swapped"), group, limit))
-        sides = {"swapped": swapped, "resident": stack.enter_context(Worker(request("resident")))}
-        if setup.unswapped is not None:
-            sides["unswapped"] = stack.enter_context(Worker(request("unswapped")))
-        if setup.mapped is not None:
-            mapped_group = stack.enter_context(MemoryGroup(limit)) if counted else None
-            sides["mapped"] = stack.enter_context(Worker(request("mapped"), mapped_group, limit))
-        rounds = _take_turns(setup, sides)
+        sides = _Sides(setup, plan, folder, stack, counted)
+        turns = take_turns(setup.schedule, sides.workers, sides.optional)
+        turns.notes.update(sides.notes)
+        swapped = sides.workers["swapped"]
         details = swapped.details()
         # The peak is read before outputs are written out, which is not the model's doing.
+        group = sides.groups.get("swapped")
         peak = group.peak_bytes if group is not None else int(details["resident_peak_bytes"])
-        if group is not None:
-            group.lift()
-        outputs = {key: side.outputs(folder) for key, side in sides.items() if key != "mapped"}
-        report = _report(
-            setup,
-            manifest,
-            plan,
-            rounds,
-            runtime_bytes=runtime_bytes,
-            peak_bytes=peak - runtime_bytes,
-            accounting=_accounting(setup, counted),
-            error=largest_difference(outputs["swapped"], outputs["unswapped"])
-            if "unswapped" in outputs
-            else None,
-            load_mode=details["load_mode"],
+        outputs = sides.outputs("swapped", folder)
+        error = (
+            largest_difference(outputs, sides.outputs("unswapped", folder))
+            if setup.unswapped is not None
+            else None
         )
-        for side in sides.values():
-            side.close()
+        peers = {name: _peer(sides, turns, name, outputs, folder) for name in sides.optional}
+        report = make_report(
+            Measured(
+                manifest=manifest,
+                profile=profile,
+                plan=plan,
+                swapped=tuple(turns.rounds["swapped"]),
+                resident=tuple(turns.rounds["resident"]),
+                unswapped=tuple(turns.rounds.get("unswapped", ())),
+                peers={k: p for k, p in peers.items() if k not in setup.ablations},
+                ablations={k: p for k, p in peers.items() if k in setup.ablations},
+                runtime_bytes=sides.runtime_bytes,
+                peak_bytes=peak - sides.runtime_bytes,
+                accounting=_accounting(setup, counted),
+                error=error,
+                load_mode=details["load_mode"],
+            ),
+            budget=str(setup.budget),
+            percentiles=setup.percentiles,
+            threads=setup.device.threads,
+            command=setup.command,
+        )
+        for worker in sides.workers.values():
+            worker.close()
         return Findings(
             report,
             plan,
             manifest,
-            rounds.swapped,
-            outputs["swapped"],
+            tuple(turns.rounds["swapped"]),
+            outputs,
             tuple(map(tuple, details["steps_ms"])),
             tuple(details["trace"]),
         )
@@ -212,154 +230,167 @@ def _accounting(setup: Setup, counted: bool) -> str:
     return "kernel" if counted else "resident set"
 
 
-def _requests(
-    setup: Setup, plan: Plan, manifest: Manifest, folder: Path
-) -> Callable[[str], Request]:
-    save_npz(folder / "inputs.npz", setup.inputs)
-    streamed = tuple(
-        (block.extent.offset, block.extent.nbytes)
-        for block, place in zip(manifest.blocks, plan.places, strict=True)
-        if not place.resident
-    )
-    paths = {"unswapped": setup.unswapped, "mapped": setup.mapped}
+class _Sides:
+    """All processes of one benchmark, started under their limits.
 
-    def request(role: Any) -> Request:
-        return Request(
-            role=role,
-            path=str(paths.get(role) or setup.folder),
-            inputs=str(folder / "inputs.npz"),
-            threads=setup.device.threads,
-            budget_bytes=plan.budget_bytes,
-            load_mode=str(setup.load_mode),
-            streamed=streamed,
-            trace=setup.trace,
+    Attributes
+    ----------
+    workers
+        By name; those that could not start are missing.
+    groups
+        Where the kernel counts, by name.
+    optional
+        Names of the sides that may fail, whether they started or not.
+    notes
+        Why a side did not start.
+    runtime_bytes
+        Fixed cost of our process.
+    fixed_bytes
+        Of the processes that have another.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        plan: Plan,
+        folder: Path,
+        stack: ExitStack,
+        counted: bool,
+    ) -> None:
+        self._setup = setup
+        self._plan = plan
+        self._folder = folder
+        self._stack = stack
+        self._counted = counted
+        self.workers: dict[str, Worker] = {}
+        self.groups: dict[str, MemoryGroup] = {}
+        self.optional: list[str] = []
+        self.fixed_bytes: dict[str, int] = {}
+        self._turns = Turns()
+        save_npz(folder / "inputs.npz", setup.inputs)
+        self._open()
+
+    @property
+    def notes(self) -> Mapping[str, str]:
+        return self._turns.notes
+
+    def outputs(self, name: str, folder: Path) -> dict[str, Array]:
+        """Of a side's latest inference; its limit ends here."""
+        if name in self.groups:
+            self.groups[name].lift()
+        return self.workers[name].outputs(folder)
+
+    def unlimited_offload(self) -> str:
+        """In words: how accelerate fares with no limit, where it does not live under this one."""
+        offload = self._setup.offload
+        assert offload is not None
+        request = self._request("offload", offload.folder)
+        try:
+            with ExitStack() as stack:
+                group = stack.enter_context(MemoryGroup(None)) if self._counted else None
+                worker = Worker(request, group, python=offload.python)
+                turn = stack.enter_context(worker).run(_UNLIMITED_INFERENCES)
+                peak = group.peak_bytes if group else worker.details()["resident_peak_bytes"]
+                worker.close()
+        except SwapnetError as error:
+            return f"without a limit: {error.what}"
+        return (
+            f"without a limit it takes {median(turn.latency_ms):.0f} ms and "
+            f"{format_size(peak)}, its weights in the page cache"
         )
 
-    return request
+    def _open(self) -> None:
+        setup = self._setup
+        runtime = Runtime(
+            setup.runtime_engine, self._folder, setup.device, drop_cache=setup.memory_limit
+        )
+        known = setup.fixed_bytes.get("swapped")
+        self.runtime_bytes = known or runtime.measure(counted=self._counted)
+        runtime.warm_up()
+        self._start("swapped", self._request("swapped", setup.folder), self.runtime_bytes)
+        self._start("resident", self._request("resident", setup.folder))
+        if setup.unswapped is not None:
+            self._start("unswapped", self._request("unswapped", setup.unswapped))
+        if setup.mapped is not None:
+            mapped = self._request("mapped", setup.mapped)
+            self._try("mapped", mapped, self.runtime_bytes)
+        for name, variant in setup.ablations.items():
+            request = self._request("swapped", setup.folder, variant)
+            self._try(name, request, self.runtime_bytes)
+        if setup.offload is not None:
+            self._open_offload(setup.offload)
+
+    def _open_offload(self, offload: Offload) -> None:
+        cost = FixedCost(self._request("offload", None), python=offload.python)
+        fixed = self._setup.fixed_bytes.get("offload")
+        try:
+            if fixed is None:
+                fixed = cost.measure(counted=self._counted)
+            else:
+                cost.warm_up()
+        except SwapnetError as error:
+            self.optional.append("offload")
+            self._turns.fail("offload", error)
+            return
+        self.fixed_bytes["offload"] = fixed
+        self._try("offload", self._request("offload", offload.folder), fixed, offload.python)
+
+    def _request(self, role: Role, path: Path | None, variant: Variant | None = None) -> Request:
+        variant = variant or Variant("", self._setup.options)
+        return Request(
+            role=role,
+            path=str(path) if path else "",
+            inputs=str(self._folder / "inputs.npz"),
+            threads=self._setup.device.threads,
+            budget_bytes=self._plan.budget_bytes,
+            load_mode=(variant.load_mode or self._setup.load_mode).value,
+            options=variant.options,
+            streamed=tuple((read.file_offset, read.nbytes) for read in self._plan.reads),
+            readers=max(self._plan.readers, 1),
+            trace=self._setup.trace,
+        )
+
+    def _try(
+        self, name: str, request: Request, fixed_bytes: int, python: Path | None = None
+    ) -> None:
+        self.optional.append(name)
+        try:
+            self._start(name, request, fixed_bytes, python)
+        except SwapnetError as error:
+            self._turns.fail(name, error)
+
+    def _start(
+        self,
+        name: str,
+        request: Request,
+        fixed_bytes: int | None = None,
+        python: Path | None = None,
+    ) -> None:
+        """Start a side; with a fixed cost it is counted, and limited where that was asked for."""
+        group = limit = None
+        if fixed_bytes is not None:
+            if self._setup.memory_limit:
+                limit = fixed_bytes + self._plan.budget_bytes
+            if self._counted:
+                group = self._stack.enter_context(MemoryGroup(limit))
+                self.groups[name] = group
+        worker = Worker(request, group, limit, python=python)
+        self.workers[name] = self._stack.enter_context(worker)
 
 
-def _take_turns(setup: Setup, sides: dict[str, Worker]) -> _Sides:
-    until = time.perf_counter() + setup.warm_up_ms / 1e3
-    while True:
-        for side in sides.values():
-            side.run(1)
-        if time.perf_counter() >= until:
-            break
-    count = max(1, -(-setup.iterations // setup.rounds))
-    rounds: dict[str, list[Round]] = {name: [] for name in sides}
-    spent = 0.0
-    while len(rounds["swapped"]) < setup.rounds or spent < setup.duration_s * 1e3:
-        for name, side in sides.items():
-            rounds[name].append(side.run(count))
-        spent += sum(rounds["swapped"][-1].latency_ms)
-    return _Sides(
-        *(tuple(rounds.get(n, ())) for n in ("swapped", "resident", "unswapped", "mapped"))
+def _peer(sides: _Sides, turns: Turns, name: str, ours: Mapping[str, Array], folder: Path) -> Peer:
+    rounds: list[Round] = turns.rounds.get(name, [])
+    error = None
+    if rounds and name not in turns.notes:
+        theirs = {k: v for k, v in sides.outputs(name, folder).items() if k in ours}
+        error = largest_difference(ours, theirs)[1] if theirs else None
+    note = turns.notes.get(name, "")
+    if note and name == "offload" and name in sides.fixed_bytes:
+        note = f"{note}; {sides.unlimited_offload()}"
+    return peer_of(
+        turns.rounds["swapped"],
+        rounds,
+        runtime_bytes=sides.fixed_bytes.get(name),
+        max_rel_error=error,
+        note=note,
     )
-
-
-def _report(
-    setup: Setup,
-    manifest: Manifest,
-    plan: Plan,
-    sides: _Sides,
-    *,
-    runtime_bytes: int,
-    peak_bytes: int,
-    accounting: str,
-    error: tuple[float, float] | None,
-    load_mode: str,
-) -> Report:
-    latencies = [ms for r in sides.swapped for ms in r.latency_ms]
-    stall_ms = median(ms for r in sides.swapped for ms in r.stall_ms)
-    read_bytes = sum(r.read_bytes for r in sides.swapped)
-    storage = median(r.storage_bytes_per_s for r in sides.resident)
-    whole = sides.unswapped or tuple(Round(r.idle_ms) for r in sides.resident)
-    reading_ms = plan.streamed_bytes / storage * 1e3 if plan.streamed_bytes else 0.0
-    bounds = [max(_middle(w), reading_ms) for w in whole]
-    contended = [
-        max(_middle(r), _middle(w)) if plan.streamed_bytes else _middle(w)
-        for r, w in zip(sides.resident, whole, strict=True)
-    ]
-    unswapped = [ms for r in sides.unswapped for ms in r.latency_ms]
-    mapped = [ms for r in sides.mapped for ms in r.latency_ms]
-    verdict: Verdict = (
-        "storage-bound" if reading_ms > median(map(_middle, whole)) else ("compute-bound")
-    )
-    ordered = sorted(latencies)
-    return Report(
-        model=manifest.source.name,
-        backend=manifest.compiled.backend,
-        budget=str(setup.budget),
-        budget_bytes=plan.budget_bytes,
-        demand_bytes=demand(manifest).total_bytes,
-        weights_bytes=demand(manifest).weights_bytes,
-        resident_bytes=plan.resident_bytes + plan.shared_bytes,
-        ring_bytes=plan.ring_bytes,
-        activation_bytes=plan.usage.activation_bytes,
-        staging_bytes=plan.usage.staging_bytes,
-        peak_bytes=peak_bytes,
-        runtime_bytes=runtime_bytes,
-        memory_accounting=accounting,
-        streamed_bytes=round(read_bytes / len(latencies)),
-        storage_bytes_per_s=storage,
-        latency_ms=summarise(latencies),
-        percentiles_ms={f"{p:g}": percentile(ordered, p) for p in setup.percentiles},
-        throughput_qps=1e3 * len(latencies) / sum(latencies),
-        unswapped_ms=summarise(unswapped) if unswapped else None,
-        ratio_to_unswapped=_ratio(sides.swapped, map(_middle, sides.unswapped)),
-        mapped_ms=summarise(mapped) if mapped else None,
-        ratio_of_mapped=_inverse(_ratio(sides.swapped, map(_middle, sides.mapped))),
-        bound_ms=median(bounds),
-        ratio_to_bound=_ratio(sides.swapped, bounds) or 0.0,
-        contended_bound_ms=median(contended),
-        ratio_to_contended_bound=_ratio(sides.swapped, contended) or 0.0,
-        predicted_ms=plan.predicted_ms,
-        overlap_fraction=max(0.0, 1 - stall_ms / reading_ms) if reading_ms else 1.0,
-        stall_ms=stall_ms,
-        max_abs_error=error[0] if error else None,
-        max_rel_error=error[1] if error else None,
-        verdict=verdict if plan.streamed_bytes else "not swapped",
-        iterations=len(latencies),
-        command=setup.command,
-        machine=Machine(
-            processor=_processor(),
-            processors=available_processors(),
-            memory_bytes=memory_bytes(),
-            kernel=platform.release(),
-            python=platform.python_version(),
-            swapnet=swapnet.__version__,
-            backend=f"{manifest.compiled.backend} {_installed(manifest)}",
-            load_mode=load_mode,
-            threads=setup.device.threads,
-        ),
-    )
-
-
-def _middle(turn: Round) -> float:
-    return median(turn.latency_ms)
-
-
-def _ratio(swapped: Sequence[Round], others: Any) -> float | None:
-    """Median over the rounds of ours over theirs; None where there is no other."""
-    pairs = [_middle(ours) / theirs for ours, theirs in zip(swapped, others, strict=False)]
-    return median(pairs) if pairs else None
-
-
-def _inverse(ratio: float | None) -> float | None:
-    return None if ratio is None else 1 / ratio
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _installed(manifest: Manifest) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(manifest.compiled.backend)
-    except PackageNotFoundError:
-        return manifest.compiled.version

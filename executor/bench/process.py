@@ -33,6 +33,8 @@ class Worker:
         Where the kernel counts, and perhaps limits, its memory.
     limit_bytes
         The group's limit, for the message when the kernel kills the worker.
+    python
+        Interpreter; None for this one.
 
     Raises
     ------
@@ -43,11 +45,16 @@ class Worker:
     """
 
     def __init__(
-        self, request: Request, group: MemoryGroup | None = None, limit_bytes: int | None = None
+        self,
+        request: Request,
+        group: MemoryGroup | None = None,
+        limit_bytes: int | None = None,
+        *,
+        python: Path | None = None,
     ) -> None:
         self.request = request
         self._limit_bytes = limit_bytes
-        command = [sys.executable, "-m", "swapnet.executor.bench.worker"]
+        command = [str(python or sys.executable), "-m", "swapnet.executor.bench.worker"]
         if group is not None:
             join = f'echo $$ > "{group.processes_file}"; exec "$@"'
             command = ["sh", "-c", join, "sh", *command]

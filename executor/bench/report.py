@@ -9,7 +9,7 @@ import msgspec
 from swapnet.executor.bench.statistics import Summary
 from swapnet.units import format_size
 
-__all__ = ["Machine", "Report", "as_text"]
+__all__ = ["Machine", "Peer", "Report", "as_text"]
 
 Verdict = Literal["storage-bound", "compute-bound", "not swapped"]
 
@@ -28,6 +28,33 @@ class Machine(msgspec.Struct, frozen=True):
     threads: int
 
 
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """Another side that took turns with ours.
+
+    Attributes
+    ----------
+    latency_ms
+        None where it did not run.
+    ratio
+        Its latency over ours: the median over pairs of turns.
+    runtime_bytes
+        Fixed cost of its process, where that is not ours; its limit is the budget above it.
+    streamed_bytes
+        Read per inference, where it is known.
+    max_rel_error
+        Against our outputs.
+    note
+        Why it did not run, or did not run to the end.
+    """
+
+    latency_ms: Summary | None = None
+    ratio: float | None = None
+    runtime_bytes: int | None = None
+    streamed_bytes: int | None = None
+    max_rel_error: float | None = None
+    note: str = ""
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """One engine at one budget; keys and units of the schema ``swapnet-bench/1``.
 
@@ -44,8 +71,23 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         bandwidth of storage.
     contended_bound_ms
         Execution on resident weights while the reader reads those bytes.
+    idle_ms
+        Ours with everything in memory, while nothing is read.
+    execution_ms, reading_ms
+        The two sides of the bound: the unswapped model, or ours wholly resident where that was
+        left out, and the streamed bytes at the idle bandwidth.
+    predicted_ms
+        By the stored profile.
+    paired_predicted_ms
+        By the profile with the execution time and bandwidth of each round; the median.
+    prediction_error
+        Measured over that prediction, less one: the median over rounds.
     overlap_fraction
         Share of the reading that was hidden behind execution.
+    peers
+        Other ways to run a model that does not fit, under the same limit.
+    ablations
+        Ours with something switched off.
     """
 
     schema: Literal["swapnet-bench/1"] = "swapnet-bench/1"
@@ -75,15 +117,26 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     ratio_to_bound: float
     contended_bound_ms: float
     ratio_to_contended_bound: float
+    idle_ms: float
+    execution_ms: float
+    reading_ms: float
     predicted_ms: float
+    paired_predicted_ms: float
+    prediction_error: float
     overlap_fraction: float
     stall_ms: float
     max_abs_error: float | None
     max_rel_error: float | None
     verdict: Verdict
+    peers: dict[str, Peer] = {}
+    ablations: dict[str, Peer] = {}
     iterations: int
+    rounds: int
     command: str
     machine: Machine
+
+
+_TITLES = {"mapped": "Memory-mapped", "offload": "accelerate disk_offload"}
 
 
 def as_text(report: Report) -> str:
@@ -109,20 +162,27 @@ def as_text(report: Report) -> str:
             f"{report.ratio_to_unswapped:.3f}; largest difference {report.max_rel_error:.2e} of "
             "the largest output"
         )
-    if report.mapped_ms is not None and report.ratio_of_mapped is not None:
-        lines.append(
-            f"Memory-mapped: median = {report.mapped_ms.median:.2f} ms, "
-            f"{report.ratio_of_mapped:.2f} times ours"
-        )
+    for name, peer in {**report.peers, **report.ablations}.items():
+        lines.append(f"{_TITLES.get(name, name)}: {_peer(peer)}")
     lines += [
         f"Bound: {report.bound_ms:.2f} ms, ratio {report.ratio_to_bound:.3f}; contended "
         f"{report.contended_bound_ms:.2f} ms, ratio {report.ratio_to_contended_bound:.3f}",
-        f"Predicted: {report.predicted_ms:.2f} ms; stall {report.stall_ms:.2f} ms; overlap "
+        f"Predicted: {report.predicted_ms:.2f} ms, with the delays of these rounds "
+        f"{report.paired_predicted_ms:.2f} ms, measured {report.prediction_error * 100:+.1f}%",
+        f"Stall: {report.stall_ms:.2f} ms; overlap "
         f"{report.overlap_fraction * 100:.0f}%; storage "
         f"{report.storage_bytes_per_s / 1e6:.0f} MB/s",
         f"Verdict: {report.verdict}. {_advice(report)}",
     ]
     return "\n".join(lines)
+
+
+def _peer(peer: Peer) -> str:
+    if peer.latency_ms is None or peer.ratio is None:
+        return peer.note
+    return f"median = {peer.latency_ms.median:.2f} ms, {peer.ratio:.2f} times ours" + (
+        f"; {peer.note}" if peer.note else ""
+    )
 
 
 def _advice(report: Report) -> str:

@@ -14,12 +14,11 @@ import msgspec
 
 from swapnet.arrays import load_npz
 from swapnet.executor.backends.base import Array
-from swapnet.executor.backends.onnxruntime import own_process
-from swapnet.executor.device import Device
+from swapnet.executor.plan import PlanOptions
 
-__all__ = ["Request", "Role", "Round", "Side", "open_side"]
+__all__ = ["Request", "Role", "Round", "Side", "open_side", "peak_resident_bytes"]
 
-Role = Literal["swapped", "resident", "unswapped", "mapped"]
+Role = Literal["swapped", "resident", "unswapped", "mapped", "offload"]
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -30,15 +29,19 @@ class Request(msgspec.Struct, frozen=True):
     role
         ``swapped``: our executor at the budget. ``resident``: our executor with everything in
         memory, beside a reader of the streamed extents. ``unswapped``: ONNX Runtime at its own
-        best settings. ``mapped``: ONNX Runtime with memory-mapped weights.
+        best settings. ``mapped``: ONNX Runtime with memory-mapped weights. ``offload``: PyTorch
+        with accelerate's ``disk_offload``.
     path
-        Engine directory, or ONNX file.
+        Engine directory, ONNX file, or folder of offloaded weights.
     inputs
         ``.npz`` of inputs.
     budget_bytes
         Of the swapped side.
-    streamed
-        Offset and length of what the reader reads beside the resident side.
+    options
+        How the swapped side plans.
+    streamed, readers
+        Offset and length of each request of the reader beside the resident side, and how many of
+        them are in flight: those of the swapped side's plan.
     """
 
     role: Role
@@ -47,7 +50,9 @@ class Request(msgspec.Struct, frozen=True):
     threads: int
     budget_bytes: int = 0
     load_mode: str = "auto"
+    options: PlanOptions = PlanOptions()
     streamed: tuple[tuple[int, int], ...] = ()
+    readers: int = 1
     trace: bool = False
 
 
@@ -99,11 +104,16 @@ def open_side(request: Request) -> Side:
         return _Swapped(request, inputs)
     if request.role == "resident":
         return _Resident(request, inputs)
+    if request.role == "offload":
+        from swapnet.executor.bench.offload import Offloaded
+
+        return Offloaded(request, inputs)
     return _Whole(request, inputs)
 
 
 class _Swapped:
     def __init__(self, request: Request, inputs: dict[str, Array]) -> None:
+        from swapnet.executor.backends.onnxruntime import own_process
         from swapnet.executor.executor import SwapExecutor
 
         self._inputs = inputs
@@ -113,6 +123,7 @@ class _Swapped:
             request.budget_bytes,
             device=own_process(request.threads),
             load_mode=request.load_mode,
+            options=request.options,
             trace=request.trace,
         )
         self._outputs: dict[str, Array] = {}
@@ -162,16 +173,19 @@ class _Swapped:
 class _Resident:
     def __init__(self, request: Request, inputs: dict[str, Array]) -> None:
         from swapnet.calibration.storage import BackgroundReader
+        from swapnet.executor.backends.onnxruntime import own_process
         from swapnet.executor.executor import SwapExecutor
         from swapnet.executor.storage import LoadMode, WeightFile
         from swapnet.manifest import WEIGHTS, Extent
 
         self._inputs = inputs
-        device: Device = own_process(request.threads)
-        self._executor = SwapExecutor(request.path, "100%", device=device)
+        self._executor = SwapExecutor(request.path, "100%", device=own_process(request.threads))
         self._storage = WeightFile(Path(request.path) / WEIGHTS, LoadMode(request.load_mode))
         extents = [Extent(offset, nbytes) for offset, nbytes in request.streamed]
-        self._reader = BackgroundReader(self._storage, extents)
+        largest = max((extent.nbytes for extent in extents), default=1)
+        self._reader = BackgroundReader(
+            self._storage, extents, readers=request.readers, read_bytes=largest
+        )
 
     def run(self, count: int) -> Round:
         seconds = [self._reader.once() for _ in range(count)]

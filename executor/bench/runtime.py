@@ -1,4 +1,4 @@
-"""The fixed cost of a process: an engine of one operator, under the same accounting."""
+"""The fixed cost of a process: its libraries and something trivial to run, by the same count."""
 
 from __future__ import annotations
 
@@ -11,15 +11,56 @@ from swapnet.arrays import save_npz
 from swapnet.executor.bench.cgroup import MemoryGroup, drop_page_cache
 from swapnet.executor.bench.process import Worker
 from swapnet.executor.bench.roles import Request
-from swapnet.executor.device import Device
-from swapnet.executor.memory import demand
+from swapnet.executor.device import Device, ThreadPool
+from swapnet.executor.memory import demand, for_pool
 from swapnet.executor.storage import LoadMode
 from swapnet.manifest import load_manifest
 
-__all__ = ["Runtime"]
+__all__ = ["FixedCost", "Runtime"]
+
+_INFERENCES = 20
 
 
-class Runtime:
+class FixedCost:
+    """A process that has imported what it needs and runs something trivial.
+
+    Parameters
+    ----------
+    request
+        The trivial thing.
+    python
+        Interpreter; None for this one.
+    drop_cache
+        Drop the page cache before each warm-up (needs root).
+    """
+
+    def __init__(
+        self, request: Request, *, python: Path | None = None, drop_cache: bool = False
+    ) -> None:
+        self._request = request
+        self._python = python
+        self._drop_cache = drop_cache
+
+    def warm_up(self) -> None:
+        """Put libraries into the page cache, charged to nobody; weights are not there."""
+        if self._drop_cache:
+            drop_page_cache()
+        with Worker(self._request, python=self._python) as worker:
+            worker.run(1)
+
+    def measure(self, *, counted: bool) -> int:
+        """Peak bytes of the process after a warm-up, by the kernel's count where it counts."""
+        self.warm_up()
+        with ExitStack() as stack:
+            group = stack.enter_context(MemoryGroup(None)) if counted else None
+            worker = stack.enter_context(Worker(self._request, group, python=self._python))
+            worker.run(_INFERENCES)
+            used = group.peak_bytes if group else int(worker.details()["resident_peak_bytes"])
+            worker.close()
+            return used
+
+
+class Runtime(FixedCost):
     """A process that has imported the executor and runs an engine of one operator.
 
     Parameters
@@ -37,12 +78,11 @@ class Runtime:
     def __init__(
         self, engine: Path, folder: Path, device: Device, *, drop_cache: bool = False
     ) -> None:
-        manifest = load_manifest(engine)
+        manifest = for_pool(load_manifest(engine), ThreadPool.GLOBAL)
         inputs = folder / "runtime.npz"
         shapes = manifest.planned_shapes
         save_npz(inputs, {t.name: np.zeros(shapes[t.name], np.float32) for t in manifest.inputs})
-        self._drop_cache = drop_cache
-        self._request = Request(
+        request = Request(
             role="swapped",
             path=str(engine),
             inputs=str(inputs),
@@ -50,21 +90,4 @@ class Runtime:
             budget_bytes=demand(manifest).total_bytes,
             load_mode=str(LoadMode.AUTO),
         )
-
-    def warm_up(self) -> None:
-        """Put libraries into the page cache, charged to nobody; weights are not there."""
-        if self._drop_cache:
-            drop_page_cache()
-        with Worker(self._request) as worker:
-            worker.run(1)
-
-    def measure(self, *, counted: bool) -> int:
-        """Peak bytes of the process after a warm-up, by the kernel's count where it counts."""
-        self.warm_up()
-        with ExitStack() as stack:
-            group = stack.enter_context(MemoryGroup(None)) if counted else None
-            worker = stack.enter_context(Worker(self._request, group))
-            worker.run(20)
-            used = group.peak_bytes if group else int(worker.details()["resident_peak_bytes"])
-            worker.close()
-            return used
+        super().__init__(request, drop_cache=drop_cache)

@@ -61,10 +61,18 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line and exit: 2 for a user's error, 130 for Ctrl-C."""
+    """Run the command line and exit: 2 for a user's error, 130 for Ctrl-C.
+
+    Parameters
+    ----------
+    arguments
+        By default those of the process, which is then ours (see `ThreadPool`).
+    """
     with _interrupts() as interrupted:
         try:
-            status = cli.main(arguments, prog_name="swapnet", standalone_mode=False)
+            status = cli.main(
+                arguments, prog_name="swapnet", standalone_mode=False, obj=arguments is None
+            )
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)

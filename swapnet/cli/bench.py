@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import write_json
+from swapnet.cli.figure import check_drawable
 from swapnet.cli.options import (
     budget_option,
     engine_argument,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from swapnet.executor.bench.bench import Findings
     from swapnet.manifest import Manifest
 
-__all__ = ["command", "source_model"]
+__all__ = ["command", "mappable_model", "one_operator_engine", "source_model"]
 
 
 @click.command("bench")
@@ -56,8 +57,13 @@ __all__ = ["command", "source_model"]
 @click.option("--export-times", "--exportTimes", metavar="FILE", help="Each inference.")
 @click.option("--export-profile", "--exportProfile", metavar="FILE", help="Each step.")
 @click.option("--export-trace", metavar="FILE", help="One inference, for Perfetto.")
+@click.option("--plot", metavar="FILE", help="Latency over budget, with this measurement.")
 @threads_option
 @load_mode_option
+@click.option("--copy", is_flag=True, help="Slower: copy weights instead of binding them.")
+@click.option("--equal-blocks", is_flag=True, help="Slower: equal blocks, not planned ones.")
+@click.option("--no-resident", is_flag=True, help="Slower: nothing stays in memory.")
+@click.option("--no-cyclic", is_flag=True, help="Slower: never read for the next inference.")
 def command(
     engine: Path,
     budget: str,
@@ -74,22 +80,35 @@ def command(
     export_times: str | None,
     export_profile: str | None,
     export_trace: str | None,
+    plot: str | None,
     threads: int | None,
     load_mode: str,
+    copy: bool,
+    equal_blocks: bool,
+    no_resident: bool,
+    no_cyclic: bool,
 ) -> None:
     """Measure latency and memory of the engine DIR at a budget."""
     from swapnet.budget import Budget
     from swapnet.executor.bench.bench import Setup, bench
     from swapnet.executor.bench.report import as_text
+    from swapnet.executor.bench.turns import Schedule
     from swapnet.executor.inputs import check_inputs, planned_sample
+    from swapnet.executor.plan import PlanOptions
     from swapnet.executor.storage import LoadMode
     from swapnet.manifest import load_manifest
 
     manifest = load_manifest(engine)
     parsed = Budget.parse(budget)
-    for target in (json_target, export_times, export_profile, export_trace):
+    for target in (json_target, export_times, export_profile, export_trace, plot):
         if target and target != "-":
             check_writable(Path(target))
+    if plot:
+        check_drawable(Path(plot))
+    device = Device(threads or available_processors())
+    options = PlanOptions(
+        copy=copy, equal=equal_blocks, resident=not no_resident, cyclic=not no_cyclic
+    )
     pairs = [part.rpartition(":") for part in (load_inputs or "").split(",") if part]
     arrays = read_inputs(tuple((name, Path(path)) for name, _, path in pairs))
     inputs = check_inputs(manifest, arrays) if arrays else planned_sample(manifest)
@@ -102,14 +121,13 @@ def command(
                 budget=parsed,
                 inputs=inputs,
                 runtime_engine=one_operator_engine(folder),
-                device=Device(threads or available_processors()),
+                device=device,
                 unswapped=source if compare else None,
                 mapped=mappable_model(source, folder, manifest) if mapped and source else None,
                 load_mode=LoadMode(load_mode),
+                options=options,
                 memory_limit=memory_limit,
-                iterations=iterations,
-                warm_up_ms=warm_up,
-                duration_s=duration,
+                schedule=Schedule(iterations=iterations, warm_up_ms=warm_up, duration_s=duration),
                 percentiles=_percentiles(percentile),
                 trace=export_trace is not None,
                 command=shlex.join(["swapnet", *sys.argv[1:]]),
@@ -125,6 +143,21 @@ def command(
         write_json(_profile(findings), export_profile)
     if export_trace:
         write_json({"traceEvents": findings.trace_events}, export_trace)
+    if plot:
+        _plot(engine, findings, device, Path(plot))
+
+
+def _plot(engine: Path, findings: Findings, device: Device, path: Path) -> None:
+    from swapnet.executor.bench.curve import measured_curve
+    from swapnet.executor.bench.plot import panel_of, save_plot
+    from swapnet.executor.bench.prediction import scaled
+    from swapnet.profile import load_profile
+
+    manifest, report = findings.manifest, findings.report
+    profile = load_profile(engine, manifest, device.fingerprint)
+    delays = scaled(profile, report.idle_ms, report.storage_bytes_per_s)
+    curve = measured_curve(manifest, profile, delays, report.execution_ms)
+    save_plot([panel_of(report.model, curve, [report])], path)
 
 
 def source_model(manifest: Manifest, given: Path | None) -> Path:

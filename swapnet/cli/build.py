@@ -68,7 +68,7 @@ def build_engine(model: Path, folder: Path, *, calibrate: bool, **options: Any) 
         if calibrate:
             report("calibrate", 0, 1)
             try:
-                measure(folder)
+                measure(folder, progress=report)
             except SwapnetError as error:
                 click.echo(f"{folder} was built but not measured: {error}", err=True)
     seconds = time.perf_counter() - started

@@ -6,26 +6,65 @@ from pathlib import Path
 
 import click
 
-from swapnet.cli.options import engine_argument, load_mode_option, threads_option
+from swapnet.cli.console import print_table, progress
+from swapnet.cli.engine import say
+from swapnet.cli.options import engine_argument, load_mode_option, shapes_option, threads_option
 from swapnet.executor.device import Device, available_processors
+from swapnet.units import format_size
 
 __all__ = ["command"]
 
 
 @click.command("calibrate")
 @engine_argument
+@shapes_option
+@click.option("--fresh", is_flag=True, help="Measure storage anew, though it was in the last day.")
+@click.option("--requests", "show_requests", is_flag=True, help="Show storage by request size.")
 @threads_option
 @load_mode_option
-def command(engine: Path, threads: int | None, load_mode: str) -> None:
+def command(
+    engine: Path,
+    shapes: dict[str, tuple[int, ...]],
+    fresh: bool,
+    show_requests: bool,
+    threads: int | None,
+    load_mode: str,
+) -> None:
     """Measure block times and storage, and write DIR/profile.json."""
     from swapnet.calibration import calibrate
 
-    profile = calibrate(
-        engine, device=Device(threads or available_processors()), load_mode=load_mode
-    )
+    with progress(engine.name) as report:
+        profile = calibrate(
+            engine,
+            device=Device(threads or available_processors()),
+            load_mode=load_mode,
+            shapes=shapes,
+            fresh=fresh,
+            progress=report,
+            say=say,
+        )
+    storage = profile.storage
+    if show_requests:
+        print_table(
+            "Storage by size and number of requests",
+            ["computing", "size", "in flight", "MB/s", "ms each", "compute speed"],
+            [
+                (
+                    "yes" if request.busy else "no",
+                    format_size(request.nbytes),
+                    str(request.readers),
+                    f"{request.bytes_per_s / 1e6:.0f}",
+                    f"{request.latency_ms:.2f}",
+                    f"{request.compute_speed:.2f}",
+                )
+                for request in storage.requests
+            ],
+        )
     click.echo(
-        f"{engine}: {sum(profile.block_ms):.1f} ms in {len(profile.block_ms)} blocks, "
-        f"{profile.step_ms:.3f} ms per call, {profile.busy_slowdown:.2f} times slower while "
-        f"reading; storage {profile.storage_bytes_per_s / 1e6:.0f} MB/s idle, "
-        f"{profile.busy_storage_bytes_per_s / 1e6:.0f} MB/s while computing"
+        f"{engine}: {sum(b.idle_ms for b in profile.blocks):.1f} ms in {len(profile.blocks)} "
+        f"blocks, {profile.step_ms:.3f} ms per call, "
+        f"{sum(b.busy_ms for b in profile.blocks):.1f} ms while reading; "
+        f"storage {storage.bytes_per_s / 1e6:.0f} MB/s idle, "
+        f"{storage.busy_bytes_per_s / 1e6:.0f} MB/s while computing, "
+        f"requests of {format_size(storage.request_bytes)}, {storage.readers} in flight"
     )

@@ -12,8 +12,8 @@ from typing import Any
 import click
 import msgspec
 
-from swapnet.builder.progress import Progress
 from swapnet.files import replacing
+from swapnet.progress import Progress
 
 __all__ = ["print_table", "progress", "write_json"]
 
@@ -31,7 +31,7 @@ def progress(title: str) -> Iterator[Progress]:
     def line(stage: str, done: int, total: int) -> None:
         if stage not in said:
             said.add(stage)
-            parts = f" ({total} blocks)" if total > 1 else ""
+            parts = f" ({total} parts)" if total > 1 else ""
             elapsed = time.perf_counter() - started
             click.echo(f"{title}: {stage}{parts} … {elapsed:.1f} s", err=True)
         del done

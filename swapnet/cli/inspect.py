@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 
 from swapnet.cli.console import print_table, write_json
-from swapnet.cli.options import engine_argument
+from swapnet.cli.engine import measured_engine
+from swapnet.cli.options import engine_argument, shapes_option
+from swapnet.shapes import as_option
 from swapnet.units import format_size
 
 __all__ = ["command"]
@@ -17,13 +19,13 @@ __all__ = ["command"]
 @click.command("inspect")
 @engine_argument
 @click.option("--json", "json_target", metavar="FILE", help="The manifest as JSON; - for stdout.")
-def command(engine: Path, json_target: str | None) -> None:
+@shapes_option
+def command(engine: Path, json_target: str | None, shapes: dict[str, tuple[int, ...]]) -> None:
     """Show the blocks of an engine: operators, weights, activations, live tensors at the cut."""
     from swapnet.executor.layout import lifetimes
     from swapnet.executor.memory import usage
-    from swapnet.manifest import load_manifest
 
-    manifest = load_manifest(engine)
+    manifest = measured_engine(engine, shapes)
     if json_target:
         write_json(manifest, json_target)
         return
@@ -50,12 +52,9 @@ def command(engine: Path, json_target: str | None) -> None:
         )
     used = usage(manifest)
     compiled = manifest.compiled
-    shapes = ", ".join(
-        f"{name}:{'x'.join(map(str, shape))}" for name, shape in manifest.planned_shapes.items()
-    )
     print_table(
         f"{manifest.source.name} for {compiled.backend} {compiled.version} on "
-        f"{compiled.fingerprint}, planned for {shapes}",
+        f"{compiled.fingerprint}, planned for {as_option(manifest.planned_shapes)}",
         ["block", "mostly", "operators", "weights", "activations", "live", "live bytes"],
         rows,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+import swapnet
 from swapnet.arrays import Array, load_npz
 from swapnet.cli.console import print_table, write_json
 from swapnet.units import format_size
@@ -86,6 +87,7 @@ def run_models(
     from swapnet.budget import Budget
     from swapnet.cli.bench import one_operator_engine
     from swapnet.executor.bench.bench import Setup, bench
+    from swapnet.executor.bench.turns import Schedule
     from swapnet.executor.device import Device
 
     parsed = Budget.parse(budget)
@@ -105,10 +107,7 @@ def run_models(
                     runtime_engine=runtime,
                     device=Device(),
                     unswapped=files.onnx,
-                    rounds=3,
-                    iterations=3,
-                    warm_up_ms=0,
-                    duration_s=duration,
+                    schedule=Schedule(rounds=3, iterations=3, warm_up_ms=0, duration_s=duration),
                 )
             )
             report = findings.report
@@ -148,6 +147,75 @@ def run_models(
         click.echo(f"\n{title}\n  " + text.replace("\n", "\n  "))
 
 
+@command.command("bench")
+@click.argument("names", nargs=-1)
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    default=("weights:66%", "weights:43%", "weights:25%", "weights:17%", "smallest"),
+    show_default=True,
+    metavar="SIZE",
+    help="May be given several times; smallest is the smallest that works.",
+)
+@click.option(
+    "--results",
+    default="results",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where cases, tables and plots go; cases that are there are not measured again.",
+)
+@click.option(
+    "--engines",
+    default="engines",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where engine directories lie; missing and outdated ones are built.",
+)
+@click.option("--peers/--no-peers", default=True, help="Other ways to run what does not fit.")
+@click.option(
+    "--peers-python",
+    default=".venv-peers/bin/python",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="An interpreter that has PyTorch and accelerate.",
+)
+@click.option("--ablations/--no-ablations", default=True, help="Switch off one thing at a time.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--memory-limit/--no-memory-limit", default=True, help="Under the kernel's limit; needs root."
+)
+def bench_models(
+    names: tuple[str, ...],
+    budgets: tuple[str, ...],
+    results: Path,
+    engines: Path,
+    peers: bool,
+    peers_python: Path,
+    ablations: bool,
+    rounds: int,
+    memory_limit: bool,
+) -> None:
+    """Measure models at several budgets: JSON, tables and plots. [default: all]"""
+    from swapnet import models
+    from swapnet.cli.suite import Suite, run_suite
+
+    chosen = tuple(models.find(name).name for name in names or models.names())
+    suite = Suite(
+        names=chosen,
+        budgets=budgets,
+        results=results,
+        engines=engines,
+        peers=peers,
+        peers_python=peers_python,
+        ablated=(chosen if names else None) if ablations else (),
+        rounds=rounds,
+        memory_limit=memory_limit,
+    )
+    if run_suite(suite):
+        raise SystemExit(1)
+
+
 def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], backend: str) -> Path:
     """The engine of a model for inputs of these shapes; built if missing, outdated or damaged."""
     from swapnet.cli.build import build_engine
@@ -160,7 +228,11 @@ def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], bac
     shapes = {name: array.shape for name, array in inputs.items()}
     try:
         manifest = load_manifest(folder)
-        current = manifest.source.sha256 == files.sha256 and manifest.planned_shapes == shapes
+        current = (
+            manifest.source.sha256 == files.sha256
+            and manifest.compiled.builder == swapnet.__version__
+            and manifest.planned_shapes == shapes
+        )
         if current:
             SwapExecutor(folder, smallest_budget(manifest)[0]).close()
     except SwapnetError:

@@ -14,6 +14,7 @@ from swapnet.tensors import parse_shapes
 
 __all__ = [
     "budget_option",
+    "calibrate_option",
     "engine_argument",
     "load_mode_option",
     "read_inputs",
@@ -38,6 +39,11 @@ load_mode_option = click.option(
     default=LoadMode.AUTO.value,
     show_default=True,
     help="How weights are read.",
+)
+calibrate_option = click.option(
+    "--calibrate/--no-calibrate",
+    default=True,
+    help="Measure this device first where no profile of it is stored. [default: calibrate]",
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(1), help="Compute threads. [default: all processors]"

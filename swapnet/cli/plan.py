@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from swapnet.cli.console import print_table, write_json
-from swapnet.cli.options import engine_argument
-from swapnet.errors import InputError
+from swapnet.cli.engine import delays, engine_or_model, measured_engine
+from swapnet.cli.figure import check_drawable, draw_curve
+from swapnet.cli.options import (
+    calibrate_option,
+    load_mode_option,
+    shapes_option,
+    threads_option,
+)
+from swapnet.executor.device import Device, available_processors
+from swapnet.files import check_writable
 from swapnet.units import format_size
+
+if TYPE_CHECKING:
+    from swapnet.budget import Budget
+    from swapnet.executor.curve import Point
+    from swapnet.executor.plan import Plan
+    from swapnet.manifest import Manifest
+    from swapnet.profile import Profile
 
 __all__ = ["command"]
 
@@ -18,45 +34,101 @@ _SHARES = (17, 25, 43, 66, 100)
 
 
 @click.command("plan")
-@engine_argument
+@click.argument("engine", metavar="DIR|MODEL.onnx", type=click.Path(path_type=Path))
 @click.option(
     "--budget",
     metavar="SIZE",
     help="64MiB, 25% of the demand, or weights:25%. [default: several, from the smallest]",
 )
 @click.option("--json", "json_target", metavar="FILE", help="As JSON; - for stdout.")
-def command(engine: Path, budget: str | None, json_target: str | None) -> None:
-    """Will the engine fit, and what will it cost? Nothing is executed."""
+@click.option("--curve", "with_curve", is_flag=True, help="Latency over budget, 24 points.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="The curve as a picture."
+)
+@shapes_option
+@click.option("--max-block", metavar="SIZE", help="Largest block, for a model; as on build.")
+@click.option("--portable", is_flag=True, help="No hardware layout, for a model; as on build.")
+@calibrate_option
+@threads_option
+@load_mode_option
+def command(
+    engine: Path,
+    budget: str | None,
+    json_target: str | None,
+    with_curve: bool,
+    plot: Path | None,
+    shapes: dict[str, tuple[int, ...]],
+    max_block: str | None,
+    portable: bool,
+    calibrate: bool,
+    threads: int | None,
+    load_mode: str,
+) -> None:
+    """Will it fit, and what will it cost?
+
+    A model is built into a temporary folder that is removed afterwards.
+    """
     from swapnet.budget import Budget
-    from swapnet.executor.device import Device
+    from swapnet.executor.curve import curve
+    from swapnet.executor.plan import make_plan
+
+    parsed = Budget.parse(budget) if budget else None
+    for target in (json_target, plot):
+        if target and target != "-":
+            check_writable(Path(target))
+    if plot:
+        check_drawable(plot)
+    with engine_or_model(engine, shapes, max_block=max_block, portable=portable) as folder:
+        manifest = measured_engine(folder, shapes)
+        budgets = _budgets(manifest, parsed)
+        profile = delays(
+            folder,
+            Device(threads or available_processors()),
+            load_mode,
+            shapes,
+            calibrate=calibrate,
+            name=str(engine),
+        )
+        plans = [make_plan(manifest, profile, nbytes) for nbytes in budgets]
+        points = curve(manifest, profile) if plot or with_curve else ()
+    if plot:
+        draw_curve(points, manifest.source.name, plot, note=f"delays: {profile.device}")
+    if json_target:
+        write_json(_records(manifest, profile, plans, points), json_target)
+    if json_target != "-":
+        _print(manifest, profile, plans, points if with_curve else ())
+
+
+def _budgets(manifest: Manifest, budget: Budget | None) -> list[int]:
+    """The budget that was asked for, or several; checked before anything is measured."""
+    from swapnet.budget import Budget
     from swapnet.executor.memory import demand
     from swapnet.executor.plan import make_plan, smallest_budget
-    from swapnet.manifest import load_manifest
-    from swapnet.profile import load_profile
+    from swapnet.profile import assumed_profile
 
-    if engine.suffix == ".onnx":
-        raise InputError(
-            f"{engine} is a model, not an engine",
-            why="a plan is made of blocks",
-            hint=f"first: swapnet build {engine}",
-        )
-    manifest = load_manifest(engine)
-    profile = load_profile(engine, manifest, Device().fingerprint)
+    needed = demand(manifest)
+    smallest, _ = smallest_budget(manifest)
+    if budget is None:
+        shares = [Budget(share / 100, "weights").resolve(needed) for share in _SHARES]
+        return sorted({smallest, *(max(share, smallest) for share in shares)})
+    nbytes = budget.resolve(needed)
+    if nbytes < smallest:
+        make_plan(manifest, assumed_profile(manifest), nbytes)
+    return [nbytes]
+
+
+def _print(
+    manifest: Manifest, profile: Profile, plans: Sequence[Plan], points: Sequence[Point]
+) -> None:
+    from swapnet.executor.memory import demand
+    from swapnet.executor.plan import smallest_budget
+    from swapnet.shapes import as_option
+
     needed = demand(manifest)
     smallest, reason = smallest_budget(manifest)
-    if budget is None:
-        budgets = [smallest]
-        budgets += [Budget(s / 100, "weights").resolve(needed) for s in _SHARES]
-        budgets = sorted({max(b, smallest) for b in budgets})
-    else:
-        budgets = [Budget.parse(budget).resolve(needed)]
-    plans = [make_plan(manifest, profile, b) for b in budgets]
-    if json_target:
-        write_json([_record(plan) for plan in plans], json_target)
-        return
     print_table(
-        f"{manifest.source.name}: demand {format_size(needed.total_bytes)}, of it weights "
-        f"{format_size(needed.weights_bytes)}; delays {profile.device}",
+        f"{manifest.source.name} at {as_option(manifest.planned_shapes)}: demand "
+        f"{format_size(needed.total_bytes)}, of it weights {format_size(needed.weights_bytes)}",
         ["budget", "resident", "ring", "streamed", "beside weights", "steps", "predicted ms"],
         [
             (
@@ -71,12 +143,50 @@ def command(engine: Path, budget: str | None, json_target: str | None) -> None:
             for plan in plans
         ],
     )
+    if points:
+        print_table(
+            "Latency over budget",
+            ["budget", "resident", "streamed", "predicted ms", "bound ms"],
+            [
+                (
+                    format_size(point.budget_bytes),
+                    format_size(point.resident_bytes),
+                    format_size(point.streamed_bytes),
+                    f"{point.predicted_ms:.1f}",
+                    f"{point.bound_ms:.1f}",
+                )
+                for point in points
+            ],
+        )
+    click.echo(f"Delays are those of: {profile.device}.")
     click.echo(f"The smallest budget is {smallest} bytes ({format_size(smallest)}): {reason}.")
 
 
-def _record(plan: Any) -> dict[str, Any]:
+def _records(
+    manifest: Manifest, profile: Profile, plans: Sequence[Plan], points: Sequence[Point]
+) -> list[dict[str, Any]]:
+    """One record for each plan, then one for the curve."""
+    from swapnet.executor.memory import demand
+    from swapnet.executor.plan import smallest_budget
+
+    smallest, reason = smallest_budget(manifest)
+    model = {
+        "model": manifest.source.name,
+        "shapes": manifest.planned_shapes,
+        "demand_bytes": demand(manifest).total_bytes,
+        "weights_bytes": demand(manifest).weights_bytes,
+        "smallest_budget_bytes": smallest,
+        "smallest_budget_reason": reason,
+        "delays": profile.device,
+    }
+    records = [{"schema": "swapnet-plan/1", **model, **_record(plan)} for plan in plans]
+    if points:
+        records.append({"schema": "swapnet-curve/1", **model, "points": points})
+    return records
+
+
+def _record(plan: Plan) -> dict[str, Any]:
     return {
-        "schema": "swapnet-plan/1",
         "budget_bytes": plan.budget_bytes,
         "planned_bytes": plan.planned_bytes,
         "resident_bytes": plan.resident_bytes + plan.shared_bytes,

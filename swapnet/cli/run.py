@@ -8,15 +8,18 @@ import click
 
 from swapnet.arrays import save_npz
 from swapnet.cli.console import print_table
+from swapnet.cli.engine import measured_engine, say
 from swapnet.cli.options import (
     budget_option,
     engine_argument,
     load_mode_option,
     read_inputs,
+    shapes_option,
     threads_option,
 )
 from swapnet.executor.device import Device, available_processors
 from swapnet.files import check_writable
+from swapnet.shapes import as_option
 from swapnet.units import format_size
 
 __all__ = ["command"]
@@ -38,38 +41,51 @@ def _pair(text: str) -> tuple[str, Path]:
     help="Once for each input, or one .npz of all. [default: seeded inputs]",
 )
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE.npz")
+@shapes_option
 @click.option("--verify", is_flag=True, help="Compare all checksums first.")
 @threads_option
 @load_mode_option
+@click.pass_context
 def command(
+    context: click.Context,
     engine: Path,
     budget: str,
     inputs: tuple[str, ...],
     output: Path | None,
+    shapes: dict[str, tuple[int, ...]],
     verify: bool,
     threads: int | None,
     load_mode: str,
 ) -> None:
     """Run one inference of the engine DIR inside a budget."""
     from swapnet.executor import SwapExecutor
+    from swapnet.executor.backends.onnxruntime import own_process
     from swapnet.executor.inputs import planned_sample
+    from swapnet.profile import load_profile
 
     if output is not None:
         check_writable(output)
     arrays = read_inputs(tuple(map(_pair, inputs)))
+    count = threads or available_processors()
+    device = own_process(count) if context.obj else Device(count)
+    manifest = measured_engine(engine, shapes)
     with SwapExecutor(
         engine,
         budget,
-        device=Device(threads or available_processors()),
+        device=device,
         load_mode=load_mode,
+        shapes=manifest.planned_shapes,
         verify=verify,
     ) as executor:
-        outputs = executor(arrays or planned_sample(executor.manifest))
+        outputs = executor(arrays or planned_sample(manifest))
         stats, plan = executor.stats, executor.plan
+    if load_profile(engine, manifest, device.fingerprint).is_assumed:
+        at = f" --shapes {as_option(shapes)}" if shapes else ""
+        say(f"delays are assumed, not measured: swapnet calibrate {engine}{at}")
     if output is not None:
         save_npz(output, outputs)
     print_table(
-        f"{executor.manifest.source.name} in {format_size(plan.budget_bytes)}",
+        f"{manifest.source.name} in {format_size(plan.budget_bytes)}",
         ["output", "type", "shape", "smallest", "largest"],
         [
             (

@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from swapnet.errors import StorageError
+from swapnet.executor.plan import smallest_budget
 from swapnet.executor.storage import WeightFile
 from swapnet.manifest import load_manifest, save_manifest
 from tests.cli.conftest import Call
@@ -94,9 +95,15 @@ def test_budgets(
     assert call(command, toy.folder, "--budget", budget).is_user_error(*words)
 
 
+def test_the_error_of_a_plan_comes_before_anything_is_measured(call: Call, copy: Path) -> None:
+    assert call("plan", copy, "--budget", "4KiB").is_user_error("does not fit", "4096")
+    assert not (copy / "profile.json").exists()
+
+
 def test_a_budget_too_small_says_what_sets_the_smallest(call: Call, toy: Engine) -> None:
-    failed = call("plan", toy.folder, "--budget", toy.smallest - 1)
-    assert failed.is_user_error(str(toy.smallest), str(toy.smallest - 1), "block")
+    smallest, _ = smallest_budget(toy.in_own_process)
+    failed = call("plan", toy.folder, "--budget", smallest - 1, "--no-calibrate")
+    assert failed.is_user_error(str(smallest), str(smallest - 1), "block")
 
 
 def test_unknown_input(call: Call, toy: Engine, tmp_path: Path) -> None:
@@ -126,10 +133,6 @@ def test_unreadable_arrays(call: Call, toy: Engine, tmp_path: Path, content: byt
 @pytest.mark.parametrize("command", ["inspect", "verify", "calibrate", "plan"])
 def test_missing_engine(call: Call, tmp_path: Path, command: str) -> None:
     assert call(command, tmp_path / "none").is_user_error("not an engine directory", "build")
-
-
-def test_a_model_is_no_engine(call: Call, toy: Engine) -> None:
-    assert call("plan", toy.model).is_user_error("is a model", "swapnet build")
 
 
 def test_one_changed_byte(call: Call, copy: Path) -> None:

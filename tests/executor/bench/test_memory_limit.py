@@ -15,7 +15,6 @@ from swapnet.executor.bench.roles import Request
 from swapnet.executor.bench.runtime import Runtime
 from swapnet.executor.device import Device
 from swapnet.executor.plan import smallest_budget
-from swapnet.manifest import load_manifest
 from tests.helpers.engines import BuildToy
 
 pytestmark = [
@@ -71,7 +70,7 @@ def test_the_kernel_kills_what_does_not_fit(
 def test_errors_of_a_worker_reach_the_caller(engine: BuildToy, tmp_path: Path) -> None:
     toy = engine("images")
     save_npz(tmp_path / "inputs.npz", toy.feeds())
-    smallest, _ = smallest_budget(load_manifest(toy.folder))
+    smallest, _ = smallest_budget(toy.in_own_process)
     request = Request("swapped", str(toy.folder), str(tmp_path / "inputs.npz"), 1, smallest - 1)
     with pytest.raises(BudgetError, match=f"it needs {smallest} bytes"), Worker(request):
         pass

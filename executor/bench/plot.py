@@ -1,0 +1,152 @@
+"""Pictures of latency over budget; matplotlib is imported when the first one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swapnet.executor.bench.report import Report
+from swapnet.executor.curve import Point
+from swapnet.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Panel", "panel_of", "save_plot"]
+
+_MIB = 1 << 20
+_FAR = 3.0
+"""Peers so many times above the slowest prediction need a logarithmic axis."""
+
+_BLUE, _GREY, _LIGHT = "#1f5fa8", "#666666", "#aaaaaa"
+_PEERS = {
+    "mapped": ("memory-mapped ONNX Runtime", "s", "#c2571a"),
+    "offload": ("accelerate disk_offload", "D", "#7a3b9a"),
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one picture shows of one model.
+
+    Attributes
+    ----------
+    title
+        Above it.
+    curve
+        Prediction and bound.
+    measured
+        Budget in bytes and latency in milliseconds, by case.
+    peers
+        The same of other ways to run the model, by name.
+    unswapped_ms
+        Without swapping; None where it was not measured.
+    """
+
+    title: str
+    curve: Sequence[Point]
+    measured: Sequence[tuple[int, float]]
+    peers: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
+    unswapped_ms: float | None = None
+
+
+def panel_of(title: str, curve: Sequence[Point], reports: Sequence[Report]) -> Panel:
+    """The panel of one model's reports.
+
+    Parameters
+    ----------
+    title
+        Above it.
+    curve
+        Prediction and bound.
+    reports
+        Of the same model at any budgets.
+    """
+    peers: dict[str, list[tuple[int, float]]] = {}
+    for report in reports:
+        for name, peer in report.peers.items():
+            if peer.latency_ms is not None:
+                point = (report.budget_bytes, peer.latency_ms.median)
+                peers.setdefault(name, []).append(point)
+    unswapped = sorted(r.unswapped_ms.median for r in reports if r.unswapped_ms is not None)
+    return Panel(
+        title=title,
+        curve=curve,
+        measured=[(r.budget_bytes, r.latency_ms.median) for r in reports],
+        peers=peers,
+        unswapped_ms=unswapped[len(unswapped) // 2] if unswapped else None,
+    )
+
+
+def save_plot(panels: Sequence[Panel], path: Path) -> None:
+    """Draw panels side by side into one picture; its kind is that of the file's name.
+
+    Raises
+    ------
+    StorageError
+        The file can't be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(panels), 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    drawn = [figure.add_subplot(1, len(panels), i + 1) for i in range(len(panels))]
+    for axes, panel in zip(drawn, panels, strict=True):
+        _draw(axes, panel)
+    drawn[0].set_ylabel("latency [ms]")
+    labelled = {
+        label: handle
+        for axes in drawn
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        labelled.values(),
+        labelled.keys(),
+        loc="outside lower center",
+        ncols=min(len(labelled), 2 * len(panels)),
+        frameon=False,
+        fontsize=9,
+    )
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=150)
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    budgets = [point.budget_bytes / _MIB for point in panel.curve]
+    predicted = [point.predicted_ms for point in panel.curve]
+    bounds = [point.bound_ms for point in panel.curve]
+    axes.plot(budgets, predicted, color=_BLUE, lw=1.6, label="predicted")
+    axes.plot(budgets, bounds, color=_GREY, lw=1.2, ls="--", label="bound")
+    if panel.unswapped_ms is not None:
+        axes.axhline(panel.unswapped_ms, color=_LIGHT, lw=1, ls=":", label="unswapped")
+    axes.plot(
+        [nbytes / _MIB for nbytes, _ in panel.measured],
+        [ms for _, ms in panel.measured],
+        "o",
+        color=_BLUE,
+        ms=6,
+        label="measured",
+    )
+    for name, points in panel.peers.items():
+        label, marker, color = _PEERS.get(name, (name, "^", _GREY))
+        axes.plot(
+            [nbytes / _MIB for nbytes, _ in points],
+            [ms for _, ms in points],
+            marker,
+            color=color,
+            ms=5,
+            label=label,
+        )
+    highest = max((ms for points in panel.peers.values() for _, ms in points), default=0.0)
+    if highest > _FAR * max(predicted):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set_title(panel.title, fontsize=11)
+    axes.set_xlabel("budget [MiB]")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, color="#e6e6e6", lw=0.6)
+    axes.set_axisbelow(True)

@@ -1,0 +1,71 @@
+"""What a plan should take with the delays of one round instead of those that were stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+import msgspec
+
+from swapnet.executor.bench.roles import Round
+from swapnet.executor.plan import Plan
+from swapnet.executor.timeline import predict
+from swapnet.profile import Profile
+
+__all__ = ["paired_predictions", "predicted_ms", "scaled"]
+
+
+def predicted_ms(plan: Plan, profile: Profile) -> float:
+    """Steady-state latency of a plan on a device of these delays."""
+    return predict(plan.steps, plan.reads, profile).steady_ms
+
+
+def scaled(profile: Profile, idle_ms: float, storage_bytes_per_s: float) -> Profile:
+    """The profile of the same device at another hour.
+
+    Parameters
+    ----------
+    profile
+        As it was stored.
+    idle_ms
+        The whole model, in memory, while nothing is read: all execution times are stretched to
+        add up to it. 0 leaves them as they are.
+    storage_bytes_per_s
+        Storage while nothing computes: both bandwidths are stretched alike. 0 leaves them.
+    """
+    whole_ms = profile.step_ms + sum(block.idle_ms for block in profile.blocks)
+    slower = idle_ms / whole_ms if idle_ms and whole_ms else 1.0
+    storage = profile.storage
+    faster = storage_bytes_per_s / storage.bytes_per_s if storage_bytes_per_s else 1.0
+    replace = msgspec.structs.replace
+    return replace(
+        profile,
+        blocks=tuple(
+            replace(block, idle_ms=block.idle_ms * slower, busy_ms=block.busy_ms * slower)
+            for block in profile.blocks
+        ),
+        step_ms=profile.step_ms * slower,
+        storage=replace(
+            storage,
+            bytes_per_s=storage.bytes_per_s * faster,
+            busy_bytes_per_s=storage.busy_bytes_per_s * faster,
+        ),
+    )
+
+
+def paired_predictions(
+    plan: Plan, profile: Profile, resident: Sequence[Round]
+) -> tuple[float, ...]:
+    """By round: milliseconds predicted from the execution time and bandwidth of that round.
+
+    Parameters
+    ----------
+    plan, profile
+        What was executed, and the stored delays.
+    resident
+        Rounds of the side that keeps everything in memory.
+    """
+    return tuple(
+        predicted_ms(plan, scaled(profile, median(turn.idle_ms), turn.storage_bytes_per_s))
+        for turn in resident
+    )

@@ -1,0 +1,216 @@
+"""Rounds of all sides summed up: the report of one engine at one budget."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import swapnet
+from swapnet.executor.bench.prediction import paired_predictions, predicted_ms
+from swapnet.executor.bench.report import Machine, Peer, Report, Verdict
+from swapnet.executor.bench.roles import Round
+from swapnet.executor.bench.statistics import percentile, summarise
+from swapnet.executor.device import available_processors
+from swapnet.executor.machine import memory_bytes
+from swapnet.executor.memory import demand
+from swapnet.executor.plan import Plan
+from swapnet.manifest import Manifest
+from swapnet.profile import Profile
+
+__all__ = ["Measured", "make_report", "peer_of"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one engine at one budget.
+
+    Attributes
+    ----------
+    manifest, profile, plan
+        What was executed, and by which delays it was planned.
+    swapped, resident, unswapped
+        Rounds of these sides; none of the last where it was left out.
+    peers, ablations
+        The other sides.
+    runtime_bytes, peak_bytes
+        The fixed cost, and the most that was in use above it.
+    accounting
+        Who counted.
+    error
+        Largest difference from the unswapped model: absolute, and of the largest output.
+    load_mode
+        How weights were read.
+    """
+
+    manifest: Manifest
+    profile: Profile
+    plan: Plan
+    swapped: Sequence[Round]
+    resident: Sequence[Round]
+    unswapped: Sequence[Round]
+    peers: Mapping[str, Peer]
+    ablations: Mapping[str, Peer]
+    runtime_bytes: int
+    peak_bytes: int
+    accounting: str
+    error: tuple[float, float] | None
+    load_mode: str
+
+
+def make_report(
+    measured: Measured, *, budget: str, percentiles: Sequence[float], threads: int, command: str
+) -> Report:
+    """Sum up.
+
+    Parameters
+    ----------
+    measured
+        All rounds.
+    budget
+        As it was written.
+    percentiles
+        To report.
+    threads
+        That computed.
+    command
+        That asked for it.
+    """
+    manifest, plan = measured.manifest, measured.plan
+    latencies = [ms for turn in measured.swapped for ms in turn.latency_ms]
+    ordered = sorted(latencies)
+    stall_ms = median(ms for turn in measured.swapped for ms in turn.stall_ms)
+    whole = measured.unswapped or tuple(Round(turn.idle_ms) for turn in measured.resident)
+    storage = median(turn.storage_bytes_per_s for turn in measured.resident)
+    reading = [
+        plan.streamed_bytes / turn.storage_bytes_per_s * 1e3 if plan.streamed_bytes else 0.0
+        for turn in measured.resident
+    ]
+    bounds = [max(_middle(w), ms) for w, ms in zip(whole, reading, strict=True)]
+    contended = [
+        max(_middle(r), _middle(w)) if plan.streamed_bytes else _middle(w)
+        for r, w in zip(measured.resident, whole, strict=True)
+    ]
+    predictions = paired_predictions(plan, measured.profile, measured.resident)
+    execution_ms, reading_ms = median(map(_middle, whole)), median(reading)
+    unswapped = [ms for turn in measured.unswapped for ms in turn.latency_ms]
+    mapped = measured.peers.get("mapped", Peer())
+    verdict: Verdict = "storage-bound" if reading_ms > execution_ms else "compute-bound"
+    needed = demand(manifest)
+    return Report(
+        model=manifest.source.name,
+        backend=manifest.compiled.backend,
+        budget=budget,
+        budget_bytes=plan.budget_bytes,
+        demand_bytes=needed.total_bytes,
+        weights_bytes=needed.weights_bytes,
+        resident_bytes=plan.resident_bytes + plan.shared_bytes,
+        ring_bytes=plan.ring_bytes,
+        activation_bytes=plan.usage.activation_bytes,
+        staging_bytes=plan.usage.staging_bytes,
+        peak_bytes=measured.peak_bytes,
+        runtime_bytes=measured.runtime_bytes,
+        memory_accounting=measured.accounting,
+        streamed_bytes=_read_bytes(measured.swapped),
+        storage_bytes_per_s=storage,
+        latency_ms=summarise(latencies),
+        percentiles_ms={f"{p:g}": percentile(ordered, p) for p in percentiles},
+        throughput_qps=1e3 * len(latencies) / sum(latencies),
+        unswapped_ms=summarise(unswapped) if unswapped else None,
+        ratio_to_unswapped=_ratio(measured.swapped, map(_middle, measured.unswapped)),
+        mapped_ms=mapped.latency_ms,
+        ratio_of_mapped=mapped.ratio,
+        bound_ms=median(bounds),
+        ratio_to_bound=_ratio(measured.swapped, bounds) or 0.0,
+        contended_bound_ms=median(contended),
+        ratio_to_contended_bound=_ratio(measured.swapped, contended) or 0.0,
+        idle_ms=median(median(turn.idle_ms) for turn in measured.resident),
+        execution_ms=execution_ms,
+        reading_ms=reading_ms,
+        predicted_ms=predicted_ms(plan, measured.profile),
+        paired_predicted_ms=median(predictions),
+        prediction_error=(_ratio(measured.swapped, predictions) or 1.0) - 1,
+        overlap_fraction=max(0.0, 1 - stall_ms / reading_ms) if reading_ms else 1.0,
+        stall_ms=stall_ms,
+        max_abs_error=measured.error[0] if measured.error else None,
+        max_rel_error=measured.error[1] if measured.error else None,
+        verdict=verdict if plan.streamed_bytes else "not swapped",
+        peers=dict(measured.peers),
+        ablations=dict(measured.ablations),
+        iterations=len(latencies),
+        rounds=len(measured.swapped),
+        command=command,
+        machine=Machine(
+            processor=_processor(),
+            processors=available_processors(),
+            memory_bytes=memory_bytes(),
+            kernel=platform.release(),
+            python=platform.python_version(),
+            swapnet=swapnet.__version__,
+            backend=f"{manifest.compiled.backend} {_installed(manifest)}",
+            load_mode=measured.load_mode,
+            threads=threads,
+        ),
+    )
+
+
+def peer_of(
+    swapped: Sequence[Round],
+    rounds: Sequence[Round],
+    *,
+    runtime_bytes: int | None = None,
+    max_rel_error: float | None = None,
+    note: str = "",
+) -> Peer:
+    """Sum up another side.
+
+    Parameters
+    ----------
+    swapped, rounds
+        Ours, and as many or fewer of the other's.
+    runtime_bytes, max_rel_error, note
+        See `Peer`.
+    """
+    if not rounds:
+        return Peer(runtime_bytes=runtime_bytes, note=note)
+    ratio = _ratio(swapped, map(_middle, rounds))
+    return Peer(
+        latency_ms=summarise([ms for turn in rounds for ms in turn.latency_ms]),
+        ratio=1 / ratio if ratio else None,
+        runtime_bytes=runtime_bytes,
+        streamed_bytes=_read_bytes(rounds) or None,
+        max_rel_error=max_rel_error,
+        note=note,
+    )
+
+
+def _middle(turn: Round) -> float:
+    return median(turn.latency_ms)
+
+
+def _ratio(swapped: Sequence[Round], others: Iterable[float]) -> float | None:
+    """Median over the rounds of ours over theirs; None where there is no other."""
+    pairs = [_middle(ours) / theirs for ours, theirs in zip(swapped, others, strict=False)]
+    return median(pairs) if pairs else None
+
+
+def _read_bytes(rounds: Sequence[Round]) -> int:
+    return round(sum(t.read_bytes for t in rounds) / sum(len(t.latency_ms) for t in rounds))
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _installed(manifest: Manifest) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(manifest.compiled.backend)
+    except PackageNotFoundError:
+        return manifest.compiled.version

@@ -1,0 +1,239 @@
+"""``swapnet plan``: of an engine, of a model, as a curve."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from swapnet.calibration import profiles
+from swapnet.calibration.worker import Job
+from swapnet.cli.figure import draw_curve
+from swapnet.errors import StorageError
+from swapnet.executor.curve import Point
+from swapnet.executor.device import Device
+from swapnet.executor.memory import demand
+from swapnet.executor.plan import smallest_budget
+from swapnet.manifest import load_manifest
+from swapnet.profile import PROFILE, Profile, assumed_profile, load_profile
+from tests.cli.conftest import Call
+from tests.cli.test_interrupt import children, interrupt
+from tests.helpers.engines import BuildToy, Engine
+
+
+@pytest.fixture
+def toy(engine: BuildToy) -> Engine:
+    """A small convolutional model."""
+    return engine("images")
+
+
+@pytest.fixture
+def dynamic(engine: BuildToy, tmp_path: Path) -> Path:
+    """A copy of an engine with symbolic shapes."""
+    return Path(shutil.copytree(engine("dynamic").folder, tmp_path / "dynamic"))
+
+
+@pytest.fixture
+def model(toy: Engine, tmp_path: Path) -> Path:
+    """The model alone, in a folder of its own."""
+    (tmp_path / "model").mkdir()
+    return Path(shutil.copy(toy.model, tmp_path / "model" / "toy.onnx"))
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """What would be measured; nothing is."""
+    asked: list[Job] = []
+
+    def measured(job: Job, _: object) -> Profile:
+        asked.append(job)
+        manifest = load_manifest(Path(job.folder), job.shapes)
+        return msgspec.structs.replace(
+            assumed_profile(manifest), device=Device(job.threads).fingerprint
+        )
+
+    monkeypatch.setattr(profiles, "measure_in_child", measured)
+    return asked
+
+
+def test_an_engine_is_measured_once(call: Call, dynamic: Path, jobs: list[Job]) -> None:
+    first = call("plan", dynamic, "--threads", 1)
+    assert first.status == 0
+    assert first.err.count("\n") == 1
+    assert "it has no profile yet" in first.err
+    assert "/1 threads." in first.out
+    assert call("plan", dynamic, "--threads", 1).err == ""
+    assert len(jobs) == 1
+    assert not load_profile(dynamic, load_manifest(dynamic), Device(1).fingerprint).is_assumed
+
+
+def test_nothing_is_measured_where_that_is_not_wanted(
+    call: Call, dynamic: Path, jobs: list[Job]
+) -> None:
+    shown = call("plan", dynamic, "--no-calibrate")
+    assert (shown.status, shown.err, jobs) == (0, "", [])
+    assert "Delays are those of: assumed." in shown.out
+    assert not (dynamic / PROFILE).exists()
+
+
+@pytest.mark.usefixtures("jobs")
+def test_other_shapes_have_their_own_demand_and_plan(call: Call, dynamic: Path) -> None:
+    def planned(*options: str) -> dict[str, Any]:
+        shown = call("plan", dynamic, "--budget", "100%", "--json", "-", *options)
+        assert shown.status == 0
+        (record,) = json.loads(shown.out)
+        return dict(record)
+
+    built, larger = planned(), planned("--shapes", "x:8x64x64")
+    assert built["shapes"] == {"x": [3, 7, 64], "mask": [3, 7]}
+    assert larger["shapes"] == {"x": [8, 64, 64], "mask": [8, 64]}
+    assert larger["weights_bytes"] == built["weights_bytes"]
+    for key in ("demand_bytes", "smallest_budget_bytes", "io_bytes", "activation_bytes"):
+        assert larger[key] > built[key]
+    kept = sorted(path.name for path in (dynamic / "shapes").iterdir())
+    assert kept == ["profile-x-8x64x64_mask-8x64.json", "x-8x64x64_mask-8x64.json"]
+
+
+def test_run_and_inspect_take_shapes(call: Call, dynamic: Path, tmp_path: Path) -> None:
+    shapes = ("--shapes", "x:2x9x64")
+    ran = call("run", dynamic, "--budget", "100%", *shapes, "--output", tmp_path / "out.npz")
+    assert ran.status == 0
+    assert "measuring activations at x:2x9x64,mask:2x9" in ran.err
+    assert f"swapnet calibrate {dynamic} --shapes x:2x9x64" in ran.err
+    (result,) = np.load(tmp_path / "out.npz").values()
+    assert result.shape == (2, 9, 64)
+    assert "x:2x9x64,mask:2x9" in call("inspect", dynamic, *shapes).out.replace("\n", "")
+
+
+def test_larger_inputs_than_planned_for_name_the_option(
+    call: Call, dynamic: Path, tmp_path: Path
+) -> None:
+    feeds: dict[str, Any] = {
+        "x": np.zeros((3, 8, 64), np.float32),
+        "mask": np.ones((3, 8), np.int64),
+    }
+    np.savez(tmp_path / "in.npz", **feeds)
+    failed = call("run", dynamic, "--budget", "100%", "--input", tmp_path / "in.npz")
+    assert failed.is_user_error("larger than planned for", "--shapes x:3x8x64")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        ("y:1x2", ("names 'y'", "'x', 'mask'")),
+        ("x:1x2", ("gives 'x' 1x2",)),
+        ("x:1x2x65", ("gives 'x' 1x2x65", "batchxlengthx64")),
+        ("x", ("not a shape",)),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "calibrate", "run", "inspect"])
+def test_wrong_shapes(
+    call: Call, dynamic: Path, command: str, shapes: str, words: tuple[str, ...]
+) -> None:
+    budget = ("--budget", "100%") if command == "run" else ()
+    assert call(command, dynamic, *budget, "--shapes", shapes).is_user_error(*words)
+    assert not (dynamic / "shapes").exists()
+
+
+def test_a_model_is_planned_and_nothing_stays(call: Call, model: Path, jobs: list[Job]) -> None:
+    shown = call("plan", model, "--max-block", "64KiB", "--portable")
+    assert shown.status == 0
+    assert "demand" in shown.out
+    assert "The smallest budget is" in shown.out
+    assert f"{model}: it has no profile yet" in shown.err
+    assert len(jobs) == 1
+    assert [path.name for path in model.parent.iterdir()] == ["toy.onnx"]
+
+
+@pytest.mark.usefixtures("jobs")
+def test_a_model_is_planned_with_the_options_of_build(call: Call, model: Path, toy: Engine) -> None:
+    plans = [
+        json.loads(call("plan", model, "--json", "-", "--no-calibrate", *options).out)
+        for options in ((), ("--max-block", toy.toy.max_block))
+    ]
+    assert [plan[0]["model"] for plan in plans] == ["toy", "toy"]
+    few, many = (plan[-1]["resident_blocks"] for plan in plans)
+    assert len(many) > len(few)
+
+
+def test_a_model_that_does_not_fit_says_so(call: Call, model: Path) -> None:
+    failed = call("plan", model, "--budget", "4KiB")
+    assert failed.is_user_error("does not fit in 4KiB", "the budget allows 4096", "give at least")
+    assert [path.name for path in model.parent.iterdir()] == ["toy.onnx"]
+
+
+def test_no_such_model(call: Call, tmp_path: Path) -> None:
+    assert call("plan", tmp_path / "none.onnx").is_user_error("no such file")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", [("--max-block", "1MiB"), ("--portable",)])
+def test_options_of_a_build_are_not_for_an_engine(
+    call: Call, dynamic: Path, option: tuple[str, ...]
+) -> None:
+    assert call("plan", dynamic, *option).is_user_error(f"{option[0]} is for a model")
+
+
+def test_a_curve_as_picture_table_and_json(call: Call, toy: Engine, tmp_path: Path) -> None:
+    common = (toy.folder, "--no-calibrate")
+    drawn = call("plan", *common, "--plot", tmp_path / "curve.png")
+    assert drawn.status == 0
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "Latency over budget" in call("plan", *common, "--curve").out
+    *plans, curve = json.loads(call("plan", *common, "--curve", "--json", "-").out)
+    assert {plan["schema"] for plan in plans} == {"swapnet-plan/1"}
+    assert curve["schema"] == "swapnet-curve/1"
+    budgets = [point["budget_bytes"] for point in curve["points"]]
+    own = toy.in_own_process
+    assert (budgets[0], budgets[-1]) == (smallest_budget(own)[0], demand(own).total_bytes)
+    assert curve["points"][-1]["streamed_bytes"] == 0
+
+
+def test_pictures_that_can_not_be_drawn(
+    call: Call, toy: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = (toy.folder, "--no-calibrate", "--plot")
+    assert call("plan", *common, tmp_path / "curve.odd").is_user_error("'.odd'", "png")
+    assert call("plan", *common, tmp_path / "none" / "c.png").is_user_error("can't be written")
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.startswith("matplotlib"):
+            raise ImportError("No module named 'matplotlib'")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    failed = call("plan", *common, tmp_path / "curve.png")
+    assert failed.is_user_error("plots need Matplotlib", "pip install 'swapnet-trt[plot]'")
+
+
+def test_a_picture_on_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="can't be written"):
+        draw_curve([Point(1 << 20, 2.0, 1.0, 0, 0)], "title", tmp_path / "none" / "curve.png")
+
+
+@pytest.mark.slow
+def test_an_interrupted_plan_of_a_model_leaves_nothing(
+    start: Callable[..., subprocess.Popen[str]], model: Path
+) -> None:
+    process = start("plan", model)
+    assert process.stderr is not None
+    while "measuring this device" not in process.stderr.readline():
+        assert process.poll() is None
+    until = time.monotonic() + 60
+    while len(children(process.pid)) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    family = children(process.pid)
+    status, err = interrupt(process)
+    assert (status, "Traceback" in err) == (130, False)
+    assert not [pid for pid in family if Path(f"/proc/{pid}").exists()]
+    assert [path.name for path in model.parent.iterdir()] == ["toy.onnx"]

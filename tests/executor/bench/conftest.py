@@ -1,0 +1,131 @@
+"""Rounds and reports as if they had been measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swapnet.executor.backends.simulated import write_engine
+from swapnet.executor.bench.case import Case, Key, Outline
+from swapnet.executor.bench.report import Machine, Peer, Report
+from swapnet.executor.bench.roles import Round
+from swapnet.executor.bench.statistics import summarise
+from swapnet.executor.curve import Point
+from swapnet.manifest import Manifest
+
+MIB = 1 << 20
+
+
+def a_peer(ratio: float | None = 7.0, **fields: Any) -> Peer:
+    """Another side of this ratio; None for one that failed."""
+    latency = None if ratio is None else summarise([100 * ratio])
+    return Peer(latency_ms=latency, ratio=ratio, **fields)
+
+
+def a_report(**fields: Any) -> Report:
+    """A report in which everything holds."""
+    usual: dict[str, Any] = {
+        "model": "toy",
+        "backend": "onnxruntime",
+        "budget": "weights:25%",
+        "budget_bytes": 64 * MIB,
+        "demand_bytes": 200 * MIB,
+        "weights_bytes": 180 * MIB,
+        "resident_bytes": 32 * MIB,
+        "ring_bytes": 16 * MIB,
+        "activation_bytes": 8 * MIB,
+        "staging_bytes": 4 * MIB,
+        "peak_bytes": 60 * MIB,
+        "runtime_bytes": 40 * MIB,
+        "memory_accounting": "kernel limit",
+        "streamed_bytes": 100 * MIB,
+        "storage_bytes_per_s": 1.5e9,
+        "latency_ms": summarise([100.0]),
+        "percentiles_ms": {"90": 100.0},
+        "throughput_qps": 10.0,
+        "unswapped_ms": summarise([95.0]),
+        "ratio_to_unswapped": 1.05,
+        "mapped_ms": summarise([700.0]),
+        "ratio_of_mapped": 7.0,
+        "bound_ms": 95.0,
+        "ratio_to_bound": 1.05,
+        "contended_bound_ms": 98.0,
+        "ratio_to_contended_bound": 1.02,
+        "idle_ms": 96.0,
+        "execution_ms": 95.0,
+        "reading_ms": 50.0,
+        "predicted_ms": 104.0,
+        "paired_predicted_ms": 102.0,
+        "prediction_error": -0.02,
+        "overlap_fraction": 0.9,
+        "stall_ms": 5.0,
+        "max_abs_error": 1e-6,
+        "max_rel_error": 1e-6,
+        "verdict": "compute-bound",
+        "peers": {"mapped": a_peer()},
+        "iterations": 15,
+        "rounds": 5,
+        "command": "swapnet models bench toy",
+        "machine": Machine(
+            processor="A processor",
+            processors=2,
+            memory_bytes=8 << 30,
+            kernel="6.1",
+            python="3.11",
+            swapnet="0.1.0",
+            backend="onnxruntime 1.32",
+            load_mode="direct",
+            threads=2,
+        ),
+    }
+    return Report(**{**usual, **fields})
+
+
+def a_case(
+    model: str = "toy",
+    budget: str = "weights:25%",
+    kind: str = "",
+    *,
+    engine: str = "e",
+    note: str = "",
+    **fields: Any,
+) -> Case:
+    """A case, or one that failed for the reason in ``note``."""
+    key = Key(engine, "0.1.0", budget, kind, ("mapped",), 5, 2, True)
+    return Case(model=model, key=key, report=None if note else a_report(**fields), note=note)
+
+
+def an_outline(model: str = "toy", *, smallest_bytes: int = 20 * MIB) -> Outline:
+    """An outline whose ideal is 18 MiB."""
+    return Outline(
+        model=model,
+        engine="e",
+        profile="p",
+        smallest_bytes=smallest_bytes,
+        reason="activations take 8MiB",
+        ideal_bytes=8 * MIB,
+        skeleton_bytes=2 * MIB,
+        curve=(
+            Point(20 * MIB, 130.0, 120.0, 180 * MIB, 0),
+            Point(64 * MIB, 104.0, 95.0, 100 * MIB, 32 * MIB),
+            Point(200 * MIB, 96.0, 95.0, 0, 180 * MIB),
+        ),
+    )
+
+
+def a_round(latency_ms: Sequence[float], **fields: Any) -> Round:
+    """A round of these latencies."""
+    return Round(tuple(latency_ms), **fields)
+
+
+@pytest.fixture
+def simulated(tmp_path: Path) -> Callable[..., tuple[Path, Manifest]]:
+    """Writes a simulated engine of blocks with so many bytes."""
+
+    def make(weights_bytes: Sequence[int]) -> tuple[Path, Manifest]:
+        return tmp_path / "engine", write_engine(tmp_path / "engine", weights_bytes)
+
+    return make

@@ -1,0 +1,72 @@
+"""A benchmark with another interpreter that fails, or is killed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from swapnet.budget import Budget
+from swapnet.cli.bench import one_operator_engine
+from swapnet.errors import BudgetError
+from swapnet.executor.bench.bench import Offload, Setup, bench
+from swapnet.executor.bench.runtime import FixedCost
+from swapnet.executor.bench.turns import Schedule
+from swapnet.executor.device import Device
+from tests.helpers.engines import BuildToy
+
+pytestmark = pytest.mark.slow
+
+ANSWERS = """#!/bin/sh
+read request; echo '{"ready": true}'
+while read line; do %s; done
+"""
+
+
+@pytest.fixture
+def setup(engine: BuildToy, tmp_path: Path) -> Setup:
+    """A short benchmark of a toy, beside a script in the place of accelerate."""
+    toy = engine("images")
+    python = tmp_path / "python"
+    return Setup(
+        folder=toy.folder,
+        budget=Budget(toy.smallest),
+        inputs=toy.feeds(),
+        runtime_engine=one_operator_engine(tmp_path),
+        device=Device(),
+        offload=Offload(tmp_path, python),
+        schedule=Schedule(iterations=1, warm_up_ms=0, duration_s=0, rounds=1),
+    )
+
+
+def script(setup: Setup, text: str) -> None:
+    assert setup.offload is not None
+    setup.offload.python.write_text(text)
+    setup.offload.python.chmod(0o755)
+
+
+def test_an_interpreter_without_accelerate_is_told(setup: Setup) -> None:
+    script(setup, "#!/bin/sh\necho no torch >&2; exit 1\n")
+    report = bench(setup).report
+    assert "no torch" in report.peers["offload"].note
+    assert report.peers["offload"].latency_ms is None
+    assert report.latency_ms.median > 0
+
+
+def test_one_that_dies_is_tried_without_a_limit(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = """
+if [ "$line" = details ]; then echo '{"resident_peak_bytes": 1}'
+elif [ "$line" = 1 ]; then exit 1
+else echo '{"latency_ms": [5.0, 6.0, 7.0]}'; fi"""
+    script(setup, ANSWERS % answer)
+    monkeypatch.setattr(FixedCost, "warm_up", lambda _: None)
+    report = bench(replace(setup, fixed_bytes={"offload": 1 << 30})).report
+    assert "without a limit it takes 6 ms" in report.peers["offload"].note
+
+
+def test_a_budget_beyond_the_machine(setup: Setup) -> None:
+    with pytest.raises(BudgetError, match="more than this machine has"):
+        bench(replace(setup, budget=Budget(1 << 60)))

@@ -1,0 +1,121 @@
+"""Reports of rounds that were never run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swapnet.executor.bench.report import Report, as_text
+from swapnet.executor.bench.summary import Measured, make_report, peer_of
+from swapnet.executor.plan import make_plan, smallest_budget
+from swapnet.manifest import Manifest
+from swapnet.profile import assumed_profile
+from tests.executor.bench.conftest import a_peer, a_report, a_round
+
+Simulated = Callable[..., tuple[Path, Manifest]]
+
+
+@pytest.fixture
+def report(simulated: Simulated) -> Callable[..., Report]:
+    """A report of two rounds: ours 10 and 30 ms, resident 8 and 20, the unswapped 5 and 20."""
+    _, manifest = simulated([1 << 20] * 8)
+    profile = assumed_profile(manifest)
+
+    def make(budget_bytes: int | None = None, **fields: Any) -> Report:
+        budget_bytes = budget_bytes or smallest_budget(manifest)[0] + (2 << 20)
+        usual: dict[str, Any] = {
+            "manifest": manifest,
+            "profile": profile,
+            "plan": make_plan(manifest, profile, budget_bytes),
+            "swapped": [
+                a_round([10.0] * 3, stall_ms=(1.0,) * 3, read_bytes=30),
+                a_round([30.0] * 3, stall_ms=(3.0,) * 3, read_bytes=30),
+            ],
+            "resident": [
+                a_round([8.0], idle_ms=(4.0,), storage_bytes_per_s=1e9),
+                a_round([20.0], idle_ms=(16.0,), storage_bytes_per_s=1e9),
+            ],
+            "unswapped": [a_round([5.0]), a_round([20.0])],
+            "peers": {"mapped": a_peer(6.0)},
+            "ablations": {},
+            "runtime_bytes": 40,
+            "peak_bytes": 90,
+            "accounting": "kernel",
+            "error": (1e-5, 1e-6),
+            "load_mode": "direct",
+        }
+        return make_report(
+            Measured(**{**usual, **fields}),
+            budget="7MiB",
+            percentiles=(50, 99),
+            threads=2,
+            command="swapnet bench",
+        )
+
+    return make
+
+
+def test_ratios_are_taken_pair_by_pair(report: Callable[..., Report]) -> None:
+    found = report()
+    assert found.ratio_to_unswapped == pytest.approx((10 / 5 + 30 / 20) / 2)
+    assert found.ratio_to_contended_bound == pytest.approx((10 / 8 + 30 / 20) / 2)
+    assert found.streamed_bytes == 10
+    assert found.rounds == 2
+    assert found.iterations == 6
+    assert found.idle_ms == 10.0
+    assert found.execution_ms == 12.5
+    assert found.ratio_of_mapped == 6.0
+    assert found.percentiles_ms == {"50": 10.0, "99": 30.0}
+    assert found.max_rel_error == 1e-6
+
+
+def test_predictions_are_paired_too(report: Callable[..., Report]) -> None:
+    found = report()
+    resident = [a_round([8.0], idle_ms=(ms,), storage_bytes_per_s=1e9) for ms in (10.0, 10.0)]
+    steady = report(resident=resident)
+    assert steady.prediction_error == pytest.approx(20 / steady.paired_predicted_ms - 1)
+    assert found.prediction_error != steady.prediction_error
+    assert found.predicted_ms == steady.predicted_ms
+
+
+def test_without_the_unswapped_ours_in_memory_is_the_bound(report: Callable[..., Report]) -> None:
+    found = report(unswapped=[], error=None)
+    assert found.unswapped_ms is None
+    assert found.ratio_to_unswapped is None
+    assert found.execution_ms == 10.0
+
+
+def test_nothing_is_streamed_when_everything_fits(report: Callable[..., Report]) -> None:
+    still = [a_round([8.0], idle_ms=(4.0,)), a_round([9.0], idle_ms=(4.0,))]
+    found = report(1 << 30, resident=still)
+    assert found.verdict == "not swapped"
+    assert found.reading_ms == 0
+    assert found.overlap_fraction == 1
+    assert found.ratio_to_contended_bound == found.ratio_to_bound
+
+
+def test_peers_are_compared_with_the_rounds_that_they_ran() -> None:
+    ours = [a_round([10.0]), a_round([20.0]), a_round([999.0])]
+    peer = peer_of(ours, [a_round([50.0]), a_round([100.0])], note="it died")
+    assert peer.ratio == pytest.approx(5.0)
+    assert peer.streamed_bytes is None
+    assert peer.note == "it died"
+    assert peer_of(ours, [], note="never").latency_ms is None
+
+
+def test_text_names_all_sides() -> None:
+    shown = as_text(
+        a_report(
+            peers={"mapped": a_peer(7.0), "offload": a_peer(None, note="killed")},
+            ablations={"copy": a_peer(1.2, note="late")},
+        )
+    )
+    assert "Memory-mapped: median = 700.00 ms, 7.00 times ours" in shown
+    assert "accelerate disk_offload: killed" in shown
+    assert "copy: median = 120.00 ms, 1.20 times ours; late" in shown
+    assert "with the delays of these rounds 102.00 ms, measured -2.0%" in shown
+    assert "Verdict: compute-bound" in shown
+    assert "a larger budget" in as_text(a_report(verdict="storage-bound"))
