@@ -11,15 +11,15 @@ from types import TracebackType
 from typing import Any
 
 from swapnet.budget import Budget
-from swapnet.errors import BackendError, BudgetError, StorageError, SwapnetError
+from swapnet.errors import BackendError, StorageError, SwapnetError
+from swapnet.executor.admission import admitted_bytes
 from swapnet.executor.arena import Arena
 from swapnet.executor.backends import open_backend
 from swapnet.executor.backends.base import Array, Backend
 from swapnet.executor.device import Device
 from swapnet.executor.execution import Execution, Stats
 from swapnet.executor.inputs import check_inputs
-from swapnet.executor.machine import memory_bytes
-from swapnet.executor.memory import demand, for_pool, usage
+from swapnet.executor.memory import for_pool, usage
 from swapnet.executor.plan import Plan, PlanOptions, Read, make_plan
 from swapnet.executor.relocation import moves
 from swapnet.executor.storage import LoadMode, WeightFile
@@ -27,7 +27,6 @@ from swapnet.executor.values import Values
 from swapnet.executor.verify import check_weights
 from swapnet.manifest import WEIGHTS, Manifest, load_manifest
 from swapnet.profile import load_profile
-from swapnet.units import format_size
 
 __all__ = ["SwapExecutor"]
 
@@ -255,14 +254,7 @@ class SwapExecutor:
         return self._state
 
     def _make_plan(self, budget: Budget) -> Plan:
-        budget_bytes = budget.resolve(demand(self.manifest))
-        machine = memory_bytes()
-        if budget_bytes > machine:
-            raise BudgetError(
-                f"a budget of {budget} is more than this machine has",
-                why=f"it is {budget_bytes} bytes, the machine has {machine}",
-                hint=f"give at most {format_size(machine)}",
-            )
+        budget_bytes = admitted_bytes(budget, self.manifest)
         return make_plan(self.manifest, self._profile, budget_bytes, self._options)
 
     def _load(self, plan: Plan, arena: Arena | None = None, resident: Collection[int] = ()) -> None:

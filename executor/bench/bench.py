@@ -12,7 +12,8 @@ from typing import Any
 
 from swapnet.arrays import save_npz
 from swapnet.budget import Budget
-from swapnet.errors import BackendUnavailableError, BudgetError, SwapnetError
+from swapnet.errors import BackendUnavailableError, SwapnetError
+from swapnet.executor.admission import admitted_bytes
 from swapnet.executor.backends.base import Array
 from swapnet.executor.bench.ablation import Variant
 from swapnet.executor.bench.cgroup import MemoryGroup, is_available
@@ -24,8 +25,7 @@ from swapnet.executor.bench.runtime import FixedCost, Runtime
 from swapnet.executor.bench.summary import Measured, make_report, peer_of
 from swapnet.executor.bench.turns import Schedule, Turns, take_turns
 from swapnet.executor.device import Device, ThreadPool
-from swapnet.executor.machine import memory_bytes
-from swapnet.executor.memory import demand, for_pool
+from swapnet.executor.memory import for_pool
 from swapnet.executor.plan import Plan, PlanOptions, make_plan
 from swapnet.executor.storage import LoadMode
 from swapnet.manifest import Manifest, load_manifest
@@ -78,6 +78,8 @@ class Setup:
     offload
         accelerate in turn with ours, under the limit of its own fixed cost and the budget; None
         to leave it out.
+    shapes
+        Input shapes, measured before; empty for those of the build.
     ablations
         Other ways to swap by name, in turn with ours, under the same limit.
     load_mode, options
@@ -105,6 +107,7 @@ class Setup:
     unswapped: Path | None = None
     mapped: Path | None = None
     offload: Offload | None = None
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     ablations: Mapping[str, Variant] = field(default_factory=dict)
     load_mode: LoadMode = LoadMode.AUTO
     options: PlanOptions = field(default_factory=PlanOptions)
@@ -155,16 +158,9 @@ def bench(setup: Setup) -> Findings:
     SwapnetError
         Whatever a side raised; other ways to run the model may fail, which the report says.
     """
-    manifest = for_pool(load_manifest(setup.folder), ThreadPool.GLOBAL)
+    manifest = for_pool(load_manifest(setup.folder, setup.shapes or None), ThreadPool.GLOBAL)
     profile = load_profile(setup.folder, manifest, setup.device.fingerprint)
-    budget_bytes = setup.budget.resolve(demand(manifest))
-    machine = memory_bytes()
-    if budget_bytes > machine:
-        raise BudgetError(
-            f"a budget of {setup.budget} is more than this machine has",
-            why=f"it is {budget_bytes} bytes, the machine has {machine}",
-            hint=f"give at most {format_size(machine)}",
-        )
+    budget_bytes = admitted_bytes(setup.budget, manifest)
     plan = make_plan(manifest, profile, budget_bytes, setup.options)
     counted = is_available()
     if setup.memory_limit and not counted:
@@ -348,6 +344,7 @@ class _Sides:
             streamed=tuple((read.file_offset, read.nbytes) for read in self._plan.reads),
             readers=max(self._plan.readers, 1),
             trace=self._setup.trace,
+            shapes=self._setup.shapes or None,
         )
 
     def _try(

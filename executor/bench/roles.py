@@ -37,6 +37,8 @@ class Request(msgspec.Struct, frozen=True):
         ``.npz`` of inputs.
     budget_bytes
         Of the swapped side.
+    shapes
+        Input shapes; those of the build where None.
     options
         How the swapped side plans.
     streamed, readers
@@ -54,6 +56,7 @@ class Request(msgspec.Struct, frozen=True):
     streamed: tuple[tuple[int, int], ...] = ()
     readers: int = 1
     trace: bool = False
+    shapes: dict[str, tuple[int, ...]] | None = None
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -125,6 +128,7 @@ class _Swapped:
             load_mode=request.load_mode,
             options=request.options,
             trace=request.trace,
+            shapes=request.shapes,
         )
         self._outputs: dict[str, Array] = {}
         self._steps_ms: list[list[float]] = [[] for _ in self._executor.plan.steps]
@@ -179,7 +183,9 @@ class _Resident:
         from swapnet.manifest import WEIGHTS, Extent
 
         self._inputs = inputs
-        self._executor = SwapExecutor(request.path, "100%", device=own_process(request.threads))
+        self._executor = SwapExecutor(
+            request.path, "100%", device=own_process(request.threads), shapes=request.shapes
+        )
         self._storage = WeightFile(Path(request.path) / WEIGHTS, LoadMode(request.load_mode))
         extents = [Extent(offset, nbytes) for offset, nbytes in request.streamed]
         largest = max((extent.nbytes for extent in extents), default=1)

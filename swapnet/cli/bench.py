@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import write_json
+from swapnet.cli.engine import delays, measured_engine
 from swapnet.cli.figure import check_drawable
 from swapnet.cli.options import (
     budget_option,
+    calibrate_option,
     engine_argument,
     load_mode_option,
     read_inputs,
+    shapes_option,
     threads_option,
 )
 from swapnet.errors import InputError
@@ -58,6 +61,8 @@ __all__ = ["command", "mappable_model", "one_operator_engine", "source_model"]
 @click.option("--export-profile", "--exportProfile", metavar="FILE", help="Each step.")
 @click.option("--export-trace", metavar="FILE", help="One inference, for Perfetto.")
 @click.option("--plot", metavar="FILE", help="Latency over budget, with this measurement.")
+@shapes_option
+@calibrate_option
 @threads_option
 @load_mode_option
 @click.option("--copy", is_flag=True, help="Slower: copy weights instead of binding them.")
@@ -81,6 +86,8 @@ def command(
     export_profile: str | None,
     export_trace: str | None,
     plot: str | None,
+    shapes: dict[str, tuple[int, ...]],
+    calibrate: bool,
     threads: int | None,
     load_mode: str,
     copy: bool,
@@ -90,15 +97,16 @@ def command(
 ) -> None:
     """Measure latency and memory of the engine DIR at a budget."""
     from swapnet.budget import Budget
+    from swapnet.executor.admission import admitted_bytes
     from swapnet.executor.bench.bench import Setup, bench
     from swapnet.executor.bench.report import as_text
     from swapnet.executor.bench.turns import Schedule
     from swapnet.executor.inputs import check_inputs, planned_sample
-    from swapnet.executor.plan import PlanOptions
+    from swapnet.executor.plan import PlanOptions, make_plan
     from swapnet.executor.storage import LoadMode
-    from swapnet.manifest import load_manifest
+    from swapnet.profile import assumed_profile
 
-    manifest = load_manifest(engine)
+    manifest = measured_engine(engine, shapes)
     parsed = Budget.parse(budget)
     for target in (json_target, export_times, export_profile, export_trace, plot):
         if target and target != "-":
@@ -106,6 +114,7 @@ def command(
     if plot:
         check_drawable(Path(plot))
     device = Device(threads or available_processors())
+    wanted = _percentiles(percentile)
     options = PlanOptions(
         copy=copy, equal=equal_blocks, resident=not no_resident, cyclic=not no_cyclic
     )
@@ -115,6 +124,8 @@ def command(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swapnet-")))
         source = source_model(manifest, model) if compare or mapped else None
+        make_plan(manifest, assumed_profile(manifest), admitted_bytes(parsed, manifest), options)
+        delays(engine, device, load_mode, shapes, calibrate=calibrate, name=str(engine))
         findings = bench(
             Setup(
                 folder=engine,
@@ -126,9 +137,10 @@ def command(
                 mapped=mappable_model(source, folder, manifest) if mapped and source else None,
                 load_mode=LoadMode(load_mode),
                 options=options,
+                shapes=shapes,
                 memory_limit=memory_limit,
                 schedule=Schedule(iterations=iterations, warm_up_ms=warm_up, duration_s=duration),
-                percentiles=_percentiles(percentile),
+                percentiles=wanted,
                 trace=export_trace is not None,
                 command=shlex.join(["swapnet", *sys.argv[1:]]),
             )

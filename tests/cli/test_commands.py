@@ -13,7 +13,7 @@ from swapnet.arrays import load_npz, save_npz
 from swapnet.executor.plan import smallest_budget
 from swapnet.manifest import load_manifest
 from tests.cli.conftest import Call
-from tests.helpers.engines import BuildToy, Engine
+from tests.helpers.engines import BuildToy, Engine, build_toy
 
 
 @pytest.fixture
@@ -205,3 +205,23 @@ def test_a_terminal_gets_a_bar(
 
         build(toy.model, tmp_path / "engine", progress=watch)
     assert list(dict.fromkeys(seen)) == ["read", "optimise", "shapes", "compile", "measure"]
+
+
+@pytest.mark.slow
+def test_bench_at_other_shapes(call: Call, tmp_path: Path) -> None:
+    dynamic = build_toy("dynamic", tmp_path)
+    planned = dynamic.manifest.planned_shapes
+    given = ",".join(
+        f"{tensor.name}:"
+        + "x".join(
+            str(2 * dim if isinstance(declared, str) else dim)
+            for declared, dim in zip(tensor.shape, planned[tensor.name], strict=True)
+        )
+        for tensor in dynamic.manifest.inputs
+    )
+    common = ("bench", dynamic.folder, "--budget", "100%", "--iterations", 3, "--duration", 0)
+    ran = call(*common, "--no-calibrate", "--compare", "--shapes", given, "--json", "-")
+    assert ran.status == 0, ran.err
+    larger, built = json.loads(ran.out), json.loads(call(*common, "--json", "-").out)
+    assert larger["max_rel_error"] < 1e-4
+    assert larger["demand_bytes"] > built["demand_bytes"]
