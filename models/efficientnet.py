@@ -88,9 +88,7 @@ class _Writer:
         self.side, self.channels = after, channels
 
     def bound(self) -> None:
-        """ReLU6."""
-        low, high = (self.graph.constant(limit, "float32") for limit in (0, 6))
-        self.value = self.graph.node("Clip", self.value, low, high)
+        self.value = self.graph.relu6(self.value)
 
     def block(self, name: str, kernel: int, stride: int, expansion: int, channels: int) -> None:
         """Expand, filter each channel, and project; add where nothing changes its shape."""

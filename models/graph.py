@@ -232,6 +232,11 @@ class Graph:
             "Gemm", value, weight, self.weight(f"{name}.bias", (after,), _SPREAD), transB=1
         )
 
+    def relu6(self, value: str) -> str:
+        """Bound a value to 0 to 6."""
+        low, high = (self.constant(limit, "float32") for limit in (0, 6))
+        return self.node("Clip", value, low, high)
+
     def save(self) -> int:
         """Write the ``.onnx`` file, and return the number of trainable parameters.
 

@@ -1,4 +1,4 @@
-"""ResNet-101 (He et al., 2015) and FCN-ResNet101, with torchvision's parameter names.
+"""ResNet-18, ResNet-101 (He et al., 2015) and FCN-ResNet101, with torchvision's parameter names.
 
 The FCN keeps the last two stages at an eighth of the image by dilation, and has no auxiliary
 head; the tensors of one in a file of weights are ignored.
@@ -6,6 +6,8 @@ head; the tensors of one in a file of weights are ignored.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,10 @@ from swapnet.models.weights import Weights
 
 __all__ = [
     "FCN_SIZE",
+    "RESNET18",
     "RESNET101",
     "SIZE",
+    "ResNet",
     "fcn",
     "fcn_samples",
     "make",
@@ -30,15 +34,42 @@ __all__ = [
 ]
 
 SIZE = 224
-"""Side of the input image of the classifier in pixels."""
+"""Side of the input image of the classifiers in pixels."""
 
 FCN_SIZE = 520
 """Side of the input image of the segmenter in pixels."""
 
-RESNET101 = (3, 4, 23, 3)
-"""Bottleneck blocks of each stage."""
 
-_EXPANSION = 4
+@dataclass(frozen=True)
+class ResNet:
+    """What tells one network from another.
+
+    Attributes
+    ----------
+    blocks
+        Of each stage.
+    kernels
+        Of the convolutions of a block; the first of 3 takes the stride and the dilation.
+    expansion
+        Channels that a block gives over those inside it.
+    """
+
+    blocks: tuple[int, ...]
+    kernels: tuple[int, ...]
+    expansion: int
+
+    @property
+    def depth(self) -> int:
+        """Layers between image and logits, after which the network is named."""
+        return 2 + sum(self.blocks) * len(self.kernels)
+
+
+RESNET18 = ResNet((2, 2, 2, 2), kernels=(3, 3), expansion=1)
+"""Of basic blocks."""
+
+RESNET101 = ResNet((3, 4, 23, 3), kernels=(1, 3, 1), expansion=4)
+"""Of bottleneck blocks."""
+
 # Each block adds its branch to the running sum; a small branch keeps 33 of them of order 1.
 _BRANCH_GAIN = 0.2
 _STRIDED = ((1, 1), (2, 1), (2, 1), (2, 1))
@@ -48,13 +79,13 @@ _DILATED = ((1, 1), (2, 1), (1, 2), (1, 4))
 def resnet(
     graph: Graph,
     image: str,
-    blocks: tuple[int, ...] = RESNET101,
+    network: ResNet,
     *,
     width: int = 64,
     classes: int = 1000,
 ) -> str:
     """Write a ResNet for an image (1, 3, H, W), and return its logits (1, classes)."""
-    value, channels = _features(graph, image, blocks, width, "", _STRIDED)
+    value, channels = _features(graph, image, network, width, "", _STRIDED)
     value = graph.node("Flatten", graph.node("GlobalAveragePool", value))
     return graph.gemm(value, "fc", (channels, classes), gain=1.0)
 
@@ -62,14 +93,14 @@ def resnet(
 def fcn(
     graph: Graph,
     image: str,
-    blocks: tuple[int, ...] = RESNET101,
+    network: ResNet = RESNET101,
     *,
     width: int = 64,
     size: int = FCN_SIZE,
     classes: int = 21,
 ) -> str:
     """Write a FCN for an image (1, 3, size, size), and return (1, classes, size, size) scores."""
-    value, channels = _features(graph, image, blocks, width, "backbone.", _DILATED)
+    value, channels = _features(graph, image, network, width, "backbone.", _DILATED)
     middle = channels // 4
     value = graph.conv(value, "classifier.0", (channels, middle), 3)
     value = graph.node("Relu", graph.batch_norm(value, "classifier.1", middle))
@@ -85,11 +116,11 @@ def fcn(
     )
 
 
-def make(path: Path, weights: Path | None) -> int:
-    """Write ResNet-101 to `path`, and return its number of parameters."""
-    with Graph(path, Weights(weights, seed=101)) as graph:
+def make(path: Path, weights: Path | None, network: ResNet) -> int:
+    """Write a ResNet to `path`, and return its number of parameters."""
+    with Graph(path, Weights(weights, seed=network.depth)) as graph:
         image = graph.input("input", (1, 3, SIZE, SIZE))
-        graph.output("logits", resnet(graph, image), (1, 1000))
+        graph.output("logits", resnet(graph, image, network), (1, 1000))
         return graph.save()
 
 
@@ -127,7 +158,7 @@ def read_fcn(_: Tensors, outputs: Tensors) -> str:
 def _features(
     graph: Graph,
     image: str,
-    blocks: tuple[int, ...],
+    network: ResNet,
     width: int,
     prefix: str,
     layout: tuple[tuple[int, int], ...],
@@ -137,45 +168,51 @@ def _features(
     value = graph.node("Relu", graph.batch_norm(value, f"{prefix}bn1", width))
     value = graph.node("MaxPool", value, kernel_shape=[3, 3], pads=[1] * 4, strides=[2, 2])
     before, previous = width, 1
-    for stage, (count, (stride, dilation)) in enumerate(zip(blocks, layout, strict=True)):
+    for stage, (count, (stride, dilation)) in enumerate(zip(network.blocks, layout, strict=True)):
         middle = width << stage
+        after = middle * network.expansion
         for block in range(count):
             first = block == 0
-            value = _bottleneck(
+            value = _block(
                 graph,
                 value,
                 f"{prefix}layer{stage + 1}.{block}",
-                (before, middle),
+                network.kernels,
+                (before, *[middle] * (len(network.kernels) - 1), after),
                 stride if first else 1,
                 previous if first else dilation,
-                project=first,
             )
-            before = middle * _EXPANSION
+            before = after
         previous = dilation
     return value, before
 
 
-def _bottleneck(
+def _block(
     graph: Graph,
     value: str,
     name: str,
-    channels: tuple[int, int],
+    kernels: tuple[int, ...],
+    channels: tuple[int, ...],
     stride: int,
     dilation: int,
-    *,
-    project: bool,
 ) -> str:
-    before, middle = channels
-    after = middle * _EXPANSION
-    branch = graph.conv(value, f"{name}.conv1", (before, middle), 1)
-    branch = graph.node("Relu", graph.batch_norm(branch, f"{name}.bn1", middle))
-    branch = graph.conv(
-        branch, f"{name}.conv2", (middle, middle), 3, stride=stride, dilation=dilation
-    )
-    branch = graph.node("Relu", graph.batch_norm(branch, f"{name}.bn2", middle))
-    branch = graph.conv(branch, f"{name}.conv3", (middle, after), 1)
-    branch = graph.batch_norm(branch, f"{name}.bn3", after, gain=_BRANCH_GAIN)
-    if project:
+    """Write convolutions between these `channels`, and add them to the value they start from."""
+    before, after = channels[0], channels[-1]
+    branch = value
+    for index, (kernel, pair) in enumerate(zip(kernels, pairwise(channels), strict=True)):
+        branch = graph.node("Relu", branch) if index else branch
+        strided = index == kernels.index(3)
+        branch = graph.conv(
+            branch,
+            f"{name}.conv{index + 1}",
+            pair,
+            kernel,
+            stride=stride if strided else 1,
+            dilation=dilation if strided else 1,
+        )
+        gain = _BRANCH_GAIN if index == len(kernels) - 1 else 1.0
+        branch = graph.batch_norm(branch, f"{name}.bn{index + 1}", pair[1], gain=gain)
+    if stride > 1 or before != after:
         value = graph.conv(value, f"{name}.downsample.0", (before, after), 1, stride=stride)
         value = graph.batch_norm(value, f"{name}.downsample.1", after)
     return graph.node("Relu", graph.node("Add", branch, value))

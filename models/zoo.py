@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from swapnet.models import (
     ddddocr,
     efficientnet,
     minilm,
+    mobilenet,
     ppocr,
     ppocr_det,
     resnet,
@@ -126,8 +128,26 @@ _MODELS = (
         title="ResNet-101: 1000 image classes, seeded weights",
         parameters=44_549_160,
         shapes={"input": (1, 3, resnet.SIZE, resnet.SIZE)},
-        make=resnet.make,
+        make=partial(resnet.make, network=resnet.RESNET101),
         samples=resnet.samples,
+        reading=classes.strongest,
+    ),
+    ZooModel(
+        name="resnet18",
+        title="ResNet-18: 1000 image classes, seeded weights",
+        parameters=11_689_512,
+        shapes={"input": (1, 3, resnet.SIZE, resnet.SIZE)},
+        make=partial(resnet.make, network=resnet.RESNET18),
+        samples=resnet.samples,
+        reading=classes.strongest,
+    ),
+    ZooModel(
+        name="mobilenet_v2",
+        title="MobileNetV2: 1000 image classes, seeded weights",
+        parameters=3_504_872,
+        shapes={"input": (1, 3, mobilenet.SIZE, mobilenet.SIZE)},
+        make=mobilenet.make,
+        samples=mobilenet.samples,
         reading=classes.strongest,
     ),
     ZooModel(

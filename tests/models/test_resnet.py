@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from swapnet.models.classes import SEEDED
 from swapnet.models.graph import Graph
-from swapnet.models.resnet import fcn, read_fcn, resnet
+from swapnet.models.resnet import RESNET18, RESNET101, fcn, read_fcn, resnet
 from swapnet.models.weights import Weights
 
 Noise = Callable[..., NDArray[np.float32]]
@@ -35,10 +36,15 @@ def convolutions(path: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_small_resnet(path: Path, noise: Noise, infer: Infer) -> None:
+def test_networks_are_named_after_their_depth() -> None:
+    assert (RESNET18.depth, RESNET101.depth) == (18, 101)
+
+
+def test_small_bottleneck_resnet(path: Path, noise: Noise, infer: Infer) -> None:
+    network = replace(RESNET101, blocks=(1, 2, 1, 1))
     with Graph(path, Weights()) as graph:
         image = graph.input("input", (1, 3, 64, 64))
-        logits = resnet(graph, image, (1, 2, 1, 1), width=4, classes=7)
+        logits = resnet(graph, image, network, width=4, classes=7)
         graph.output("logits", logits, (1, 7))
         graph.save()
     assert infer(path, input=noise(1, 3, 64, 64))["logits"].shape == (1, 7)
@@ -53,10 +59,30 @@ def test_small_resnet(path: Path, noise: Noise, infer: Infer) -> None:
     assert "layer2.1.downsample.0" not in found
 
 
+def test_small_basic_resnet(path: Path, noise: Noise, infer: Infer) -> None:
+    network = replace(RESNET18, blocks=(1, 2, 1, 1))
+    with Graph(path, Weights()) as graph:
+        image = graph.input("input", (1, 3, 64, 64))
+        logits = resnet(graph, image, network, width=4, classes=7)
+        graph.output("logits", logits, (1, 7))
+        graph.save()
+    assert infer(path, input=noise(1, 3, 64, 64))["logits"].shape == (1, 7)
+
+    found = convolutions(path)
+    assert len(found) == 1 + 5 * 2 + 3
+    assert "layer1.0.downsample.0" not in found
+    assert found["layer2.0.conv1"]["strides"] == [2, 2]
+    assert found["layer2.0.conv2"]["strides"] == [1, 1]
+    assert found["layer2.0.downsample.0"]["strides"] == [2, 2]
+    assert found["layer2.1.conv1"]["strides"] == [1, 1]
+    assert {tuple(found[f"layer2.1.conv{index}"]["kernel_shape"]) for index in (1, 2)} == {(3, 3)}
+
+
 def test_small_fcn(path: Path, noise: Noise, infer: Infer) -> None:
+    network = replace(RESNET101, blocks=(1, 1, 2, 2))
     with Graph(path, Weights()) as graph:
         image = graph.input("input", (1, 3, 40, 40))
-        scores = fcn(graph, image, (1, 1, 2, 2), width=4, size=40, classes=3)
+        scores = fcn(graph, image, network, width=4, size=40, classes=3)
         graph.output("out", scores, (1, 3, 40, 40))
         graph.save()
     assert infer(path, input=noise(1, 3, 40, 40))["out"].shape == (1, 3, 40, 40)

@@ -24,7 +24,7 @@ from swapnet.models.weights import Weights
 
 Infer = Callable[..., dict[str, NDArray[Any]]]
 
-SEEDED = ("vgg19", "resnet101", "fcn_resnet101", "yolov3")
+SEEDED = ("vgg19", "resnet101", "resnet18", "mobilenet_v2", "fcn_resnet101", "yolov3")
 PRETRAINED = ("ppocrv4_rec", "ppocrv4_det", "ddddocr", "efficientnet_lite2", "minilm")
 
 
@@ -167,7 +167,8 @@ def test_activations_are_of_order_1(name: str, infer: Infer) -> None:
     made = models.get(name)
     probe = onnx.load(made.onnx, load_external_data=False)
     public = {output.name for output in probe.graph.output}
-    watched = {node.output[0] for node in probe.graph.node if node.op_type in ("Relu", "Add")}
+    kinds = ("Relu", "Clip", "Add")
+    watched = {node.output[0] for node in probe.graph.node if node.op_type in kinds}
     probe.graph.output.extend(onnx.ValueInfoProto(name=value) for value in watched - public)
     with (
         NamedTemporaryFile(dir=made.onnx.parent, suffix=".onnx") as file,
@@ -185,6 +186,8 @@ def test_activations_are_of_order_1(name: str, infer: Infer) -> None:
 RECIPES: dict[str, tuple[float, ...]] = {
     "vgg19": (1, 0.852871),
     "resnet101": (1, 1.37046),
+    "resnet18": (1, 0.855152),
+    "mobilenet_v2": (1, 0.674447),
     "fcn_resnet101": (1, 1.47104),
     "yolov3": (1, 0.940747, 0.71398, 0.781572),
     "ppocrv4_rec": (1, 0.000232752),
