@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from swapnet.executor.memory import demand
 from swapnet.executor.plan import PlanOptions, make_plan, smallest_budget
+from swapnet.executor.timeline import predict
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile
 
@@ -54,6 +55,8 @@ def curve(
     profile: Profile,
     options: PlanOptions | None = None,
     *,
+    delays: Profile | None = None,
+    execution_ms: float | None = None,
     count: int = _POINTS,
 ) -> tuple[Point, ...]:
     """Plan for budgets from the smallest that works to everything resident.
@@ -61,22 +64,28 @@ def curve(
     Parameters
     ----------
     manifest, profile
-        The engine and its delays.
+        The engine, and the delays that it is planned by.
     options
         How to plan.
+    delays
+        To predict by, and for the bound: those of another hour. By default the same.
+    execution_ms
+        Of the bound: the unswapped model. By default the sum of the blocks alone.
     count
         Of budgets, at most: fewer where they would be the same.
     """
-    computing_ms = sum(block.idle_ms for block in profile.blocks)
+    delays = delays or profile
+    if execution_ms is None:
+        execution_ms = sum(block.idle_ms for block in delays.blocks)
     points = []
     for budget_bytes in curve_budgets(manifest, count):
         plan = make_plan(manifest, profile, budget_bytes, options)
-        reading_ms = plan.streamed_bytes / profile.storage.bytes_per_s * 1e3
+        reading_ms = plan.streamed_bytes / delays.storage.bytes_per_s * 1e3
         points.append(
             Point(
                 budget_bytes=budget_bytes,
-                predicted_ms=plan.predicted_ms,
-                bound_ms=max(computing_ms, reading_ms),
+                predicted_ms=predict(plan.steps, plan.reads, delays).steady_ms,
+                bound_ms=max(execution_ms, reading_ms),
                 streamed_bytes=plan.streamed_bytes,
                 resident_bytes=plan.resident_bytes + plan.shared_bytes,
             )

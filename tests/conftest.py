@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
+import msgspec
 import pytest
 
+from swapnet.calibration import profiles
+from swapnet.calibration.worker import Job
+from swapnet.executor.device import Device
+from swapnet.manifest import load_manifest
+from swapnet.profile import Profile, assumed_profile
 from tests.helpers.engines import BuildToy, Engine, build_toy
 from tests.helpers.zoo import TOYS
 
@@ -25,3 +32,19 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> BuildToy:
 def small_zoo(request: pytest.FixtureRequest, engine: BuildToy) -> Engine:
     """Each toy in turn."""
     return engine(request.param)
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """What would be measured; nothing is."""
+    asked: list[Job] = []
+
+    def measured(job: Job, _: object) -> Profile:
+        asked.append(job)
+        manifest = load_manifest(Path(job.folder), job.shapes)
+        return msgspec.structs.replace(
+            assumed_profile(manifest), device=Device(job.threads).fingerprint
+        )
+
+    monkeypatch.setattr(profiles, "measure_in_child", measured)
+    return asked

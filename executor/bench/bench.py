@@ -34,6 +34,9 @@ from swapnet.units import format_size
 
 __all__ = ["Findings", "Offload", "Setup", "bench"]
 
+_PATIENCE_S = 60.0
+"""For one turn of a side that may fail: under a small limit others read the model over and over."""
+
 _UNLIMITED_INFERENCES = 3
 
 
@@ -352,7 +355,7 @@ class _Sides:
     ) -> None:
         self.optional.append(name)
         try:
-            self._start(name, request, fixed_bytes, python)
+            self._start(name, request, fixed_bytes, python, patience_s=_PATIENCE_S)
         except SwapnetError as error:
             self._turns.fail(name, error)
 
@@ -362,6 +365,8 @@ class _Sides:
         request: Request,
         fixed_bytes: int | None = None,
         python: Path | None = None,
+        *,
+        patience_s: float | None = None,
     ) -> None:
         """Start a side; with a fixed cost it is counted, and limited where that was asked for."""
         group = limit = None
@@ -371,7 +376,7 @@ class _Sides:
             if self._counted:
                 group = self._stack.enter_context(MemoryGroup(limit))
                 self.groups[name] = group
-        worker = Worker(request, group, limit, python=python)
+        worker = Worker(request, group, limit, python=python, patience_s=patience_s)
         self.workers[name] = self._stack.enter_context(worker)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from swapnet.errors import InputError
 from swapnet.executor.bench.report import Report
 from swapnet.executor.curve import Point
 from swapnet.files import replacing
@@ -14,7 +15,7 @@ from swapnet.files import replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Panel", "panel_of", "save_plot"]
+__all__ = ["Panel", "check_drawable", "panel_of", "save_plot"]
 
 _MIB = 1 << 20
 _FAR = 3.0
@@ -47,7 +48,7 @@ class Panel:
 
     title: str
     curve: Sequence[Point]
-    measured: Sequence[tuple[int, float]]
+    measured: Sequence[tuple[int, float]] = ()
     peers: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     unswapped_ms: float | None = None
 
@@ -78,6 +79,29 @@ def panel_of(title: str, curve: Sequence[Point], reports: Sequence[Report]) -> P
         peers=peers,
         unswapped_ms=unswapped[len(unswapped) // 2] if unswapped else None,
     )
+
+
+def check_drawable(path: Path) -> None:
+    """Whether a picture can be drawn into a file of this name, asked before the work is done.
+
+    Raises
+    ------
+    InputError
+        Matplotlib is not here, or knows no such kind of picture.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ImportError as error:
+        raise InputError(
+            "plots need Matplotlib", why=str(error), hint="pip install 'swapnet-trt[plot]'"
+        ) from error
+    kinds = FigureCanvasAgg.get_supported_filetypes()
+    if path.suffix[1:].lower() not in kinds:
+        raise InputError(
+            f"{path} is not the name of a picture",
+            why=f"its suffix is {path.suffix!r}, it can be {', '.join(sorted(kinds))}",
+            hint="write it like curve.png or curve.svg",
+        )
 
 
 def save_plot(panels: Sequence[Panel], path: Path) -> None:
@@ -122,14 +146,15 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.plot(budgets, bounds, color=_GREY, lw=1.2, ls="--", label="bound")
     if panel.unswapped_ms is not None:
         axes.axhline(panel.unswapped_ms, color=_LIGHT, lw=1, ls=":", label="unswapped")
-    axes.plot(
-        [nbytes / _MIB for nbytes, _ in panel.measured],
-        [ms for _, ms in panel.measured],
-        "o",
-        color=_BLUE,
-        ms=6,
-        label="measured",
-    )
+    if panel.measured:
+        axes.plot(
+            [nbytes / _MIB for nbytes, _ in panel.measured],
+            [ms for _, ms in panel.measured],
+            "o",
+            color=_BLUE,
+            ms=6,
+            label="measured",
+        )
     for name, points in panel.peers.items():
         label, marker, color = _PEERS.get(name, (name, "^", _GREY))
         axes.plot(

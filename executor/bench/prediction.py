@@ -12,12 +12,7 @@ from swapnet.executor.plan import Plan
 from swapnet.executor.timeline import predict
 from swapnet.profile import Profile
 
-__all__ = ["paired_predictions", "predicted_ms", "scaled"]
-
-
-def predicted_ms(plan: Plan, profile: Profile) -> float:
-    """Steady-state latency of a plan on a device of these delays."""
-    return predict(plan.steps, plan.reads, profile).steady_ms
+__all__ = ["paired_predictions", "scaled"]
 
 
 def scaled(profile: Profile, idle_ms: float, storage_bytes_per_s: float) -> Profile:
@@ -65,7 +60,5 @@ def paired_predictions(
     resident
         Rounds of the side that keeps everything in memory.
     """
-    return tuple(
-        predicted_ms(plan, scaled(profile, median(turn.idle_ms), turn.storage_bytes_per_s))
-        for turn in resident
-    )
+    hours = [scaled(profile, median(r.idle_ms), r.storage_bytes_per_s) for r in resident]
+    return tuple(predict(plan.steps, plan.reads, hour).steady_ms for hour in hours)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,6 +36,8 @@ class Worker:
         The group's limit, for the message when the kernel kills the worker.
     python
         Interpreter; None for this one.
+    patience_s
+        How long an answer may take; None for ever.
 
     Raises
     ------
@@ -51,8 +54,10 @@ class Worker:
         limit_bytes: int | None = None,
         *,
         python: Path | None = None,
+        patience_s: float | None = None,
     ) -> None:
         self.request = request
+        self._patience_s = patience_s
         self._limit_bytes = limit_bytes
         command = [str(python or sys.executable), "-m", "swapnet.executor.bench.worker"]
         if group is not None:
@@ -108,13 +113,12 @@ class Worker:
 
     def _ask(self, line: str) -> Any:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass
-        answer = self._process.stdout.readline()
+        answer = self._answer()
         if not answer:
             raise self._death()
         value = msgspec.json.decode(answer)
@@ -122,6 +126,36 @@ class Worker:
             kind: type[SwapnetError] = getattr(errors, value["error"])
             raise kind(value["what"], why=value["why"], hint=value["hint"])
         return value
+
+    def _answer(self) -> str:
+        """The worker's next line; empty where it ended.
+
+        Raises
+        ------
+        BackendError
+            It took too long, and was killed.
+        """
+        assert self._process.stdout is not None
+        if self._patience_s is None:
+            return self._process.stdout.readline()
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(self._patience_s, end)
+        timer.start()
+        try:
+            answer = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        if not answer and late.is_set():
+            raise BackendError(
+                f"the {self.request.role} model is too slow",
+                why=f"it gave no answer for {self._patience_s:g} s",
+            )
+        return answer
 
     def _death(self) -> SwapnetError:
         self._process.communicate()

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 
 import swapnet
-from swapnet.executor.bench.prediction import paired_predictions, predicted_ms
+from swapnet.executor.bench.prediction import paired_predictions
 from swapnet.executor.bench.report import Machine, Peer, Report, Verdict
 from swapnet.executor.bench.roles import Round
 from swapnet.executor.bench.statistics import percentile, summarise
@@ -129,7 +129,7 @@ def make_report(
         idle_ms=median(median(turn.idle_ms) for turn in measured.resident),
         execution_ms=execution_ms,
         reading_ms=reading_ms,
-        predicted_ms=predicted_ms(plan, measured.profile),
+        predicted_ms=plan.predicted_ms,
         paired_predicted_ms=median(predictions),
         prediction_error=(_ratio(measured.swapped, predictions) or 1.0) - 1,
         overlap_fraction=max(0.0, 1 - stall_ms / reading_ms) if reading_ms else 1.0,

@@ -14,7 +14,6 @@ import click
 
 from swapnet.cli.console import write_json
 from swapnet.cli.engine import delays, measured_engine
-from swapnet.cli.figure import check_drawable
 from swapnet.cli.options import (
     budget_option,
     calibrate_option,
@@ -99,6 +98,7 @@ def command(
     from swapnet.budget import Budget
     from swapnet.executor.admission import admitted_bytes
     from swapnet.executor.bench.bench import Setup, bench
+    from swapnet.executor.bench.plot import check_drawable
     from swapnet.executor.bench.report import as_text
     from swapnet.executor.bench.turns import Schedule
     from swapnet.executor.inputs import check_inputs, planned_sample
@@ -160,16 +160,16 @@ def command(
 
 
 def _plot(engine: Path, findings: Findings, device: Device, path: Path) -> None:
-    from swapnet.executor.bench.curve import measured_curve
     from swapnet.executor.bench.plot import panel_of, save_plot
     from swapnet.executor.bench.prediction import scaled
+    from swapnet.executor.curve import curve
     from swapnet.profile import load_profile
 
     manifest, report = findings.manifest, findings.report
     profile = load_profile(engine, manifest, device.fingerprint)
     delays = scaled(profile, report.idle_ms, report.storage_bytes_per_s)
-    curve = measured_curve(manifest, profile, delays, report.execution_ms)
-    save_plot([panel_of(report.model, curve, [report])], path)
+    points = curve(manifest, profile, delays=delays, execution_ms=report.execution_ms)
+    save_plot([panel_of(report.model, points, [report])], path)
 
 
 def source_model(manifest: Manifest, given: Path | None) -> Path:

@@ -10,7 +10,6 @@ import click
 
 from swapnet.cli.console import print_table, write_json
 from swapnet.cli.engine import delays, engine_or_model, measured_engine
-from swapnet.cli.figure import check_drawable, draw_curve
 from swapnet.cli.options import (
     calibrate_option,
     load_mode_option,
@@ -69,6 +68,7 @@ def command(
     A model is built into a temporary folder that is removed afterwards.
     """
     from swapnet.budget import Budget
+    from swapnet.executor.bench.plot import Panel, check_drawable, save_plot
     from swapnet.executor.curve import curve
     from swapnet.executor.plan import make_plan
 
@@ -92,7 +92,7 @@ def command(
         plans = [make_plan(manifest, profile, nbytes) for nbytes in budgets]
         points = curve(manifest, profile) if plot or with_curve else ()
     if plot:
-        draw_curve(points, manifest.source.name, plot, note=f"delays: {profile.device}")
+        save_plot([Panel(f"{manifest.source.name}\n{profile.device}", points)], plot)
     if json_target:
         write_json(_records(manifest, profile, plans, points), json_target)
     if json_target != "-":

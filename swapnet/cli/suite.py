@@ -26,7 +26,6 @@ from swapnet.builder.shapes import plan_shapes
 from swapnet.builder.source import open_source
 from swapnet.calibration import calibrate
 from swapnet.cli.bench import one_operator_engine
-from swapnet.cli.figure import check_drawable
 from swapnet.cli.models import current_engine
 from swapnet.errors import BackendError, BackendUnavailableError, StorageError, SwapnetError
 from swapnet.executor.bench.ablation import ABLATIONS
@@ -44,14 +43,14 @@ from swapnet.executor.bench.case import (
     save,
 )
 from swapnet.executor.bench.cgroup import is_available
-from swapnet.executor.bench.curve import measured_curve
 from swapnet.executor.bench.liveness import live_peak_bytes
-from swapnet.executor.bench.plot import panel_of, save_plot
+from swapnet.executor.bench.plot import check_drawable, panel_of, save_plot
 from swapnet.executor.bench.prediction import scaled
 from swapnet.executor.bench.report import Report
 from swapnet.executor.bench.table import ablation_page, results_page
 from swapnet.executor.bench.targets import check_targets
 from swapnet.executor.bench.turns import Schedule
+from swapnet.executor.curve import curve
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.memory import demand, for_pool, usage
 from swapnet.executor.plan import smallest_budget
@@ -349,7 +348,7 @@ class _Subject:
                 reason=reason,
                 ideal_bytes=self.optimised[1],
                 skeleton_bytes=usage(self.manifest).skeleton_bytes,
-                curve=measured_curve(self.manifest, profile, delays, execution_ms),
+                curve=curve(self.manifest, profile, delays=delays, execution_ms=execution_ms),
             ),
         )
 

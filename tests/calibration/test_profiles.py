@@ -25,7 +25,7 @@ from swapnet.errors import BackendError, EngineError, InputError, StorageError
 from swapnet.executor import SwapExecutor
 from swapnet.executor.device import Device
 from swapnet.manifest import load_manifest
-from swapnet.profile import PROFILE, Profile, Request, assumed_profile, load_profile, save_profile
+from swapnet.profile import PROFILE, Profile, Request, load_profile, save_profile
 from swapnet.progress import Progress, silent
 from tests.helpers.engines import Arrays, BuildToy, Engine
 
@@ -41,22 +41,6 @@ def toy(engine: BuildToy, tmp_path: Path) -> Path:
     """A copy of a small engine with symbolic shapes."""
     made: Engine = engine("dynamic")
     return Path(shutil.copytree(made.folder, tmp_path / "toy"))
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """Measures nothing; the jobs that were asked for."""
-    jobs: list[Job] = []
-
-    def measured(asked: Job, _: object) -> Profile:
-        jobs.append(asked)
-        manifest = load_manifest(Path(asked.folder), asked.shapes)
-        return msgspec.structs.replace(
-            assumed_profile(manifest), device=Device(asked.threads).fingerprint
-        )
-
-    monkeypatch.setattr(profiles, "measure_in_child", measured)
-    return jobs
 
 
 @pytest.mark.parametrize("name", ["images", "weightless", "dynamic", "only-lookup"])
@@ -83,6 +67,7 @@ def test_steps_add_up_to_the_latency(small: Path) -> None:
         assert all(work.end >= work.start and work.alone_s == 0.005 for work in works)
 
 
+@pytest.mark.slow
 def test_storage_is_measured_where_the_weights_are_large(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +85,7 @@ def test_storage_is_measured_where_the_weights_are_large(
     assert (again.storage.request_bytes, again.storage.readers) == (1 << 20, 2)
 
 
+@pytest.mark.slow
 def test_calibrate_writes_what_a_child_measured(toy: Path) -> None:
     profile = calibrate(toy, device=DEVICE)
     manifest = load_manifest(toy)
@@ -151,33 +137,33 @@ def test_the_child_answers_in_lines(
     assert isinstance(answers[-1], Failed)
 
 
-def test_a_stored_profile_is_taken(toy: Path, quick: list[Job]) -> None:
+def test_a_stored_profile_is_taken(toy: Path, jobs: list[Job]) -> None:
     said: list[str] = []
     first = ensure_profile(toy, DEVICE, say=said.append)
     assert ensure_profile(toy, DEVICE, say=said.append) == first
-    assert len(quick) == len(said) == 1
+    assert len(jobs) == len(said) == 1
     assert "it has no profile yet" in said[0]
 
 
 @pytest.mark.parametrize("changes", [{"device": "another"}, {"engine": "another"}])
 def test_a_stale_profile_is_measured_again(
-    toy: Path, quick: list[Job], changes: dict[str, str]
+    toy: Path, jobs: list[Job], changes: dict[str, str]
 ) -> None:
     said: list[str] = []
     first = ensure_profile(toy, DEVICE, say=said.append)
     save_profile(toy, msgspec.structs.replace(first, **changes))
     assert ensure_profile(toy, DEVICE, say=said.append) == first
     assert "of another device or engine" in said[1]
-    assert len(quick) == 2
+    assert len(jobs) == 2
 
 
-def test_other_threads_are_another_device(toy: Path, quick: list[Job]) -> None:
+def test_other_threads_are_another_device(toy: Path, jobs: list[Job]) -> None:
     ensure_profile(toy, DEVICE)
     ensure_profile(toy, Device(threads=2))
-    assert [asked.threads for asked in quick] == [1, 2]
+    assert [asked.threads for asked in jobs] == [1, 2]
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("jobs")
 def test_what_can_not_be_kept_is_measured_all_the_same(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +180,7 @@ def test_what_can_not_be_kept_is_measured_all_the_same(
 
 
 def test_the_table_of_storage_is_shared_by_engines(
-    toy: Path, quick: list[Job], monkeypatch: pytest.MonkeyPatch
+    toy: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(profiles, "LEAST_BYTES", 1)
     table = (Request(1 << 20, 2, 1e9, 1.0, True),)
@@ -208,11 +194,11 @@ def test_the_table_of_storage_is_shared_by_engines(
     monkeypatch.setattr(profiles, "measure_in_child", with_table)
     for fresh in (False, False, True):
         calibrate(toy, device=DEVICE, fresh=fresh)
-    assert [asked.requests for asked in quick] == [(), table, ()]
+    assert [asked.requests for asked in jobs] == [(), table, ()]
     assert load_requests("another key") == ()
 
 
-def test_other_shapes_are_measured_first_and_kept(toy: Path, quick: list[Job]) -> None:
+def test_other_shapes_are_measured_first_and_kept(toy: Path, jobs: list[Job]) -> None:
     said: list[str] = []
     shapes = {"x": (2, 9, 64)}
     profile = ensure_profile(toy, DEVICE, shapes=shapes, say=said.append)
@@ -223,7 +209,7 @@ def test_other_shapes_are_measured_first_and_kept(toy: Path, quick: list[Job]) -
     assert load_profile(toy, manifest, DEVICE.fingerprint) == profile
     assert load_profile(toy, load_manifest(toy), DEVICE.fingerprint).is_assumed
     assert ensure_profile(toy, DEVICE, shapes=shapes, say=said.append) == profile
-    assert len(quick) == 1
+    assert len(jobs) == 1
     kept = sorted(path.name for path in (toy / "shapes").iterdir())
     assert kept == ["profile-x-2x9x64_mask-2x9.json", "x-2x9x64_mask-2x9.json"]
 

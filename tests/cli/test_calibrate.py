@@ -60,6 +60,7 @@ def test_run_says_once_how_to_calibrate(call: Call, toy: Path) -> None:
     assert call("run", toy, "--budget", "100%").err == ""
 
 
+@pytest.mark.slow
 def test_an_engine_that_was_calibrated_can_be_built_again(
     call: Call, engine: BuildToy, toy: Path
 ) -> None:

@@ -37,6 +37,7 @@ def test_every_command_has_help(call: Call, name: str) -> None:
     assert "Usage: swapnet" in call(name, "--help").out
 
 
+@pytest.mark.slow
 def test_build_plan_inspect_verify(call: Call, toy: Engine, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     built = call("build", toy.model, "-o", folder, "--max-block", "64KiB")
@@ -59,6 +60,7 @@ def test_portable_engines_say_so(call: Call, toy: Engine, tmp_path: Path) -> Non
     assert not (folder / "profile.json").exists()
 
 
+@pytest.mark.slow
 def test_plan_as_json_keeps_the_budget(call: Call, toy: Engine) -> None:
     (plan,) = json.loads(call("plan", toy.folder, "--budget", toy.smallest, "--json", "-").out)
     assert plan["schema"] == "swapnet-plan/1"
@@ -175,6 +177,7 @@ def test_bench_as_text_when_everything_fits(call: Call, toy: Engine) -> None:
     assert "Verdict: not swapped" in shown
 
 
+@pytest.mark.slow
 def test_models_list_and_get(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "resnet101" in call("models", "list").out
     monkeypatch.setenv("SWAPNET_CACHE", str(tmp_path))

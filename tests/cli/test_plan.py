@@ -11,20 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
-from swapnet.calibration import profiles
 from swapnet.calibration.worker import Job
-from swapnet.cli.figure import draw_curve
-from swapnet.errors import StorageError
-from swapnet.executor.curve import Point
 from swapnet.executor.device import Device
 from swapnet.executor.memory import demand
 from swapnet.executor.plan import smallest_budget
 from swapnet.manifest import load_manifest
-from swapnet.profile import PROFILE, Profile, assumed_profile, load_profile
+from swapnet.profile import PROFILE, load_profile
 from tests.cli.conftest import Call
 from tests.cli.test_interrupt import children, interrupt
 from tests.helpers.engines import BuildToy, Engine
@@ -47,22 +42,6 @@ def model(toy: Engine, tmp_path: Path) -> Path:
     """The model alone, in a folder of its own."""
     (tmp_path / "model").mkdir()
     return Path(shutil.copy(toy.model, tmp_path / "model" / "toy.onnx"))
-
-
-@pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """What would be measured; nothing is."""
-    asked: list[Job] = []
-
-    def measured(job: Job, _: object) -> Profile:
-        asked.append(job)
-        manifest = load_manifest(Path(job.folder), job.shapes)
-        return msgspec.structs.replace(
-            assumed_profile(manifest), device=Device(job.threads).fingerprint
-        )
-
-    monkeypatch.setattr(profiles, "measure_in_child", measured)
-    return asked
 
 
 def test_an_engine_is_measured_once(call: Call, dynamic: Path, jobs: list[Job]) -> None:
@@ -214,11 +193,6 @@ def test_pictures_that_can_not_be_drawn(
     monkeypatch.setattr(builtins, "__import__", without)
     failed = call("plan", *common, tmp_path / "curve.png")
     assert failed.is_user_error("plots need Matplotlib", "pip install 'swapnet-trt[plot]'")
-
-
-def test_a_picture_on_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="can't be written"):
-        draw_curve([Point(1 << 20, 2.0, 1.0, 0, 0)], "title", tmp_path / "none" / "curve.png")
 
 
 @pytest.mark.slow

@@ -131,6 +131,7 @@ def test_everything_is_written(
     assert set(bench.setups[2].ablations) >= {"buffered", "copy", "no-cyclic"}
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_measured_again(measure: Callable[..., Any], bench: Bench) -> None:
     options = ("--budget", "weights:50%", "--no-ablations")
     measure(*options)
@@ -145,6 +146,7 @@ def test_what_is_there_is_not_measured_again(measure: Callable[..., Any], bench:
     assert len(bench.setups) == 4
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_was_measured(
     measure: Callable[..., Any], bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -166,6 +168,7 @@ def test_an_interrupt_keeps_what_was_measured(
     assert len(bench.setups) == 2
 
 
+@pytest.mark.slow
 def test_a_failure_is_told_and_tried_again(
     measure: Callable[..., Any], bench: Bench, tmp_path: Path
 ) -> None:

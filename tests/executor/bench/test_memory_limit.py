@@ -8,7 +8,7 @@ import pytest
 
 from swapnet.arrays import save_npz
 from swapnet.cli.bench import one_operator_engine
-from swapnet.errors import BackendUnavailableError, BudgetError
+from swapnet.errors import BackendError, BackendUnavailableError, BudgetError
 from swapnet.executor.bench.cgroup import MemoryGroup, is_available
 from swapnet.executor.bench.process import Worker
 from swapnet.executor.bench.roles import Request
@@ -74,6 +74,16 @@ def test_errors_of_a_worker_reach_the_caller(engine: BuildToy, tmp_path: Path) -
     request = Request("swapped", str(toy.folder), str(tmp_path / "inputs.npz"), 1, smallest - 1)
     with pytest.raises(BudgetError, match=f"it needs {smallest} bytes"), Worker(request):
         pass
+
+
+def test_a_side_that_never_answers_is_ended(tmp_path: Path) -> None:
+    silent = tmp_path / "python"
+    silent.write_text("#!/bin/sh\nexec sleep 600\n")
+    silent.chmod(0o755)
+    request = Request("mapped", "", "", 1)
+    with pytest.raises(BackendError, match="mapped model is too slow") as caught:
+        Worker(request, python=silent, patience_s=0.2)
+    assert caught.value.why == "it gave no answer for 0.2 s"
 
 
 def test_no_controller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

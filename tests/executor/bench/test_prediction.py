@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from swapnet.executor.bench.curve import measured_curve
-from swapnet.executor.bench.prediction import paired_predictions, predicted_ms, scaled
+from swapnet.executor.bench.prediction import paired_predictions, scaled
 from swapnet.executor.curve import curve
 from swapnet.executor.memory import demand
 from swapnet.executor.plan import make_plan, smallest_budget
@@ -45,19 +44,20 @@ def test_a_round_twice_as_slow_predicts_twice_the_time(simulated: Simulated) -> 
     rounds = [a_round([], idle_ms=(10.0,), storage_bytes_per_s=1e9)]
     rounds.append(a_round([], idle_ms=(19.0, 20.0, 21.0), storage_bytes_per_s=5e8))
     first, second = paired_predictions(plan, profile, rounds)
-    assert first == pytest.approx(predicted_ms(plan, profile))
+    assert first == pytest.approx(plan.predicted_ms)
     assert second == pytest.approx(2 * first, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_curve_is_planned_by_one_hour_and_predicted_by_another(simulated: Simulated) -> None:
     _, manifest = simulated([1 << 20] * 12)
     profile = assumed_profile(manifest)
     now = scaled(profile, 100.0, 0)
-    points = measured_curve(manifest, profile, now, 90.0)
+    points = curve(manifest, profile, delays=now, execution_ms=90.0)
     assert points[0].budget_bytes == smallest_budget(manifest)[0]
     assert points[-1].budget_bytes == demand(manifest).total_bytes
     assert points[-1].streamed_bytes == 0
     assert points[-1].bound_ms == 90.0
     assert points[-1].predicted_ms == pytest.approx(100.0)
-    same = measured_curve(manifest, profile, profile, 0.0)
-    assert [p.predicted_ms for p in same] == [p.predicted_ms for p in curve(manifest, profile)]
+    same = curve(manifest, profile, delays=profile)
+    assert same == curve(manifest, profile)
