@@ -146,7 +146,7 @@ class _Blocks:
             if self.manifest.weights_nbytes
             else np.empty(0, np.uint8)
         )
-        self._values = Values(self.manifest)
+        self._values = Values(self.manifest, np.asarray)
         start = self._mapped.ctypes.data
         weights = {
             (b.index, w.name): start + w.offset for b in self.manifest.blocks for w in b.weights

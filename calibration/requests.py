@@ -12,8 +12,8 @@ from statistics import median
 from types import TracebackType
 
 from swapnet.calibration.storage import End, Ring, flow
+from swapnet.executor.loading import Reader
 from swapnet.executor.memory import READ_BYTES
-from swapnet.executor.pipeline import Reader
 from swapnet.profile import Request
 from swapnet.progress import Progress
 

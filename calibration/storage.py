@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from statistics import linear_regression
 
 from swapnet.executor.arena import Arena
+from swapnet.executor.loading import READERS, Reader
 from swapnet.executor.memory import READ_BYTES
-from swapnet.executor.pipeline import READERS, Reader
 from swapnet.manifest import EXTENT_ALIGNMENT, Extent
 from swapnet.units import align_up
 

@@ -8,9 +8,8 @@ from contextlib import suppress
 import numpy as np
 
 from swapnet.errors import BudgetError
-from swapnet.executor.backends.base import Array
 from swapnet.manifest import Tensor
-from swapnet.tensors import numpy_dtype
+from swapnet.tensors import Array, numpy_dtype
 from swapnet.units import format_size
 
 __all__ = ["Arena", "new_array"]

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from swapnet.executor.arena import Arena, new_array
-from swapnet.executor.backends.base import Array, Backend, Bindings, Segment
+from swapnet.errors import BackendError
+from swapnet.executor.backends.base import Array, Backend, Bindings, Memory, Segment, ValueStore
 from swapnet.executor.layout import last_uses
+from swapnet.executor.loading import load_once, pieces
 from swapnet.executor.lookup import LookupSegment
-from swapnet.executor.memory import READ_BYTES
-from swapnet.executor.pipeline import Pipeline, ReadEvent, read_once
+from swapnet.executor.marks import Mark
+from swapnet.executor.pipeline import Pipeline, ReadEvent
 from swapnet.executor.plan import Plan, Read
 from swapnet.executor.storage import WeightFile
-from swapnet.executor.values import Values
-from swapnet.manifest import Extent, Manifest
-from swapnet.tensors import concrete_nbytes
+from swapnet.manifest import Manifest
 
 __all__ = ["Execution", "Inference", "Stats", "StepEvent"]
 
 
 @dataclass(frozen=True)
 class StepEvent:
-    """One executed step: times of `time.perf_counter`, in seconds."""
+    """One executed step: times of `time.perf_counter`, in seconds; on a GPU those of the device."""
 
     step: int
     wait: float
-    """When it began to wait for its bytes."""
+    """When it began to wait for its bytes: on a GPU the end of what was executed before it."""
     start: float
     end: float
 
@@ -109,11 +109,11 @@ class Execution:
         storage: WeightFile,
         backend: Backend,
         *,
-        values: Values,
-        arena: Arena,
+        values: ValueStore,
+        arena: Memory,
         resident: Collection[int] = (),
         trace: bool,
-        before_read: Callable[[Arena, Read], None] | None,
+        before_read: Callable[[Any, Read], None] | None,
     ) -> None:
         self.plan = plan
         self.stats = Stats()
@@ -134,14 +134,13 @@ class Execution:
             for step in plan.steps
         ]
         hook = before_read
-        self._pipeline = Pipeline(
-            plan,
-            storage,
-            self.arena,
-            before_read=None if hook is None else lambda read: hook(self.arena, read),
+        self._loader = backend.loader(
+            storage, arena, plan, None if hook is None else lambda read: hook(arena, read)
         )
+        self._pipeline = Pipeline(plan, self._loader)
         try:
-            read_once(storage, self.arena, _kept(manifest, plan, resident))
+            largest = self._loader.largest_bytes
+            load_once(self._loader, _kept(manifest, plan, resident, largest))
             self._segments = self._make_segments(
                 _bindings(manifest, plan, self.arena, self._values)
             )
@@ -158,37 +157,34 @@ class Execution:
     def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """Run one inference on checked inputs; see `SwapExecutor.__call__`."""
         if self._broken:
+            with suppress(BackendError):
+                self._backend.synchronize()
             self._pipeline.restart()
             self._lap = 0
             self._broken = False
         self._broken = True
         start = time.perf_counter()
-        results = {
-            t.name: new_array(t)
-            for t in self._manifest.outputs
-            if concrete_nbytes(t.dtype, t.shape) is not None
-        }
-        results |= {
-            t.name: inputs[t.name].copy() for t in self._manifest.outputs if t.name in inputs
-        }
-        given: dict[str, Any] = dict(inputs)
+        given, results = self._values.begin(inputs)
         try:
-            events, stall = self._execute(given, results)
-            outputs = {
-                t.name: results[t.name] if t.name in results else self._backend.array(given[t.name])
-                for t in self._manifest.outputs
-            }
+            steps, waited_s = self._execute(given, results)
+            outputs = self._values.finish(given, results)
         finally:
             given.clear()
         latency = time.perf_counter() - start
         self._lap += 1
+        events = tuple(
+            StepEvent(index, wait.time, begin.time, end.time)
+            for index, (wait, begin, end) in enumerate(steps)
+        )
+        if self._backend.is_asynchronous:
+            waited_s = sum(event.start - event.wait for event in events)
         self.stats = Stats(
             inferences=self.stats.inferences + 1,
             last=Inference(
                 latency * 1e3,
-                stall * 1e3,
+                waited_s * 1e3,
                 self._pipeline.take_read_bytes(self._lap - 1),
-                tuple(events),
+                events,
                 self._pipeline.take_events(),
             ),
         )
@@ -197,24 +193,31 @@ class Execution:
 
     def _execute(
         self, given: dict[str, Any], results: Mapping[str, Array]
-    ) -> tuple[list[StepEvent], float]:
-        """Run all steps; their events, and the seconds spent waiting for bytes."""
-        events: list[StepEvent] = []
-        stall = 0.0
+    ) -> tuple[list[tuple[Mark, Mark, Mark]], float]:
+        """Run all steps; when each waited, began and ended, and the host's waiting in seconds."""
+        backend = self._backend
+        steps: list[tuple[Mark, Mark, Mark]] = []
+        waited_s = 0.0
         for index in range(len(self.plan.steps)):
-            asked = time.perf_counter()
-            stall += self._pipeline.wait(self._lap, index)
-            begun = time.perf_counter()
+            asked = steps[-1][-1] if steps and backend.is_asynchronous else backend.mark()
+            arrival = self._pipeline.wait(self._lap, index)
+            waited_s += arrival.waited_s
+            backend.follow(arrival.marks)
+            begun = backend.mark()
             self._segments[index].run(given, results)
             for name in self._unused_after[index]:
                 given.pop(name, None)
-            events.append(StepEvent(index, asked, begun, time.perf_counter()))
-            self._pipeline.done()
-        return events, stall
+            ended = backend.mark()
+            steps.append((asked, begun, ended))
+            self._pipeline.done(ended)
+        return steps, waited_s
 
     def close(self) -> None:
-        """Stop the readers and let go of the segments."""
+        """Stop the readers and let go of the segments; what is executed ends first."""
         self._pipeline.close()
+        with suppress(BackendError):
+            self._backend.synchronize()
+        self._loader.close()
         for lookup in self._lookups.values():
             lookup.close()
         self._segments = []
@@ -229,30 +232,20 @@ class Execution:
         ]
 
 
-def _kept(manifest: Manifest, plan: Plan, present: Collection[int]) -> list[Read]:
+def _kept(
+    manifest: Manifest, plan: Plan, present: Collection[int], largest_bytes: int
+) -> list[Read]:
     """The reads that fill the shared and resident regions with what is not there."""
-
-    def pieces(block: int, extent: Extent, offset: int) -> list[Read]:
-        size = READ_BYTES
-        return [
-            Read(
-                block,
-                extent.offset + start,
-                offset + start,
-                min(size, extent.nbytes - start),
-                0,
-            )
-            for start in range(0, extent.nbytes, size)
-        ]
-
-    kept = [] if -1 in present else pieces(-1, manifest.shared_extent, 0)
+    kept: list[Read] = []
+    if -1 not in present:
+        kept += pieces(-1, manifest.shared_extent, 0, largest_bytes)
     for block, place in zip(manifest.blocks, plan.places, strict=True):
         if place.resident and place.nbytes and block.index not in present:
-            kept += pieces(block.index, block.extent, place.offset)
+            kept += pieces(block.index, block.extent, place.offset, largest_bytes)
     return kept
 
 
-def _bindings(manifest: Manifest, plan: Plan, arena: Arena, values: Values) -> Bindings:
+def _bindings(manifest: Manifest, plan: Plan, arena: Memory, values: ValueStore) -> Bindings:
     weights = {
         (block.index, w.name): arena.address + place.offset + w.offset - block.extent.offset
         for block, place in zip(manifest.blocks, plan.places, strict=True)

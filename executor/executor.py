@@ -13,9 +13,8 @@ from typing import Any
 from swapnet.budget import Budget
 from swapnet.errors import BackendError, StorageError, SwapnetError
 from swapnet.executor.admission import admitted_bytes
-from swapnet.executor.arena import Arena
 from swapnet.executor.backends import open_backend
-from swapnet.executor.backends.base import Array, Backend
+from swapnet.executor.backends.base import Array, Backend, Memory
 from swapnet.executor.device import Device
 from swapnet.executor.execution import Execution, Stats
 from swapnet.executor.inputs import check_inputs
@@ -23,7 +22,6 @@ from swapnet.executor.memory import for_pool, usage
 from swapnet.executor.plan import Plan, PlanOptions, Read, make_plan
 from swapnet.executor.relocation import moves
 from swapnet.executor.storage import LoadMode, WeightFile
-from swapnet.executor.values import Values
 from swapnet.executor.verify import check_weights
 from swapnet.manifest import WEIGHTS, Manifest, load_manifest
 from swapnet.profile import load_profile
@@ -89,7 +87,7 @@ class SwapExecutor:
         shapes: Mapping[str, Sequence[int]] | None = None,
         verify: bool = False,
         trace: bool = False,
-        before_read: Callable[[Arena, Read], None] | None = None,
+        before_read: Callable[[Any, Read], None] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self._device = device or Device()
@@ -111,7 +109,7 @@ class SwapExecutor:
             scratch_bytes=usage(self.manifest).scratch_bytes,
         )
         self._profile = load_profile(self.folder, self.manifest, self._device.fingerprint)
-        self._values = Values(self.manifest)
+        self._values = self._backend.values()
         self._storage = WeightFile(self.folder / WEIGHTS, LoadMode.parse(load_mode))
         try:
             if self._storage.nbytes != self.manifest.weights_nbytes:
@@ -228,7 +226,10 @@ class SwapExecutor:
             queue.shutdown()
         with self._turn:
             self._closed = True
+            state = self._state
             self._release()
+            if state is not None:
+                state.arena.discard()
             self._backend.close()
             self._storage.close()
             self._values.close()
@@ -257,21 +258,23 @@ class SwapExecutor:
         budget_bytes = admitted_bytes(budget, self.manifest)
         return make_plan(self.manifest, self._profile, budget_bytes, self._options)
 
-    def _load(self, plan: Plan, arena: Arena | None = None, resident: Collection[int] = ()) -> None:
+    def _load(
+        self, plan: Plan, arena: Memory | None = None, resident: Collection[int] = ()
+    ) -> None:
         self._state = Execution(
             self.manifest,
             plan,
             self._storage,
             self._backend,
             values=self._values,
-            arena=arena or Arena(plan.arena_bytes),
+            arena=arena or self._backend.arena(plan.arena_bytes),
             resident=resident,
             trace=self._trace,
             before_read=self._before_read,
         )
         self._plan = plan
 
-    def _relocate(self, arena: Arena, before: Plan, plan: Plan) -> None:
+    def _relocate(self, arena: Memory, before: Plan, plan: Plan) -> None:
         """Load a plan into the memory of the one before; what stays resident is not read again."""
         kept = moves(before.places, plan.places)
         try:

@@ -12,10 +12,9 @@ import numpy.typing as npt
 
 from swapnet.errors import InputError, StorageError
 from swapnet.executor.arena import Arena
-from swapnet.executor.backends.base import Array, Backend
+from swapnet.executor.backends.base import Array, Backend, ValueStore
+from swapnet.executor.loading import Reader, unreadable
 from swapnet.executor.memory import LOOKUP_BYTES
-from swapnet.executor.pipeline import Reader, unreadable
-from swapnet.executor.values import Values
 from swapnet.manifest import EXTENT_ALIGNMENT, Block
 from swapnet.tensors import numpy_dtype
 from swapnet.units import align_up
@@ -62,6 +61,11 @@ class RowReader:
         self._pool = ThreadPoolExecutor(_LANES, thread_name_prefix="swapnet-rows")
         self.read_bytes = 0
         """Since the reader was made."""
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        return self._lookup.row_shape
 
     def new_rows(self, shape: tuple[int, ...]) -> Array:
         """An uninitialised array for the rows of indices of this shape."""
@@ -178,7 +182,7 @@ class LookupSegment:
         Gives values of its own as arrays.
     """
 
-    def __init__(self, block: Block, storage: Reader, values: Values, backend: Backend) -> None:
+    def __init__(self, block: Block, storage: Reader, values: ValueStore, backend: Backend) -> None:
         self._indices, self._output = block.inputs[0], block.outputs[0]
         self._reader = RowReader(block, storage)
         self._values = values
@@ -192,19 +196,23 @@ class LookupSegment:
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
         """Read the rows; see `Segment.run`."""
         indices = self._find(given, results)
-        if self._output in results:
-            destination = results[self._output]
-        elif self._output in self._values:
-            destination = self._values.array(self._output)
+        if self._output in self._values:
+            shape = (*indices.shape, *self._reader.row_shape)
+            with self._values.writing(self._output, shape) as destination:
+                self._reader.read(indices, destination)
+        elif self._output in results:
+            self._reader.read(indices, results[self._output])
         else:
-            destination = given[self._output] = self._reader.new_rows(indices.shape)
-        self._reader.read(indices, destination)
+            given[self._output] = self._reader.new_rows(indices.shape)
+            self._reader.read(indices, given[self._output])
 
     def close(self) -> None:
         """Stop the reading threads. Safe to call twice."""
         self._reader.close()
 
     def _find(self, given: dict[str, Any], results: Mapping[str, Array]) -> Array:
-        if self._indices in self._values:
-            return self._values.array(self._indices)
-        return self._backend.array(results.get(self._indices, given.get(self._indices)))
+        if self._indices in results:
+            return results[self._indices]
+        if self._indices in given:
+            return self._backend.array(given[self._indices])
+        return self._values.array(self._indices)

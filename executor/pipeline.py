@@ -1,7 +1,9 @@
 """The swap pipeline: readers fill ring places in cyclic order, the executing side waits for bytes.
 
 One counter on each side decides everything. ``_arrived`` counts reads that have landed in order,
-``_ended`` counts steps that have ended; a read waits for steps, a step waits for reads.
+``_ended`` counts steps that have ended; a read waits for steps, a step waits for reads. On a GPU
+both run ahead of the device: a landed read is a copy under way, an ended step one that was
+launched, and each carries the mark that the other side's device work waits for.
 """
 
 from __future__ import annotations
@@ -9,26 +11,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from swapnet.errors import StorageError
-from swapnet.executor.arena import Arena
+from swapnet.executor.loading import Loader, unusable
+from swapnet.executor.marks import Mark
 from swapnet.executor.plan import Plan, Read
 
-__all__ = ["READERS", "Pipeline", "ReadEvent", "Reader", "read_once", "unreadable"]
-
-READERS = 3
-"""Requests in flight while what stays is read."""
-
-
-class Reader(Protocol):
-    """What the pipeline asks of storage."""
-
-    def read_into(self, destination: memoryview, offset: int) -> None:
-        """Fill ``destination`` from ``offset`` on."""
+__all__ = ["Arrival", "Pipeline", "ReadEvent"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +31,22 @@ class ReadEvent:
     end: float
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """The reads of a step.
+
+    Attributes
+    ----------
+    waited_s
+        How long the host waited for them.
+    marks
+        When their bytes are there, of all that arrived since the step before.
+    """
+
+    waited_s: float
+    marks: tuple[Mark, ...]
+
+
 class Pipeline:
     """Reader threads for one plan.
 
@@ -48,26 +54,13 @@ class Pipeline:
     ----------
     plan
         What to read, to where, and when it may be.
-    storage
-        Where to read from.
-    arena
-        Where to read to.
-    before_read
-        Called with each place before it is overwritten (tests poison it).
+    loader
+        Brings bytes to their places.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        storage: Reader,
-        arena: Arena,
-        *,
-        before_read: Callable[[Read], None] | None = None,
-    ) -> None:
+    def __init__(self, plan: Plan, loader: Loader) -> None:
         self._plan = plan
-        self._storage = storage
-        self._arena = arena
-        self._before_read = before_read
+        self._loader = loader
         self._changed = threading.Condition()
         self._reset()
         self._closed = False
@@ -90,6 +83,8 @@ class Pipeline:
         self._landed: set[int] = set()
         self._lap_bytes: Counter[int] = Counter()
         self._ended = len(self._plan.steps)
+        self._step_marks: dict[int, Mark] = {}
+        self._read_marks: dict[int, Mark] = {}
         self._failure: tuple[Read, BaseException] | None = None
 
     def start(self, *, trace: bool = False) -> None:
@@ -105,7 +100,7 @@ class Pipeline:
             self._events = [] if trace else self._events
             self._changed.notify_all()
 
-    def wait(self, lap: int, step: int) -> float:
+    def wait(self, lap: int, step: int) -> Arrival:
         """Wait until the reads of a step have arrived.
 
         Parameters
@@ -115,31 +110,33 @@ class Pipeline:
         step
             Index of the step.
 
-        Returns
-        -------
-        float
-            Seconds waited.
-
         Raises
         ------
-        StorageError
+        StorageError, BackendError
             A read failed; the message names the block.
         """
         needed = lap * len(self._plan.reads) + self._plan.steps[step].reads
+        waited_s = 0.0
         with self._changed:
-            if self._arrived >= needed:
-                return 0.0
-            start = time.perf_counter()
-            while self._arrived < needed and self._failure is None:
-                self._changed.wait()
-            if self._arrived < needed and self._failure is not None:
-                read, error = self._failure
-                raise unreadable(read.block, error) from error
-            return time.perf_counter() - start
+            if self._arrived < needed:
+                start = time.perf_counter()
+                while self._arrived < needed and self._failure is None:
+                    self._changed.wait()
+                if self._arrived < needed and self._failure is not None:
+                    read, error = self._failure
+                    raise unusable(read.block, error) from error
+                waited_s = time.perf_counter() - start
+            numbers = [number for number in self._read_marks if number < needed]
+            return Arrival(waited_s, tuple(map(self._read_marks.pop, numbers)))
 
-    def done(self) -> None:
-        """The step that was waited for last has ended: what lay under it may be overwritten."""
+    def done(self, mark: Mark) -> None:
+        """The step that was waited for last has ended, or will have at ``mark``.
+
+        What lay under it may be overwritten then.
+        """
         with self._changed:
+            self._step_marks[self._ended] = mark
+            self._step_marks.pop(self._ended - 2 * len(self._plan.steps), None)
             self._ended += 1
             self._changed.notify_all()
 
@@ -175,25 +172,16 @@ class Pipeline:
             thread.join()
 
     def _work(self) -> None:
-        largest = max(read.nbytes for read in self._plan.reads)
-        staging = Arena(largest) if self._plan.copy else None
         while (claimed := self._claim()) is not None:
-            number, read = claimed
-            failure: BaseException | None = None
+            number, read, after = claimed
             start = time.perf_counter()
             try:
-                if self._before_read is not None:
-                    self._before_read(read)
-                place = self._arena.view(read.arena_offset, read.nbytes)
-                target = staging.view(0, read.nbytes) if staging is not None else place
-                self._storage.read_into(target, read.file_offset)
-                if staging is not None:
-                    place[:] = target
+                landed: Mark | Exception = self._loader.load(read, after)
             except Exception as error:
-                failure = error
-            self._land(number, read, start, failure)
+                landed = error
+            self._land(number, read, start, landed)
 
-    def _claim(self) -> tuple[int, Read] | None:
+    def _claim(self) -> tuple[int, Read, Mark | None] | None:
         reads: Sequence[Read] = self._plan.reads
         with self._changed:
             while not self._closed:
@@ -203,18 +191,20 @@ class Pipeline:
                 if not self._paused and self._failure is None and self._ended > allowed:
                     self._next += 1
                     self._in_flight += 1
-                    return lap * len(reads) + index, read
+                    number = lap * len(reads) + index
+                    return number, read, self._step_marks.get(allowed)
                 self._changed.wait()
         return None
 
-    def _land(self, number: int, read: Read, start: float, failure: BaseException | None) -> None:
+    def _land(self, number: int, read: Read, start: float, landed: Mark | Exception) -> None:
         with self._changed:
             self._in_flight -= 1
-            if failure is not None:
-                self._failure = self._failure or (read, failure)
+            if isinstance(landed, Exception):
+                self._failure = self._failure or (read, landed)
             else:
                 self.read_bytes += read.nbytes
                 self._lap_bytes[number // len(self._plan.reads)] += read.nbytes
+                self._read_marks[number] = landed
                 if self._events is not None:
                     self._events.append(
                         ReadEvent(read.block, read.nbytes, start, time.perf_counter())
@@ -224,33 +214,3 @@ class Pipeline:
                     self._landed.remove(self._arrived)
                     self._arrived += 1
             self._changed.notify_all()
-
-
-def read_once(storage: Reader, arena: Arena, reads: Sequence[Read]) -> None:
-    """Read what stays in memory, several requests in flight.
-
-    Raises
-    ------
-    StorageError
-        A read failed; the message names the block.
-    """
-
-    def fetch(read: Read) -> None:
-        try:
-            storage.read_into(arena.view(read.arena_offset, read.nbytes), read.file_offset)
-        except StorageError as error:
-            raise unreadable(read.block, error) from error
-
-    with ThreadPoolExecutor(READERS, thread_name_prefix="swapnet-load") as pool:
-        for _ in pool.map(fetch, reads):
-            pass
-
-
-def unreadable(block: int, error: BaseException) -> StorageError:
-    """A failed read, with the block that it was for; -1 is what several share."""
-    name = "what several blocks share" if block < 0 else f"block {block}"
-    return StorageError(
-        f"{name} could not be read",
-        why=error.why if isinstance(error, StorageError) else str(error),
-        hint="check the storage, then: swapnet verify",
-    )

@@ -6,8 +6,8 @@ import hashlib
 
 from swapnet.errors import EngineError
 from swapnet.executor.arena import Arena
+from swapnet.executor.loading import Reader
 from swapnet.executor.memory import READ_BYTES
-from swapnet.executor.pipeline import Reader
 from swapnet.manifest import Extent, Manifest
 
 __all__ = ["check_weights"]

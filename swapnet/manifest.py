@@ -156,6 +156,9 @@ class Block(_Record, frozen=True):
     """SHA-256 of the extent."""
     weights: tuple[Weight, ...] = ()
     weight_style: Literal["external", "embedded"] = "external"
+    """Whether weights are inputs of the skeleton, or inside the engine that the extent holds."""
+    plan_nbytes: Size = 0
+    """Of the serialized engine at the start of the extent, where weights are embedded."""
     inplace: dict[str, str] = {}
     """Outputs that may be written over an input, by output."""
     file: str = ""

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 import numpy as np
+import numpy.typing as npt
 
 from swapnet.errors import InputError
 
-__all__ = ["ELEMENT_BYTES", "ONNX_TYPES", "concrete_nbytes", "numpy_dtype", "parse_shapes"]
+__all__ = ["ELEMENT_BYTES", "ONNX_TYPES", "Array", "concrete_nbytes", "numpy_dtype", "parse_shapes"]
+
+Array = npt.NDArray[np.generic]
 
 _DIMENSION = re.compile(r"[1-9][0-9]{0,8}")
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
+from swapnet.executor.marks import Mark
+from swapnet.executor.plan import Plan, Step
+from swapnet.tensors import Array
 
-from swapnet.executor.plan import Step
+if TYPE_CHECKING:
+    from swapnet.executor.loading import BeforeRead, Loader, Reader
 
-__all__ = ["Array", "Backend", "Bindings", "Segment"]
-
-Array = npt.NDArray[np.generic]
+__all__ = ["Array", "Backend", "Bindings", "Memory", "Segment", "ValueStore"]
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,86 @@ class Segment(Protocol):
         """
 
 
+class Memory(Protocol):
+    """Where weights lie: one range of addresses that the backend's kernels can read."""
+
+    address: int
+    nbytes: int
+
+    def resize(self, nbytes: int) -> None:
+        """Keep the bytes and change the size; `BufferError` where that can't be done."""
+
+    def move(self, source: int, target: int, nbytes: int) -> None:
+        """Copy bytes inside the memory; the two places may overlap."""
+
+    def fill(self, offset: int, nbytes: int, byte: int) -> None:
+        """Overwrite a part: what a test does before each read."""
+
+    def discard(self) -> None:
+        """Give all memory back; nothing may use it any more, or its bytes are gone."""
+
+
+class ValueStore(Protocol):
+    """Memory of the values that have a fixed place, and what an inference takes and gives."""
+
+    @property
+    def addresses(self) -> Mapping[str, int]:
+        """Of each placed value."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def array(self, name: str) -> Array:
+        """A placed value in host memory."""
+
+    def writing(self, name: str, shape: tuple[int, ...]) -> AbstractContextManager[Array]:
+        """Host memory that becomes the placed value when the block of the ``with`` ends."""
+
+    def begin(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Take the inputs of an inference.
+
+        Returns
+        -------
+        given, results
+            What `Segment.run` takes.
+        """
+
+    def finish(self, given: Mapping[str, Any], results: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs of an inference whose steps have been executed."""
+
+    def close(self) -> None:
+        """Give the memory back. Safe to call twice."""
+
+
 class Backend(Protocol):
-    """A runtime library with its memory limit."""
+    """A runtime library with its memory limit.
+
+    Attributes
+    ----------
+    name
+        As the manifest has it.
+    is_asynchronous
+        What it executes goes on after the call that started it.
+    """
 
     name: str
+    is_asynchronous: bool
+
+    def arena(self, nbytes: int) -> Memory:
+        """Reserve memory for weights.
+
+        Raises
+        ------
+        BudgetError
+            There is not so much.
+        """
+
+    def values(self) -> ValueStore:
+        """Reserve memory for values; of it, addresses stay the same from plan to plan."""
+
+    def loader(
+        self, storage: Reader, arena: Memory, plan: Plan, before_read: BeforeRead | None
+    ) -> Loader:
+        """What brings the reads of a plan to the arena."""
 
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> Sequence[Segment]:
         """Make the segments of a plan: of each step that is consecutive graph blocks.
@@ -70,6 +147,21 @@ class Backend(Protocol):
 
     def array(self, value: Any) -> Array:
         """A value that a segment gave, as an array in host memory."""
+
+    def follow(self, marks: Sequence[Mark]) -> None:
+        """What is executed from now on begins after these."""
+
+    def mark(self) -> Mark:
+        """The moment at which all that was executed so far has ended."""
+
+    def synchronize(self) -> None:
+        """Wait until nothing is executed or copied any more.
+
+        Raises
+        ------
+        BackendError
+            Something of it failed.
+        """
 
     def close(self) -> None:
         """Release sessions and memory. Safe to call twice."""

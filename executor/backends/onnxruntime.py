@@ -11,6 +11,7 @@ import numpy as np
 
 from swapnet.errors import BackendError, BackendUnavailableError, BudgetError, EngineError
 from swapnet.executor.backends.base import Array, Bindings
+from swapnet.executor.backends.host import HostBackend
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.layout import is_placed
 from swapnet.executor.plan import Step
@@ -52,7 +53,7 @@ def own_process(threads: int) -> Device:
     return Device(threads, ThreadPool.GLOBAL)
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(HostBackend):
     """Sessions that share one activation arena with a hard limit.
 
     Operators run in the order of the skeletons, however many are merged: the placement of values
@@ -85,8 +86,8 @@ class OnnxRuntimeBackend:
         *,
         scratch_bytes: int,
     ) -> None:
+        super().__init__(manifest)
         self._folder = folder
-        self._manifest = manifest
         self._scratch_bytes = max(scratch_bytes, 1 << 16)
         self._device = device
         self._skeletons: dict[int, bytes] = {}

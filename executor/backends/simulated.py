@@ -17,6 +17,7 @@ import numpy as np
 
 from swapnet.errors import BackendError, StorageError
 from swapnet.executor.backends.base import Array, Bindings
+from swapnet.executor.backends.host import HostBackend
 from swapnet.executor.plan import Plan, Step
 from swapnet.manifest import (
     EXTENT_ALIGNMENT,
@@ -91,7 +92,7 @@ def write_engine(folder: Path, weights_bytes: Sequence[int]) -> Manifest:
     return manifest
 
 
-class SimulatedBackend:
+class SimulatedBackend(HostBackend):
     """Executes simulated engines; see the module.
 
     Parameters
@@ -105,16 +106,12 @@ class SimulatedBackend:
     name = "simulated"
 
     def __init__(self, manifest: Manifest, on_step: Callable[[Step], None] | None = None) -> None:
-        self._manifest = manifest
+        super().__init__(manifest)
         self._on_step = on_step
 
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[_SimulatedSegment]:
         """See `Backend.segments`."""
         return [_SimulatedSegment(self._manifest, s, bindings, self._on_step) for s in steps]
-
-    def array(self, value: Any) -> Array:
-        """See `Backend.array`."""
-        return np.asarray(value)
 
     def close(self) -> None:
         """Nothing to release."""

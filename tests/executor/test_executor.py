@@ -360,7 +360,7 @@ def test_replanning_holds_no_more_than_the_larger_plan(
             super().resize(nbytes)
             sizes.append(nbytes)
 
-    monkeypatch.setattr("swapnet.executor.executor.Arena", Watched)
+    monkeypatch.setattr("swapnet.executor.backends.host.Arena", Watched)
     with SwapExecutor(toy.folder, toy.smallest) as executor:
         small = executor.plan.arena_bytes
         executor.set_budget("100%")

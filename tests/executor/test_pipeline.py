@@ -21,7 +21,9 @@ from swapnet.executor.backends.simulated import (
     block_byte,
 )
 from swapnet.executor.layout import lay_out_values
-from swapnet.executor.pipeline import Pipeline, read_once
+from swapnet.executor.loading import CopyLoader, DirectLoader, load_once
+from swapnet.executor.marks import Passed
+from swapnet.executor.pipeline import Pipeline
 from swapnet.executor.plan import Plan, PlanOptions, Read, make_plan, smallest_budget
 from swapnet.executor.timeline import predict
 from swapnet.manifest import Manifest
@@ -51,7 +53,7 @@ class Rig:
         for index, segment in enumerate(self.segments):
             self.pipeline.wait(lap, index)
             segment.run(given, results)
-            self.pipeline.done()
+            self.pipeline.done(Passed())
         return float(results["y"][0])
 
     def laps(self, count: int) -> None:
@@ -76,14 +78,17 @@ def make_rig(
         for block, place in zip(manifest.blocks, plan.places, strict=True)
         if place.resident
     ]
-    read_once(SimulatedStorage(manifest), arena, kept)
+    load_once(DirectLoader(SimulatedStorage(manifest), arena), kept)
     storage = SimulatedStorage(manifest, clock, failing)
 
     def overwrite(read: Read) -> None:
         arena.fill(read.arena_offset, read.nbytes, 0xFF)
 
     before_read = overwrite if poison else None
-    pipeline = Pipeline(plan, storage, arena, before_read=before_read)
+    direct = DirectLoader(storage, arena, before_read=before_read)
+    largest = max((read.nbytes for read in plan.reads), default=PAGE)
+    copy = CopyLoader(storage, arena, largest_bytes=largest, before_read=before_read)
+    pipeline = Pipeline(plan, copy if plan.copy else direct)
     bindings = Bindings(
         {
             (block.index, block.weights[0].name): arena.address + place.offset
@@ -210,10 +215,10 @@ def test_what_is_kept_is_read_or_named(simulated_manifest: MakeManifest) -> None
     manifest = simulated_manifest([PAGE, PAGE])
     reads = [Read(index, index * PAGE, index * PAGE, PAGE, 0) for index in range(2)]
     arena = Arena(2 * PAGE)
-    read_once(SimulatedStorage(manifest), arena, reads)
+    load_once(DirectLoader(SimulatedStorage(manifest), arena), reads)
     assert set(arena.view(PAGE, PAGE)) == {block_byte(1)}
     with pytest.raises(StorageError, match=r"block [01] could not be read"):
-        read_once(SimulatedStorage(manifest, failing=[1]), arena, reads)
+        load_once(DirectLoader(SimulatedStorage(manifest, failing=[1]), arena), reads)
     shared = [replace(reads[0], block=-1)]
     with pytest.raises(SwapnetError, match="what several blocks share"):
-        read_once(SimulatedStorage(manifest, failing=[0]), arena, shared)
+        load_once(DirectLoader(SimulatedStorage(manifest, failing=[0]), arena), shared)

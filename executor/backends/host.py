@@ -1,0 +1,65 @@
+"""What backends share that execute on the host: memory is the process's, calls return when done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from swapnet.executor.arena import Arena
+from swapnet.executor.backends.base import Memory
+from swapnet.executor.loading import BeforeRead, CopyLoader, DirectLoader, Loader, Reader
+from swapnet.executor.marks import Mark, Passed
+from swapnet.executor.plan import Plan
+from swapnet.executor.values import Values
+from swapnet.manifest import Manifest
+from swapnet.tensors import Array
+
+__all__ = ["HostBackend"]
+
+
+class HostBackend:
+    """Base of a backend on the host; see `Backend`.
+
+    Parameters
+    ----------
+    manifest
+        The engine.
+    """
+
+    is_asynchronous = False
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+
+    def arena(self, nbytes: int) -> Arena:
+        """Anonymous memory."""
+        return Arena(nbytes)
+
+    def values(self) -> Values:
+        """Anonymous memory."""
+        return Values(self._manifest, self.array)
+
+    def loader(
+        self, storage: Reader, arena: Memory, plan: Plan, before_read: BeforeRead | None
+    ) -> Loader:
+        """Straight to the place, or as `Plan.copy` says."""
+        assert isinstance(arena, Arena)
+        if plan.copy:
+            largest = max((read.nbytes for read in plan.reads), default=DirectLoader.largest_bytes)
+            return CopyLoader(storage, arena, largest_bytes=largest, before_read=before_read)
+        return DirectLoader(storage, arena, before_read=before_read)
+
+    def array(self, value: Any) -> Array:
+        """See `Backend.array`."""
+        array: Array = value
+        return array
+
+    def follow(self, marks: Sequence[Mark]) -> None:
+        """Everything has passed."""
+
+    def mark(self) -> Mark:
+        """Now."""
+        return Passed()
+
+    def synchronize(self) -> None:
+        """Nothing goes on."""
