@@ -12,20 +12,27 @@ from swapnet.units import format_size
 __all__ = ["admitted_bytes"]
 
 
-def admitted_bytes(budget: Budget, manifest: Manifest) -> int:
-    """What a budget means for a model, if the machine has it.
+def admitted_bytes(budget: Budget, manifest: Manifest, available_bytes: int | None = None) -> int:
+    """What a budget means for a model, if there is so much.
+
+    Parameters
+    ----------
+    budget, manifest
+        What is asked for, by which engine.
+    available_bytes
+        What there is: by default the machine's memory.
 
     Raises
     ------
     BudgetError
-        It is more than the machine's memory.
+        It is more than that.
     """
     budget_bytes = budget.resolve(demand(manifest))
-    machine = memory_bytes()
-    if budget_bytes > machine:
+    available = memory_bytes() if available_bytes is None else available_bytes
+    if budget_bytes > available:
         raise BudgetError(
             f"a budget of {budget} is more than this machine has",
-            why=f"it is {budget_bytes} bytes, the machine has {machine}",
-            hint=f"give at most {format_size(machine)}",
+            why=f"it is {budget_bytes} bytes, there are {available}",
+            hint=f"give at most {format_size(available)}",
         )
     return budget_bytes

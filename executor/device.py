@@ -69,10 +69,17 @@ class Device:
         Compute threads; by default all processors that the process may use.
     pool
         Whose they are.
+    gpu
+        What a GPU says of itself, where blocks execute on one; empty elsewhere.
+    gpu_index, gpu_memory
+        Which GPU, and where weights lie on it (`swapnet.executor.gpu.accelerator.choose_memory`).
     """
 
     threads: int = field(default_factory=available_processors)
     pool: ThreadPool = ThreadPool.SESSION
+    gpu: str = ""
+    gpu_index: int = 0
+    gpu_memory: str = "auto"
 
     @property
     def fingerprint(self) -> str:
@@ -82,5 +89,6 @@ class Device:
             processor_name(),
             f"onnxruntime {runtime_version()}" if runtime_version() else "",
             f"{self.threads} threads",
+            self.gpu,
         )
         return "/".join(filter(None, parts))

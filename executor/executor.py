@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ from swapnet.executor.backends import open_backend
 from swapnet.executor.backends.base import Array, Backend, Memory
 from swapnet.executor.device import Device
 from swapnet.executor.execution import Execution, Stats
+from swapnet.executor.gpu.accelerator import Accelerator
 from swapnet.executor.inputs import check_inputs
 from swapnet.executor.memory import for_pool, usage
 from swapnet.executor.plan import Plan, PlanOptions, Read, make_plan
@@ -53,6 +55,8 @@ class SwapExecutor:
         Record every request, for a timeline.
     before_read
         Called before each request overwrites its place; tests poison it.
+    gpu
+        A GPU in place of the device's, such as a simulated one.
 
     Raises
     ------
@@ -88,10 +92,11 @@ class SwapExecutor:
         verify: bool = False,
         trace: bool = False,
         before_read: Callable[[Any, Read], None] | None = None,
+        gpu: Accelerator | None = None,
     ) -> None:
         self.folder = Path(folder)
         self._device = device or Device()
-        self.manifest: Manifest = for_pool(load_manifest(self.folder, shapes), self._device.pool)
+        manifest = for_pool(load_manifest(self.folder, shapes), self._device.pool)
         self._options = options
         self._trace = trace
         self._before_read = before_read
@@ -102,16 +107,21 @@ class SwapExecutor:
         self._state: Execution | None = None
         self._stats = Stats()
         parsed = Budget.parse(budget)
-        self._backend: Backend = open_backend(
-            self.folder,
-            self.manifest,
-            self._device,
-            scratch_bytes=usage(self.manifest).scratch_bytes,
-        )
-        self._profile = load_profile(self.folder, self.manifest, self._device.fingerprint)
-        self._values = self._backend.values()
-        self._storage = WeightFile(self.folder / WEIGHTS, LoadMode.parse(load_mode))
-        try:
+        with ExitStack() as opened:
+            self._backend: Backend = open_backend(
+                self.folder,
+                manifest,
+                self._device,
+                scratch_bytes=usage(manifest).scratch_bytes,
+                gpu=gpu,
+            )
+            opened.callback(self._backend.close)
+            self.manifest: Manifest = self._backend.manifest
+            self._available_bytes = self._backend.available_bytes()
+            fingerprint = replace(self._device, gpu=self._backend.gpu).fingerprint
+            self._profile = load_profile(self.folder, self.manifest, fingerprint)
+            self._storage = WeightFile(self.folder / WEIGHTS, LoadMode.parse(load_mode))
+            opened.callback(self._storage.close)
             if self._storage.nbytes != self.manifest.weights_nbytes:
                 raise StorageError(
                     f"{self._storage.path} is damaged",
@@ -121,10 +131,11 @@ class SwapExecutor:
                 )
             if verify:
                 check_weights(self.manifest, self._storage)
-            self._load(self._make_plan(parsed))
-        except BaseException:
-            self.close()
-            raise
+            plan = self._make_plan(parsed)
+            self._values = self._backend.values()
+            opened.callback(self._values.close)
+            self._load(plan)
+            self._resources = opened.pop_all()
 
     @property
     def load_mode(self) -> LoadMode:
@@ -230,9 +241,7 @@ class SwapExecutor:
             self._release()
             if state is not None:
                 state.arena.discard()
-            self._backend.close()
-            self._storage.close()
-            self._values.close()
+            self._resources.close()
 
     def __enter__(self) -> SwapExecutor:
         return self
@@ -255,23 +264,28 @@ class SwapExecutor:
         return self._state
 
     def _make_plan(self, budget: Budget) -> Plan:
-        budget_bytes = admitted_bytes(budget, self.manifest)
+        budget_bytes = admitted_bytes(budget, self.manifest, self._available_bytes)
         return make_plan(self.manifest, self._profile, budget_bytes, self._options)
 
     def _load(
         self, plan: Plan, arena: Memory | None = None, resident: Collection[int] = ()
     ) -> None:
-        self._state = Execution(
-            self.manifest,
-            plan,
-            self._storage,
-            self._backend,
-            values=self._values,
-            arena=arena or self._backend.arena(plan.arena_bytes),
-            resident=resident,
-            trace=self._trace,
-            before_read=self._before_read,
-        )
+        arena = arena or self._backend.arena(plan.arena_bytes)
+        try:
+            self._state = Execution(
+                self.manifest,
+                plan,
+                self._storage,
+                self._backend,
+                values=self._values,
+                arena=arena,
+                resident=resident,
+                trace=self._trace,
+                before_read=self._before_read,
+            )
+        except BaseException:
+            arena.discard()
+            raise
         self._plan = plan
 
     def _relocate(self, arena: Memory, before: Plan, plan: Plan) -> None:

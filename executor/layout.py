@@ -14,6 +14,8 @@ __all__ = [
     "ValueLayout",
     "is_placed",
     "last_uses",
+    "lay_out_all",
+    "lay_out_staged",
     "lay_out_values",
     "lifetimes",
     "pack",
@@ -89,6 +91,42 @@ def lay_out_values(manifest: Manifest) -> ValueLayout:
     return ValueLayout(
         {name: layout.offsets[place] for name, place in place_of.items()}, layout.nbytes
     )
+
+
+def lay_out_all(manifest: Manifest) -> ValueLayout:
+    """Offsets for inputs, values and outputs, each of its planned size: where all lie on a GPU.
+
+    Inputs are there from the beginning, outputs until the end.
+    """
+    spans: dict[str, tuple[int, int]] = {}
+    for block in manifest.blocks:
+        for name in (*block.inputs, *block.outputs):
+            spans[name] = (spans.get(name, (block.index, 0))[0], block.index)
+    end = len(manifest.blocks)
+    for tensor in manifest.inputs:
+        spans[tensor.name] = (-1, spans.get(tensor.name, (-1, -1))[1])
+    for tensor in manifest.outputs:
+        spans[tensor.name] = (spans[tensor.name][0], end)
+    return pack(
+        Interval(name, manifest.tensors[name].nbytes, first, last)
+        for name, (first, last) in spans.items()
+    )
+
+
+def lay_out_staged(manifest: Manifest) -> ValueLayout:
+    """Offsets for what goes between host and GPU: inputs, outputs, and what lookups read and give.
+
+    One after the other, for copies of several may be under way.
+    """
+    lookups = [block for block in manifest.blocks if not block.is_graph]
+    names = [tensor.name for tensor in (*manifest.inputs, *manifest.outputs)]
+    names += [name for block in lookups for name in (*block.inputs, *block.outputs)]
+    offsets: dict[str, int] = {}
+    nbytes = 0
+    for name in dict.fromkeys(names):
+        offsets[name] = nbytes
+        nbytes = align_up(nbytes + manifest.tensors[name].nbytes, TENSOR_ALIGNMENT)
+    return ValueLayout(offsets, nbytes)
 
 
 def pack(intervals: Iterable[Interval]) -> ValueLayout:

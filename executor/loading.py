@@ -21,6 +21,7 @@ __all__ = [
     "DirectLoader",
     "Loader",
     "Reader",
+    "Writable",
     "load_once",
     "pieces",
     "unreadable",
@@ -39,6 +40,13 @@ class Reader(Protocol):
 
     def read_into(self, destination: memoryview, offset: int) -> None:
         """Fill ``destination`` from ``offset`` on."""
+
+
+class Writable(Protocol):
+    """Memory that the host writes to."""
+
+    def view(self, offset: int, nbytes: int) -> memoryview:
+        """Writable bytes ``offset`` to ``offset + nbytes``."""
 
 
 class Loader(Protocol):
@@ -71,6 +79,9 @@ class Loader(Protocol):
             They can't be brought to the device.
         """
 
+    def reset(self) -> None:
+        """Forget what came in part: nothing is in flight, and reading begins again."""
+
     def close(self) -> None:
         """Give memory of its own back. Safe to call twice."""
 
@@ -89,7 +100,7 @@ class DirectLoader:
     largest_bytes = READ_BYTES
 
     def __init__(
-        self, storage: Reader, arena: Arena, *, before_read: BeforeRead | None = None
+        self, storage: Reader, arena: Writable, *, before_read: BeforeRead | None = None
     ) -> None:
         self._storage = storage
         self._arena = arena
@@ -103,6 +114,9 @@ class DirectLoader:
             self._before_read(read)
         self._fill(self._arena.view(read.arena_offset, read.nbytes), read)
         return Passed()
+
+    def reset(self) -> None:
+        """Nothing comes in part."""
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -125,7 +139,7 @@ class CopyLoader(DirectLoader):
     def __init__(
         self,
         storage: Reader,
-        arena: Arena,
+        arena: Writable,
         *,
         largest_bytes: int,
         before_read: BeforeRead | None = None,

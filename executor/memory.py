@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import msgspec
 
 from swapnet.budget import Demand
 from swapnet.executor.device import ThreadPool
-from swapnet.executor.layout import is_placed, lay_out_values
+from swapnet.executor.layout import is_placed, lay_out_all, lay_out_staged, lay_out_values
 from swapnet.manifest import SESSION_BYTES, Manifest
 from swapnet.units import align_up
 
 __all__ = [
     "LOOKUP_BYTES",
+    "PLANS_AT_ONCE",
     "READ_BYTES",
     "Usage",
     "demand",
     "for_pool",
+    "gpu_staging_bytes",
     "mappable_bytes",
     "page_table_bytes",
     "usage",
@@ -34,6 +37,9 @@ _DYNAMIC_SLACK = 1.25
 
 _POOLLESS_SESSION_BYTES = 48 << 10
 """A session without threads of its own; 40 to 57 KiB with its graph were measured."""
+
+PLANS_AT_ONCE = 2
+"""Serialized engines on their way: one is read while another is loaded."""
 
 _PIPELINE_BYTES = 4 << 20
 """Threads, their stacks, the bookkeeping of a plan, and the heap's fragments."""
@@ -79,7 +85,7 @@ def for_pool(manifest: Manifest, pool: ThreadPool) -> Manifest:
 
     `load_manifest` counts threads for each session; with one pool for the process there are none.
     """
-    if pool is ThreadPool.SESSION:
+    if pool is ThreadPool.SESSION or manifest.runs_on_gpu:
         return manifest
     saved = SESSION_BYTES - _POOLLESS_SESSION_BYTES
     blocks = tuple(
@@ -110,11 +116,18 @@ def usage(manifest: Manifest, *, copies_bytes: int = 0) -> Usage:
         Memory that requests are copied from, where they do not go to their place at once.
     """
     scratch = max((block.activation_bytes for block in manifest.blocks), default=0)
-    if not all(is_placed(value) for value in manifest.values):
-        scratch = int(scratch * _DYNAMIC_SLACK)
-    scratch = align_up(scratch, 4096)
-    values = lay_out_values(manifest).nbytes + _looked_up_bytes(manifest)
     io = sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs))
+    if manifest.runs_on_gpu:
+        io += lay_out_staged(manifest).nbytes
+        copies_bytes += gpu_staging_bytes(manifest)
+    if manifest.is_tensorrt:
+        values = lay_out_all(manifest).nbytes
+        copies_bytes += PLANS_AT_ONCE * max(_plan_bytes(manifest), default=0)
+    else:
+        values = lay_out_values(manifest).nbytes + _looked_up_bytes(manifest)
+        if not all(is_placed(value) for value in manifest.values):
+            scratch = int(scratch * _DYNAMIC_SLACK)
+    scratch = align_up(scratch, 4096)
     rows = 0 if all(block.is_graph for block in manifest.blocks) else LOOKUP_BYTES
     tables = page_table_bytes(values + scratch + io)
     return Usage(
@@ -124,6 +137,21 @@ def usage(manifest: Manifest, *, copies_bytes: int = 0) -> Usage:
         staging_bytes=_PIPELINE_BYTES + rows + tables + copies_bytes,
         skeleton_bytes=sum(block.skeleton_bytes for block in manifest.blocks),
     )
+
+
+def gpu_staging_bytes(manifest: Manifest) -> int:
+    """Page-locked memory from which weights are copied to a GPU; none is used where it reads there.
+
+    Enough for two of the largest requests: storage fills one while the other is copied.
+    """
+    extents = [manifest.shared_extent.nbytes]
+    extents += [b.extent.nbytes for b in manifest.blocks if b.is_graph]
+    return 2 * min(max(extents), READ_BYTES)
+
+
+def _plan_bytes(manifest: Manifest) -> Iterator[int]:
+    """Extents that hold serialized engines: they are read to the host before they are loaded."""
+    return (b.extent.nbytes for b in manifest.blocks if b.weight_style == "embedded")
 
 
 def _looked_up_bytes(manifest: Manifest) -> int:

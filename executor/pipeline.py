@@ -160,6 +160,7 @@ class Pipeline:
             self._changed.notify_all()
             while self._in_flight:
                 self._changed.wait()
+            self._loader.reset()
             self._reset()
         self.start()
 

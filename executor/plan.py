@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from swapnet.errors import BudgetError
 from swapnet.executor.memory import Usage, mappable_bytes, page_table_bytes, usage
@@ -118,6 +119,8 @@ class Plan:
         Of one inference, in order.
     readers
         Requests in flight.
+    request_bytes
+        Size of one request, about; its limit where requests are copied.
     copy
         Requests go to memory of their own and are copied from there.
     shared_bytes, resident_bytes, ring_bytes
@@ -133,6 +136,7 @@ class Plan:
     steps: tuple[Step, ...]
     reads: tuple[Read, ...]
     readers: int
+    request_bytes: int
     copy: bool
     shared_bytes: int
     resident_bytes: int
@@ -234,7 +238,8 @@ def make_plan(
         choice = planner.best(resident=options.resident, join=options.merge).choice
     order = schedule(outline, choice, cyclic=options.cyclic, least_bytes=request_bytes // 2)
     places = _places(manifest, order.offsets)
-    reads = tuple(_reads(manifest, places, order.flows, request_bytes))
+    at_most = options.copy or manifest.runs_on_gpu
+    reads = tuple(_reads(manifest, places, order.flows, request_bytes, at_most=at_most))
     steps = tuple(_steps(order.spans, reads))
     return Plan(
         budget_bytes=budget_bytes,
@@ -242,6 +247,7 @@ def make_plan(
         steps=steps,
         reads=reads,
         readers=readers,
+        request_bytes=request_bytes,
         copy=options.copy,
         shared_bytes=manifest.shared_extent.nbytes,
         ring_bytes=order.ring_bytes,
@@ -275,12 +281,19 @@ def _places(manifest: Manifest, offsets: Sequence[int | None]) -> tuple[Place, .
 
 
 def _reads(
-    manifest: Manifest, places: Sequence[Place], flows: Sequence[Flow], request_bytes: int
+    manifest: Manifest,
+    places: Sequence[Place],
+    flows: Sequence[Flow],
+    request_bytes: int,
+    *,
+    at_most: bool,
 ) -> Iterator[Read]:
-    """Each flow in equal requests of about ``request_bytes``."""
+    """Each flow in equal requests of about, or at most, ``request_bytes``."""
     for flow in flows:
-        pieces = max(1, round(flow.nbytes / request_bytes))
-        piece = align_up(-(-flow.nbytes // pieces), EXTENT_ALIGNMENT)
+        pieces = (
+            ceil(flow.nbytes / request_bytes) if at_most else round(flow.nbytes / request_bytes)
+        )
+        piece = align_up(-(-flow.nbytes // max(pieces, 1)), EXTENT_ALIGNMENT)
         extent = manifest.blocks[flow.block].extent
         for start in range(0, flow.nbytes, piece):
             begin = flow.start + start

@@ -22,10 +22,12 @@ import msgspec
 from swapnet.errors import EngineError
 from swapnet.sealed import read_sealed, sha256_of, write_sealed
 from swapnet.shapes import MeasuredShapes, as_option, input_shapes, load_shapes, shapes_key
+from swapnet.tensorrt import TENSORRT
 from swapnet.tensors import ELEMENT_BYTES, concrete_nbytes
 
 __all__ = [
     "EXTENT_ALIGNMENT",
+    "GPU_BACKENDS",
     "MANIFEST",
     "SCHEMA",
     "SESSION_BYTES",
@@ -48,6 +50,7 @@ __all__ = [
 
 SCHEMA: Final = "swapnet-engine/1"
 MANIFEST = "manifest.json"
+GPU_BACKENDS = (*TENSORRT, "onnxruntime-cuda")
 WEIGHTS = "weights.bin"
 EXTENT_ALIGNMENT = 4096
 """What direct I/O asks of offsets, lengths and addresses."""
@@ -208,6 +211,16 @@ class Manifest(_Record, frozen=True, dict=True):
         executed = [(b.checksum, b.file_checksum, b.operators) for b in self.blocks]
         return sha256_of(msgspec.json.encode((executed, self.compiled, self.planned_shapes)))
 
+    @property
+    def runs_on_gpu(self) -> bool:
+        """Whether its backend executes on a GPU."""
+        return self.compiled.backend in GPU_BACKENDS
+
+    @property
+    def is_tensorrt(self) -> bool:
+        """Whether its blocks are serialized TensorRT engines."""
+        return self.compiled.backend in TENSORRT
+
     @cached_property
     def swappable_bytes(self) -> int:
         """Extents of all graph blocks: what an unswapped executor keeps in memory."""
@@ -317,6 +330,8 @@ def _faults(manifest: Manifest) -> Iterator[str]:
         if block.is_graph != (block.lookup is None):
             yield f"{name} is a {block.kind} block with{'' if block.is_graph else 'out'} a table"
         yield from _extent_faults(name, block.extent, block.weights, manifest)
+        if (block.weight_style == "embedded") != (0 < block.plan_nbytes <= block.extent.nbytes):
+            yield f"{name} has an engine of {block.plan_nbytes} bytes in {block.extent.nbytes}"
         if block.lookup is not None:
             yield from _lookup_faults(name, block.lookup, manifest)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from swapnet.executor.marks import Mark
 from swapnet.executor.plan import Plan, Step
+from swapnet.manifest import Manifest
 from swapnet.tensors import Array
 
 if TYPE_CHECKING:
@@ -110,12 +111,23 @@ class Backend(Protocol):
     ----------
     name
         As the manifest has it.
+    manifest
+        The engine, with what it needs here where that is known better than when it was built.
+    gpu
+        What delays are measured on, where that is a GPU; empty elsewhere.
     is_asynchronous
         What it executes goes on after the call that started it.
     """
 
     name: str
+    manifest: Manifest
     is_asynchronous: bool
+
+    @property
+    def gpu(self) -> str: ...
+
+    def available_bytes(self) -> int:
+        """Memory that a budget may be of."""
 
     def arena(self, nbytes: int) -> Memory:
         """Reserve memory for weights.

@@ -8,6 +8,7 @@ from typing import Any
 from swapnet.executor.arena import Arena
 from swapnet.executor.backends.base import Memory
 from swapnet.executor.loading import BeforeRead, CopyLoader, DirectLoader, Loader, Reader
+from swapnet.executor.machine import memory_bytes
 from swapnet.executor.marks import Mark, Passed
 from swapnet.executor.plan import Plan
 from swapnet.executor.values import Values
@@ -27,9 +28,14 @@ class HostBackend:
     """
 
     is_asynchronous = False
+    gpu = ""
 
     def __init__(self, manifest: Manifest) -> None:
-        self._manifest = manifest
+        self.manifest = manifest
+
+    def available_bytes(self) -> int:
+        """The machine's."""
+        return memory_bytes()
 
     def arena(self, nbytes: int) -> Arena:
         """Anonymous memory."""
@@ -37,7 +43,7 @@ class HostBackend:
 
     def values(self) -> Values:
         """Anonymous memory."""
-        return Values(self._manifest, self.array)
+        return Values(self.manifest, self.array)
 
     def loader(
         self, storage: Reader, arena: Memory, plan: Plan, before_read: BeforeRead | None
@@ -45,8 +51,9 @@ class HostBackend:
         """Straight to the place, or as `Plan.copy` says."""
         assert isinstance(arena, Arena)
         if plan.copy:
-            largest = max((read.nbytes for read in plan.reads), default=DirectLoader.largest_bytes)
-            return CopyLoader(storage, arena, largest_bytes=largest, before_read=before_read)
+            return CopyLoader(
+                storage, arena, largest_bytes=plan.request_bytes, before_read=before_read
+            )
         return DirectLoader(storage, arena, before_read=before_read)
 
     def array(self, value: Any) -> Array:

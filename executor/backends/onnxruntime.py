@@ -9,17 +9,29 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from swapnet.errors import BackendError, BackendUnavailableError, BudgetError, EngineError
+from swapnet.errors import BackendError, BackendUnavailableError, BudgetError
 from swapnet.executor.backends.base import Array, Bindings
 from swapnet.executor.backends.host import HostBackend
+from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.layout import is_placed
 from swapnet.executor.plan import Step
 from swapnet.executor.wire import merge_skeletons
-from swapnet.manifest import Manifest, Tensor, sha256_of
+from swapnet.manifest import Manifest, Tensor
 from swapnet.tensors import ONNX_TYPES, numpy_dtype
 
-__all__ = ["LARGEST_CHUNK_BYTES", "OnnxRuntimeBackend", "own_process", "version"]
+__all__ = [
+    "LARGEST_CHUNK_BYTES",
+    "Allocated",
+    "OnnxRuntimeBackend",
+    "OrtSegment",
+    "open_segment",
+    "own_process",
+    "refused",
+    "segment_model",
+    "session_options",
+    "version",
+]
 
 LARGEST_CHUNK_BYTES = (1 << 31) - (1 << 20)
 """The arena takes its memory at once up to here: ONNX Runtime counts it in 32 bits."""
@@ -90,10 +102,10 @@ class OnnxRuntimeBackend(HostBackend):
         self._folder = folder
         self._scratch_bytes = max(scratch_bytes, 1 << 16)
         self._device = device
-        self._skeletons: dict[int, bytes] = {}
+        self._skeletons = Skeletons(folder, manifest)
         self._sessions: dict[tuple[int, int], Any] = {}
 
-    def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[_OrtSegment]:
+    def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[OrtSegment]:
         """The segments of all steps, sharing one arena.
 
         Sessions of the same blocks are taken over from the plan before, others forgotten: a new
@@ -111,13 +123,13 @@ class OnnxRuntimeBackend(HostBackend):
                 if span not in self._sessions:
                     self._sessions[span] = self._make(*span)
         return [
-            _OrtSegment(self._sessions[span], self._manifest, step, bindings)
+            OrtSegment(self._sessions[span], self.manifest, step, bindings)
             for span, step in zip(spans, steps, strict=True)
         ]
 
     def array(self, value: Any) -> Array:
         """A host array of a value; a copy, for the arena's memory is needed again."""
-        return np.array(value.tensor.numpy()) if isinstance(value, _Allocated) else value
+        return np.array(value.tensor.numpy()) if isinstance(value, Allocated) else value
 
     def close(self) -> None:
         """Forget sessions and skeletons; a session lives as long as a segment of it."""
@@ -148,47 +160,59 @@ class OnnxRuntimeBackend(HostBackend):
 
     def _make(self, first: int, last: int) -> Any:
         """A session of consecutive blocks."""
-        import onnxruntime as ort
-
-        wanted = _outputs(self._manifest, first, last)
-        model = merge_skeletons([self._skeleton(b) for b in range(first, last + 1)], wanted)
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.enable_mem_pattern = False
-        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+        options = session_options(shared_arena=True)
         if self._device.pool is ThreadPool.GLOBAL:
             options.use_per_session_threads = False
         else:
             options.intra_op_num_threads = self._device.threads
             options.inter_op_num_threads = 1
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.use_env_allocators", "1")
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        try:
-            return ort.InferenceSession(model, options, ["CPUExecutionProvider"])
-        except Exception as error:
-            raise _refused(f"blocks {first} to {last} can't be loaded", error) from error
+        model = segment_model(self.manifest, self._skeletons, first, last)
+        return open_segment(model, options, "CPUExecutionProvider", {}, first, last)
 
-    def _skeleton(self, index: int) -> bytes:
-        if index not in self._skeletons:
-            block = self._manifest.blocks[index]
-            path = self._folder / block.file
-            rebuild = "build the engine again: swapnet build"
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                raise EngineError(
-                    f"{path} can't be read", why=error.strerror or str(error), hint=rebuild
-                ) from error
-            if (found := sha256_of(data)) != block.file_checksum:
-                raise EngineError(
-                    f"{path} was changed after it was written",
-                    why=f"its checksum is {found[:12]}…, it should be {block.file_checksum[:12]}…",
-                    hint=rebuild,
-                )
-            self._skeletons[index] = data
-        return self._skeletons[index]
+
+def session_options(*, shared_arena: bool) -> Any:
+    """Of every session: operators run as they are stored, in the order of the file.
+
+    Parameters
+    ----------
+    shared_arena
+        Its memory comes from the arena that is registered with the process.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_mem_pattern = False
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.add_session_config_entry("session.use_env_allocators", str(int(shared_arena)))
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
+def segment_model(manifest: Manifest, skeletons: Skeletons, first: int, last: int) -> bytes:
+    """The skeletons of consecutive blocks as one model."""
+    wanted = _outputs(manifest, first, last)
+    return merge_skeletons([skeletons[b] for b in range(first, last + 1)], wanted)
+
+
+def open_segment(
+    model: bytes, options: Any, provider: str, settings: Mapping[str, str], first: int, last: int
+) -> Any:
+    """A session of consecutive blocks.
+
+    Raises
+    ------
+    BackendError
+        ONNX Runtime refuses it.
+    """
+    import onnxruntime as ort
+
+    try:
+        return ort.InferenceSession(model, options, [(provider, dict(settings))])
+    except Exception as error:
+        raise refused(f"blocks {first} to {last} can't be loaded", error) from error
 
 
 def _outputs(manifest: Manifest, first: int, last: int) -> list[str]:
@@ -206,7 +230,7 @@ def _outputs(manifest: Manifest, first: int, last: int) -> list[str]:
     ]
 
 
-class _Allocated:
+class Allocated:
     """An output in the arena; its memory returns when it is forgotten.
 
     Until ONNX Runtime 1.27 at least, what a binding gives is a view of the binding's own value:
@@ -224,12 +248,34 @@ class _Allocated:
         self._binding.bind_output(self._name, "cpu")
 
 
-class _OrtSegment:
-    """A session whose weights and placed values are bound once."""
+class OrtSegment:
+    """A session whose weights and placed values are bound once.
 
-    def __init__(self, session: Any, manifest: Manifest, step: Step, bindings: Bindings) -> None:
+    Parameters
+    ----------
+    session, step
+        Consecutive blocks.
+    manifest, bindings
+        The engine, and where its weights and placed values lie.
+    memory
+        What ONNX Runtime calls the memory in which they do.
+    run_options
+        Of each run.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        manifest: Manifest,
+        step: Step,
+        bindings: Bindings,
+        memory: str = "cpu",
+        run_options: Any = None,
+    ) -> None:
         self._session = session
         self._step = step
+        self._memory = memory
+        self._run_options = run_options
         self._binding = session.io_binding()
         weights = {
             weight.name: (weight, bindings.weights[block.index, weight.name])
@@ -242,27 +288,32 @@ class _OrtSegment:
         for arg in session.get_inputs():
             if bound := weights.get(arg.name) or shared.get(arg.name):
                 weight, address = bound
-                self._bind(self._binding.bind_input, weight, weight.shape, address)
+                self._place(self._binding.bind_input, weight, address)
             elif arg.name in bindings.values:
                 value = manifest.tensors[arg.name]
-                self._bind(self._binding.bind_input, value, value.shape, bindings.values[arg.name])
+                self._place(self._binding.bind_input, value, bindings.values[arg.name])
             else:
                 self._given_inputs.append(manifest.tensors[arg.name])
         for arg in session.get_outputs():
             value = manifest.tensors[arg.name]
             if arg.name in bindings.values:
-                self._bind(self._binding.bind_output, value, value.shape, bindings.values[arg.name])
+                self._place(self._binding.bind_output, value, bindings.values[arg.name])
             else:
                 self._given_outputs.append(value)
         placed = len(session.get_outputs()) - len(self._given_outputs)
         self._positions = {t.name: placed + i for i, t in enumerate(self._given_outputs)}
         """In the order of binding, which is the order of `get_outputs`."""
 
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """Outputs without a fixed place."""
+        return tuple(tensor.name for tensor in self._given_outputs)
+
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
         """Execute; see `Segment.run`."""
         for tensor in self._given_inputs:
             value = results.get(tensor.name, given.get(tensor.name))
-            if isinstance(value, _Allocated):
+            if isinstance(value, Allocated):
                 self._binding.bind_ortvalue_input(tensor.name, value.tensor)
             else:
                 array = np.asarray(value)
@@ -272,11 +323,11 @@ class _OrtSegment:
                 array = results[tensor.name]
                 self._bind(self._binding.bind_output, tensor, array.shape, array.ctypes.data)
             else:
-                self._binding.bind_output(tensor.name, "cpu")
+                self._binding.bind_output(tensor.name, self._memory)
         try:
-            self._session.run_with_iobinding(self._binding)
+            self._session.run_with_iobinding(self._binding, self._run_options)
         except Exception as error:
-            raise _refused(
+            raise refused(
                 f"blocks {self._step.first} to {self._step.last} failed", error
             ) from error
         allocated = [t for t in self._given_outputs if t.name not in results]
@@ -284,19 +335,23 @@ class _OrtSegment:
             outputs = self._binding.get_outputs()
             for tensor in allocated:
                 value = outputs[self._positions[tensor.name]]
-                given[tensor.name] = _Allocated(value, self._binding, tensor.name)
+                given[tensor.name] = Allocated(value, self._binding, tensor.name)
         for tensor in self._given_inputs:
             empty = np.empty(0, numpy_dtype(tensor.dtype))
             self._bind(self._binding.bind_input, tensor, (0,), empty.ctypes.data)
 
+    def _place(self, bind: Any, tensor: Any, address: int) -> None:
+        bind(tensor.name, self._memory, 0, _kind(tensor.dtype), list(tensor.shape), address)
+
     def _bind(self, bind: Any, tensor: Any, shape: Sequence[int | str], address: int) -> None:
-        kind: Any = numpy_dtype(tensor.dtype)
-        if tensor.dtype == "bfloat16":
-            kind = ONNX_TYPES["bfloat16"]
-        bind(tensor.name, "cpu", 0, kind, list(shape), address)
+        bind(tensor.name, "cpu", 0, _kind(tensor.dtype), list(shape), address)
 
 
-def _refused(what: str, error: Exception) -> BackendError | BudgetError:
+def _kind(dtype: str) -> Any:
+    return ONNX_TYPES["bfloat16"] if dtype == "bfloat16" else numpy_dtype(dtype)
+
+
+def refused(what: str, error: Exception) -> BackendError | BudgetError:
     reason = str(error).strip().splitlines()[0]
     if "smaller than requested" in reason:
         return BudgetError(

@@ -111,7 +111,7 @@ class SimulatedBackend(HostBackend):
 
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[_SimulatedSegment]:
         """See `Backend.segments`."""
-        return [_SimulatedSegment(self._manifest, s, bindings, self._on_step) for s in steps]
+        return [_SimulatedSegment(self.manifest, s, bindings, self._on_step) for s in steps]
 
     def close(self) -> None:
         """Nothing to release."""

@@ -9,9 +9,10 @@ import pytest
 
 from swapnet.errors import BackendError, BackendUnavailableError, EngineError
 from swapnet.executor import SwapExecutor
+from swapnet.executor.backends import can_run
 from swapnet.executor.backends.onnxruntime import version
 from swapnet.fingerprint import PORTABLE, cpu_fingerprint
-from swapnet.manifest import load_manifest, save_manifest, sha256_of
+from swapnet.manifest import GPU_BACKENDS, load_manifest, save_manifest, sha256_of
 from tests.helpers.engines import BuildToy
 
 
@@ -28,9 +29,24 @@ def compiled(folder: Path, **changes: Any) -> None:
 
 
 def test_another_backend_is_named(folder: Path) -> None:
-    compiled(folder, backend="tensorrt")
-    with pytest.raises(BackendUnavailableError, match="was compiled for tensorrt"):
+    compiled(folder, backend="openvino")
+    with pytest.raises(BackendUnavailableError, match="was compiled for openvino"):
         SwapExecutor(folder, "100%")
+
+
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
+def test_a_gpu_that_is_missing_is_told_before_libraries_are_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr("ctypes.CDLL", missing)
+    compiled(folder, backend=backend)
+    with pytest.raises(BackendUnavailableError, match="no CUDA driver here") as caught:
+        SwapExecutor(folder, "100%")
+    assert "libcuda.so.1" in caught.value.why
+    assert not can_run(backend)
 
 
 def test_another_processor_is_named(folder: Path) -> None:

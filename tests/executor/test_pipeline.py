@@ -86,8 +86,7 @@ def make_rig(
 
     before_read = overwrite if poison else None
     direct = DirectLoader(storage, arena, before_read=before_read)
-    largest = max((read.nbytes for read in plan.reads), default=PAGE)
-    copy = CopyLoader(storage, arena, largest_bytes=largest, before_read=before_read)
+    copy = CopyLoader(storage, arena, largest_bytes=plan.request_bytes, before_read=before_read)
     pipeline = Pipeline(plan, copy if plan.copy else direct)
     bindings = Bindings(
         {

@@ -1,0 +1,110 @@
+"""What backends on a GPU share: two streams, events for marks, memory of the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from swapnet.errors import BackendError
+from swapnet.executor.backends.base import Memory
+from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind
+from swapnet.executor.gpu.clock import Clock, GpuMark
+from swapnet.executor.gpu.memory import GpuArena
+from swapnet.executor.gpu.staging import StagedLoader
+from swapnet.executor.loading import BeforeRead, DirectLoader, Loader, Reader
+from swapnet.executor.marks import Mark
+from swapnet.executor.memory import gpu_staging_bytes
+from swapnet.executor.plan import Plan
+from swapnet.manifest import EXTENT_ALIGNMENT, Manifest
+from swapnet.tensors import Array
+
+__all__ = ["GpuBackend"]
+
+
+class GpuBackend:
+    """Base of a backend on a GPU; see `Backend`.
+
+    Parameters
+    ----------
+    manifest
+        The engine.
+    accelerator
+        The GPU.
+    kind
+        Where weights lie.
+    """
+
+    is_asynchronous = True
+
+    def __init__(self, manifest: Manifest, accelerator: Accelerator, kind: MemoryKind) -> None:
+        self.manifest = manifest
+        self.memory_kind = kind
+        self._accelerator = accelerator
+        self._compute = accelerator.stream()
+        self._copies = accelerator.stream()
+        self._clock = Clock(self._compute)
+
+    @property
+    def gpu(self) -> str:
+        """What delays are measured on."""
+        return f"{self._accelerator.attributes.fingerprint}, {self.memory_kind} memory"
+
+    def available_bytes(self) -> int:
+        """Memory of the GPU that is free."""
+        return self._accelerator.free_bytes()
+
+    def arena(self, nbytes: int) -> GpuArena:
+        """Memory of the kind that was chosen."""
+        return GpuArena(self._accelerator, self.memory_kind, nbytes, self._copies)
+
+    def loader(
+        self, storage: Reader, arena: Memory, plan: Plan, before_read: BeforeRead | None
+    ) -> Loader:
+        """Straight to the place where the host sees it, through page-locked memory elsewhere."""
+        assert isinstance(arena, GpuArena)
+        if self.memory_kind.is_host_visible:
+            return DirectLoader(storage, arena, before_read=before_read)
+        staging = gpu_staging_bytes(self.manifest)
+        largest = min(plan.request_bytes, max(staging // 2, EXTENT_ALIGNMENT))
+        return StagedLoader(
+            storage,
+            arena,
+            self._accelerator,
+            self._copies,
+            self._clock,
+            largest_bytes=largest,
+            slots=max(staging // largest, 1),
+            before_read=before_read,
+        )
+
+    def array(self, value: Any) -> Array:
+        """See `Backend.array`."""
+        array: Array = value
+        return array
+
+    def follow(self, marks: Sequence[Mark]) -> None:
+        """The compute stream waits for the copies' events; the host does not."""
+        for mark in marks:
+            if isinstance(mark, GpuMark):
+                self._compute.wait(mark.event)
+
+    def mark(self) -> GpuMark:
+        """An event of the compute stream."""
+        return GpuMark(self._compute.record(), self._clock)
+
+    def synchronize(self) -> None:
+        """Wait for both streams, the second even where the first failed."""
+        try:
+            self._copies.synchronize()
+        finally:
+            self._compute.synchronize()
+
+    def _settle(self) -> None:
+        """Let both streams end, whatever of them fails."""
+        with suppress(BackendError):
+            self.synchronize()
+
+    def _begin(self) -> None:
+        """An inference begins: events are timed from now, while the stream is idle."""
+        self._clock = Clock(self._compute)

@@ -1,0 +1,60 @@
+"""Skeletons of an engine directory: read once, and checked against the manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from swapnet.errors import EngineError
+from swapnet.manifest import Manifest, sha256_of
+
+__all__ = ["Skeletons"]
+
+
+class Skeletons:
+    """The files of an engine's blocks.
+
+    Parameters
+    ----------
+    folder, manifest
+        The engine.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder = folder
+        self._blocks = manifest.blocks
+        self._read: dict[int, bytes] = {}
+
+    def __getitem__(self, index: int) -> bytes:
+        """The bytes of a block's file; kept.
+
+        Raises
+        ------
+        EngineError
+            The file is missing or was changed.
+        """
+        if index not in self._read:
+            self._read[index] = self.read(index)
+        return self._read[index]
+
+    def read(self, index: int) -> bytes:
+        """The same, not kept."""
+        block = self._blocks[index]
+        path = self._folder / block.file
+        rebuild = "build the engine again: swapnet build"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise EngineError(
+                f"{path} can't be read", why=error.strerror or str(error), hint=rebuild
+            ) from error
+        if (found := sha256_of(data)) != block.file_checksum:
+            raise EngineError(
+                f"{path} was changed after it was written",
+                why=f"its checksum is {found[:12]}…, it should be {block.file_checksum[:12]}…",
+                hint=rebuild,
+            )
+        return data
+
+    def clear(self) -> None:
+        """Forget what was kept."""
+        self._read.clear()

@@ -1,0 +1,413 @@
+"""TensorRT and TensorRT-RTX: a block is a serialized engine, its weights bound or inside.
+
+With *external* weights the engine is small, is made once and stays: swapping is reading bytes to
+the addresses that it was bound to. With *embedded* ones the engine is made anew in each inference,
+in the reading thread, from memory that holds its plan; what TensorRT allocates for it lies in the
+block's place of the arena. TensorRT-RTX can do that without making the engine anew: it loads and
+unloads the weights of one that stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from swapnet.errors import BackendError, EngineError
+from swapnet.executor.backends.base import Bindings, Memory
+from swapnet.executor.backends.gpu import GpuBackend
+from swapnet.executor.backends.skeletons import Skeletons
+from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind
+from swapnet.executor.gpu.allocation import Allocations, Heap, Region, Source
+from swapnet.executor.gpu.clock import GpuMark
+from swapnet.executor.gpu.memory import GpuArena
+from swapnet.executor.gpu.plans import PlanLoader
+from swapnet.executor.gpu.values import GpuValues
+from swapnet.executor.loading import BeforeRead, Loader, Reader
+from swapnet.executor.marks import Mark, Passed
+from swapnet.executor.plan import Plan, Step
+from swapnet.manifest import WEIGHTS, Block, Manifest
+from swapnet.tensorrt import listening, load_tensorrt, logger
+from swapnet.tensors import Array
+from swapnet.units import align_up
+
+__all__ = ["TensorRTBackend"]
+
+_SPARE_BYTES = 4 << 20
+"""What engines may ask for while they execute, beyond what they took when they were made."""
+
+
+class TensorRTBackend(GpuBackend):
+    """Engines that share one scratch memory and one allocator of ours.
+
+    Each engine is made once when the backend is opened: what it needs beside weights is then known,
+    and `manifest` says so.
+
+    Parameters
+    ----------
+    folder, manifest
+        The engine.
+    accelerator, kind
+        The GPU, and where weights lie.
+
+    Raises
+    ------
+    BackendUnavailableError
+        The library is not here.
+    EngineError
+        A plan is missing, was changed, or was built for another GPU or version.
+    BackendError
+        The library refuses a plan.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, accelerator: Accelerator, kind: MemoryKind
+    ) -> None:
+        super().__init__(manifest, accelerator, kind)
+        self.name = manifest.compiled.backend
+        self._trt = load_tensorrt(self.name)
+        self._heap = Heap(accelerator)
+        self._allocations = Allocations(self._heap)
+        self._allocator = _allocator(self._trt, self._allocations)
+        with accelerator.current(), listening(self.name) as log:
+            self._runtime = self._trt.Runtime(logger(self.name))
+            if self._runtime is None:
+                raise _refused("its runtime can't be made", log.reason())
+        self._runtime.gpu_allocator = self._allocator
+        self._defers = hasattr(self._runtime, "defer_weights_loading")
+        self._skeletons = Skeletons(folder, manifest)
+        self._engines: dict[int, _Engine] = {}
+        """By block: those that stay, and those that are loaded now."""
+        self._values: GpuValues | None = None
+        try:
+            needs = [self._open(block, folder) for block in manifest.blocks]
+            self.manifest = _with_needs(manifest, needs)
+            self._heap.limit_bytes = self._heap.used_bytes + _SPARE_BYTES
+            self._scratch_bytes = max((need.scratch_bytes for need in needs), default=0)
+            self._scratch = accelerator.allocate(MemoryKind.DEVICE, self._scratch_bytes)
+        except BaseException:
+            self._release()
+            raise
+        for engine in self._engines.values():
+            self._give_scratch(engine)
+
+    def values(self) -> GpuValues:
+        """All of them on the device."""
+        self._values = GpuValues(self.manifest, self._accelerator, self._compute, self._begin)
+        return self._values
+
+    def loader(
+        self, storage: Reader, arena: Memory, plan: Plan, before_read: BeforeRead | None
+    ) -> Loader:
+        """See `GpuBackend.loader`; blocks with embedded weights become engines on arrival."""
+        assert isinstance(arena, GpuArena)
+        inner = super().loader(storage, arena, plan, before_read)
+        if all(block.weight_style == "external" for block in self.manifest.blocks):
+            return inner
+        return PlanLoader(
+            inner,
+            self.manifest,
+            plan.places,
+            self,
+            storage,
+            arena,
+            self._accelerator,
+            before_read=before_read,
+        )
+
+    def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[_TensorRTSegment]:
+        """See `Backend.segments`."""
+        blocks = self.manifest.blocks
+        shared = {name: place for (owner, name), place in bindings.weights.items() if owner < 0}
+        placed = {**bindings.values, **shared}
+        return [
+            _TensorRTSegment(
+                self,
+                {
+                    block.index: {
+                        **placed,
+                        **{w.name: bindings.weights[block.index, w.name] for w in block.weights},
+                    }
+                    for block in blocks[step.first : step.last + 1]
+                },
+            )
+            for step in steps
+        ]
+
+    def load(self, block: int, plan: memoryview, address: int, nbytes: int) -> Mark:
+        """See `Plans.load`."""
+        region = Region(address, nbytes)
+        staying = self._engines.get(block)
+        if staying is not None:
+            with self._asking(f"the weights of block {block} can't be loaded", region) as ask:
+                reader = _plan_reader(self._trt, plan)
+                ask(staying.engine.load_weights_async(reader, self._copies.handle))
+            mark = GpuMark(self._copies.record(), self._clock)
+            mark.wait()
+            return mark
+        engine = self._make(block, plan, region)
+        self._give_scratch(engine)
+        self._engines[block] = engine
+        return Passed()
+
+    def unload(self, block: int) -> None:
+        """See `Plans.unload`."""
+        engine = self._engines.get(block)
+        if engine is None:
+            return
+        if engine.stays:
+            with self._asking(f"the weights of block {block} can't be unloaded", None) as ask:
+                ask(not engine.engine.weights_loaded or engine.engine.unload_weights())
+        else:
+            del self._engines[block]
+            engine.release()
+
+    def run(self, block: int, addresses: Mapping[str, int]) -> None:
+        """Enqueue a block whose tensors lie at ``addresses``."""
+        engine, values = self._engines.get(block), self._values
+        if engine is None or values is None:
+            raise _refused(f"block {block} ran without its engine", "it was not loaded")
+        engine.bind(addresses)
+        engine.take_shapes(values.shapes)
+        self._compute.call(lambda handle: self._enqueue(block, engine, handle))
+
+    def close(self) -> None:
+        """Release engines, then the memory that they lie in. Safe to call twice."""
+        self._settle()
+        self._release()
+        self._skeletons.clear()
+
+    def _release(self) -> None:
+        for engine in self._engines.values():
+            engine.release()
+        self._engines = {}
+        self._heap.close()
+        if hasattr(self, "_scratch"):
+            self._scratch.free()
+
+    def _open(self, block: Block, folder: Path) -> _Needs:
+        """Make a block's engine to learn what it needs; it stays if its weights are elsewhere."""
+        if not block.is_graph:
+            return _Needs(block.skeleton_bytes, 0)
+        before = self._heap.used_bytes
+        external = block.weight_style == "external"
+        plan = (
+            memoryview(self._skeletons.read(block.index))
+            if external
+            else _stored_plan(folder, block)
+        )
+        self._check(block, plan)
+        deferred = not external and self._defers
+        if deferred:
+            self._runtime.defer_weights_loading = True
+        try:
+            engine = self._make(block.index, plan, self._heap)
+        finally:
+            if deferred:
+                self._runtime.defer_weights_loading = False
+        engine.stays = external or deferred
+        scratch = int(engine.engine.device_memory_size_v2)
+        if engine.stays:
+            self._engines[block.index] = engine
+            return _Needs(len(plan) + self._heap.used_bytes - before, scratch)
+        taken = self._heap.used_bytes - before
+        engine.release()
+        if taken > block.extent.nbytes:
+            raise _refused(
+                f"the engine of block {block.index} does not fit in its place",
+                f"it takes {taken} bytes, its place has {block.extent.nbytes}",
+            )
+        return _Needs(0, scratch)
+
+    def _check(self, block: Block, plan: memoryview) -> None:
+        """Ask TensorRT-RTX whether a plan runs here; the other has no such question."""
+        if not hasattr(self._runtime, "get_engine_validity"):
+            return
+        with listening(self.name) as log:
+            validity, diagnostics = self._runtime.get_engine_validity(bytes(plan))
+        if validity == self._trt.EngineValidity.INVALID:
+            here = self._accelerator.attributes
+            raise EngineError(
+                f"block {block.index} was built for other GPUs",
+                why=f"built for {self.manifest.compiled.fingerprint}, here is {here.name} "
+                f"({here.architecture}); diagnostics {diagnostics}; {log.reason()}",
+                hint="build it again here, or with --target for this GPU",
+            )
+
+    def _make(self, block: int, plan: memoryview, source: Source) -> _Engine:
+        what = f"the engine of block {block} can't be made"
+        with self._asking(what, source) as ask:
+            engine = ask(self._runtime.deserialize_cuda_engine(plan))
+        # A context keeps memory of its own for as long as its engine lives.
+        with self._asking(f"block {block} can't be executed", source) as ask:
+            strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = ask(engine.create_execution_context(strategy))
+        return _Engine(self._trt, engine, context)
+
+    def _give_scratch(self, engine: _Engine) -> None:
+        if self._scratch_bytes:
+            engine.context.set_device_memory(self._scratch.address, self._scratch_bytes)
+
+    def _enqueue(self, block: int, engine: _Engine, stream: int) -> None:
+        with listening(self.name) as log:
+            if not engine.context.execute_async_v3(stream):
+                raise _refused(f"block {block} can't be executed", log.reason())
+
+    @contextmanager
+    def _asking(self, what: str, source: Source | None) -> Iterator[Callable[[Any], Any]]:
+        """Call the library, which answers None or False and logs why."""
+        with (
+            self._accelerator.current(),
+            listening(self.name) as log,
+            self._allocations.into(source or self._heap),
+        ):
+
+            def ask(answer: Any) -> Any:
+                if answer is None or answer is False:
+                    raise _refused(what, self._allocations.refused or log.reason())
+                return answer
+
+            yield ask
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """What a block's engine needs beside its weights, in bytes."""
+
+    skeleton_bytes: int
+    scratch_bytes: int
+
+
+class _Engine:
+    """An engine with its one context."""
+
+    def __init__(self, trt: Any, engine: Any, context: Any) -> None:
+        self.engine = engine
+        self.context = context
+        self.stays = False
+        self._bound: Mapping[str, int] = {}
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        given = trt.TensorIOMode.INPUT
+        self._names = names
+        self._outputs = [name for name in names if engine.get_tensor_mode(name) != given]
+        self._dynamic = [
+            name
+            for name in names
+            if engine.get_tensor_mode(name) == given and -1 in tuple(engine.get_tensor_shape(name))
+        ]
+
+    def bind(self, addresses: Mapping[str, int]) -> None:
+        """Give each tensor its address; what is bound already stays."""
+        for name in self._names:
+            if self._bound.get(name) == addresses[name]:
+                continue
+            if not self.context.set_tensor_address(name, addresses[name]):
+                raise _refused(f"{name!r} can't be bound", f"to address {addresses[name]:#x}")
+        self._bound = {name: addresses[name] for name in self._names}
+
+    def take_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Set the shapes of what is given, and add those of what results."""
+        for name in self._dynamic:
+            if not self.context.set_input_shape(name, shapes[name]):
+                raise _refused(
+                    f"{name!r} can't have the shape {'x'.join(map(str, shapes[name]))}",
+                    "it is outside of the engine's optimisation profile",
+                )
+        for name in self._outputs:
+            shapes[name] = tuple(self.context.get_tensor_shape(name))
+
+    def release(self) -> None:
+        """Forget the context, then the engine."""
+        self.context = None
+        self.engine = None
+
+
+class _TensorRTSegment:
+    """Consecutive blocks, one launch each."""
+
+    def __init__(
+        self, backend: TensorRTBackend, addresses: Mapping[int, Mapping[str, int]]
+    ) -> None:
+        self._backend = backend
+        self._addresses = addresses
+
+    def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
+        """Enqueue; see `Segment.run`. All values lie on the device."""
+        for block, addresses in self._addresses.items():
+            self._backend.run(block, addresses)
+
+
+def _with_needs(manifest: Manifest, needs: Sequence[_Needs]) -> Manifest:
+    """What engines need, in place of what was estimated when they were built."""
+    first = next((b.index for b in manifest.blocks if b.is_graph), -1)
+    blocks = tuple(
+        msgspec.structs.replace(
+            block,
+            activation_bytes=align_up(need.scratch_bytes, 4096),
+            skeleton_bytes=need.skeleton_bytes + _SPARE_BYTES * (block.index == first),
+        )
+        for block, need in zip(manifest.blocks, needs, strict=True)
+    )
+    return msgspec.structs.replace(manifest, blocks=blocks)
+
+
+def _stored_plan(folder: Path, block: Block) -> memoryview:
+    """The serialized engine in a block's extent, mapped."""
+    offset, shape = block.extent.offset, (block.plan_nbytes,)
+    return np.memmap(folder / WEIGHTS, np.uint8, "r", offset=offset, shape=shape).data
+
+
+def _allocator(trt: Any, allocations: Allocations) -> Any:
+    """An ``IGpuAllocator`` that forwards to ours: exceptions in it would only be printed."""
+
+    class Allocator(trt.IGpuAllocator):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IGpuAllocator.__init__(self)
+
+        def allocate(self, size: int, alignment: int, flags: int) -> int | None:
+            return allocations.allocate(size, alignment)
+
+        def reallocate(self, address: int, alignment: int, new_size: int) -> int | None:
+            return None
+
+        def deallocate(self, memory: int) -> bool:
+            return allocations.deallocate(memory)
+
+    return Allocator()
+
+
+def _plan_reader(trt: Any, plan: memoryview) -> Any:
+    """An ``IStreamReaderV2`` over a plan in host memory."""
+
+    class PlanReader(trt.IStreamReaderV2):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IStreamReaderV2.__init__(self)
+            self._position = 0
+
+        def read(self, num_bytes: int, stream: int) -> memoryview:
+            start = self._position
+            self._position = min(start + num_bytes, len(plan))
+            return plan[start : self._position]
+
+        def seek(self, offset: int, where: Any) -> bool:
+            base = {trt.SeekPosition.SET: 0, trt.SeekPosition.CUR: self._position}
+            target = base.get(where, len(plan)) + offset
+            if not 0 <= target <= len(plan):
+                return False
+            self._position = target
+            return True
+
+    return PlanReader()
+
+
+def _refused(what: str, why: str) -> BackendError:
+    return BackendError(
+        what,
+        why=why,
+        hint="build it again here with another --weights style; else report it with this message",
+    )

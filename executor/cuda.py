@@ -1,0 +1,308 @@
+"""CUDA through pycuda: the only module that imports it.
+
+The primary context is used, which TensorRT and ONNX Runtime use too. It is pushed in each thread
+for as long as a call lasts: pycuda aborts the process where a thread ends with one on its stack.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from swapnet.errors import BackendError, BackendUnavailableError, BudgetError
+from swapnet.executor.gpu.accelerator import Attributes, MemoryKind
+from swapnet.executor.gpu.accelerator import Event as AnyEvent
+from swapnet.executor.gpu.accelerator import Stream as AnyStream
+from swapnet.units import format_size
+
+__all__ = ["Cuda", "check_pycuda", "device_count", "open_cuda"]
+
+_NON_BLOCKING = 1
+"""``CU_STREAM_NON_BLOCKING``: the stream does not wait for the legacy default stream."""
+
+
+def device_count() -> int:
+    """How many GPUs the driver has, asked without pycuda.
+
+    Raises
+    ------
+    BackendUnavailableError
+        There is no driver, or it has no GPU. Runtime libraries crash where they are not told.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise BackendUnavailableError(
+            "there is no CUDA driver here",
+            why=str(error),
+            hint="install NVIDIA's driver, or build with --backend onnxruntime",
+        ) from error
+    count = ctypes.c_int()
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status or not count.value:
+        raise BackendUnavailableError(
+            "there is no CUDA GPU here",
+            why=f"the driver answers {status} and counts {count.value} devices",
+            hint="check nvidia-smi and CUDA_VISIBLE_DEVICES, or build with --backend onnxruntime",
+        )
+    return count.value
+
+
+def check_pycuda() -> Any:
+    """``pycuda.driver``; not initialised.
+
+    Raises
+    ------
+    BackendUnavailableError
+        It is not installed, or not for this driver.
+    """
+    try:
+        import pycuda.driver as driver
+    except ImportError as error:
+        raise BackendUnavailableError(
+            "pycuda is not here",
+            why=str(error),
+            hint="pip install 'swapnet-trt[cuda]'; it is compiled against the CUDA toolkit",
+        ) from error
+    return driver
+
+
+@cache
+def open_cuda(index: int = 0) -> Cuda:
+    """A GPU by its number; the same object every time.
+
+    Raises
+    ------
+    BackendUnavailableError
+        There is no driver, no such GPU, or no pycuda.
+    """
+    count = device_count()
+    if index >= count:
+        raise BackendUnavailableError(
+            f"there is no GPU {index}",
+            why=f"the driver has {count}, counted from 0",
+            hint=f"give a number below {count}",
+        )
+    driver = check_pycuda()
+    driver.init()
+    return Cuda(driver, index)
+
+
+class Cuda:
+    """One GPU; see `Accelerator`.
+
+    Parameters
+    ----------
+    driver
+        ``pycuda.driver``, initialised.
+    index
+        Of the GPU.
+    """
+
+    onnxruntime_device = "cuda"
+
+    def __init__(self, driver: Any, index: int) -> None:
+        self.driver = driver
+        device = driver.Device(index)
+        self._context = device.retain_primary_context()
+        self._depth = threading.local()
+        self.attributes = _attributes(driver, device)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """The primary context is this thread's while the block of the ``with`` runs.
+
+        Raises
+        ------
+        BackendError
+            The driver refused something in the block.
+        """
+        depth: int = getattr(self._depth, "value", 0)
+        if depth == 0:
+            self._context.push()
+        self._depth.value = depth + 1
+        try:
+            yield
+        except self.driver.Error as error:
+            raise BackendError(
+                "the GPU refused",
+                why=str(error).strip().splitlines()[0],
+                hint="after an illegal access only a new process helps; else free GPU memory",
+            ) from error
+        finally:
+            self._depth.value = depth
+            if depth == 0:
+                self._context.pop()
+
+    def stream(self) -> Stream:
+        """See `Accelerator.stream`."""
+        with self.current():
+            return Stream(self, self.driver.Stream(_NON_BLOCKING))
+
+    def allocate(self, kind: MemoryKind, nbytes: int) -> Buffer:
+        """See `Accelerator.allocate`; managed memory is never more than what is free."""
+        size = max(nbytes, 1)
+        with self.current():
+            free = self.free_bytes()
+            if size > free and kind in (MemoryKind.DEVICE, MemoryKind.MANAGED):
+                raise _too_much(kind, nbytes, free)
+            try:
+                return Buffer(self, kind, nbytes, self._reserve(kind, size))
+            except self.driver.MemoryError as error:
+                raise _too_much(kind, nbytes, free) from error
+
+    def _reserve(self, kind: MemoryKind, nbytes: int) -> Any:
+        driver = self.driver
+        if kind is MemoryKind.DEVICE:
+            return driver.mem_alloc(nbytes)
+        if kind is MemoryKind.MANAGED:
+            return driver.managed_empty(nbytes, np.uint8, mem_flags=driver.mem_attach_flags.GLOBAL)
+        flags = driver.host_alloc_flags.PORTABLE
+        if kind is MemoryKind.MAPPED:
+            flags |= driver.host_alloc_flags.DEVICEMAP
+        return driver.pagelocked_empty(nbytes, np.uint8, mem_flags=flags)
+
+    def copy_in(self, stream: AnyStream, destination: int, source: memoryview) -> None:
+        """See `Accelerator.copy_in`."""
+        with self.current():
+            self.driver.memcpy_htod_async(destination, source, _handle(stream))
+
+    def copy_out(self, stream: AnyStream, destination: memoryview, source: int) -> None:
+        """See `Accelerator.copy_out`."""
+        with self.current():
+            self.driver.memcpy_dtoh_async(destination, source, _handle(stream))
+
+    def fill(self, stream: AnyStream, address: int, nbytes: int, byte: int) -> None:
+        """See `Accelerator.fill`."""
+        with self.current():
+            self.driver.memset_d8_async(address, byte, nbytes, _handle(stream))
+
+    def free_bytes(self) -> int:
+        """See `Accelerator.free_bytes`."""
+        with self.current():
+            return int(self.driver.mem_get_info()[0])
+
+
+class Stream:
+    """A stream of the driver; see `swapnet.executor.gpu.accelerator.Stream`."""
+
+    def __init__(self, cuda: Cuda, stream: Any) -> None:
+        self._cuda = cuda
+        self.stream = stream
+
+    @property
+    def handle(self) -> int:
+        """A ``CUstream``."""
+        return int(self.stream.handle)
+
+    def call(self, work: Callable[[int], None]) -> None:
+        """Call it now."""
+        with self._cuda.current():
+            work(self.handle)
+
+    def flush(self) -> None:
+        """Nothing is left to call."""
+
+    def wait(self, event: AnyEvent) -> None:
+        """See `swapnet.executor.gpu.accelerator.Stream.wait`."""
+        assert isinstance(event, Event)
+        with self._cuda.current():
+            self.stream.wait_for_event(event.event)
+
+    def record(self) -> Event:
+        """See `swapnet.executor.gpu.accelerator.Stream.record`."""
+        with self._cuda.current():
+            return Event(self._cuda, self._cuda.driver.Event().record(self.stream))
+
+    def synchronize(self) -> None:
+        """See `swapnet.executor.gpu.accelerator.Stream.synchronize`; releases the GIL."""
+        with self._cuda.current():
+            self.stream.synchronize()
+
+
+class Event:
+    """An event of the driver; see `swapnet.executor.gpu.accelerator.Event`."""
+
+    def __init__(self, cuda: Cuda, event: Any) -> None:
+        self._cuda = cuda
+        self.event = event
+
+    def synchronize(self) -> None:
+        """See `swapnet.executor.gpu.accelerator.Event.synchronize`; releases the GIL."""
+        with self._cuda.current():
+            self.event.synchronize()
+
+    def ms_since(self, earlier: AnyEvent) -> float:
+        """See `swapnet.executor.gpu.accelerator.Event.ms_since`."""
+        assert isinstance(earlier, Event)
+        with self._cuda.current():
+            return float(self.event.time_since(earlier.event))
+
+
+class Buffer:
+    """Memory of the driver; see `swapnet.executor.gpu.accelerator.Buffer`."""
+
+    def __init__(self, cuda: Cuda, kind: MemoryKind, nbytes: int, memory: Any) -> None:
+        self._cuda = cuda
+        self._memory: Any = memory
+        self.nbytes = nbytes
+        self.address = _device_address(kind, memory)
+
+    def view(self, offset: int, nbytes: int) -> memoryview:
+        """See `swapnet.executor.gpu.accelerator.Buffer.view`."""
+        return memoryview(self._memory)[offset : offset + nbytes]
+
+    def free(self) -> None:
+        """See `swapnet.executor.gpu.accelerator.Buffer.free`."""
+        if self._memory is None:
+            return
+        memory, self._memory = self._memory, None
+        with self._cuda.current():
+            getattr(memory, "base", memory).free()
+
+
+def _device_address(kind: MemoryKind, memory: Any) -> int:
+    """As kernels see it; the host's own address for what they do not see."""
+    if kind is MemoryKind.DEVICE:
+        return int(memory)
+    if kind is MemoryKind.PINNED:
+        return int(memory.ctypes.data)
+    return int(memory.base.get_device_pointer())
+
+
+def _handle(stream: AnyStream) -> Any:
+    assert isinstance(stream, Stream)
+    return stream.stream
+
+
+def _attributes(driver: Any, device: Any) -> Attributes:
+    names = driver.device_attribute
+    version = driver.get_driver_version()
+
+    def has(attribute: Any) -> bool:
+        return bool(device.get_attribute(attribute))
+
+    return Attributes(
+        name=str(device.name()),
+        compute_capability=tuple(device.compute_capability()),
+        total_bytes=int(device.total_memory()),
+        is_integrated=has(names.INTEGRATED),
+        has_managed_memory=has(names.MANAGED_MEMORY),
+        has_concurrent_access=has(names.CONCURRENT_MANAGED_ACCESS),
+        can_map_host_memory=has(names.CAN_MAP_HOST_MEMORY),
+        driver=f"{version // 1000}.{version % 1000 // 10}",
+    )
+
+
+def _too_much(kind: MemoryKind, nbytes: int, free: int) -> BudgetError:
+    return BudgetError(
+        f"{format_size(nbytes)} of {kind} memory can't be reserved on the GPU",
+        why=f"{nbytes} bytes were asked for, {free} are free",
+        hint="give a smaller budget, or end what else uses the GPU",
+    )

@@ -1,0 +1,158 @@
+"""TensorRT and TensorRT-RTX: loaded when they are asked for, and what they log.
+
+Both have nearly the same Python API. They report failures by lines in the log and a None or False
+that is returned, hardly ever by an exception: listen while you call them.
+
+    with listening("tensorrt-rtx") as log:
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise ModelError("…", why=log.reason())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from swapnet.errors import BackendUnavailableError
+
+__all__ = ["TENSORRT", "Log", "Severity", "listening", "load_tensorrt", "logger", "version"]
+
+TENSORRT = ("tensorrt", "tensorrt-rtx")
+"""Backends whose library is one of the two."""
+
+
+@dataclass(frozen=True)
+class _Library:
+    """Where a library is found: modules to try in order, and how it is installed."""
+
+    title: str
+    modules: Sequence[str]
+    install: str
+
+
+_LIBRARIES = {
+    "tensorrt": _Library(
+        "TensorRT",
+        ("tensorrt",),
+        "install it: pip install 'swapnet-trt[tensorrt]' with NVIDIA's package index, or use "
+        "JetPack's; --backend tensorrt-rtx is on PyPI",
+    ),
+    "tensorrt-rtx": _Library(
+        "TensorRT-RTX",
+        ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+        "install it: pip install 'swapnet-trt[rtx]'",
+    ),
+}
+
+
+class Severity(IntEnum):
+    """Of a line in the log, as both libraries number it."""
+
+    INTERNAL_ERROR = 0
+    ERROR = 1
+    WARNING = 2
+    INFO = 3
+    VERBOSE = 4
+
+
+@dataclass(eq=False)
+class Log:
+    """What a library said, in order.
+
+    Attributes
+    ----------
+    lines
+        Severity and text of each line; verbose ones are not kept.
+    """
+
+    lines: list[tuple[Severity, str]] = field(default_factory=list)
+
+    def add(self, severity: Severity, text: str) -> None:
+        """Keep a text, on one line, unless it is verbose."""
+        if severity <= Severity.INFO:
+            self.lines.append((severity, " ".join(text.split())))
+
+    def texts(self, severity: Severity) -> list[str]:
+        """All lines at least as severe, each once."""
+        return list(dict.fromkeys(text for kind, text in self.lines if kind <= severity))
+
+    def reason(self, otherwise: str = "the library gives no reason") -> str:
+        """The errors on one line, or ``otherwise`` where there are none."""
+        return "; ".join(self.texts(Severity.ERROR)) or otherwise
+
+
+_listeners: dict[str, list[Log]] = {backend: [] for backend in TENSORRT}
+
+
+@cache
+def load_tensorrt(backend: str) -> Any:
+    """The module of a backend, one of `TENSORRT`.
+
+    Raises
+    ------
+    BackendUnavailableError
+        It is not installed, or can't be loaded; the hint says how to install it.
+    """
+    library = _LIBRARIES[backend]
+    reasons: list[str] = []
+    for name in library.modules:
+        try:
+            return import_module(name)
+        except (ImportError, OSError) as error:
+            reasons.append(str(error))
+    raise BackendUnavailableError(
+        f"{library.title} can't be loaded", why="; ".join(reasons), hint=library.install
+    )
+
+
+def version(backend: str) -> str:
+    """The exact version of the library, such as ``1.7.1.116``.
+
+    Raises
+    ------
+    BackendUnavailableError
+        It can't be loaded.
+    """
+    return str(load_tensorrt(backend).__version__)
+
+
+@cache
+def logger(backend: str) -> Any:
+    """The logger of the process, an ``ILogger``: a library keeps to the first that it is given.
+
+    Its lines go to all that are `listening`.
+
+    Raises
+    ------
+    BackendUnavailableError
+        The library can't be loaded.
+    """
+    trt: Any = load_tensorrt(backend)
+    listeners = _listeners[backend]
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, text: str) -> None:
+            for listener in tuple(listeners):
+                listener.add(Severity(int(severity)), text)
+
+    return Logger()
+
+
+@contextmanager
+def listening(backend: str) -> Iterator[Log]:
+    """What the library of a backend logs meanwhile, in any thread."""
+    log = Log()
+    _listeners[backend].append(log)
+    try:
+        yield log
+    finally:
+        _listeners[backend].remove(log)
