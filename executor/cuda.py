@@ -80,7 +80,7 @@ def open_cuda(index: int = 0) -> Cuda:
     Raises
     ------
     BackendUnavailableError
-        There is no driver, no such GPU, or no pycuda.
+        There is no driver, no such GPU, no pycuda, or the GPU can't be opened.
     """
     count = device_count()
     if index >= count:
@@ -90,8 +90,15 @@ def open_cuda(index: int = 0) -> Cuda:
             hint=f"give a number below {count}",
         )
     driver = check_pycuda()
-    driver.init()
-    return Cuda(driver, index)
+    try:
+        driver.init()
+        return Cuda(driver, index)
+    except driver.Error as error:
+        raise BackendUnavailableError(
+            f"GPU {index} can't be opened",
+            why=str(error).strip().splitlines()[0],
+            hint="check that the driver is as new as the CUDA that pycuda was compiled for",
+        ) from error
 
 
 class Cuda:

@@ -293,13 +293,13 @@ class SwapExecutor:
         kept = moves(before.places, plan.places)
         try:
             arena.resize(max(before.arena_bytes, plan.arena_bytes))
+            for move in kept:
+                arena.move(move.source, move.target, move.nbytes)
+            arena.resize(plan.arena_bytes)
         except BufferError:
             arena.discard()
             self._load(plan)
             return
-        for move in kept:
-            arena.move(move.source, move.target, move.nbytes)
-        arena.resize(plan.arena_bytes)
         self._load(plan, arena, {-1, *(move.block for move in kept)})
 
     def _release(self) -> None:

@@ -152,6 +152,7 @@ class OnnxRuntimeCudaBackend(GpuBackend):
     def _make(self, first: int, last: int) -> Any:
         on_gpu = self._memory == "cuda"
         options = session_options(shared_arena=on_gpu)
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
         model = segment_model(self.manifest, self._skeletons, first, last)
         settings = self._settings() if on_gpu else {}
         return open_segment(model, options, _PROVIDERS[self._memory], settings, first, last)

@@ -74,10 +74,7 @@ class TensorRTBackend(GpuBackend):
         self._heap = Heap(accelerator)
         self._allocations = Allocations(self._heap)
         self._allocator = _allocator(self._trt, self._allocations)
-        with accelerator.current(), listening(self.name) as log:
-            self._runtime = self._trt.Runtime(logger(self.name))
-            if self._runtime is None:
-                raise _refused("its runtime can't be made", log.reason())
+        self._runtime = self._open_runtime()
         self._runtime.gpu_allocator = self._allocator
         self._defers = hasattr(self._runtime, "defer_weights_loading")
         self._skeletons = Skeletons(folder, manifest)
@@ -117,6 +114,7 @@ class TensorRTBackend(GpuBackend):
             storage,
             arena,
             self._accelerator,
+            self._copies,
             before_read=before_read,
         )
 
@@ -181,6 +179,13 @@ class TensorRTBackend(GpuBackend):
         self._settle()
         self._release()
         self._skeletons.clear()
+
+    def _open_runtime(self) -> Any:
+        with self._accelerator.current(), listening(self.name) as log:
+            try:
+                return self._trt.Runtime(logger(self.name))
+            except TypeError as error:
+                raise _refused(f"the runtime of {self.name} can't be made", log.reason()) from error
 
     def _release(self) -> None:
         for engine in self._engines.values():
@@ -363,17 +368,17 @@ def _stored_plan(folder: Path, block: Block) -> memoryview:
 
 
 def _allocator(trt: Any, allocations: Allocations) -> Any:
-    """An ``IGpuAllocator`` that forwards to ours: exceptions in it would only be printed."""
+    """An ``IGpuAllocator`` that forwards to ours; 0 is no address: None would be printed."""
 
     class Allocator(trt.IGpuAllocator):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IGpuAllocator.__init__(self)
 
-        def allocate(self, size: int, alignment: int, flags: int) -> int | None:
-            return allocations.allocate(size, alignment)
+        def allocate(self, size: int, alignment: int, flags: int) -> int:
+            return allocations.allocate(size, alignment) or 0
 
-        def reallocate(self, address: int, alignment: int, new_size: int) -> int | None:
-            return None
+        def reallocate(self, address: int, alignment: int, new_size: int) -> int:
+            return 0
 
         def deallocate(self, memory: int) -> bool:
             return allocations.deallocate(memory)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from swapnet.executor.gpu.accelerator import Accelerator, Buffer, MemoryKind
+from swapnet.executor.gpu.accelerator import Accelerator, Buffer, MemoryKind, Stream
 from swapnet.executor.gpu.memory import GpuArena
 from swapnet.executor.loading import BeforeRead, Loader, Reader
 from swapnet.executor.marks import Mark, Passed
@@ -58,8 +58,10 @@ class PlanLoader:
         The engine, and where its blocks lie.
     plans
         Makes engines.
-    storage, arena, accelerator
-        From where, to where, and whose page-locked memory plans are read to.
+    storage, arena
+        From where to where.
+    accelerator, stream
+        Whose page-locked memory plans are read to, and the stream on which places are overwritten.
     before_read
         See `BeforeRead`.
     """
@@ -73,6 +75,7 @@ class PlanLoader:
         storage: Reader,
         arena: GpuArena,
         accelerator: Accelerator,
+        stream: Stream,
         *,
         before_read: BeforeRead | None = None,
     ) -> None:
@@ -82,6 +85,7 @@ class PlanLoader:
         self._plans = plans
         self._storage = storage
         self._arena = arena
+        self._stream = stream
         self._before_read = before_read
         self._changed = threading.Condition()
         self._arriving: dict[int, _Arriving] = {}
@@ -161,6 +165,7 @@ class PlanLoader:
         if self._before_read is not None:
             for read in arriving.reads:
                 self._before_read(read)
+            self._stream.synchronize()
         plan = arriving.buffer.view(0, self._blocks[block].plan_nbytes)
         return self._plans.load(block, plan, self._arena.address + place.offset, place.nbytes)
 

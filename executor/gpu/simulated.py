@@ -27,8 +27,8 @@ __all__ = ["SimulatedAccelerator"]
 _FRESH = 0xA5
 """What memory holds before anything is written."""
 
-_EAGERNESS = 2
-"""At most so many pieces of work run when another is enqueued."""
+_EAGERNESS = (0, 1, 2)
+"""At most so many pieces of work run when another is enqueued; drawn once from the seed."""
 
 
 class SimulatedAccelerator:
@@ -48,6 +48,11 @@ class SimulatedAccelerator:
         What each call takes, one after the other, over and over.
     failing
         Numbers of the copies to the device that fail.
+
+    Attributes
+    ----------
+    copies, calls
+        Enqueued so far.
     """
 
     onnxruntime_device = "cpu"
@@ -73,13 +78,14 @@ class SimulatedAccelerator:
             driver="0.0",
         )
         self._random = random.Random(seed)
+        self._eagerness = self._random.choice(_EAGERNESS)
         self._copy_bytes_per_ms = copy_bytes_per_ms
         self._call_ms = tuple(call_ms)
-        self._failing = frozenset(failing)
+        self.failing = frozenset(failing)
         self._streams: list[Stream] = []
         self._lock = threading.RLock()
         self._used_bytes = 0
-        self._copies = self._calls = 0
+        self.copies = self.calls = 0
         self._failure: Exception | None = None
 
     def current(self) -> AbstractContextManager[None]:
@@ -107,11 +113,11 @@ class SimulatedAccelerator:
 
     def copy_in(self, stream: AnyStream, destination: int, source: memoryview) -> None:
         """See `Accelerator.copy_in`."""
-        number = self._copies
-        self._copies += 1
+        number = self.copies
+        self.copies += 1
 
         def work() -> None:
-            if number in self._failing:
+            if number in self.failing:
                 raise BackendError("the simulated GPU refused", why=f"copy {number} fails", hint="")
             ctypes.memmove(destination, _address(source), len(source))
 
@@ -141,13 +147,13 @@ class SimulatedAccelerator:
         """Enqueue work, an event to record, or, in a tuple, one to wait for."""
         with self._lock:
             stream.queue.append(item)
-            for _ in range(self._random.randrange(_EAGERNESS + 1)):
+            for _ in range(self._random.randrange(self._eagerness + 1)):
                 self._advance()
 
     def call(self, stream: Stream, work: Callable[[], None]) -> None:
         """Enqueue a call; it takes what the next one is said to take."""
-        ms = self._call_ms[self._calls % len(self._call_ms)]
-        self._calls += 1
+        ms = self._call_ms[self.calls % len(self._call_ms)]
+        self.calls += 1
         self._enqueue(stream, work, ms)
 
     def run_until(self, is_done: Callable[[], bool]) -> None:

@@ -1,0 +1,84 @@
+"""``swapnet doctor``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from swapnet.cli.console import print_table, write_json
+
+if TYPE_CHECKING:
+    from swapnet.executor.diagnosis import Capability, Diagnosis, Finding
+
+__all__ = ["command"]
+
+
+@click.command("doctor")
+@click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
+@click.option("--json", "json_target", metavar="FILE", help="The same as JSON; - for stdout.")
+def command(folder: Path, json_target: str | None) -> None:
+    """Show what is installed, what each backend can do here, and what to do about the rest.
+
+    DIR is where engines are to lie: its storage is looked at. [default: the current folder]
+
+    The exit status is 0 where at least one backend can run engines, else 1.
+    """
+    from swapnet.executor.diagnosis import diagnose
+
+    diagnosis = diagnose(folder)
+    if json_target:
+        write_json(diagnosis, json_target)
+    else:
+        _show(diagnosis)
+    if not diagnosis.runnable:
+        raise SystemExit(1)
+
+
+def _show(diagnosis: Diagnosis) -> None:
+    _show_backends(diagnosis.backends)
+    for topic, findings in diagnosis.topics.items():
+        _print(topic, ["", "found"], [(found.name, found.detail) for found in findings])
+        for found in findings:
+            if found.hint:
+                click.echo(f"{found.name}: {found.hint}")
+        click.echo()
+    click.echo(
+        f"Engines can be run here with: {', '.join(diagnosis.runnable)}"
+        if diagnosis.runnable
+        else "No backend can run engines here"
+    )
+
+
+def _show_backends(backends: Sequence[Capability]) -> None:
+    _print(
+        "backends",
+        ["backend", "version", "builds here", "runs here"],
+        [
+            (
+                backend.backend,
+                backend.version or "-",
+                "yes" if backend.builds.state == "ok" else "no",
+                "yes" if backend.runs.state == "ok" else "no",
+            )
+            for backend in backends
+        ],
+    )
+    refused: dict[tuple[str, Finding], list[str]] = {}
+    for backend in backends:
+        for verb, found in (("build", backend.builds), ("run", backend.runs)):
+            if found.state == "no":
+                refused.setdefault((verb, found), []).append(backend.backend)
+    for (verb, found), names in refused.items():
+        click.echo(f"{', '.join(names)} can't {verb}: {found.detail}\n  {found.hint}")
+    click.echo()
+
+
+def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.markup import escape
+
+    print_table(
+        title[0].upper() + title[1:], columns, [tuple(escape(cell) for cell in row) for row in rows]
+    )

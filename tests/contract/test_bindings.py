@@ -1,0 +1,45 @@
+"""Bindings are the pinned ones, and what they break stays in a child."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.contract.surface import parse_signature
+from tests.helpers import bindings
+from tests.helpers.bindings import RTX, VERSIONS, ask, check_pin
+
+
+def test_another_wheel_is_refused(tmp_path: Path) -> None:
+    wheel = tmp_path / "tensorrt.whl"
+    wheel.write_bytes(b"other")
+    with pytest.raises(AssertionError, match=r"tensorrt\.whl is not the pinned file"):
+        check_pin(wheel, "0" * 64)
+
+
+def test_without_gcc_tests_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    bindings._stub_libraries.cache_clear()
+    with pytest.raises(pytest.skip.Exception, match=r"^gcc is missing$"):
+        ask(VERSIONS[0], "answer = 0")
+
+
+@pytest.mark.slow
+def test_a_crash_is_a_failure() -> None:
+    with pytest.raises(AssertionError, match="exit status -11"):
+        ask(RTX, "import ctypes\nctypes.string_at(0)")
+
+
+def test_signatures_are_understood() -> None:
+    signature = parse_signature(
+        "f(self: A, *, sizes: Sequence[tuple[int, int]], kind: K = <K.ONE: (1, 2)>) -> dict[str, A]"
+    )
+    assert [(p.name, p.required) for p in signature.parameters] == [
+        ("self", True),
+        ("sizes", True),
+        ("kind", False),
+    ]
+    assert signature.parameters[1].type == "Sequence[tuple[int, int]]"
+    assert signature.returns == "dict[str, A]"

@@ -1,0 +1,89 @@
+"""Engines for a GPU, and a TensorRT that needs none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from swapnet import tensorrt
+from swapnet.builder import build
+from swapnet.executor.inputs import planned_sample
+from swapnet.manifest import Block, Manifest, load_manifest
+from tests.helpers.engines import Arrays
+from tests.helpers.fake_tensorrt import DeferringRuntime, Runtime, fake_tensorrt
+from tests.helpers.plans import as_tensorrt
+from tests.helpers.zoo import TOYS
+
+BuildGpu = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def gpu_engine(tmp_path_factory: pytest.TempPathFactory) -> BuildGpu:
+    """Builds a toy for a GPU backend, once; ``embedded`` says whose weights are in their plan."""
+
+    @cache
+    def built(name: str, backend: str = "onnxruntime-cuda", embedded: str = "none") -> Path:
+        toy, home = TOYS[name], tmp_path_factory.mktemp(name)
+        if backend == "onnxruntime-cuda":
+            toy.save(toy.make(), home / f"{name}.onnx")
+            build(
+                home / f"{name}.onnx",
+                home / "engine",
+                backend=backend,
+                max_block=toy.max_block,
+                shapes=toy.shapes,
+            )
+        else:
+            rules: dict[str, Callable[[Block], bool]] = {
+                "none": lambda _: False,
+                "odd": lambda block: block.index % 2 == 1,
+                "all": lambda _: True,
+            }
+            source = built(name)
+            as_tensorrt(source, home / "engine", backend=backend, embedded=rules[embedded])
+        return home / "engine"
+
+    return built
+
+
+@pytest.fixture
+def feeds() -> Callable[[Path], Arrays]:
+    """Seeded inputs of an engine."""
+    return lambda folder: dict(planned_sample(load_manifest(folder)))
+
+
+@pytest.fixture
+def trt() -> Iterator[ModuleType]:
+    """The fake, in the place of both libraries."""
+    before = {name: sys.modules.get(name) for name in ("tensorrt", "tensorrt_rtx")}
+    sys.modules["tensorrt"] = fake = fake_tensorrt(Runtime)
+    sys.modules["tensorrt_rtx"] = fake_tensorrt(DeferringRuntime)
+    _forget()
+    yield fake
+    for name, module in before.items():
+        if module is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = module
+    Runtime.made, DeferringRuntime.made = [], []
+    Runtime.failing = ()
+    DeferringRuntime.validity = "valid"
+    _forget()
+
+
+def _forget() -> None:
+    tensorrt.load_tensorrt.cache_clear()
+    tensorrt.logger.cache_clear()
+
+
+@pytest.fixture
+def smallest() -> Callable[[Manifest], int]:
+    """The smallest budget once TensorRT has said what it needs."""
+    from swapnet.executor.plan import smallest_budget
+
+    return lambda manifest: smallest_budget(manifest)[0]

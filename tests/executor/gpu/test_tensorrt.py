@@ -1,0 +1,271 @@
+"""TensorRT's backend with a fake library on a simulated GPU: real numbers, any order of work."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from swapnet.errors import BackendError, BudgetError, EngineError, InputError
+from swapnet.executor import Device, PlanOptions, SwapExecutor
+from swapnet.executor.gpu.simulated import SimulatedAccelerator
+from swapnet.executor.plan import smallest_budget
+from swapnet.manifest import load_manifest
+from tests.executor.gpu.conftest import BuildGpu
+from tests.helpers.engines import Arrays
+from tests.helpers.fake_tensorrt import DeferringRuntime, Runtime
+
+TOYS = (
+    *("used-twice", "images-sliced", "transformer", "transformer-dynamic", "dynamic", "half"),
+    *("integers", "tied-gemm", "lookups", "computed-indices", "lstm-sliced", "ends"),
+)
+STYLES = (
+    *(("tensorrt", "none"), ("tensorrt", "odd"), ("tensorrt", "all")),
+    *(("tensorrt-rtx", "none"), ("tensorrt-rtx", "all")),
+)
+SMALL = PlanOptions(read_bytes=4096, readers=2, resident=False)
+
+
+def poison(arena: Any, read: Any) -> None:
+    arena.fill(read.arena_offset, read.nbytes, 0xFF)
+
+
+def open_at(folder: Path, spare: int = 0, **options: Any) -> SwapExecutor:
+    """At the smallest budget that works, and a little more."""
+    gpu = options.setdefault("gpu", SimulatedAccelerator())
+    with SwapExecutor(folder, "100%", gpu=gpu) as whole:
+        budget = smallest_budget(whole.manifest)[0] + spare
+    return SwapExecutor(folder, budget, **options)
+
+
+def assert_same(found: Arrays, expected: Arrays) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+def outcome(executor: SwapExecutor, given: Arrays, wanted: Arrays) -> str:
+    """The error of an inference, or nothing where it gave what it should."""
+    try:
+        found = executor(given)
+    except BackendError as error:
+        return str(error)
+    assert_same(found, wanted)
+    return ""
+
+
+@pytest.fixture
+def expected(gpu_engine: BuildGpu, feeds: Callable[[Path], Arrays]) -> Callable[[str], Arrays]:
+    """What ONNX Runtime gives with everything in memory."""
+
+    def run(name: str) -> Arrays:
+        folder = gpu_engine(name)
+        with SwapExecutor(folder, "100%", gpu=SimulatedAccelerator()) as executor:
+            return executor(feeds(folder))
+
+    return run
+
+
+@pytest.mark.usefixtures("trt")
+@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize(("backend", "embedded"), STYLES)
+def test_equals_the_unswapped_model_in_any_order_of_work(
+    gpu_engine: BuildGpu,
+    feeds: Callable[[Path], Arrays],
+    expected: Callable[[str], Arrays],
+    name: str,
+    backend: str,
+    embedded: str,
+) -> None:
+    folder = gpu_engine(name, backend, embedded)
+    given, wanted = feeds(folder), expected(name)
+    for seed, memory in enumerate(("device", "managed", "device", "mapped")):
+        with open_at(
+            folder,
+            spare=seed << 13,
+            device=Device(gpu_memory=memory),
+            options=SMALL,
+            gpu=SimulatedAccelerator(seed),
+            before_read=poison,
+        ) as executor:
+            for _ in range(3):
+                assert_same(executor(given), wanted)
+            swapped = executor.plan.streamed_bytes
+            assert swapped == executor.manifest.swappable_bytes
+
+
+@pytest.mark.usefixtures("trt")
+@pytest.mark.parametrize("embedded", ["none", "odd", "all"])
+def test_what_stays_is_loaded_once(
+    gpu_engine: BuildGpu, feeds: Callable[[Path], Arrays], embedded: str
+) -> None:
+    folder = gpu_engine("images-sliced", "tensorrt", embedded)
+    with SwapExecutor(folder, "100%", gpu=SimulatedAccelerator()) as executor:
+        (runtime,) = Runtime.made
+        asked = runtime.asked
+        for _ in range(3):
+            executor(feeds(folder))
+        assert runtime.asked == asked
+        assert executor.plan.streamed_bytes == executor.stats.read_bytes == 0
+
+
+@pytest.mark.usefixtures("trt")
+def test_smaller_inputs_than_planned_for(gpu_engine: BuildGpu) -> None:
+    folder = gpu_engine("transformer-dynamic", "tensorrt", "odd")
+    whole = gpu_engine("transformer-dynamic")
+    random = np.random.default_rng(0)
+    with (
+        open_at(folder, options=SMALL) as executor,
+        SwapExecutor(whole, "100%", gpu=SimulatedAccelerator()) as other,
+    ):
+        for smaller in (0, 1, 2):
+            given = {
+                t.name: random.standard_normal(
+                    [
+                        size - smaller * isinstance(dim, str) if size > smaller else size
+                        for dim, size in zip(
+                            t.shape, executor.manifest.planned_shapes[t.name], strict=True
+                        )
+                    ]
+                ).astype(t.dtype)
+                for t in executor.manifest.inputs
+            }
+            assert_same(executor(given), other(given))
+
+
+@pytest.mark.usefixtures("trt")
+@pytest.mark.parametrize("embedded", ["none", "all"])
+def test_the_budget_changes_while_it_runs(
+    gpu_engine: BuildGpu,
+    feeds: Callable[[Path], Arrays],
+    expected: Callable[[str], Arrays],
+    embedded: str,
+) -> None:
+    folder = gpu_engine("images-sliced", "tensorrt", embedded)
+    gpu = SimulatedAccelerator()
+    given, wanted = feeds(folder), expected("images-sliced")
+    with open_at(folder, options=PlanOptions(read_bytes=4096), gpu=gpu) as executor:
+        small = executor.plan.budget_bytes
+        used = gpu.free_bytes()
+        for budget in ("100%", small, small + (1 << 15), small):
+            executor.set_budget(budget)
+            assert_same(executor(given), wanted)
+        assert gpu.free_bytes() == used
+        with pytest.raises(BudgetError, match="does not fit"):
+            executor.set_budget("1MiB")
+        assert_same(executor(given), wanted)
+
+
+@pytest.mark.usefixtures("trt")
+@pytest.mark.parametrize("embedded", ["none", "odd", "all"])
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_nothing_is_left_after_loading_and_unloading(
+    gpu_engine: BuildGpu, feeds: Callable[[Path], Arrays], backend: str, embedded: str
+) -> None:
+    folder = gpu_engine("images-sliced", backend, embedded)
+    gpu = SimulatedAccelerator()
+    for _ in range(3):
+        with open_at(folder, options=SMALL, gpu=gpu) as executor:
+            executor(feeds(folder))
+        gc.collect()
+        assert gpu.free_bytes() == gpu.attributes.total_bytes
+
+
+@pytest.mark.usefixtures("trt")
+@pytest.mark.parametrize("number", [0, 3, 13, 14, 19, 40])
+def test_nothing_is_left_after_a_load_that_fails(gpu_engine: BuildGpu, number: int) -> None:
+    """A plan is refused: while it is opened, while residents are loaded, or never."""
+    folder = gpu_engine("images-sliced", "tensorrt", "odd")
+    Runtime.failing = [number]
+    gpu = SimulatedAccelerator()
+    blocks = load_manifest(folder).blocks
+    resident = [block for block in blocks if block.weight_style == "embedded"]
+    if number < len(blocks) + len(resident):
+        with pytest.raises(BackendError, match=f"plan {number} is refused"):
+            SwapExecutor(folder, "100%", gpu=gpu)
+    else:
+        SwapExecutor(folder, "100%", gpu=gpu).close()
+    gc.collect()
+    assert gpu.free_bytes() == gpu.attributes.total_bytes
+
+
+@pytest.mark.usefixtures("trt")
+def test_a_refused_plan_fails_one_inference(
+    gpu_engine: BuildGpu, feeds: Callable[[Path], Arrays], expected: Callable[[str], Arrays]
+) -> None:
+    folder = gpu_engine("images-sliced", "tensorrt", "all")
+    given, wanted = feeds(folder), expected("images-sliced")
+    with open_at(folder, options=SMALL) as executor:
+        assert_same(executor(given), wanted)
+        runtime = Runtime.made[-1]
+        Runtime.failing = [runtime.asked + 3]
+        outcomes = [outcome(executor, given, wanted) for _ in range(5)]
+    (error,) = filter(None, outcomes)
+    assert error.startswith("block ")
+    assert "could not be loaded" in error
+    assert "is refused" in error
+
+
+@pytest.mark.usefixtures("trt")
+@pytest.mark.parametrize("failing", [0, 5, 17, 40])
+def test_a_copy_that_fails_fails_one_inference(
+    gpu_engine: BuildGpu,
+    feeds: Callable[[Path], Arrays],
+    expected: Callable[[str], Arrays],
+    failing: int,
+) -> None:
+    folder = gpu_engine("images-sliced", "tensorrt", "none")
+    given, wanted = feeds(folder), expected("images-sliced")
+    with open_at(folder, options=SMALL) as executor:
+        gpu: Any = executor._backend._accelerator  # type: ignore[attr-defined]
+        gpu.failing = {gpu.copies + failing}
+        outcomes = [outcome(executor, given, wanted) for _ in range(4)]
+    (error,) = filter(None, outcomes)
+    assert "fails" in error
+
+
+@pytest.mark.usefixtures("trt")
+def test_a_plan_for_another_gpu_is_told(gpu_engine: BuildGpu) -> None:
+    folder = gpu_engine("used-twice", "tensorrt-rtx")
+    DeferringRuntime.validity = "invalid"
+    with pytest.raises(EngineError, match="built for other GPUs") as caught:
+        SwapExecutor(folder, "100%", gpu=SimulatedAccelerator())
+    assert "built for any, here is simulated (sm00)" in caught.value.why
+
+
+@pytest.mark.usefixtures("trt")
+def test_an_engine_that_outgrows_its_place_is_told(
+    gpu_engine: BuildGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = gpu_engine("used-twice", "tensorrt", "all")
+    monkeypatch.setattr("swapnet.executor.gpu.allocation.Heap.take", _greedy)
+    with pytest.raises(BackendError, match="does not fit in its place") as caught:
+        SwapExecutor(folder, "100%", gpu=SimulatedAccelerator())
+    assert "its place has" in caught.value.why
+
+
+def _greedy(heap: Any, nbytes: int, _: int) -> int | None:
+    buffer = heap._accelerator.allocate("device", nbytes + 100_000)
+    heap._buffers[buffer.address] = buffer
+    heap.used_bytes += buffer.nbytes
+    return int(buffer.address)
+
+
+@pytest.mark.usefixtures("trt")
+def test_a_full_gpu_is_told(gpu_engine: BuildGpu) -> None:
+    folder = gpu_engine("images-sliced", "tensorrt", "none")
+    with pytest.raises(BudgetError, match="more than this machine has") as caught:
+        SwapExecutor(folder, "100%", gpu=SimulatedAccelerator(total_bytes=30_000))
+    assert "there are 20000" in caught.value.why
+
+
+@pytest.mark.usefixtures("trt")
+def test_kinds_of_memory_that_do_not_exist(gpu_engine: BuildGpu) -> None:
+    folder = gpu_engine("used-twice", "tensorrt")
+    with pytest.raises(InputError, match="'fast' is not a kind of GPU memory"):
+        SwapExecutor(folder, "100%", device=Device(gpu_memory="fast"), gpu=SimulatedAccelerator())
