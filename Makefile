@@ -29,12 +29,12 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-engines: $(READY) ## Build the zoo, swap each model at BUDGET on real inputs, compare (or MODEL=…)
+engines: $(READY) ## Build the zoo for BACKEND, swap each at BUDGET on real inputs, compare (or MODEL=…)
 ifeq ($(MODEL),)
 	$(BIN)/python -m swapnet models run --budget '$(BUDGET)' --backend '$(BACKEND)'
 else
 	$(BIN)/python -m swapnet build '$(MODEL)' -o '$(OUT)' --backend '$(BACKEND)' $(if $(SHAPES),--shapes '$(SHAPES)')
-	$(BIN)/python -m swapnet bench '$(OUT)' --budget '$(BUDGET)' --compare
+	$(if $(filter auto onnxruntime,$(BACKEND)),$(BIN)/python -m swapnet bench '$(OUT)' --budget '$(BUDGET)' --compare)
 endif
 
 test: $(READY) ## All tests

@@ -3,46 +3,31 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
-from math import isqrt
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-import swapnet
-from swapnet.builder.compile import compile_parts
+from swapnet.builder.compile import compile_parts, pieces_of
+from swapnet.builder.compiler import BlockMemory, Compiler
 from swapnet.builder.directory import staging_directory
+from swapnet.builder.limits import Limits, choose_limits
+from swapnet.builder.onnxruntime import OnnxRuntimeCompiler, OnnxRuntimeCudaCompiler
 from swapnet.builder.optimise import TYPES, optimise
 from swapnet.builder.partition import assign_weights, partition
-from swapnet.builder.shapes import plan_shapes
+from swapnet.builder.shapes import plan_shapes, plan_smallest
 from swapnet.builder.slicing import slice_operators
-from swapnet.builder.source import SourceModel, open_source
-from swapnet.calibration.activations import Measurement, measure
+from swapnet.builder.source import open_source
+from swapnet.builder.tensorrt.compiler import TensorRTCompiler
+from swapnet.builder.tensorrt.options import TensorRTOptions
 from swapnet.errors import BackendUnavailableError, InputError
-from swapnet.executor.backends.onnxruntime import version
-from swapnet.fingerprint import PORTABLE, cpu_fingerprint
-from swapnet.manifest import (
-    EXTENT_ALIGNMENT,
-    SESSION_BYTES,
-    Compiled,
-    Manifest,
-    Source,
-    load_manifest,
-    save_manifest,
-)
+from swapnet.manifest import Manifest, Source, load_manifest, save_manifest
 from swapnet.progress import Progress, silent
-from swapnet.units import parse_size
+from swapnet.tensorrt import TENSORRT
 
 __all__ = ["BACKENDS", "build"]
 
-BACKENDS = ("auto", "onnxruntime")
-_BLOCK_RANGE_BYTES = (256 << 10, 8 << 20)
-"""Smaller blocks cost more calls than they save bytes; larger ones overlap badly."""
-
-_PLACES = 2
-"""Blocks in memory at once while streaming, at least: one executes, one is being read. With ``n``
-blocks of ``weights / n`` bytes they and the sessions take the least memory together where
-``n * SESSION_BYTES == _PLACES * weights / n``."""
+BACKENDS = ("auto", "onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
 
 
 def build(
@@ -51,8 +36,17 @@ def build(
     *,
     backend: str = "auto",
     max_block: str | int | None = None,
+    smallest_budget: str | int | None = None,
     portable: bool = False,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    weights: str | None = None,
+    targets: Sequence[str] = (),
+    hardware_compatibility: str | None = None,
+    version_compatible: bool = False,
+    builder_optimization_level: int | None = None,
+    workspace: str | int | None = None,
+    min_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    process_per_block: bool = False,
     progress: Progress = silent,
 ) -> Manifest:
     """Cut a model into blocks and write an engine directory.
@@ -64,14 +58,22 @@ def build(
     folder
         Engine directory to write. An engine that is there is replaced when the new one is whole.
     backend
-        ``"auto"`` or ``"onnxruntime"``.
+        One of `BACKENDS`; ``"auto"`` is ``"onnxruntime"``.
     max_block
-        Limit of a block's weights, a size or bytes; by default such that blocks in memory and
-        sessions take the least together, between 256 KiB and 8 MiB.
+        Limit of a block's weights, a size or bytes. By default, for ONNX Runtime, such that blocks
+        in memory and sessions take the least together, between 256 KiB and 8 MiB; for TensorRT, a
+        twelfth of the weights, between 4 and 64 MiB.
+    smallest_budget
+        A budget, a size or bytes, that blocks are made small enough for: the default limit of a
+        block is then at most a quarter of it.
     portable
-        Leave out hardware layouts, so that the engine runs on any processor.
+        Leave out hardware layouts, so that the engine runs on any processor; ``onnxruntime`` only.
     shapes
         Input shapes to plan for; symbolic dimensions that are not given are 1.
+    weights, targets, hardware_compatibility, version_compatible, builder_optimization_level, \
+workspace, min_shapes, process_per_block
+        For ``tensorrt`` and ``tensorrt-rtx`` only, see `TensorRTOptions`; ``workspace`` is a size
+        or bytes.
     progress
         Told of each stage.
 
@@ -83,85 +85,116 @@ def build(
     Raises
     ------
     ModelError
-        The model can't be read, or ONNX Runtime refuses it.
+        The model can't be read, or the runtime library refuses it.
     InputError
-        An option is wrong.
+        An option is wrong, or is not one of this backend's.
     StorageError
         The engine directory can't be written.
     BackendUnavailableError
-        There is no such backend.
+        There is no such backend, or its library is not installed.
     """
+    options = TensorRTOptions(
+        weights=weights,
+        targets=tuple(targets),
+        hardware_compatibility=hardware_compatibility,
+        version_compatible=version_compatible,
+        builder_optimization_level=builder_optimization_level,
+        workspace=workspace,
+        min_shapes=min_shapes or {},
+        process_per_block=process_per_block,
+    )
+    name = "onnxruntime" if backend == "auto" else backend
+    _check(name, options, portable=portable)
+    progress("read", 0, 1)
+    source = open_source(Path(model))
+    limits = choose_limits(
+        name,
+        source.weights_bytes,
+        max_block=max_block,
+        smallest_budget=smallest_budget,
+        workspace=workspace,
+    )
+    target = Path(folder)
+    with (
+        staging_directory(target) as staging,
+        tempfile.TemporaryDirectory(prefix=f".{target.name}.work.", dir=target.parent) as hidden,
+    ):
+        work = Path(hidden)
+        compiler = _compiler(name, options, limits, work, portable=portable)
+        progress("optimise", 0, 1)
+        graph = optimise(source, work, operators=compiler.operators, shapes=shapes)
+        progress("shapes", 0, 1)
+        graph = plan_shapes(graph, work / TYPES, shapes or {})
+        if min_shapes:
+            graph = plan_smallest(graph, work / TYPES, min_shapes)
+        graph = compiler.prepare(slice_operators(graph, limits.max_block_bytes))
+        cutting = compiler.cutting(graph)
+        parts = partition(
+            graph,
+            limits.max_block_bytes,
+            cut_cost_bytes=cutting.cut_cost_bytes,
+            uncut=cutting.uncut,
+        )
+        ownership = assign_weights(graph, parts)
+        pieces = pieces_of(graph, parts, ownership)
+        manifest = compile_parts(
+            graph,
+            pieces,
+            ownership,
+            staging,
+            work,
+            compiler,
+            source=Source(source.name, source.sha256, str(source.path.absolute())),
+            max_block_bytes=limits.max_block_bytes,
+            progress=progress,
+        )
+        save_manifest(staging, manifest)
+        progress("measure", 0, 1)
+        memory = compiler.memory(staging, manifest)
+        save_manifest(staging, _with_memory(manifest, memory))
+    return load_manifest(target)
+
+
+def _check(backend: str, options: TensorRTOptions, *, portable: bool) -> None:
+    """Raises what `build` says."""
     if backend not in BACKENDS:
         raise BackendUnavailableError(
             f"there is no backend {backend!r}",
             why=f"this SwapNet builds for {', '.join(BACKENDS)}",
             hint="leave --backend out",
         )
-    progress("read", 0, 1)
-    source = open_source(Path(model))
-    max_block_bytes = _max_block_bytes(max_block, source)
-    target = Path(folder)
-    with (
-        staging_directory(target) as staging,
-        tempfile.TemporaryDirectory(prefix=f".{target.name}.work.", dir=target.parent) as work,
-    ):
-        progress("optimise", 0, 1)
-        graph = optimise(source, Path(work), portable=portable, shapes=shapes)
-        progress("shapes", 0, 1)
-        graph = plan_shapes(graph, Path(work) / TYPES, shapes or {})
-        graph = slice_operators(graph, max_block_bytes)
-        parts = partition(graph, max_block_bytes)
-        manifest = compile_parts(
-            graph,
-            parts,
-            assign_weights(graph, parts),
-            staging,
-            source=Source(source.name, source.sha256, str(source.path.absolute())),
-            compiled=Compiled(
-                "onnxruntime",
-                version(),
-                PORTABLE if portable else cpu_fingerprint(),
-                swapnet.__version__,
-            ),
-            max_block_bytes=max_block_bytes,
-            progress=progress,
-        )
-        save_manifest(staging, manifest)
-        progress("measure", 0, 1)
-        save_manifest(staging, _with_measurement(manifest, measure(staging)))
-    return load_manifest(target)
-
-
-def _max_block_bytes(max_block: str | int | None, source: SourceModel) -> int:
-    if max_block is None:
-        smallest, largest = _BLOCK_RANGE_BYTES
-        balanced = isqrt(source.weights_bytes * SESSION_BYTES // _PLACES)
-        return max(smallest, min(largest, balanced))
-    nbytes = parse_size(max_block) if isinstance(max_block, str) else max_block
-    if nbytes < EXTENT_ALIGNMENT:
+    given = [] if backend in TENSORRT else options.given
+    if portable and backend != "onnxruntime":
+        given = ["portable", *given]
+    if given:
         raise InputError(
-            f"blocks of {nbytes} bytes are too small",
-            why=f"a block is at least {EXTENT_ALIGNMENT} bytes, one page of direct I/O",
-            hint="give --max-block 1MiB or more",
+            f"--{given[0].replace('_', '-')} is not for {backend}",
+            why="it is for "
+            + ("onnxruntime" if given[0] == "portable" else " and ".join(TENSORRT)),
+            hint="leave it out, or choose another --backend",
         )
-    return nbytes
+    if backend in TENSORRT:
+        options.check(backend)
 
 
-def _with_measurement(manifest: Manifest, measured: Measurement) -> Manifest:
-    """The manifest with what its blocks need beside their weights.
+def _compiler(
+    backend: str, options: TensorRTOptions, limits: Limits, work: Path, *, portable: bool
+) -> Compiler:
+    if backend in TENSORRT:
+        return TensorRTCompiler(backend, options, limits, work)
+    if backend == "onnxruntime-cuda":
+        return OnnxRuntimeCudaCompiler()
+    return OnnxRuntimeCompiler(portable)
 
-    A block's skeleton is counted in proportion to its operators.
-    """
-    sizes = [(len(block.operators) + 1) * block.is_graph for block in manifest.blocks]
-    share = measured.skeleton_bytes / max(sum(sizes), 1)
+
+def _with_memory(manifest: Manifest, memory: Sequence[BlockMemory]) -> Manifest:
+    """The manifest with what its blocks need beside their weights."""
     blocks = tuple(
         msgspec.structs.replace(
             block,
-            activation_bytes=peak,
-            skeleton_bytes=int(share * size) + SESSION_BYTES if block.is_graph else 0,
+            activation_bytes=needed.activation_bytes,
+            skeleton_bytes=needed.skeleton_bytes,
         )
-        for block, peak, size in zip(
-            manifest.blocks, measured.limiting_activation_bytes, sizes, strict=True
-        )
+        for block, needed in zip(manifest.blocks, memory, strict=True)
     )
     return msgspec.structs.replace(manifest, blocks=blocks)

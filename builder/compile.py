@@ -1,72 +1,123 @@
-"""Parts into the engine directory: extents, skeletons, and the manifest's record of each."""
+"""Parts into the engine directory: extents, engines, and the manifest's record of each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from swapnet.builder.graph import Graph, Value
+from swapnet.builder.compiler import Compiler, Engine, Piece
+from swapnet.builder.graph import Constant, Graph, Value
 from swapnet.builder.inplace import inplace_outputs
 from swapnet.builder.lookup import table_parts
 from swapnet.builder.partition import Ownership, Part
-from swapnet.builder.skeleton import skeleton
+from swapnet.builder.source import file_sha256
 from swapnet.builder.weights import StoredExtent, WeightWriter
 from swapnet.manifest import (
     SCHEMA,
     WEIGHTS,
     Block,
-    Compiled,
     Lookup,
     Manifest,
     Rows,
     Source,
     Tensor,
     Weight,
-    sha256_of,
 )
 from swapnet.progress import Progress
 
-__all__ = ["compile_parts"]
+__all__ = ["compile_parts", "pieces_of"]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Where a block's bytes were written."""
+
+    extent: StoredExtent
+    file: str = ""
+    file_checksum: str = ""
+    plan_nbytes: int = 0
+    activation_bytes: int = 0
+
+
+def pieces_of(graph: Graph, parts: Sequence[Part], ownership: Ownership) -> tuple[Piece, ...]:
+    """The parts with what they store."""
+    tables = {name for part in parts if part.lookup for name in table_parts(graph, part.weights[0])}
+    return tuple(
+        Piece(index, part, own, readable=not part.lookup and not tables.isdisjoint(own))
+        for index, (part, own) in enumerate(zip(parts, ownership.own, strict=True))
+    )
 
 
 def compile_parts(
     graph: Graph,
-    parts: Sequence[Part],
+    pieces: Sequence[Piece],
     ownership: Ownership,
     folder: Path,
+    work: Path,
+    compiler: Compiler,
     *,
     source: Source,
-    compiled: Compiled,
     max_block_bytes: int,
     progress: Progress,
 ) -> Manifest:
-    """Write weights and skeletons for ONNX Runtime into ``folder``.
+    """Write weights and engines into ``folder``.
+
+    Parameters
+    ----------
+    graph, pieces, ownership
+        What to compile.
+    folder, work
+        Where the engine directory is written, and a folder beside it for files on their way.
+    compiler
+        The library.
+    source, max_block_bytes
+        For the manifest.
+    progress
+        Told of each block.
 
     Returns
     -------
     Manifest
-        Complete but for what has to be measured: activations and loaded skeletons.
+        Complete but for what blocks need beside their weights.
+
+    Raises
+    ------
+    ModelError
+        The library refuses a block.
     """
     (folder / "blocks").mkdir()
-    stored: list[StoredExtent] = []
+    styles = compiler.styles(graph, pieces)
     with WeightWriter(folder / WEIGHTS) as writer:
         shared = writer.append([graph.constants[n] for n in ownership.shared])
-        for index, names in enumerate(ownership.own):
-            progress("compile", index, len(parts))
-            stored.append(writer.append([graph.constants[n] for n in names]))
-    located = {w.name: w for extent in (shared, *stored) for w in extent.weights}
+        stored: list[_Stored] = []
+        for piece, style in zip(pieces, styles, strict=True):
+            progress("compile", piece.index, len(pieces))
+            constants = [graph.constants[name] for name in piece.own]
+            if piece.part.lookup:
+                stored.append(_Stored(writer.append(constants)))
+                continue
+            file = work / f"{piece.index:03}{compiler.suffix}"
+            engine = compiler.compile(graph, piece, style, file, progress)
+            stored.append(_store(writer, constants, engine, file, folder))
+    located = {
+        weight.name: weight
+        for extent in (shared, *(block.extent for block in stored))
+        for weight in extent.weights
+    }
     blocks = tuple(
-        _lookup_block(graph, index, part, extent, located)
-        if part.lookup
-        else _graph_block(graph, index, part, extent, folder)
-        for index, (part, extent) in enumerate(zip(parts, stored, strict=True))
+        _lookup_block(graph, piece, record.extent, located)
+        if piece.part.lookup
+        else _graph_block(graph, piece, record, inplace=compiler.inplace)
+        for piece, record in zip(pieces, stored, strict=True)
     )
+    parts = [piece.part for piece in pieces]
     ends = {value.name for value in (*graph.inputs, *graph.outputs)}
     crossing = dict.fromkeys(n for part in parts for n in part.outputs if n not in ends)
     return Manifest(
         schema=SCHEMA,
         source=source,
-        compiled=compiled,
+        compiled=compiler.compiled,
         max_block_bytes=max_block_bytes,
         sliced=graph.sliced,
         inputs=tuple(map(_tensor, graph.inputs)),
@@ -81,43 +132,59 @@ def compile_parts(
     )
 
 
-def _graph_block(graph: Graph, index: int, part: Part, stored: StoredExtent, folder: Path) -> Block:
-    data = skeleton(graph, part, f"block {index}").SerializeToString(deterministic=True)
-    file = f"blocks/{index:03}.onnx"
-    (folder / file).write_bytes(data)
+def _store(
+    writer: WeightWriter, constants: Sequence[Constant], engine: Engine, file: Path, folder: Path
+) -> _Stored:
+    """Put an engine into the weights with what it embeds, or beside them."""
+    activations = engine.activation_bytes
+    if engine.style == "embedded":
+        nbytes = file.stat().st_size
+        extent = writer.append_file(file)
+        file.unlink()
+        return _Stored(extent, plan_nbytes=nbytes, activation_bytes=activations)
+    name = f"blocks/{file.name}"
+    checksum = file_sha256(file)
+    file.replace(folder / name)
+    return _Stored(writer.append(constants), name, checksum, activation_bytes=activations)
+
+
+def _graph_block(graph: Graph, piece: Piece, stored: _Stored, *, inplace: bool) -> Block:
     return Block(
-        index=index,
+        index=piece.index,
         kind="graph",
-        operators=part.operators,
-        inputs=part.inputs,
-        outputs=part.outputs,
-        extent=stored.extent,
-        checksum=stored.checksum,
-        weights=stored.weights,
-        inplace=inplace_outputs(graph, part),
-        file=file,
-        file_checksum=sha256_of(data),
+        operators=piece.part.operators,
+        inputs=piece.part.inputs,
+        outputs=piece.part.outputs,
+        extent=stored.extent.extent,
+        checksum=stored.extent.checksum,
+        weights=stored.extent.weights,
+        weight_style="embedded" if stored.plan_nbytes else "external",
+        plan_nbytes=stored.plan_nbytes,
+        inplace=inplace_outputs(graph, piece.part) if inplace else {},
+        file=stored.file,
+        file_checksum=stored.file_checksum,
+        activation_bytes=stored.activation_bytes,
     )
 
 
 def _lookup_block(
-    graph: Graph, index: int, part: Part, stored: StoredExtent, located: dict[str, Weight]
+    graph: Graph, piece: Piece, stored: StoredExtent, located: Mapping[str, Weight]
 ) -> Block:
-    table = graph.constants[part.weights[0]]
-    pieces = [located[name] for name in table_parts(graph, table.name)]
+    table = graph.constants[piece.part.weights[0]]
+    rows = [located[name] for name in table_parts(graph, table.name)]
     return Block(
-        index=index,
+        index=piece.index,
         kind="lookup",
-        operators=part.operators,
-        inputs=(part.nodes[0].input[1],),
-        outputs=part.outputs,
+        operators=piece.part.operators,
+        inputs=(piece.part.nodes[0].input[1],),
+        outputs=piece.part.outputs,
         extent=stored.extent,
         checksum=stored.checksum,
         lookup=Lookup(
             dtype=table.dtype,
             row_shape=table.whole_shape[1:],
             row_nbytes=table.nbytes // table.shape[0],
-            rows=tuple(Rows(piece.shape[0], piece.offset) for piece in pieces),
+            rows=tuple(Rows(piece.shape[0], piece.offset) for piece in rows),
         ),
     )
 

@@ -20,24 +20,32 @@ from swapnet.builder.graph import Constant, bodies, read_constant
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["INLINE_BELOW_BYTES", "read_weights"]
+__all__ = ["INLINE_BELOW_BYTES", "SHAPE_INPUTS", "read_weights"]
 
 INLINE_BELOW_BYTES = 1024
 """Smaller constants stay in the skeletons."""
 
-_SHAPE_INPUTS = {
-    "Reshape": (1,),
-    "Resize": (1, 2, 3),
-    "Upsample": (1,),
-    "Expand": (1,),
-    "Tile": (1,),
-    "Slice": (1, 2, 3, 4),
-    "Pad": (1, 2, 3),
+SHAPE_INPUTS: Mapping[str, tuple[int, ...]] = {
+    **dict.fromkeys(("Reshape", "Expand", "Tile", "Upsample"), (1,)),
+    **dict.fromkeys(("Squeeze", "Unsqueeze", "Split", "TopK", "OneHot", "Trilu", "CumSum"), (1,)),
+    **dict.fromkeys(("CenterCropPad", "Col2Im", "AffineGrid"), (1,)),
+    **dict.fromkeys(
+        (
+            *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1"),
+            *("ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
+        ),
+        (1,),
+    ),
     "ConstantOfShape": (0,),
-    "Unsqueeze": (1,),
-    "Squeeze": (1,),
-    "Split": (1,),
+    "Loop": (0,),
+    "MaxUnpool": (2,),
+    "NonMaxSuppression": (2,),
+    "Pad": (1, 2, 3),
+    "Range": (0, 1, 2),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
 }
+"""Positions of inputs that say how large something is, which axes, or how often, by operator."""
 
 
 def read_weights(
@@ -162,7 +170,7 @@ def _keep(graph: onnx.GraphProto, tensors: Iterable[onnx.TensorProto]) -> None:
 def _shaping_names(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
     """What operators read as shapes, those in bodies too."""
     for node in nodes:
-        positions = _SHAPE_INPUTS.get(node.op_type, ())
+        positions = SHAPE_INPUTS.get(node.op_type, ())
         yield from (node.input[i] for i in positions if i < len(node.input))
         for body in bodies(node):
             yield from _shaping_names(body.node)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 __all__ = ["CUT_COST_BYTES", "Operator", "Span", "cut", "live_bytes"]
 
 CUT_COST_BYTES = 1 << 20
-"""What one more block costs, in bytes of live tensors: a call, a skeleton, a shorter read."""
+"""What one more block costs where nothing else is said: a call, a skeleton, a shorter read."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def live_bytes(
     operators
         In execution order.
     outputs
-        The model's outputs: placed with the caller, they cost a cut nothing.
+        Those of the model's outputs that are placed with the caller: they cost a cut nothing.
     nbytes
         Bytes of each value that may cross a cut, None for one that may not; model inputs are
         left out, for they lie with the caller too.
@@ -71,11 +71,14 @@ def live_bytes(
 
 
 def cut(
-    operators: Sequence[Operator], max_block_bytes: int, live: Sequence[int | None]
+    operators: Sequence[Operator],
+    max_block_bytes: int,
+    live: Sequence[int | None],
+    cut_cost_bytes: int = CUT_COST_BYTES,
 ) -> list[Span]:
     """Blocks of at most ``max_block_bytes`` of weights, cut where little is live.
 
-    Minimises the sum over cuts of live bytes and `CUT_COST_BYTES` by dynamic programming.
+    Minimises the sum over cuts of live bytes and ``cut_cost_bytes`` by dynamic programming.
     A block exceeds the limit only where a single operator does, or where no cut is allowed.
 
     Parameters
@@ -86,13 +89,15 @@ def cut(
         Limit of a block's weights.
     live
         From `live_bytes`.
+    cut_cost_bytes
+        What one more block costs, in bytes of live tensors.
     """
     count = len(operators)
     best: list[tuple[int, int]] = [(0, 0)] + [(-1, -1)] * count
     for stop in range(1, count + 1):
         if stop < count and live[stop] is None:
             continue
-        cut_cost = 0 if stop == count else CUT_COST_BYTES + (live[stop] or 0)
+        cut_cost = 0 if stop == count else cut_cost_bytes + (live[stop] or 0)
         fallback: tuple[int, int] | None = None
         weights: dict[str, int] = {}
         total = 0

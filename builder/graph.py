@@ -39,12 +39,15 @@ class Value:
     ----------
     planned
         Shape at the planned input shapes; empty until they are known.
+    smallest
+        Shape at the smallest input shapes; empty where none were given.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     planned: tuple[int, ...] = ()
+    smallest: tuple[int, ...] = ()
 
     @property
     def nbytes(self) -> int | None:

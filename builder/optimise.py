@@ -1,4 +1,4 @@
-"""The whole graph optimised once by ONNX Runtime, hardware layouts in the stored weights."""
+"""The whole graph optimised once by ONNX Runtime; hardware layouts in its stored weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import errno
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ from swapnet.builder.graph import Graph, Value, bodies, in_execution_order
 from swapnet.builder.packing import NCHWC, has_products, pack_products
 from swapnet.builder.source import SourceModel
 from swapnet.errors import ModelError
+from swapnet.fingerprint import PORTABLE
+from swapnet.manifest import Compiled
 from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
@@ -25,7 +29,9 @@ if TYPE_CHECKING:
 __all__ = [
     "TYPES",
     "WHOLE",
+    "Operators",
     "open_session",
+    "operators_of",
     "optimise",
     "quiet_options",
     "read_graph",
@@ -53,11 +59,29 @@ _QUANTISING = ("QDQSelectorActionTransformer",)
 _NAMES = {"float": "float32", "double": "float64"}
 
 
+class Operators(Enum):
+    """Which operators an optimised model may have."""
+
+    HARDWARE = "hardware"
+    """Those of ONNX Runtime, with layouts of this processor (NCHWc) in their weights."""
+    PORTABLE = "portable"
+    """Those of ONNX Runtime that run on any processor."""
+    STANDARD = "standard"
+    """Those of ONNX, which other libraries read too."""
+
+
+def operators_of(compiled: Compiled) -> Operators:
+    """The operators of an engine's blocks."""
+    if compiled.backend != "onnxruntime":
+        return Operators.STANDARD
+    return Operators.PORTABLE if compiled.fingerprint == PORTABLE else Operators.HARDWARE
+
+
 def optimise(
     source: SourceModel,
     folder: Path,
     *,
-    portable: bool,
+    operators: Operators,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Graph:
     """Optimise ``source`` into ``folder`` and read the result.
@@ -69,8 +93,8 @@ def optimise(
     folder
         Where the optimised model, its weights, `TYPES` and `WHOLE` are written; they must stay
         there while the graph is used.
-    portable
-        Leave out hardware layouts (NCHWc).
+    operators
+        Which ones may be used.
     shapes
         Input shapes to plan for: products of few rows get a hardware layout too.
 
@@ -82,22 +106,35 @@ def optimise(
         ONNX Runtime refuses the model, or a value has no type that can be swapped.
     """
     disabled: tuple[str, ...] = ()
-    path = save_optimised(source.path, folder, portable=portable)
+    path = save_optimised(source.path, folder, operators=operators)
     graph = read_graph(path, source.name)
     if _nbits(graph.nodes) > _nbits(source.proto.graph.node):
         disabled = _QUANTISING
-        path = save_optimised(source.path, folder, portable=portable, disabled=disabled)
+        path = save_optimised(source.path, folder, operators=operators, disabled=disabled)
         graph = read_graph(path, source.name)
     stored = sum(c.nbytes for c in graph.constants.values())
     if stored > STORED_LIMIT * source.weights_bytes:
         disabled = (*disabled, *_FOLDING)
-        other = save_optimised(source.path, folder, portable=portable, disabled=disabled)
+        other = save_optimised(source.path, folder, operators=operators, disabled=disabled)
         unfolded = read_graph(other, source.name)
         if sum(c.nbytes for c in unfolded.constants.values()) < stored:
             path, graph = other, unfolded
     _types_path(path).replace(folder / TYPES)
     shutil.copyfile(path, folder / WHOLE)
-    return graph if portable else _packed(graph, folder, shapes or {})
+    if operators is Operators.HARDWARE:
+        return _packed(graph, folder, shapes or {})
+    return _of_used_domains(graph) if operators is Operators.STANDARD else graph
+
+
+def _of_used_domains(graph: Graph) -> Graph:
+    """The graph without imports of operator sets that it does not use: others don't know them."""
+    used = {domain for node in graph.nodes for domain in _domains(node)}
+    kept = [o for o in graph.opset_imports if o.domain in used or o.domain in ("", "ai.onnx")]
+    return replace(graph, opset_imports=kept)
+
+
+def _domains(node: onnx.NodeProto) -> set[str]:
+    return {node.domain}.union(*(_domains(inner) for body in bodies(node) for inner in body.node))
 
 
 def _packed(graph: Graph, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
@@ -178,13 +215,13 @@ def _nbits(nodes: Iterable[onnx.NodeProto]) -> int:
 
 
 def save_optimised(
-    source: Path, folder: Path, *, portable: bool, disabled: Sequence[str] = ()
+    source: Path, folder: Path, *, operators: Operators, disabled: Sequence[str] = ()
 ) -> Path:
     """Write the optimised model and a file of weights beside it.
 
     Parameters
     ----------
-    source, folder, portable
+    source, folder, operators
         See `optimise`.
     disabled
         Names of optimisers to leave out.
@@ -201,11 +238,12 @@ def save_optimised(
     stem = "optimised" if not disabled else f"optimised-{len(disabled)}"
     path = folder / f"{stem}.onnx"
     options = quiet_options()
-    options.graph_optimization_level = (
-        ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        if portable
-        else ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    )
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = {
+        Operators.HARDWARE: levels.ORT_ENABLE_ALL,
+        Operators.PORTABLE: levels.ORT_ENABLE_EXTENDED,
+        Operators.STANDARD: levels.ORT_ENABLE_BASIC,
+    }[operators]
     options.optimized_model_filepath = str(path)
     options.add_session_config_entry(
         "session.optimized_model_external_initializers_file_name", f"{stem}.data"

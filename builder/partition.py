@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from swapnet.builder.cut import Operator, Span, cut, live_bytes
+from swapnet.builder.cut import CUT_COST_BYTES, Operator, Span, cut, live_bytes
 from swapnet.builder.graph import Graph, used_names
 from swapnet.builder.lookup import is_lookup, table_parts
 
@@ -60,18 +60,38 @@ class Ownership:
     own: tuple[tuple[str, ...], ...]
 
 
-def partition(graph: Graph, max_block_bytes: int) -> list[Part]:
-    """Cut ``graph`` into parts of at most ``max_block_bytes`` of weights where possible."""
+def partition(
+    graph: Graph,
+    max_block_bytes: int,
+    *,
+    cut_cost_bytes: int = CUT_COST_BYTES,
+    uncut: Collection[str] = (),
+) -> list[Part]:
+    """Cut ``graph`` into parts of at most ``max_block_bytes`` of weights where possible.
+
+    Parameters
+    ----------
+    graph
+        With planned shapes.
+    max_block_bytes
+        Limit of a part's weights.
+    cut_cost_bytes
+        What one more part costs, in bytes of live values.
+    uncut
+        Values that must not cross a cut.
+    """
     given = {value.name for value in graph.inputs}
     results = [value.name for value in graph.outputs]
     operators = [_operator(graph, index) for index in range(len(graph.nodes))]
-    crossing = {n: v.nbytes for n, v in graph.values.items() if n not in given}
-    live = live_bytes(operators, results, crossing)
+    crossing = {
+        n: None if n in uncut else v.nbytes for n, v in graph.values.items() if n not in given
+    }
+    live = live_bytes(operators, [name for name in results if name not in uncut], crossing)
     operators = [
         replace(op, alone=op.alone and None not in live[index : index + 2])
         for index, op in enumerate(operators)
     ]
-    spans = cut(operators, max_block_bytes, live)
+    spans = cut(operators, max_block_bytes, live, cut_cost_bytes)
     later: list[set[str]] = [set(results)]
     for span in reversed(spans[1:]):
         used = {n for node in graph.nodes[span.start : span.stop] for n in used_names(node)}

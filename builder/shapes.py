@@ -9,15 +9,20 @@ from pathlib import Path
 from swapnet.builder.graph import Graph, Value
 from swapnet.builder.lookup import is_lookup
 from swapnet.builder.optimise import open_session, quiet_options
-from swapnet.errors import ModelError
+from swapnet.errors import InputError, ModelError
 from swapnet.sampling import sample_inputs
 from swapnet.shapes import as_option, input_shapes
 from swapnet.tensors import ONNX_TYPES
 
-__all__ = ["plan_shapes"]
+__all__ = ["plan_shapes", "plan_smallest"]
 
 
-def plan_shapes(graph: Graph, types_path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+def plan_shapes(
+    graph: Graph,
+    types_path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    option: str = "--shapes",
+) -> Graph:
     """The graph with the planned shape of every value.
 
     Parameters
@@ -29,6 +34,8 @@ def plan_shapes(graph: Graph, types_path: Path, shapes: Mapping[str, tuple[int, 
         symbolic.
     shapes
         Of inputs, as the user gave them.
+    option
+        What the user calls them.
 
     Raises
     ------
@@ -37,7 +44,7 @@ def plan_shapes(graph: Graph, types_path: Path, shapes: Mapping[str, tuple[int, 
     ModelError
         The model does not run on seeded inputs of these shapes.
     """
-    planned = input_shapes(graph.inputs, shapes)
+    planned = input_shapes(graph.inputs, shapes, option=option)
     planned |= {
         value.name: tuple(int(dim) for dim in value.shape)
         for value in graph.values.values()
@@ -47,13 +54,53 @@ def plan_shapes(graph: Graph, types_path: Path, shapes: Mapping[str, tuple[int, 
     }
     unknown = [name for name in graph.values if name not in planned]
     if unknown:
-        planned |= _run(graph, types_path, planned, unknown)
+        planned |= _run(graph, types_path, planned, unknown, option)
     return replace(
         graph,
         values={n: _planned(v, planned[n]) for n, v in graph.values.items()},
         inputs=tuple(_planned(v, planned[v.name]) for v in graph.inputs),
         outputs=tuple(_planned(v, planned[v.name]) for v in graph.outputs),
     )
+
+
+def plan_smallest(graph: Graph, types_path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+    """The graph with the smallest shape of every value, where no dimension exceeds the planned one.
+
+    Parameters
+    ----------
+    graph, types_path
+        As for `plan_shapes`, planned.
+    shapes
+        Of inputs, the smallest that the user gave; symbolic dimensions that are not given are 1.
+
+    Raises
+    ------
+    InputError
+        A shape does not fit, or exceeds the planned one.
+    ModelError
+        The model does not run on seeded inputs of these shapes.
+    """
+    smallest = plan_shapes(graph, types_path, shapes, "--min-shapes").values
+    for value in graph.inputs:
+        given = smallest[value.name].planned
+        if any(low > high for low, high in zip(given, value.planned, strict=True)):
+            raise InputError(
+                f"--min-shapes gives {as_option({value.name: given})}",
+                why=f"it is planned for {as_option({value.name: value.planned})}",
+                hint="give smaller --min-shapes or larger --shapes",
+            )
+    return replace(
+        graph,
+        values={
+            name: replace(value, smallest=_smaller(value.planned, smallest[name].planned))
+            for name, value in graph.values.items()
+        },
+    )
+
+
+def _smaller(planned: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    """The smaller of each dimension; a rank that depends on the input shapes has no smallest."""
+    return tuple(map(min, planned, other)) if len(planned) == len(other) else ()
 
 
 def _planned(value: Value, shape: tuple[int, ...]) -> Value:
@@ -64,7 +111,11 @@ def _planned(value: Value, shape: tuple[int, ...]) -> Value:
 
 
 def _run(
-    graph: Graph, path: Path, planned: Mapping[str, tuple[int, ...]], unknown: list[str]
+    graph: Graph,
+    path: Path,
+    planned: Mapping[str, tuple[int, ...]],
+    unknown: list[str],
+    option: str,
 ) -> dict[str, tuple[int, ...]]:
     session = open_session(path, quiet_options(optimise=False))
     limits = {
@@ -80,7 +131,7 @@ def _run(
         raise ModelError(
             f"the model does not run on seeded inputs of {given}",
             why=str(error).strip().splitlines()[0],
-            hint="give the shapes that it is used with: --shapes name:1x3x224x224",
+            hint=f"give the shapes that it is used with: {option} name:1x3x224x224",
         ) from error
     return {
         name: tuple(value.shape()) if value.is_tensor() else ()

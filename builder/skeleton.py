@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from swapnet.builder.graph import Graph, Value
@@ -14,11 +15,22 @@ if TYPE_CHECKING:
 __all__ = ["skeleton"]
 
 
-def skeleton(graph: Graph, part: Part, name: str) -> onnx.ModelProto:
-    """A valid ONNX model of the part; its weights are inputs, after the values it reads."""
+def skeleton(graph: Graph, part: Part, name: str, without: Collection[str] = ()) -> onnx.ModelProto:
+    """An ONNX model of the part; its weights are inputs, after the values it reads.
+
+    Parameters
+    ----------
+    graph, part
+        What to write.
+    name
+        Of the model.
+    without
+        Weights that are no inputs: the model is valid when they are added to it.
+    """
     from onnx import helper
 
-    weights = [Value(c.name, c.dtype, c.shape) for c in map(graph.constants.get, part.weights) if c]
+    constants = [graph.constants[name] for name in part.weights if name not in without]
+    weights = [Value(constant.name, constant.dtype, constant.shape) for constant in constants]
     inputs = [graph.values[n] for n in part.inputs]
     body = helper.make_graph(
         list(part.nodes),

@@ -292,8 +292,15 @@ class _Writer:
     def _declare(self, names: list[str], whole: Value, cut: Cut, bounds: _Bounds) -> None:
         for name, (start, stop) in zip(names, bounds, strict=True):
             shape, planned = list(whole.shape), list(whole.planned)
-            shape[cut.axis] = planned[cut.axis] = (stop - start) * cut.size
-            self.values[name] = Value(name, whole.dtype, tuple(shape), tuple(planned))
+            smallest = list(whole.smallest or whole.planned)
+            shape[cut.axis] = planned[cut.axis] = smallest[cut.axis] = (stop - start) * cut.size
+            self.values[name] = Value(
+                name,
+                whole.dtype,
+                tuple(shape),
+                tuple(planned),
+                tuple(smallest) if whole.smallest else (),
+            )
 
     def _fresh(self, name: str) -> str:
         """``name``, or where it is taken, ``name`` and a number."""

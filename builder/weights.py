@@ -54,6 +54,18 @@ class WeightWriter:
             weights.append(
                 Weight(constant.name, constant.dtype, constant.shape, offset, constant.nbytes)
             )
+        return self._end(start, weights, digest)
+
+    def append_file(self, path: Path) -> StoredExtent:
+        """Write a file, padded to an aligned extent."""
+        digest = hashlib.sha256()
+        start = self.nbytes
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                self._write(piece, digest)
+        return self._end(start, (), digest)
+
+    def _end(self, start: int, weights: Iterable[Weight], digest: hashlib._Hash) -> StoredExtent:
         end = align_up(self.nbytes, EXTENT_ALIGNMENT)
         self._write(bytes(end - self.nbytes), digest)
         return StoredExtent(Extent(start, end - start), tuple(weights), digest.hexdigest())

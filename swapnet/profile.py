@@ -5,6 +5,7 @@ At other input shapes than those that the engine was built for: ``shapes/profile
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -19,6 +20,7 @@ __all__ = [
     "ASSUMED",
     "PROFILE",
     "BlockTime",
+    "Need",
     "Profile",
     "Request",
     "Storage",
@@ -26,6 +28,7 @@ __all__ = [
     "load_profile",
     "profile_paths",
     "save_profile",
+    "with_needs",
 ]
 
 PROFILE = "profile.json"
@@ -111,6 +114,19 @@ class Storage(_Record, frozen=True):
     requests: tuple[Request, ...] = ()
 
 
+class Need(_Record, frozen=True):
+    """What a block needs beside its weights, as its runtime library says here.
+
+    Attributes
+    ----------
+    skeleton_bytes, activation_bytes
+        As in `Block`, where they were estimated without the GPU.
+    """
+
+    skeleton_bytes: int
+    activation_bytes: int
+
+
 class Profile(_Record, frozen=True):
     """Delays of one engine on one device.
 
@@ -126,6 +142,8 @@ class Profile(_Record, frozen=True):
         Cost of one call to the backend.
     storage
         Delays of reading.
+    needs
+        By block; empty where the manifest has them.
     """
 
     schema: Literal["swapnet-profile/2"]
@@ -134,6 +152,7 @@ class Profile(_Record, frozen=True):
     blocks: tuple[BlockTime, ...]
     step_ms: Delay
     storage: Storage
+    needs: tuple[Need, ...] = ()
 
     @property
     def is_assumed(self) -> bool:
@@ -165,6 +184,21 @@ def assumed_profile(manifest: Manifest) -> Profile:
             busy_bytes_per_s=1.3e9,
         ),
     )
+
+
+def with_needs(manifest: Manifest, needs: Sequence[Need]) -> Manifest:
+    """The manifest with what its blocks need here; as it is where nothing was measured."""
+    if not needs:
+        return manifest
+    blocks = tuple(
+        msgspec.structs.replace(
+            block,
+            skeleton_bytes=need.skeleton_bytes,
+            activation_bytes=need.activation_bytes,
+        )
+        for block, need in zip(manifest.blocks, needs, strict=True)
+    )
+    return msgspec.structs.replace(manifest, blocks=blocks)
 
 
 def profile_paths(folder: Path, manifest: Manifest) -> tuple[Path, Path]:

@@ -72,6 +72,7 @@ def input_shapes(
     inputs: Iterable[Shaped],
     given: Mapping[str, Sequence[int]],
     otherwise: Mapping[str, Sequence[int]] | None = None,
+    option: str = "--shapes",
 ) -> dict[str, tuple[int, ...]]:
     """The shape of each input.
 
@@ -83,6 +84,8 @@ def input_shapes(
         Shapes by input, as the user wrote them.
     otherwise
         Sizes of symbolic dimensions that no given shape names, by input; else they are 1.
+    option
+        What the user calls the given shapes.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def input_shapes(
     for name, shape in given.items():
         if name not in known:
             raise InputError(
-                f"--shapes names {name!r}",
+                f"{option} names {name!r}",
                 why=f"the model takes {', '.join(map(repr, known))}",
                 hint="correct the name",
             )
@@ -103,7 +106,7 @@ def input_shapes(
             isinstance(dim, int) and dim != size for dim, size in zip(declared, shape, strict=False)
         ):
             raise InputError(
-                f"--shapes gives {name!r} {_dims(shape)}",
+                f"{option} gives {name!r} {_dims(shape)}",
                 why=f"the model takes {_dims(declared)}",
                 hint="correct the shape",
             )

@@ -19,7 +19,7 @@ import onnxruntime
 from swapnet import models
 from swapnet.arrays import Array, load_npz, save_npz
 from swapnet.budget import Budget
-from swapnet.builder.optimise import WHOLE, optimise
+from swapnet.builder.optimise import WHOLE, operators_of, optimise
 from swapnet.builder.source import open_source
 from swapnet.cli.bench import one_operator_engine
 from swapnet.cli.models import current_engine
@@ -31,7 +31,6 @@ from swapnet.executor.bench.runtime import Runtime
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.memory import demand, for_pool
 from swapnet.executor.plan import make_plan, smallest_budget
-from swapnet.fingerprint import PORTABLE
 from swapnet.manifest import Manifest, load_manifest
 from swapnet.profile import load_profile
 from swapnet.units import format_size
@@ -95,9 +94,9 @@ def prove(name: str) -> Iterator[Row]:
         runtime = Runtime(one_operator_engine(folder), folder, device, drop_cache=True)
         fixed = runtime.measure(counted=True)
         original = _reference("unswapped", files.onnx, folder)
-        portable = manifest.compiled.fingerprint == PORTABLE
+        operators = operators_of(manifest.compiled)
         shapes = manifest.planned_shapes
-        optimise(open_source(files.onnx), folder, portable=portable, shapes=shapes)
+        optimise(open_source(files.onnx), folder, operators=operators, shapes=shapes)
         whole = _reference("mapped", folder / WHOLE, folder)
         profile = load_profile(engine, manifest, device.fingerprint)
         for text in BUDGETS:

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import write_json
-from swapnet.cli.engine import delays, measured_engine
+from swapnet.cli.engine import delays, engine_device, measured_engine
 from swapnet.cli.options import (
     budget_option,
     calibrate_option,
     engine_argument,
+    gpu_memory_option,
     load_mode_option,
     read_inputs,
     shapes_option,
     threads_option,
 )
 from swapnet.errors import InputError
-from swapnet.executor.device import Device, available_processors
+from swapnet.executor.device import Device
 from swapnet.files import check_writable
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ __all__ = ["command", "mappable_model", "one_operator_engine", "source_model"]
 @calibrate_option
 @threads_option
 @load_mode_option
+@gpu_memory_option
 @click.option("--copy", is_flag=True, help="Slower: copy weights instead of binding them.")
 @click.option("--equal-blocks", is_flag=True, help="Slower: equal blocks, not planned ones.")
 @click.option("--no-resident", is_flag=True, help="Slower: nothing stays in memory.")
@@ -89,6 +91,7 @@ def command(
     calibrate: bool,
     threads: int | None,
     load_mode: str,
+    gpu_memory: str,
     copy: bool,
     equal_blocks: bool,
     no_resident: bool,
@@ -113,7 +116,7 @@ def command(
             check_writable(Path(target))
     if plot:
         check_drawable(Path(plot))
-    device = Device(threads or available_processors())
+    device = engine_device(engine, threads, gpu_memory)
     wanted = _percentiles(percentile)
     options = PlanOptions(
         copy=copy, equal=equal_blocks, resident=not no_resident, cyclic=not no_cyclic
@@ -219,10 +222,9 @@ def one_operator_engine(folder: Path) -> Path:
 
 def mappable_model(source: Path, folder: Path, manifest: Manifest) -> Path:
     """The optimised model with its weights in external data, which ONNX Runtime maps."""
-    from swapnet.builder.optimise import save_optimised
-    from swapnet.fingerprint import PORTABLE
+    from swapnet.builder.optimise import operators_of, save_optimised
 
-    return save_optimised(source, folder, portable=manifest.compiled.fingerprint == PORTABLE)
+    return save_optimised(source, folder, operators=operators_of(manifest.compiled))
 
 
 def _percentiles(text: str) -> tuple[float, ...]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import resource
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from swapnet.cli.console import progress
-from swapnet.cli.options import shapes_option
+from swapnet.cli.options import shapes_option, shapes_option_named
 from swapnet.errors import SwapnetError
-from swapnet.units import format_size
+from swapnet.units import format_size, parse_size
+
+if TYPE_CHECKING:
+    from swapnet.manifest import Manifest
 
 __all__ = ["build_engine", "command"]
 
@@ -26,46 +29,98 @@ __all__ = ["build_engine", "command"]
     type=click.Path(path_type=Path),
     help="Engine directory. [default: engines/MODEL]",
 )
-@click.option("--backend", default="auto", show_default=True, help="auto or onnxruntime.")
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="auto, onnxruntime, onnxruntime-cuda, tensorrt or tensorrt-rtx.",
+)
 @click.option(
     "--max-block",
     metavar="SIZE",
-    help="Largest block: the granule of swapping. [default: a sixteenth of the weights, "
-    "256KiB to 8MiB]",
+    help="Largest block: the granule of swapping. [default: by the weights, 256KiB to 8MiB, "
+    "4MiB to 64MiB for TensorRT]",
 )
-@click.option("--portable", is_flag=True, help="No hardware layout: runs on any processor.")
+@click.option(
+    "--smallest-budget",
+    metavar="SIZE",
+    help="Make blocks small enough for this budget: a quarter of it.",
+)
+@click.option(
+    "--portable", is_flag=True, help="No hardware layout: runs on any processor (onnxruntime)."
+)
 @shapes_option
-@click.option("--calibrate/--no-calibrate", default=True, help="Measure block times afterwards.")
+@click.option(
+    "--calibrate/--no-calibrate",
+    default=True,
+    help="Measure block times afterwards, where the backend runs here.",
+)
+@click.option(
+    "--weights",
+    metavar="STYLE",
+    help="TensorRT: embedded in the engines, external (inputs of them), or auto. [default: auto]",
+)
+@click.option(
+    "--target",
+    "targets",
+    metavar="sm86,…",
+    help="tensorrt-rtx: GPUs to build for. [default: all that it supports]",
+)
+@click.option(
+    "--hardware-compatibility",
+    metavar="LEVEL",
+    help="tensorrt: none, ampere+ or same-compute-capability. [default: none]",
+)
+@click.option(
+    "--version-compatible", is_flag=True, help="tensorrt: engines run with later versions too."
+)
+@click.option(
+    "--builder-optimization-level",
+    type=int,
+    metavar="0-5",
+    help="tensorrt: how long it looks for fast kernels.",
+)
+@click.option("--workspace", metavar="SIZE", help="TensorRT: limit of a block's kernel scratch.")
+@shapes_option_named("--min-shapes", "TensorRT: smallest input shapes. [default: 1 where symbolic]")
+@click.option(
+    "--process-per-block", is_flag=True, help="TensorRT: compile each block in its own process."
+)
 def command(
-    model: Path,
-    output: Path | None,
-    backend: str,
-    max_block: str | None,
-    portable: bool,
-    shapes: dict[str, tuple[int, ...]],
-    calibrate: bool,
+    model: Path, output: Path | None, calibrate: bool, targets: str | None, **options: Any
 ) -> None:
     """Cut MODEL.onnx into blocks and compile each to its engine."""
-    build_engine(
-        model,
-        output or Path("engines") / model.stem,
-        calibrate=calibrate,
-        backend=backend,
-        max_block=max_block,
-        portable=portable,
-        shapes=shapes,
-    )
+    from swapnet.executor.backends import can_run
+
+    folder = output or Path("engines") / model.stem
+    names = tuple(filter(None, (targets or "").split(",")))
+    manifest = build_engine(model, folder, calibrate=calibrate, targets=names, **options)
+    backend = manifest.compiled.backend
+    if not can_run(backend):
+        click.echo(f"{folder}: to run it, {backend} needs a CUDA GPU", err=True)
+    if options["smallest_budget"]:
+        _compare(folder, manifest, options["smallest_budget"])
 
 
-def build_engine(model: Path, folder: Path, *, calibrate: bool, **options: Any) -> None:
-    """Build, measure, and say what was built."""
+def build_engine(model: Path, folder: Path, *, calibrate: bool, **options: Any) -> Manifest:
+    """Build, measure, and say what was built.
+
+    Parameters
+    ----------
+    model, folder
+        From where, to where.
+    calibrate
+        Measure block times, if the backend runs here.
+    options
+        Of `swapnet.builder.build`.
+    """
     from swapnet.builder import build
     from swapnet.calibration import calibrate as measure
+    from swapnet.executor.backends import can_run
 
     started = time.perf_counter()
     with progress(folder.name) as report:
         manifest = build(model, folder, progress=report, **options)
-        if calibrate:
+        if calibrate and can_run(manifest.compiled.backend):
             report("calibrate", 0, 1)
             try:
                 measure(folder, progress=report)
@@ -81,3 +136,16 @@ def build_engine(model: Path, folder: Path, *, calibrate: bool, **options: Any) 
         f"weights, built in {seconds:.1f} s with at most {format_size(peak)} of memory",
         err=True,
     )
+    return manifest
+
+
+def _compare(folder: Path, manifest: Manifest, asked: str) -> None:
+    """Say so where the smallest budget that works is larger than what was asked for."""
+    from swapnet.executor.plan import smallest_budget
+
+    nbytes, reason = smallest_budget(manifest)
+    if nbytes > parse_size(asked):
+        click.echo(
+            f"{folder}: its smallest budget is {format_size(nbytes)}, more than {asked}; {reason}",
+            err=True,
+        )

@@ -7,9 +7,14 @@ from pathlib import Path
 import click
 
 from swapnet.cli.console import print_table, progress
-from swapnet.cli.engine import say
-from swapnet.cli.options import engine_argument, load_mode_option, shapes_option, threads_option
-from swapnet.executor.device import Device, available_processors
+from swapnet.cli.engine import engine_device, say
+from swapnet.cli.options import (
+    engine_argument,
+    gpu_memory_option,
+    load_mode_option,
+    shapes_option,
+    threads_option,
+)
 from swapnet.units import format_size
 
 __all__ = ["command"]
@@ -22,6 +27,7 @@ __all__ = ["command"]
 @click.option("--requests", "show_requests", is_flag=True, help="Show storage by request size.")
 @threads_option
 @load_mode_option
+@gpu_memory_option
 def command(
     engine: Path,
     shapes: dict[str, tuple[int, ...]],
@@ -29,6 +35,7 @@ def command(
     show_requests: bool,
     threads: int | None,
     load_mode: str,
+    gpu_memory: str,
 ) -> None:
     """Measure block times and storage, and write DIR/profile.json."""
     from swapnet.calibration import calibrate
@@ -36,7 +43,7 @@ def command(
     with progress(engine.name) as report:
         profile = calibrate(
             engine,
-            device=Device(threads or available_processors()),
+            device=engine_device(engine, threads, gpu_memory),
             load_mode=load_mode,
             shapes=shapes,
             fresh=fresh,

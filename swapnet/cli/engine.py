@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from swapnet.manifest import Manifest
     from swapnet.profile import Profile
 
-__all__ = ["delays", "engine_or_model", "measured_engine", "say"]
+__all__ = ["delays", "engine_device", "engine_or_model", "measured_engine", "say"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -45,6 +45,18 @@ def measured_engine(engine: Path, shapes: Shapes) -> Manifest:
     return for_pool(ensure_shapes(engine, shapes, say=say), ThreadPool.GLOBAL)
 
 
+def engine_device(
+    engine: Path, threads: int | None, gpu_memory: str, *, own: bool = False
+) -> Device:
+    """Where an engine executes, with all processors unless a number is given; see `device_for`."""
+    from swapnet.executor.backends import device_for
+    from swapnet.executor.device import available_processors
+    from swapnet.manifest import load_manifest
+
+    count = threads or available_processors()
+    return device_for(load_manifest(engine), count, own=own, gpu_memory=gpu_memory)
+
+
 def delays(
     engine: Path, device: Device, load_mode: str, shapes: Shapes, *, calibrate: bool, name: str
 ) -> Profile:
@@ -59,10 +71,15 @@ def delays(
     name
         What the user calls the engine.
     """
+    from swapnet.executor.backends import can_run
     from swapnet.profile import load_profile
 
+    manifest = measured_engine(engine, shapes)
+    if calibrate and not can_run(backend := manifest.compiled.backend):
+        say(f"{name}: {backend} can't run here, delays are assumed: swapnet doctor says why")
+        calibrate = False
     if not calibrate:
-        return load_profile(engine, measured_engine(engine, shapes), device.fingerprint)
+        return load_profile(engine, manifest, device.fingerprint)
     from swapnet.calibration import ensure_profile
 
     def tell(line: str) -> None:

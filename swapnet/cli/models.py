@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from swapnet.units import format_size
 if TYPE_CHECKING:
     from swapnet.models import ZooFiles
 
-__all__ = ["command", "current_engine"]
+__all__ = ["command", "current_engine", "engine_folder"]
 
 weights_option = click.option(
     "--weights",
@@ -77,7 +79,12 @@ def get_model(name: str, weights: Path | None, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="Where engine directories lie; missing and outdated ones are built.",
 )
-@click.option("--backend", default="auto", show_default=True, help="auto or onnxruntime.")
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="As for build; where it can't run, engines are built and shown.",
+)
 @click.option("--duration", default=1.0, show_default=True, type=click.FloatRange(0), metavar="S")
 def run_models(
     names: tuple[str, ...], budget: str, engines: Path, backend: str, duration: float
@@ -86,12 +93,17 @@ def run_models(
     from swapnet import models
     from swapnet.budget import Budget
     from swapnet.cli.bench import one_operator_engine
+    from swapnet.executor.backends import can_run
     from swapnet.executor.bench.bench import Setup, bench
     from swapnet.executor.bench.turns import Schedule
     from swapnet.executor.device import Device
+    from swapnet.manifest import GPU_BACKENDS
 
     parsed = Budget.parse(budget)
     chosen = [models.find(name) for name in names or models.names()]
+    if backend in GPU_BACKENDS and not can_run(backend):
+        show_built([model.name for model in chosen], engines, backend)
+        return
     rows, readings = [], []
     with tempfile.TemporaryDirectory(prefix="swapnet-") as name:
         runtime = one_operator_engine(Path(name))
@@ -216,15 +228,67 @@ def bench_models(
         raise SystemExit(1)
 
 
+def show_built(names: Sequence[str], engines: Path, backend: str) -> None:
+    """Build models for a backend that can't run here, and say what was built."""
+    from swapnet import models
+    from swapnet.executor.plan import smallest_budget
+    from swapnet.manifest import load_manifest
+
+    rows = []
+    for name in names:
+        files = models.get(name)
+        started = time.perf_counter()
+        folder = current_engine(engines, files, load_npz(files.example), backend)
+        seconds = time.perf_counter() - started
+        manifest = load_manifest(folder)
+        graphs = [block for block in manifest.blocks if block.is_graph]
+        embedded = sum(block.weight_style == "embedded" for block in graphs)
+        plans = sum(block.plan_nbytes or (folder / block.file).stat().st_size for block in graphs)
+        rows.append(
+            (
+                name,
+                format_size(manifest.weights_nbytes),
+                str(len(manifest.blocks)),
+                str(len(graphs) - embedded),
+                str(embedded),
+                format_size(plans),
+                format_size(smallest_budget(manifest)[0]),
+                f"{seconds:.1f} s",
+            )
+        )
+    print_table(
+        f"Built for {backend}",
+        [
+            "model",
+            "weights",
+            "blocks",
+            "external",
+            "embedded",
+            "engine files",
+            "smallest budget",
+            "time",
+        ],
+        rows,
+    )
+    click.echo(f"Running them needs a CUDA GPU and {backend}.")
+
+
+def engine_folder(engines: Path, name: str, backend: str) -> Path:
+    """Where the engine of a model lies: ``NAME`` for ONNX Runtime, else ``NAME-BACKEND``."""
+    return engines / (name if backend in ("auto", "onnxruntime") else f"{name}-{backend}")
+
+
 def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], backend: str) -> Path:
     """The engine of a model for inputs of these shapes; built if missing, outdated or damaged."""
     from swapnet.cli.build import build_engine
     from swapnet.errors import SwapnetError
     from swapnet.executor import SwapExecutor
+    from swapnet.executor.backends import can_run
     from swapnet.executor.plan import smallest_budget
     from swapnet.manifest import load_manifest
+    from swapnet.tensorrt import version
 
-    folder = engines / files.name
+    folder = engine_folder(engines, files.name, backend)
     shapes = {name: array.shape for name, array in inputs.items()}
     try:
         manifest = load_manifest(folder)
@@ -233,7 +297,9 @@ def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], bac
             and manifest.compiled.builder == swapnet.__version__
             and manifest.planned_shapes == shapes
         )
-        if current:
+        if manifest.is_tensorrt:
+            current &= manifest.compiled.version == version(manifest.compiled.backend)
+        if current and can_run(manifest.compiled.backend):
             SwapExecutor(folder, smallest_budget(manifest)[0]).close()
     except SwapnetError:
         current = False

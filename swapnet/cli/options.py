@@ -16,9 +16,11 @@ __all__ = [
     "budget_option",
     "calibrate_option",
     "engine_argument",
+    "gpu_memory_option",
     "load_mode_option",
     "read_inputs",
     "shapes_option",
+    "shapes_option_named",
     "threads_option",
 ]
 
@@ -45,6 +47,13 @@ calibrate_option = click.option(
     default=True,
     help="Measure this device first where no profile of it is stored. [default: calibrate]",
 )
+gpu_memory_option = click.option(
+    "--gpu-memory",
+    type=click.Choice(["auto", "device", "managed", "mapped"]),
+    default="auto",
+    show_default=True,
+    help="Where weights lie on a GPU: by its attributes, or as you say.",
+)
 threads_option = click.option(
     "--threads", type=click.IntRange(1), help="Compute threads. [default: all processors]"
 )
@@ -52,16 +61,16 @@ threads_option = click.option(
 
 def shapes_option(command: F) -> F:
     """``--shapes``, parsed."""
+    return shapes_option_named("--shapes", "Input shapes, as trtexec writes them.")(command)
 
-    def parse(_: click.Context, __: click.Parameter, text: str | None) -> Any:
-        return parse_shapes(text) if text else {}
 
-    return click.option(
-        "--shapes",
-        callback=parse,
-        metavar="NAME:1x3x640x640,…",
-        help="Input shapes, as trtexec writes them.",
-    )(command)
+def shapes_option_named(name: str, text: str) -> Callable[[F], F]:
+    """An option that takes shapes, parsed."""
+
+    def parse(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+        return parse_shapes(value) if value else {}
+
+    return click.option(name, callback=parse, metavar="NAME:1x3x640x640,…", help=text)
 
 
 def read_inputs(pairs: tuple[tuple[str, Path], ...]) -> dict[str, Any]:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import print_table, write_json
-from swapnet.cli.engine import delays, engine_or_model, measured_engine
+from swapnet.cli.engine import delays, engine_device, engine_or_model, measured_engine
 from swapnet.cli.options import (
     calibrate_option,
+    gpu_memory_option,
     load_mode_option,
     shapes_option,
     threads_option,
 )
-from swapnet.executor.device import Device, available_processors
 from swapnet.files import check_writable
 from swapnet.units import format_size
 
@@ -50,6 +50,7 @@ _SHARES = (17, 25, 43, 66, 100)
 @calibrate_option
 @threads_option
 @load_mode_option
+@gpu_memory_option
 def command(
     engine: Path,
     budget: str | None,
@@ -62,6 +63,7 @@ def command(
     calibrate: bool,
     threads: int | None,
     load_mode: str,
+    gpu_memory: str,
 ) -> None:
     """Will it fit, and what will it cost?
 
@@ -71,6 +73,7 @@ def command(
     from swapnet.executor.bench.plot import Panel, check_drawable, save_plot
     from swapnet.executor.curve import curve
     from swapnet.executor.plan import make_plan
+    from swapnet.profile import with_needs
 
     parsed = Budget.parse(budget) if budget else None
     for target in (json_target, plot):
@@ -83,12 +86,13 @@ def command(
         budgets = _budgets(manifest, parsed)
         profile = delays(
             folder,
-            Device(threads or available_processors()),
+            engine_device(folder, threads, gpu_memory),
             load_mode,
             shapes,
             calibrate=calibrate,
             name=str(engine),
         )
+        manifest = with_needs(manifest, profile.needs)
         plans = [make_plan(manifest, profile, nbytes) for nbytes in budgets]
         points = curve(manifest, profile) if plot or with_curve else ()
     if plot:

@@ -8,16 +8,16 @@ import click
 
 from swapnet.arrays import save_npz
 from swapnet.cli.console import print_table
-from swapnet.cli.engine import measured_engine, say
+from swapnet.cli.engine import engine_device, measured_engine, say
 from swapnet.cli.options import (
     budget_option,
     engine_argument,
+    gpu_memory_option,
     load_mode_option,
     read_inputs,
     shapes_option,
     threads_option,
 )
-from swapnet.executor.device import Device, available_processors
 from swapnet.files import check_writable
 from swapnet.shapes import as_option
 from swapnet.units import format_size
@@ -45,6 +45,7 @@ def _pair(text: str) -> tuple[str, Path]:
 @click.option("--verify", is_flag=True, help="Compare all checksums first.")
 @threads_option
 @load_mode_option
+@gpu_memory_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -56,18 +57,17 @@ def command(
     verify: bool,
     threads: int | None,
     load_mode: str,
+    gpu_memory: str,
 ) -> None:
     """Run one inference of the engine DIR inside a budget."""
     from swapnet.executor import SwapExecutor
-    from swapnet.executor.backends.onnxruntime import own_process
     from swapnet.executor.inputs import planned_sample
     from swapnet.profile import load_profile
 
     if output is not None:
         check_writable(output)
     arrays = read_inputs(tuple(map(_pair, inputs)))
-    count = threads or available_processors()
-    device = own_process(count) if context.obj else Device(count)
+    device = engine_device(engine, threads, gpu_memory, own=bool(context.obj))
     manifest = measured_engine(engine, shapes)
     with SwapExecutor(
         engine,

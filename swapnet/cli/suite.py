@@ -21,7 +21,7 @@ from swapnet import models
 from swapnet.arrays import Array, load_npz, save_npz
 from swapnet.budget import Budget
 from swapnet.builder.graph import used_names
-from swapnet.builder.optimise import TYPES, optimise
+from swapnet.builder.optimise import TYPES, operators_of, optimise
 from swapnet.builder.shapes import plan_shapes
 from swapnet.builder.source import open_source
 from swapnet.calibration import calibrate
@@ -55,7 +55,6 @@ from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.memory import demand, for_pool, usage
 from swapnet.executor.plan import smallest_budget
 from swapnet.files import replacing
-from swapnet.fingerprint import PORTABLE
 from swapnet.manifest import Manifest, load_manifest, sha256_of
 from swapnet.profile import load_profile
 from swapnet.units import format_size
@@ -215,10 +214,10 @@ class _Subject:
     @cached_property
     def optimised(self) -> tuple[Path, int]:
         """The optimised model with external data, and the ideal peak of its activations."""
-        portable = self.manifest.compiled.fingerprint == PORTABLE
+        operators = operators_of(self.manifest.compiled)
         shapes = self.manifest.planned_shapes
         graph = optimise(
-            open_source(self.files.onnx), self.folder, portable=portable, shapes=shapes
+            open_source(self.files.onnx), self.folder, operators=operators, shapes=shapes
         )
         graph = plan_shapes(graph, self.folder / TYPES, shapes)
         peak = live_peak_bytes(

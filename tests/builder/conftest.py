@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from swapnet.builder.graph import Graph
-from swapnet.builder.optimise import TYPES, optimise
+from swapnet.builder.optimise import TYPES, Operators, optimise
 from swapnet.builder.shapes import plan_shapes
 from swapnet.builder.source import open_source
 
@@ -19,10 +19,12 @@ def import_model(tmp_path: Path) -> Callable[..., Graph]:
     """Optimises a model, portably, and plans its shapes."""
 
     def imported(
-        model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None
+        model: onnx.ModelProto,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        operators: Operators = Operators.PORTABLE,
     ) -> Graph:
         onnx.save(model, tmp_path / "toy.onnx")
-        graph = optimise(open_source(tmp_path / "toy.onnx"), tmp_path, portable=True)
+        graph = optimise(open_source(tmp_path / "toy.onnx"), tmp_path, operators=operators)
         return plan_shapes(graph, tmp_path / TYPES, shapes or {})
 
     return imported

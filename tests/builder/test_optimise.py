@@ -12,26 +12,36 @@ from onnx import TensorProto, helper
 import swapnet.builder.optimise
 from swapnet.builder.constants import INLINE_BELOW_BYTES
 from swapnet.builder.graph import Graph
-from swapnet.builder.optimise import TYPES, WHOLE, open_session, optimise, quiet_options
+from swapnet.builder.optimise import (
+    TYPES,
+    WHOLE,
+    Operators,
+    open_session,
+    optimise,
+    quiet_options,
+)
 from swapnet.builder.source import open_source
 from swapnet.errors import ModelError
 from tests.helpers.zoo import TOYS, Net
 
 
-def imported(model: onnx.ModelProto, folder: Path, *, portable: bool = True) -> Graph:
+def imported(
+    model: onnx.ModelProto, folder: Path, *, operators: Operators = Operators.PORTABLE
+) -> Graph:
     onnx.save(model, folder / "toy.onnx")
-    return optimise(open_source(folder / "toy.onnx"), folder, portable=portable)
+    return optimise(open_source(folder / "toy.onnx"), folder, operators=operators)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="layouts of x86-64")
 def test_layouts_are_in_the_weights_unless_portable(tmp_path: Path) -> None:
     model = TOYS["images"].make()
     domains = {
-        portable: {node.domain for node in imported(model, tmp_path, portable=portable).nodes}
-        for portable in (False, True)
+        operators: {node.domain for node in imported(model, tmp_path, operators=operators).nodes}
+        for operators in Operators
     }
-    assert "com.microsoft.nchwc" in domains[False]
-    assert "com.microsoft.nchwc" not in domains[True]
+    assert "com.microsoft.nchwc" in domains[Operators.HARDWARE]
+    assert "com.microsoft.nchwc" not in domains[Operators.PORTABLE]
+    assert domains[Operators.STANDARD] == {""}
 
 
 def test_small_and_shape_carrying_constants_stay_inline(tmp_path: Path) -> None:
@@ -44,10 +54,10 @@ def test_small_and_shape_carrying_constants_stay_inline(tmp_path: Path) -> None:
     assert target in graph.inline
 
 
-@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("operators", Operators)
 @pytest.mark.parametrize("name", ["half", "tied-matmul"])
-def test_folding_never_doubles_a_weight(tmp_path: Path, name: str, portable: bool) -> None:
-    graph = imported(TOYS[name].make(), tmp_path, portable=portable)
+def test_folding_never_doubles_a_weight(tmp_path: Path, name: str, operators: Operators) -> None:
+    graph = imported(TOYS[name].make(), tmp_path, operators=operators)
     source = open_source(tmp_path / "toy.onnx")
     stored = sum(constant.nbytes for constant in graph.constants.values())
     assert stored <= 1.01 * source.weights_bytes
@@ -69,9 +79,9 @@ def test_types_are_those_of_the_chosen_graph(
     assert len(graph.nodes) == (3 if dtype is np.float16 else 1)
 
 
-@pytest.mark.parametrize("portable", [False, True])
-def test_the_whole_model_has_its_own_outputs(tmp_path: Path, portable: bool) -> None:
-    graph = imported(TOYS["half"].make(), tmp_path, portable=portable)
+@pytest.mark.parametrize("operators", Operators)
+def test_the_whole_model_has_its_own_outputs(tmp_path: Path, operators: Operators) -> None:
+    graph = imported(TOYS["half"].make(), tmp_path, operators=operators)
     session = open_session(tmp_path / WHOLE, quiet_options(optimise=False))
     assert [v.name for v in session.get_outputs()] == [v.name for v in graph.outputs]
 

@@ -13,7 +13,14 @@ from onnx import TensorProto
 
 import swapnet.builder.optimise
 from swapnet.builder.graph import Graph
-from swapnet.builder.optimise import TYPES, WHOLE, open_session, optimise, quiet_options
+from swapnet.builder.optimise import (
+    TYPES,
+    WHOLE,
+    Operators,
+    open_session,
+    optimise,
+    quiet_options,
+)
 from swapnet.builder.packing import NCHWC, has_products, pack_products
 from swapnet.builder.slicing import slice_operators
 from swapnet.builder.source import open_source
@@ -192,7 +199,7 @@ def test_nothing_is_packed_where_there_are_no_blocks(
 ) -> None:
     monkeypatch.setattr(swapnet.builder.optimise, "NCHWC", "com.example.none")
     onnx.save(product(), tmp_path / "toy.onnx")
-    graph = optimise(open_source(tmp_path / "toy.onnx"), tmp_path, portable=False)
+    graph = optimise(open_source(tmp_path / "toy.onnx"), tmp_path, operators=Operators.HARDWARE)
     assert kinds(graph) == {"MatMul": 1}
 
 
@@ -204,9 +211,9 @@ def test_the_saved_graph_is_the_packed_one(tmp_path: Path, opset: int) -> None:
     toy, path = TOYS["transformer-dynamic"], tmp_path / "toy.onnx"
     model = toy.make() if opset == 17 else TOYS["transformer-opset-12"].make()
     toy.save(model, path)
-    plain = optimise(open_source(path), tmp_path, portable=True)
+    plain = optimise(open_source(path), tmp_path, operators=Operators.PORTABLE)
     shapes = {"x": (2, 12 if opset == 17 else 24, 256)}
-    graph = optimise(open_source(path), tmp_path, portable=False, shapes=shapes)
+    graph = optimise(open_source(path), tmp_path, operators=Operators.HARDWARE, shapes=shapes)
     assert kinds(graph)["Conv"] == 8
     stored = [sum(c.nbytes for c in g.constants.values()) for g in (plain, graph)]
     assert stored[0] == stored[1]

@@ -12,7 +12,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from swapnet.builder import build
-from swapnet.builder.optimise import TYPES, open_session, optimise, quiet_options
+from swapnet.builder.optimise import (
+    TYPES,
+    open_session,
+    operators_of,
+    optimise,
+    quiet_options,
+)
 from swapnet.builder.source import open_source
 from swapnet.executor.device import ThreadPool
 from swapnet.executor.inputs import planned_sample
@@ -69,9 +75,8 @@ class Engine:
 
     def optimised(self, folder: Path) -> onnxruntime.InferenceSession:
         """The optimised graph whole, prepacking and optimisation off; written to ``folder``."""
-        optimise(
-            open_source(self.model), folder, portable=self.toy.portable, shapes=self.toy.shapes
-        )
+        operators = operators_of(self.manifest.compiled)
+        optimise(open_source(self.model), folder, operators=operators, shapes=self.toy.shapes)
         return open_session(folder / TYPES, quiet_options(optimise=False))
 
     def whole(self, feeds: Arrays, folder: Path) -> Arrays:

@@ -71,6 +71,7 @@ class Runtime:
     def __init__(self, logger: ILogger) -> None:
         self.logger: Any = logger
         self.gpu_allocator: Any = None
+        self.engine_host_code_allowed = False
         self.asked = 0
         self.engines: list[Engine] = []
         type(self).made = [*type(self).made, self]

@@ -1,0 +1,106 @@
+"""Skeletons for ONNX Runtime, on the CPU or on CUDA: the part itself, with weights as inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import swapnet
+from swapnet.builder.compiler import BlockMemory, Cutting, Engine, Piece, WeightStyle
+from swapnet.builder.cut import CUT_COST_BYTES
+from swapnet.builder.graph import Graph
+from swapnet.builder.optimise import Operators
+from swapnet.builder.skeleton import skeleton
+from swapnet.calibration.activations import measure
+from swapnet.executor.backends.onnxruntime import version
+from swapnet.fingerprint import PORTABLE, cpu_fingerprint
+from swapnet.manifest import SESSION_BYTES, Compiled, Manifest
+from swapnet.progress import Progress
+
+__all__ = ["OnnxRuntimeCompiler", "OnnxRuntimeCudaCompiler"]
+
+_CUDA_WORKSPACE_BYTES = 16 << 20
+"""Of convolutions in cuDNN: assumed, not measured on hardware."""
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeCompiler:
+    """For the CPU.
+
+    Attributes
+    ----------
+    portable
+        Leave out hardware layouts, so that engines run on any processor.
+    """
+
+    portable: bool = False
+    suffix: ClassVar[str] = ".onnx"
+    inplace: ClassVar[bool] = True
+
+    @property
+    def compiled(self) -> Compiled:
+        """This version, this processor unless portable."""
+        fingerprint = PORTABLE if self.portable else cpu_fingerprint()
+        return Compiled("onnxruntime", version(), fingerprint, swapnet.__version__)
+
+    @property
+    def operators(self) -> Operators:
+        """Fused ones."""
+        return Operators.PORTABLE if self.portable else Operators.HARDWARE
+
+    def prepare(self, graph: Graph) -> Graph:
+        """As it is."""
+        return graph
+
+    def cutting(self, graph: Graph) -> Cutting:
+        """Anywhere."""
+        return Cutting(CUT_COST_BYTES)
+
+    def styles(self, graph: Graph, pieces: Sequence[Piece]) -> tuple[WeightStyle, ...]:
+        """All are inputs."""
+        return tuple("external" for _ in pieces)
+
+    def compile(
+        self, graph: Graph, piece: Piece, style: WeightStyle, target: Path, progress: Progress
+    ) -> Engine:
+        """Write the skeleton."""
+        model = skeleton(graph, piece.part, f"block {piece.index}")
+        target.write_bytes(model.SerializeToString(deterministic=True))
+        return Engine(style)
+
+    def memory(self, folder: Path, manifest: Manifest) -> tuple[BlockMemory, ...]:
+        """Measured in a child process; skeletons are counted in proportion to their operators."""
+        measured = measure(folder)
+        sizes = [(len(block.operators) + 1) * block.is_graph for block in manifest.blocks]
+        share = measured.skeleton_bytes / max(sum(sizes), 1)
+        return tuple(
+            BlockMemory(peak, int(share * size) + SESSION_BYTES if size else 0)
+            for peak, size in zip(measured.limiting_activation_bytes, sizes, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeCudaCompiler(OnnxRuntimeCompiler):
+    """For CUDA: the same skeletons, of operators that it has kernels for."""
+
+    @property
+    def compiled(self) -> Compiled:
+        """Any GPU."""
+        return Compiled("onnxruntime-cuda", version(), PORTABLE, swapnet.__version__)
+
+    @property
+    def operators(self) -> Operators:
+        """Those of ONNX."""
+        return Operators.STANDARD
+
+    def memory(self, folder: Path, manifest: Manifest) -> tuple[BlockMemory, ...]:
+        """From the CPU: twice its activations, and a workspace; not measured on hardware."""
+        return tuple(
+            BlockMemory(
+                2 * memory.activation_bytes + _CUDA_WORKSPACE_BYTES * block.is_graph,
+                memory.skeleton_bytes,
+            )
+            for memory, block in zip(super().memory(folder, manifest), manifest.blocks, strict=True)
+        )

@@ -1,0 +1,1 @@
+"""Blocks compiled by TensorRT and TensorRT-RTX: a serialized engine each."""

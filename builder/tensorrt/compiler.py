@@ -1,0 +1,216 @@
+"""Parts into TensorRT engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+import swapnet
+from swapnet.builder.compiler import BlockMemory, Cutting, Engine, Piece, WeightStyle
+from swapnet.builder.graph import Graph, Value
+from swapnet.builder.limits import Limits
+from swapnet.builder.optimise import Operators
+from swapnet.builder.shaping import localise_shapes, shape_values
+from swapnet.builder.tensorrt.child import compile_in_child
+from swapnet.builder.tensorrt.engine import compile_engine
+from swapnet.builder.tensorrt.errors import wants_memory
+from swapnet.builder.tensorrt.estimate import inner_bytes
+from swapnet.builder.tensorrt.gpu import Gpu, first_gpu
+from swapnet.builder.tensorrt.job import Job, Profile
+from swapnet.builder.tensorrt.model import save_model
+from swapnet.builder.tensorrt.options import TensorRTOptions
+from swapnet.builder.tensorrt.style import choose_styles
+from swapnet.builder.tensorrt.timing import timing_cache_path
+from swapnet.errors import BackendUnavailableError, ModelError
+from swapnet.manifest import Block, Compiled, Manifest
+from swapnet.progress import Progress
+from swapnet.tensorrt import version
+
+__all__ = ["ENGINE_CUT_COST_BYTES", "TensorRTCompiler"]
+
+ENGINE_CUT_COST_BYTES = 64 << 20
+"""What one more engine costs, in bytes of live values: fusion across the cut, and launches. An
+Orin Nano measured 38.6 ms with 3 engines and 64 ms with 24: 1.2 ms each, in which it moves about
+64 MiB."""
+
+
+_CONTEXT_BYTES = 256 << 10
+"""Of an execution context: assumed, not measured on hardware."""
+
+
+@dataclass(frozen=True)
+class TensorRTCompiler:
+    """For ``tensorrt`` or ``tensorrt-rtx``.
+
+    Attributes
+    ----------
+    backend
+        Which of them.
+    options
+        Checked before.
+    limits
+        Workspace and memory of kernels.
+    work
+        Folder for the models of blocks on their way.
+    """
+
+    backend: str
+    options: TensorRTOptions
+    limits: Limits
+    work: Path
+    suffix: ClassVar[str] = ".plan"
+    inplace: ClassVar[bool] = False
+    operators: ClassVar[Operators] = Operators.STANDARD
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """This version, and the GPUs that engines run on."""
+        return Compiled(self.backend, version(self.backend), self._fingerprint, swapnet.__version__)
+
+    @property
+    def _fingerprint(self) -> str:
+        if self.backend == "tensorrt-rtx":
+            return "+".join(self.options.targets) or "any"
+        target = self._gpu.target
+        return "sm80+" if self.options.hardware_compatibility == "ampere+" else target
+
+    @cached_property
+    def _gpu(self) -> Gpu:
+        """The GPU that ``tensorrt`` builds on."""
+        gpu = first_gpu()
+        if gpu is None:
+            raise BackendUnavailableError(
+                f"{self.backend} can't build here",
+                why="it times kernels on a CUDA GPU, and there is none",
+                hint="build on the GPU that executes, or with --backend tensorrt-rtx, "
+                "which needs none",
+            )
+        return gpu
+
+    def prepare(self, graph: Graph) -> Graph:
+        """Shapes are computed where they are read, so that no cut has to carry them."""
+        return localise_shapes(graph)
+
+    def cutting(self, graph: Graph) -> Cutting:
+        """Coarsely, and never across a shape."""
+        shapes = shape_values(graph)
+        for value in graph.inputs:
+            if value.name in shapes:
+                raise ModelError(
+                    f"input {value.name!r} can't be bound by {self.backend}",
+                    why="it says how large another value is, which must be known on the host",
+                    hint="make it a constant, or build with --backend onnxruntime",
+                )
+        return Cutting(ENGINE_CUT_COST_BYTES, shapes)
+
+    def styles(self, graph: Graph, pieces: Sequence[Piece]) -> tuple[WeightStyle, ...]:
+        """As asked for, or by rule."""
+        return choose_styles(pieces, self.options.weights or "auto")
+
+    def compile(
+        self, graph: Graph, piece: Piece, style: WeightStyle, target: Path, progress: Progress
+    ) -> Engine:
+        """Write the engine; embedded where external weights are refused and nobody asked for them.
+
+        Raises
+        ------
+        ModelError
+            The library refuses it.
+        BackendUnavailableError
+            The library can't build here.
+        """
+        try:
+            return self._compile(graph, piece, style, target, progress)
+        except ModelError:
+            if style == "embedded" or self.options.weights == "external" or not _embeddable(piece):
+                raise
+            return self._compile(graph, piece, "embedded", target, progress)
+
+    def _compile(
+        self, graph: Graph, piece: Piece, style: WeightStyle, target: Path, progress: Progress
+    ) -> Engine:
+        model = self.work / f"{piece.index:03}.onnx"
+        save_model(
+            graph,
+            piece.part,
+            f"block {piece.index}",
+            model,
+            embedded=piece.own if style == "embedded" else (),
+        )
+        inputs = [graph.values[name] for name in piece.part.inputs]
+        options = self.options
+        job = Job(
+            backend=self.backend,
+            title=piece.title,
+            model=str(model),
+            engine=str(target),
+            external=options.weights == "external" and bool(piece.own),
+            profiles={v.name: _profile(v) for v in inputs if _is_symbolic(v)},
+            workspace_bytes=self.limits.workspace_bytes,
+            tactic_bytes=self.limits.tactic_bytes,
+            targets=options.targets,
+            hardware_compatibility=options.hardware_compatibility,
+            version_compatible=options.version_compatible,
+            builder_optimization_level=options.builder_optimization_level,
+            timing_cache=self._timing_cache,
+        )
+
+        def report(done: int, total: int) -> None:
+            progress(f"compile {piece.title}", done, total)
+
+        compile_ = compile_in_child if options.process_per_block else compile_engine
+        try:
+            activation_bytes = compile_(job, report)
+        except ModelError as error:
+            if options.workspace is not None or not wants_memory(error):
+                raise
+            activation_bytes = compile_(msgspec.structs.replace(job, workspace_bytes=None), report)
+        model.unlink()
+        model.with_suffix(".data").unlink()
+        if activation_bytes is None:
+            activation_bytes = inner_bytes(graph, piece.part) + self.limits.workspace_bytes
+        return Engine(style, activation_bytes)
+
+    @cached_property
+    def _timing_cache(self) -> str | None:
+        """TensorRT-RTX times nothing when it builds."""
+        if self.backend == "tensorrt-rtx":
+            return None
+        return str(timing_cache_path(version(self.backend), self._gpu.name))
+
+    def memory(self, folder: Path, manifest: Manifest) -> tuple[BlockMemory, ...]:
+        """Activations as the builder says; the executor asks the engines where there is a GPU."""
+        return tuple(
+            BlockMemory(
+                block.activation_bytes,
+                (_CONTEXT_BYTES + _size(folder, block)) * block.is_graph,
+            )
+            for block in manifest.blocks
+        )
+
+
+def _size(folder: Path, block: Block) -> int:
+    """Of a plan that stays in memory."""
+    return (folder / block.file).stat().st_size if block.file else 0
+
+
+def _embeddable(piece: Piece) -> bool:
+    return bool(piece.own) and not piece.readable
+
+
+def _is_symbolic(value: Value) -> bool:
+    return any(isinstance(dim, str) for dim in value.shape)
+
+
+def _profile(value: Value) -> Profile:
+    """From the smallest shape, or 1 in each symbolic dimension, to the planned one."""
+    smallest = value.smallest or tuple(
+        planned if isinstance(dim, int) else min(1, planned)
+        for dim, planned in zip(value.shape, value.planned, strict=True)
+    )
+    return Profile(smallest, value.planned)

@@ -1,0 +1,56 @@
+"""One block to compile, described so that a process of its own can do it."""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["Job", "Profile"]
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Profile(_Record, frozen=True):
+    """Shapes that an input may have: the smallest, and the planned one, which is the largest."""
+
+    smallest: tuple[int, ...]
+    planned: tuple[int, ...]
+
+
+class Job(_Record, frozen=True):
+    """What `compile_engine` does.
+
+    Attributes
+    ----------
+    backend
+        The library.
+    title
+        Of the block, for messages.
+    model, engine
+        Paths: of the block's ONNX model, and of the engine to write.
+    external
+        Weights are inputs.
+    profiles
+        By input of symbolic shape.
+    targets, hardware_compatibility, version_compatible, builder_optimization_level
+        See `TensorRTOptions`.
+    workspace_bytes, tactic_bytes
+        See `Limits`; None for no limit.
+    timing_cache
+        Path of the file that keeps what was measured; none where the library keeps nothing.
+    """
+
+    backend: str
+    title: str
+    model: str
+    engine: str
+    external: bool
+    profiles: dict[str, Profile]
+    workspace_bytes: int | None
+    tactic_bytes: int | None = None
+    targets: tuple[str, ...] = ()
+    hardware_compatibility: str | None = None
+    version_compatible: bool = False
+    builder_optimization_level: int | None = None
+    timing_cache: str | None = None

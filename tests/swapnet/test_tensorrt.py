@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from swapnet.errors import BackendUnavailableError
+from swapnet.tensorrt import Log, Severity, listening, load_tensorrt, logger, version
+from tests.helpers.fake_builder import FakeTensorRT, installed
+
+
+def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with installed(FakeTensorRT()):
+        monkeypatch.setitem(sys.modules, "tensorrt", None)
+        with pytest.raises(BackendUnavailableError, match="TensorRT can't be loaded") as caught:
+            load_tensorrt("tensorrt")
+    assert "pip install" in caught.value.hint
+    assert "tensorrt" in caught.value.why
+
+
+def test_rtx_is_found_by_either_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with installed(FakeTensorRT()) as fake:
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", fake.module)
+        assert version("tensorrt-rtx") == "10.3.0"
+        load_tensorrt.cache_clear()
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
+        with pytest.raises(BackendUnavailableError) as caught:
+            load_tensorrt("tensorrt-rtx")
+    assert "tensorrt_rtx " in caught.value.why
+    assert "tensorrt_rtx_bindings" in caught.value.why
+
+
+def test_all_who_listen_hear() -> None:
+    with installed(FakeTensorRT()):
+        said = logger("tensorrt")
+        assert logger("tensorrt") is said
+        with listening("tensorrt") as outer:
+            said.log(2, "a warning")
+            with listening("tensorrt") as inner, ThreadPoolExecutor() as pool:
+                pool.submit(said.log, 1, "an\n  error").result()
+                said.log(4, "chatter")
+            said.log(3, "news")
+        said.log(1, "unheard")
+    assert inner.lines == [(Severity.ERROR, "an error")]
+    assert [text for _, text in outer.lines] == ["a warning", "an error", "news"]
+    assert outer.texts(Severity.WARNING) == ["a warning", "an error"]
+
+
+def test_a_reason_is_one_line() -> None:
+    log = Log()
+    assert log.reason("refused") == "refused"
+    assert "no reason" in log.reason()
+    for severity in (Severity.ERROR, Severity.INTERNAL_ERROR, Severity.ERROR, Severity.INFO):
+        log.add(severity, f"{severity.name.lower()}\nsaid")
+    assert log.reason() == "error said; internal_error said"
+
+
+def test_nothing_is_loaded_before_it_is_asked_for() -> None:
+    script = "import sys, swapnet.builder, swapnet.executor; print(*sys.modules)"
+    child = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    loaded = {name.partition(".")[0] for name in child.stdout.split()}
+    assert not {"tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pycuda"}.intersection(loaded)
