@@ -131,6 +131,7 @@ def _measure(
             load_mode=str(mode),
             shapes=manifest.planned_shapes,
             requests=known,
+            gpu_memory=device.gpu_memory,
         ),
         progress,
     )

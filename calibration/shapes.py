@@ -55,6 +55,12 @@ def ensure_shapes(
     try:
         return at_shapes(folder, manifest, planned)
     except EngineError:
+        if manifest.is_tensorrt:
+            raise EngineError(
+                f"{folder} is planned for {as_option(manifest.planned_shapes)}",
+                why=f"its engines were compiled for inputs up to these, not {as_option(planned)}",
+                hint="leave --shapes out, smaller inputs run; or build it again with --shapes",
+            ) from None
         say(f"{folder}: measuring activations at {as_option(planned)} …")
     measured = measure(folder, planned)
     save_shapes(

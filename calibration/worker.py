@@ -33,6 +33,7 @@ from swapnet.calibration.requests import (
 )
 from swapnet.calibration.storage import BackgroundReader
 from swapnet.errors import SwapnetError
+from swapnet.executor.backends import device_for
 from swapnet.executor.device import Device
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.inputs import planned_sample
@@ -41,13 +42,16 @@ from swapnet.executor.memory import demand, for_pool
 from swapnet.executor.plan import PlanOptions, smallest_budget
 from swapnet.executor.storage import LoadMode, WeightFile
 from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest, load_manifest
-from swapnet.profile import Profile, Request, assumed_profile
+from swapnet.profile import Need, Profile, Request, assumed_profile
 from swapnet.progress import Progress
 
 __all__ = ["Answer", "Failed", "Found", "Job", "Reached", "measure_profile"]
 
 _SHARE = 3
 """Of the machine's memory, for the model is held twice."""
+
+_LEAST_SHARE = 0.25
+"""Of the weights, in memory, of a model that does not fit on a GPU."""
 
 _SAMPLE_BYTES = 48 << 20
 """Read at most so much for the bandwidth beside one round of blocks."""
@@ -68,6 +72,8 @@ class Job(msgspec.Struct, frozen=True):
         Input shapes; those of the build where there are none.
     requests
         Storage as it was measured before; measured anew where there are none.
+    gpu_memory
+        Where weights lie on a GPU.
     """
 
     folder: str
@@ -75,6 +81,7 @@ class Job(msgspec.Struct, frozen=True):
     load_mode: str
     shapes: dict[str, tuple[int, ...]]
     requests: tuple[Request, ...]
+    gpu_memory: str = "auto"
 
 
 class Reached(msgspec.Struct, frozen=True, tag=True):
@@ -115,8 +122,7 @@ def measure_profile(job: Job, device: Device, progress: Progress) -> Profile:
     """
     folder = Path(job.folder)
     manifest = for_pool(load_manifest(folder, job.shapes), device.pool)
-    smallest, _ = smallest_budget(manifest)
-    budget = Budget(max(smallest, min(demand(manifest).total_bytes, memory_bytes() // _SHARE)))
+    budget = _budget(manifest, device)
     inputs = planned_sample(manifest)
     mode = LoadMode.parse(job.load_mode)
 
@@ -141,9 +147,14 @@ def measure_profile(job: Job, device: Device, progress: Progress) -> Profile:
         reader = BackgroundReader(storage, _sample(manifest), read_bytes=pair[0], readers=pair[1])
         sides = Sides(merged, apart, reader, meter, min(pair[0], nbytes), inputs)
         rounds = measure_rounds(sides, progress)
+        needs = needs_of(merged.manifest)
         blocks, step_ms = block_times(rounds, sides.calls)
     profile = msgspec.structs.replace(
-        assumed_profile(manifest), device=device.fingerprint, blocks=blocks, step_ms=step_ms
+        assumed_profile(manifest),
+        device=device.fingerprint,
+        blocks=blocks,
+        step_ms=step_ms,
+        needs=needs,
     )
     if any(turn.bytes_per_s for turn in rounds):
         found = storage_of(rounds, pair)
@@ -151,6 +162,26 @@ def measure_profile(job: Job, device: Device, progress: Progress) -> Profile:
             profile, storage=msgspec.structs.replace(found, requests=requests)
         )
     return profile
+
+
+def _budget(manifest: Manifest, device: Device) -> Budget:
+    """Everything in memory where that fits; on a GPU a share, for what blocks need is not known."""
+    needed = demand(manifest)
+    if manifest.runs_on_gpu:
+        from swapnet.executor.cuda import open_cuda
+
+        most = open_cuda(device.gpu_index).free_bytes() // _SHARE - needed.other_bytes
+        share = max(_LEAST_SHARE, min(1.0, most / max(needed.weights_bytes, 1)))
+        return Budget.parse(f"weights:{share:.0%}")
+    smallest, _ = smallest_budget(manifest)
+    return Budget(max(smallest, min(needed.total_bytes, memory_bytes() // _SHARE)))
+
+
+def needs_of(manifest: Manifest) -> tuple[Need, ...]:
+    """What blocks were found to need on a GPU; elsewhere it is known since the build."""
+    if not manifest.runs_on_gpu:
+        return ()
+    return tuple(Need(b.skeleton_bytes, b.activation_bytes) for b in manifest.blocks)
 
 
 def _sample(manifest: Manifest) -> list[Extent]:
@@ -171,12 +202,8 @@ def main() -> int:
 
     job = msgspec.json.decode(sys.stdin.readline(), type=Job)
     try:
-        backend = load_manifest(Path(job.folder)).compiled.backend
-        device = Device(job.threads)
-        if backend == "onnxruntime":
-            from swapnet.executor.backends.onnxruntime import own_process
-
-            device = own_process(job.threads)
+        manifest = load_manifest(Path(job.folder))
+        device = device_for(manifest, job.threads, own=True, gpu_memory=job.gpu_memory)
         profile = measure_profile(job, device, lambda *told: answer(Reached(*told)))
     except SwapnetError as error:
         answer(Failed(type(error).__name__, error.what, error.why, error.hint))

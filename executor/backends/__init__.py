@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from swapnet.errors import BackendUnavailableError, EngineError
 from swapnet.executor.device import Device
@@ -12,9 +14,9 @@ from swapnet.manifest import GPU_BACKENDS, Manifest
 
 if TYPE_CHECKING:
     from swapnet.executor.backends.base import Backend
-    from swapnet.executor.gpu.accelerator import Accelerator
+    from swapnet.executor.gpu.accelerator import Accelerator, Attributes
 
-__all__ = ["can_run", "check_runnable", "open_backend"]
+__all__ = ["best_backend", "can_run", "check_runnable", "device_for", "open_backend"]
 
 
 def open_backend(
@@ -70,11 +72,51 @@ def open_backend(
     kind = choose_memory(gpu.attributes, device.gpu_memory)
     if manifest.is_tensorrt:
         from swapnet.executor.backends.tensorrt import TensorRTBackend
+        from swapnet.tensorrt import version as tensorrt_version
 
+        _check_plans(folder, manifest, tensorrt_version(name), gpu.attributes)
         return TensorRTBackend(folder, manifest, gpu, kind)
     from swapnet.executor.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
 
     return OnnxRuntimeCudaBackend(folder, manifest, gpu, kind, scratch_bytes=scratch_bytes)
+
+
+def device_for(
+    manifest: Manifest, threads: int, *, own: bool = False, gpu_memory: str = "auto"
+) -> Device:
+    """Where an engine executes.
+
+    Parameters
+    ----------
+    manifest
+        The engine.
+    threads
+        That compute on the host.
+    own
+        The process is ours: its sessions share one thread pool. Called once, before any is made.
+    gpu_memory
+        Where weights lie on a GPU (`swapnet.executor.gpu.accelerator.choose_memory`).
+
+    Raises
+    ------
+    InputError, BackendError
+        There is no such memory.
+    """
+    if manifest.runs_on_gpu:
+        from swapnet.executor.cuda import open_cuda
+        from swapnet.executor.gpu.accelerator import choose_memory, describe
+
+        device = Device(threads, gpu_memory=gpu_memory)
+        try:
+            attributes = open_cuda(device.gpu_index).attributes
+        except BackendUnavailableError:
+            return device
+        return replace(device, gpu=describe(attributes, choose_memory(attributes, gpu_memory)))
+    if own and manifest.compiled.backend == "onnxruntime":
+        from swapnet.executor.backends.onnxruntime import own_process
+
+        return own_process(threads)
+    return Device(threads)
 
 
 def check_runnable(backend: str) -> None:
@@ -99,9 +141,10 @@ def check_runnable(backend: str) -> None:
 
         check_provider()
     else:
+        from swapnet.executor.cuda import open_cuda
         from swapnet.tensorrt import load_tensorrt
 
-        load_tensorrt(backend)
+        _check_supported(load_tensorrt(backend), backend, open_cuda().attributes)
 
 
 def can_run(backend: str) -> bool:
@@ -111,6 +154,50 @@ def can_run(backend: str) -> bool:
     except BackendUnavailableError:
         return False
     return True
+
+
+def best_backend() -> str:
+    """The backend to build for: the fastest of those that can run here, TensorRT before others."""
+    preferred = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda")
+    return next((backend for backend in preferred if can_run(backend)), "onnxruntime")
+
+
+def _check_supported(library: Any, backend: str, gpu: Attributes) -> None:
+    """TensorRT-RTX says which GPUs it knows; the other knows all that its driver does."""
+    known = getattr(library, "ComputeCapability", None)
+    if known is not None and not hasattr(known, gpu.architecture.upper()):
+        names = [name.lower() for name in dir(known) if name.startswith("SM")]
+        raise BackendUnavailableError(
+            f"{backend} does not run on {gpu.name}",
+            why=f"it is an {gpu.architecture}, the library knows {', '.join(names)}",
+            hint="use --backend tensorrt or onnxruntime-cuda",
+        )
+
+
+def _check_plans(folder: Path, manifest: Manifest, version: str, gpu: Attributes) -> None:
+    """Plans run with the version that made them, or with later ones too where it ends with ``+``;
+    and on the architectures that the fingerprint names, or on later ones where it ends so."""
+    compiled = manifest.compiled
+    rebuild = f"build it again here: swapnet build MODEL.onnx -o {folder}"
+    made, here = _numbers(compiled.version), _numbers(version)
+    if made != here and not (compiled.version.endswith("+") and made < here):
+        raise EngineError(
+            f"{folder} was compiled with another version of {compiled.backend}",
+            why=f"built with {compiled.version}, here is {version}",
+            hint=rebuild,
+        )
+    names = compiled.fingerprint.rstrip("+").split("+")
+    later = compiled.fingerprint.endswith("+") and _numbers(names[0]) < _numbers(gpu.architecture)
+    if compiled.fingerprint != "any" and gpu.architecture not in names and not later:
+        raise EngineError(
+            f"{folder} was compiled for another GPU",
+            why=f"built for {compiled.fingerprint}, here is {gpu.name} ({gpu.architecture})",
+            hint=rebuild,
+        )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", text)))
 
 
 def _check_compiled(folder: Path, manifest: Manifest, version: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from swapnet.errors import BackendError
 from swapnet.executor.backends.base import Memory
-from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind
+from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind, describe
 from swapnet.executor.gpu.clock import Clock, GpuMark
 from swapnet.executor.gpu.memory import GpuArena
 from swapnet.executor.gpu.staging import StagedLoader
@@ -48,7 +48,7 @@ class GpuBackend:
     @property
     def gpu(self) -> str:
         """What delays are measured on."""
-        return f"{self._accelerator.attributes.fingerprint}, {self.memory_kind} memory"
+        return describe(self._accelerator.attributes, self.memory_kind)
 
     def available_bytes(self) -> int:
         """Memory of the GPU that is free."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from swapnet.executor.loading import BeforeRead, Loader, Reader
 from swapnet.executor.marks import Mark, Passed
 from swapnet.executor.plan import Plan, Step
 from swapnet.manifest import WEIGHTS, Block, Manifest
+from swapnet.profile import Need, with_needs
 from swapnet.tensorrt import listening, load_tensorrt, logger
 from swapnet.tensors import Array
 from swapnet.units import align_up
@@ -76,6 +76,8 @@ class TensorRTBackend(GpuBackend):
         self._allocator = _allocator(self._trt, self._allocations)
         self._runtime = self._open_runtime()
         self._runtime.gpu_allocator = self._allocator
+        if manifest.compiled.version.endswith("+"):
+            self._runtime.engine_host_code_allowed = True
         self._defers = hasattr(self._runtime, "defer_weights_loading")
         self._skeletons = Skeletons(folder, manifest)
         self._engines: dict[int, _Engine] = {}
@@ -83,9 +85,12 @@ class TensorRTBackend(GpuBackend):
         self._values: GpuValues | None = None
         try:
             needs = [self._open(block, folder) for block in manifest.blocks]
-            self.manifest = _with_needs(manifest, needs)
+            needs[0] = msgspec.structs.replace(
+                needs[0], skeleton_bytes=needs[0].skeleton_bytes + _SPARE_BYTES
+            )
+            self.manifest = with_needs(manifest, needs)
             self._heap.limit_bytes = self._heap.used_bytes + _SPARE_BYTES
-            self._scratch_bytes = max((need.scratch_bytes for need in needs), default=0)
+            self._scratch_bytes = max(need.activation_bytes for need in needs)
             self._scratch = accelerator.allocate(MemoryKind.DEVICE, self._scratch_bytes)
         except BaseException:
             self._release()
@@ -195,10 +200,10 @@ class TensorRTBackend(GpuBackend):
         if hasattr(self, "_scratch"):
             self._scratch.free()
 
-    def _open(self, block: Block, folder: Path) -> _Needs:
+    def _open(self, block: Block, folder: Path) -> Need:
         """Make a block's engine to learn what it needs; it stays if its weights are elsewhere."""
         if not block.is_graph:
-            return _Needs(block.skeleton_bytes, 0)
+            return Need(block.skeleton_bytes, 0)
         before = self._heap.used_bytes
         external = block.weight_style == "external"
         plan = (
@@ -216,10 +221,10 @@ class TensorRTBackend(GpuBackend):
             if deferred:
                 self._runtime.defer_weights_loading = False
         engine.stays = external or deferred
-        scratch = int(engine.engine.device_memory_size_v2)
+        scratch = align_up(int(engine.engine.device_memory_size_v2), 4096)
         if engine.stays:
             self._engines[block.index] = engine
-            return _Needs(len(plan) + self._heap.used_bytes - before, scratch)
+            return Need(len(plan) + self._heap.used_bytes - before, scratch)
         taken = self._heap.used_bytes - before
         engine.release()
         if taken > block.extent.nbytes:
@@ -227,7 +232,7 @@ class TensorRTBackend(GpuBackend):
                 f"the engine of block {block.index} does not fit in its place",
                 f"it takes {taken} bytes, its place has {block.extent.nbytes}",
             )
-        return _Needs(0, scratch)
+        return Need(0, scratch)
 
     def _check(self, block: Block, plan: memoryview) -> None:
         """Ask TensorRT-RTX whether a plan runs here; the other has no such question."""
@@ -278,14 +283,6 @@ class TensorRTBackend(GpuBackend):
                 return answer
 
             yield ask
-
-
-@dataclass(frozen=True)
-class _Needs:
-    """What a block's engine needs beside its weights, in bytes."""
-
-    skeleton_bytes: int
-    scratch_bytes: int
 
 
 class _Engine:
@@ -345,20 +342,6 @@ class _TensorRTSegment:
         """Enqueue; see `Segment.run`. All values lie on the device."""
         for block, addresses in self._addresses.items():
             self._backend.run(block, addresses)
-
-
-def _with_needs(manifest: Manifest, needs: Sequence[_Needs]) -> Manifest:
-    """What engines need, in place of what was estimated when they were built."""
-    first = next((b.index for b in manifest.blocks if b.is_graph), -1)
-    blocks = tuple(
-        msgspec.structs.replace(
-            block,
-            activation_bytes=align_up(need.scratch_bytes, 4096),
-            skeleton_bytes=need.skeleton_bytes + _SPARE_BYTES * (block.index == first),
-        )
-        for block, need in zip(manifest.blocks, needs, strict=True)
-    )
-    return msgspec.structs.replace(manifest, blocks=blocks)
 
 
 def _stored_plan(folder: Path, block: Block) -> memoryview:

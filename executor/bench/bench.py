@@ -29,7 +29,7 @@ from swapnet.executor.memory import for_pool
 from swapnet.executor.plan import Plan, PlanOptions, make_plan
 from swapnet.executor.storage import LoadMode
 from swapnet.manifest import Manifest, load_manifest
-from swapnet.profile import load_profile
+from swapnet.profile import load_profile, with_needs
 from swapnet.units import format_size
 
 __all__ = ["Findings", "Offload", "Setup", "bench"]
@@ -163,6 +163,7 @@ def bench(setup: Setup) -> Findings:
     """
     manifest = for_pool(load_manifest(setup.folder, setup.shapes or None), ThreadPool.GLOBAL)
     profile = load_profile(setup.folder, manifest, setup.device.fingerprint)
+    manifest = with_needs(manifest, profile.needs)
     budget_bytes = admitted_bytes(setup.budget, manifest)
     plan = make_plan(manifest, profile, budget_bytes, setup.options)
     counted = is_available()
@@ -182,6 +183,9 @@ def bench(setup: Setup) -> Findings:
         # The peak is read before outputs are written out, which is not the model's doing.
         group = sides.groups.get("swapped")
         peak = group.peak_bytes if group is not None else int(details["resident_peak_bytes"])
+        peak -= sides.runtime_bytes
+        if manifest.runs_on_gpu:
+            peak = int(details["gpu_bytes"])
         outputs = sides.outputs("swapped", folder)
         error = (
             largest_difference(outputs, sides.outputs("unswapped", folder))
@@ -200,8 +204,8 @@ def bench(setup: Setup) -> Findings:
                 peers={k: p for k, p in peers.items() if k not in setup.ablations},
                 ablations={k: p for k, p in peers.items() if k in setup.ablations},
                 runtime_bytes=sides.runtime_bytes,
-                peak_bytes=peak - sides.runtime_bytes,
-                accounting=_accounting(setup, counted),
+                peak_bytes=peak,
+                accounting=_accounting(setup, manifest, counted),
                 error=error,
                 load_mode=details["load_mode"],
             ),
@@ -223,7 +227,9 @@ def bench(setup: Setup) -> Findings:
         )
 
 
-def _accounting(setup: Setup, counted: bool) -> str:
+def _accounting(setup: Setup, manifest: Manifest, counted: bool) -> str:
+    if manifest.runs_on_gpu:
+        return "GPU"
     if setup.memory_limit:
         return "kernel limit"
     return "kernel" if counted else "resident set"
@@ -348,6 +354,7 @@ class _Sides:
             readers=max(self._plan.readers, 1),
             trace=self._setup.trace,
             shapes=self._setup.shapes or None,
+            gpu_memory=self._setup.device.gpu_memory,
         )
 
     def _try(

@@ -63,7 +63,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     peak_bytes
         Measured, above ``runtime_bytes``.
     memory_accounting
-        Who counted: ``"kernel limit"``, ``"kernel"`` or ``"resident set"``.
+        Who counted: ``"kernel limit"``, ``"kernel"``, ``"resident set"``, or ``"GPU"``.
     streamed_bytes
         Read per inference, measured.
     bound_ms

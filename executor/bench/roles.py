@@ -14,9 +14,10 @@ import msgspec
 
 from swapnet.arrays import load_npz
 from swapnet.executor.backends.base import Array
+from swapnet.executor.device import Device
 from swapnet.executor.plan import PlanOptions
 
-__all__ = ["Request", "Role", "Round", "Side", "open_side", "peak_resident_bytes"]
+__all__ = ["Request", "Role", "Round", "Side", "gpu_free_bytes", "open_side", "peak_resident_bytes"]
 
 Role = Literal["swapped", "resident", "unswapped", "mapped", "offload"]
 
@@ -44,6 +45,8 @@ class Request(msgspec.Struct, frozen=True):
     streamed, readers
         Offset and length of each request of the reader beside the resident side, and how many of
         them are in flight: those of the swapped side's plan.
+    gpu_memory
+        Where weights lie on a GPU.
     """
 
     role: Role
@@ -57,6 +60,7 @@ class Request(msgspec.Struct, frozen=True):
     readers: int = 1
     trace: bool = False
     shapes: dict[str, tuple[int, ...]] | None = None
+    gpu_memory: str = "auto"
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -116,20 +120,22 @@ def open_side(request: Request) -> Side:
 
 class _Swapped:
     def __init__(self, request: Request, inputs: dict[str, Array]) -> None:
-        from swapnet.executor.backends.onnxruntime import own_process
         from swapnet.executor.executor import SwapExecutor
 
         self._inputs = inputs
+        device = _device(request)
+        self._gpu_bytes = gpu_free_bytes(device)
         self._started = time.perf_counter()
         self._executor = SwapExecutor(
             request.path,
             request.budget_bytes,
-            device=own_process(request.threads),
+            device=device,
             load_mode=request.load_mode,
             options=request.options,
             trace=request.trace,
             shapes=request.shapes,
         )
+        self._device = device
         self._outputs: dict[str, Array] = {}
         self._steps_ms: list[list[float]] = [[] for _ in self._executor.plan.steps]
 
@@ -168,6 +174,7 @@ class _Swapped:
             "trace": trace_events(self._executor.plan, last) if last and last.reads else [],
             "steps_ms": self._steps_ms,
             "resident_peak_bytes": peak_resident_bytes(),
+            "gpu_bytes": self._gpu_bytes - gpu_free_bytes(self._device),
         }
 
     def close(self) -> None:
@@ -177,14 +184,13 @@ class _Swapped:
 class _Resident:
     def __init__(self, request: Request, inputs: dict[str, Array]) -> None:
         from swapnet.calibration.storage import BackgroundReader
-        from swapnet.executor.backends.onnxruntime import own_process
         from swapnet.executor.executor import SwapExecutor
         from swapnet.executor.storage import LoadMode, WeightFile
         from swapnet.manifest import WEIGHTS, Extent
 
         self._inputs = inputs
         self._executor = SwapExecutor(
-            request.path, "100%", device=own_process(request.threads), shapes=request.shapes
+            request.path, "100%", device=_device(request), shapes=request.shapes
         )
         self._storage = WeightFile(Path(request.path) / WEIGHTS, LoadMode(request.load_mode))
         extents = [Extent(offset, nbytes) for offset, nbytes in request.streamed]
@@ -261,6 +267,23 @@ class _Whole:
 
     def close(self) -> None:
         del self._session
+
+
+def _device(request: Request) -> Device:
+    from swapnet.executor.backends import device_for
+    from swapnet.manifest import load_manifest
+
+    manifest = load_manifest(Path(request.path))
+    return device_for(manifest, request.threads, own=True, gpu_memory=request.gpu_memory)
+
+
+def gpu_free_bytes(device: Device) -> int:
+    """Memory of the device's GPU that nobody uses; 0 where it has none."""
+    if not device.gpu:
+        return 0
+    from swapnet.executor.cuda import open_cuda
+
+    return open_cuda(device.gpu_index).free_bytes()
 
 
 def peak_resident_bytes() -> int:

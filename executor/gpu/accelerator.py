@@ -21,6 +21,7 @@ __all__ = [
     "MemoryKind",
     "Stream",
     "choose_memory",
+    "describe",
 ]
 
 
@@ -79,11 +80,6 @@ class Attributes:
     def architecture(self) -> str:
         """As compilers write it: ``sm87``."""
         return "sm{}{}".format(*self.compute_capability)
-
-    @property
-    def fingerprint(self) -> str:
-        """What delays were measured on."""
-        return f"{self.name} {self.architecture}, CUDA {self.driver}"
 
 
 class Event(Protocol):
@@ -187,6 +183,11 @@ class Accelerator(Protocol):
 
     def free_bytes(self) -> int:
         """Memory that is not in use by anybody."""
+
+
+def describe(attributes: Attributes, kind: MemoryKind) -> str:
+    """What delays are measured on."""
+    return f"{attributes.name} {attributes.architecture}, CUDA {attributes.driver}, {kind} memory"
 
 
 def choose_memory(attributes: Attributes, wanted: str = "auto") -> MemoryKind:

@@ -13,7 +13,7 @@ import pytest
 from swapnet.errors import BackendError, BackendUnavailableError, BudgetError, InputError
 from swapnet.executor import cuda
 from swapnet.executor.cuda import Cuda, device_count, open_cuda
-from swapnet.executor.gpu.accelerator import Attributes, MemoryKind, choose_memory
+from swapnet.executor.gpu.accelerator import Attributes, MemoryKind, choose_memory, describe
 
 
 class DriverError(Exception):
@@ -191,7 +191,7 @@ def gpu(driver: FakeDriver) -> Cuda:
 def test_attributes_are_the_devices(gpu: Cuda) -> None:
     attributes = gpu.attributes
     assert attributes.architecture == "sm87"
-    assert attributes.fingerprint == "Orin sm87, CUDA 12.6"
+    assert describe(attributes, MemoryKind.MAPPED) == "Orin sm87, CUDA 12.6, mapped memory"
     assert attributes.is_integrated
     assert not attributes.has_concurrent_access
 

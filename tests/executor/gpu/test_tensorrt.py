@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from swapnet.errors import BackendError, BudgetError, EngineError, InputError
 from swapnet.executor import Device, PlanOptions, SwapExecutor
 from swapnet.executor.gpu.simulated import SimulatedAccelerator
 from swapnet.executor.plan import smallest_budget
-from swapnet.manifest import load_manifest
+from swapnet.manifest import load_manifest, save_manifest
 from tests.executor.gpu.conftest import BuildGpu
 from tests.helpers.engines import Arrays
 from tests.helpers.fake_tensorrt import DeferringRuntime, Runtime
@@ -239,6 +241,35 @@ def test_a_plan_for_another_gpu_is_told(gpu_engine: BuildGpu) -> None:
 
 
 @pytest.mark.usefixtures("trt")
+@pytest.mark.parametrize(
+    ("version", "fingerprint", "refusal"),
+    [
+        ("9.9", "any", "another version of tensorrt"),
+        ("11.0+", "any", "another version of tensorrt"),
+        ("9.9+", "any", ""),
+        ("10.0.fake", "sm86+sm89", "another GPU"),
+        ("10.0.fake", "sm99+", "another GPU"),
+        ("10.0.fake", "sm00", ""),
+    ],
+)
+def test_plans_of_other_versions_and_gpus(
+    gpu_engine: BuildGpu, tmp_path: Path, version: str, fingerprint: str, refusal: str
+) -> None:
+    folder = Path(shutil.copytree(gpu_engine("used-twice", "tensorrt"), tmp_path / "engine"))
+    manifest = load_manifest(folder)
+    compiled = msgspec.structs.replace(manifest.compiled, version=version, fingerprint=fingerprint)
+    save_manifest(folder, msgspec.structs.replace(manifest, compiled=compiled))
+    if not refusal:
+        SwapExecutor(folder, "100%", gpu=SimulatedAccelerator()).close()
+        return
+    with pytest.raises(EngineError, match=refusal) as caught:
+        SwapExecutor(folder, "100%", gpu=SimulatedAccelerator())
+    assert f"built {'with ' + version if 'version' in refusal else 'for ' + fingerprint}" in (
+        caught.value.why
+    )
+
+
+@pytest.mark.usefixtures("trt")
 def test_an_engine_that_outgrows_its_place_is_told(
     gpu_engine: BuildGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,7 +292,7 @@ def test_a_full_gpu_is_told(gpu_engine: BuildGpu) -> None:
     folder = gpu_engine("images-sliced", "tensorrt", "none")
     with pytest.raises(BudgetError, match="more than this machine has") as caught:
         SwapExecutor(folder, "100%", gpu=SimulatedAccelerator(total_bytes=30_000))
-    assert "there are 20000" in caught.value.why
+    assert "there are 1" in caught.value.why
 
 
 @pytest.mark.usefixtures("trt")
