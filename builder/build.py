@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from swapnet.builder.compile import compile_parts, pieces_of
-from swapnet.builder.compiler import BlockMemory, Compiler
+from swapnet.builder.compiler import BlockMemory, Compiler, WeightStyle
 from swapnet.builder.directory import staging_directory
 from swapnet.builder.limits import Limits, choose_limits
 from swapnet.builder.onnxruntime import OnnxRuntimeCompiler, OnnxRuntimeCudaCompiler
@@ -19,8 +19,10 @@ from swapnet.builder.shapes import plan_shapes, plan_smallest
 from swapnet.builder.slicing import slice_operators
 from swapnet.builder.source import open_source
 from swapnet.builder.tensorrt.compiler import TensorRTCompiler
+from swapnet.builder.tensorrt.measured import measure_styles
 from swapnet.builder.tensorrt.options import TensorRTOptions
 from swapnet.errors import BackendUnavailableError, InputError
+from swapnet.executor.backends import best_backend, can_run
 from swapnet.manifest import Manifest, Source, load_manifest, save_manifest
 from swapnet.progress import Progress, silent
 from swapnet.tensorrt import TENSORRT
@@ -58,7 +60,7 @@ def build(
     folder
         Engine directory to write. An engine that is there is replaced when the new one is whole.
     backend
-        One of `BACKENDS`; ``"auto"`` is ``"onnxruntime"``.
+        One of `BACKENDS`; ``"auto"`` is TensorRT where it can run here, else ``"onnxruntime"``.
     max_block
         Limit of a block's weights, a size or bytes. By default, for ONNX Runtime, such that blocks
         in memory and sessions take the least together, between 256 KiB and 8 MiB; for TensorRT, a
@@ -103,7 +105,7 @@ workspace, min_shapes, process_per_block
         min_shapes=min_shapes or {},
         process_per_block=process_per_block,
     )
-    name = "onnxruntime" if backend == "auto" else backend
+    name = best_backend() if backend == "auto" else backend
     _check(name, options, portable=portable)
     progress("read", 0, 1)
     source = open_source(Path(model))
@@ -120,7 +122,28 @@ workspace, min_shapes, process_per_block
         tempfile.TemporaryDirectory(prefix=f".{target.name}.work.", dir=target.parent) as hidden,
     ):
         work = Path(hidden)
-        compiler = _compiler(name, options, limits, work, portable=portable)
+        measured: Mapping[int, Mapping[WeightStyle, float]] = {}
+        if name in TENSORRT and (weights or "auto") == "auto" and can_run(name):
+            measured = measure_styles(
+                lambda style, place: build(
+                    model,
+                    place,
+                    backend=name,
+                    max_block=limits.max_block_bytes,
+                    shapes=shapes,
+                    weights=style,
+                    targets=targets,
+                    hardware_compatibility=hardware_compatibility,
+                    version_compatible=version_compatible,
+                    builder_optimization_level=builder_optimization_level,
+                    workspace=workspace,
+                    min_shapes=min_shapes,
+                    process_per_block=process_per_block,
+                    progress=progress,
+                ),
+                work,
+            )
+        compiler = _compiler(name, options, limits, work, measured, portable=portable)
         progress("optimise", 0, 1)
         graph = optimise(source, work, operators=compiler.operators, shapes=shapes)
         progress("shapes", 0, 1)
@@ -178,10 +201,16 @@ def _check(backend: str, options: TensorRTOptions, *, portable: bool) -> None:
 
 
 def _compiler(
-    backend: str, options: TensorRTOptions, limits: Limits, work: Path, *, portable: bool
+    backend: str,
+    options: TensorRTOptions,
+    limits: Limits,
+    work: Path,
+    measured_ms: Mapping[int, Mapping[WeightStyle, float]],
+    *,
+    portable: bool,
 ) -> Compiler:
     if backend in TENSORRT:
-        return TensorRTCompiler(backend, options, limits, work)
+        return TensorRTCompiler(backend, options, limits, work, measured_ms)
     if backend == "onnxruntime-cuda":
         return OnnxRuntimeCudaCompiler()
     return OnnxRuntimeCompiler(portable)

@@ -14,7 +14,10 @@ from swapnet.executor.device import Device
 from swapnet.manifest import load_manifest
 from swapnet.profile import Profile, assumed_profile
 from tests.helpers.engines import BuildToy, Engine, build_toy
+from tests.helpers.gpu import feeds, gpu_engine, trt
 from tests.helpers.zoo import TOYS
+
+__all__ = ["feeds", "gpu_engine", "trt"]
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -57,12 +57,15 @@ class TensorRTCompiler:
         Workspace and memory of kernels.
     work
         Folder for the models of blocks on their way.
+    measured_ms
+        Of each style, by block, where they were measured (`measure_styles`).
     """
 
     backend: str
     options: TensorRTOptions
     limits: Limits
     work: Path
+    measured_ms: Mapping[int, Mapping[WeightStyle, float]] = field(default_factory=dict)
     suffix: ClassVar[str] = ".plan"
     inplace: ClassVar[bool] = False
     operators: ClassVar[Operators] = Operators.STANDARD
@@ -70,7 +73,9 @@ class TensorRTCompiler:
     @cached_property
     def compiled(self) -> Compiled:
         """This version, and the GPUs that engines run on."""
-        return Compiled(self.backend, version(self.backend), self._fingerprint, swapnet.__version__)
+        later = "+" if self.options.version_compatible else ""
+        made = version(self.backend) + later
+        return Compiled(self.backend, made, self._fingerprint, swapnet.__version__)
 
     @property
     def _fingerprint(self) -> str:
@@ -109,8 +114,8 @@ class TensorRTCompiler:
         return Cutting(ENGINE_CUT_COST_BYTES, shapes)
 
     def styles(self, graph: Graph, pieces: Sequence[Piece]) -> tuple[WeightStyle, ...]:
-        """As asked for, or by rule."""
-        return choose_styles(pieces, self.options.weights or "auto")
+        """As asked for, as measured, or by rule."""
+        return choose_styles(pieces, self.options.weights or "auto", self.measured_ms)
 
     def compile(
         self, graph: Graph, piece: Piece, style: WeightStyle, target: Path, progress: Progress

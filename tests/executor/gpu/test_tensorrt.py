@@ -17,9 +17,9 @@ from swapnet.executor import Device, PlanOptions, SwapExecutor
 from swapnet.executor.gpu.simulated import SimulatedAccelerator
 from swapnet.executor.plan import smallest_budget
 from swapnet.manifest import load_manifest, save_manifest
-from tests.executor.gpu.conftest import BuildGpu
 from tests.helpers.engines import Arrays
 from tests.helpers.fake_tensorrt import DeferringRuntime, Runtime
+from tests.helpers.gpu import BuildGpu
 
 TOYS = (
     *("used-twice", "images-sliced", "transformer", "transformer-dynamic", "dynamic", "half"),

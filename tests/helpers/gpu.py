@@ -1,4 +1,4 @@
-"""Engines for a GPU, and a TensorRT that needs none."""
+"""Engines for a GPU, and a TensorRT that needs none: fixtures of several folders."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import pytest
 from swapnet import tensorrt
 from swapnet.builder import build
 from swapnet.executor.inputs import planned_sample
-from swapnet.manifest import Block, Manifest, load_manifest
+from swapnet.manifest import Block, load_manifest
 from tests.helpers.engines import Arrays
 from tests.helpers.fake_tensorrt import DeferringRuntime, Runtime, fake_tensorrt
 from tests.helpers.plans import as_tensorrt
 from tests.helpers.zoo import TOYS
+
+__all__ = ["BuildGpu", "feeds", "gpu_engine", "trt"]
 
 BuildGpu = Callable[..., Path]
 
@@ -79,11 +81,3 @@ def trt() -> Iterator[ModuleType]:
 def _forget() -> None:
     tensorrt.load_tensorrt.cache_clear()
     tensorrt.logger.cache_clear()
-
-
-@pytest.fixture
-def smallest() -> Callable[[Manifest], int]:
-    """The smallest budget once TensorRT has said what it needs."""
-    from swapnet.executor.plan import smallest_budget
-
-    return lambda manifest: smallest_budget(manifest)[0]
