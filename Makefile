@@ -14,7 +14,7 @@ BACKEND ?= auto
 OUT ?= engines/$(basename $(notdir $(MODEL)))
 SHAPES ?=
 
-.PHONY: help setup engines test test-quick test-oldest prove check bench peers clean
+.PHONY: help setup engines test test-quick test-oldest prove check bench test-gpu bench-gpu peers clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -58,6 +58,12 @@ check: $(READY) ## Lint, format and types
 
 bench: $(READY) ## The suite: the zoo at five budgets, peers, ablations; results/, resumable
 	$(BIN)/python -m swapnet models bench
+
+test-gpu: $(READY) ## The tests that need a CUDA GPU (pip install pycuda and a runtime library first)
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
+bench-gpu: $(READY) ## Unswapped and swapped on this GPU, per weight style: the table in docs/gpu.md
+	$(BIN)/python -m swapnet models bench-gpu --backend '$(BACKEND)' --page docs/gpu.md
 
 peers: ## The environment of accelerate's disk_offload, for the suite: .venv-peers
 	@test -x $(VENV)-peers/bin/python || $(PYTHON) -m venv $(VENV)-peers

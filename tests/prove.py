@@ -85,7 +85,7 @@ def prove(name: str) -> Iterator[Row]:
     """One model at all budgets."""
     files = models.get(name)
     inputs = load_npz(files.example)
-    engine = current_engine(Path("engines"), files, inputs, "auto")
+    engine = current_engine(Path("engines"), files, inputs, "onnxruntime")
     manifest = for_pool(load_manifest(engine), ThreadPool.GLOBAL)
     device = Device()
     with tempfile.TemporaryDirectory(prefix="swapnet-prove-") as temporary:

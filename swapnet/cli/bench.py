@@ -216,7 +216,7 @@ def one_operator_engine(folder: Path) -> Path:
     )
     path = folder / "one_operator.onnx"
     path.write_bytes(model.SerializeToString())
-    build(path, folder / "one_operator")
+    build(path, folder / "one_operator", backend="onnxruntime")
     return folder / "one_operator"
 
 

@@ -122,7 +122,14 @@ def engine_or_model(path: Path, shapes: Shapes, **options: Any) -> Iterator[Path
     with tempfile.TemporaryDirectory(prefix="swapnet-plan-", dir=_place(path)) as name:
         folder = Path(name) / path.stem
         with progress(path.name) as report:
-            build(path, folder, shapes=dict(shapes), progress=report, **options)
+            build(
+                path,
+                folder,
+                backend="onnxruntime",
+                shapes=dict(shapes),
+                progress=report,
+                **options,
+            )
         yield folder
 
 

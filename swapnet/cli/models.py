@@ -12,6 +12,7 @@ import click
 
 import swapnet
 from swapnet.arrays import Array, load_npz
+from swapnet.cli import bench_gpu
 from swapnet.cli.console import print_table, write_json
 from swapnet.units import format_size
 
@@ -31,6 +32,9 @@ weights_option = click.option(
 @click.group("models")
 def command() -> None:
     """The model zoo: ONNX files, real inputs, readable answers."""
+
+
+command.add_command(bench_gpu.command)
 
 
 @command.command("list")
@@ -93,14 +97,16 @@ def run_models(
     from swapnet import models
     from swapnet.budget import Budget
     from swapnet.cli.bench import one_operator_engine
-    from swapnet.executor.backends import can_run
+    from swapnet.cli.engine import engine_device
+    from swapnet.executor.backends import best_backend, can_run
     from swapnet.executor.bench.bench import Setup, bench
     from swapnet.executor.bench.turns import Schedule
-    from swapnet.executor.device import Device
     from swapnet.manifest import GPU_BACKENDS
 
     parsed = Budget.parse(budget)
     chosen = [models.find(name) for name in names or models.names()]
+    if backend == "auto":
+        backend = best_backend()
     if backend in GPU_BACKENDS and not can_run(backend):
         show_built([model.name for model in chosen], engines, backend)
         return
@@ -117,7 +123,7 @@ def run_models(
                     budget=parsed,
                     inputs=inputs,
                     runtime_engine=runtime,
-                    device=Device(),
+                    device=engine_device(folder, None, "auto"),
                     unswapped=files.onnx,
                     schedule=Schedule(rounds=3, iterations=3, warm_up_ms=0, duration_s=duration),
                 )
@@ -275,7 +281,7 @@ def show_built(names: Sequence[str], engines: Path, backend: str) -> None:
 
 def engine_folder(engines: Path, name: str, backend: str) -> Path:
     """Where the engine of a model lies: ``NAME`` for ONNX Runtime, else ``NAME-BACKEND``."""
-    return engines / (name if backend in ("auto", "onnxruntime") else f"{name}-{backend}")
+    return engines / (name if backend == "onnxruntime" else f"{name}-{backend}")
 
 
 def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], backend: str) -> Path:
@@ -300,7 +306,8 @@ def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], bac
         if manifest.is_tensorrt:
             current &= manifest.compiled.version == version(manifest.compiled.backend)
         if current and can_run(manifest.compiled.backend):
-            SwapExecutor(folder, smallest_budget(manifest)[0]).close()
+            smallest = "100%" if manifest.runs_on_gpu else smallest_budget(manifest)[0]
+            SwapExecutor(folder, smallest).close()
     except SwapnetError:
         current = False
     if not current:

@@ -205,7 +205,7 @@ class _Subject:
     @cached_property
     def engine(self) -> Path:
         _make(self.suite.engines)
-        return current_engine(self.suite.engines, self.files, self.inputs, "auto")
+        return current_engine(self.suite.engines, self.files, self.inputs, "onnxruntime")
 
     @cached_property
     def manifest(self) -> Manifest:

@@ -1,0 +1,132 @@
+"""``swapnet models bench-gpu``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from swapnet.arrays import load_npz
+from swapnet.cli.console import write_json
+from swapnet.cli.engine import say
+from swapnet.cli.options import gpu_memory_option
+
+if TYPE_CHECKING:
+    from swapnet.models import ZooFiles
+    from swapnet.tensors import Array
+
+__all__ = ["command"]
+
+_DEFAULT = ("resnet18", "mobilenet_v2", "resnet101", "ppocrv4_rec", "minilm", "vgg19")
+_WHOLE = "1024GiB"
+"""No model has a block so large: it stays in one piece."""
+
+
+@click.command("bench-gpu")
+@click.argument("names", nargs=-1)
+@click.option("--backend", default="auto", show_default=True, help="A backend of a GPU.")
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    default=("weights:43%", "weights:25%", "weights:17%"),
+    show_default=True,
+    metavar="SIZE",
+    help="May be given several times.",
+)
+@click.option(
+    "--engines",
+    default="engines",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where engine directories lie; all are built anew.",
+)
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--json", "json_target", metavar="FILE", help="The cases; - for stdout.")
+@click.option(
+    "--page",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Write the table into this page.",
+)
+@gpu_memory_option
+def command(
+    names: tuple[str, ...],
+    backend: str,
+    budgets: tuple[str, ...],
+    engines: Path,
+    rounds: int,
+    json_target: str | None,
+    page: Path | None,
+    gpu_memory: str,
+) -> None:
+    """Measure models on this GPU, unswapped and at several budgets, per weight style."""
+    from swapnet import models
+    from swapnet.executor.backends import best_backend, check_runnable
+    from swapnet.executor.bench.gpu import as_markdown, measure_cases, update_page
+    from swapnet.executor.cuda import open_cuda
+    from swapnet.executor.gpu.accelerator import choose_memory, describe
+
+    if backend == "auto":
+        backend = best_backend()
+    if backend == "onnxruntime":
+        backend = "onnxruntime-cuda"
+    check_runnable(backend)
+    gpu = open_cuda()
+    device = describe(gpu.attributes, choose_memory(gpu.attributes, gpu_memory))
+    cases = []
+    for name in names or _DEFAULT:
+        say(f"{name} on {device} …")
+        files = models.get(models.find(name).name)
+        inputs = load_npz(files.example)
+        whole, styles = _build(files, inputs, engines, backend)
+        cases += measure_cases(
+            name,
+            whole,
+            styles,
+            budgets,
+            inputs,
+            _expected(files, inputs),
+            gpu=gpu,
+            gpu_memory=gpu_memory,
+            rounds=rounds,
+        )
+    table = as_markdown(cases, device, shlex.join(["swapnet", *sys.argv[1:]]))
+    if json_target:
+        write_json(cases, json_target)
+    if json_target != "-":
+        click.echo(table)
+    if page:
+        update_page(page, table)
+
+
+def _build(
+    files: ZooFiles, inputs: dict[str, Array], engines: Path, backend: str
+) -> tuple[Path, dict[str, Path]]:
+    """The whole model as one engine, and cut, in each weight style of the backend."""
+    from swapnet.cli.build import build_engine
+    from swapnet.tensorrt import TENSORRT
+
+    shapes = {name: array.shape for name, array in inputs.items()}
+
+    def built(name: str, **options: object) -> Path:
+        folder = engines / f"{files.name}-{backend}-{name}"
+        build_engine(files.onnx, folder, calibrate=True, backend=backend, shapes=shapes, **options)
+        return folder
+
+    if backend not in TENSORRT:
+        cut = built("external")
+        return cut, {"external": cut}
+    styles = {style: built(style, weights=style) for style in ("external", "embedded")}
+    return built("whole", weights="embedded", max_block=_WHOLE), styles
+
+
+def _expected(files: ZooFiles, inputs: dict[str, Array]) -> dict[str, Array]:
+    """What ONNX Runtime gives on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(files.onnx, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))

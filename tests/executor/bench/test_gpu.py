@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from swapnet.executor.bench.gpu import (
+    BEGIN,
+    END,
+    GpuCase,
+    as_markdown,
+    measure_cases,
+    update_page,
+)
+from swapnet.executor.gpu.simulated import SimulatedAccelerator
+from tests.helpers.engines import Arrays
+from tests.helpers.gpu import BuildGpu
+
+
+@pytest.fixture
+def cases(gpu_engine: BuildGpu, feeds: Callable[[Path], Arrays]) -> list[GpuCase]:
+    """A toy on a simulated GPU, at a budget that streams and at one that does not."""
+    from swapnet.executor import SwapExecutor
+
+    folder = gpu_engine("images-sliced")
+    inputs = feeds(folder)
+    with SwapExecutor(folder, "100%", gpu=SimulatedAccelerator()) as executor:
+        expected = executor(inputs)
+    return measure_cases(
+        "toy",
+        folder,
+        {"external": folder},
+        ["weights:25%", "100%"],
+        inputs,
+        expected,
+        gpu=SimulatedAccelerator(),
+        rounds=2,
+        iterations=2,
+    )
+
+
+def test_cases_say_what_was_measured(cases: list[GpuCase]) -> None:
+    streamed, whole = cases
+    assert (streamed.model, streamed.style, streamed.budget) == ("toy", "external", "weights:25%")
+    assert streamed.streamed_bytes > 0 == whole.streamed_bytes
+    assert streamed.budget_bytes < whole.budget_bytes
+    assert 0 < streamed.gpu_bytes < streamed.budget_bytes
+    assert whole.overlap_fraction == 1.0
+    for case in cases:
+        assert case.max_rel_error == 0.0
+        assert case.bound_ms >= case.unswapped_ms > 0
+        assert 0 <= case.overlap_fraction <= 1
+        assert case.ratio_to_bound <= case.ratio_to_unswapped
+
+
+def test_the_table_has_a_row_for_each_case(cases: list[GpuCase]) -> None:
+    table = as_markdown(cases, "simulated", "swapnet models bench-gpu")
+    assert table.startswith("`swapnet models bench-gpu` on simulated.")
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
+    assert len(rows) == 4
+    assert len(set(map(len, rows))) == 1
+    assert rows[2][1].strip() == "toy"
+
+
+def test_a_page_takes_the_table_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "gpu.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    update_page(page, "new")
+    update_page(page, "newer")
+    assert page.read_text() == f"before\n{BEGIN}\n\nnewer\n\n{END}\nafter\n"
+    page.write_text("no place")
+    with pytest.raises(ValueError, match="no place for the table"):
+        update_page(page, "new")
