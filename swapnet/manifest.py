@@ -146,7 +146,7 @@ class Lookup(_Record, frozen=True):
         return sum(run.count for run in self.rows)
 
 
-class Block(_Record, frozen=True):
+class Block(_Record, frozen=True, omit_defaults=True):
     """Consecutive operators: the unit of swapping."""
 
     index: Size

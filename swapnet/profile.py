@@ -127,7 +127,7 @@ class Need(_Record, frozen=True):
     activation_bytes: int
 
 
-class Profile(_Record, frozen=True):
+class Profile(_Record, frozen=True, omit_defaults=True):
     """Delays of one engine on one device.
 
     Attributes

@@ -131,8 +131,9 @@ class TensorRTCompiler:
         """
         try:
             return self._compile(graph, piece, style, target, progress)
-        except ModelError:
-            if style == "embedded" or self.options.weights == "external" or not _embeddable(piece):
+        except ModelError as error:
+            asked = style == "embedded" or self.options.weights == "external"
+            if asked or wants_memory(error) or not _embeddable(piece):
                 raise
             return self._compile(graph, piece, "embedded", target, progress)
 
@@ -174,7 +175,8 @@ class TensorRTCompiler:
         except ModelError as error:
             if options.workspace is not None or not wants_memory(error):
                 raise
-            activation_bytes = compile_(msgspec.structs.replace(job, workspace_bytes=None), report)
+            unlimited = msgspec.structs.replace(job, workspace_bytes=None, tactic_bytes=None)
+            activation_bytes = compile_(unlimited, report)
         model.unlink()
         model.with_suffix(".data").unlink()
         if activation_bytes is None:

@@ -26,7 +26,8 @@ def make_config(trt: Any, builder: Any, job: Job, log: Log) -> Any:
     if job.workspace_bytes is not None:
         config.set_memory_pool_limit(pools.WORKSPACE, job.workspace_bytes)
     if job.tactic_bytes is not None and hasattr(pools, "TACTIC_DRAM"):
-        config.set_memory_pool_limit(pools.TACTIC_DRAM, job.tactic_bytes)
+        # TensorRT-RTX takes powers of two only.
+        config.set_memory_pool_limit(pools.TACTIC_DRAM, 1 << (job.tactic_bytes - 1).bit_length())
     if hasattr(config, "max_aux_streams"):
         config.max_aux_streams = 0  # the executor has one stream for kernels
     if job.builder_optimization_level is not None:

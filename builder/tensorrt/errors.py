@@ -60,6 +60,7 @@ def _parser_error(error: Any) -> str:
 
 def _refusal(job: Job, reason: str) -> ModelError:
     if _MEMORY.search(reason):
+        reason = "; ".join(sorted(reason.split("; "), key=lambda part: not _MEMORY.search(part)))
         hint = "give more --workspace, or a smaller --max-block"
     elif job.external:
         hint = "use --weights auto, which embeds what can't be an input; or replace the operator"

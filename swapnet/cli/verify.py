@@ -16,14 +16,28 @@ __all__ = ["command"]
 @engine_argument
 @load_mode_option
 def command(engine: Path, load_mode: str) -> None:
-    """Compare all checksums of an engine and open it."""
-    from swapnet.executor import SwapExecutor
-    from swapnet.executor.plan import smallest_budget
-    from swapnet.manifest import load_manifest
+    """Compare all checksums of an engine, and open it where its backend runs."""
+    from contextlib import closing
 
-    smallest, _ = smallest_budget(load_manifest(engine))
-    with SwapExecutor(engine, smallest, load_mode=load_mode, verify=True) as executor:
-        manifest = executor.manifest
+    from swapnet.executor import SwapExecutor
+    from swapnet.executor.backends import can_run
+    from swapnet.executor.backends.skeletons import Skeletons
+    from swapnet.executor.plan import smallest_budget
+    from swapnet.executor.storage import LoadMode, WeightFile
+    from swapnet.executor.verify import check_weights
+    from swapnet.manifest import WEIGHTS, load_manifest
+
+    manifest = load_manifest(engine)
+    with closing(WeightFile(engine / WEIGHTS, LoadMode(load_mode))) as storage:
+        check_weights(manifest, storage)
+    skeletons = Skeletons(engine, manifest)
+    for block in manifest.blocks:
+        if block.file:
+            skeletons.read(block.index)
+    if not manifest.runs_on_gpu:
+        SwapExecutor(engine, smallest_budget(manifest)[0], load_mode=load_mode).close()
+    elif can_run(manifest.compiled.backend):
+        SwapExecutor(engine, "100%", load_mode=load_mode).close()
     click.echo(
         f"{engine}: {len(manifest.blocks)} blocks and {format_size(manifest.weights_nbytes)} of "
         "weights are as they were written"

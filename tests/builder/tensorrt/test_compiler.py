@@ -84,6 +84,13 @@ def test_blocks_become_plans(compile_toy: Build, tmp_path: Path, style: str) -> 
     assert smallest_budget(manifest)[0] > 0
 
 
+def test_a_small_budget_keeps_weights_outside(compile_toy: Build) -> None:
+    """Its limits of memory are such as the library takes; weights inside would be held twice."""
+    manifest = compile_toy(mlp(), max_block=None, smallest_budget="300KiB")
+    styles = {block.weight_style for block in manifest.blocks if block.extent.nbytes}
+    assert styles == {"external"}
+
+
 def test_targets_are_in_the_fingerprint(compile_toy: Build) -> None:
     assert compile_toy(mlp(), targets=("sm86", "sm89")).compiled.fingerprint == "sm86+sm89"
 

@@ -70,7 +70,7 @@ def test_networks_are_strongly_typed(tmp_path: Path, major: int, flags: int) -> 
     with installed(FakeTensorRT(major)) as fake:
         compile_engine(job(tmp_path, tactic_bytes=5, workspace_bytes=None), ignore)
     assert fake.network_flags == [flags]
-    assert fake.configs[0].pools == ({4: 5} if major > 10 else {})
+    assert fake.configs[0].pools == ({4: 8} if major > 10 else {})
 
 
 def test_options_reach_the_builder(fake: FakeTensorRT, tmp_path: Path) -> None:
