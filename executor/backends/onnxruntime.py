@@ -25,6 +25,7 @@ __all__ = [
     "Allocated",
     "OnnxRuntimeBackend",
     "OrtSegment",
+    "arena_of",
     "open_segment",
     "own_process",
     "refused",
@@ -142,21 +143,7 @@ class OnnxRuntimeBackend(HostBackend):
     def _register_arena(self) -> None:
         import onnxruntime as ort
 
-        limit = self._scratch_bytes
-        # Chunks are split to the last 256 bytes: the default of 128 MiB wastes up to half of each.
-        ort.create_and_register_allocator(
-            ort.OrtMemoryInfo(
-                "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
-            ),
-            ort.OrtArenaCfg(
-                {
-                    "max_mem": limit,
-                    "initial_chunk_size_bytes": min(limit, LARGEST_CHUNK_BYTES),
-                    "arena_extend_strategy": 0,
-                    "max_dead_bytes_per_chunk": 256,
-                }
-            ),
-        )
+        ort.create_and_register_allocator(*arena_of("Cpu", self._scratch_bytes))
 
     def _make(self, first: int, last: int) -> Any:
         """A session of consecutive blocks."""
@@ -169,6 +156,27 @@ class OnnxRuntimeBackend(HostBackend):
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         model = segment_model(self.manifest, self._skeletons, first, last)
         return open_segment(model, options, "CPUExecutionProvider", {}, first, last)
+
+
+def arena_of(memory: str, limit_bytes: int) -> tuple[Any, Any]:
+    """One arena for all sessions, as ONNX Runtime registers it: where it lies, and how it grows.
+
+    Chunks are split to the last 256 bytes: the default of 128 MiB wastes up to half of each.
+    """
+    import onnxruntime as ort
+
+    place = ort.OrtMemoryInfo(
+        memory, ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    growth = ort.OrtArenaCfg(
+        {
+            "max_mem": limit_bytes,
+            "initial_chunk_size_bytes": min(limit_bytes, LARGEST_CHUNK_BYTES),
+            "arena_extend_strategy": 0,
+            "max_dead_bytes_per_chunk": 256,
+        }
+    )
+    return place, growth
 
 
 def session_options(*, shared_arena: bool) -> Any:

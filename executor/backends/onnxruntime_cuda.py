@@ -14,6 +14,7 @@ from swapnet.executor.backends.gpu import GpuBackend
 from swapnet.executor.backends.onnxruntime import (
     Allocated,
     OrtSegment,
+    arena_of,
     open_segment,
     refused,
     segment_model,
@@ -140,12 +141,11 @@ class OnnxRuntimeCudaBackend(GpuBackend):
     def _register_arena(self, limit_bytes: int) -> None:
         import onnxruntime as ort
 
-        place = ort.OrtMemoryInfo(
-            "Cuda", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
-        )
-        arena = ort.OrtArenaCfg({"max_mem": limit_bytes, "arena_extend_strategy": 1})
+        place, growth = arena_of("Cuda", limit_bytes)
         try:
-            ort.create_and_register_allocator_v2(_PROVIDERS["cuda"], place, self._settings(), arena)
+            ort.create_and_register_allocator_v2(
+                _PROVIDERS["cuda"], place, self._settings(), growth
+            )
         except Exception as error:
             raise refused("the CUDA arena can't be made", error) from error
 
@@ -163,9 +163,9 @@ class OnnxRuntimeCudaBackend(GpuBackend):
 
         outputs = {tensor.name for tensor in self.manifest.outputs}
         blocks = self.manifest.blocks[step.first : step.last + 1]
+        gives = any(outputs.intersection(block.outputs) for block in blocks)
         options = ort.RunOptions()
-        if not any(outputs.intersection(block.outputs) for block in blocks):
-            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        options.add_run_config_entry("disable_synchronize_execution_providers", str(int(not gives)))
         return options
 
 
