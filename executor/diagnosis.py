@@ -185,7 +185,7 @@ def _version(backend: str) -> str:
 def _tried(name: str, check: Callable[[], object]) -> Finding:
     try:
         check()
-    except BackendUnavailableError as error:
+    except BackendError as error:
         return _refusal(name, error)
     return Finding(name, "ok", "yes")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swapnet.errors import BackendUnavailableError, EngineError
+from swapnet.errors import BackendError, BackendUnavailableError, EngineError
 from swapnet.executor.device import Device
 from swapnet.fingerprint import PORTABLE, cpu_fingerprint
 from swapnet.manifest import GPU_BACKENDS, Manifest
@@ -144,14 +144,14 @@ def check_runnable(backend: str) -> None:
         from swapnet.executor.cuda import open_cuda
         from swapnet.tensorrt import load_tensorrt
 
-        _check_supported(load_tensorrt(backend), backend, open_cuda().attributes)
+        _check_supported(load_tensorrt(backend), backend, open_cuda(0).attributes)
 
 
 def can_run(backend: str) -> bool:
     """Whether engines of a backend can be executed here."""
     try:
         check_runnable(backend)
-    except BackendUnavailableError:
+    except BackendError:
         return False
     return True
 

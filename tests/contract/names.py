@@ -25,6 +25,7 @@ NAMES: Mapping[str, str] = {
     "error": "ParserError",
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
+    "library": MODULE,
     "severity": "ILogger.Severity",
     "where": "SeekPosition",
     "answer": NOT_OURS,
@@ -43,6 +44,7 @@ NAMES: Mapping[str, str] = {
     "_make_builder()": "Builder",
     "_allocator()": "IGpuAllocator",
     "_plan_reader()": "IStreamReaderV2",
+    "_open_runtime()": "Runtime",
     "ask()": ARGUMENT,
 }
 """Class by name, as these modules use it: ``name``, ``.attribute`` or ``function()``."""
