@@ -112,6 +112,7 @@ def test_looked_up_weights_stay_readable(compile_toy: Build, tmp_path: Path) -> 
     check_plans(tmp_path / "engine", manifest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lookups", "loop", "branches", "half", "lstm-sliced", "dynamic"])
 def test_toys_are_compiled(compile_toy: Build, tmp_path: Path, name: str) -> None:
     toy = TOYS[name]
@@ -122,12 +123,14 @@ def test_toys_are_compiled(compile_toy: Build, tmp_path: Path, name: str) -> Non
         check_plans(tmp_path / "engine", manifest)
 
 
+@pytest.mark.slow
 def test_two_builds_are_the_same(compile_toy: Build) -> None:
     for style in ("external", "embedded"):
         one, two = (compile_toy(mlp(), folder, weights=style) for folder in ("a", "b"))
         assert one.blocks == two.blocks
 
 
+@pytest.mark.slow
 def test_a_process_for_each_block_gives_the_same(compile_toy: Build) -> None:
     one = compile_toy(mlp(layers=2), "a", weights="embedded")
     two = compile_toy(mlp(layers=2), "b", weights="embedded", process_per_block=True)
@@ -143,6 +146,7 @@ def symbolic() -> onnx.ModelProto:
     return net.model()
 
 
+@pytest.mark.slow
 def test_symbolic_shapes_have_a_profile(
     compile_toy: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,6 +170,7 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "one.onnx"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=label)
 def test_inputs_of_the_rule_are_taken(model: Path, case: Any) -> None:
     kind, given, attributes = case

@@ -25,6 +25,7 @@ TOYS = (
     *("used-twice", "images-sliced", "transformer", "transformer-dynamic", "dynamic", "half"),
     *("integers", "tied-gemm", "lookups", "computed-indices", "lstm-sliced", "ends"),
 )
+QUICK = ("used-twice", "dynamic", "lookups")
 STYLES = (
     *(("tensorrt", "none"), ("tensorrt", "odd"), ("tensorrt", "all")),
     *(("tensorrt-rtx", "none"), ("tensorrt-rtx", "all")),
@@ -74,7 +75,9 @@ def expected(gpu_engine: BuildGpu, feeds: Callable[[Path], Arrays]) -> Callable[
 
 
 @pytest.mark.usefixtures("trt")
-@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in TOYS]
+)
 @pytest.mark.parametrize(("backend", "embedded"), STYLES)
 def test_equals_the_unswapped_model_in_any_order_of_work(
     gpu_engine: BuildGpu,
