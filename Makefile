@@ -41,12 +41,12 @@ test: $(READY) ## All tests
 	$(BIN)/python -m pytest
 
 test-quick: $(READY) ## Tests that take less than a minute together
-	$(BIN)/python -m pytest -m 'not slow' -q -n auto --dist worksteal
+	$(BIN)/python -m pytest -m 'not slow' -q -n auto --dist loadgroup
 
 test-oldest: ## The quick tests on the oldest ONNX Runtime that is supported
 	@test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' 'onnxruntime==$(OLDEST)'
-	$(VENV)-oldest/bin/python -m pytest -m 'not slow' -q -n auto --dist worksteal
+	$(VENV)-oldest/bin/python -m pytest -m 'not slow' -q -n auto --dist loadgroup
 
 prove: $(READY) ## Equality and memory of the zoo at many budgets, under the kernel's limit: docs/results.md
 	$(BIN)/python -m tests.prove

@@ -31,7 +31,13 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> BuildToy:
     return built
 
 
-@pytest.fixture(params=TOYS)
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    """Where tests run in several processes, all of a toy in one, which builds it once."""
+    marks = [pytest.mark.xdist_group(name)]
+    return [*marks, pytest.mark.slow] if name.endswith(("-portable", "-12", "-21")) else marks
+
+
+@pytest.fixture(params=[pytest.param(name, marks=_marks(name)) for name in TOYS])
 def small_zoo(request: pytest.FixtureRequest, engine: BuildToy) -> Engine:
     """Each toy in turn."""
     return engine(request.param)

@@ -43,7 +43,6 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-@pytest.mark.slow
 def test_an_engine_is_whole(small_zoo: Engine) -> None:
     manifest = small_zoo.manifest
     assert load_manifest(small_zoo.folder) == manifest
