@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from swapnet.executor.gpu.accelerator import Stream as AnyStream
 from swapnet.units import format_size
 
 __all__ = ["Cuda", "check_pycuda", "device_count", "open_cuda"]
+
+_PAGE_BYTES = 4096
+"""Direct reads want addresses at multiples of it, which the driver does not promise."""
 
 _NON_BLOCKING = 1
 """``CU_STREAM_NON_BLOCKING``: the stream does not wait for the legacy default stream."""
@@ -73,7 +77,6 @@ def check_pycuda() -> Any:
     return driver
 
 
-@cache
 def open_cuda(index: int = 0) -> Cuda:
     """A GPU by its number; the same object every time.
 
@@ -82,6 +85,11 @@ def open_cuda(index: int = 0) -> Cuda:
     BackendUnavailableError
         There is no driver, no such GPU, no pycuda, or the GPU can't be opened.
     """
+    return _open(index)
+
+
+@cache
+def _open(index: int) -> Cuda:
     count = device_count()
     if index >= count:
         raise BackendUnavailableError(
@@ -104,6 +112,9 @@ def open_cuda(index: int = 0) -> Cuda:
 class Cuda:
     """One GPU; see `Accelerator`.
 
+    pycuda gives memory, streams and events back only where the context is current, or in the thread
+    that opened it; elsewhere they would leak. So the wrappers make it current before they let go.
+
     Parameters
     ----------
     driver
@@ -116,6 +127,7 @@ class Cuda:
 
     def __init__(self, driver: Any, index: int) -> None:
         self.driver = driver
+        self.index = index
         device = driver.Device(index)
         self._context = device.retain_primary_context()
         self._depth = threading.local()
@@ -152,17 +164,22 @@ class Cuda:
         with self.current():
             return Stream(self, self.driver.Stream(_NON_BLOCKING))
 
+    def default_stream(self) -> Stream:
+        """See `Accelerator.default_stream`."""
+        return Stream(self, None)
+
     def allocate(self, kind: MemoryKind, nbytes: int) -> Buffer:
         """See `Accelerator.allocate`; managed memory is never more than what is free."""
         size = max(nbytes, 1)
+        if kind is MemoryKind.MANAGED and size > (free := self.free_bytes()):
+            raise _too_much(kind, nbytes, free)
         with self.current():
-            free = self.free_bytes()
-            if size > free and kind in (MemoryKind.DEVICE, MemoryKind.MANAGED):
-                raise _too_much(kind, nbytes, free)
             try:
-                return Buffer(self, kind, nbytes, self._reserve(kind, size))
+                if kind is MemoryKind.DEVICE:
+                    return Buffer(self, kind, nbytes, self._reserve(kind, size))
+                return Buffer(self, kind, nbytes, self._reserve(kind, size + _PAGE_BYTES))
             except self.driver.MemoryError as error:
-                raise _too_much(kind, nbytes, free) from error
+                raise _too_much(kind, nbytes, self.free_bytes()) from error
 
     def _reserve(self, kind: MemoryKind, nbytes: int) -> Any:
         driver = self.driver
@@ -191,9 +208,13 @@ class Cuda:
             self.driver.memset_d8_async(address, byte, nbytes, _handle(stream))
 
     def free_bytes(self) -> int:
-        """See `Accelerator.free_bytes`."""
+        """See `Accelerator.free_bytes`.
+
+        The driver of an integrated GPU does not count what the host's page cache would give back.
+        """
         with self.current():
-            return int(self.driver.mem_get_info()[0])
+            free = int(self.driver.mem_get_info()[0])
+        return max(free, _available_bytes()) if self.attributes.is_integrated else free
 
 
 class Stream:
@@ -203,10 +224,14 @@ class Stream:
         self._cuda = cuda
         self.stream = stream
 
+    def __del__(self) -> None:
+        with self._cuda.current():
+            del self.stream
+
     @property
     def handle(self) -> int:
-        """A ``CUstream``."""
-        return int(self.stream.handle)
+        """A ``CUstream``; 0 for the default one."""
+        return 0 if self.stream is None else int(self.stream.handle)
 
     def call(self, work: Callable[[int], None]) -> None:
         """Call it now."""
@@ -240,6 +265,10 @@ class Event:
         self._cuda = cuda
         self.event = event
 
+    def __del__(self) -> None:
+        with self._cuda.current():
+            del self.event
+
     def synchronize(self) -> None:
         """See `swapnet.executor.gpu.accelerator.Event.synchronize`; releases the GIL."""
         with self._cuda.current():
@@ -258,12 +287,17 @@ class Buffer:
     def __init__(self, cuda: Cuda, kind: MemoryKind, nbytes: int, memory: Any) -> None:
         self._cuda = cuda
         self._memory: Any = memory
+        self._skipped = 0 if kind is MemoryKind.DEVICE else -memory.ctypes.data % _PAGE_BYTES
         self.nbytes = nbytes
-        self.address = _device_address(kind, memory)
+        self.address = _device_address(kind, memory) + self._skipped
+
+    def __del__(self) -> None:
+        self.free()
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """See `swapnet.executor.gpu.accelerator.Buffer.view`."""
-        return memoryview(self._memory)[offset : offset + nbytes]
+        start = self._skipped + offset
+        return memoryview(self._memory)[start : start + nbytes]
 
     def free(self) -> None:
         """See `swapnet.executor.gpu.accelerator.Buffer.free`."""
@@ -281,6 +315,13 @@ def _device_address(kind: MemoryKind, memory: Any) -> int:
     if kind is MemoryKind.PINNED:
         return int(memory.ctypes.data)
     return int(memory.base.get_device_pointer())
+
+
+def _available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """What the host could give without swapping; 0 where it does not say."""
+    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
+    found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return 1024 * int(next(found, 0))
 
 
 def _handle(stream: AnyStream) -> Any:

@@ -300,7 +300,9 @@ class SwapExecutor:
             arena.discard()
             self._load(plan)
             return
-        self._load(plan, arena, {-1, *(move.block for move in kept)})
+        blocks = self.manifest.blocks
+        stay = {move.block for move in kept if blocks[move.block].weight_style == "external"}
+        self._load(plan, arena, {-1, *stay})
 
     def _release(self) -> None:
         """Give the memory back before other is taken."""

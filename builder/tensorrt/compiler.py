@@ -39,6 +39,9 @@ Orin Nano measured 38.6 ms with 3 engines and 64 ms with 24: 1.2 ms each, in whi
 64 MiB."""
 
 
+_OTHER_TYPES = {"float64": "float32"}
+"""Types for which the parser takes another: bytes of one would be read as the other."""
+
 _CONTEXT_BYTES = 256 << 10
 """Of an execution context: assumed, not measured on hardware."""
 
@@ -98,7 +101,22 @@ class TensorRTCompiler:
         return gpu
 
     def prepare(self, graph: Graph) -> Graph:
-        """Shapes are computed where they are read, so that no cut has to carry them."""
+        """Shapes are computed where they are read, so that no cut has to carry them.
+
+        Raises
+        ------
+        ModelError
+            The graph computes with a type that the library would silently make another.
+        """
+        kinds = {name: value.dtype for name, value in graph.values.items()}
+        kinds |= {name: constant.dtype for name, constant in graph.constants.items()}
+        for name, dtype in kinds.items():
+            if dtype in _OTHER_TYPES:
+                raise ModelError(
+                    f"{name!r} can't be computed by {self.backend}",
+                    why=f"it is {dtype}, which the library would take for {_OTHER_TYPES[dtype]}",
+                    hint="convert the model to float32, or build with --backend onnxruntime",
+                )
         return localise_shapes(graph)
 
     def cutting(self, graph: Graph) -> Cutting:

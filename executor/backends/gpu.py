@@ -44,6 +44,9 @@ class GpuBackend:
         self._compute = accelerator.stream()
         self._copies = accelerator.stream()
         self._clock = Clock(self._compute)
+        moves = kind is MemoryKind.MANAGED and not accelerator.attributes.is_integrated
+        self._is_direct = kind.is_host_visible and not moves
+        """A discrete GPU moves managed pages while storage would write to them."""
 
     @property
     def gpu(self) -> str:
@@ -56,14 +59,15 @@ class GpuBackend:
 
     def arena(self, nbytes: int) -> GpuArena:
         """Memory of the kind that was chosen."""
-        return GpuArena(self._accelerator, self.memory_kind, nbytes, self._copies)
+        stream = None if self._is_direct else self._copies
+        return GpuArena(self._accelerator, self.memory_kind, nbytes, stream)
 
     def loader(
         self, storage: Reader, arena: Memory, plan: Plan, before_read: BeforeRead | None
     ) -> Loader:
-        """Straight to the place where the host sees it, through page-locked memory elsewhere."""
+        """Straight to the place where the host may write, through page-locked memory elsewhere."""
         assert isinstance(arena, GpuArena)
-        if self.memory_kind.is_host_visible:
+        if self._is_direct:
             return DirectLoader(storage, arena, before_read=before_read)
         staging = gpu_staging_bytes(self.manifest)
         largest = min(plan.request_bytes, max(staging // 2, EXTENT_ALIGNMENT))

@@ -158,7 +158,7 @@ class OnnxRuntimeBackend(HostBackend):
         return open_segment(model, options, "CPUExecutionProvider", {}, first, last)
 
 
-def arena_of(memory: str, limit_bytes: int) -> tuple[Any, Any]:
+def arena_of(memory: str, limit_bytes: int, *, index: int = 0) -> tuple[Any, Any]:
     """One arena for all sessions, as ONNX Runtime registers it: where it lies, and how it grows.
 
     Chunks are split to the last 256 bytes: the default of 128 MiB wastes up to half of each.
@@ -166,7 +166,7 @@ def arena_of(memory: str, limit_bytes: int) -> tuple[Any, Any]:
     import onnxruntime as ort
 
     place = ort.OrtMemoryInfo(
-        memory, ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+        memory, ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, index, ort.OrtMemType.DEFAULT
     )
     growth = ort.OrtArenaCfg(
         {
@@ -217,10 +217,18 @@ def open_segment(
     """
     import onnxruntime as ort
 
+    what = f"blocks {first} to {last} can't be loaded"
     try:
-        return ort.InferenceSession(model, options, [(provider, dict(settings))])
+        session = ort.InferenceSession(model, options, [(provider, dict(settings))])
     except Exception as error:
-        raise refused(f"blocks {first} to {last} can't be loaded", error) from error
+        raise refused(what, error) from error
+    if (found := session.get_providers()[0]) != provider:
+        raise BackendError(
+            what,
+            why=f"onnxruntime fell back to {found}: {provider} could not be started",
+            hint="install the CUDA and cuDNN that this onnxruntime-gpu wants",
+        )
+    return session
 
 
 def _outputs(manifest: Manifest, first: int, last: int) -> list[str]:
@@ -265,8 +273,8 @@ class OrtSegment:
         Consecutive blocks.
     manifest, bindings
         The engine, and where its weights and placed values lie.
-    memory
-        What ONNX Runtime calls the memory in which they do.
+    memory, index
+        What ONNX Runtime calls the memory in which they do, and of which device it is.
     run_options
         Of each run.
     """
@@ -278,11 +286,13 @@ class OrtSegment:
         step: Step,
         bindings: Bindings,
         memory: str = "cpu",
+        index: int = 0,
         run_options: Any = None,
     ) -> None:
         self._session = session
         self._step = step
         self._memory = memory
+        self._index = index
         self._run_options = run_options
         self._binding = session.io_binding()
         weights = {
@@ -331,7 +341,7 @@ class OrtSegment:
                 array = results[tensor.name]
                 self._bind(self._binding.bind_output, tensor, array.shape, array.ctypes.data)
             else:
-                self._binding.bind_output(tensor.name, self._memory)
+                self._binding.bind_output(tensor.name, self._memory, self._index)
         try:
             self._session.run_with_iobinding(self._binding, self._run_options)
         except Exception as error:
@@ -349,7 +359,9 @@ class OrtSegment:
             self._bind(self._binding.bind_input, tensor, (0,), empty.ctypes.data)
 
     def _place(self, bind: Any, tensor: Any, address: int) -> None:
-        bind(tensor.name, self._memory, 0, _kind(tensor.dtype), list(tensor.shape), address)
+        bind(
+            tensor.name, self._memory, self._index, _kind(tensor.dtype), list(tensor.shape), address
+        )
 
     def _bind(self, bind: Any, tensor: Any, shape: Sequence[int | str], address: int) -> None:
         bind(tensor.name, "cpu", 0, _kind(tensor.dtype), list(shape), address)

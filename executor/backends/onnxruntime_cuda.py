@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +30,12 @@ from swapnet.manifest import Manifest
 
 __all__ = ["OnnxRuntimeCudaBackend", "check_provider"]
 
+_ENVIRONMENT = threading.Lock()
+"""The arena that new sessions use is registered with the process-wide environment."""
+
+_CUBLAS_WORKSPACE = ":16:8"
+"""Eight buffers of 16 KiB: each session has handles of its own, with up to 32 MiB otherwise."""
+
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 """By where ONNX Runtime finds the accelerator's addresses; a simulated one's are the host's."""
 
@@ -47,6 +55,7 @@ def check_provider() -> None:
         raise BackendUnavailableError(
             "ONNX Runtime is not here", why=str(error), hint=hint
         ) from error
+    ort.preload_dlls()
     if _PROVIDERS["cuda"] not in (found := ort.get_available_providers()):
         raise BackendUnavailableError(
             "this ONNX Runtime has no CUDA provider",
@@ -72,6 +81,8 @@ class OnnxRuntimeCudaBackend(GpuBackend):
     """
 
     name = "onnxruntime-cuda"
+    _registered: ClassVar[object | None] = None
+    """Whose arena new sessions of this process get."""
 
     def __init__(
         self,
@@ -86,9 +97,10 @@ class OnnxRuntimeCudaBackend(GpuBackend):
         self._memory = accelerator.onnxruntime_device
         self._skeletons = Skeletons(folder, manifest)
         self._sessions: dict[tuple[int, int], Any] = {}
+        self._scratch_bytes = max(scratch_bytes, 1 << 16)
         if self._memory == "cuda":
             check_provider()
-            self._register_arena(scratch_bytes)
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACE)
 
     def values(self) -> CrossingValues:
         """Those across cuts on the device; ONNX Runtime copies what is given and what results."""
@@ -99,10 +111,15 @@ class OnnxRuntimeCudaBackend(GpuBackend):
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[_CudaSegment]:
         """See `Backend.segments`; sessions of the same blocks are kept from the plan before."""
         spans = [(step.first, step.last) for step in steps]
-        self._sessions = {s: v for s, v in self._sessions.items() if s in set(spans)}
-        for span in spans:
-            if span not in self._sessions:
-                self._sessions[span] = self._make(*span)
+        with _ENVIRONMENT:
+            if self._memory == "cuda" and OnnxRuntimeCudaBackend._registered is not self:
+                self._sessions.clear()
+                self._register_arena()
+                OnnxRuntimeCudaBackend._registered = self
+            self._sessions = {s: v for s, v in self._sessions.items() if s in set(spans)}
+            for span in spans:
+                if span not in self._sessions:
+                    self._sessions[span] = self._make(*span)
         return [
             _CudaSegment(
                 OrtSegment(
@@ -111,6 +128,7 @@ class OnnxRuntimeCudaBackend(GpuBackend):
                     step,
                     bindings,
                     self._memory,
+                    self._accelerator.index,
                     self._run_options(step),
                 ),
                 self._compute,
@@ -128,20 +146,23 @@ class OnnxRuntimeCudaBackend(GpuBackend):
         self._settle()
         self._skeletons.clear()
         self._sessions.clear()
+        with _ENVIRONMENT:
+            if OnnxRuntimeCudaBackend._registered is self:
+                OnnxRuntimeCudaBackend._registered = None
 
     def _settings(self) -> dict[str, str]:
         return {
-            "device_id": "0",
+            "device_id": str(self._accelerator.index),
             "user_compute_stream": str(self._compute.handle),
             "arena_extend_strategy": "kSameAsRequested",
             "cudnn_conv_algo_search": "HEURISTIC",
             "cudnn_conv_use_max_workspace": "0",
         }
 
-    def _register_arena(self, limit_bytes: int) -> None:
+    def _register_arena(self) -> None:
         import onnxruntime as ort
 
-        place, growth = arena_of("Cuda", limit_bytes)
+        place, growth = arena_of("Cuda", self._scratch_bytes, index=self._accelerator.index)
         try:
             ort.create_and_register_allocator_v2(
                 _PROVIDERS["cuda"], place, self._settings(), growth
@@ -152,6 +173,7 @@ class OnnxRuntimeCudaBackend(GpuBackend):
     def _make(self, first: int, last: int) -> Any:
         on_gpu = self._memory == "cuda"
         options = session_options(shared_arena=on_gpu)
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         model = segment_model(self.manifest, self._skeletons, first, last)
         settings = self._settings() if on_gpu else {}

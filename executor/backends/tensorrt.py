@@ -28,7 +28,7 @@ from swapnet.executor.gpu.memory import GpuArena
 from swapnet.executor.gpu.plans import PlanLoader
 from swapnet.executor.gpu.values import GpuValues
 from swapnet.executor.loading import BeforeRead, Loader, Reader
-from swapnet.executor.marks import Mark, Passed
+from swapnet.executor.marks import Mark
 from swapnet.executor.plan import Plan, Step
 from swapnet.manifest import WEIGHTS, Block, Manifest
 from swapnet.profile import Need, with_needs
@@ -37,6 +37,9 @@ from swapnet.tensors import Array
 from swapnet.units import align_up
 
 __all__ = ["TensorRTBackend"]
+
+_ROOM = 4
+"""Times its extent: memory in which an engine is made for the first time."""
 
 _SPARE_BYTES = 4 << 20
 """What engines may ask for while they execute, beyond what they took when they were made."""
@@ -89,7 +92,12 @@ class TensorRTBackend(GpuBackend):
                 needs[0], skeleton_bytes=needs[0].skeleton_bytes + _SPARE_BYTES
             )
             self.manifest = with_needs(manifest, needs)
-            self._heap.limit_bytes = self._heap.used_bytes + _SPARE_BYTES
+            outside = sum(
+                need.skeleton_bytes
+                for need, block in zip(needs, manifest.blocks, strict=True)
+                if block.weight_style == "embedded"
+            )
+            self._heap.limit_bytes = self._heap.used_bytes + outside + _SPARE_BYTES
             self._scratch_bytes = max(need.activation_bytes for need in needs)
             self._scratch = accelerator.allocate(MemoryKind.DEVICE, self._scratch_bytes)
         except BaseException:
@@ -156,7 +164,8 @@ class TensorRTBackend(GpuBackend):
         engine = self._make(block, plan, region)
         self._give_scratch(engine)
         self._engines[block] = engine
-        return Passed()
+        # The library may copy on the default stream, for which ours do not wait.
+        return GpuMark(self._accelerator.default_stream().record(), self._clock)
 
     def unload(self, block: int) -> None:
         """See `Plans.unload`."""
@@ -168,15 +177,17 @@ class TensorRTBackend(GpuBackend):
                 ask(not engine.engine.weights_loaded or engine.engine.unload_weights())
         else:
             del self._engines[block]
-            engine.release()
+            with self._accelerator.current():
+                engine.release()
 
     def run(self, block: int, addresses: Mapping[str, int]) -> None:
         """Enqueue a block whose tensors lie at ``addresses``."""
         engine, values = self._engines.get(block), self._values
         if engine is None or values is None:
             raise _refused(f"block {block} ran without its engine", "it was not loaded")
-        engine.bind(addresses)
-        engine.take_shapes(values.shapes)
+        with self._accelerator.current():
+            engine.bind(addresses)
+            engine.take_shapes(values.shapes)
         self._compute.call(lambda handle: self._enqueue(block, engine, handle))
 
     def close(self) -> None:
@@ -193,9 +204,10 @@ class TensorRTBackend(GpuBackend):
                 raise _refused(f"the runtime of {self.name} can't be made", log.reason()) from error
 
     def _release(self) -> None:
-        for engine in self._engines.values():
-            engine.release()
-        self._engines = {}
+        with self._accelerator.current():
+            for engine in self._engines.values():
+                engine.release()
+            self._engines = {}
         self._heap.close()
         if hasattr(self, "_scratch"):
             self._scratch.free()
@@ -215,24 +227,31 @@ class TensorRTBackend(GpuBackend):
         deferred = not external and self._defers
         if deferred:
             self._runtime.defer_weights_loading = True
+        if not external and not deferred:
+            return self._try_out(block, plan)
         try:
             engine = self._make(block.index, plan, self._heap)
         finally:
             if deferred:
                 self._runtime.defer_weights_loading = False
-        engine.stays = external or deferred
-        scratch = align_up(int(engine.engine.device_memory_size_v2), 4096)
-        if engine.stays:
-            self._engines[block.index] = engine
-            return Need(len(plan) + self._heap.used_bytes - before, scratch)
+        engine.stays = True
+        self._engines[block.index] = engine
         taken = self._heap.used_bytes - before
-        engine.release()
-        if taken > block.extent.nbytes:
-            raise _refused(
-                f"the engine of block {block.index} does not fit in its place",
-                f"it takes {taken} bytes, its place has {block.extent.nbytes}",
-            )
-        return Need(0, scratch)
+        return Need(taken + len(plan) * external, engine.scratch_bytes)
+
+    def _try_out(self, block: Block, plan: memoryview) -> Need:
+        """Make an engine and forget it; what will not fit in its place comes from the heap."""
+        nbytes = _ROOM * block.extent.nbytes
+        room = self._accelerator.allocate(MemoryKind.DEVICE, nbytes)
+        try:
+            region = Region(room.address, nbytes)
+            engine = self._make(block.index, plan, region)
+            scratch = engine.scratch_bytes
+            with self._accelerator.current():
+                engine.release()
+        finally:
+            room.free()
+        return Need(max(region.used_bytes - block.extent.nbytes, 0), scratch)
 
     def _check(self, block: Block, plan: memoryview) -> None:
         """Ask TensorRT-RTX whether a plan runs here; the other has no such question."""
@@ -254,14 +273,19 @@ class TensorRTBackend(GpuBackend):
         with self._asking(what, source) as ask:
             engine = ask(self._runtime.deserialize_cuda_engine(plan))
         # A context keeps memory of its own for as long as its engine lives.
-        with self._asking(f"block {block} can't be executed", source) as ask:
-            strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-            context = ask(engine.create_execution_context(strategy))
+        try:
+            with self._asking(f"block {block} can't be executed", source) as ask:
+                context = ask(engine.create_execution_context(_context_settings(self._trt, engine)))
+        except BackendError:
+            # Else the error's traceback keeps the engine, which then gives back what others have.
+            engine = None
+            raise
         return _Engine(self._trt, engine, context)
 
     def _give_scratch(self, engine: _Engine) -> None:
         if self._scratch_bytes:
-            engine.context.set_device_memory(self._scratch.address, self._scratch_bytes)
+            with self._accelerator.current():
+                engine.context.set_device_memory(self._scratch.address, self._scratch_bytes)
 
     def _enqueue(self, block: int, engine: _Engine, stream: int) -> None:
         with listening(self.name) as log:
@@ -292,6 +316,7 @@ class _Engine:
         self.engine = engine
         self.context = context
         self.stays = False
+        self.scratch_bytes = align_up(int(engine.device_memory_size_v2), 4096)
         self._bound: Mapping[str, int] = {}
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         given = trt.TensorIOMode.INPUT
@@ -342,6 +367,19 @@ class _TensorRTSegment:
         """Enqueue; see `Segment.run`. All values lie on the device."""
         for block, addresses in self._addresses.items():
             self._backend.run(block, addresses)
+
+
+def _context_settings(trt: Any, engine: Any) -> Any:
+    """Scratch is ours. TensorRT-RTX compiles kernels for new shapes before it runs them: by default
+    it runs others meanwhile, whose results differ in the last bits."""
+    strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
+        return strategy
+    settings = engine.create_runtime_config()
+    settings.set_execution_context_allocation_strategy(strategy)
+    eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    settings.dynamic_shapes_kernel_specialization_strategy = eager
+    return settings
 
 
 def _stored_plan(folder: Path, block: Block) -> memoryview:

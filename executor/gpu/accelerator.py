@@ -150,18 +150,24 @@ class Accelerator(Protocol):
     ----------
     attributes
         What it says of itself.
+    index
+        Which one it is.
     onnxruntime_device
         Where ONNX Runtime finds its addresses: ``"cuda"``, or ``"cpu"`` for a simulated one.
     """
 
     attributes: Attributes
+    index: int
     onnxruntime_device: str
 
     def current(self) -> AbstractContextManager[None]:
         """Libraries called in the block of the ``with`` use this GPU."""
 
     def stream(self) -> Stream:
-        """A new stream."""
+        """A new stream, which waits for no other."""
+
+    def default_stream(self) -> Stream:
+        """The one that libraries use that were given none."""
 
     def allocate(self, kind: MemoryKind, nbytes: int) -> Buffer:
         """Reserve memory, aligned to 4096 bytes where it is host-visible and to 256 elsewhere.
@@ -193,11 +199,12 @@ def describe(attributes: Attributes, kind: MemoryKind) -> str:
 def choose_memory(attributes: Attributes, wanted: str = "auto") -> MemoryKind:
     """Where weights should lie on a GPU.
 
-    A discrete GPU has memory of its own. An integrated one uses the host's: storage reads go
-    straight to where kernels read, with no copy. Managed memory serves for that only where the
-    host may touch it while kernels run, for the next block is read during this one's execution;
-    elsewhere (compute capability 8.7 and older on Tegra: ``CONCURRENT_MANAGED_ACCESS`` is 0, and
-    `cuStreamAttachMemAsync` moves whole allocations only) mapped memory does.
+    A discrete GPU has memory of its own. An integrated one uses the host's: in managed memory
+    storage reads go straight to where kernels read, with no copy. That serves only where the host
+    may touch it while kernels run, for the next block is read during this one's execution; on Tegra
+    up to compute capability 8.7 ``CONCURRENT_MANAGED_ACCESS`` is 0, and `cuStreamAttachMemAsync`
+    moves whole allocations only. There it is device memory too: the copy is cheap beside storage,
+    and kernels may not cache mapped memory, which is for who asks for it.
 
     Parameters
     ----------
@@ -214,11 +221,10 @@ def choose_memory(attributes: Attributes, wanted: str = "auto") -> MemoryKind:
         The GPU can't use it.
     """
     if wanted == "auto":
-        if not attributes.is_integrated:
-            return MemoryKind.DEVICE
-        if attributes.has_managed_memory and attributes.has_concurrent_access:
-            return MemoryKind.MANAGED
-        return MemoryKind.MAPPED if attributes.can_map_host_memory else MemoryKind.DEVICE
+        shared = attributes.is_integrated and attributes.has_managed_memory
+        return (
+            MemoryKind.MANAGED if shared and attributes.has_concurrent_access else MemoryKind.DEVICE
+        )
     kinds = (MemoryKind.DEVICE, MemoryKind.MANAGED, MemoryKind.MAPPED)
     if wanted not in kinds:
         raise InputError(

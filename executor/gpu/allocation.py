@@ -49,14 +49,15 @@ class Heap:
         self.limit_bytes: int | None = None
 
     def take(self, nbytes: int, alignment: int) -> int | None:
-        """See `Source.take`; the driver aligns to 256 bytes."""
-        if alignment > _ALIGNMENT:
-            return None
+        """See `Source.take`; what the driver aligns."""
         if self.limit_bytes is not None and self.used_bytes + nbytes > self.limit_bytes:
             return None
         try:
             buffer = self._accelerator.allocate(MemoryKind.DEVICE, nbytes)
         except BudgetError:
+            return None
+        if alignment and buffer.address % alignment:
+            buffer.free()
             return None
         self._buffers[buffer.address] = buffer
         self.used_bytes += nbytes
@@ -78,12 +79,19 @@ class Heap:
 
 
 class Region:
-    """One place in an arena, filled from its start: it is emptied at once, as engines are.
+    """One place in an arena, filled from its start by one engine.
+
+    What is given back is not used again: a library may do so while it still copies to it.
 
     Parameters
     ----------
     address, nbytes
         Of the place.
+
+    Attributes
+    ----------
+    used_bytes
+        Taken since it was made.
     """
 
     def __init__(self, address: int, nbytes: int) -> None:
@@ -107,18 +115,18 @@ class Region:
         if address not in self._taken:
             return False
         self._taken.remove(address)
-        if not self._taken:
-            self.used_bytes = 0
         return True
 
 
 class Allocations:
-    """Requests of a library, from any of its threads, to the source of the moment.
+    """Requests of a library: to the source that a thread named, or to the heap.
+
+    The library asks from the thread that called it, and from threads of its own.
 
     Parameters
     ----------
     heap
-        The source where no other was named.
+        Where nothing else was named, and where a source is full.
 
     Attributes
     ----------
@@ -127,35 +135,41 @@ class Allocations:
     """
 
     def __init__(self, heap: Heap) -> None:
-        self._source: Source = heap
+        self._heap = heap
+        self._here = threading.local()
         self._owners: dict[int, Source] = {}
         self._lock = threading.RLock()
-        self._one_at_a_time = threading.Lock()
         self.refused = ""
 
     @contextmanager
     def into(self, source: Source) -> Iterator[None]:
-        """Requests come from ``source`` while the block of the ``with`` runs; others wait."""
-        with self._one_at_a_time:
-            before, self._source = self._source, source
-            self.refused = ""
-            try:
-                yield
-            finally:
-                self._source = before
+        """Requests of this thread go to ``source`` while the block of the ``with`` runs."""
+        before = getattr(self._here, "source", None)
+        self._here.source = source
+        self.refused = ""
+        try:
+            yield
+        finally:
+            self._here.source = before
 
     def allocate(self, nbytes: int, alignment: int) -> int | None:
-        """An address, or None: libraries take that for out of memory."""
+        """An address, or None: for nothing, and where there is not so much."""
+        if not nbytes:
+            return None
+        named: Source = getattr(self._here, "source", None) or self._heap
         with self._lock:
-            address = self._source.take(max(nbytes, 1), alignment)
-            if address is None:
-                self.refused = f"{nbytes} bytes aligned to {alignment} do not fit"
-                return None
-            self._owners[address] = self._source
-            return address
+            for source in (named, self._heap):
+                address = source.take(nbytes, alignment)
+                if address is not None:
+                    self._owners[address] = source
+                    return address
+            self.refused = f"{nbytes} bytes aligned to {alignment} do not fit"
+            return None
 
     def deallocate(self, address: int) -> bool:
-        """Give memory back; whether it was known."""
+        """Give memory back; whether it was known, or none."""
+        if not address:
+            return True
         with self._lock:
             source = self._owners.pop(address, None)
             return source is not None and source.give(address)

@@ -21,7 +21,7 @@ class GpuArena:
     nbytes
         Size.
     stream
-        On which it is overwritten where the host can't reach it.
+        Of the copies that write to it; None where the host itself does.
 
     Raises
     ------
@@ -30,10 +30,9 @@ class GpuArena:
     """
 
     def __init__(
-        self, accelerator: Accelerator, kind: MemoryKind, nbytes: int, stream: Stream
+        self, accelerator: Accelerator, kind: MemoryKind, nbytes: int, stream: Stream | None
     ) -> None:
         self._accelerator = accelerator
-        self._kind = kind
         self._stream = stream
         self._buffer = accelerator.allocate(kind, nbytes)
         self.address = self._buffer.address
@@ -67,7 +66,7 @@ class GpuArena:
 
     def fill(self, offset: int, nbytes: int, byte: int) -> None:
         """Overwrite a part."""
-        if self._kind.is_host_visible:
+        if self._stream is None:
             np.frombuffer(self.view(offset, nbytes), np.uint8)[:] = byte
         else:
             self._accelerator.fill(self._stream, self.address + offset, nbytes, byte)

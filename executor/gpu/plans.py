@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from swapnet.errors import BackendError
 from swapnet.executor.gpu.accelerator import Accelerator, Buffer, MemoryKind, Stream
 from swapnet.executor.gpu.memory import GpuArena
 from swapnet.executor.loading import BeforeRead, Loader, Reader
@@ -90,6 +92,7 @@ class PlanLoader:
         self._changed = threading.Condition()
         self._arriving: dict[int, _Arriving] = {}
         self._loaded: list[int] = []
+        self._failed = False
         largest = max(b.extent.nbytes for b in self._blocks if b.weight_style == "embedded")
         self._buffers = [
             accelerator.allocate(MemoryKind.PINNED, largest) for _ in range(PLANS_AT_ONCE)
@@ -106,16 +109,23 @@ class PlanLoader:
             return self._inner.load(read, after)
         extent = self._blocks[read.block].extent
         arriving = self._of(read.block)
-        view = arriving.buffer.view(read.file_offset - extent.offset, read.nbytes)
-        self._storage.read_into(view, read.file_offset)
-        with self._changed:
-            arriving.missing_bytes -= read.nbytes
-            arriving.reads.append(read)
-            if after is not None:
-                arriving.after.append(after)
-            if arriving.missing_bytes:
-                return Passed()
-        mark = self._make(read.block, arriving)
+        try:
+            view = arriving.buffer.view(read.file_offset - extent.offset, read.nbytes)
+            self._storage.read_into(view, read.file_offset)
+            with self._changed:
+                arriving.missing_bytes -= read.nbytes
+                arriving.reads.append(read)
+                if after is not None:
+                    arriving.after.append(after)
+                if arriving.missing_bytes:
+                    return Passed()
+            mark = self._make(read.block, arriving)
+        except BaseException:
+            # The memory stays with the plan: other requests may still read to it.
+            with self._changed:
+                self._failed = True
+                self._changed.notify_all()
+            raise
         with self._changed:
             del self._arriving[read.block]
             self._buffers.append(arriving.buffer)
@@ -127,13 +137,15 @@ class PlanLoader:
         with self._changed:
             self._buffers += [arriving.buffer for arriving in self._arriving.values()]
             self._arriving.clear()
+            self._failed = False
         self._inner.reset()
 
     def close(self) -> None:
         """See `Loader.close`."""
         self.reset()
         for block in self._loaded:
-            self._plans.unload(block)
+            with suppress(BackendError):
+                self._plans.unload(block)
         for buffer in self._buffers:
             buffer.free()
         self._loaded, self._buffers = [], []
@@ -146,6 +158,12 @@ class PlanLoader:
         """
         with self._changed:
             while block not in self._arriving:
+                if self._failed:
+                    raise BackendError(
+                        f"block {block} is not loaded any more",
+                        why="one before it could not be",
+                        hint="see the error of that one",
+                    )
                 if self._buffers:
                     nbytes = self._blocks[block].extent.nbytes
                     self._arriving[block] = _Arriving(self._buffers.pop(), nbytes)

@@ -56,6 +56,7 @@ class SimulatedAccelerator:
     """
 
     onnxruntime_device = "cpu"
+    index = 0
 
     def __init__(
         self,
@@ -97,6 +98,10 @@ class SimulatedAccelerator:
         with self._lock:
             self._streams.append(Stream(self))
             return self._streams[-1]
+
+    def default_stream(self) -> Stream:
+        """See `Accelerator.default_stream`."""
+        return self.stream()
 
     def allocate(self, kind: MemoryKind, nbytes: int) -> Buffer:
         """See `Accelerator.allocate`."""

@@ -45,6 +45,7 @@ NAMES: Mapping[str, str] = {
     "_allocator()": "IGpuAllocator",
     "_plan_reader()": "IStreamReaderV2",
     "_open_runtime()": "Runtime",
+    "_context_settings()": NOT_OURS,  # a strategy, or a configuration that has one
     "ask()": ARGUMENT,
 }
 """Class by name, as these modules use it: ``name``, ``.attribute`` or ``function()``."""
@@ -55,6 +56,8 @@ ONLY: Mapping[str, Mapping[str, str]] = {
         "IBuilderConfig.num_compute_capabilities": "job.targets is empty for tensorrt",
         "IBuilderConfig.set_compute_capability": "job.targets is empty for tensorrt",
         "EngineValidity": "after get_engine_validity, which is asked for",
+        "DynamicShapesKernelSpecializationStrategy": "asked for before it is used",
+        "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy": "of the one that has it",
         "Runtime.defer_weights_loading": "set where TensorRTBackend._defers, which asks for it",
         "ICudaEngine.load_weights_async": "of an engine that stays although it embeds its weights",
         "ICudaEngine.unload_weights": "of an engine that stays although it embeds its weights",

@@ -194,6 +194,16 @@ def test_an_unsupported_operator_is_named(compile_toy: Build, tmp_path: Path) ->
         assert [path.name for path in tmp_path.iterdir()] == ["toy.onnx"]
 
 
+def test_doubles_are_refused(compile_toy: Build) -> None:
+    """The parser would take them for floats without a word."""
+    net = Net()
+    value = net("Cast", net.input("x", (2, 16)), to=onnx.TensorProto.DOUBLE)
+    net.output(net("MatMul", value, net.weight(16, 16, dtype="float64")))
+    with pytest.raises(ModelError, match="can't be computed by tensorrt-rtx") as caught:
+        compile_toy(net.model())
+    assert "would take for float32" in caught.value.why
+
+
 def test_an_input_that_is_a_shape_is_refused(compile_toy: Build) -> None:
     net = Net()
     target = net.input("target", (2,), onnx.TensorProto.INT64)

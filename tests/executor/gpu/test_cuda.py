@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -79,7 +81,7 @@ class FakeAllocation:
         return 0xD000
 
     def free(self) -> None:
-        self._driver.log.append("free")
+        self._driver._inside("free")
 
 
 class FakeDriver:
@@ -133,18 +135,21 @@ class FakeDriver:
         return np.asarray(FakeAllocation(self, shape))
 
     def memcpy_htod_async(self, dest: int, src: Any, stream: Any) -> None:
-        self._inside(("in", dest, bytes(src), stream))
+        self._inside(("in", dest, bytes(src), stream.handle))
 
     def memcpy_dtoh_async(self, dest: Any, src: int, stream: Any) -> None:
-        self._inside(("out", len(dest), src, stream))
+        self._inside(("out", len(dest), src, stream.handle))
 
     def memset_d8_async(self, dest: int, data: int, size: int, stream: Any) -> None:
-        self._inside(("fill", dest, data, size, stream))
+        self._inside(("fill", dest, data, size, stream.handle))
 
     def _inside(self, entry: Any) -> None:
-        assert self.context.depth[threading.get_ident()] == 1
+        self.gone(entry)
         if self.fails:
             raise DriverError("an illegal memory access was encountered\nmore")
+
+    def gone(self, entry: Any) -> None:
+        assert self.context.depth[threading.get_ident()] == 1
         self.log.append(entry)
 
 
@@ -156,10 +161,13 @@ class FakeStream:
         self._driver = driver
 
     def wait_for_event(self, event: FakeEvent) -> None:
-        self._driver._inside(("wait", event))
+        self._driver._inside(("wait", self.handle))
 
     def synchronize(self) -> None:
         self._driver._inside("synchronize stream")
+
+    def __del__(self) -> None:
+        self._driver.gone("stream gone")
 
 
 class FakeEvent:
@@ -167,11 +175,14 @@ class FakeEvent:
         self._driver = driver
 
     def record(self, stream: FakeStream) -> FakeEvent:
-        self._driver._inside(("record", stream))
+        self._driver._inside(("record", stream.handle))
         return self
 
     def synchronize(self) -> None:
         self._driver._inside("synchronize event")
+
+    def __del__(self) -> None:
+        self._driver.gone("event gone")
 
     def time_since(self, event: FakeEvent) -> float:
         assert event is not self
@@ -224,6 +235,23 @@ def test_threads_leave_no_context_behind(gpu: Cuda, driver: FakeDriver) -> None:
     assert set(driver.context.depth.values()) == {0}
 
 
+def test_what_is_dropped_is_given_back_in_the_context(gpu: Cuda, driver: FakeDriver) -> None:
+    """By any thread: pycuda itself gives back only where the context is current."""
+    buffer, stream = gpu.allocate(MemoryKind.PINNED, 64), gpu.stream()
+    kept = [stream.record(), stream, buffer]
+    del buffer, stream
+
+    def drop() -> None:
+        kept.clear()
+        gc.collect()
+
+    thread = threading.Thread(target=drop)
+    thread.start()
+    thread.join()
+    assert driver.log.count("free") == 1
+    assert driver.log.count("event gone") == driver.log.count("stream gone") == 1
+
+
 def test_contexts_are_pushed_once_where_calls_nest(gpu: Cuda, driver: FakeDriver) -> None:
     with gpu.current():
         gpu.stream().synchronize()
@@ -234,9 +262,9 @@ def test_contexts_are_pushed_once_where_calls_nest(gpu: Cuda, driver: FakeDriver
     ("kind", "entry"),
     [
         (MemoryKind.DEVICE, ("device", 64)),
-        (MemoryKind.MANAGED, ("managed", 64, 1)),
-        (MemoryKind.MAPPED, ("pagelocked", 64, 3)),
-        (MemoryKind.PINNED, ("pagelocked", 64, 1)),
+        (MemoryKind.MANAGED, ("managed", 64 + 4096, 1)),
+        (MemoryKind.MAPPED, ("pagelocked", 64 + 4096, 3)),
+        (MemoryKind.PINNED, ("pagelocked", 64 + 4096, 1)),
     ],
 )
 def test_memory_of_each_kind(
@@ -252,15 +280,33 @@ def test_memory_of_each_kind(
         assert bytes(buffer.view(8, 4)) == b"abcd"
         host = np.frombuffer(buffer.view(0, 64), np.uint8).ctypes.data
         mapped = 0 if kind is MemoryKind.PINNED else 1 << 40
+        assert host % 4096 == 0
         assert buffer.address == host + mapped
     buffer.free()
     buffer.free()
     assert driver.log == [entry, "free"]
 
 
+def test_what_the_page_cache_holds_is_free_where_memory_is_shared(
+    driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "_available_bytes", lambda: 5 << 30)
+    assert Cuda(driver, 0).free_bytes() == 5 << 30
+    monkeypatch.setitem(FakeDevice.attributes, "INTEGRATED", 0)
+    assert Cuda(driver, 0).free_bytes() == 1 << 20
+
+
+def test_the_host_says_what_is_available(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    assert cuda._available_bytes(meminfo) == 0
+    meminfo.write_text("MemTotal: 16 kB\nMemFree: 1 kB\nMemAvailable:    12 kB\n")
+    assert cuda._available_bytes(meminfo) == 12 << 10
+
+
 @pytest.mark.parametrize("nbytes", [(1 << 20) + 1, 13])
-def test_more_memory_than_is_free(gpu: Cuda, nbytes: int) -> None:
+def test_more_memory_than_is_free(gpu: Cuda, nbytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Managed memory too: asking for more than is free can hang a GPU."""
+    monkeypatch.setattr(cuda, "_available_bytes", lambda: 0)
     kind = MemoryKind.DEVICE if nbytes == 13 else MemoryKind.MANAGED
     with pytest.raises(BudgetError, match=f"{kind} memory can't be reserved") as caught:
         gpu.allocate(kind, nbytes)
@@ -314,7 +360,7 @@ def test_drivers_without_a_gpu(monkeypatch: pytest.MonkeyPatch, status: int, cou
 def test_a_gpu_is_opened_once(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda _: Library(0, 1))
     monkeypatch.setattr(cuda, "check_pycuda", lambda: driver)
-    open_cuda.cache_clear()
+    cuda._open.cache_clear()
     try:
         assert open_cuda() is open_cuda()
         assert driver.log == ["init"]
@@ -322,7 +368,7 @@ def test_a_gpu_is_opened_once(monkeypatch: pytest.MonkeyPatch, driver: FakeDrive
             open_cuda(1)
         assert caught.value.hint == "give a number below 1"
     finally:
-        open_cuda.cache_clear()
+        cuda._open.cache_clear()
 
 
 def test_a_driver_that_does_not_start(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> None:
@@ -332,7 +378,7 @@ def test_a_driver_that_does_not_start(monkeypatch: pytest.MonkeyPatch, driver: F
     monkeypatch.setattr("ctypes.CDLL", lambda _: Library(0, 1))
     monkeypatch.setattr(cuda, "check_pycuda", lambda: driver)
     monkeypatch.setattr(driver, "init", fail)
-    open_cuda.cache_clear()
+    cuda._open.cache_clear()
     with pytest.raises(BackendUnavailableError, match="GPU 0 can't be opened") as caught:
         open_cuda()
     assert "unsupported display driver" in caught.value.why
@@ -364,7 +410,8 @@ def attributes(**changes: Any) -> Attributes:
     [
         ({}, "auto", MemoryKind.DEVICE),
         ({"is_integrated": True}, "auto", MemoryKind.MANAGED),
-        ({"is_integrated": True, "has_concurrent_access": False}, "auto", MemoryKind.MAPPED),
+        ({"is_integrated": True, "has_concurrent_access": False}, "auto", MemoryKind.DEVICE),
+        ({"is_integrated": True, "has_concurrent_access": False}, "mapped", MemoryKind.MAPPED),
         (
             {"is_integrated": True, "has_managed_memory": False, "can_map_host_memory": False},
             "auto",

@@ -60,7 +60,7 @@ def asked(gpu_engine: BuildGpu, monkeypatch: pytest.MonkeyPatch) -> SimpleNamesp
     """What a CUDA build of ONNX Runtime would be asked; sessions are the CPU's."""
     for name in ("images-sliced", "used-twice"):
         gpu_engine(name)
-    made = SimpleNamespace(arenas=[], providers=[], run_options=[])
+    made = SimpleNamespace(arenas=[], providers=[], run_options=[], provider="")
     session = onnxruntime.InferenceSession
 
     def open_session(model: bytes, options: Any, providers: list[Any]) -> Any:
@@ -75,10 +75,12 @@ def asked(gpu_engine: BuildGpu, monkeypatch: pytest.MonkeyPatch) -> SimpleNamesp
             run(binding)
 
         opened.run_with_iobinding = run_noted
+        opened.get_providers = lambda: [made.provider or providers[0][0]]
         opened.io_binding = lambda: _OnCpu(opened)
         return opened
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
     monkeypatch.setattr(
         onnxruntime, "create_and_register_allocator_v2", lambda *args: made.arenas.append(args)
     )
@@ -145,9 +147,36 @@ def test_an_arena_that_is_refused_is_told(
     assert "out of memory" in caught.value.why
 
 
+def test_a_provider_that_does_not_start_is_told(
+    gpu_engine: BuildGpu, asked: SimpleNamespace
+) -> None:
+    asked.provider = "CPUExecutionProvider"
+    with pytest.raises(BackendError, match="blocks 0 to") as caught:
+        SwapExecutor(gpu_engine("used-twice"), "100%", gpu=_Cuda())
+    assert "fell back to CPUExecutionProvider" in caught.value.why
+
+
+def test_arenas_are_registered_anew_where_another_executor_was_opened(
+    gpu_engine: BuildGpu, feeds: Callable[[Path], Arrays], asked: SimpleNamespace
+) -> None:
+    folder = gpu_engine("images-sliced")
+    given = feeds(folder)
+    with SwapExecutor(folder, "100%", gpu=_Cuda()) as one:
+        expected = one(given)
+        one.set_budget(smallest_budget(one.manifest)[0])
+        assert len(asked.arenas) == 1
+        with SwapExecutor(folder, "100%", gpu=_Cuda()) as other:
+            other(given)
+            one.set_budget("100%")
+            assert len(asked.arenas) == 3
+        for name, array in one(given).items():
+            np.testing.assert_array_equal(array, expected[name])
+
+
 def test_a_build_without_cuda_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swapnet.executor.cuda.device_count", lambda: 1)
     monkeypatch.setattr("swapnet.executor.cuda.check_pycuda", lambda: None)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
     with pytest.raises(BackendUnavailableError, match="no CUDA provider") as caught:
         check_runnable("onnxruntime-cuda")
     assert "onnxruntime-gpu" in caught.value.hint
