@@ -143,6 +143,11 @@ class SwapExecutor:
         return self._storage.mode
 
     @property
+    def gpu(self) -> str:
+        """The GPU that executes, and the memory that weights lie in; empty on the CPU."""
+        return self._backend.gpu
+
+    @property
     def plan(self) -> Plan:
         """The plan in force."""
         return self._plan

@@ -211,7 +211,7 @@ def bench(setup: Setup) -> Findings:
             ),
             budget=str(setup.budget),
             percentiles=setup.percentiles,
-            threads=setup.device.threads,
+            device=setup.device,
             command=setup.command,
         )
         for worker in sides.workers.values():

@@ -26,6 +26,7 @@ class Machine(msgspec.Struct, frozen=True):
     backend: str
     load_mode: str
     threads: int
+    gpu: str = ""
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +145,8 @@ def as_text(report: Report) -> str:
     latency = report.latency_ms
     lines = [
         "=== Performance summary ===",
-        f"Model: {report.model}, backend {report.backend}, read {report.machine.load_mode}",
+        f"Model: {report.model}, backend {report.backend}, read {report.machine.load_mode}"
+        + (f", on {report.machine.gpu}" if report.machine.gpu else ""),
         f"Budget: {format_size(report.budget_bytes)} ({report.budget}) of "
         f"{format_size(report.demand_bytes)}; peak {format_size(report.peak_bytes)} above "
         f"{format_size(report.runtime_bytes)} of the runtime ({report.memory_accounting})",

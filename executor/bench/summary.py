@@ -13,7 +13,7 @@ from swapnet.executor.bench.prediction import paired_predictions
 from swapnet.executor.bench.report import Machine, Peer, Report, Verdict
 from swapnet.executor.bench.roles import Round
 from swapnet.executor.bench.statistics import percentile, summarise
-from swapnet.executor.device import available_processors
+from swapnet.executor.device import Device, available_processors
 from swapnet.executor.machine import memory_bytes
 from swapnet.executor.memory import demand
 from swapnet.executor.plan import Plan
@@ -61,7 +61,12 @@ class Measured:
 
 
 def make_report(
-    measured: Measured, *, budget: str, percentiles: Sequence[float], threads: int, command: str
+    measured: Measured,
+    *,
+    budget: str,
+    percentiles: Sequence[float],
+    device: Device,
+    command: str,
 ) -> Report:
     """Sum up.
 
@@ -73,7 +78,7 @@ def make_report(
         As it was written.
     percentiles
         To report.
-    threads
+    device
         That computed.
     command
         That asked for it.
@@ -151,7 +156,8 @@ def make_report(
             swapnet=swapnet.__version__,
             backend=f"{manifest.compiled.backend} {_installed(manifest)}",
             load_mode=measured.load_mode,
-            threads=threads,
+            threads=device.threads,
+            gpu=device.gpu,
         ),
     )
 

@@ -103,4 +103,5 @@ def command(
         f"{stats.last.latency_ms:.1f} ms, of it {stats.last.stall_ms:.1f} ms waiting for bytes; "
         f"{format_size(plan.streamed_bytes)} streamed ({executor.load_mode}), "
         f"{format_size(plan.resident_bytes)} resident"
+        + (f"; on {executor.gpu}" if executor.gpu else "")
     )

@@ -179,7 +179,7 @@ def test_gpus_say_what_they_are(gpus: Callable[..., None], tmp_path: Path) -> No
         "managed memory": "yes",
         "concurrent managed access": "no",
         "mapped host memory": "yes",
-        "weights lie in": "mapped memory",
+        "weights lie in": "device memory",
         "driver": "CUDA 12.6",
     }
     assert (orin["memory"].value, orin["memory"].unit) == (8 << 30, "bytes")

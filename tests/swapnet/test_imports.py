@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,18 @@ def test_executing_imports_no_builder(engine: BuildToy) -> None:
     unwanted = {"onnx", "polygraphy", "click", "rich", "google.protobuf", "swapnet.builder"}
     assert not unwanted.intersection(modules)
     assert not {"builder", "executor", "calibration", "models"}.intersection(modules)
+
+
+def test_one_module_knows_pycuda() -> None:
+    root = ROOT.resolve().parent
+    folders = ("builder", "executor", "calibration", "models", "swapnet")
+    files = [path for folder in folders for path in (root / folder).rglob("*.py")]
+    found = [
+        path.relative_to(root)
+        for path in files
+        if re.search(r"^\s*(import|from) pycuda", path.read_text(), re.MULTILINE)
+    ]
+    assert set(found) == {Path("executor/cuda.py")}
 
 
 @pytest.mark.parametrize("name", ["builder", "executor", "calibration", "models"])

@@ -10,6 +10,7 @@ import pytest
 
 from swapnet.executor.bench.report import Report, as_text
 from swapnet.executor.bench.summary import Measured, make_report, peer_of
+from swapnet.executor.device import Device
 from swapnet.executor.plan import make_plan, smallest_budget
 from swapnet.manifest import Manifest
 from swapnet.profile import assumed_profile
@@ -51,7 +52,7 @@ def report(simulated: Simulated) -> Callable[..., Report]:
             Measured(**{**usual, **fields}),
             budget="7MiB",
             percentiles=(50, 99),
-            threads=2,
+            device=Device(2),
             command="swapnet bench",
         )
 
