@@ -110,6 +110,12 @@ def command(
     from swapnet.profile import assumed_profile
 
     manifest = measured_engine(engine, shapes)
+    if memory_limit and manifest.runs_on_gpu:
+        raise InputError(
+            f"--memory-limit is not for {manifest.compiled.backend}",
+            why="the kernel's limit is of the host's memory, where CUDA keeps what it likes",
+            hint="leave it out: memory of the GPU is measured, and limited by our allocators",
+        )
     parsed = Budget.parse(budget)
     for target in (json_target, export_times, export_profile, export_trace, plot):
         if target and target != "-":

@@ -14,6 +14,7 @@ from swapnet.executor.plan import smallest_budget
 from swapnet.manifest import load_manifest
 from tests.cli.conftest import Call
 from tests.helpers.engines import BuildToy, Engine, build_toy
+from tests.helpers.gpu import BuildGpu
 
 
 @pytest.fixture
@@ -228,3 +229,31 @@ def test_bench_at_other_shapes(call: Call, tmp_path: Path) -> None:
     larger, built = json.loads(ran.out), json.loads(call(*common, "--json", "-").out)
     assert larger["max_rel_error"] < 1e-4
     assert larger["demand_bytes"] > built["demand_bytes"]
+
+
+@pytest.mark.parametrize("command", ["run", "bench", "calibrate"])
+def test_engines_of_a_gpu_say_that_there_is_none(
+    call: Call, gpu_engine: BuildGpu, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name} is not here")
+
+    monkeypatch.setattr("ctypes.CDLL", missing)
+    folder = gpu_engine("used-twice")
+    budget = () if command == "calibrate" else ("--budget", "100%", "--no-calibrate")
+    options = budget[:2] if command == "run" else budget
+    failed = call(command, folder, *options)
+    assert failed.is_user_error("no CUDA driver here", "libcuda.so.1")
+
+
+def test_engines_of_a_gpu_are_planned_and_verified_without_one(
+    call: Call, gpu_engine: BuildGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swapnet.executor.backends.can_run", lambda _: False)
+    folder = gpu_engine("images-sliced")
+    planned = call("plan", folder)
+    assert planned.status == 0
+    assert "onnxruntime-cuda can't run here, delays are assumed" in planned.err
+    assert "as they were written" in call("verify", folder).out
+    limited = call("bench", folder, "--budget", "100%", "--memory-limit")
+    assert limited.is_user_error("--memory-limit is not for onnxruntime-cuda")
