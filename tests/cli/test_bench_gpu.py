@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from swapnet import models
+from swapnet.arrays import save_npz
+from swapnet.executor import backends, cuda
+from swapnet.executor.bench.gpu import BEGIN, END
+from swapnet.executor.gpu.simulated import SimulatedAccelerator
+from swapnet.manifest import load_manifest
+from swapnet.models import ZooFiles
+from tests.cli.conftest import Call
+from tests.helpers.zoo import TOYS
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ZooFiles:
+    """A model of the zoo that is none."""
+    model = TOYS["images-sliced"].make()
+    path = tmp_path / "toy.onnx"
+    onnx.save(model, path)
+    (given,) = model.graph.input
+    shape = [dim.dim_value for dim in given.type.tensor_type.shape.dim]
+    save_npz(tmp_path / "example.npz", {given.name: np.zeros(shape, np.float32)})
+    files = ZooFiles(
+        name="toy",
+        onnx=path,
+        example=tmp_path / "example.npz",
+        data=tmp_path / "example.npz",
+        licence="",
+        sha256="",
+    )
+    monkeypatch.setattr(models, "find", lambda _: files)
+    monkeypatch.setattr(models, "get", lambda _: files)
+    return files
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SimulatedAccelerator:
+    """A simulated one in the place of CUDA's."""
+    found = SimulatedAccelerator()
+    monkeypatch.setattr(cuda, "open_cuda", lambda *_: found)
+    monkeypatch.setattr(backends, "check_runnable", lambda _: None)
+    monkeypatch.setattr(backends, "can_run", lambda _: False)
+    return found
+
+
+@pytest.mark.usefixtures("toy", "gpu")
+def test_a_model_is_measured_and_its_page_written(call: Call, tmp_path: Path) -> None:
+    page, cases = tmp_path / "gpu.md", tmp_path / "cases.json"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    shown = call(
+        *("models", "bench-gpu", "toy", "--backend", "onnxruntime-cuda", "--rounds", 1),
+        *("--budget", "100%", "--engines", tmp_path / "engines"),
+        *("--json", cases, "--page", page),
+    )
+    assert shown.status == 0
+    (case,) = json.loads(cases.read_text())
+    assert (case["model"], case["style"], case["budget"]) == ("toy", "external", "100%")
+    assert case["max_rel_error"] < 1e-5
+    row = next(line for line in shown.out.splitlines() if line.startswith("| toy"))
+    assert row in page.read_text()
+
+
+@pytest.mark.usefixtures("toy", "gpu")
+def test_styles_are_built_for_tensorrt(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the whole as one engine; what runs them is another test's."""
+    measured: list[tuple[Path, dict[str, Path]]] = []
+
+    def measure(
+        _: str, whole: Path, styles: dict[str, Path], *rest: object, **more: object
+    ) -> list[object]:
+        measured.append((whole, styles))
+        return []
+
+    monkeypatch.setattr("swapnet.executor.bench.gpu.measure_cases", measure)
+    engines = tmp_path / "engines"
+    options = ("--backend", "tensorrt-rtx", "--engines", engines, "--json", "-")
+    assert call("models", "bench-gpu", "toy", *options).out.strip() == "[]"
+    ((whole, styles),) = measured
+    assert whole == engines / "toy-tensorrt-rtx-whole"
+    assert {style: folder.name for style, folder in styles.items()} == {
+        "external": "toy-tensorrt-rtx-external",
+        "embedded": "toy-tensorrt-rtx-embedded",
+    }
+    assert len(load_manifest(whole).blocks) == 1
+
+
+def test_a_machine_without_a_gpu_is_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name} is not here")
+
+    monkeypatch.setattr("ctypes.CDLL", missing)
+    assert call("models", "bench-gpu").is_user_error("no CUDA driver here")
