@@ -11,7 +11,7 @@ TORCH ?= torch==2.13.0
 MODEL ?=
 BUDGET ?= weights:25%
 BACKEND ?= auto
-OUT ?= engines/$(basename $(notdir $(MODEL)))
+OUT ?= engines/$(basename $(notdir $(MODEL)))$(if $(filter-out auto onnxruntime,$(BACKEND)),-$(BACKEND))
 SHAPES ?=
 
 .PHONY: help setup engines test test-quick test-oldest prove check bench test-gpu bench-gpu peers clean
@@ -60,7 +60,7 @@ bench: $(READY) ## The suite: the zoo at five budgets, peers, ablations; results
 	$(BIN)/python -m swapnet models bench
 
 test-gpu: $(READY) ## The tests that need a CUDA GPU (pip install pycuda and a runtime library first)
-	$(BIN)/python -m pytest -m gpu tests/gpu
+	SWAPNET_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu tests/gpu
 
 bench-gpu: $(READY) ## Unswapped and swapped on this GPU, per weight style: the table in docs/gpu.md
 	$(BIN)/python -m swapnet models bench-gpu --backend '$(BACKEND)' --page docs/gpu.md

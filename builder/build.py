@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,8 +67,8 @@ def build(
         in memory and sessions take the least together, between 256 KiB and 8 MiB; for TensorRT, a
         twelfth of the weights, between 4 and 64 MiB.
     smallest_budget
-        A budget, a size or bytes, that blocks are made small enough for: the default limit of a
-        block is then at most a quarter of it.
+        A budget, a size or bytes, that should work: the default limit of a block is then a quarter
+        of it for TensorRT, whose blocks are as coarse as it allows, and at most that for others.
     portable
         Leave out hardware layouts, so that the engine runs on any processor; ``onnxruntime`` only.
     shapes
@@ -117,6 +118,8 @@ workspace, min_shapes, process_per_block
         workspace=workspace,
     )
     target = Path(folder)
+    if os.path.islink(target):
+        target = target.resolve()
     with (
         staging_directory(target) as staging,
         tempfile.TemporaryDirectory(prefix=f".{target.name}.work.", dir=target.parent) as hidden,
@@ -191,7 +194,7 @@ def _check(backend: str, options: TensorRTOptions, *, portable: bool) -> None:
         given = ["portable", *given]
     if given:
         raise InputError(
-            f"--{given[0].replace('_', '-')} is not for {backend}",
+            f"--{given[0].replace('_', '-').replace('targets', 'target')} is not for {backend}",
             why="it is for "
             + ("onnxruntime" if given[0] == "portable" else " and ".join(TENSORRT)),
             hint="leave it out, or choose another --backend",

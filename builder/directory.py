@@ -65,7 +65,7 @@ def staging_directory(target: Path) -> Iterator[Path]:
 
 
 def _check_free(target: Path) -> None:
-    if not target.exists():
+    if not os.path.lexists(target):
         return
     if not target.is_dir():
         why = "it is a file"
@@ -87,7 +87,7 @@ def _of_engine(path: Path) -> bool:
 
 
 def _replace(staging: Path, target: Path) -> None:
-    if not target.exists():
+    if not os.path.lexists(target):
         os.rename(staging, target)
         return
     retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
@@ -119,4 +119,4 @@ def _refused(target: Path, error: OSError) -> StorageError:
 
 
 def _existing(path: Path) -> Path:
-    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    return next(p for p in (path, *path.absolute().parents) if os.path.exists(p))

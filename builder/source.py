@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -68,10 +69,10 @@ def open_source(path: Path) -> SourceModel:
     import onnx
     from google.protobuf.message import DecodeError
 
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(
             f"{path} can't be read",
-            why="it is a folder" if path.is_dir() else "there is no such file",
+            why="it is a folder" if os.path.isdir(path) else "there is no such file",
             hint="give the path of an .onnx file",
         )
     try:

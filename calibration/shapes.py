@@ -57,9 +57,10 @@ def ensure_shapes(
     except EngineError:
         if manifest.is_tensorrt:
             raise EngineError(
-                f"{folder} is planned for {as_option(manifest.planned_shapes)}",
-                why=f"its engines were compiled for inputs up to these, not {as_option(planned)}",
-                hint="leave --shapes out, smaller inputs run; or build it again with --shapes",
+                f"{folder} can't be planned for other shapes than those of its build",
+                why=f"{manifest.compiled.backend} compiled it for inputs up to "
+                f"{as_option(manifest.planned_shapes)}",
+                hint="leave --shapes out, smaller inputs run; for larger ones build it again",
             ) from None
         say(f"{folder}: measuring activations at {as_option(planned)} …")
     measured = measure(folder, planned)

@@ -147,10 +147,10 @@ def diagnose(folder: Path) -> Diagnosis:
     InputError
         It is no folder.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(
             f"{folder} is not a folder",
-            why="it is a file" if folder.exists() else "there is no such folder",
+            why="it is a file" if os.path.exists(folder) else "there is no such folder",
             hint="give the folder where engines are to lie, or leave it out",
         )
     return Diagnosis(

@@ -11,6 +11,8 @@ that is returned, hardly ever by an exception: listen while you call them.
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +23,16 @@ from typing import Any
 
 from swapnet.errors import BackendUnavailableError
 
-__all__ = ["TENSORRT", "Log", "Severity", "listening", "load_tensorrt", "logger", "version"]
+__all__ = [
+    "TENSORRT",
+    "Log",
+    "Severity",
+    "interrupts_deferred",
+    "listening",
+    "load_tensorrt",
+    "logger",
+    "version",
+]
 
 TENSORRT = ("tensorrt", "tensorrt-rtx")
 """Backends whose library is one of the two."""
@@ -156,3 +167,22 @@ def listening(backend: str) -> Iterator[Log]:
         yield log
     finally:
         _listeners[backend].remove(log)
+
+
+@contextmanager
+def interrupts_deferred() -> Iterator[threading.Event]:
+    """Ctrl-C comes after the block of the ``with``, and is noted inside.
+
+    Raised in a library's callback into Python it would be printed and lost.
+    """
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: noted.set())
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if noted.is_set():
+            signal.raise_signal(signal.SIGINT)

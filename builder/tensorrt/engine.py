@@ -13,7 +13,14 @@ from swapnet.builder.tensorrt.job import Job
 from swapnet.builder.tensorrt.monitor import Report, make_monitor
 from swapnet.builder.tensorrt.network import add_profile, parse_network
 from swapnet.builder.tensorrt.timing import timing_cached
-from swapnet.tensorrt import Log, Severity, listening, load_tensorrt, logger
+from swapnet.tensorrt import (
+    Log,
+    Severity,
+    interrupts_deferred,
+    listening,
+    load_tensorrt,
+    logger,
+)
 
 __all__ = ["compile_engine"]
 
@@ -46,12 +53,12 @@ def compile_engine(job: Job, report: Report) -> int | None:
         The engine can't be written.
     """
     trt = load_tensorrt(job.backend)
-    with listening(job.backend) as log:
+    with interrupts_deferred() as interrupted, listening(job.backend) as log:
         builder = _make_builder(trt, job, log)
         network = parse_network(trt, builder, job, log)
         config = make_config(trt, builder, job, log)
         add_profile(builder, config, job, log)
-        monitor = make_monitor(trt, report)
+        monitor = make_monitor(trt, report, interrupted.is_set)
         config.progress_monitor = monitor
         cached = (
             timing_cached(config, Path(job.timing_cache)) if job.timing_cache else nullcontext()
@@ -60,10 +67,10 @@ def compile_engine(job: Job, report: Report) -> int | None:
             plan = builder.build_serialized_network(network, config)
             if monitor.raised is not None:
                 raise monitor.raised
-            if plan is None:
+            if plan is None and not interrupted.is_set():
                 raise builder_refusal(job, log)
-        Path(job.engine).write_bytes(plan)
-        return _activation_bytes(log)
+    Path(job.engine).write_bytes(plan)
+    return _activation_bytes(log)
 
 
 def _activation_bytes(log: Log) -> int | None:

@@ -62,6 +62,10 @@ def _refusal(job: Job, reason: str) -> ModelError:
     if _MEMORY.search(reason):
         reason = "; ".join(sorted(reason.split("; "), key=lambda part: not _MEMORY.search(part)))
         hint = "give more --workspace, or a smaller --max-block"
+    elif job.profiles:
+        hint = (
+            "give the shapes that it is used with: --shapes, --min-shapes; or replace the operator"
+        )
     elif job.external:
         hint = "use --weights auto, which embeds what can't be an input; or replace the operator"
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 __all__ = ["Report", "make_monitor"]
@@ -18,8 +19,8 @@ class Report(Protocol):
         """``done`` of ``total`` steps."""
 
 
-def make_monitor(trt: Any, report: Report) -> Any:
-    """An ``IProgressMonitor`` of the outermost phase.
+def make_monitor(trt: Any, report: Report, is_stopped: Callable[[], bool]) -> Any:
+    """An ``IProgressMonitor`` of the outermost phase, which ends the build when it is stopped.
 
     What ``report`` raises stops the builder and is kept in ``monitor.raised``: an exception must
     not cross the library.
@@ -47,6 +48,6 @@ def make_monitor(trt: Any, report: Report) -> Any:
                     report(step + 1, self._steps)
                 except BaseException as error:
                     self.raised = error
-            return self.raised is None
+            return self.raised is None and not is_stopped()
 
     return Monitor()

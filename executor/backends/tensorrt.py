@@ -262,10 +262,10 @@ class TensorRTBackend(GpuBackend):
         if validity == self._trt.EngineValidity.INVALID:
             here = self._accelerator.attributes
             raise EngineError(
-                f"block {block.index} was built for other GPUs",
-                why=f"built for {self.manifest.compiled.fingerprint}, here is {here.name} "
-                f"({here.architecture}); diagnostics {diagnostics}; {log.reason()}",
-                hint="build it again here, or with --target for this GPU",
+                f"block {block.index} does not run here: TensorRT-RTX calls its engine invalid",
+                why=f"{log.reason()}; built for {self.manifest.compiled.fingerprint}, here is "
+                f"{here.name} ({here.architecture}); diagnostics {diagnostics}",
+                hint="update the driver, or build it again with --target for this GPU",
             )
 
     def _make(self, block: int, plan: memoryview, source: Source) -> _Engine:

@@ -12,6 +12,7 @@ import click
 from swapnet.cli.console import progress
 from swapnet.cli.options import shapes_option, shapes_option_named
 from swapnet.errors import SwapnetError
+from swapnet.shapes import as_option
 from swapnet.units import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ __all__ = ["build_engine", "command"]
 @click.option(
     "--smallest-budget",
     metavar="SIZE",
-    help="Make blocks small enough for this budget: a quarter of it.",
+    help="As coarse as this budget allows: blocks of a quarter of it.",
 )
 @click.option(
     "--portable", is_flag=True, help="No hardware layout: runs on any processor (onnxruntime)."
@@ -97,6 +98,12 @@ def command(
     backend = manifest.compiled.backend
     if not can_run(backend):
         click.echo(f"{folder}: to run it, {backend} needs a CUDA GPU", err=True)
+    given = options["shapes"]
+    if open_ := [t.name for t in manifest.inputs if t.is_symbolic and t.name not in given]:
+        planned = as_option({name: manifest.planned_shapes[name] for name in open_})
+        click.echo(
+            f"{folder}: planned for inputs up to {planned}; for larger ones give --shapes", err=True
+        )
     if options["smallest_budget"]:
         _compare(folder, manifest, options["smallest_budget"])
 

@@ -37,11 +37,13 @@ def command(engine: Path, json_target: str | None, shapes: dict[str, tuple[int, 
         weights = (
             block.lookup.count * block.lookup.row_nbytes
             if block.lookup
-            else (sum(weight.nbytes for weight in block.weights))
+            else block.plan_nbytes or sum(weight.nbytes for weight in block.weights)
         )
         rows.append(
             (
-                f"{block.index} {block.kind}",
+                f"{block.index} {block.weight_style if manifest.is_tensorrt else block.kind}"
+                if block.is_graph
+                else f"{block.index} lookup",
                 ", ".join(f"{count} {kind}" for kind, count in kinds),
                 str(len(block.operators)),
                 format_size(weights),

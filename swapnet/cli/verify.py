@@ -34,11 +34,12 @@ def command(engine: Path, load_mode: str) -> None:
     for block in manifest.blocks:
         if block.file:
             skeletons.read(block.index)
-    if not manifest.runs_on_gpu:
-        SwapExecutor(engine, smallest_budget(manifest)[0], load_mode=load_mode).close()
-    elif can_run(manifest.compiled.backend):
-        SwapExecutor(engine, "100%", load_mode=load_mode).close()
+    opened = not manifest.runs_on_gpu or can_run(manifest.compiled.backend)
+    if opened:
+        budget = "100%" if manifest.runs_on_gpu else smallest_budget(manifest)[0]
+        SwapExecutor(engine, budget, load_mode=load_mode).close()
     click.echo(
         f"{engine}: {len(manifest.blocks)} blocks and {format_size(manifest.weights_nbytes)} of "
         "weights are as they were written"
+        + ("" if opened else f"; it was not opened, for {manifest.compiled.backend} can't run here")
     )

@@ -242,3 +242,12 @@ def test_every_refusal_is_one_of_ours(tmp_path: Path) -> None:
         with pytest.raises(SwapnetError):
             build(path, tmp_path / "engine")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_to_another_disk_is_followed(engine: BuildToy, tmp_path: Path) -> None:
+    real, link = tmp_path / "disk" / "engine", tmp_path / "engine"
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    build(engine("used-twice").model, link)
+    assert link.is_symlink()
+    assert (real / "manifest.json").is_file()

@@ -74,7 +74,7 @@ def progress_monitor(trt: Any, source: str | None = None) -> Answer:
     ticks = count(0, 1000)
     time.monotonic = lambda: float(next(ticks))
     make = _maker("swapnet.builder.tensorrt.monitor", "make_monitor", source)
-    ours, base = make(trt, report), trt.IProgressMonitor
+    ours, base = make(trt, report, lambda: False), trt.IProgressMonitor
     base.phase_start(ours, "outer", None, 3)
     base.phase_start(ours, "inner", "outer", 9)
     go_on = [base.step_complete(ours, "inner", 4), base.step_complete(ours, "outer", 1)]

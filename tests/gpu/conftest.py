@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from swapnet import models
 from swapnet.arrays import load_npz
 from swapnet.builder import build
 from swapnet.errors import BackendUnavailableError
-from swapnet.executor.backends import check_runnable
+from swapnet.executor.backends import can_run, check_runnable
 from swapnet.executor.cuda import Cuda, open_cuda
 from swapnet.manifest import GPU_BACKENDS
 from tests.helpers.engines import Arrays
@@ -25,6 +26,12 @@ STYLES = [
 ]
 
 BuildZoo = Callable[[str], Path]
+
+
+def pytest_collection_modifyitems() -> None:
+    """Where a GPU is asked for (`make test-gpu`), skipping everything is no success."""
+    if os.environ.get("SWAPNET_REQUIRE_GPU") and not any(map(can_run, GPU_BACKENDS)):
+        pytest.exit("no backend runs on a GPU here: swapnet doctor says why", returncode=2)
 
 
 @pytest.fixture(scope="session", params=STYLES, ids=["-".join(style) for style in STYLES])

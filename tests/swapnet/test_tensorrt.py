@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from swapnet.errors import BackendUnavailableError
-from swapnet.tensorrt import Log, Severity, listening, load_tensorrt, logger, version
+from swapnet.tensorrt import (
+    Log,
+    Severity,
+    interrupts_deferred,
+    listening,
+    load_tensorrt,
+    logger,
+    version,
+)
 from tests.helpers.fake_builder import FakeTensorRT, installed
 
 
@@ -65,3 +75,34 @@ def test_nothing_is_loaded_before_it_is_asked_for() -> None:
     )
     loaded = {name.partition(".")[0] for name in child.stdout.split()}
     assert not {"tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pycuda"}.intersection(loaded)
+
+
+def test_an_interrupt_comes_after_the_call() -> None:
+    """Raised inside a library's callback it would be lost."""
+    done: list[str] = []
+
+    def call() -> None:
+        with interrupts_deferred() as noted:
+            signal.raise_signal(signal.SIGINT)
+            assert noted.is_set()
+            done.append("to the end")
+
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    assert done == ["to the end"]
+
+
+def test_without_an_interrupt_nothing_comes() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts_deferred() as noted:
+        pass
+
+    def elsewhere() -> None:
+        with interrupts_deferred() as unset:
+            assert not unset.is_set()
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert not noted.is_set()
+    assert signal.getsignal(signal.SIGINT) is before

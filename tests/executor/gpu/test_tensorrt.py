@@ -241,7 +241,7 @@ def test_a_copy_that_fails_fails_one_inference(
 def test_a_plan_for_another_gpu_is_told(gpu_engine: BuildGpu) -> None:
     folder = gpu_engine("used-twice", "tensorrt-rtx")
     DeferringRuntime.validity = "invalid"
-    with pytest.raises(EngineError, match="built for other GPUs") as caught:
+    with pytest.raises(EngineError, match="calls its engine invalid") as caught:
         SwapExecutor(folder, "100%", gpu=SimulatedAccelerator())
     assert "built for any, here is simulated (sm00)" in caught.value.why
 
