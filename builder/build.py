@@ -133,6 +133,7 @@ workspace, min_shapes, process_per_block
                     place,
                     backend=name,
                     max_block=limits.max_block_bytes,
+                    smallest_budget=smallest_budget,
                     shapes=shapes,
                     weights=style,
                     targets=targets,

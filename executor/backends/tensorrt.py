@@ -258,7 +258,7 @@ class TensorRTBackend(GpuBackend):
         if not hasattr(self._runtime, "get_engine_validity"):
             return
         with listening(self.name) as log:
-            validity, diagnostics = self._runtime.get_engine_validity(bytes(plan))
+            validity, diagnostics = self._runtime.get_engine_validity(plan)
         if validity == self._trt.EngineValidity.INVALID:
             here = self._accelerator.attributes
             raise EngineError(
@@ -329,13 +329,13 @@ class _Engine:
         ]
 
     def bind(self, addresses: Mapping[str, int]) -> None:
-        """Give each tensor its address; what is bound already stays."""
+        """Give each tensor its address, unless they are those that it was given last."""
+        if addresses is self._bound:
+            return
         for name in self._names:
-            if self._bound.get(name) == addresses[name]:
-                continue
             if not self.context.set_tensor_address(name, addresses[name]):
                 raise _refused(f"{name!r} can't be bound", f"to address {addresses[name]:#x}")
-        self._bound = {name: addresses[name] for name in self._names}
+        self._bound = addresses
 
     def take_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Set the shapes of what is given, and add those of what results."""

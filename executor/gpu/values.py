@@ -37,18 +37,14 @@ class Transfer:
     def __init__(
         self, layout: ValueLayout, pinned: ValueLayout, accelerator: Accelerator, stream: Stream
     ) -> None:
-        self._layout = layout
         self._pinned = pinned
         self._accelerator = accelerator
         self._stream = stream
         self._device = accelerator.allocate(MemoryKind.DEVICE, layout.nbytes)
-        self._host = accelerator.allocate(MemoryKind.PINNED, pinned.nbytes)
-
-    @property
-    def addresses(self) -> dict[str, int]:
-        """Of each value on the device."""
         start = self._device.address
-        return {name: start + offset for name, offset in self._layout.offsets.items()}
+        self.addresses = {name: start + offset for name, offset in layout.offsets.items()}
+        """Of each value on the device."""
+        self._host = accelerator.allocate(MemoryKind.PINNED, pinned.nbytes)
 
     def staged(self, name: str, dtype: str, shape: tuple[int, ...]) -> Array:
         """The page-locked copy of a value."""

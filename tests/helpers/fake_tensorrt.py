@@ -110,8 +110,8 @@ class DeferringRuntime(Runtime):
         super().__init__(logger)
         self.defer_weights_loading = False
 
-    def get_engine_validity(self, buffer: bytes) -> tuple[str, int]:
-        assert isinstance(buffer, bytes)
+    def get_engine_validity(self, buffer: memoryview) -> tuple[str, int]:
+        assert isinstance(buffer, memoryview), "a copy of the weights"
         return self.validity, 2
 
 
