@@ -1,0 +1,163 @@
+"""Pictures out of a folder as inputs of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from swapnet.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["IMAGENET", "KINDS", "PREPROCESSINGS", "Preprocessing", "image_files", "read_image"]
+
+KINDS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+"""Suffixes of the files that are read, in lower case."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What makes a network's input of a picture: ``(pixel / divisor - mean) / deviation``.
+
+    Attributes
+    ----------
+    resize
+        ``crop`` keeps proportions and cuts the middle out; ``stretch`` keeps the whole picture.
+        Both are bicubic.
+    divisor
+        Of pixels, which are 0 to 255.
+    mean, deviation
+        Of red, green and blue; a grey picture takes their averages.
+    channels
+        Their order.
+    """
+
+    resize: Literal["crop", "stretch"] = "crop"
+    divisor: float = 255.0
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    deviation: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    channels: Literal["rgb", "bgr"] = "rgb"
+
+
+IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
+"""ImageNet's means and deviations, as torchvision uses them."""
+
+PREPROCESSINGS: Mapping[str, Preprocessing] = MappingProxyType(
+    {
+        "imagenet": IMAGENET,
+        "unit": Preprocessing(),
+        "inception": Preprocessing(mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5)),
+        "raw": Preprocessing(divisor=1.0),
+    }
+)
+"""By name: ImageNet's statistics, 0 to 1, -1 to 1, and 0 to 255."""
+
+
+def image_files(folder: Path) -> tuple[Path, ...]:
+    """The pictures that lie in a folder, by name; hidden ones and folders in it are left out.
+
+    Raises
+    ------
+    InputError
+        The folder can't be read or has none, or Pillow is not here.
+    """
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "reading images needs Pillow", why=str(error), hint="pip install 'swapnet-trt[models]'"
+        ) from error
+    try:
+        names = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"the folder {folder} can't be read",
+            why=error.strerror or str(error),
+            hint="give a folder of images that you may read",
+        ) from error
+    images = tuple(
+        path
+        for path in names
+        if path.suffix.lower() in KINDS and not path.name.startswith(".") and path.is_file()
+    )
+    if not images:
+        raise InputError(
+            f"no images in {folder}",
+            why=f"none of its {len(names)} entries is a file named "
+            f"{', '.join('*' + kind for kind in KINDS)}",
+            hint="put images right into it: folders inside are not searched",
+        )
+    return images
+
+
+def read_image(
+    path: Path, preprocessing: Preprocessing, channels: int, size: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """A picture as input of a network.
+
+    Parameters
+    ----------
+    path
+        Of the picture; any of 8 bits per channel.
+    preprocessing
+        What is done with it.
+    channels
+        3, or 1 for grey.
+    size
+        Height and width of the input, in pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        (channels, height, width), float32.
+
+    Raises
+    ------
+    InputError
+        The file can't be read, or has more than 8 bits per channel.
+    """
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"its pixels are of mode {image.mode}, those of 8 bits are read")
+            pixels = _resized(image.convert("RGB" if channels == 3 else "L"), preprocessing, size)
+    except Exception as error:  # decoders raise all kinds
+        raise InputError(
+            f"the image {path} can't be read",
+            why=str(error) or type(error).__name__,
+            hint="replace it, or take it out of the folder",
+        ) from error
+    planes = pixels.reshape(*size, channels).transpose(2, 0, 1) / np.float32(preprocessing.divisor)
+    scaled = (planes - _planes(preprocessing.mean, channels)) / _planes(
+        preprocessing.deviation, channels
+    )
+    return np.ascontiguousarray(scaled[::-1] if preprocessing.channels == "bgr" else scaled)
+
+
+def _resized(
+    image: Image, preprocessing: Preprocessing, size: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    from PIL import ImageOps
+    from PIL.Image import Resampling
+
+    height, width = size
+    if preprocessing.resize == "crop":
+        resized = ImageOps.fit(image, (width, height), Resampling.BICUBIC)
+    else:
+        resized = image.resize((width, height), Resampling.BICUBIC)
+    return np.asarray(resized, np.float32)
+
+
+def _planes(statistics: tuple[float, float, float], channels: int) -> npt.NDArray[np.float32]:
+    """One number for each channel: float32, (channels, 1, 1)."""
+    values = statistics if channels == 3 else (sum(statistics) / 3,)
+    return np.array(values, np.float32).reshape(channels, 1, 1)

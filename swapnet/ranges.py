@@ -1,0 +1,155 @@
+"""Value ranges of a model's activations: the calibration cache, readable and editable JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from math import isfinite
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from swapnet.errors import InputError, StorageError
+from swapnet.files import make_folder, replacing
+
+__all__ = [
+    "METHODS",
+    "RANGES",
+    "Method",
+    "Range",
+    "RangeCache",
+    "check_ranges",
+    "load_ranges",
+    "save_ranges",
+]
+
+Method = Literal["minmax", "entropy", "percentile"]
+"""How a range is taken from what was seen: all of it, what loses the least information (Kullback
+and Leibler's divergence, as TensorRT's entropy calibrator), or a percentile of absolute values."""
+
+METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
+
+RANGES: Final = "ranges.json"
+"""The ranges that an engine was built with, in its directory."""
+
+SCHEMA: Final = "swapnet-ranges/1"
+
+
+class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a tensor's values lie in: ``low <= 0 <= high``."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.low) and isfinite(self.high) and self.low <= 0 <= self.high):
+            raise ValueError(f"a range is low <= 0 <= high, finite; not {self.low} to {self.high}")
+
+
+class RangeCache(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A calibration cache.
+
+    Attributes
+    ----------
+    model_sha256
+        Of the ONNX file that was calibrated.
+    model
+        Its name, for people.
+    method, percentile
+        How ranges were taken; ``percentile`` is None but for that method.
+    samples
+        How many inputs were run.
+    onnxruntime
+        Version that ran them: names of tensors are those that its optimiser leaves.
+    ranges
+        By name of a float tensor.
+    """
+
+    schema: Literal["swapnet-ranges/1"]
+    model_sha256: str
+    model: str
+    method: Method
+    samples: int
+    onnxruntime: str
+    ranges: dict[str, Range]
+    percentile: float | None = None
+
+
+def load_ranges(path: Path) -> RangeCache:
+    """Read a calibration cache.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it is no calibration cache.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"the calibration cache {path} can't be read",
+            why=error.strerror or str(error),
+            hint="make one: swapnet quantize MODEL.onnx --data …",
+        ) from error
+    try:
+        return msgspec.json.decode(content, type=RangeCache)
+    except msgspec.MsgspecError as error:
+        raise InputError(
+            f"{path} is not a calibration cache",
+            why=str(error),
+            hint="make one: swapnet quantize MODEL.onnx --data …",
+        ) from error
+
+
+def check_ranges(cache: RangeCache, model_sha256: str, needed: Collection[str]) -> None:
+    """Refuse ranges of another model, or too few.
+
+    Parameters
+    ----------
+    cache
+        What is to be used.
+    model_sha256
+        Of the ONNX file that it is to be used for.
+    needed
+        Names of values whose ranges are needed.
+
+    Raises
+    ------
+    InputError
+        The cache is of another model, or lacks a value.
+    """
+    if cache.model_sha256 != model_sha256:
+        raise InputError(
+            f"the calibration cache is of another model: {cache.model}",
+            why=f"it was made of a file with hash {cache.model_sha256[:12]}, this one has "
+            f"{model_sha256[:12]}",
+            hint="calibrate again: swapnet quantize MODEL.onnx --data …",
+        )
+    missing = [name for name in needed if name not in cache.ranges]
+    if missing:
+        raise InputError(
+            f"the calibration cache lacks {len(missing)} of {len(needed)} values",
+            why=f"the first is {missing[0]!r}; it was made with ONNX Runtime {cache.onnxruntime}",
+            hint="calibrate again: swapnet quantize MODEL.onnx --data …",
+        )
+
+
+def save_ranges(path: Path, cache: RangeCache) -> None:
+    """Write a calibration cache; one that is there is replaced when the new one is whole.
+
+    Raises
+    ------
+    StorageError
+        It can't be written.
+    """
+    content = msgspec.json.format(msgspec.json.encode(cache), indent=1)
+    try:
+        make_folder(path.absolute().parent)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content + b"\n")
+    except OSError as error:
+        raise StorageError(
+            f"the calibration cache {path} can't be written",
+            why=error.strerror or str(error),
+            hint="choose another place",
+        ) from error
