@@ -16,6 +16,7 @@ import numpy as np
 from swapnet.builder.constants import INLINE_BELOW_BYTES, read_weights
 from swapnet.builder.graph import Graph, Value, bodies, in_execution_order
 from swapnet.builder.packing import NCHWC, has_products, pack_products
+from swapnet.builder.products import has_quantised, product_forms
 from swapnet.builder.source import SourceModel
 from swapnet.errors import ModelError
 from swapnet.fingerprint import PORTABLE
@@ -45,7 +46,8 @@ WHOLE = "whole.onnx"
 """The same model with its own outputs only: what a swapped one must equal to the bit."""
 
 _PACKED = "packed.data"
-"""Weights that were rearranged after ONNX Runtime's optimisation."""
+_PRODUCTS = "products.data"
+"""Weights that were rearranged after ONNX Runtime's optimisation, of floats and of integers."""
 
 STORED_LIMIT = 1.01
 """Stored weights over the original's, layout padding aside."""
@@ -55,6 +57,9 @@ _FOLDING = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")
 
 _QUANTISING = ("QDQSelectorActionTransformer",)
 """The optimiser that turns products with dequantised weights into MatMulNBits (since 1.25)."""
+
+_NARROWING = ("WeightBiasQuantization",)
+"""The optimiser that stores float weights and biases between quantised values as integers."""
 
 _NAMES = {"float": "float32", "double": "float64"}
 
@@ -83,6 +88,7 @@ def optimise(
     *,
     operators: Operators,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    keep_floats: bool = False,
 ) -> Graph:
     """Optimise ``source`` into ``folder`` and read the result.
 
@@ -97,6 +103,8 @@ def optimise(
         Which ones may be used.
     shapes
         Input shapes to plan for: products of few rows get a hardware layout too.
+    keep_floats
+        Leave float weights between quantised values as they are.
 
     Raises
     ------
@@ -105,11 +113,11 @@ def optimise(
     ModelError
         ONNX Runtime refuses the model, or a value has no type that can be swapped.
     """
-    disabled: tuple[str, ...] = ()
-    path = save_optimised(source.path, folder, operators=operators)
+    disabled = _NARROWING if keep_floats else ()
+    path = save_optimised(source.path, folder, operators=operators, disabled=disabled)
     graph = read_graph(path, source.name)
     if _nbits(graph.nodes) > _nbits(source.proto.graph.node):
-        disabled = _QUANTISING
+        disabled = (*disabled, *_QUANTISING)
         path = save_optimised(source.path, folder, operators=operators, disabled=disabled)
         graph = read_graph(path, source.name)
     stored = sum(c.nbytes for c in graph.constants.values())
@@ -142,10 +150,15 @@ def _packed(graph: Graph, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -
     from swapnet.builder.shapes import plan_shapes  # it opens sessions with this module
 
     block = _channels_in_block()
-    if block < 2 or not has_products(graph, block):
+    floats = block >= 2 and has_products(graph, block)
+    integers = has_quantised(graph)
+    if not floats and not integers:
         return graph
-    planned = plan_shapes(graph, folder / TYPES, shapes)
-    packed = pack_products(planned, block, folder / _PACKED)
+    planned = packed = plan_shapes(graph, folder / TYPES, shapes)
+    if floats:
+        packed = pack_products(packed, block, folder / _PACKED)
+    if integers:
+        packed = product_forms(packed, folder / _PRODUCTS)
     if packed is planned:
         return graph
     _save_packed(packed, folder)
@@ -182,12 +195,13 @@ def _save_packed(graph: Graph, folder: Path) -> None:
     for name, tensor in tensors.items():
         constant = graph.constants.get(name)
         data = constant.data if constant else None
-        if constant and isinstance(data, np.memmap) and constant.shape != tuple(tensor.dims):
+        location = Path(data.filename or "").name if isinstance(data, np.memmap) else ""
+        if constant and isinstance(data, np.memmap) and location in (_PACKED, _PRODUCTS):
             tensor.Clear()
-            tensor.name, tensor.data_type = name, onnx.TensorProto.FLOAT
+            tensor.name, tensor.data_type = name, ONNX_TYPES[constant.dtype]
             tensor.dims.extend(constant.shape)
             tensor.raw_data = b""
-            set_external_data(tensor, _PACKED, data.offset, constant.nbytes)
+            set_external_data(tensor, location, data.offset, constant.nbytes)
             tensor.ClearField("raw_data")
     proto.graph.initializer.extend(t for n, t in graph.inline.items() if n not in tensors)
     del proto.opset_import[:]
@@ -236,6 +250,8 @@ def save_optimised(
     import onnxruntime as ort
 
     stem = "optimised" if not disabled else f"optimised-{len(disabled)}"
+    if operators is Operators.STANDARD:
+        disabled = (*disabled, *_NARROWING)  # int32 biases, which TensorRT can't widen
     path = folder / f"{stem}.onnx"
     options = quiet_options()
     levels = ort.GraphOptimizationLevel
