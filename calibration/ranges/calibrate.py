@@ -1,0 +1,283 @@
+"""Value ranges of a model's activations on representative inputs, under a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from swapnet.arrays import Array
+from swapnet.budget import Budget, Demand
+from swapnet.builder.build import build
+from swapnet.calibration.ranges.child import observe_in_child
+from swapnet.calibration.ranges.collect import Extreme
+from swapnet.calibration.ranges.graph import Model, Variant, open_model, work_folder
+from swapnet.calibration.ranges.groups import group_limit, group_tensors
+from swapnet.calibration.ranges.runtime import kept_bytes, runtime_bytes
+from swapnet.calibration.ranges.spool import Spool, spool
+from swapnet.calibration.ranges.worker import Job
+from swapnet.errors import BudgetError, InputError
+from swapnet.executor.admission import admitted_bytes
+from swapnet.executor.bench.cgroup import MemoryGroup
+from swapnet.executor.device import Device, ThreadPool
+from swapnet.executor.memory import demand, for_pool
+from swapnet.executor.plan import smallest_budget
+from swapnet.manifest import load_manifest
+from swapnet.progress import Progress, silent
+from swapnet.ranges import METHODS, Method, Range, RangeCache
+from swapnet.units import format_size
+
+__all__ = ["calibrate_ranges"]
+
+
+def calibrate_ranges(
+    model: Path,
+    samples: Iterable[Mapping[str, Array]],
+    *,
+    tensors: Sequence[str] | None = None,
+    method: Method = "minmax",
+    percentile: float = 99.99,
+    budget: str | int = "100%",
+    memory_limit: bool = False,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    device: Device | None = None,
+    source_sha256: str | None = None,
+    source_name: str | None = None,
+    progress: Progress = silent,
+) -> RangeCache:
+    """Run samples through the model, swapped under a budget, and take a range of each activation.
+
+    Parameters
+    ----------
+    model
+        ONNX file, optimised before; external data lies beside it.
+    samples
+        Arrays by input; taken once, and kept on disk until the end.
+    tensors
+        Names of float32 activations; by default all of them.
+    method
+        How a range is taken from what was seen. ``entropy`` and ``percentile`` run the samples
+        twice or more: extremes first, then histograms of groups of tensors.
+    percentile
+        Of absolute values, above 0, at most 100; for that method.
+    budget
+        Of the model, a quarter of it for the tensors of a group.
+    memory_limit
+        Run under the kernel's limit of the runtime and the budget; needs root.
+    shapes
+        Plan for these too; else for the largest sample.
+    device
+        Compute threads.
+    source_sha256, source_name
+        Of the model that the cache belongs to, where ``model`` was made from it.
+    progress
+        Told of each stage.
+
+    Raises
+    ------
+    InputError
+        A sample, a tensor, the method or the percentile is wrong, or an activation is not finite.
+    ModelError
+        The model can't be read or built.
+    BudgetError
+        The budget is too small, or the kernel killed the process.
+    StorageError
+        The temporary folder can't be written.
+    BackendError
+        The runtime library refuses, or there is no kernel limit to be had.
+    """
+    _check(method, percentile)
+    parsed = Budget.parse(budget)
+    model = Path(model)
+    with work_folder(model) as folder:
+        progress("read", 0, 1)
+        opened = open_model(model, folder)
+        chosen = opened.chosen(tensors if tensors is not None else opened.activations())
+        spooled = spool(samples, opened.inputs, folder)
+        passes = _Passes(
+            model=opened,
+            spooled=spooled,
+            shapes=_largest(spooled.shapes, shapes or {}),
+            budget=parsed,
+            memory_limit=memory_limit,
+            threads=(device or Device()).threads,
+            progress=progress,
+        )
+        found = passes.run(chosen, method, percentile)
+    import onnxruntime
+
+    return RangeCache(
+        schema="swapnet-ranges/1",
+        model_sha256=source_sha256 or opened.source.sha256,
+        model=source_name or model.name,
+        method=method,
+        samples=len(spooled.paths),
+        onnxruntime=onnxruntime.__version__,
+        ranges={n: Range(min(e.low, 0.0), max(e.high, 0.0)) for n, e in found.items()},
+        percentile=percentile if method == "percentile" else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Taker:
+    """How ranges are taken from histograms.
+
+    Attributes
+    ----------
+    known
+        Extremes of all tensors.
+    weights_bytes
+        Of the whole model, of which a budget may be a share: a group needs only a part of it.
+    """
+
+    method: Literal["entropy", "percentile"]
+    percentile: float
+    known: Mapping[str, Extreme]
+    weights_bytes: int
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One engine over all samples.
+
+    Attributes
+    ----------
+    budget_bytes
+        Of the model and of what is kept of its values.
+    weights_bytes
+        That the engine swaps.
+    """
+
+    job: Job
+    budget_bytes: int
+    weights_bytes: int
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """What all passes have in common."""
+
+    model: Model
+    spooled: Spool
+    shapes: Mapping[str, tuple[int, ...]]
+    budget: Budget
+    memory_limit: bool
+    threads: int
+    progress: Progress
+
+    def run(
+        self, chosen: Sequence[str], method: Method, percentile: float
+    ) -> Mapping[str, Extreme]:
+        """What is found of the chosen tensors."""
+        taken = {value.name for value in self.model.inputs}
+        inputs = tuple(name for name in chosen if name in taken)
+        computed = tuple(name for name in chosen if name not in taken)
+        first = self._prepared(self.model.with_extremes(computed, "extremes"), computed, inputs)
+        found = self._observed(first)
+        if method == "minmax":
+            return found
+        nbytes = self.model.nbytes(self.shapes)
+        sizes = [(name, nbytes[name]) for name in computed]
+        groups = list(group_tensors(sizes, group_limit(self.budget, first.budget_bytes)))
+        taker = _Taker(method, percentile, found, first.weights_bytes)
+        taken_ranges = self._histograms(taker, groups[0] if groups else (), inputs)
+        for group in groups[1:]:
+            taken_ranges |= self._histograms(taker, group, ())
+        return {name: taken_ranges[name] for name in chosen}
+
+    def _histograms(
+        self, taker: _Taker, tensors: tuple[str, ...], inputs: tuple[str, ...]
+    ) -> dict[str, Extreme]:
+        """Of a group; of its halves one after the other where the budget is too small for it."""
+        variant = self.model.with_outputs(tensors, f"histograms-{self.model.source.name}")
+        try:
+            prepared = self._prepared(variant, tensors, inputs, taker)
+        except BudgetError:
+            if len(tensors) < 2:
+                raise
+            half = len(tensors) // 2
+            found = self._histograms(taker, tensors[:half], inputs)
+            return found | self._histograms(taker, tensors[half:], ())
+        return self._observed(prepared)
+
+    def _prepared(
+        self,
+        variant: Variant,
+        tensors: tuple[str, ...],
+        inputs: tuple[str, ...],
+        taker: _Taker | None = None,
+    ) -> _Pass:
+        """Build the variant.
+
+        Raises
+        ------
+        BudgetError
+            It does not fit.
+        """
+        engine = variant.path.with_suffix("")
+        shapes = {name: self.shapes[name] for name in variant.inputs}
+        build(variant.path, engine, backend="onnxruntime", shapes=shapes, progress=self.progress)
+        manifest = for_pool(load_manifest(engine), ThreadPool.GLOBAL)
+        job = Job(
+            folder=str(engine),
+            budget_bytes=0,
+            threads=self.threads,
+            samples=tuple(map(str, self.spooled.paths)),
+            method=taker.method if taker else "minmax",
+            tensors=tensors,
+            inputs=inputs,
+            percentile=taker.percentile if taker else 100.0,
+            known={name: taker.known[name] for name in (*inputs, *tensors)} if taker else {},
+        )
+        kept = kept_bytes(job)
+        needed = demand(manifest)
+        weights_bytes = taker.weights_bytes if taker else needed.weights_bytes
+        total = self.budget.resolve(Demand(weights_bytes, needed.other_bytes + kept))
+        smallest, reason = smallest_budget(manifest)
+        if total < smallest + kept:
+            raise BudgetError(
+                f"{self.model.source.name} can't be calibrated in {format_size(total)}",
+                why=f"it needs {smallest + kept} bytes, the budget allows {total}; {reason}",
+                hint=f"give at least {smallest + kept} bytes",
+                smallest_bytes=smallest + kept,
+            )
+        admitted_bytes(Budget(total), manifest)
+        return _Pass(msgspec.structs.replace(job, budget_bytes=total - kept), total, weights_bytes)
+
+    def _observed(self, prepared: _Pass) -> dict[str, Extreme]:
+        job = prepared.job
+        if not self.memory_limit:
+            return observe_in_child(job, self.progress)
+        limit = runtime_bytes(job.method, job.threads) + prepared.budget_bytes
+        with MemoryGroup(limit) as group:
+            return observe_in_child(job, self.progress, group=group, limit_bytes=limit)
+
+
+def _largest(
+    found: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """The larger size of each dimension; what does not fit is left to the build to refuse."""
+    return {
+        name: tuple(map(max, shape, given[name]))
+        if len(given.get(name, ())) == len(shape)
+        else shape
+        for name, shape in found.items()
+    }
+
+
+def _check(method: str, percentile: float) -> None:
+    if method not in METHODS:
+        raise InputError(
+            f"there is no method {method!r}",
+            why=f"ranges are taken by {', '.join(METHODS)}",
+            hint="choose one of them",
+        )
+    if not 0 < percentile <= 100:
+        raise InputError(
+            f"{percentile:g} is no percentile",
+            why="it must be above 0 and at most 100",
+            hint="give 99.99, or 100 for all values",
+        )

@@ -1,0 +1,268 @@
+"""The model that is observed: which activations it has, and its graph with them as outputs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swapnet.builder.graph import Graph, Value, bodies, used_names
+from swapnet.builder.optimise import read_graph
+from swapnet.builder.shapes import plan_shapes
+from swapnet.builder.source import SourceModel, open_source
+from swapnet.calibration.ranges.collect import EXTREMES, extreme_name
+from swapnet.errors import InputError, ModelError, StorageError
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Model", "Variant", "open_model", "work_folder"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model that gives what is observed.
+
+    Attributes
+    ----------
+    path
+        Beside the model whose weights it shares.
+    inputs
+        Names of those that it still takes.
+    """
+
+    path: Path
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model in a folder of its own, with its weights beside it."""
+
+    path: Path
+    source: SourceModel
+    graph: Graph
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        """What it takes."""
+        return self.graph.inputs
+
+    def activations(self) -> tuple[str, ...]:
+        """Float32 inputs and computed values, in the order in which they are computed."""
+        constant = {
+            name for node in self.graph.nodes if node.op_type == "Constant" for name in node.output
+        }
+        computed = (name for node in self.graph.nodes for name in node.output if name)
+        return tuple(
+            name
+            for name in (*(value.name for value in self.inputs), *computed)
+            if name not in constant and self.graph.values[name].dtype == "float32"
+        )
+
+    def chosen(self, tensors: Collection[str]) -> tuple[str, ...]:
+        """These tensors, each once, in the order in which they are computed.
+
+        Raises
+        ------
+        InputError
+            One of them is no float activation, or there are none.
+        """
+        observable = self.activations()
+        known = set(observable)
+        strange = [name for name in tensors if name not in known]
+        if strange:
+            value = self.graph.values.get(strange[0])
+            raise InputError(
+                f"{strange[0]!r} can't be observed",
+                why=f"it is a {value.dtype}, ranges are of float32"
+                if value
+                else f"{self.source.name} computes no such value",
+                hint="name activations of the model that is run, or leave the choice to SwapNet",
+            )
+        if not tensors:
+            raise InputError(
+                f"{self.source.name} has nothing to observe",
+                why="none of its values was named, or none is a float32",
+                hint="name tensors, or leave calibration out",
+            )
+        wanted = set(tensors)
+        return tuple(name for name in observable if name in wanted)
+
+    def nbytes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """Bytes of every float32 value at these input shapes.
+
+        Raises
+        ------
+        InputError, ModelError
+            The model does not run at them.
+        """
+        planned = plan_shapes(self.graph, self.path.with_suffix(".types.onnx"), shapes)
+        return {
+            name: value.nbytes or 0
+            for name, value in planned.values.items()
+            if value.dtype == "float32"
+        }
+
+    def with_extremes(self, tensors: Sequence[str], name: str) -> Variant:
+        """Write the model that gives scalars of each tensor instead of its outputs.
+
+        Parameters
+        ----------
+        tensors
+            Computed ones; number ``i`` gets outputs ``extreme_name(i, …)``.
+        name
+            Stem of the file, beside the model.
+        """
+        from onnx import helper
+
+        numbers = range(len(tensors))
+        outputs = [extreme_name(number, operator) for number in numbers for operator in EXTREMES]
+        # ONNX Runtime sorts operators from the last that nobody uses: each of these then comes
+        # right after what it reduces, which does not stay in memory for it.
+        reductions = [
+            helper.make_node(
+                operator, [tensors[number]], [extreme_name(number, operator)], keepdims=0
+            )
+            for number in reversed(numbers)
+            for operator in EXTREMES
+        ]
+        return self._write([*self.source.proto.graph.node, *reductions], outputs, name)
+
+    def with_outputs(self, tensors: Sequence[str], name: str) -> Variant:
+        """Write the model that gives these tensors instead of its outputs."""
+        return self._write(list(self.source.proto.graph.node), list(tensors), name)
+
+    def _write(self, nodes: list[onnx.NodeProto], outputs: list[str], name: str) -> Variant:
+        """Operators that outputs need, and nothing else; the model's own outputs if there are none.
+
+        Untyped outputs get their types from ONNX Runtime when it reads them.
+        """
+        import onnx
+
+        before = self.source.proto
+        wanted = outputs or [output.name for output in before.graph.output]
+        needed = set(wanted)
+        kept: list[onnx.NodeProto] = []
+        for node in reversed(nodes):
+            if needed.intersection(node.output):
+                kept.append(node)
+                needed.update(used_names(node))
+        proto = onnx.ModelProto(ir_version=before.ir_version)
+        proto.opset_import.extend(before.opset_import)
+        proto.functions.extend(before.functions)
+        graph, old = proto.graph, before.graph
+        graph.name = old.name
+        graph.node.extend(reversed(kept))
+        graph.initializer.extend(t for t in old.initializer if t.name in needed)
+        graph.sparse_initializer.extend(
+            t for t in old.sparse_initializer if t.values.name in needed
+        )
+        graph.input.extend([v for v in old.input if v.name in needed] or old.input)
+        graph.output.extend(onnx.ValueInfoProto(name=output) for output in wanted)
+        path = self.path.with_name(f"{name}.onnx")
+        _save(proto, path)
+        stored = {tensor.name for tensor in graph.initializer}
+        return Variant(path, tuple(v.name for v in graph.input if v.name not in stored))
+
+
+@contextmanager
+def work_folder(model: Path) -> Iterator[Path]:
+    """A hidden folder beside a model, or where that refuses a temporary one; removed at the end.
+
+    Raises
+    ------
+    StorageError
+        Neither can be made.
+    """
+    prefix = f".{model.stem}.ranges."
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=prefix, dir=model.parent)
+    except OSError:
+        try:
+            folder = tempfile.TemporaryDirectory(prefix=prefix)
+        except OSError as error:
+            raise StorageError(
+                f"no temporary folder can be made for {model}",
+                why=error.strerror or str(error),
+                hint="free some space, or set TMPDIR",
+            ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def open_model(model: Path, folder: Path) -> Model:
+    """Put a model and links to its weights into a folder, and read it.
+
+    Raises
+    ------
+    ModelError
+        It can't be read, or ONNX Runtime refuses it.
+    StorageError
+        The folder can't be written.
+    """
+    source = open_source(model)
+    path = folder / f"{source.name}.onnx"
+    with _writing(folder):
+        _link_weights(source.proto, model.parent, folder)
+    _save(source.proto, path)
+    graph = read_graph(path, source.name)
+    if not graph.inputs:
+        raise ModelError(
+            f"{model} takes no inputs", why="its values are always the same", hint="give another"
+        )
+    return Model(path, source, graph)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path} can't be written",
+            why=error.strerror or str(error),
+            hint="free some space, or set TMPDIR",
+        ) from error
+
+
+def _save(proto: onnx.ModelProto, path: Path) -> None:
+    import onnx
+
+    with _writing(path):
+        onnx.save_model(proto, path)
+
+
+def _link_weights(proto: onnx.ModelProto, source: Path, folder: Path) -> None:
+    """External data under names of our own: linked, or copied from another filesystem."""
+    names: dict[str, str] = {}
+    for tensor in _tensors(proto.graph):
+        for entry in tensor.external_data:
+            if entry.key != "location":
+                continue
+            if entry.value not in names:
+                names[entry.value] = f"weights-{len(names)}.data"
+                _link((source / entry.value).resolve(), folder / names[entry.value])
+            entry.value = names[entry.value]
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
+        for body in bodies(node):
+            yield from _tensors(body)
+
+
+def _link(file: Path, link: Path) -> None:
+    try:
+        os.link(file, link)
+    except OSError:
+        shutil.copyfile(file, link)

@@ -1,0 +1,142 @@
+"""The process that observes: ``python -m swapnet.calibration.ranges.worker``, a `Job` in.
+
+Standard input has one `Job` as JSON; standard output gets lines of JSON, each a `Ran`, then one
+`Found` or `Failed`. It imports neither `onnx` nor the builder but for histograms, whose collector
+does.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from swapnet.arrays import Array
+from swapnet.calibration.ranges.collect import Collector, Extreme, Extremes, Histograms
+from swapnet.errors import BudgetError, SwapnetError
+from swapnet.executor.backends import device_for
+from swapnet.executor.device import Device
+from swapnet.executor.executor import SwapExecutor
+from swapnet.manifest import load_manifest
+from swapnet.progress import Progress
+
+__all__ = ["Answer", "Failed", "Found", "Job", "Ran", "observe"]
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One pass over the samples.
+
+    Attributes
+    ----------
+    folder
+        Engine directory of a model that gives what is observed.
+    budget_bytes
+        Of the executor.
+    threads
+        That compute.
+    samples
+        Paths of ``.npz`` files.
+    method
+        ``minmax`` where the engine gives extremes, else it gives the tensors.
+    tensors, inputs
+        Computed values and model inputs that are observed.
+    known
+        Extremes of all of them, for histograms.
+    """
+
+    folder: str
+    budget_bytes: int
+    threads: int
+    samples: tuple[str, ...]
+    method: Literal["minmax", "entropy", "percentile"]
+    tensors: tuple[str, ...]
+    inputs: tuple[str, ...]
+    percentile: float = 100.0
+    known: dict[str, Extreme] = {}
+
+
+class Ran(msgspec.Struct, frozen=True, tag=True):
+    """So many samples were run."""
+
+    done: int
+
+
+class Found(msgspec.Struct, frozen=True, tag=True):
+    """The end: what was found."""
+
+    extremes: dict[str, Extreme]
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The end: one of our errors, by the name of its class."""
+
+    error: str
+    what: str
+    why: str
+    hint: str
+    smallest_bytes: int | None = None
+
+
+Answer = Ran | Found | Failed
+
+
+def observe(job: Job, device: Device, progress: Progress) -> dict[str, Extreme]:
+    """Run the samples in this process, one in memory at a time.
+
+    Raises
+    ------
+    InputError
+        A value is not finite.
+    SwapnetError
+        The engine does not open or does not run.
+    """
+    collector = _collector(job)
+    total = len(job.samples)
+    with SwapExecutor(job.folder, job.budget_bytes, device=device) as executor:
+        names = [tensor.name for tensor in executor.manifest.inputs]
+        progress("observe", 0, total)
+        for number, path in enumerate(job.samples):
+            sample = _load(path)
+            outputs = executor({name: sample[name] for name in names})
+            collector.add(number, sample, outputs)
+            del sample, outputs
+            progress("observe", number + 1, total)
+    return collector.found()
+
+
+def _load(path: str) -> dict[str, Array]:
+    """A sample; `load_npz` reads a file twice, which memory would show."""
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _collector(job: Job) -> Collector:
+    if job.method == "minmax":
+        return Extremes(job.tensors, job.inputs)
+    return Histograms(job.method, job.percentile, job.known)
+
+
+def main() -> int:
+    """Observe what standard input asks for; the exit status."""
+
+    def answer(value: Answer) -> None:
+        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+        sys.stdout.flush()
+
+    job = msgspec.json.decode(sys.stdin.readline(), type=Job)
+    try:
+        device = device_for(load_manifest(Path(job.folder)), job.threads, own=True)
+        found = observe(job, device, lambda _, done, __: answer(Ran(done)))
+    except SwapnetError as error:
+        smallest = error.smallest_bytes if isinstance(error, BudgetError) else None
+        answer(Failed(type(error).__name__, error.what, error.why, error.hint, smallest))
+        return 2
+    answer(Found(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Extremes and histograms, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from onnxruntime.quantization.calibrate import HistogramCollector
+
+from swapnet.arrays import Array
+from swapnet.calibration.ranges import collect
+from swapnet.calibration.ranges.collect import (
+    BINS,
+    EXTREMES,
+    Extreme,
+    Extremes,
+    Histograms,
+    extreme_name,
+)
+from swapnet.errors import InputError
+
+HistogramMethod = Literal["entropy", "percentile"]
+
+
+def floats(*values: float) -> Array:
+    return np.array(values, np.float32)
+
+
+def outputs(*tensors: Sequence[float]) -> dict[str, Array]:
+    """What reductions give of each tensor."""
+    given: dict[str, Array] = {}
+    for index, (low, high, total) in enumerate(tensors):
+        for operator, value in zip(EXTREMES, (low, high, total), strict=True):
+            given[extreme_name(index, operator)] = np.asarray(value, np.float32)
+    return given
+
+
+def test_extremes_are_of_all_samples() -> None:
+    taken = Extremes(["a", "b"], ["x"])
+    taken.add(0, {"x": floats(1, 2)}, outputs((-1, 2, 0), (5, 6, 11)))
+    taken.add(1, {"x": floats(-3)}, outputs((-2, 1, 0), (4, 5, 9)))
+    assert taken.found() == {"x": Extreme(-3, 2), "a": Extreme(-2, 2), "b": Extreme(4, 6)}
+
+
+def test_no_elements_have_no_extremes() -> None:
+    nothing = (np.inf, -np.inf, 0)
+    taken = Extremes(["a", "b"], ["x"])
+    taken.add(0, {"x": np.zeros((0, 2), np.float32)}, outputs(nothing, (1, 2, 3)))
+    taken.add(1, {"x": floats(7)}, outputs(nothing, nothing))
+    assert taken.found() == {"x": Extreme(7, 7), "a": Extreme(0, 0), "b": Extreme(1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("seen", "what"),
+    [
+        ((0, np.inf, np.inf), "infinite"),
+        ((-np.inf, 1, -np.inf), "infinite"),
+        ((np.nan, np.nan, np.nan), "NaN"),
+        ((0, 1, np.nan), "NaN"),
+    ],
+)
+def test_what_is_not_finite_is_named(seen: Sequence[float], what: str) -> None:
+    taken = Extremes(["a", "b"], [])
+    taken.add(0, {}, outputs((0, 1, 1), (0, 1, 1)))
+    with pytest.raises(InputError, match="'b' is not finite for sample 1") as caught:
+        taken.add(1, {}, outputs((0, 1, 1), seen))
+    assert what in caught.value.why
+
+
+def test_a_large_finite_sum_is_no_error() -> None:
+    taken = Extremes(["masked"], [])
+    taken.add(0, {}, outputs((-3.4e38, 1, -np.inf)))
+    assert taken.found()["masked"].high == 1
+
+
+def tensors(seed: int) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    values = random.standard_normal((4, 300)).astype(np.float32) * (1 + seed)
+    return {
+        "a": values,
+        "b": np.maximum(values, 0),
+        "c": np.array([[0.25 + seed, 0.5, 0.75]], np.float32),
+    }
+
+
+@pytest.mark.parametrize("method", ["entropy", "percentile"])
+def test_histograms_are_those_of_all_samples_at_once(
+    method: HistogramMethod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "PIECE", 100)
+    monkeypatch.setitem(collect.BINS, method, 256)
+    samples = [tensors(seed) for seed in (2, 0, 1)]
+    together = {name: [s[name] for s in samples] for name in samples[0]}
+    known = {
+        name: Extreme(float(np.min(values)), float(np.max(values)))
+        for name, values in together.items()
+    }
+    found = []
+    for order in (samples, samples[::-1]):
+        ours = Histograms(method, 99.37, known)
+        for number, sample in enumerate(order):
+            ours.add(number, {"a": sample["a"]}, {n: sample[n] for n in ("b", "c")})
+        found.append(ours.found())
+    whole = HistogramCollector(method, method == "percentile", 256, 128, 99.37, "same")
+    whole.collect(together)
+    expected = whole.compute_collection_result()
+    assert found[0] == found[1]
+    for name, (low, high, *_) in expected.items():
+        assert found[0][name].low == pytest.approx(float(low), rel=5e-3), name
+        assert found[0][name].high == pytest.approx(float(high), rel=5e-3), name
+
+
+@pytest.mark.parametrize("method", ["entropy", "percentile"])
+@pytest.mark.parametrize("value", [5.0, 0.0, -3e38])
+def test_a_constant_keeps_its_range(method: HistogramMethod, value: float) -> None:
+    low = np.float32(value)
+    seen = {"a": Extreme(float(low), float(np.nextafter(low, np.float32(9)))), "b": Extreme(0, 1)}
+    taken = Histograms(method, 99.99, seen)
+    taken.add(
+        0,
+        {},
+        {
+            "a": np.array([seen["a"].low, seen["a"].high], np.float32),
+            "b": floats(0, 1),
+        },
+    )
+    assert taken.found()["a"].low == pytest.approx(value, rel=1e-2, abs=1e-30)
+    assert taken.found()["b"].high == pytest.approx(1.0, rel=1e-2)
+
+
+def test_a_dark_sample_first_takes_no_more_bins() -> None:
+    taken = Histograms("percentile", 100.0, {"a": Extreme(0.0, 1.0)})
+    taken.add(0, {}, {"a": np.full(10, 1e-7, np.float32)})
+    taken.add(1, {}, {"a": np.linspace(0, 1, 100, dtype=np.float32)})
+    counts = taken._collector.get_histogram_dict()["a"][0]
+    assert len(counts) <= BINS["percentile"] + 1
+    assert counts.sum() == 110
+    assert taken.found()["a"].high == pytest.approx(1.0, rel=1e-3)
+
+
+def test_only_constants() -> None:
+    narrow = Extreme(5.0, float(np.nextafter(np.float32(5), np.float32(9))))
+    taken = Histograms("percentile", 99.99, {"a": narrow})
+    assert taken.found() == {"a": narrow}

@@ -1,0 +1,91 @@
+"""Calibration under the kernel's limit of the runtime and the budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from swapnet import models
+from swapnet.arrays import Array, load_npz
+from swapnet.builder.optimise import Operators, save_optimised
+from swapnet.calibration.ranges import calibrate, calibrate_ranges
+from swapnet.errors import BackendUnavailableError
+from swapnet.executor.bench.cgroup import MemoryGroup, is_available
+from tests.calibration.ranges.conftest import Toy
+
+pytestmark = pytest.mark.slow
+
+needs_limits = pytest.mark.skipif(
+    not is_available(), reason="no permission for cgroups with memory limits"
+)
+
+
+class Watched(MemoryGroup):
+    """A group whose peak is kept."""
+
+    peaks: ClassVar[list[tuple[int, int]]] = []
+
+    def remove(self) -> None:
+        if self.limit is not None:
+            self.peaks.append((self.peak_bytes, self.limit))
+        super().remove()
+
+    def __init__(self, limit_bytes: int | None) -> None:
+        self.limit = limit_bytes
+        super().__init__(limit_bytes)
+
+
+@pytest.fixture
+def peaks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Peak and limit of each group."""
+    kept: list[tuple[int, int]] = []
+    monkeypatch.setattr(Watched, "peaks", kept)
+    monkeypatch.setattr(calibrate, "MemoryGroup", Watched)
+    return kept
+
+
+@needs_limits
+def test_vgg19_in_a_quarter_of_its_weights(tmp_path: Path, peaks: list[tuple[int, int]]) -> None:
+    files = models.get("vgg19")
+    data = load_npz(files.data)
+    samples: list[dict[str, Array]] = [
+        {name: array[i] for name, array in data.items()} for i in range(2)
+    ]
+    model = save_optimised(files.onnx, tmp_path, operators=Operators.STANDARD)
+    before = sorted(tmp_path.iterdir())
+    swapped = calibrate_ranges(model, samples, budget="weights:25%", memory_limit=True)
+    ((peak, limit),) = peaks
+    assert peak <= limit < model.with_suffix(".data").stat().st_size // 2
+    assert swapped == calibrate_ranges(model, samples, budget="100%")
+    assert len(swapped.ranges) == 44
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@needs_limits
+@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
+def test_every_method_stays_within_its_budget(
+    convolutions: Toy, peaks: list[tuple[int, int]], method: Any
+) -> None:
+    calibrate_ranges(
+        convolutions.path,
+        convolutions.samples,
+        method=method,
+        budget="weights:100%",
+        memory_limit=True,
+    )
+    assert len(peaks) >= (1 if method == "minmax" else 2)
+    assert all(peak <= limit for peak, limit in peaks)
+
+
+def test_no_limit_to_be_had(convolutions: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int | None) -> MemoryGroup:
+        raise BackendUnavailableError("the kernel's memory limit is not to be had here")
+
+    before = convolutions.left()
+    monkeypatch.setattr("swapnet.calibration.ranges.runtime.MemoryGroup", refuse)
+    monkeypatch.setattr(calibrate, "runtime_bytes", lambda *_: refuse(None))
+    with pytest.raises(BackendUnavailableError):
+        calibrate_ranges(convolutions.path, convolutions.samples, memory_limit=True)
+    assert convolutions.left() == before

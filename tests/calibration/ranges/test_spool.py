@@ -1,0 +1,59 @@
+"""Samples are checked, and kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from swapnet.arrays import load_npz
+from swapnet.builder.graph import Value
+from swapnet.calibration.ranges.spool import spool
+from swapnet.errors import InputError
+
+INPUTS = [Value("x", "float32", ("rows", 4)), Value("ids", "int64", ("rows",))]
+
+
+def sample(rows: int) -> dict[str, Any]:
+    return {"x": np.full((rows, 4), rows, np.float32), "ids": np.arange(rows)}
+
+
+def test_samples_are_written_one_by_one(tmp_path: Path) -> None:
+    def generated() -> Iterator[dict[str, Any]]:
+        for count, rows in enumerate((2, 5, 3)):
+            assert len(list(tmp_path.iterdir())) == count
+            yield sample(rows)
+
+    spooled = spool(generated(), INPUTS, tmp_path)
+    assert spooled.shapes == {"x": (5, 4), "ids": (5,)}
+    assert [len(load_npz(path)["x"]) for path in spooled.paths] == [2, 5, 3]
+
+
+def test_no_samples(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to calibrate with"):
+        spool([], INPUTS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "why"),
+    [
+        ({"y": 1}, "unknown input 'y'", "the model takes 'x', 'ids'"),
+        ({"ids": None}, "lacks input 'ids'", "the model takes 'x', 'ids'"),
+        ({"x": np.zeros((1, 4))}, "'x' of sample 1 has the wrong element type", "float64"),
+        ({"x": np.zeros((1, 5), np.float32)}, "'x' of sample 1 has the wrong shape", "rowsx4"),
+        (
+            {"x": np.array([[1, np.nan, 2, np.inf]], np.float32)},
+            "'x' of sample 1 is not finite",
+            "2 of its 4",
+        ),
+    ],
+)
+def test_bad_samples(tmp_path: Path, change: dict[str, Any], what: str, why: str) -> None:
+    bad = {name: value for name, value in (sample(1) | change).items() if value is not None}
+    with pytest.raises(InputError, match=what) as caught:
+        spool([sample(2), bad], INPUTS, tmp_path)
+    assert "sample 1" in caught.value.what
+    assert why in caught.value.why
