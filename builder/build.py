@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -13,9 +14,12 @@ from swapnet.builder.compile import compile_parts, pieces_of
 from swapnet.builder.compiler import BlockMemory, Compiler, WeightStyle
 from swapnet.builder.directory import staging_directory
 from swapnet.builder.limits import Limits, choose_limits
+from swapnet.builder.narrowing import expanded_values, narrow_weights
 from swapnet.builder.onnxruntime import OnnxRuntimeCompiler, OnnxRuntimeCudaCompiler
 from swapnet.builder.optimise import TYPES, optimise
 from swapnet.builder.partition import assign_weights, partition
+from swapnet.builder.precision.convert import PrecisionOptions, convert
+from swapnet.builder.precision.faster import slower_in_int8
 from swapnet.builder.shapes import plan_shapes, plan_smallest
 from swapnet.builder.slicing import slice_operators
 from swapnet.builder.source import open_source
@@ -24,11 +28,15 @@ from swapnet.builder.tensorrt.measured import measure_styles
 from swapnet.builder.tensorrt.options import TensorRTOptions
 from swapnet.errors import BackendUnavailableError, InputError
 from swapnet.executor.backends import best_backend, can_run
-from swapnet.manifest import Manifest, Source, load_manifest, save_manifest
+from swapnet.manifest import Manifest, Precision, Source, load_manifest, save_manifest
 from swapnet.progress import Progress, silent
+from swapnet.ranges import RANGES, RangeCache, load_ranges, save_ranges
 from swapnet.tensorrt import TENSORRT
 
 __all__ = ["BACKENDS", "build"]
+
+_NARROWER = {None: 1, "float16": 2, "int8": 4}
+"""Float32 bytes over stored ones."""
 
 BACKENDS = ("auto", "onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
 
@@ -41,6 +49,10 @@ def build(
     max_block: str | int | None = None,
     smallest_budget: str | int | None = None,
     portable: bool = False,
+    precision: Precision = "fp32",
+    calibration: str | Path | RangeCache | None = None,
+    weight_only: bool = False,
+    exclude: Sequence[str] = (),
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     weights: str | None = None,
     targets: Sequence[str] = (),
@@ -71,6 +83,16 @@ def build(
         of it for TensorRT, whose blocks are as coarse as it allows, and at most that for others.
     portable
         Leave out hardware layouts, so that the engine runs on any processor; ``onnxruntime`` only.
+    precision
+        ``"fp32"`` as the model is, ``"fp16"`` or ``"int8"``; ONNX Runtime on the CPU stores weights
+        as float16 and computes in float32.
+    calibration
+        Ranges of the model's values, or the file that holds them (`calibrate_ranges`): int8 needs
+        them, float16 leaves in float32 what overflows according to them.
+    weight_only
+        Store weights in that precision and compute in float32.
+    exclude
+        Names of operators that stay in float32.
     shapes
         Input shapes to plan for; symbolic dimensions that are not given are 1.
     weights, targets, hardware_compatibility, version_compatible, builder_optimization_level, \
@@ -90,7 +112,7 @@ workspace, min_shapes, process_per_block
     ModelError
         The model can't be read, or the runtime library refuses it.
     InputError
-        An option is wrong, or is not one of this backend's.
+        An option is wrong or is not one of this backend's, or the ranges are of another model.
     StorageError
         The engine directory can't be written.
     BackendUnavailableError
@@ -108,15 +130,18 @@ workspace, min_shapes, process_per_block
     )
     name = best_backend() if backend == "auto" else backend
     _check(name, options, portable=portable)
+    chosen = PrecisionOptions(precision, weight_only, _ranges(calibration), tuple(exclude))
+    chosen.check(name)
     progress("read", 0, 1)
     source = open_source(Path(model))
-    limits = choose_limits(
+    limits_of = partial(
+        choose_limits,
         name,
-        source.weights_bytes,
         max_block=max_block,
         smallest_budget=smallest_budget,
         workspace=workspace,
     )
+    limits_of(source.weights_bytes)
     target = Path(folder)
     if os.path.islink(target):
         target = target.resolve()
@@ -125,6 +150,15 @@ workspace, min_shapes, process_per_block
         tempfile.TemporaryDirectory(prefix=f".{target.name}.work.", dir=target.parent) as hidden,
     ):
         work = Path(hidden)
+        if precision != "fp32":
+            progress("convert", 0, 1)
+        place = work / "converted"
+        place.mkdir()
+        converted = convert(
+            source, chosen, place, backend=name, slower=partial(slower_in_int8, shapes=shapes or {})
+        )
+        weights_bytes = converted.source.weights_bytes // _NARROWER[converted.narrow]
+        limits = limits_of(weights_bytes)
         measured: Mapping[int, Mapping[WeightStyle, float]] = {}
         if name in TENSORRT and (weights or "auto") == "auto" and can_run(name):
             measured = measure_styles(
@@ -134,6 +168,10 @@ workspace, min_shapes, process_per_block
                     backend=name,
                     max_block=limits.max_block_bytes,
                     smallest_budget=smallest_budget,
+                    precision=precision,
+                    calibration=chosen.ranges,
+                    weight_only=weight_only,
+                    exclude=exclude,
                     shapes=shapes,
                     weights=style,
                     targets=targets,
@@ -149,18 +187,27 @@ workspace, min_shapes, process_per_block
             )
         compiler = _compiler(name, options, limits, work, measured, portable=portable)
         progress("optimise", 0, 1)
-        graph = optimise(source, work, operators=compiler.operators, shapes=shapes)
+        graph = optimise(
+            converted.source,
+            work,
+            operators=compiler.operators,
+            shapes=shapes,
+            keep_floats=converted.source is not source,
+        )
         progress("shapes", 0, 1)
         graph = plan_shapes(graph, work / TYPES, shapes or {})
         if min_shapes:
             graph = plan_smallest(graph, work / TYPES, min_shapes)
-        graph = compiler.prepare(slice_operators(graph, limits.max_block_bytes))
+        graph = slice_operators(graph, limits.max_block_bytes)
+        if converted.narrow:
+            graph = narrow_weights(graph, converted.narrow, work, keep=converted.keep)
+        graph = compiler.prepare(graph)
         cutting = compiler.cutting(graph)
         parts = partition(
             graph,
             limits.max_block_bytes,
             cut_cost_bytes=cutting.cut_cost_bytes,
-            uncut=cutting.uncut,
+            uncut=cutting.uncut | expanded_values(graph),
         )
         ownership = assign_weights(graph, parts)
         pieces = pieces_of(graph, parts, ownership)
@@ -175,11 +222,21 @@ workspace, min_shapes, process_per_block
             max_block_bytes=limits.max_block_bytes,
             progress=progress,
         )
+        stored_only = weight_only or (name == "onnxruntime" and precision == "fp16")
+        manifest = msgspec.structs.replace(manifest, precision=precision, weight_only=stored_only)
         save_manifest(staging, manifest)
+        if chosen.ranges is not None:
+            save_ranges(staging / RANGES, chosen.ranges)
         progress("measure", 0, 1)
         memory = compiler.memory(staging, manifest)
         save_manifest(staging, _with_memory(manifest, memory))
     return load_manifest(target)
+
+
+def _ranges(calibration: str | Path | RangeCache | None) -> RangeCache | None:
+    if calibration is None or isinstance(calibration, RangeCache):
+        return calibration
+    return load_ranges(Path(calibration))
 
 
 def _check(backend: str, options: TensorRTOptions, *, portable: bool) -> None:

@@ -48,6 +48,12 @@ SHAPE_INPUTS: Mapping[str, tuple[int, ...]] = {
 """Positions of inputs that say how large something is, which axes, or how often, by operator."""
 
 
+_QUANTISED: Mapping[str, tuple[int, ...]] = dict.fromkeys(
+    ("QuantizeLinear", "DequantizeLinear"), (1, 2)
+)
+"""Positions of scales and zero points, which TensorRT takes as constants only."""
+
+
 def read_weights(
     graph: onnx.GraphProto, folder: Path
 ) -> tuple[dict[str, Constant], dict[str, onnx.TensorProto]]:
@@ -65,7 +71,8 @@ def read_weights(
     -------
     tuple
         Weights that can be swapped, whose data stays on disk, and constants that stay in the
-        skeletons: small ones, those that carry shapes, and those of other types.
+        skeletons: small ones, those that carry shapes, scales of channels, and those of other
+        types.
     """
     _normalise(graph)
     taken = Counter(_defined_names(graph))
@@ -146,12 +153,18 @@ def _divide(
     """Initialisers that can be swapped, and those that stay, with their data loaded."""
     from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
-    shaping = set(_shaping_names(graph.node))
+    shaping = set(_names_at(graph.node, SHAPE_INPUTS))
+    parameters = set(_names_at(graph.node, _QUANTISED))
     constants: dict[str, Constant] = {}
     inline: dict[str, onnx.TensorProto] = {}
     for tensor in graph.initializer:
         constant = read_constant(tensor, folder)
-        if constant is None or tensor.name in shaping or constant.nbytes < INLINE_BELOW_BYTES:
+        if (
+            constant is None
+            or tensor.name in shaping
+            or constant.nbytes < INLINE_BELOW_BYTES
+            or (tensor.name in parameters and len(constant.shape) < 2)
+        ):
             if uses_external_data(tensor):
                 load_external_data_for_tensor(tensor, str(folder))
             inline[tensor.name] = tensor
@@ -167,13 +180,15 @@ def _keep(graph: onnx.GraphProto, tensors: Iterable[onnx.TensorProto]) -> None:
     graph.initializer.extend(copies)
 
 
-def _shaping_names(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
-    """What operators read as shapes, those in bodies too."""
+def _names_at(
+    nodes: Iterable[onnx.NodeProto], positions: Mapping[str, tuple[int, ...]]
+) -> Iterator[str]:
+    """What operators read at some positions, those in bodies too."""
     for node in nodes:
-        positions = SHAPE_INPUTS.get(node.op_type, ())
-        yield from (node.input[i] for i in positions if i < len(node.input))
+        taken = positions.get(node.op_type, ())
+        yield from (node.input[i] for i in taken if i < len(node.input))
         for body in bodies(node):
-            yield from _shaping_names(body.node)
+            yield from _names_at(body.node, positions)
 
 
 def _defined_names(graph: onnx.GraphProto) -> Iterator[str]:

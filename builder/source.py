@@ -17,7 +17,10 @@ from swapnet.tensors import ELEMENT_BYTES, ONNX_TYPES
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OPSETS", "SourceModel", "file_sha256", "open_source"]
+__all__ = ["OPSETS", "PROTOBUF_LIMIT_BYTES", "SourceModel", "file_sha256", "open_source"]
+
+PROTOBUF_LIMIT_BYTES = 2 << 30
+"""A model file is smaller; its weights may lie in others beside it."""
 
 OPSETS = range(7, 27)
 """Versions of the default operator set that are read."""
@@ -41,11 +44,8 @@ class SourceModel:
     sha256: str
     weights_bytes: int
     """Bytes of all stored tensors, each counted once."""
-
-    @property
-    def name(self) -> str:
-        """The file's stem."""
-        return self.path.stem
+    name: str
+    """The file's stem."""
 
 
 def file_sha256(path: Path) -> str:
@@ -92,7 +92,7 @@ def open_source(path: Path) -> SourceModel:
         )
     _check_opset(path, proto)
     weights_bytes = _check_external_data(path, proto)
-    return SourceModel(path, proto, file_sha256(path), weights_bytes)
+    return SourceModel(path, proto, file_sha256(path), weights_bytes, path.stem)
 
 
 def _check_opset(path: Path, proto: onnx.ModelProto) -> None:

@@ -21,7 +21,8 @@ from swapnet.errors import (
 
 if TYPE_CHECKING:
     from swapnet.budget import Budget
-    from swapnet.builder import build
+    from swapnet.builder.build import build
+    from swapnet.calibration.quantize import quantize
     from swapnet.executor import SwapExecutor
 
 __version__ = "0.2.0"
@@ -39,9 +40,15 @@ __all__ = [
     "SwapnetError",
     "__version__",
     "build",
+    "quantize",
 ]
 
-_LAZY = {"Budget": "swapnet.budget", "SwapExecutor": "swapnet.executor", "build": "swapnet.builder"}
+_LAZY = {
+    "Budget": "swapnet.budget",
+    "SwapExecutor": "swapnet.executor",
+    "build": "swapnet.builder",
+    "quantize": "swapnet.calibration.quantize",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -38,6 +38,7 @@ __all__ = [
     "Extent",
     "Lookup",
     "Manifest",
+    "Precision",
     "Rows",
     "Source",
     "Tensor",
@@ -60,6 +61,9 @@ TENSOR_ALIGNMENT = 256
 """Of tensors inside an extent: what the vector kernels and CUDA like."""
 
 Size = Annotated[int, msgspec.Meta(ge=0)]
+
+Precision = Literal["fp32", "fp16", "int8"]
+"""What weights are stored in, and values computed in where the backend can."""
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -178,7 +182,7 @@ class Block(_Record, frozen=True, omit_defaults=True):
         return self.kind == "graph"
 
 
-class Manifest(_Record, frozen=True, dict=True):
+class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     """All that an executor has to know about an engine."""
 
     schema: Literal["swapnet-engine/1"]
@@ -199,6 +203,10 @@ class Manifest(_Record, frozen=True, dict=True):
     """Used by more than one block: always in memory."""
     shared_extent: Extent
     shared_checksum: str
+    precision: Precision = "fp32"
+    """What it was built in."""
+    weight_only: bool = False
+    """Weights are stored in that precision, and computed with in float32."""
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:

@@ -11,7 +11,9 @@ import click
 
 from swapnet.cli.console import progress
 from swapnet.cli.options import shapes_option, shapes_option_named
+from swapnet.cli.precision import precision_options, ranges_of
 from swapnet.errors import SwapnetError
+from swapnet.ranges import Method
 from swapnet.shapes import as_option
 from swapnet.units import format_size, parse_size
 
@@ -50,6 +52,15 @@ __all__ = ["build_engine", "command"]
 @click.option(
     "--portable", is_flag=True, help="No hardware layout: runs on any processor (onnxruntime)."
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of weights, and of values where the backend computes in it; int8 takes --data or "
+    "--calibration.",
+)
+@precision_options
 @shapes_option
 @click.option(
     "--calibrate/--no-calibrate",
@@ -87,14 +98,48 @@ __all__ = ["build_engine", "command"]
     "--process-per-block", is_flag=True, help="TensorRT: compile each block in its own process."
 )
 def command(
-    model: Path, output: Path | None, calibrate: bool, targets: str | None, **options: Any
+    model: Path,
+    output: Path | None,
+    calibrate: bool,
+    targets: str | None,
+    data: str | None,
+    calibration: Path | None,
+    method: Method,
+    percentile: float,
+    limit: int | None,
+    preprocessing: str,
+    **options: Any,
 ) -> None:
     """Cut MODEL.onnx into blocks and compile each to its engine."""
-    from swapnet.executor.backends import can_run
+    from swapnet.builder.precision.convert import check_precision
+    from swapnet.executor.backends import best_backend, can_run
 
     folder = output or Path("engines") / model.stem
     names = tuple(filter(None, (targets or "").split(",")))
-    manifest = build_engine(model, folder, calibrate=calibrate, targets=names, **options)
+    backend = options["backend"]
+    check_precision(
+        best_backend() if backend == "auto" else backend,
+        options["precision"],
+        weight_only=options["weight_only"],
+        ranged=bool(data or calibration),
+        excluding=bool(options["exclude"]),
+    )
+    with progress(folder.name) as report:
+        ranges = ranges_of(
+            model,
+            precision=options["precision"],
+            data=data,
+            calibration=calibration,
+            method=method,
+            percentile=percentile,
+            limit=limit,
+            preprocessing=preprocessing,
+            shapes=options["shapes"],
+            progress=report,
+        )
+    manifest = build_engine(
+        model, folder, calibrate=calibrate, targets=names, calibration=ranges, **options
+    )
     backend = manifest.compiled.backend
     if not can_run(backend):
         click.echo(f"{folder}: to run it, {backend} needs a CUDA GPU", err=True)

@@ -1,0 +1,76 @@
+"""Biases as int32 in units of what they are added to, so that integer kernels take them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["quantise_biases"]
+
+_BIASED = frozenset({"Conv", "Gemm"})
+
+_INT32_LIMIT = 2.0**31 - 1
+
+
+def quantise_biases(proto: onnx.ModelProto, folder: Path) -> None:
+    """Store the biases of products of dequantised inputs as int32, in place.
+
+    The scale is the input's times the weight's. A bias that something else reads too, or that does
+    not fit in 32 bits, stays float32.
+
+    Parameters
+    ----------
+    proto
+        With Q/DQ pairs; changed.
+    folder
+        Where its weights lie.
+    """
+    from onnx import helper, numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    widened = {
+        node.output[0]: node for node in proto.graph.node if node.op_type == "DequantizeLinear"
+    }
+    readers = Counter(name for node in proto.graph.node for name in node.input)
+    widening = []
+    for node in proto.graph.node:
+        bias = node.input[2] if node.op_type in _BIASED and len(node.input) > 2 else ""
+        scaled = [widened[name].input[1] for name in node.input[:2] if name in widened]
+        if readers[bias] != 1 or bias not in tensors or len(scaled) != 2 or not _plain(node):
+            continue
+        given, weight = (numpy_helper.to_array(tensors[name]) for name in scaled)
+        scale = np.asarray(given * weight, np.float32)
+        values = numpy_helper.to_array(tensors[bias], str(folder)).astype(np.float64)
+        stored = np.rint(values / scale)
+        if values.ndim != 1 or not (np.abs(stored) <= _INT32_LIMIT).all():
+            continue
+        zeros = np.zeros(scale.shape, np.int32)
+        proto.graph.initializer.extend(
+            (
+                numpy_helper.from_array(stored.astype(np.int32), f"{bias}_quantized"),
+                numpy_helper.from_array(scale, f"{bias}_scale"),
+                numpy_helper.from_array(zeros, f"{bias}_zero_point"),
+            )
+        )
+        inputs = [f"{bias}_quantized", f"{bias}_scale", f"{bias}_zero_point"]
+        widening.append(
+            helper.make_node(
+                "DequantizeLinear", inputs, [bias], name=f"{bias}_DequantizeLinear", axis=0
+            )
+        )
+        proto.graph.initializer.remove(tensors[bias])
+    nodes = [*widening, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
+def _plain(node: onnx.NodeProto) -> bool:
+    """Whether a product adds its bias unscaled."""
+    factors = (a.f for a in node.attribute if a.name in ("alpha", "beta"))
+    return all(factor == 1.0 for factor in factors)

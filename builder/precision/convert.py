@@ -1,0 +1,306 @@
+"""A model in the precision that was asked for, as a runtime library takes it best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swapnet.builder.narrowing import Narrow
+from swapnet.builder.precision.activations import (
+    SIGNED,
+    UNSIGNED,
+    Encoding,
+    quantise_activations,
+)
+from swapnet.builder.precision.biases import quantise_biases
+from swapnet.builder.precision.half import to_float16
+from swapnet.builder.precision.normalise import normalise
+from swapnet.builder.precision.selection import (
+    Weighted,
+    activation_names,
+    check_excluded,
+    check_int8,
+    quantisable,
+    weighted,
+)
+from swapnet.builder.precision.weights import quantise_weights
+from swapnet.builder.source import PROTOBUF_LIMIT_BYTES, SourceModel, open_source
+from swapnet.errors import InputError
+from swapnet.manifest import Precision
+from swapnet.ranges import RangeCache, check_ranges
+from swapnet.tensorrt import TENSORRT
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Converted", "PrecisionOptions", "Slower", "check_precision", "convert", "interchange"]
+
+Slower = Callable[["onnx.ModelProto", Collection[str]], Collection[str]]
+"""Of a normalised model, and names to leave out: operators that int8 makes slower."""
+
+_INT8_WEIGHTS = "int8.data"
+
+_FUSED = frozenset({"Add", "Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid"})
+"""Kinds that ONNX Runtime fuses into the product before them."""
+
+
+@dataclass(frozen=True)
+class PrecisionOptions:
+    """How a model is stored and computed.
+
+    Attributes
+    ----------
+    precision
+        ``"fp32"`` leaves it as it is.
+    weight_only
+        Weights are stored so, and computed with in float32. On the CPU float16 is always so.
+    ranges
+        Calibration cache: int8 activations need one; float16 leaves in float32 what overflows
+        according to it.
+    exclude
+        Names of operators that keep to float32.
+    per_channel
+        A scale for each output channel of an int8 weight, else one for all of it.
+    """
+
+    precision: Precision = "fp32"
+    weight_only: bool = False
+    ranges: RangeCache | None = None
+    exclude: tuple[str, ...] = ()
+    per_channel: bool = True
+
+    def check(self, backend: str) -> None:
+        """Refuse what does not go together: see `check_precision`."""
+        check_precision(
+            backend,
+            self.precision,
+            weight_only=self.weight_only,
+            ranged=self.ranges is not None,
+            excluding=bool(self.exclude),
+        )
+
+
+def check_precision(
+    backend: str, precision: Precision, *, weight_only: bool, ranged: bool, excluding: bool
+) -> None:
+    """Refuse what does not go together.
+
+    Parameters
+    ----------
+    backend, precision, weight_only
+        What is asked for.
+    ranged
+        Ranges are given, or data to take them from.
+    excluding
+        Operators are excluded.
+
+    Raises
+    ------
+    InputError
+        int8 without ranges, options without a lower precision, or no int8 kernels there.
+    """
+    if precision == "fp32":
+        given = {"weight-only": weight_only, "calibration": ranged, "exclude": excluding}
+        for name in (name for name, is_given in given.items() if is_given):
+            raise InputError(
+                f"--{name} is not for fp32",
+                why="it says how a lower precision is reached",
+                hint="give --precision fp16 or --precision int8 too",
+            )
+    if precision != "int8" or weight_only:
+        return
+    if backend == "onnxruntime-cuda":
+        raise InputError(
+            "onnxruntime-cuda does not compute in int8",
+            why="ONNX Runtime's CUDA provider has no int8 kernels of convolutions and products",
+            hint="add --weight-only: weights stored as int8, computed with in float32",
+        )
+    if not ranged:
+        raise InputError(
+            "int8 needs the ranges of the model's values",
+            why="neither a calibration cache nor data is given",
+            hint="give --data or --calibration, or --weight-only: weights in int8, values in "
+            "float32",
+        )
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A model to optimise, cut and compile.
+
+    Attributes
+    ----------
+    source
+        The model, or what it was converted to, with the name and hash of the original.
+    narrow
+        How float32 weights of it are to be stored; None for float32.
+    keep
+        Names of operators, as they are or fused, whose weights stay float32 all the same.
+    """
+
+    source: SourceModel
+    narrow: Narrow | None = None
+    keep: frozenset[str] = frozenset()
+
+
+def convert(
+    source: SourceModel,
+    options: PrecisionOptions,
+    folder: Path,
+    *,
+    backend: str,
+    slower: Slower,
+) -> Converted:
+    """Convert for a backend; fp32 is the model itself.
+
+    ===========  =======================  ==========================  ==========================
+    ..           onnxruntime              tensorrt, tensorrt-rtx      onnxruntime-cuda
+    ===========  =======================  ==========================  ==========================
+    fp16         float16 weights          float16 values and weights  float16 values and weights
+    int8         uint8 values, int8       int8 values with zero       refused
+                 weights                  point 0, int8 weights
+    weight_only  float16, or int8 in      int8 by output channel      float16, or int8 in groups
+                 groups
+    ===========  =======================  ==========================  ==========================
+
+    Parameters
+    ----------
+    source, options
+        What, and to what.
+    folder
+        Where converted models are written; they must stay there while the result is used.
+    backend
+        For which library.
+    slower
+        Says which operators int8 does not make faster; the CPU computes them in float32 from
+        weights that are stored narrow.
+
+    Raises
+    ------
+    InputError
+        An excluded operator does not exist, or the ranges are of another model.
+    ModelError
+        The model can't be converted, or nothing of it computes in int8.
+    """
+    if options.precision == "fp32":
+        return Converted(source)
+    narrow: Narrow = "int8" if options.precision == "int8" else "float16"
+    on_cpu = backend == "onnxruntime"
+    stored_only = options.weight_only or (on_cpu and options.precision == "fp16")
+    if stored_only and backend not in TENSORRT and not options.exclude:
+        return Converted(source, narrow)
+    normal = normalise(source, folder)
+    graph = normal.proto.graph
+    check_excluded(graph, options.exclude)
+    keep = _fused_names(graph, options.exclude)
+    if stored_only and backend not in TENSORRT:
+        return Converted(normal, narrow, keep)
+    if options.precision == "fp16":
+        ranges = options.ranges.ranges if options.ranges else {}
+        half = to_float16(normal.proto, folder, ranges=ranges, exclude=options.exclude)
+        return Converted(_written(normal, half.proto, folder))
+    if options.weight_only:
+        return Converted(_with_int8_weights(normal, options, folder))
+    if on_cpu:
+        kept = {*options.exclude, *slower(normal.proto, options.exclude)}
+        return Converted(_in_int8(normal, options, folder, kept, UNSIGNED), narrow, keep)
+    return Converted(_in_int8(normal, options, folder, options.exclude, SIGNED))
+
+
+def interchange(source: SourceModel, options: PrecisionOptions, folder: Path) -> onnx.ModelProto:
+    """The model in standard operators, for any library: symmetric Q/DQ pairs, or float16.
+
+    Parameters
+    ----------
+    source, options
+        As for `convert`; not fp32.
+    folder
+        Where its weights are written.
+
+    Raises
+    ------
+    InputError, ModelError
+        As `convert`.
+    """
+    converted = convert(
+        source, options, folder, backend="tensorrt", slower=lambda *_: frozenset[str]()
+    )
+    return converted.source.proto
+
+
+def _in_int8(
+    normal: SourceModel,
+    options: PrecisionOptions,
+    folder: Path,
+    exclude: Collection[str],
+    encoding: Encoding,
+) -> SourceModel:
+    """Q/DQ pairs around what computes in int8."""
+    graph = normal.proto.graph
+    compute = _scaled(weighted(graph, exclude=exclude), options)
+    check_int8(graph, normal.name)
+    assert options.ranges is not None
+    operators = quantisable(graph, exclude=exclude)
+    needed = activation_names(graph, exclude=exclude)
+    check_ranges(options.ranges, normal.sha256, needed)
+    proto = _copy(normal.proto)
+    quantise_weights(proto, folder, compute, _INT8_WEIGHTS)
+    ranges = {name: options.ranges.ranges[name] for name in needed}
+    quantised = quantise_activations(proto, folder, operators, ranges, encoding)
+    if not encoding.symmetric:
+        quantise_biases(quantised, folder)
+    return _written(normal, quantised, folder)
+
+
+def _with_int8_weights(normal: SourceModel, options: PrecisionOptions, folder: Path) -> SourceModel:
+    proto = _copy(normal.proto)
+    stored = _scaled(weighted(proto.graph, exclude=options.exclude), options)
+    quantise_weights(proto, folder, stored, _INT8_WEIGHTS)
+    return _written(normal, proto, folder)
+
+
+def _scaled(operators: Sequence[Weighted], options: PrecisionOptions) -> tuple[Weighted, ...]:
+    """With one scale for a whole weight, if that was chosen."""
+    if options.per_channel:
+        return tuple(operators)
+    return tuple(replace(one, axis=None) for one in operators)
+
+
+def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
+    new = type(proto)()
+    new.CopyFrom(proto)
+    return new
+
+
+def _written(normal: SourceModel, proto: onnx.ModelProto, folder: Path) -> SourceModel:
+    """Save a converted model as a file to optimise."""
+    import onnx
+
+    path = folder / "converted-precision.onnx"
+    large = proto.ByteSize() >= PROTOBUF_LIMIT_BYTES
+    onnx.save_model(proto, path, save_as_external_data=large, location=f"{path.stem}.data")
+    converted = open_source(path)
+    return replace(converted, sha256=normal.sha256, name=normal.name)
+
+
+def _fused_names(graph: onnx.GraphProto, exclude: Collection[str]) -> frozenset[str]:
+    """Names that excluded operators may have once they are fused with those that follow.
+
+    ONNX Runtime names a fused operator after its last part, and one in a hardware layout after
+    its output.
+    """
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    names: set[str] = set()
+    for node in graph.node:
+        last = node if node.name in exclude else None
+        while last is not None:
+            names.update((last.name, f"{last.output[0]}_nchwc"))
+            following = readers.get(last.output[0], [])
+            is_fused = len(following) == 1 and following[0].op_type in _FUSED
+            last = following[0] if is_fused else None
+    return frozenset(names)

@@ -1,0 +1,163 @@
+"""Options of lower precision, which ``build`` and ``quantize`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from swapnet.errors import InputError
+from swapnet.manifest import Precision
+from swapnet.progress import Progress
+from swapnet.ranges import METHODS, Method, RangeCache, load_ranges
+
+if TYPE_CHECKING:
+    from swapnet.calibration.samples import Samples
+
+__all__ = ["data_options", "open_data", "precision_options", "ranges_of"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PREPROCESSINGS = ("imagenet", "unit", "inception", "raw")
+
+
+def data_options(command: F) -> F:
+    """Where representative inputs come from."""
+    for option in (
+        click.option(
+            "--preprocessing",
+            type=click.Choice(_PREPROCESSINGS),
+            default="imagenet",
+            show_default=True,
+            help="Of images: ImageNet's statistics, 0 to 1, -1 to 1, or 0 to 255.",
+        ),
+        click.option("--limit", type=click.IntRange(1), help="Read at most so many samples."),
+        click.option(
+            "--data",
+            metavar="DIR|FILE.npz|MODULE:FUNCTION",
+            help="Representative inputs: images, arrays with a leading sample axis, or a function "
+            "that yields dicts of arrays.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def precision_options(command: F) -> F:
+    """How ranges are taken and what is left out; `data_options` too."""
+    for option in (
+        click.option(
+            "--exclude", metavar="NODE", multiple=True, help="Leave an operator in float32."
+        ),
+        click.option(
+            "--weight-only", is_flag=True, help="Store weights narrow, compute in float32."
+        ),
+        click.option(
+            "--percentile",
+            type=click.FloatRange(0, 100, min_open=True),
+            default=99.99,
+            show_default=True,
+            help="Of absolute values, with --method percentile.",
+        ),
+        click.option(
+            "--method",
+            type=click.Choice(METHODS),
+            default="minmax",
+            show_default=True,
+            help="How a range is taken from what was seen.",
+        ),
+        click.option(
+            "--calibration",
+            metavar="CACHE",
+            type=click.Path(path_type=Path),
+            help="Ranges that were measured before, instead of --data.",
+        ),
+    ):
+        command = option(command)
+    return data_options(command)
+
+
+def open_data(
+    model: Path,
+    data: str,
+    *,
+    limit: int | None,
+    preprocessing: str,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Samples:
+    """The samples that ``--data`` names.
+
+    Parameters
+    ----------
+    model
+        What they are for.
+    data, limit, preprocessing
+        As on the command line.
+    shapes
+        Of inputs: images take their height and width from there where the model has none.
+
+    Raises
+    ------
+    InputError
+        They can't be read, or are not for this model.
+    """
+    from swapnet.calibration.images import PREPROCESSINGS
+    from swapnet.calibration.samples import inputs_of, open_samples
+
+    size = next((shape[-2:] for shape in (shapes or {}).values() if len(shape) == 4), None)
+    return open_samples(
+        data,
+        inputs_of(model),
+        limit=limit,
+        preprocessing=PREPROCESSINGS[preprocessing],
+        size=(size[0], size[1]) if size else None,
+    )
+
+
+def ranges_of(
+    model: Path,
+    *,
+    precision: Precision,
+    data: str | None,
+    calibration: Path | None,
+    method: Method,
+    percentile: float,
+    limit: int | None,
+    preprocessing: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    budget: str = "100%",
+    memory_limit: bool = False,
+    progress: Progress,
+) -> RangeCache | None:
+    """Ranges out of a cache or from data; None where neither is given.
+
+    Raises
+    ------
+    InputError
+        Both are given, or one of them is wrong.
+    """
+    if data and calibration:
+        raise InputError(
+            "both --data and --calibration are given",
+            why="ranges come from one of them",
+            hint="leave one out",
+        )
+    if calibration:
+        return load_ranges(calibration)
+    if not data:
+        return None
+    from swapnet.calibration.quantize import calibrate_model
+
+    return calibrate_model(
+        model,
+        open_data(model, data, limit=limit, preprocessing=preprocessing, shapes=shapes),
+        precision=precision,
+        method=method,
+        percentile=percentile,
+        budget=budget,
+        memory_limit=memory_limit,
+        shapes=shapes or None,
+        progress=progress,
+    )

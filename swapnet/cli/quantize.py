@@ -1,0 +1,106 @@
+"""``swapnet quantize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from swapnet.cli.console import progress
+from swapnet.cli.options import shapes_option
+from swapnet.cli.precision import precision_options, ranges_of
+from swapnet.manifest import Precision
+from swapnet.ranges import RangeCache, save_ranges
+from swapnet.units import format_size
+
+__all__ = ["command"]
+
+
+@click.command("quantize")
+@click.argument("model", metavar="MODEL.onnx", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE.onnx",
+    type=click.Path(path_type=Path),
+    help="[default: MODEL.int8.onnx or MODEL.fp16.onnx, here]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["int8", "fp16"]),
+    default="int8",
+    show_default=True,
+    help="int8: symmetric Q/DQ pairs, as TensorRT takes them. fp16: types of inputs and outputs "
+    "stay.",
+)
+@click.option(
+    "--per-channel/--per-tensor",
+    default=True,
+    help="Scales of int8 weights. [default: per-channel]",
+)
+@precision_options
+@click.option(
+    "--cache",
+    metavar="FILE.json",
+    type=click.Path(path_type=Path),
+    help="Where ranges are written. [default: OUTPUT with .ranges.json]",
+)
+@click.option(
+    "--budget",
+    default="100%",
+    show_default=True,
+    metavar="SIZE",
+    help="All memory of the model while it is calibrated.",
+)
+@click.option(
+    "--memory-limit", is_flag=True, help="Calibrate under the kernel's limit of that budget."
+)
+@shapes_option
+def command(
+    model: Path,
+    output: Path | None,
+    precision: Precision,
+    per_channel: bool,
+    weight_only: bool,
+    exclude: tuple[str, ...],
+    cache: Path | None,
+    **options: Any,
+) -> None:
+    """Write MODEL.onnx in lower precision, and the ranges of its values.
+
+    Ranges are measured by running the model, swapped inside --budget, on --data; they can be
+    inspected, edited, and used again with --calibration.
+    """
+    from swapnet.builder.precision.convert import check_precision
+    from swapnet.calibration.quantize import quantize
+
+    check_precision(
+        "tensorrt",
+        precision,
+        weight_only=weight_only,
+        ranged=bool(options["data"] or options["calibration"]),
+        excluding=bool(exclude),
+    )
+    target = output or Path(f"{model.stem}.{precision}.onnx")
+    with progress(target.name) as report:
+        ranges = ranges_of(model, precision=precision, progress=report, **options)
+        report("quantize", 0, 1)
+        quantize(
+            model,
+            target,
+            precision=precision,
+            ranges=ranges,
+            weight_only=weight_only,
+            per_channel=per_channel,
+            exclude=exclude,
+        )
+    if ranges is not None and options["calibration"] is None:
+        place = cache or target.with_suffix(".ranges.json")
+        save_ranges(place, ranges)
+        click.echo(f"{place}: {_summary(ranges)}", err=True)
+    click.echo(f"{target}: {format_size(target.stat().st_size)}", err=True)
+
+
+def _summary(ranges: RangeCache) -> str:
+    return f"{len(ranges.ranges)} ranges by {ranges.method} over {ranges.samples} samples"

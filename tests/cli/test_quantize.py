@@ -1,0 +1,143 @@
+"""``swapnet quantize`` and ``swapnet build --precision``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from swapnet.manifest import load_manifest
+from swapnet.ranges import load_ranges
+from tests.builder.precision.conftest import convolutions, feeds_of, noise_db, run
+from tests.cli.conftest import Call
+from tests.helpers.zoo import Net
+
+SAMPLES = 3
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "toy.onnx"
+    onnx.save_model(convolutions(), path)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.npz"
+    feeds = [feeds_of(convolutions(), seed)["image"] for seed in range(SAMPLES)]
+    np.savez(path, image=np.stack(feeds))
+    return path
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.slow
+def test_quantize_then_reuse_the_ranges(
+    call: Call, model: Path, data: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "toy.int8.onnx"
+    assert call("quantize", model, "--data", data, "-o", target).status == 0
+    cache = load_ranges(tmp_path / "toy.int8.ranges.json")
+    assert (cache.samples, cache.method, cache.model) == (SAMPLES, "minmax", "toy")
+    feeds = feeds_of(convolutions(), 8)
+    assert noise_db(run(model, feeds), run(target, feeds)) > 20
+    again = tmp_path / "again.onnx"
+    reuse = ("--calibration", tmp_path / "toy.int8.ranges.json")
+    assert call("quantize", model, *reuse, "-o", again).status == 0
+    assert again.read_bytes() == target.read_bytes()
+    assert not (tmp_path / "again.ranges.json").exists()
+    engine = tmp_path / "engine"
+    built = call("build", model, "-o", engine, "--precision", "int8", *reuse, "--no-calibrate")
+    assert built.status == 0
+    assert load_manifest(engine).precision == "int8"
+    before = _names(tmp_path)
+    edited = json.loads((engine / "ranges.json").read_text())
+    edited["ranges"]["image"] = {"low": 1.0, "high": -1.0}
+    (tmp_path / "edited.json").write_text(json.dumps(edited))
+    wrong = call("quantize", model, "--calibration", tmp_path / "edited.json", "-o", again)
+    assert wrong.is_user_error("edited.json", "low <= 0 <= high")
+    assert _names(tmp_path) == before | {"edited.json"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["entropy", "percentile"])
+def test_other_methods_and_data_in_one_go(
+    call: Call, model: Path, data: Path, tmp_path: Path, method: str
+) -> None:
+    engine = tmp_path / "engine"
+    arguments = ("--precision", "int8", "--data", data, "--method", method, "--limit", "2")
+    assert call("build", model, "-o", engine, *arguments, "--no-calibrate").status == 0
+    cache = load_ranges(engine / "ranges.json")
+    assert (cache.method, cache.samples) == (method, 2)
+
+
+def test_half_and_weights_need_no_data(call: Call, model: Path, tmp_path: Path) -> None:
+    half, narrow = tmp_path / "half.onnx", tmp_path / "narrow.onnx"
+    assert call("quantize", model, "--precision", "fp16", "-o", half).status == 0
+    assert call("quantize", model, "--weight-only", "-o", narrow).status == 0
+    feeds = feeds_of(convolutions())
+    wanted = run(model, feeds)
+    assert noise_db(wanted, run(half, feeds)) > 50
+    assert noise_db(wanted, run(narrow, feeds)) > 35
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ("ranges", "--data")),
+        (("--data", "nowhere"), ("nowhere",)),
+        (("--data", "EMPTY"), ("EMPTY",)),
+        (("--data", "no_module:function"), ("no_module",)),
+        (("--data", "WRONG"), ("image", "1x3x5x5", "1x3x12x12")),
+        (("--data", "DOUBLE"), ("image", "float64", "float32")),
+        (("--data", "NAN"), ("image", "NaN")),
+        (("--data", "DATA", "--calibration", "DATA"), ("--data", "--calibration")),
+        (("--calibration", "DATA"), ("not a calibration cache",)),
+        (("--calibration", "missing.json"), ("missing.json",)),
+        (("--weight-only", "--exclude", "nothing"), ("'nothing'",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_leaves_nothing(
+    call: Call,
+    model: Path,
+    data: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    words: tuple[str, ...],
+) -> None:
+    places = {"EMPTY": tmp_path / "EMPTY", "DATA": data}
+    places["EMPTY"].mkdir()
+    wrong = np.zeros((2, 1, 3, 5, 5), np.float32)
+    double = np.zeros((2, 1, 3, 12, 12))
+    nan = np.full((2, 1, 3, 12, 12), np.nan, np.float32)
+    for name, array in (("WRONG", wrong), ("DOUBLE", double), ("NAN", nan)):
+        places[name] = tmp_path / f"{name}.npz"
+        np.savez(places[name], image=array)
+    before = _names(tmp_path)
+    given = [str(places.get(argument, argument)) for argument in arguments]
+    for command in ("quantize", "build"):
+        precision = ("--precision", "int8") if command == "build" else ()
+        failed = call(command, model, "-o", tmp_path / "out", *precision, *given)
+        assert failed.is_user_error(*words)
+        assert _names(tmp_path) == before
+
+
+def test_an_operator_without_int8_kernel(call: Call, data: Path, tmp_path: Path) -> None:
+    net = Net()
+    net.output(net("Relu", net.input("image", (1, 3, 12, 12))))
+    path = tmp_path / "relu.onnx"
+    onnx.save_model(net.model(), path)
+    before = _names(tmp_path)
+    failed = call("quantize", path, "--data", data, "-o", tmp_path / "out.onnx")
+    assert failed.is_user_error("relu", "int8", "Conv", "--weight-only")
+    cuda = ("--backend", "onnxruntime-cuda", "--precision", "int8", "--data", data)
+    failed = call("build", path, "-o", tmp_path / "e", *cuda)
+    assert failed.is_user_error("onnxruntime-cuda", "--weight-only")
+    assert _names(tmp_path) == before
