@@ -81,6 +81,9 @@ class Setup:
     offload
         accelerate in turn with ours, under the limit of its own fixed cost and the budget; None
         to leave it out.
+    against
+        Another engine directory of the same model, such as one in another precision, swapped in
+        turn with ours at the same bytes of budget, under the same limit; None to leave it out.
     shapes
         Input shapes, measured before; empty for those of the build.
     ablations
@@ -110,6 +113,7 @@ class Setup:
     unswapped: Path | None = None
     mapped: Path | None = None
     offload: Offload | None = None
+    against: Path | None = None
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     ablations: Mapping[str, Variant] = field(default_factory=dict)
     load_mode: LoadMode = LoadMode.AUTO
@@ -319,6 +323,9 @@ class _Sides:
         if setup.mapped is not None:
             mapped = self._request("mapped", setup.mapped)
             self._try("mapped", mapped, self.runtime_bytes)
+        if setup.against is not None:
+            other = self._request("swapped", setup.against)
+            self._try("against", other, self.runtime_bytes)
         for name, variant in setup.ablations.items():
             request = self._request("swapped", setup.folder, variant)
             self._try(name, request, self.runtime_bytes)

@@ -137,7 +137,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
 
 
-_TITLES = {"mapped": "Memory-mapped", "offload": "accelerate disk_offload"}
+_TITLES = {
+    "mapped": "Memory-mapped",
+    "offload": "accelerate disk_offload",
+    "against": "The other engine",
+}
 
 
 def as_text(report: Report) -> str:

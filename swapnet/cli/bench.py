@@ -41,6 +41,12 @@ __all__ = ["command", "mappable_model", "one_operator_engine", "source_model"]
 @click.option("--compare", is_flag=True, help="Take turns with the unswapped model.")
 @click.option("--mapped", is_flag=True, help="And with memory-mapped ONNX Runtime.")
 @click.option(
+    "--against",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="And with another engine of the model, at the same bytes of budget.",
+)
+@click.option(
     "--model",
     type=click.Path(path_type=Path),
     metavar="MODEL.onnx",
@@ -75,6 +81,7 @@ def command(
     budget: str,
     compare: bool,
     mapped: bool,
+    against: Path | None,
     model: Path | None,
     memory_limit: bool,
     iterations: int,
@@ -104,9 +111,11 @@ def command(
     from swapnet.executor.bench.plot import check_drawable
     from swapnet.executor.bench.report import as_text
     from swapnet.executor.bench.turns import Schedule
+    from swapnet.executor.comparison import check_comparable
     from swapnet.executor.inputs import check_inputs, planned_sample
     from swapnet.executor.plan import PlanOptions, make_plan
     from swapnet.executor.storage import LoadMode
+    from swapnet.manifest import load_manifest
     from swapnet.profile import assumed_profile
 
     manifest = measured_engine(engine, shapes)
@@ -116,6 +125,9 @@ def command(
             why="the kernel's limit is of the host's memory, where CUDA keeps what it likes",
             hint="leave it out: memory of the GPU is measured, and limited by our allocators",
         )
+    if against is not None:
+        others = (manifest, load_manifest(against, shapes or None))
+        check_comparable((str(engine), str(against)), others)
     parsed = Budget.parse(budget)
     for target in (json_target, export_times, export_profile, export_trace, plot):
         if target and target != "-":
@@ -134,7 +146,8 @@ def command(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swapnet-")))
         source = source_model(manifest, model) if compare or mapped else None
         make_plan(manifest, assumed_profile(manifest), admitted_bytes(parsed, manifest), options)
-        delays(engine, device, load_mode, shapes, calibrate=calibrate, name=str(engine))
+        for directory in filter(None, (engine, against)):
+            delays(directory, device, load_mode, shapes, calibrate=calibrate, name=str(directory))
         findings = bench(
             Setup(
                 folder=engine,
@@ -144,6 +157,7 @@ def command(
                 device=device,
                 unswapped=source if compare else None,
                 mapped=mappable_model(source, folder, manifest) if mapped and source else None,
+                against=against,
                 load_mode=LoadMode(load_mode),
                 options=options,
                 shapes=shapes,
