@@ -12,7 +12,7 @@ import click
 
 import swapnet
 from swapnet.arrays import Array, load_npz
-from swapnet.cli import bench_gpu
+from swapnet.cli import bench_gpu, zoo_accuracy
 from swapnet.cli.console import print_table, write_json
 from swapnet.units import format_size
 
@@ -35,6 +35,7 @@ def command() -> None:
 
 
 command.add_command(bench_gpu.command)
+command.add_command(zoo_accuracy.command)
 
 
 @command.command("list")

@@ -1,0 +1,85 @@
+"""A picture of where the error enters; matplotlib is imported when it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from swapnet.calibration.accuracy.report import LayerAccuracy
+from swapnet.files import replacing
+
+__all__ = ["save_layer_plot"]
+
+_BLUE, _RED = "#1f5fa8", "#b3341f"
+_LONGEST = 40
+
+
+def save_layer_plot(
+    title: str, layers: Sequence[LayerAccuracy], suggested: Sequence[str], path: Path
+) -> None:
+    """Draw signal-to-noise ratios over layers; the kind of picture is that of the file's name.
+
+    Parameters
+    ----------
+    title
+        Above it.
+    layers
+        In the order of execution.
+    suggested
+        Operators to mark.
+    path
+        Of the picture; see `swapnet.executor.bench.plot.check_drawable`.
+
+    Raises
+    ------
+    StorageError
+        The file can't be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    drawn = [
+        (index, layer.snr_db, layer.operator)
+        for index, layer in enumerate(layers)
+        if layer.snr_db is not None
+    ]
+    marked = [point for point in drawn if point[2] in suggested]
+    axes.plot(
+        [index for index, _, _ in drawn],
+        [snr for _, snr, _ in drawn],
+        color=_BLUE,
+        lw=1.2,
+        marker="o",
+        ms=3,
+        label="all error up to here",
+    )
+    if marked:
+        axes.plot(
+            [index for index, _, _ in marked],
+            [snr for _, snr, _ in marked],
+            "o",
+            color=_RED,
+            ms=7,
+            label="adds much: suggested to exclude",
+        )
+    for index, snr, operator in marked:
+        axes.annotate(
+            operator[-_LONGEST:],
+            (index, snr),
+            xytext=(4, 6),
+            textcoords="offset points",
+            fontsize=8,
+            color=_RED,
+        )
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel("layer, in the order of execution")
+    axes.set_ylabel("signal to noise [dB]")
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, color="#e6e6e6", lw=0.6)
+    axes.set_axisbelow(True)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=150)

@@ -1,0 +1,125 @@
+"""What outputs mean, and how much of it is kept: classes, embeddings, texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import numpy as np
+
+from swapnet.arrays import Array
+from swapnet.calibration.accuracy.metrics import cosines, nearest, spearman, top_classes
+from swapnet.calibration.accuracy.report import Classes, Embeddings, Texts
+from swapnet.errors import InputError
+
+__all__ = ["TASKS", "ClassTask", "EmbeddingTask", "Read", "Task", "TaskName", "TextTask", "task_of"]
+
+TaskName = Literal["auto", "classes", "embedding", "values"]
+
+TASKS: tuple[TaskName, ...] = ("auto", "classes", "embedding", "values")
+
+Read = Callable[[Array], list[str]]
+"""Puts an output into words, one string for each row."""
+
+_UNIT = 1e-3
+"""Rows so close to length 1 are embeddings."""
+
+
+class Task(Protocol):
+    """Takes outputs sample by sample, and keeps what the result needs."""
+
+    def add(self, reference: Array, found: Array) -> None:
+        """One sample's output of both models, of one shape."""
+
+    def result(self) -> Classes | Embeddings | Texts:
+        """Over all samples."""
+
+
+class ClassTask:
+    """Counts the best classes that agree."""
+
+    def __init__(self) -> None:
+        self._rows = self._best = self._five = 0
+
+    def add(self, reference: Array, found: Array) -> None:
+        self._rows += len(reference)
+        self._best += top_classes(reference, found, count=1)
+        self._five += top_classes(reference, found, count=5)
+
+    def result(self) -> Classes:
+        return Classes(self._rows, self._best / self._rows, self._five / self._rows)
+
+
+class EmbeddingTask:
+    """Keeps all rows, for they are compared with each other."""
+
+    def __init__(self) -> None:
+        self._reference: list[Array] = []
+        self._found: list[Array] = []
+
+    def add(self, reference: Array, found: Array) -> None:
+        self._reference.append(np.array(reference))
+        self._found.append(np.array(found))
+
+    def result(self) -> Embeddings:
+        reference, found = map(np.concatenate, (self._reference, self._found))
+        similar = cosines(reference, found)
+        several = len(reference) > 1
+        kept = np.mean(nearest(reference) == nearest(found)) if several else None
+        return Embeddings(
+            rows=len(reference),
+            cosine_mean=float(similar.mean()),
+            cosine_min=float(similar.min()),
+            nearest_kept=None if kept is None else float(kept),
+            spearman=spearman(reference, found) if several else None,
+        )
+
+
+class TextTask:
+    """Keeps the texts that change."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._lines = 0
+        self._changed: list[tuple[str, str]] = []
+
+    def add(self, reference: Array, found: Array) -> None:
+        pairs = list(zip(self._read(reference), self._read(found), strict=True))
+        self._lines += len(pairs)
+        self._changed += [pair for pair in pairs if pair[0] != pair[1]]
+
+    def result(self) -> Texts:
+        return Texts(self._lines, self._lines - len(self._changed), self._changed)
+
+
+def task_of(name: TaskName, output: str, reference: Array) -> Task | None:
+    """What to count of an output, by the first sample of it.
+
+    Parameters
+    ----------
+    name
+        ``auto`` takes rows of length 1 for embeddings and other rows for scores of classes.
+    output
+        Its name, for errors.
+    reference
+        The first sample of it.
+
+    Raises
+    ------
+    InputError
+        A task is asked for that such an output can't have.
+    """
+    rows = reference.ndim == 2 and reference.shape[1] > 1 and reference.dtype.kind == "f"
+    if name == "values" or (name == "auto" and not rows):
+        return None
+    if not rows:
+        raise InputError(
+            f"output {output!r} has no {name}",
+            why=f"it is {'x'.join(map(str, reference.shape)) or 'a scalar'} of {reference.dtype}, "
+            "rows of floats are needed",
+            hint="compare values only: --task values",
+        )
+    if name == "auto":
+        lengths = np.linalg.norm(np.asarray(reference, np.float64), axis=1)
+        name = "embedding" if bool((np.abs(lengths - 1) < _UNIT).all()) else "classes"
+    return EmbeddingTask() if name == "embedding" else ClassTask()

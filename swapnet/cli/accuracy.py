@@ -1,0 +1,243 @@
+"""``swapnet accuracy``."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from swapnet.calibration.images import PREPROCESSINGS
+from swapnet.cli.console import print_table, progress, write_json
+from swapnet.cli.precision import open_data
+from swapnet.errors import InputError
+from swapnet.files import check_writable
+
+if TYPE_CHECKING:
+    from swapnet.calibration.accuracy.report import AccuracyReport
+    from swapnet.calibration.samples import Samples
+
+__all__ = ["command", "decibels"]
+
+_SHOWN = 10
+
+
+@click.command("accuracy")
+@click.argument("reference", metavar="REFERENCE.onnx", type=click.Path(path_type=Path))
+@click.argument("candidate", metavar="CANDIDATE", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    required=True,
+    metavar="DIR|FILE.npz|MODULE:FUNCTION",
+    help="Representative inputs: images, arrays, or a function that yields feeds.",
+)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="The first samples only.")
+@click.option(
+    "--preprocessing",
+    type=click.Choice(list(PREPROCESSINGS)),
+    default="imagenet",
+    show_default=True,
+    help="Of images.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["auto", "classes", "embedding", "values"]),
+    default="auto",
+    show_default=True,
+    help="What outputs mean; auto takes rows of length 1 for embeddings, other rows for classes.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=0.05,
+    show_default=True,
+    help="Allowed difference, over the largest magnitude of an output in a sample.",
+)
+@click.option(
+    "--budget", default="100%", show_default=True, metavar="SIZE", help="Of an engine directory."
+)
+@click.option("--threads", type=click.IntRange(1), help="Of ONNX Runtime. [default: all]")
+@click.option("--per-layer", is_flag=True, help="Show where the error enters; two ONNX files.")
+@click.option(
+    "--layer-samples",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many samples layers are compared on.",
+)
+@click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="FILE", help="A picture of the layers."
+)
+@click.option("--json", "json_target", metavar="FILE", help="Everything; - for stdout.")
+def command(
+    reference: Path,
+    candidate: Path,
+    data: str,
+    limit: int | None,
+    preprocessing: str,
+    task: Any,
+    tolerance: float,
+    budget: str,
+    threads: int | None,
+    per_layer: bool,
+    layer_samples: int,
+    plot: Path | None,
+    json_target: str | None,
+) -> None:
+    """Compare CANDIDATE, an ONNX file or an engine directory, with the float model REFERENCE."""
+    from swapnet.budget import Budget
+    from swapnet.calibration.accuracy.run import compare_outputs
+
+    _check_options(candidate, per_layer, plot, json_target)
+    Budget.parse(budget)
+    samples = open_data(reference, data, limit=limit, preprocessing=preprocessing)
+    with progress(candidate.name) as report:
+        found = compare_outputs(
+            reference,
+            candidate,
+            samples,
+            data=data,
+            task=task,
+            tolerance=tolerance,
+            budget=budget,
+            threads=threads,
+            progress=report,
+        )
+    if per_layer:
+        found = _with_layers(found, reference, candidate, samples, layer_samples, threads)
+    if plot is not None:
+        from swapnet.calibration.accuracy.plot import save_layer_plot
+
+        title = f"{candidate.name} against {reference.name}"
+        save_layer_plot(title, found.layers, found.suggested, plot)
+    if json_target:
+        write_json(found, json_target)
+    if json_target != "-":
+        _show(found)
+
+
+def decibels(ratio: float | None) -> str:
+    """A signal-to-noise ratio as text."""
+    return "equal" if ratio is None else f"{ratio:.1f} dB"
+
+
+def _check_options(
+    candidate: Path, per_layer: bool, plot: Path | None, json_target: str | None
+) -> None:
+    if per_layer and candidate.is_dir():
+        raise InputError(
+            f"{candidate} can't be compared layer by layer",
+            why="it is an engine directory, whose operators are fused",
+            hint="give the .onnx file that it was built from: swapnet quantize writes one",
+        )
+    if plot is not None:
+        from swapnet.executor.bench.plot import check_drawable
+
+        if not per_layer:
+            raise InputError(
+                f"there is nothing to draw into {plot}",
+                why="the picture is of layers",
+                hint="add --per-layer",
+            )
+        check_drawable(plot)
+        check_writable(plot)
+    if json_target and json_target != "-":
+        check_writable(Path(json_target))
+
+
+def _with_layers(
+    found: AccuracyReport,
+    reference: Path,
+    candidate: Path,
+    samples: Samples,
+    count: int,
+    threads: int | None,
+) -> AccuracyReport:
+    import msgspec
+
+    from swapnet.builder.precision.normalise import normalise
+    from swapnet.builder.source import open_source
+    from swapnet.calibration.accuracy.layers import compare_layers, suggest
+
+    with (
+        tempfile.TemporaryDirectory(prefix="swapnet-accuracy-") as name,
+        progress(candidate.name) as report,
+    ):
+        layers = compare_layers(
+            normalise(open_source(reference), Path(name)).path,
+            candidate,
+            samples,
+            limit=count,
+            threads=threads,
+            progress=report,
+        )
+    return msgspec.structs.replace(
+        found,
+        layers=list(layers),
+        layer_samples=min(count, found.samples),
+        suggested=list(suggest(layers)),
+    )
+
+
+def _show(found: AccuracyReport) -> None:
+    from swapnet.calibration.accuracy.report import summary
+
+    print_table(
+        f"{Path(found.candidate).name} against {Path(found.reference).name}, {found.samples} "
+        "samples; relative to the output's largest magnitude",
+        [
+            "output",
+            "signal to noise",
+            "largest error",
+            "relative",
+            "within tolerance",
+            "not finite",
+        ],
+        [
+            (
+                output.name,
+                decibels(output.snr_db),
+                f"{output.max_abs_error:.3g}",
+                f"{output.max_rel_error:.2%}",
+                f"{output.within_tolerance} of {found.samples}",
+                str(output.not_finite),
+            )
+            for output in found.outputs
+        ],
+    )
+    for output in found.outputs:
+        if text := summary(output):
+            click.echo(f"{output.name}: {text}")
+    if found.layers:
+        _show_layers(found)
+
+
+def _show_layers(found: AccuracyReport) -> None:
+    lowered = [layer for layer in found.layers if layer.excludable]
+    total = sum(layer.own_noise for layer in lowered) or 1.0
+    worst = sorted(lowered, key=lambda layer: -layer.own_noise)[:_SHOWN]
+    print_table(
+        f"Where the error enters: the worst {len(worst)} of {len(lowered)} layers in lower "
+        f"precision, {len(found.layers)} compared on {found.layer_samples} samples",
+        ["operator", "kind", "value", "up to here", "share of what is added"],
+        [
+            (
+                layer.operator,
+                layer.kind,
+                layer.value,
+                decibels(layer.snr_db),
+                f"{layer.own_noise / total:.1%}",
+            )
+            for layer in worst
+        ],
+    )
+    if found.suggested:
+        excluded = " ".join(f"--exclude {name}" for name in found.suggested)
+        click.echo(f"These add a tenth or more each: swapnet quantize … {excluded}")
+    else:
+        click.echo(
+            "No operator adds a tenth or more, there is none to exclude: where it is too much, "
+            "calibrate by another --method, or store the weights only: --weight-only"
+        )

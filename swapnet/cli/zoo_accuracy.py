@@ -1,0 +1,203 @@
+"""``swapnet models accuracy``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from swapnet.cli.accuracy import decibels
+from swapnet.cli.console import progress, write_json
+from swapnet.files import check_writable, replacing
+
+if TYPE_CHECKING:
+    from swapnet.calibration.accuracy.report import AccuracyReport
+    from swapnet.models import ZooFiles
+    from swapnet.models.evaluation import Inputs
+    from swapnet.ranges import RangeCache
+
+__all__ = ["BEGIN", "END", "Form", "Lowered", "as_markdown", "command", "make_candidate"]
+
+BEGIN, END = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
+"""What stands between them in a page is replaced by the table."""
+
+Lowered = Literal["fp16", "int8"]
+Form = Literal["engine", "file"]
+"""An engine of ONNX Runtime on the CPU, or the .onnx file that TensorRT takes."""
+
+_DEFAULT = ("efficientnet_lite2", "minilm", "ppocrv4_rec")
+_PRECISIONS: tuple[Lowered, ...] = ("fp16", "int8")
+_FORMS: tuple[Form, ...] = ("engine", "file")
+
+
+def _parse(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+    chosen = tuple(part.strip() for part in value.split(","))
+    if unknown := [part for part in chosen if part not in _PRECISIONS]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(_PRECISIONS)}")
+    return chosen
+
+
+@click.command("accuracy")
+@click.argument("names", nargs=-1)
+@click.option(
+    "--precision",
+    "precisions",
+    default=",".join(_PRECISIONS),
+    show_default=True,
+    callback=_parse,
+    metavar="PRECISION,…",
+)
+@click.option("--threads", type=click.IntRange(1), help="Of ONNX Runtime. [default: all]")
+@click.option("--json", "json_target", metavar="FILE", help="All reports; - for stdout.")
+@click.option(
+    "--page",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Write the table into this page.",
+)
+def command(
+    names: tuple[str, ...],
+    precisions: tuple[Lowered, ...],
+    threads: int | None,
+    json_target: str | None,
+    page: Path | None,
+) -> None:
+    """What lower precision costs models of the zoo, on inputs that did not calibrate them."""
+    from swapnet import models
+
+    chosen = [models.find(name).name for name in names or _DEFAULT]
+    if page is not None:
+        _parts(page)
+    if json_target and json_target != "-":
+        check_writable(Path(json_target))
+    reports: dict[str, AccuracyReport] = {}
+    for name in chosen:
+        files = models.get(name)
+        for precision in precisions:
+            reports.update(_reports(files, precision, threads))
+    if json_target:
+        write_json(reports, json_target)
+    table = as_markdown(reports)
+    if json_target != "-":
+        click.echo(table)
+    if page is not None:
+        head, tail = _parts(page)
+        with replacing(page) as temporary:
+            temporary.write_text(f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}")
+
+
+def make_candidate(
+    files: ZooFiles,
+    precision: Lowered,
+    form: Form,
+    ranges: RangeCache | None,
+    shapes: Mapping[str, tuple[int, ...]],
+    folder: Path,
+) -> Path:
+    """A model of the zoo in lower precision.
+
+    Parameters
+    ----------
+    files
+        Of the model.
+    precision, form
+        What is made.
+    ranges
+        Of its values; int8 needs them.
+    shapes
+        Largest inputs, of an engine.
+    folder
+        Where.
+    """
+    from swapnet.builder import build
+    from swapnet.calibration.quantize import quantize
+
+    target = folder / f"{files.name}-{precision}{'.onnx' if form == 'file' else ''}"
+    if form == "file":
+        return quantize(files.onnx, target, precision=precision, ranges=ranges)
+    with progress(target.name) as report:
+        build(
+            files.onnx,
+            target,
+            backend="onnxruntime",
+            precision=precision,
+            calibration=ranges,
+            shapes=shapes,
+            progress=report,
+        )
+    return target
+
+
+def _reports(files: ZooFiles, precision: Lowered, threads: int | None) -> dict[str, AccuracyReport]:
+    """Both forms of one model in one precision, calibrated once."""
+    from swapnet.calibration.accuracy.run import compare_outputs
+    from swapnet.calibration.quantize import calibrate_model
+    from swapnet.models.evaluation import calibration_inputs, evaluation
+
+    inputs = evaluation(files.name)
+    shapes = _largest_shapes(inputs)
+    reports = {}
+    with tempfile.TemporaryDirectory(prefix="swapnet-accuracy-") as name:
+        with progress(f"{files.name}-{precision}") as report:
+            ranges = calibrate_model(
+                files.onnx,
+                calibration_inputs(files.name),
+                precision=precision,
+                progress=report,
+            )
+        for form in _FORMS:
+            candidate = make_candidate(files, precision, form, ranges, shapes, Path(name))
+            with progress(candidate.name) as report:
+                reports[f"{files.name} {precision} {form}"] = compare_outputs(
+                    files.onnx,
+                    candidate,
+                    inputs,
+                    data=f"evaluation inputs of {files.name}",
+                    task="values" if inputs.task == "text" else inputs.task,
+                    read=inputs.read,
+                    threads=threads,
+                    progress=report,
+                )
+    return reports
+
+
+def _largest_shapes(inputs: Inputs) -> dict[str, tuple[int, ...]]:
+    largest: dict[str, tuple[int, ...]] = {}
+    for feed in inputs:
+        for name, array in feed.items():
+            sizes = zip(largest.get(name, array.shape), array.shape, strict=True)
+            largest[name] = tuple(map(max, sizes))
+    return largest
+
+
+def as_markdown(reports: Mapping[str, AccuracyReport]) -> str:
+    """The reports as a table, one row for each output; keys are ``model precision form``."""
+    from swapnet.calibration.accuracy.report import summary
+
+    lines = [
+        "| model | precision | form | output | samples | signal to noise | largest error | task |",
+        "|---|---|---|---|---:|---:|---:|---|",
+    ]
+    for key, report in reports.items():
+        for output in report.outputs:
+            cells: Sequence[str] = (
+                *key.split(),
+                output.name,
+                str(report.samples),
+                decibels(output.snr_db),
+                f"{output.max_rel_error:.2%}",
+                summary(output),
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _parts(page: Path) -> tuple[str, str]:
+    """What stands before and after the table."""
+    head, begin, rest = page.read_text().partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise click.BadParameter(f"{page} has no place for the table: {BEGIN} … {END}")
+    return head, tail

@@ -1,0 +1,24 @@
+"""Pictures of layers are drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from swapnet.calibration.accuracy.plot import save_layer_plot
+from swapnet.errors import StorageError
+from tests.calibration.accuracy.test_layers import layer
+
+
+def test_suggested_layers_are_marked(tmp_path: Path) -> None:
+    found = [layer("stem_is_bad", 1.0), layer("other", 0.1)]
+    save_layer_plot("toy", found, ["stem_is_bad"], tmp_path / "marked.svg")
+    save_layer_plot("toy", found, [], tmp_path / "plain.svg")
+    marked, plain = (len((tmp_path / f"{n}.svg").read_bytes()) for n in ("marked", "plain"))
+    assert marked > plain
+
+
+def test_a_picture_that_can_not_be_written(tmp_path: Path) -> None:
+    with pytest.raises(StorageError):
+        save_layer_plot("toy", [layer("one", 1.0)], [], tmp_path / "nowhere" / "plot.png")

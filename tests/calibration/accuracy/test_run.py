@@ -1,0 +1,119 @@
+"""Two models on the same samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+
+from swapnet.calibration.accuracy.report import AccuracyReport
+from swapnet.calibration.accuracy.run import compare_outputs
+from swapnet.errors import BackendError, EngineError, InputError, ModelError
+from tests.calibration.accuracy.conftest import (
+    Write,
+    float_nodes,
+    product,
+    samples,
+    weights,
+)
+from tests.helpers.engines import BuildToy
+
+
+def test_a_model_equals_itself(reference: Path) -> None:
+    report = compare_outputs(reference, reference, samples(), task="values", threads=1)
+    (output,) = report.outputs
+    assert (output.name, output.snr_db, output.within_tolerance) == ("y", None, 3)
+    assert report.samples == 3
+    assert msgspec.json.decode(msgspec.json.encode(report), type=AccuracyReport) == report
+
+
+def test_errors_are_those_of_numpy(reference: Path, write: Write) -> None:
+    nodes = [*float_nodes()[:3], product("third", "c", "w0", "y")]
+    report = compare_outputs(reference, write("other", nodes), samples(), threads=1)
+    (output,) = report.outputs
+    w = weights()
+    inner = [np.maximum(s["x"] @ w["w0"], 0) @ w["w1"] for s in samples()]
+    expected = np.concatenate([values @ w["w2"] for values in inner])
+    gaps = np.concatenate([values @ w["w0"] for values in inner]) - expected
+    assert output.snr_db == pytest.approx(
+        10 * np.log10((expected**2).sum() / (gaps**2).sum()), abs=1e-3
+    )
+    assert output.max_abs_error == pytest.approx(np.abs(gaps).max(), rel=1e-4)
+    assert output.within_tolerance == 0
+    assert output.classes is not None
+    assert output.classes.rows == 6
+
+
+@pytest.mark.parametrize(("tolerance", "within"), [(0.0, 0), (1e-6, 0), (1.0, 3)])
+def test_tolerance_is_of_the_largest_magnitude(
+    reference: Path, candidate: Path, tolerance: float, within: int
+) -> None:
+    report = compare_outputs(reference, candidate, samples(), tolerance=tolerance, threads=1)
+    assert report.outputs[0].within_tolerance == within
+
+
+def test_texts_are_read(reference: Path, candidate: Path) -> None:
+    report = compare_outputs(
+        reference, candidate, samples(), read=lambda rows: ["same"] * len(rows), threads=1
+    )
+    texts = report.outputs[0].texts
+    assert texts is not None
+    assert (texts.lines, texts.same) == (6, 6)
+
+
+def test_an_engine_inside_its_budget(engine: BuildToy) -> None:
+    toy = engine("images")
+    report = compare_outputs(
+        toy.model, toy.folder, [toy.feeds(0), toy.feeds(1)], budget=toy.smallest, threads=1
+    )
+    assert report.samples == 2
+    assert all(output.max_rel_error < 1e-5 for output in report.outputs)
+    assert all(output.within_tolerance == 2 for output in report.outputs)
+
+
+def test_no_samples(reference: Path) -> None:
+    with pytest.raises(InputError, match="no samples"):
+        compare_outputs(reference, reference, [], threads=1)
+
+
+def test_other_outputs(reference: Path, write: Write) -> None:
+    nodes = [*float_nodes()[:3], product("third", "c", "w2", "z")]
+    with pytest.raises(InputError, match=r"has other outputs than .*\nthey are 'z', not 'y'"):
+        compare_outputs(reference, write("other", nodes, output="z"), samples(), threads=1)
+
+
+def test_other_inputs(reference: Path, engine: BuildToy) -> None:
+    with pytest.raises(InputError, match=r"has other inputs than .*\nthey are 'image', not 'x'"):
+        compare_outputs(reference, engine("images").folder, samples(), threads=1)
+
+
+def test_another_shape(reference: Path, write: Write) -> None:
+    model = onnx.load(write("other", float_nodes()))
+    model.graph.node[-1].output[0] = "wide"
+    model.graph.node.append(onnx.helper.make_node("Concat", ["wide", "wide"], ["y"], axis=1))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 16
+    path = reference.with_name("wide.onnx")
+    onnx.save(model, path)
+    with pytest.raises(InputError, match=r"another shape in .*\nit is 1x16, in .* it is 1x8"):
+        compare_outputs(reference, path, samples(), threads=1)
+
+
+def test_a_sample_that_does_not_fit(reference: Path) -> None:
+    with pytest.raises(BackendError, match="can't run a sample"):
+        compare_outputs(reference, reference, [{"x": np.ones((1, 3), np.float32)}], threads=1)
+
+
+def test_files_that_are_no_models(reference: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such file"):
+        compare_outputs(reference, tmp_path / "nothing.onnx", samples(), threads=1)
+    with pytest.raises(EngineError):
+        compare_outputs(reference, tmp_path, samples(), threads=1)
+
+
+def test_a_model_that_is_refused(reference: Path, write: Write) -> None:
+    nodes = [*float_nodes()[:3], onnx.helper.make_node("Unheard", ["c"], ["y"])]
+    with pytest.raises(ModelError, match="ONNX Runtime refuses"):
+        compare_outputs(reference, write("unheard", nodes), samples(), threads=1)
