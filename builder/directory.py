@@ -13,11 +13,12 @@ from pathlib import Path
 from swapnet.errors import StorageError
 from swapnet.manifest import MANIFEST, WEIGHTS
 from swapnet.profile import PROFILE
+from swapnet.ranges import RANGES
 from swapnet.shapes import SHAPES
 
 __all__ = ["staging_directory"]
 
-_ENGINE = {MANIFEST, WEIGHTS, "blocks", PROFILE, SHAPES}
+_ENGINE = {MANIFEST, WEIGHTS, "blocks", PROFILE, RANGES, SHAPES}
 """All that an engine directory holds, hidden files aside."""
 
 _REFUSALS = {

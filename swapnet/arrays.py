@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from swapnet.files import replacing
 __all__ = ["Array", "load_npy", "load_npz", "save_npz"]
 
 Array = npt.NDArray[np.generic]
+
+_DAMAGES = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
+"""What reading a file raises that is damaged, encrypted or of another kind."""
 
 
 def save_npz(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -68,11 +72,14 @@ def load_npy(path: Path) -> Array:
 
 
 def _load(path: Path, hint: str) -> Any:
+    loaded: Any = None
     try:
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, np.ndarray):
             for name in loaded.files:
                 _ = loaded[name]
         return loaded
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGES as error:
+        if loaded is not None:
+            loaded.close()
         raise InputError(f"{path} can't be read", why=str(error), hint=hint) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from swapnet.cli.engine import measured_engine
 from swapnet.cli.options import engine_argument, shapes_option
 from swapnet.shapes import as_option
 from swapnet.units import format_size
+
+if TYPE_CHECKING:
+    from swapnet.manifest import Manifest
 
 __all__ = ["command"]
 
@@ -55,8 +59,8 @@ def command(engine: Path, json_target: str | None, shapes: dict[str, tuple[int, 
     used = usage(manifest)
     compiled = manifest.compiled
     print_table(
-        f"{manifest.source.name} for {compiled.backend} {compiled.version} on "
-        f"{compiled.fingerprint}, planned for {as_option(manifest.planned_shapes)}",
+        f"{manifest.source.name}{_precision(manifest)} for {compiled.backend} "
+        f"{compiled.version} on {compiled.fingerprint}, planned for {as_option(manifest.planned_shapes)}",
         ["block", "mostly", "operators", "weights", "activations", "live", "live bytes"],
         rows,
     )
@@ -74,3 +78,10 @@ def command(engine: Path, json_target: str | None, shapes: dict[str, tuple[int, 
         f"{format_size(used.total_bytes)}: "
         + ", ".join(f"{name} {format_size(nbytes)}" for name, nbytes in parts.items())
     )
+
+
+def _precision(manifest: Manifest) -> str:
+    """What follows the model's name; nothing for fp32."""
+    if manifest.precision == "fp32":
+        return ""
+    return f" in {manifest.precision}" + (" (weights only)" if manifest.weight_only else "")

@@ -9,6 +9,7 @@ import pytest
 from swapnet.builder.directory import staging_directory
 from swapnet.errors import StorageError
 from swapnet.manifest import MANIFEST
+from swapnet.ranges import RANGES
 
 
 @pytest.fixture
@@ -40,6 +41,7 @@ def test_replaces_an_engine_whole(target: Path) -> None:
     write(target, "old")
     (target / "blocks").mkdir()
     (target / "profile.json").touch()
+    (target / RANGES).touch()
     (target / ".hidden").touch()
     write(target, "new")
     assert [path.name for path in target.iterdir()] == [MANIFEST]

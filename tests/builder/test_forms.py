@@ -63,7 +63,8 @@ def measured(*nodes: NodeProto, spy: Spy) -> dict[str, Form]:
 
 
 @pytest.mark.parametrize(
-    ("times", "choice"), [((1, 2), "int8"), ((2, 1), "weight-only"), ((1, 1), "weight-only")]
+    ("times", "choice"),
+    [((1, 2), "int8"), ((2, 1), "weight-only"), ((1, 1), "int8"), ((1.2, 1), "weight-only")],
 )
 def test_the_faster_form_is_chosen(times: tuple[float, float], choice: str) -> None:
     assert Form(*times).choice == choice

@@ -17,6 +17,12 @@ from tests.helpers.engines import BuildToy, Engine, build_toy
 from tests.helpers.gpu import BuildGpu
 
 
+COMMANDS = (
+    *("accuracy", "bench", "build", "calibrate", "doctor", "inspect"),
+    *("models", "plan", "quantize", "run", "verify"),
+)
+
+
 @pytest.fixture
 def toy(engine: BuildToy) -> Engine:
     """A small convolutional model."""
@@ -27,13 +33,11 @@ def test_help_names_every_command(call: Call) -> None:
     shown = call("--help").out
     assert all(
         f"  {name} " in shown
-        for name in ("build", "plan", "run", "bench", "calibrate", "inspect", "verify", "models")
+        for name in COMMANDS
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["build", "plan", "run", "bench", "calibrate", "inspect", "verify", "models"]
-)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(call: Call, name: str) -> None:
     assert "Usage: swapnet" in call(name, "--help").out
 
