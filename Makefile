@@ -13,8 +13,10 @@ BUDGET ?= weights:25%
 BACKEND ?= auto
 OUT ?= engines/$(basename $(notdir $(MODEL)))$(if $(filter-out auto onnxruntime,$(BACKEND)),-$(BACKEND))
 SHAPES ?=
+PRECISION ?=
+DATA ?=
 
-.PHONY: help setup engines test test-quick test-oldest prove check bench test-gpu bench-gpu peers clean
+.PHONY: help setup engines test test-quick test-oldest prove prove-precision check bench test-gpu bench-gpu peers clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -33,7 +35,7 @@ engines: $(READY) ## Build the zoo for BACKEND, swap each at BUDGET on real inpu
 ifeq ($(MODEL),)
 	$(BIN)/python -m swapnet models run --budget '$(BUDGET)' --backend '$(BACKEND)'
 else
-	$(BIN)/python -m swapnet build '$(MODEL)' -o '$(OUT)' --backend '$(BACKEND)' $(if $(SHAPES),--shapes '$(SHAPES)')
+	$(BIN)/python -m swapnet build '$(MODEL)' -o '$(OUT)' --backend '$(BACKEND)' $(if $(SHAPES),--shapes '$(SHAPES)') $(if $(PRECISION),--precision '$(PRECISION)') $(if $(DATA),--data '$(DATA)')
 	$(if $(filter auto onnxruntime,$(BACKEND)),$(BIN)/python -m swapnet bench '$(OUT)' --budget '$(BUDGET)' --compare)
 endif
 
@@ -50,6 +52,9 @@ test-oldest: ## The quick tests on the oldest ONNX Runtime that is supported
 
 prove: $(READY) ## Equality and memory of the zoo at many budgets, under the kernel's limit: docs/results.md
 	$(BIN)/python -m tests.prove
+
+prove-precision: $(READY) ## The same in float16 and int8: docs/quantization-results.md
+	$(BIN)/python -m tests.prove_precision
 
 check: $(READY) ## Lint, format and types
 	$(BIN)/ruff check .

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import os
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -328,14 +327,7 @@ def _open_npz(path: Path, inputs: Sequence[InputType]) -> _Arrays:
     """The arrays of a file; they stay in memory."""
     if path.suffix.lower() != ".npz":
         raise InputError(f"{path} can't be read", why="it is a file but no .npz", hint=_WAYS)
-    try:
-        arrays = load_npz(path)
-    except (zlib.error, RuntimeError) as error:
-        raise InputError(
-            f"{path} can't be read",
-            why=str(error),
-            hint="write it again with numpy.savez; it is damaged, encrypted or of another kind",
-        ) from error
+    arrays = load_npz(path)
     _check_names(arrays, inputs, str(path))
     leading = {taken.name: arrays[taken.name].ndim - len(taken.shape) for taken in inputs}
     for taken in inputs:

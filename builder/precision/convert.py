@@ -99,7 +99,7 @@ def check_precision(
     Raises
     ------
     InputError
-        int8 without ranges, options without a lower precision, or no int8 kernels there.
+        int8 without ranges, options without a lower precision, or no kernels for it there.
     """
     if precision == "fp32":
         given = {"weight-only": weight_only, "calibration": ranged, "exclude": excluding}
@@ -109,6 +109,12 @@ def check_precision(
                 why="it says how a lower precision is reached",
                 hint="give --precision fp16 or --precision int8 too",
             )
+    if precision == "fp16" and weight_only and backend in TENSORRT:
+        raise InputError(
+            f"float16 weights alone are not for {backend}",
+            why="it computes in float16 where weights are float16",
+            hint="leave --weight-only out, or give --precision int8",
+        )
     if precision != "int8" or weight_only:
         return
     if backend == "onnxruntime-cuda":

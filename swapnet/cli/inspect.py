@@ -60,7 +60,8 @@ def command(engine: Path, json_target: str | None, shapes: dict[str, tuple[int, 
     compiled = manifest.compiled
     print_table(
         f"{manifest.source.name}{_precision(manifest)} for {compiled.backend} "
-        f"{compiled.version} on {compiled.fingerprint}, planned for {as_option(manifest.planned_shapes)}",
+        f"{compiled.version} on {compiled.fingerprint}, planned for "
+        f"{as_option(manifest.planned_shapes)}",
         ["block", "mostly", "operators", "weights", "activations", "live", "live bytes"],
         rows,
     )

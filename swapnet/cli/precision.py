@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from swapnet.calibration.images import PREPROCESSINGS
 from swapnet.errors import InputError
 from swapnet.manifest import Precision
 from swapnet.progress import Progress
@@ -20,15 +21,13 @@ __all__ = ["data_options", "open_data", "precision_options", "ranges_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_PREPROCESSINGS = ("imagenet", "unit", "inception", "raw")
-
 
 def data_options(command: F) -> F:
     """Where representative inputs come from."""
     for option in (
         click.option(
             "--preprocessing",
-            type=click.Choice(_PREPROCESSINGS),
+            type=click.Choice(list(PREPROCESSINGS)),
             default="imagenet",
             show_default=True,
             help="Of images: ImageNet's statistics, 0 to 1, -1 to 1, or 0 to 255.",
@@ -103,7 +102,6 @@ def open_data(
     InputError
         They can't be read, or are not for this model.
     """
-    from swapnet.calibration.images import PREPROCESSINGS
     from swapnet.calibration.samples import inputs_of, open_samples
 
     size = next((shape[-2:] for shape in (shapes or {}).values() if len(shape) == 4), None)

@@ -16,7 +16,6 @@ from tests.cli.conftest import Call
 from tests.helpers.engines import BuildToy, Engine, build_toy
 from tests.helpers.gpu import BuildGpu
 
-
 COMMANDS = (
     *("accuracy", "bench", "build", "calibrate", "doctor", "inspect"),
     *("models", "plan", "quantize", "run", "verify"),
@@ -31,10 +30,7 @@ def toy(engine: BuildToy) -> Engine:
 
 def test_help_names_every_command(call: Call) -> None:
     shown = call("--help").out
-    assert all(
-        f"  {name} " in shown
-        for name in COMMANDS
-    )
+    assert all(f"  {name} " in shown for name in COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from swapnet.arrays import Array, load_npz, save_npz
+from swapnet.arrays import Array, load_npy, load_npz, save_npz
 from swapnet.errors import InputError
 
 
@@ -54,6 +54,14 @@ def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
         load_npz(tmp_path / "x.npy")
 
 
+def test_one_array_is_asked_for(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.arange(3))
+    save_npz(tmp_path / "x.npz", {"x": np.arange(3)})
+    assert np.array_equal(load_npy(tmp_path / "x.npy"), np.arange(3))
+    with pytest.raises(InputError, match="holds several arrays"):
+        load_npy(tmp_path / "x.npz")
+
+
 def test_damaged_compression_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     _save(path, zipfile.ZIP_DEFLATED)
@@ -71,9 +79,7 @@ def test_damaged_compression_is_refused(tmp_path: Path) -> None:
         pytest.param(8, b"\x63\x00", id="unknown compression"),
     ],
 )
-def test_what_python_can_not_unpack_is_refused(
-    tmp_path: Path, offset: int, content: bytes
-) -> None:
+def test_what_python_can_not_unpack_is_refused(tmp_path: Path, offset: int, content: bytes) -> None:
     path = tmp_path / "x.npz"
     _save(path, zipfile.ZIP_STORED)
     _overwrite(path, offset, content)

@@ -192,6 +192,7 @@ def test_ranges_of_another_model_are_refused(
         (PrecisionOptions("int8"), "onnxruntime", "needs the ranges"),
         (PrecisionOptions("int8"), "onnxruntime-cuda", "does not compute in int8"),
         (PrecisionOptions(weight_only=True), "onnxruntime", "--weight-only is not for fp32"),
+        (PrecisionOptions("fp16", weight_only=True), "tensorrt-rtx", "float16 weights alone"),
         (PrecisionOptions(exclude=("a",)), "tensorrt", "--exclude is not for fp32"),
     ],
 )

@@ -1,0 +1,76 @@
+"""``swapnet bench --against``: two engines of one model in turn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+from swapnet.builder import build
+from swapnet.executor.device import ThreadPool
+from swapnet.executor.memory import for_pool
+from swapnet.executor.plan import smallest_budget
+from swapnet.manifest import load_manifest
+from tests.builder.precision.conftest import convolutions
+from tests.cli.conftest import Call
+from tests.helpers.engines import BuildToy
+
+BRIEF = ("--iterations", 3, "--duration", 0, "--warm-up", 0, "--threads", 1, "--no-calibrate")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Convolutions of 2.6 MiB, which float16 halves."""
+    path = tmp_path / "toy.onnx"
+    onnx.save_model(convolutions(width=256), path)
+    return path
+
+
+def _smallest(folder: Path) -> int:
+    return smallest_budget(for_pool(load_manifest(folder), ThreadPool.GLOBAL))[0]
+
+
+@pytest.mark.slow
+def test_another_engine_takes_turns(call: Call, model: Path, tmp_path: Path) -> None:
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    build(model, whole, max_block="16KiB")
+    build(model, half, max_block="16KiB", precision="fp16")
+    budget = max(map(_smallest, (whole, half)))
+    common = ("bench", whole, "--budget", budget, *BRIEF, "--against", half)
+    ran = call(*common, "--json", "-")
+    assert ran.status == 0, ran.err
+    report = json.loads(ran.out)
+    assert set(report["peers"]) == {"against"}
+    against = report["peers"]["against"]
+    assert against["note"] == ""
+    assert against["latency_ms"]["min"] > 0
+    assert against["ratio"] > 0
+    assert 0 < against["max_rel_error"] < 1e-2
+    assert "The other engine" in call(*common).out
+
+
+@pytest.mark.slow
+def test_one_that_does_not_fit_is_noted(call: Call, model: Path, tmp_path: Path) -> None:
+    fine, coarse = tmp_path / "fine", tmp_path / "coarse"
+    build(model, fine, max_block="16KiB")
+    build(model, coarse, max_block="64MiB", portable=True)
+    budget = _smallest(fine)
+    assert _smallest(coarse) > budget
+    ran = call("bench", fine, "--budget", budget, *BRIEF, "--against", coarse, "--json", "-")
+    assert ran.status == 0, ran.err
+    report = json.loads(ran.out)
+    against = report["peers"]["against"]
+    assert against["ratio"] is None
+    assert "budget" in against["note"]
+    assert report["latency_ms"]["min"] > 0
+
+
+def test_an_engine_of_another_model_is_refused(call: Call, engine: BuildToy) -> None:
+    toy, other = engine("images"), engine("used-twice")
+    hashes = [each.manifest.source.sha256 for each in (toy, other)]
+    common = ("bench", toy.folder, "--budget", "100%", *BRIEF, "--against")
+    failed = call(*common, other.folder)
+    assert failed.is_user_error("are not engines of one model", *hashes)
+    assert call(*common, other.folder / "none").is_user_error("is not an engine directory")

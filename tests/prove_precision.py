@@ -1,0 +1,173 @@
+"""``make prove-precision``: the zoo in lower precision, written to docs/quantization-results.md.
+
+Every model is built in float16, int8, and int8 weights, and run at each budget under the kernel's
+limit of the runtime's fixed cost plus the budget, page cache dropped first. Its outputs there equal
+those with everything in memory to the bit.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+import swapnet
+from swapnet import models
+from swapnet.arrays import Array, load_npz, save_npz
+from swapnet.budget import Budget
+from swapnet.calibration.quantize import calibrate_model
+from swapnet.cli.bench import one_operator_engine
+from swapnet.executor.admission import admitted_bytes
+from swapnet.executor.bench.cgroup import MemoryGroup
+from swapnet.executor.bench.difference import largest_difference
+from swapnet.executor.bench.process import Worker
+from swapnet.executor.bench.roles import Request
+from swapnet.executor.bench.runtime import Runtime
+from swapnet.executor.device import Device, ThreadPool
+from swapnet.executor.memory import for_pool
+from swapnet.executor.plan import smallest_budget
+from swapnet.manifest import Manifest, load_manifest
+from swapnet.models.evaluation import calibration_inputs
+from swapnet.units import format_size
+
+INFERENCES = 3
+SAMPLES = 4
+BUDGETS = ("100%", "weights:25%", "smallest")
+RESULTS = Path(__file__).parent.parent / "docs" / "quantization-results.md"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model in one precision; by budget, in `BUDGETS`' order."""
+
+    model: str
+    precision: str
+    narrower: float
+    budget_bytes: tuple[int, ...] = ()
+    peak_bytes: tuple[int, ...] = ()
+    differences: tuple[float, ...] = ()
+
+    def failures(self) -> Iterator[str]:
+        """What does not hold."""
+        for text, budget, peak, difference in zip(
+            BUDGETS, self.budget_bytes, self.peak_bytes, self.differences, strict=True
+        ):
+            if peak > budget:
+                yield f"{text}: peak {peak} above {budget}"
+            if difference:
+                yield f"{text}: {difference:.2e} from everything in memory"
+
+
+def main() -> int:
+    """Prove all models, or those named; 1 if anything does not hold."""
+    rows: list[Row] = []
+    for name in sys.argv[1:] or models.names():
+        with tempfile.TemporaryDirectory(prefix="swapnet-prove-") as folder:
+            for row in prove(name, Path(folder)):
+                rows.append(row)
+                verdict = "; ".join(row.failures()) or "holds"
+                print(f"{row.model} in {row.precision}: {verdict}", flush=True)  # noqa: T201
+    if not sys.argv[1:]:
+        RESULTS.write_text(_page(rows))
+    return int(any(True for row in rows for _ in row.failures()))
+
+
+def prove(name: str, folder: Path) -> Iterator[Row]:
+    """One model in all precisions at all budgets."""
+    files = models.get(name)
+    inputs = load_npz(files.example)
+    shapes = {key: array.shape for key, array in inputs.items()}
+    save_npz(folder / "inputs.npz", inputs)
+    runtime = Runtime(one_operator_engine(folder), folder, Device(), drop_cache=True)
+    fixed_bytes = runtime.measure(counted=True)
+    samples = list(islice(calibration_inputs(name), SAMPLES))
+    ranges = calibrate_model(files.onnx, samples, shapes=shapes)
+    float32 = _stored_bytes(swapnet.build(files.onnx, folder / "fp32", shapes=shapes))
+    precisions: Mapping[str, Mapping[str, Any]] = {
+        "fp16": {"precision": "fp16"},
+        "int8": {"precision": "int8", "calibration": ranges},
+        "int8 weights": {"precision": "int8", "weight_only": True},
+    }
+    for title, options in precisions.items():
+        engine = folder / title.replace(" ", "-")
+        built = swapnet.build(files.onnx, engine, shapes=shapes, **options)
+        manifest = for_pool(load_manifest(engine), ThreadPool.GLOBAL)
+        row = Row(name, title, float32 / _stored_bytes(built))
+        whole: dict[str, Array] = {}
+        for text in BUDGETS:
+            budget_bytes = _budget_bytes(text, manifest)
+            limit = fixed_bytes + budget_bytes
+            request = Request(
+                "swapped",
+                str(engine),
+                str(folder / "inputs.npz"),
+                Device().threads,
+                budget_bytes,
+            )
+            runtime.warm_up()
+            with MemoryGroup(limit) as group, Worker(request, group, limit) as worker:
+                worker.run(INFERENCES)
+                peak = group.peak_bytes - fixed_bytes
+                group.lift()
+                outputs = worker.outputs(folder)
+            whole = whole or outputs
+            row = replace(
+                row,
+                budget_bytes=(*row.budget_bytes, budget_bytes),
+                peak_bytes=(*row.peak_bytes, peak),
+                differences=(*row.differences, largest_difference(outputs, whole)[0]),
+            )
+        yield row
+
+
+def _stored_bytes(manifest: Manifest) -> int:
+    """Of weights that can be swapped, without what rounds extents up."""
+    blocks = (block for block in manifest.blocks if block.is_graph)
+    return sum(w.nbytes for block in blocks for w in block.weights) + sum(
+        weight.nbytes for weight in manifest.shared
+    )
+
+
+def _budget_bytes(text: str, manifest: Manifest) -> int:
+    if text == "smallest":
+        return smallest_budget(manifest)[0]
+    return admitted_bytes(Budget.parse(text), manifest)
+
+
+def _page(rows: list[Row]) -> str:
+    lines = [
+        "# The zoo in lower precision",
+        "",
+        f"Written by `make prove-precision`: {INFERENCES} inferences of each model at each budget",
+        "under the kernel's memory limit of the runtime's fixed cost plus the budget, page cache",
+        f"dropped first. Ranges are of {SAMPLES} samples. *Narrower*: bytes of the float32",
+        "engine's weights that can be swapped over these. Outputs at every budget equal those with",
+        "everything in memory to the bit; budgets and the peaks above the runtime:",
+        "",
+        f"ONNX Runtime {onnxruntime.__version__}, Python {platform.python_version()}, "
+        f"{Device().threads} threads.",
+        "",
+        f"| model | precision | narrower | {' | '.join(BUDGETS)} | equal |",
+        "|---|---|---:|" + "---:|" * len(BUDGETS) + "---|",
+    ]
+    for row in rows:
+        sizes = (
+            f"{format_size(peak)} of {format_size(budget)}"
+            for peak, budget in zip(row.peak_bytes, row.budget_bytes, strict=True)
+        )
+        lines.append(
+            f"| {row.model} | {row.precision} | {row.narrower:.2f} | {' | '.join(sizes)} | "
+            f"{'no' if any(row.differences) else 'yes'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
