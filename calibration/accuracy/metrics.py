@@ -13,6 +13,7 @@ from swapnet.arrays import Array
 __all__ = [
     "LARGEST_DB",
     "Error",
+    "clear_rows",
     "cosines",
     "error_of",
     "nearest",
@@ -24,6 +25,11 @@ Floats = npt.NDArray[np.float64]
 
 LARGEST_DB = 200.0
 """Ratios are reported between minus this and this."""
+
+
+_CLEAR = 0.5
+_SUM_TOLERANCE = 1e-3
+"""Of probabilities, which add up to 1."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,24 @@ def top_classes(reference: Array, found: Array, *, count: int) -> int:
     scores = np.where(np.isnan(np.asarray(found, np.float64)), -np.inf, found)
     ranked = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     return int(np.count_nonzero((ranked == best[:, None]).any(axis=1)))
+
+
+def clear_rows(scores: Array) -> npt.NDArray[np.bool_]:
+    """Rows whose best class has a probability of one half or more.
+
+    Parameters
+    ----------
+    scores
+        (N, classes): probabilities where all of them are at least 0 and each row sums to 1, else
+        logarithms of what is proportional to them.
+    """
+    rows = np.asarray(scores, np.float64)
+    if (rows < 0).any() or (np.abs(rows.sum(axis=1) - 1) > _SUM_TOLERANCE).any():
+        with np.errstate(invalid="ignore"):
+            powers = np.exp(rows - rows.max(axis=1, keepdims=True))
+        rows = powers / powers.sum(axis=1, keepdims=True)
+    clear: npt.NDArray[np.bool_] = rows.max(axis=1) >= _CLEAR
+    return clear
 
 
 def cosines(reference: Array, found: Array) -> Floats:

@@ -26,11 +26,17 @@ class Classes(msgspec.Struct, frozen=True):
         How many were classified.
     top1, top5
         The reference's best class is the best that was found, and among the five best.
+    clear
+        Rows to whose best class the reference gives a probability of one half or more.
+    clear_top1
+        As ``top1``, of these; None where there are none.
     """
 
     rows: int
     top1: float
     top5: float
+    clear: int = 0
+    clear_top1: float | None = None
 
 
 class Embeddings(msgspec.Struct, frozen=True):
@@ -64,11 +70,14 @@ class Texts(msgspec.Struct, frozen=True):
         How many were read, and read as the reference does.
     changed
         The others: expected and found.
+    respaced
+        Those of the others that differ in nothing but spaces.
     """
 
     lines: int
     same: int
     changed: list[tuple[str, str]]
+    respaced: int = 0
 
 
 class OutputAccuracy(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,7 +170,11 @@ class AccuracyReport(msgspec.Struct, frozen=True, kw_only=True):
 def summary(output: OutputAccuracy) -> str:
     """What the output's task keeps, in a few words; empty where no task is known."""
     if output.classes is not None:
-        return f"top-1 {output.classes.top1:.1%}, top-5 {output.classes.top5:.1%}"
+        classes = output.classes
+        text = f"top-1 {classes.top1:.1%}, top-5 {classes.top5:.1%}"
+        if classes.clear_top1 is not None:
+            text += f"; top-1 {classes.clear_top1:.1%} of the {classes.clear} that are clear"
+        return text
     if output.embeddings is not None:
         found = output.embeddings
         text = f"cosine {found.cosine_mean:.4f}, at least {found.cosine_min:.4f}"
@@ -169,5 +182,7 @@ def summary(output: OutputAccuracy) -> str:
             text += f"; nearest kept {found.nearest_kept:.1%}, ranks {found.spearman:.4f}"
         return text
     if output.texts is not None:
-        return f"{output.texts.same} of {output.texts.lines} texts unchanged"
+        texts = output.texts
+        text = f"{texts.same} of {texts.lines} texts unchanged"
+        return f"{text}, {texts.same + texts.respaced} but for spaces" if texts.respaced else text
     return ""

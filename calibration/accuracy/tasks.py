@@ -8,7 +8,13 @@ from typing import Literal, Protocol
 import numpy as np
 
 from swapnet.arrays import Array
-from swapnet.calibration.accuracy.metrics import cosines, nearest, spearman, top_classes
+from swapnet.calibration.accuracy.metrics import (
+    clear_rows,
+    cosines,
+    nearest,
+    spearman,
+    top_classes,
+)
 from swapnet.calibration.accuracy.report import Classes, Embeddings, Texts
 from swapnet.errors import InputError
 
@@ -39,15 +45,24 @@ class ClassTask:
     """Counts the best classes that agree."""
 
     def __init__(self) -> None:
-        self._rows = self._best = self._five = 0
+        self._rows = self._best = self._five = self._clear = self._clear_best = 0
 
     def add(self, reference: Array, found: Array) -> None:
         self._rows += len(reference)
         self._best += top_classes(reference, found, count=1)
         self._five += top_classes(reference, found, count=5)
+        clear = clear_rows(reference)
+        self._clear += int(np.count_nonzero(clear))
+        self._clear_best += top_classes(reference[clear], found[clear], count=1)
 
     def result(self) -> Classes:
-        return Classes(self._rows, self._best / self._rows, self._five / self._rows)
+        return Classes(
+            rows=self._rows,
+            top1=self._best / self._rows,
+            top5=self._five / self._rows,
+            clear=self._clear,
+            clear_top1=self._clear_best / self._clear if self._clear else None,
+        )
 
 
 class EmbeddingTask:
@@ -89,7 +104,12 @@ class TextTask:
         self._changed += [pair for pair in pairs if pair[0] != pair[1]]
 
     def result(self) -> Texts:
-        return Texts(self._lines, self._lines - len(self._changed), self._changed)
+        respaced = sum(_letters(expected) == _letters(found) for expected, found in self._changed)
+        return Texts(self._lines, self._lines - len(self._changed), self._changed, respaced)
+
+
+def _letters(text: str) -> str:
+    return "".join(text.split())
 
 
 def task_of(name: TaskName, output: str, reference: Array) -> Task | None:

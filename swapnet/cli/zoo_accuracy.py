@@ -80,6 +80,8 @@ def command(
     if json_target:
         write_json(reports, json_target)
     table = as_markdown(reports)
+    if "int8" in precisions and (left_out := _left_out(chosen)):
+        table += f"\n\n{left_out}"
     if json_target != "-":
         click.echo(table)
     if page is not None:
@@ -114,9 +116,10 @@ def make_candidate(
     from swapnet.builder import build
     from swapnet.calibration.quantize import quantize
 
+    exclude = _excluded(files.name, precision, form)
     target = folder / f"{files.name}-{precision}{'.onnx' if form == 'file' else ''}"
     if form == "file":
-        return quantize(files.onnx, target, precision=precision, ranges=ranges)
+        return quantize(files.onnx, target, precision=precision, ranges=ranges, exclude=exclude)
     with progress(target.name) as report:
         build(
             files.onnx,
@@ -124,17 +127,28 @@ def make_candidate(
             backend="onnxruntime",
             precision=precision,
             calibration=ranges,
+            exclude=exclude,
             shapes=shapes,
             progress=report,
         )
     return target
 
 
+def _excluded(name: str, precision: Lowered, form: Form) -> tuple[str, ...]:
+    """Operators that the model's recipe leaves in float32."""
+    from swapnet.models.evaluation import recipe
+
+    if precision == "fp16":
+        return ()
+    chosen = recipe(name)
+    return chosen.exclude + (chosen.exclude_symmetric if form == "file" else ())
+
+
 def _reports(files: ZooFiles, precision: Lowered, threads: int | None) -> dict[str, AccuracyReport]:
     """Both forms of one model in one precision, calibrated once."""
     from swapnet.calibration.accuracy.run import compare_outputs
     from swapnet.calibration.quantize import calibrate_model
-    from swapnet.models.evaluation import calibration_inputs, evaluation
+    from swapnet.models.evaluation import calibration_inputs, evaluation, recipe
 
     inputs = evaluation(files.name)
     shapes = _largest_shapes(inputs)
@@ -145,6 +159,7 @@ def _reports(files: ZooFiles, precision: Lowered, threads: int | None) -> dict[s
                 files.onnx,
                 calibration_inputs(files.name),
                 precision=precision,
+                method=recipe(files.name).method,
                 progress=report,
             )
         for form in _FORMS:
@@ -192,6 +207,19 @@ def as_markdown(reports: Mapping[str, AccuracyReport]) -> str:
             )
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _left_out(names: Sequence[str]) -> str:
+    """What int8 leaves in float32, a line for each model; empty where it leaves nothing."""
+    from swapnet.models.evaluation import recipe
+
+    lines = ["| model | ranges | in float32 | in the file too | why |", "|---|---|---|---|---|"]
+    for name in names:
+        chosen = recipe(name)
+        if chosen.reason:
+            operators = (", ".join(chosen.exclude), ", ".join(chosen.exclude_symmetric))
+            lines.append(f"| {' | '.join((name, chosen.method, *operators, chosen.reason))} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def _parts(page: Path) -> tuple[str, str]:

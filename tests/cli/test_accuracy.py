@@ -151,6 +151,24 @@ def test_the_zoo_is_compared_and_its_page_written(call: Call, tmp_path: Path) ->
     assert text.count("| toy | int8 |") == 4
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("zoo")
+def test_recipes_leave_operators_in_float(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("models", "accuracy", "toy", "--precision", "int8", "--threads", 1)
+    page = tmp_path / "accuracy.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    chosen = evaluations.Recipe(exclude=("nothing",), reason="a test")
+    monkeypatch.setattr(evaluations, "recipe", lambda _: chosen)
+    refused = call(*arguments, "--page", page)
+    assert refused.is_user_error()
+    assert "there is no operator 'nothing' to exclude" in refused.err
+    chosen = evaluations.Recipe(reason="none of them")
+    assert call(*arguments, "--page", page).status == 0
+    assert "| toy | minmax |  |  | none of them |" in page.read_text()
+
+
 @pytest.mark.usefixtures("zoo")
 def test_a_page_without_a_place(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

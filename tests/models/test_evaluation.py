@@ -14,8 +14,10 @@ from swapnet.models.evaluation import (
     CALIBRATION_SENTENCES,
     EVALUATION_SENTENCES,
     Inputs,
+    Recipe,
     calibration_inputs,
     evaluation,
+    recipe,
     sentences,
     varied_photographs,
 )
@@ -76,6 +78,27 @@ def test_photographs_are_prepared_as_the_examples(monkeypatch: pytest.MonkeyPatc
         assert np.array_equal(feeds[2 * index]["input"], example)
     assert inputs.task == "classes"
     assert differ(feeds, list(calibration_inputs("efficientnet_lite2")))
+
+
+def test_crops_keep_three_quarters(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int]] = []
+
+    def kept(image: Image.Image, _: object) -> Image.Image:
+        sizes.append(image.size)
+        return image
+
+    monkeypatch.setattr(module, "_recoloured", kept)
+    list(varied_photographs(12, 1, 40))
+    assert all(288 <= width <= 384 and 143 <= height <= 191 for width, height in sizes)
+    assert min(sizes)[0] < 300
+
+
+def test_every_recipe_is_of_a_model_and_gives_its_reason() -> None:
+    assert set(module._RECIPES) <= set(names())
+    for found in module._RECIPES.values():
+        assert found.reason
+        assert found.exclude or found.exclude_symmetric
+    assert recipe("vgg19") == Recipe()
 
 
 def test_at_least_200_photographs() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from swapnet.calibration.accuracy.metrics import (
     LARGEST_DB,
+    clear_rows,
     cosines,
     error_of,
     nearest,
@@ -101,3 +102,11 @@ def test_equal_similarities_share_a_rank() -> None:
     found = np.array([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]])
     # Pairs are 0, 1 and 0 similar against 0, 0.8 and 0.6: ranks 0.5, 2, 0.5 and 0, 2, 1.
     assert spearman(reference, found) == pytest.approx(0.75**0.5)
+
+
+def test_clear_rows_of_probabilities_and_of_logits() -> None:
+    assert clear_rows(np.array([[0.5, 0.3, 0.2], [0.49, 0.31, 0.2]])).tolist() == [True, False]
+    assert clear_rows(np.log([[5.0, 3.0, 2.0], [4.9, 3.1, 2.0]])).tolist() == [True, False]
+    assert clear_rows(np.array([[800.0, -900.0], [np.nan, 1.0], [np.inf, 0.0]])).tolist() == [
+        *(True, False, False)
+    ]

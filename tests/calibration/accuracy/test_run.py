@@ -7,7 +7,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from numpy.typing import NDArray
 
 from swapnet.calibration.accuracy.report import AccuracyReport
 from swapnet.calibration.accuracy.run import compare_outputs
@@ -16,6 +18,7 @@ from tests.calibration.accuracy.conftest import (
     Write,
     float_nodes,
     product,
+    rounded,
     samples,
     weights,
 )
@@ -117,3 +120,65 @@ def test_a_model_that_is_refused(reference: Path, write: Write) -> None:
     nodes = [*float_nodes()[:3], onnx.helper.make_node("Unheard", ["c"], ["y"])]
     with pytest.raises(ModelError, match="ONNX Runtime refuses"):
         compare_outputs(reference, write("unheard", nodes), samples(), threads=1)
+
+
+def test_weights_in_float_between_rounded_values_stay_so(tmp_path: Path) -> None:
+    random = np.random.default_rng(6)
+    weight = random.standard_normal((8, 1, 3, 3)) * np.geomspace(1e-3, 1, 8).reshape(8, 1, 1, 1)
+    constants: dict[str, NDArray[np.generic]] = {
+        "w": weight.astype(np.float32),
+        **{f"{name}_scale": np.array(0.02, np.float32) for name in ("x", "y")},
+        "int8_zero": np.array(0, np.int8),
+    }
+    conv = onnx.helper.make_node(
+        "Conv", ["x_DequantizeLinear_Output", "w"], ["y"], name="conv", group=8
+    )
+    whole = onnx.helper.make_node("Identity", ["y_DequantizeLinear_Output"], ["z"])
+    sides = {"x": 6, "z": 4}
+    given, output = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 8, side, side])
+        for name, side in sides.items()
+    )
+    graph = onnx.helper.make_graph(
+        [*rounded("x"), conv, *rounded("y"), whole],
+        "between",
+        [given],
+        [output],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    imports = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
+    onnx.save_model(model, tmp_path / "candidate.onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    exact = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, ["CPUExecutionProvider"]
+    )
+    feed = {"x": random.standard_normal((1, 8, 6, 6)).astype(np.float32)}
+    expected = exact.run(None, feed)[0]
+    onnx.save_model(_constant(expected, given), tmp_path / "reference.onnx")
+    report = compare_outputs(
+        tmp_path / "reference.onnx", tmp_path / "candidate.onnx", [feed], threads=1
+    )
+    assert report.outputs[0].max_abs_error < 0.021
+
+
+def _constant(value: NDArray[np.float32], given: onnx.ValueInfoProto) -> onnx.ModelProto:
+    """A model that gives ``value`` whatever it is given."""
+    nodes = [
+        onnx.helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        onnx.helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+        onnx.helper.make_node("Add", ["value", "nothing"], ["z"]),
+    ]
+    output = onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, value.shape)
+    constants: dict[str, NDArray[np.float32]] = {"zero": np.array(0, np.float32), "value": value}
+    graph = onnx.helper.make_graph(
+        nodes,
+        "constant",
+        [given],
+        [output],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    imports = [onnx.helper.make_opsetid("", 17)]
+    return onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)

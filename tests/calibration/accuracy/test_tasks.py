@@ -46,7 +46,17 @@ def test_classes_are_counted_over_samples() -> None:
     task = ClassTask()
     task.add(SCORES, SCORES)
     task.add(SCORES, SCORES[:, ::-1] * [1, -1, 1])
-    assert task.result() == Classes(rows=2, top1=0.5, top5=1.0)
+    assert task.result() == Classes(2, 0.5, 1.0, clear=2, clear_top1=0.5)
+
+
+def test_clear_classes_are_counted_apart() -> None:
+    task = ClassTask()
+    task.add(np.eye(2), np.eye(2))
+    task.add(np.array([[0.3, 0.4, 0.3]]), np.array([[0.4, 0.3, 0.3]]))
+    assert task.result() == Classes(3, 2 / 3, 1.0, clear=2, clear_top1=1.0)
+    task = ClassTask()
+    task.add(np.array([[0.3, 0.4, 0.3]]), np.array([[0.3, 0.4, 0.3]]))
+    assert task.result() == Classes(1, 1.0, 1.0, clear=0, clear_top1=None)
 
 
 def test_embeddings_are_compared_with_each_other() -> None:
@@ -78,6 +88,12 @@ def test_changed_texts_are_listed() -> None:
     assert task.result() == Texts(lines=2, same=1, changed=[("1", "0")])
 
 
+def test_spaces_alone_are_told_apart() -> None:
+    task = TextTask(lambda output: [str(text) for text in output])
+    task.add(np.array(["a b", "ab", "c"]), np.array(["ab", "b a", "c"]))
+    assert task.result() == Texts(3, 1, [("a b", "ab"), ("ab", "b a")], respaced=1)
+
+
 def test_results_in_a_few_words() -> None:
     def output(**task: object) -> OutputAccuracy:
         return OutputAccuracy(
@@ -92,7 +108,11 @@ def test_results_in_a_few_words() -> None:
 
     assert summary(output()) == ""
     assert summary(output(classes=Classes(4, 0.75, 1.0))) == "top-1 75.0%, top-5 100.0%"
+    assert summary(output(classes=Classes(4, 0.75, 1.0, 2, 1.0))) == (
+        "top-1 75.0%, top-5 100.0%; top-1 100.0% of the 2 that are clear"
+    )
     assert summary(output(texts=Texts(4, 3, []))) == "3 of 4 texts unchanged"
+    assert summary(output(texts=Texts(4, 1, [], 2))) == "1 of 4 texts unchanged, 3 but for spaces"
     several = EmbeddingTask()
     several.add(np.eye(2), np.eye(2))
     assert summary(output(embeddings=several.result())) == (
