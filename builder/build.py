@@ -157,8 +157,8 @@ workspace, min_shapes, process_per_block
         converted = convert(
             source, chosen, place, backend=name, slower=partial(slower_in_int8, shapes=shapes or {})
         )
-        weights_bytes = converted.source.weights_bytes // _NARROWER[converted.narrow]
-        limits = limits_of(weights_bytes)
+        narrower = _NARROWER[converted.narrow if converted.source is source else None]
+        limits = limits_of(converted.source.weights_bytes // narrower)
         measured: Mapping[int, Mapping[WeightStyle, float]] = {}
         if name in TENSORRT and (weights or "auto") == "auto" and can_run(name):
             measured = measure_styles(

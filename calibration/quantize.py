@@ -14,7 +14,40 @@ from swapnet.manifest import Precision
 from swapnet.progress import Progress, silent
 from swapnet.ranges import Method, RangeCache
 
-__all__ = ["calibrate_model", "quantize"]
+__all__ = ["calibrate_model", "check_apart", "quantize"]
+
+
+def check_apart(model: Path, *targets: Path) -> None:
+    """Refuse to write over the model, its weights, or one file twice.
+
+    Parameters
+    ----------
+    model
+        ONNX file, which is there.
+    targets
+        Files to write.
+
+    Raises
+    ------
+    InputError
+        Two of them are one file.
+    """
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    from swapnet.builder.source import open_source
+
+    tensors = open_source(model).proto.graph.initializer
+    read = {ExternalDataInfo(t).location for t in tensors if uses_external_data(t)}
+    taken = {model.resolve(), *((model.parent / name).resolve() for name in read)}
+    for target in targets:
+        for place in (target, target.with_name(f"{target.name}.data")):
+            if place.resolve() in taken:
+                raise InputError(
+                    f"{place} can't be written",
+                    why="the model or another output is that file",
+                    hint="choose another name for it",
+                )
+        taken.add(target.resolve())
 
 
 def calibrate_model(
@@ -142,6 +175,7 @@ def quantize(
     options.check("tensorrt")
     source = open_source(Path(model))
     target = Path(output)
+    check_apart(Path(model), target)
     make_folder(target.absolute().parent)
     try:
         with tempfile.TemporaryDirectory(

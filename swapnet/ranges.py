@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from math import isfinite
 from pathlib import Path
 from typing import Final, Literal
 
@@ -32,6 +31,8 @@ METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
 RANGES: Final = "ranges.json"
 """The ranges that an engine was built with, in its directory."""
 
+_FLOAT32_LIMIT: Final = 3.4028234663852886e38
+
 SCHEMA: Final = "swapnet-ranges/1"
 
 
@@ -42,8 +43,10 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     high: float
 
     def __post_init__(self) -> None:
-        if not (isfinite(self.low) and isfinite(self.high) and self.low <= 0 <= self.high):
-            raise ValueError(f"a range is low <= 0 <= high, finite; not {self.low} to {self.high}")
+        if not -_FLOAT32_LIMIT <= self.low <= 0 <= self.high <= _FLOAT32_LIMIT:
+            raise ValueError(
+                f"a range is low <= 0 <= high, finite in float32; not {self.low} to {self.high}"
+            )
 
 
 class RangeCache(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

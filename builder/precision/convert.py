@@ -102,7 +102,7 @@ def check_precision(
         int8 without ranges, options without a lower precision, or no kernels for it there.
     """
     if precision == "fp32":
-        given = {"weight-only": weight_only, "calibration": ranged, "exclude": excluding}
+        given = {"weight-only": weight_only, "data or --calibration": ranged, "exclude": excluding}
         for name in (name for name, is_given in given.items() if is_given):
             raise InputError(
                 f"--{name} is not for fp32",
@@ -192,6 +192,8 @@ def convert(
     """
     if options.precision == "fp32":
         return Converted(source)
+    if options.ranges is not None:
+        check_ranges(options.ranges, source.sha256, ())
     narrow: Narrow = "int8" if options.precision == "int8" else "float16"
     on_cpu = backend == "onnxruntime"
     stored_only = options.weight_only or (on_cpu and options.precision == "fp16")
@@ -247,6 +249,12 @@ def _in_int8(
     graph = normal.proto.graph
     compute = _scaled(weighted(graph, exclude=exclude), options)
     check_int8(graph, normal.name)
+    if not compute:
+        raise InputError(
+            f"nothing of {normal.name} is left to compute in int8",
+            why=f"{len(exclude)} operators are excluded or slower in int8, all that could",
+            hint="exclude fewer, or add --weight-only",
+        )
     assert options.ranges is not None
     operators = quantisable(graph, exclude=exclude)
     needed = activation_names(graph, exclude=exclude)

@@ -60,7 +60,8 @@ def _planned(
         dims = value.type.tensor_type.shape.dim
         known = shapes.get(value.name)
         for axis, dim in enumerate(dims):
-            dim.dim_value = known[axis] if known else dim.dim_value or 1
+            fits = known is not None and len(known) == len(dims)
+            dim.dim_value = known[axis] if known and fits else dim.dim_value or 1
     for value in given.graph.output:
         value.type.tensor_type.ClearField("shape")
     inferred = shape_inference.infer_shapes(given, data_prop=True)

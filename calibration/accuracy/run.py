@@ -111,6 +111,12 @@ def compare_outputs(
                     meaning = TextTask(read) if read else task_of(task, name, array)
                     found[name] = _Output(meaning)
                 output = found[name]
+                if not np.isfinite(array.astype(np.float64)).all():
+                    raise InputError(
+                        f"output {name!r} of {reference} is not finite",
+                        why=f"in sample {count} of the data, so that nothing compares with it",
+                        hint="repair the model, or leave the sample out",
+                    )
                 output.error += error_of(array, given[name])
                 output.within += passed[name]
                 if output.task is not None:

@@ -10,6 +10,7 @@ import click
 from swapnet.cli.console import progress
 from swapnet.cli.options import shapes_option
 from swapnet.cli.precision import precision_options, ranges_of
+from swapnet.files import check_writable
 from swapnet.manifest import Precision
 from swapnet.ranges import RangeCache, save_ranges
 from swapnet.units import format_size
@@ -73,7 +74,7 @@ def command(
     inspected, edited, and used again with --calibration.
     """
     from swapnet.builder.precision.convert import check_precision
-    from swapnet.calibration.quantize import quantize
+    from swapnet.calibration.quantize import check_apart, quantize
 
     check_precision(
         "tensorrt",
@@ -83,8 +84,16 @@ def command(
         excluding=bool(exclude),
     )
     target = output or Path(f"{model.stem}.{precision}.onnx")
+    place = cache or target.with_suffix(".ranges.json")
+    check_apart(model, target, place)
+    for file in (target, place):
+        if file.absolute().parent.exists():
+            check_writable(file.absolute())
     with progress(target.name) as report:
         ranges = ranges_of(model, precision=precision, progress=report, **options)
+        if ranges is not None and options["calibration"] is None:
+            save_ranges(place, ranges)
+            click.echo(f"{place}: {_summary(ranges)}", err=True)
         report("quantize", 0, 1)
         quantize(
             model,
@@ -95,10 +104,6 @@ def command(
             per_channel=per_channel,
             exclude=exclude,
         )
-    if ranges is not None and options["calibration"] is None:
-        place = cache or target.with_suffix(".ranges.json")
-        save_ranges(place, ranges)
-        click.echo(f"{place}: {_summary(ranges)}", err=True)
     click.echo(f"{target}: {format_size(target.stat().st_size)}", err=True)
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from swapnet.manifest import load_manifest
-from swapnet.ranges import load_ranges
+from swapnet.ranges import RangeCache, load_ranges, save_ranges
 from tests.builder.precision.conftest import convolutions, feeds_of, noise_db, run
 from tests.cli.conftest import Call
 from tests.helpers.zoo import Net
@@ -141,3 +141,68 @@ def test_an_operator_without_int8_kernel(call: Call, data: Path, tmp_path: Path)
     failed = call("build", path, "-o", tmp_path / "e", *cuda)
     assert failed.is_user_error("onnxruntime-cuda", "--weight-only")
     assert _names(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-o", "toy.onnx"),
+        ("-o", "out.onnx", "--cache", "toy.onnx"),
+        ("-o", "out.onnx", "--cache", "out.onnx"),
+        ("-o", "out.onnx", "--cache", "nowhere/../toy.onnx"),
+    ],
+    ids=" ".join,
+)
+def test_nothing_is_written_over_the_model(
+    call: Call, model: Path, data: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    before = model.read_bytes()
+    given = [a if a.startswith("-") else tmp_path / a for a in arguments]
+    failed = call("quantize", model, "--data", data, *given)
+    assert failed.is_user_error("can't be written")
+    assert model.read_bytes() == before
+    assert _names(tmp_path) == {"toy.onnx", "data.npz"}
+
+
+def test_weights_beside_the_model_are_not_written_over(call: Call, tmp_path: Path) -> None:
+    onnx.save_model(
+        convolutions(),
+        tmp_path / "toy.onnx",
+        save_as_external_data=True,
+        location="out.onnx.data",
+        size_threshold=0,
+    )
+    before = (tmp_path / "out.onnx.data").read_bytes()
+    for name in ("out.onnx", "out.onnx.data"):
+        half = ("--precision", "fp16", "-o", tmp_path / name)
+        assert call("quantize", tmp_path / "toy.onnx", *half).is_user_error("out.onnx.data")
+    assert (tmp_path / "out.onnx.data").read_bytes() == before
+
+
+def test_ranges_of_another_model_are_refused_in_every_precision(
+    call: Call, model: Path, tmp_path: Path
+) -> None:
+    ranges = RangeCache("swapnet-ranges/1", "0" * 64, "other", "minmax", 1, "1", {})
+    save_ranges(tmp_path / "other.json", ranges)
+    for options in (("--precision", "fp16"), ("--weight-only",), ()):
+        given = ("--calibration", tmp_path / "other.json", "-o", tmp_path / "out.onnx")
+        assert call("quantize", model, *options, *given).is_user_error("another model")
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_excluding_everything_leaves_nothing_to_do(
+    call: Call, model: Path, data: Path, tmp_path: Path
+) -> None:
+    names = [n.name for n in convolutions().graph.node if n.op_type in ("Conv", "Gemm")]
+    given = [argument for name in names for argument in ("--exclude", name)]
+    failed = call("quantize", model, "--data", data, "-o", tmp_path / "out.onnx", *given)
+    assert failed.status == 2
+    assert "nothing of toy is left" in failed.err
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_shapes_of_another_rank_are_an_error(
+    call: Call, model: Path, data: Path, tmp_path: Path
+) -> None:
+    given = ("--precision", "int8", "--data", data, "--shapes", "image:1x3")
+    assert call("build", model, "-o", tmp_path / "e", *given).is_user_error("image")
