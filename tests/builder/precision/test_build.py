@@ -26,6 +26,8 @@ from tests.builder.precision.conftest import (
     run,
 )
 
+pytestmark = pytest.mark.slow
+
 ONE_THREAD = Device(threads=1)
 MODEL = convolutions(width=128)
 
@@ -147,7 +149,6 @@ def test_a_failed_build_leaves_the_old_engine(
     assert [p.name for p in tmp_path.iterdir()] == ["e"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "narrower"),
     [
