@@ -20,7 +20,7 @@ DATA ?=
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
-	@printf '\n  make engines MODEL=path/to/model.onnx BUDGET=64MiB OUT=engines/mine [SHAPES=name:1x3x224x224]\n'
+	@printf '\n  make engines MODEL=path/to/model.onnx BUDGET=64MiB OUT=engines/mine [SHAPES=name:1x3x224x224] [PRECISION=int8 DATA=photographs/]\n'
 
 setup: $(READY) ## Make the virtual environment
 

@@ -222,8 +222,9 @@ workspace, min_shapes, process_per_block
             max_block_bytes=limits.max_block_bytes,
             progress=progress,
         )
-        stored_only = weight_only or (name == "onnxruntime" and precision == "fp16")
-        manifest = msgspec.structs.replace(manifest, precision=precision, weight_only=stored_only)
+        manifest = msgspec.structs.replace(
+            manifest, precision=precision, weight_only=chosen.is_stored_only(name)
+        )
         save_manifest(staging, manifest)
         if chosen.ranges is not None:
             save_ranges(staging / RANGES, chosen.ranges)

@@ -13,6 +13,7 @@ import numpy as np
 
 from swapnet.builder.narrowing import narrow_weights
 from swapnet.builder.optimise import TYPES, Operators, optimise
+from swapnet.builder.precision.selection import channel_axis
 from swapnet.builder.products import Measure
 from swapnet.builder.shapes import plan_shapes
 from swapnet.builder.source import open_source
@@ -101,13 +102,7 @@ class _Operator:
     @property
     def axis(self) -> int | None:
         """Of output channels in the weight; None where one scale is for all."""
-        if self.node.op_type == "Gemm":
-            return 0 if _attribute(self.node, "transB", 0) else 1
-        if self.node.op_type == "MatMul":
-            return 1 if len(self.weight) == 2 else None
-        if self.node.op_type == "ConvTranspose":
-            return 1 if _attribute(self.node, "group", 1) == 1 else None
-        return 0
+        return channel_axis(self.node, len(self.weight))
 
 
 def measure_forms(
@@ -188,10 +183,6 @@ def _narrower(operator: _Operator) -> _Operator:
     if bias and bias[-1] == columns:
         bias = (*bias[:-1], fewer)
     return replace(operator, weight=tuple(dims), bias=bias, share=fewer / columns)
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((a.i for a in node.attribute if a.name == name), default)
 
 
 def _int8(operator: _Operator) -> Candidate:

@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swapnet.builder.graph import bodies
-from swapnet.errors import ModelError
+from swapnet.errors import InputError, ModelError
 from swapnet.tensors import ELEMENT_BYTES, ONNX_TYPES
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OPSETS", "PROTOBUF_LIMIT_BYTES", "SourceModel", "file_sha256", "open_source"]
+__all__ = [
+    "OPSETS",
+    "PROTOBUF_LIMIT_BYTES",
+    "SourceModel",
+    "check_apart",
+    "file_sha256",
+    "open_source",
+]
 
 PROTOBUF_LIMIT_BYTES = 2 << 30
 """A model file is smaller; its weights may lie in others beside it."""
@@ -93,6 +100,38 @@ def open_source(path: Path) -> SourceModel:
     _check_opset(path, proto)
     weights_bytes = _check_external_data(path, proto)
     return SourceModel(path, proto, file_sha256(path), weights_bytes, path.stem)
+
+
+def check_apart(source: SourceModel, *targets: Path) -> None:
+    """Refuse to write over the model, its weights, or one file twice.
+
+    Parameters
+    ----------
+    source
+        The model.
+    targets
+        Files to write.
+
+    Raises
+    ------
+    InputError
+        Two of them are one file.
+    """
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    tensors = source.proto.graph.initializer
+    read = {ExternalDataInfo(t).location for t in tensors if uses_external_data(t)}
+    folder = source.path.parent
+    taken = {source.path.resolve(), *((folder / name).resolve() for name in read)}
+    for target in targets:
+        for place in (target, target.with_name(f"{target.name}.data")):
+            if place.resolve() in taken:
+                raise InputError(
+                    f"{place} can't be written",
+                    why="the model or another output is that file",
+                    hint="choose another name for it",
+                )
+        taken.add(target.resolve())
 
 
 def _check_opset(path: Path, proto: onnx.ModelProto) -> None:

@@ -1,119 +1,17 @@
-"""Ranges of an ONNX model from representative inputs, and the model in lower precision."""
+"""The model in lower precision, as a file for any library."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from swapnet.calibration.ranges import calibrate_ranges
 from swapnet.errors import InputError, StorageError
-from swapnet.executor.backends.base import Array
 from swapnet.files import make_folder
 from swapnet.manifest import Precision
-from swapnet.progress import Progress, silent
-from swapnet.ranges import Method, RangeCache
+from swapnet.ranges import RangeCache
 
-__all__ = ["calibrate_model", "check_apart", "quantize"]
-
-
-def check_apart(model: Path, *targets: Path) -> None:
-    """Refuse to write over the model, its weights, or one file twice.
-
-    Parameters
-    ----------
-    model
-        ONNX file, which is there.
-    targets
-        Files to write.
-
-    Raises
-    ------
-    InputError
-        Two of them are one file.
-    """
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
-
-    from swapnet.builder.source import open_source
-
-    tensors = open_source(model).proto.graph.initializer
-    read = {ExternalDataInfo(t).location for t in tensors if uses_external_data(t)}
-    taken = {model.resolve(), *((model.parent / name).resolve() for name in read)}
-    for target in targets:
-        for place in (target, target.with_name(f"{target.name}.data")):
-            if place.resolve() in taken:
-                raise InputError(
-                    f"{place} can't be written",
-                    why="the model or another output is that file",
-                    hint="choose another name for it",
-                )
-        taken.add(target.resolve())
-
-
-def calibrate_model(
-    model: str | Path,
-    samples: Iterable[Mapping[str, Array]],
-    *,
-    precision: Precision = "int8",
-    method: Method = "minmax",
-    percentile: float = 99.99,
-    budget: str | int = "100%",
-    memory_limit: bool = False,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    progress: Progress = silent,
-) -> RangeCache:
-    """Ranges of the values of a model, from running it swapped on representative inputs.
-
-    Parameters
-    ----------
-    model
-        ONNX file, of any size.
-    samples
-        Inputs by name, one sample after the other; iterated more than once.
-    precision
-        ``"int8"`` needs ranges of what its operators read and write, ``"fp16"`` of all values.
-    method, percentile
-        How ranges are taken; ``percentile`` is of absolute values, for that method.
-    budget
-        All memory of the model while it runs; a size, bytes or a share.
-    memory_limit
-        Run under the kernel's limit of that budget.
-    shapes
-        Input shapes to plan for; by default those of the largest sample.
-    progress
-        Told of each stage.
-
-    Raises
-    ------
-    InputError
-        A sample is not what the model takes, or a value is not finite.
-    ModelError
-        The model can't be read or run.
-    BudgetError
-        The budget is too small.
-    """
-    from swapnet.builder.precision.normalise import normalise
-    from swapnet.builder.precision.selection import activation_names, check_int8
-    from swapnet.builder.source import open_source
-
-    source = open_source(Path(model))
-    with tempfile.TemporaryDirectory(prefix="swapnet-calibration-") as folder:
-        normal = normalise(source, Path(folder))
-        if precision == "int8":
-            check_int8(normal.proto.graph, source.name)
-        return calibrate_ranges(
-            normal.path,
-            samples,
-            tensors=activation_names(normal.proto.graph) if precision == "int8" else None,
-            method=method,
-            percentile=percentile,
-            budget=budget,
-            memory_limit=memory_limit,
-            shapes=shapes,
-            source_sha256=source.sha256,
-            source_name=source.name,
-            progress=progress,
-        )
+__all__ = ["quantize"]
 
 
 def quantize(
@@ -140,7 +38,8 @@ def quantize(
     precision
         ``"int8"`` or ``"fp16"``.
     ranges
-        Of `calibrate_model`: int8 needs them, float16 leaves in float32 what overflows.
+        Of `swapnet.calibration.calibrate_model`: int8 needs them, float16 leaves in float32 what
+        overflows.
     weight_only
         Weights in int8, widened where they are used; no ranges are needed.
     per_channel
@@ -165,7 +64,7 @@ def quantize(
     import onnx
 
     from swapnet.builder.precision.convert import PrecisionOptions, interchange
-    from swapnet.builder.source import PROTOBUF_LIMIT_BYTES, open_source
+    from swapnet.builder.source import PROTOBUF_LIMIT_BYTES, check_apart, open_source
 
     if precision == "fp32":
         raise InputError(
@@ -175,7 +74,7 @@ def quantize(
     options.check("tensorrt")
     source = open_source(Path(model))
     target = Path(output)
-    check_apart(Path(model), target)
+    check_apart(source, target)
     make_folder(target.absolute().parent)
     try:
         with tempfile.TemporaryDirectory(

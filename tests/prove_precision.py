@@ -22,7 +22,7 @@ import swapnet
 from swapnet import models
 from swapnet.arrays import Array, load_npz, save_npz
 from swapnet.budget import Budget
-from swapnet.calibration.quantize import calibrate_model
+from swapnet.calibration import calibrate_model
 from swapnet.cli.bench import one_operator_engine
 from swapnet.executor.admission import admitted_bytes
 from swapnet.executor.bench.cgroup import MemoryGroup

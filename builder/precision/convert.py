@@ -71,6 +71,11 @@ class PrecisionOptions:
     exclude: tuple[str, ...] = ()
     per_channel: bool = True
 
+    def is_stored_only(self, backend: str) -> bool:
+        """Whether weights are stored in the precision, and computed with in float32."""
+        on_cpu = backend == "onnxruntime"
+        return self.weight_only or (on_cpu and self.precision == "fp16")
+
     def check(self, backend: str) -> None:
         """Refuse what does not go together: see `check_precision`."""
         check_precision(
@@ -196,14 +201,14 @@ def convert(
         check_ranges(options.ranges, source.sha256, ())
     narrow: Narrow = "int8" if options.precision == "int8" else "float16"
     on_cpu = backend == "onnxruntime"
-    stored_only = options.weight_only or (on_cpu and options.precision == "fp16")
-    if stored_only and backend not in TENSORRT and not options.exclude:
+    stores_narrow = options.is_stored_only(backend) and backend not in TENSORRT
+    if stores_narrow and not options.exclude:
         return Converted(source, narrow)
     normal = normalise(source, folder)
     graph = normal.proto.graph
     check_excluded(graph, options.exclude)
     keep = _fused_names(graph, options.exclude)
-    if stored_only and backend not in TENSORRT:
+    if stores_narrow:
         return Converted(normal, narrow, keep)
     if options.precision == "fp16":
         ranges = options.ranges.ranges if options.ranges else {}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Weighted",
     "activation_names",
+    "channel_axis",
     "check_excluded",
     "check_int8",
     "quantisable",
@@ -66,7 +67,7 @@ def weighted(graph: onnx.GraphProto, *, exclude: Collection[str] = ()) -> tuple[
     """
     tensors = {t.name: t for t in graph.initializer if t.data_type == 1}
     found = [
-        Weighted(node, node.input[1], _axis(node, tensors[node.input[1]]))
+        Weighted(node, node.input[1], channel_axis(node, len(tensors[node.input[1]].dims)))
         for node in graph.node
         if node.op_type in _WEIGHT and node.domain in ("", "ai.onnx") and node.name not in exclude
         if node.input[1] in tensors and node.input[0] != node.input[1]
@@ -88,12 +89,21 @@ def weighted(graph: onnx.GraphProto, *, exclude: Collection[str] = ()) -> tuple[
     )
 
 
-def _axis(node: onnx.NodeProto, tensor: onnx.TensorProto) -> int | None:
+def channel_axis(node: onnx.NodeProto, rank: int) -> int | None:
+    """Axis of output channels in a weight of so many dimensions; None where one scale is for all.
+
+    Parameters
+    ----------
+    node
+        Conv, ConvTranspose, Gemm or MatMul.
+    rank
+        Dimensions of its weight.
+    """
     attributes = {a.name: a.i for a in node.attribute}
     if node.op_type == "Gemm":
         return 0 if attributes.get("transB", 0) else 1
     if node.op_type == "MatMul":
-        return 1 if len(tensor.dims) == 2 else None
+        return 1 if rank == 2 else None
     if node.op_type == "ConvTranspose" and attributes.get("group", 1) > 1:
         return None
     return _WEIGHT[node.op_type]

@@ -146,7 +146,7 @@ def ranges_of(
         return load_ranges(calibration)
     if not data:
         return None
-    from swapnet.calibration.quantize import calibrate_model
+    from swapnet.calibration import calibrate_model
 
     return calibrate_model(
         model,

@@ -74,7 +74,8 @@ def command(
     inspected, edited, and used again with --calibration.
     """
     from swapnet.builder.precision.convert import check_precision
-    from swapnet.calibration.quantize import check_apart, quantize
+    from swapnet.builder.source import check_apart, open_source
+    from swapnet.calibration.quantize import quantize
 
     check_precision(
         "tensorrt",
@@ -85,7 +86,7 @@ def command(
     )
     target = output or Path(f"{model.stem}.{precision}.onnx")
     place = cache or target.with_suffix(".ranges.json")
-    check_apart(model, target, place)
+    check_apart(open_source(model), target, place)
     for file in (target, place):
         if file.absolute().parent.exists():
             check_writable(file.absolute())

@@ -146,8 +146,8 @@ def _excluded(name: str, precision: Lowered, form: Form) -> tuple[str, ...]:
 
 def _reports(files: ZooFiles, precision: Lowered, threads: int | None) -> dict[str, AccuracyReport]:
     """Both forms of one model in one precision, calibrated once."""
+    from swapnet.calibration import calibrate_model
     from swapnet.calibration.accuracy.run import compare_outputs
-    from swapnet.calibration.quantize import calibrate_model
     from swapnet.models.evaluation import calibration_inputs, evaluation, recipe
 
     inputs = evaluation(files.name)

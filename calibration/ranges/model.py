@@ -1,0 +1,80 @@
+"""Ranges of a model's values as lower precision needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from swapnet.arrays import Array
+from swapnet.builder.precision.normalise import normalise
+from swapnet.builder.precision.selection import activation_names, check_int8
+from swapnet.builder.source import open_source
+from swapnet.calibration.ranges.calibrate import calibrate_ranges
+from swapnet.calibration.ranges.graph import work_folder
+from swapnet.manifest import Precision
+from swapnet.progress import Progress, silent
+from swapnet.ranges import Method, RangeCache
+
+__all__ = ["calibrate_model"]
+
+
+def calibrate_model(
+    model: str | Path,
+    samples: Iterable[Mapping[str, Array]],
+    *,
+    precision: Precision = "int8",
+    method: Method = "minmax",
+    percentile: float = 99.99,
+    budget: str | int = "100%",
+    memory_limit: bool = False,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    progress: Progress = silent,
+) -> RangeCache:
+    """Ranges of the values of a model, from running it swapped on representative inputs.
+
+    Parameters
+    ----------
+    model
+        ONNX file, of any size.
+    samples
+        Inputs by name, one sample after the other; iterated more than once.
+    precision
+        ``"int8"`` needs ranges of what its operators read and write, ``"fp16"`` of all values.
+    method, percentile
+        How ranges are taken; ``percentile`` is of absolute values, for that method.
+    budget
+        All memory of the model while it runs; a size, bytes or a share.
+    memory_limit
+        Run under the kernel's limit of that budget.
+    shapes
+        Input shapes to plan for; by default those of the largest sample.
+    progress
+        Told of each stage.
+
+    Raises
+    ------
+    InputError
+        A sample is not what the model takes, or a value is not finite.
+    ModelError
+        The model can't be read or run.
+    BudgetError
+        The budget is too small.
+    """
+    source = open_source(Path(model))
+    with work_folder(source.path) as folder:
+        normal = normalise(source, folder)
+        if precision == "int8":
+            check_int8(normal.proto.graph, source.name)
+        return calibrate_ranges(
+            normal.path,
+            samples,
+            tensors=activation_names(normal.proto.graph) if precision == "int8" else None,
+            method=method,
+            percentile=percentile,
+            budget=budget,
+            memory_limit=memory_limit,
+            shapes=shapes,
+            source_sha256=source.sha256,
+            source_name=source.name,
+            progress=progress,
+        )
