@@ -13,12 +13,11 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from swapnet.arrays import Array, load_npz
 from swapnet.calibration.images import IMAGENET, Preprocessing, image_files, read_image
 from swapnet.errors import InputError, ModelError
-from swapnet.tensors import ONNX_TYPES, numpy_dtype
+from swapnet.feeds import as_dims, check_feed, check_names, fits, wrong_shape
+from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
     import onnx
@@ -81,7 +80,7 @@ class Samples:
         """
         read = 0
         for where, sample in self.source:
-            yield _checked(sample, self.inputs, where)
+            yield check_feed(sample, self.inputs, where)
             read += 1
             if read == self.limit:
                 return
@@ -180,81 +179,6 @@ def _input_type(value: onnx.ValueInfoProto) -> InputType:
     )
 
 
-def _checked(
-    sample: Mapping[str, Any], inputs: Sequence[InputType], where: str
-) -> dict[str, Array]:
-    _check_names(sample, inputs, where)
-    return {taken.name: _checked_array(sample[taken.name], taken, where) for taken in inputs}
-
-
-def _check_names(given: Iterable[str], inputs: Sequence[InputType], where: str) -> None:
-    names = set(given)
-    expected = {taken.name for taken in inputs}
-    missing = sorted(expected - names)
-    unknown = sorted(map(str, names - expected))
-    if missing or unknown:
-        raise InputError(
-            f"{where} has an unknown input {unknown[0]!r}"
-            if unknown
-            else f"{where} lacks input {missing[0]!r}",
-            why=f"the model takes {', '.join(repr(taken.name) for taken in inputs)}",
-            hint="give each of them once",
-        )
-
-
-def _checked_array(value: Any, taken: InputType, where: str) -> Array:
-    try:
-        array = np.asarray(value, order="C")
-    except Exception as error:  # an object of another library may raise anything
-        raise InputError(
-            f"input {taken.name!r} of {where} is no array", why=str(error), hint="give NumPy arrays"
-        ) from error
-    dtype = numpy_dtype(taken.dtype)
-    if array.dtype != dtype:
-        raise InputError(
-            f"input {taken.name!r} of {where} has the wrong element type",
-            why=f"it is {array.dtype}, the model takes {taken.dtype}",
-            hint=f"convert it: array.astype({str(dtype)!r})",
-        )
-    if not _fits(array.shape, taken.shape):
-        raise _wrong_shape(array.shape, taken, where)
-    _check_finite(array, taken, where)
-    return array
-
-
-def _fits(shape: tuple[int, ...], declared: tuple[int | str, ...]) -> bool:
-    return len(shape) == len(declared) and all(
-        isinstance(dim, str) or dim == size for dim, size in zip(declared, shape, strict=True)
-    )
-
-
-def _wrong_shape(shape: tuple[int, ...], taken: InputType, where: str) -> InputError:
-    return InputError(
-        f"input {taken.name!r} of {where} has the wrong shape",
-        why=f"it is {_dims(shape)}, the model takes {_dims(taken.shape)}",
-        hint="reshape it; an .npz of several samples has an axis of samples before these",
-    )
-
-
-def _dims(shape: tuple[int | str, ...]) -> str:
-    return "x".join(map(str, shape)) or "a scalar"
-
-
-def _check_finite(array: Array, taken: InputType, where: str) -> None:
-    values: Any = array
-    if taken.dtype == "bfloat16":
-        values = (array.astype(np.uint32) << 16).view(np.float32)
-    if values.dtype.kind != "f" or np.isfinite(values).all():
-        return
-    nans = int(np.isnan(values).sum())
-    infinite = int(np.isinf(values).sum())
-    raise InputError(
-        f"input {taken.name!r} of {where} is not finite",
-        why=f"of {values.size} values {nans} are NaN and {infinite} infinite",
-        hint="leave the sample out, or correct what makes it",
-    )
-
-
 @dataclass(frozen=True)
 class _Folder:
     name: str
@@ -286,7 +210,7 @@ def _image_input(
         or taken.shape[1] not in (1, 3)
         or (taken.shape[0] != 1 and not isinstance(taken.shape[0], str))
     ):
-        found = ", ".join(f"{t.name!r} {t.dtype} {_dims(t.shape)}" for t in inputs) or "nothing"
+        found = ", ".join(f"{t.name!r} {t.dtype} {as_dims(t.shape)}" for t in inputs) or "nothing"
         raise InputError(
             f"the model can't be given the images in {data}",
             why=f"it takes {found}; images are one float32 input of 1x3xHEIGHTxWIDTH or "
@@ -297,14 +221,14 @@ def _image_input(
     if size is None and not (isinstance(height, int) and isinstance(width, int)):
         raise InputError(
             f"the size of the images in {data} is not known",
-            why=f"the model takes {_dims(taken.shape)}: any height or width",
+            why=f"the model takes {as_dims(taken.shape)}: any height or width",
             hint="say which size it is used with, or give inputs as .npz or module:function",
         )
     chosen = size or (int(height), int(width))
-    if min(chosen) < 1 or not _fits(chosen, (height, width)):
+    if min(chosen) < 1 or not fits(chosen, (height, width)):
         raise InputError(
-            f"the images in {data} can't be made {_dims(chosen)}",
-            why=f"the model takes {_dims(taken.shape)}",
+            f"the images in {data} can't be made {as_dims(chosen)}",
+            why=f"the model takes {as_dims(taken.shape)}",
             hint="choose another size, or none where the model's is fixed",
         )
     return taken, chosen
@@ -328,11 +252,11 @@ def _open_npz(path: Path, inputs: Sequence[InputType]) -> _Arrays:
     if path.suffix.lower() != ".npz":
         raise InputError(f"{path} can't be read", why="it is a file but no .npz", hint=_WAYS)
     arrays = load_npz(path)
-    _check_names(arrays, inputs, str(path))
+    check_names(arrays, inputs, str(path))
     leading = {taken.name: arrays[taken.name].ndim - len(taken.shape) for taken in inputs}
     for taken in inputs:
         if leading[taken.name] not in (0, 1):
-            raise _wrong_shape(arrays[taken.name].shape, taken, str(path))
+            raise wrong_shape(arrays[taken.name].shape, taken, str(path))
     if not any(leading.values()):
         return _Arrays(str(path), {name: array[None] for name, array in arrays.items()}, 1)
     counts = {name: arrays[name].shape[0] if axes else 1 for name, axes in leading.items()}
@@ -349,7 +273,7 @@ def _open_npz(path: Path, inputs: Sequence[InputType]) -> _Arrays:
     if not samples:
         raise InputError(
             f"no samples in {path}",
-            why=f"{inputs[0].name!r} is {_dims(arrays[inputs[0].name].shape)}",
+            why=f"{inputs[0].name!r} is {as_dims(arrays[inputs[0].name].shape)}",
             hint="give at least one sample",
         )
     return _Arrays(str(path), arrays, samples)

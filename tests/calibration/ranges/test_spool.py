@@ -41,13 +41,13 @@ def test_no_samples(tmp_path: Path) -> None:
     ("change", "what", "why"),
     [
         ({"y": 1}, "unknown input 'y'", "the model takes 'x', 'ids'"),
-        ({"ids": None}, "lacks input 'ids'", "the model takes 'x', 'ids'"),
+        ({"ids": None}, "input 'ids' of sample 1 is missing", "the model takes 'x', 'ids'"),
         ({"x": np.zeros((1, 4))}, "'x' of sample 1 has the wrong element type", "float64"),
         ({"x": np.zeros((1, 5), np.float32)}, "'x' of sample 1 has the wrong shape", "rowsx4"),
         (
             {"x": np.array([[1, np.nan, 2, np.inf]], np.float32)},
             "'x' of sample 1 is not finite",
-            "2 of its 4",
+            "of 4 values",
         ),
     ],
 )

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from swapnet.errors import InputError
+from swapnet.feeds import as_dims, check_array, check_feed, check_names, fits
+from swapnet.manifest import Tensor
+
+X = Tensor("x", "float32", ("rows", 4), 0)
+IDS = Tensor("ids", "int64", (2,), 0)
+GOOD = {"ids": np.arange(2), "x": np.ones((3, 4), np.float32)}
+
+
+def test_arrays_come_in_the_order_of_the_model() -> None:
+    found = check_feed(GOOD | {"x": np.ones((4, 3), np.float32).T}, [X, IDS], "sample 1")
+    assert list(found) == ["x", "ids"]
+    assert found["x"].flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"y": np.ones(1)}, ["unknown input 'y' of sample 1", "takes 'x', 'ids'"]),
+        ({"x": np.ones((3, 4))}, ["'x' of sample 1 has the wrong element type", "float64"]),
+        ({"x": np.ones((3, 5), np.float32)}, ["wrong shape", "3x5", "rowsx4"]),
+        ({"x": np.full((1, 4), np.nan, np.float32)}, ["is not finite", "4 are NaN"]),
+        ({"x": [[1], [1, 2]]}, ["is no array"]),
+    ],
+    ids=["unknown", "type", "shape", "nan", "ragged"],
+)
+def test_what_does_not_fit(change: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        check_feed(GOOD | change, [X, IDS], "sample 1")
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_without_a_place_the_message_names_none() -> None:
+    with pytest.raises(InputError, match=r"^input 'ids' is missing\n"):
+        check_names(["x"], [X, IDS])
+    with pytest.raises(InputError, match=r"^input 'x' has the wrong shape\n") as caught:
+        check_array(np.ones(4, np.float32), X)
+    assert caught.value.hint == "reshape it"
+
+
+def test_shapes() -> None:
+    assert fits((9, 4), X.shape)
+    assert not fits((4,), X.shape)
+    assert as_dims(()) == "a scalar"
