@@ -24,6 +24,7 @@ from swapnet.calibration.blocks import (
     measure_rounds,
     storage_of,
 )
+from swapnet.calibration.failure import Failed, failure_of
 from swapnet.calibration.requests import (
     LEAST_BYTES,
     PAIRS,
@@ -96,15 +97,6 @@ class Found(msgspec.Struct, frozen=True, tag=True):
     """The end: what was measured."""
 
     profile: Profile
-
-
-class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The end: one of our errors, by the name of its class."""
-
-    error: str
-    what: str
-    why: str
-    hint: str
 
 
 Answer = Reached | Found | Failed
@@ -206,7 +198,7 @@ def main() -> int:
         device = device_for(manifest, job.threads, own=True, gpu_memory=job.gpu_memory)
         profile = measure_profile(job, device, lambda *told: answer(Reached(*told)))
     except SwapnetError as error:
-        answer(Failed(type(error).__name__, error.what, error.why, error.hint))
+        answer(failure_of(error))
         return 2
     answer(Found(profile))
     return 0

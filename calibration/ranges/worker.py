@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 
 from swapnet.arrays import Array
+from swapnet.calibration.failure import Failed, failure_of
 from swapnet.calibration.ranges.collect import Collector, Extreme, Extremes, Histograms
-from swapnet.errors import BudgetError, SwapnetError
+from swapnet.errors import SwapnetError
 from swapnet.executor.backends import device_for
 from swapnet.executor.device import Device
 from swapnet.executor.executor import SwapExecutor
@@ -70,16 +71,6 @@ class Found(msgspec.Struct, frozen=True, tag=True):
     extremes: dict[str, Extreme]
 
 
-class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The end: one of our errors, by the name of its class."""
-
-    error: str
-    what: str
-    why: str
-    hint: str
-    smallest_bytes: int | None = None
-
-
 Answer = Ran | Found | Failed
 
 
@@ -131,8 +122,7 @@ def main() -> int:
         device = device_for(load_manifest(Path(job.folder)), job.threads, own=True)
         found = observe(job, device, lambda _, done, __: answer(Ran(done)))
     except SwapnetError as error:
-        smallest = error.smallest_bytes if isinstance(error, BudgetError) else None
-        answer(Failed(type(error).__name__, error.what, error.why, error.hint, smallest))
+        answer(failure_of(error))
         return 2
     answer(Found(found))
     return 0
