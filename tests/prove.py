@@ -26,7 +26,7 @@ from swapnet.cli.models import current_engine
 from swapnet.executor.bench.cgroup import MemoryGroup
 from swapnet.executor.bench.difference import largest_difference
 from swapnet.executor.bench.process import Worker
-from swapnet.executor.bench.roles import Request, Role
+from swapnet.executor.bench.roles import Request, Role, Round
 from swapnet.executor.bench.runtime import Runtime
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.memory import demand, for_pool
@@ -100,29 +100,45 @@ def prove(name: str) -> Iterator[Row]:
         whole = _reference("mapped", folder / WHOLE, folder)
         profile = load_profile(engine, manifest, device.fingerprint)
         for text in BUDGETS:
-            budget_bytes = _budget_bytes(text, manifest)
+            budget_bytes = budget_bytes_of(text, manifest)
             plan = make_plan(manifest, profile, budget_bytes)
-            request = Request(
-                "swapped", str(engine), str(folder / "inputs.npz"), device.threads, budget_bytes
-            )
-            limit = fixed + budget_bytes
             runtime.warm_up()
-            with MemoryGroup(limit) as group, Worker(request, group, limit) as worker:
-                counted = worker.run(INFERENCES)
-                peak = group.peak_bytes
-                group.lift()
-                outputs = worker.outputs(folder)
+            survived = run_limited(engine, folder, budget_bytes, fixed, INFERENCES)
             yield Row(
                 name,
                 text,
                 budget_bytes,
-                peak - fixed,
+                survived.peak_bytes,
                 plan.streamed_bytes,
-                counted.read_bytes // INFERENCES,
+                survived.round.read_bytes // INFERENCES,
                 bool(manifest.sliced),
-                largest_difference(outputs, whole)[1],
-                largest_difference(outputs, original)[1],
+                largest_difference(survived.outputs, whole)[1],
+                largest_difference(survived.outputs, original)[1],
             )
+
+
+@dataclass(frozen=True)
+class Survived:
+    """What an engine did under the kernel's limit; ``peak_bytes`` are above the runtime's."""
+
+    round: Round
+    outputs: dict[str, Array]
+    peak_bytes: int
+
+
+def run_limited(
+    engine: Path, folder: Path, budget_bytes: int, fixed_bytes: int, inferences: int
+) -> Survived:
+    """Run an engine on ``inputs.npz`` of a folder, under the limit of the runtime and a budget."""
+    request = Request(
+        "swapped", str(engine), str(folder / "inputs.npz"), Device().threads, budget_bytes
+    )
+    limit = fixed_bytes + budget_bytes
+    with MemoryGroup(limit) as group, Worker(request, group, limit) as worker:
+        counted = worker.run(inferences)
+        peak_bytes = group.peak_bytes - fixed_bytes
+        group.lift()
+        return Survived(counted, worker.outputs(folder), peak_bytes)
 
 
 def _reference(role: Role, path: Path, folder: Path) -> dict[str, Array]:
@@ -132,7 +148,7 @@ def _reference(role: Role, path: Path, folder: Path) -> dict[str, Array]:
         return worker.outputs(folder)
 
 
-def _budget_bytes(text: str, manifest: Manifest) -> int:
+def budget_bytes_of(text: str, manifest: Manifest) -> int:
     smallest, _ = smallest_budget(manifest)
     if text == "smallest":
         return smallest

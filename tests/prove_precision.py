@@ -21,21 +21,16 @@ import onnxruntime
 import swapnet
 from swapnet import models
 from swapnet.arrays import Array, load_npz, save_npz
-from swapnet.budget import Budget
 from swapnet.calibration import calibrate_model
 from swapnet.cli.bench import one_operator_engine
-from swapnet.executor.admission import admitted_bytes
-from swapnet.executor.bench.cgroup import MemoryGroup
 from swapnet.executor.bench.difference import largest_difference
-from swapnet.executor.bench.process import Worker
-from swapnet.executor.bench.roles import Request
 from swapnet.executor.bench.runtime import Runtime
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.memory import for_pool
-from swapnet.executor.plan import smallest_budget
 from swapnet.manifest import Manifest, load_manifest
 from swapnet.models.evaluation import calibration_inputs
 from swapnet.units import format_size
+from tests.prove import budget_bytes_of, run_limited
 
 INFERENCES = 3
 SAMPLES = 4
@@ -102,26 +97,15 @@ def prove(name: str, folder: Path) -> Iterator[Row]:
         row = Row(name, title, float32 / _stored_bytes(built))
         whole: dict[str, Array] = {}
         for text in BUDGETS:
-            budget_bytes = _budget_bytes(text, manifest)
-            limit = fixed_bytes + budget_bytes
-            request = Request(
-                "swapped",
-                str(engine),
-                str(folder / "inputs.npz"),
-                Device().threads,
-                budget_bytes,
-            )
+            budget_bytes = budget_bytes_of(text, manifest)
             runtime.warm_up()
-            with MemoryGroup(limit) as group, Worker(request, group, limit) as worker:
-                worker.run(INFERENCES)
-                peak = group.peak_bytes - fixed_bytes
-                group.lift()
-                outputs = worker.outputs(folder)
+            survived = run_limited(engine, folder, budget_bytes, fixed_bytes, INFERENCES)
+            outputs = survived.outputs
             whole = whole or outputs
             row = replace(
                 row,
                 budget_bytes=(*row.budget_bytes, budget_bytes),
-                peak_bytes=(*row.peak_bytes, peak),
+                peak_bytes=(*row.peak_bytes, survived.peak_bytes),
                 differences=(*row.differences, largest_difference(outputs, whole)[0]),
             )
         yield row
@@ -133,12 +117,6 @@ def _stored_bytes(manifest: Manifest) -> int:
     return sum(w.nbytes for block in blocks for w in block.weights) + sum(
         weight.nbytes for weight in manifest.shared
     )
-
-
-def _budget_bytes(text: str, manifest: Manifest) -> int:
-    if text == "smallest":
-        return smallest_budget(manifest)[0]
-    return admitted_bytes(Budget.parse(text), manifest)
 
 
 def _page(rows: list[Row]) -> str:

@@ -37,7 +37,7 @@ def calibrate_model(
     model
         ONNX file, of any size.
     samples
-        Inputs by name, one sample after the other; iterated more than once.
+        Inputs by name, one sample after the other; taken once.
     precision
         ``"int8"`` needs ranges of what its operators read and write, ``"fp16"`` of all values.
     method, percentile
