@@ -3,7 +3,9 @@
 One counter on each side decides everything. ``_arrived`` counts reads that have landed in order,
 ``_ended`` counts steps that have ended; a read waits for steps, a step waits for reads. On a GPU
 both run ahead of the device: a landed read is a copy under way, an ended step one that was
-launched, and each carries the mark that the other side's device work waits for.
+launched, and each carries the mark that the other side's device work waits for. A read waits for
+what those before it wait for, too: reads are claimed in order, but several readers enqueue their
+work on the device in any.
 """
 
 from __future__ import annotations
@@ -83,6 +85,7 @@ class Pipeline:
         self._landed: set[int] = set()
         self._lap_bytes: Counter[int] = Counter()
         self._ended = len(self._plan.steps)
+        self._waited = 0
         self._step_marks: dict[int, Mark] = {}
         self._read_marks: dict[int, Mark] = {}
         self._failure: tuple[Read, BaseException] | None = None
@@ -192,8 +195,9 @@ class Pipeline:
                 if not self._paused and self._failure is None and self._ended > allowed:
                     self._next += 1
                     self._in_flight += 1
+                    self._waited = max(self._waited, allowed)
                     number = lap * len(reads) + index
-                    return number, read, self._step_marks.get(allowed)
+                    return number, read, self._step_marks.get(self._waited)
                 self._changed.wait()
         return None
 

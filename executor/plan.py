@@ -77,8 +77,9 @@ class Read:
     file_offset, arena_offset, nbytes
         From where, to where, how many bytes.
     after
-        The step that must have ended before, because its blocks lie where this read goes;
-        counted from the first step of the same inference, negative in the one before.
+        The step that must have ended before, because its blocks lie where this read goes; counted
+        from the first step of the same inference, negative in the one before. What reads before
+        this one wait for has ended too, and is not named again.
     """
 
     block: int

@@ -140,6 +140,54 @@ def test_every_block_has_its_bytes_in_any_order_of_work(
         rig.close()
 
 
+@dataclass(frozen=True)
+class _Ended:
+    """The mark of a step, counted over all inferences."""
+
+    step: int
+    time: float = 0.0
+
+    def wait(self) -> None: ...
+
+
+@dataclass
+class _Noting:
+    """A loader that notes what each request waits for."""
+
+    noted: list[tuple[Read, Mark | None]] = field(default_factory=list)
+    largest_bytes: int = PAGE
+
+    def load(self, read: Read, after: Mark | None) -> Mark:
+        self.noted.append((read, after))
+        return Passed()
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_a_read_waits_for_all_that_lay_where_it_goes(simulated_manifest: MakeManifest) -> None:
+    """Requests of two readers may be enqueued in either order: each has to name all it needs."""
+    manifest = simulated_manifest([1] * 7)
+    spare = int(0.33 * manifest.swappable_bytes)
+    plan = plan_of(manifest, spare, resident=False, readers=1)
+    steps, reads = len(plan.steps), len(plan.reads)
+    assert steps == reads == 7
+    loader = _Noting()
+    pipeline = Pipeline(plan, loader)
+    pipeline.start()
+    for number in range(3 * steps):
+        pipeline.wait(*divmod(number, steps))
+        pipeline.done(_Ended(number))
+    pipeline.close()
+    for number, (read, after) in enumerate(loader.noted):
+        before = [n for n in range(number) if loader.noted[n][0].arena_offset == read.arena_offset]
+        if before:
+            assert isinstance(after, _Ended)
+            assert after.step >= max(before)
+    assert len(loader.noted) > 2 * reads
+
+
 class _Unordered:
     """A loader that forgets what still executes."""
 
