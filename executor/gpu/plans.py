@@ -92,7 +92,7 @@ class PlanLoader:
         self._changed = threading.Condition()
         self._arriving: dict[int, _Arriving] = {}
         self._loaded: list[int] = []
-        self._failed = False
+        self._failure: BaseException | None = None
         largest = max(b.extent.nbytes for b in self._blocks if b.weight_style == "embedded")
         self._buffers = [
             accelerator.allocate(MemoryKind.PINNED, largest) for _ in range(PLANS_AT_ONCE)
@@ -120,10 +120,10 @@ class PlanLoader:
                 if arriving.missing_bytes:
                     return Passed()
             mark = self._make(read.block, arriving)
-        except BaseException:
+        except BaseException as error:
             # The memory stays with the plan: other requests may still read to it.
             with self._changed:
-                self._failed = True
+                self._failure = self._failure or error
                 self._changed.notify_all()
             raise
         with self._changed:
@@ -137,7 +137,7 @@ class PlanLoader:
         with self._changed:
             self._buffers += [arriving.buffer for arriving in self._arriving.values()]
             self._arriving.clear()
-            self._failed = False
+            self._failure = None
         self._inner.reset()
 
     def close(self) -> None:
@@ -158,12 +158,12 @@ class PlanLoader:
         """
         with self._changed:
             while block not in self._arriving:
-                if self._failed:
+                if self._failure is not None:
                     raise BackendError(
                         f"block {block} is not loaded any more",
-                        why="one before it could not be",
-                        hint="see the error of that one",
-                    )
+                        why="; ".join(str(self._failure).splitlines()),
+                        hint="an earlier block failed",
+                    ) from self._failure
                 if self._buffers:
                     nbytes = self._blocks[block].extent.nbytes
                     self._arriving[block] = _Arriving(self._buffers.pop(), nbytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,14 @@ from tests.builder.precision.conftest import (
 )
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _int8_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is built does not depend on how fast this machine is at the moment."""
+    building = import_module("swapnet.builder.build")
+    monkeypatch.setattr(building, "slower_in_int8", lambda *_, **__: frozenset[str]())
+
 
 ONE_THREAD = Device(threads=1)
 MODEL = convolutions(width=128)
