@@ -31,10 +31,18 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> BuildToy:
     return built
 
 
+_COUSINS = (
+    *("-portable", "-12", "-21", "half-sliced", "bfloat16-sliced", "integers-sliced"),
+    *("tied-matmul", "tied-matmul-sliced", "gru-sliced", "rnn-sliced", "gru-last-sliced"),
+    *("listed-as-inputs", "external-unaligned", "computed-indices", "sequence"),
+)
+"""Ends of the names of toys that differ little from another one."""
+
+
 def _marks(name: str) -> list[pytest.MarkDecorator]:
     """Where tests run in several processes, all of a toy in one, which builds it once."""
     marks = [pytest.mark.xdist_group(name)]
-    return [*marks, pytest.mark.slow] if name.endswith(("-portable", "-12", "-21")) else marks
+    return [*marks, pytest.mark.slow] if name.endswith(_COUSINS) else marks
 
 
 @pytest.fixture(params=[pytest.param(name, marks=_marks(name)) for name in TOYS])

@@ -33,6 +33,7 @@ def test_sizes_are_those_of_the_build(engine: BuildToy) -> None:
     assert max(measured.limiting_activation_bytes) == measured.scratch_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dynamic", "computed-indices-dynamic", "lookups"])
 def test_other_shapes_measure_as_if_built_for_them(
     engine: BuildToy, tmp_path: Path, name: str

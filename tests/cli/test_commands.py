@@ -231,6 +231,7 @@ def test_bench_at_other_shapes(call: Call, tmp_path: Path) -> None:
     assert larger["demand_bytes"] > built["demand_bytes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "bench", "calibrate"])
 def test_engines_of_a_gpu_say_that_there_is_none(
     call: Call, gpu_engine: BuildGpu, monkeypatch: pytest.MonkeyPatch, command: str

@@ -23,6 +23,7 @@ def test_a_panel_has_the_points_of_its_reports() -> None:
     assert panel.unswapped_ms == summarise([95.0]).median
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer_ms", [110.0, 900.0])
 def test_a_picture_is_drawn(tmp_path: Path, peer_ms: float) -> None:
     curve = an_outline().curve

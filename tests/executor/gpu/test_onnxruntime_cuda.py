@@ -28,6 +28,7 @@ def poison(arena: Any, read: Any) -> None:
     arena.fill(read.arena_offset, read.nbytes, 0xFF)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in TOYS]
 )

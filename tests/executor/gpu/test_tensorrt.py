@@ -169,6 +169,7 @@ def test_the_budget_changes_while_it_runs(
         assert_same(executor(given), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trt")
 @pytest.mark.parametrize("embedded", ["none", "odd", "all"])
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
