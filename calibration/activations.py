@@ -27,6 +27,7 @@ from swapnet.errors import BudgetError, ModelError, SwapnetError
 from swapnet.executor.arena import new_array
 from swapnet.executor.backends.base import Bindings, Segment
 from swapnet.executor.backends.onnxruntime import LARGEST_CHUNK_BYTES, OnnxRuntimeBackend
+from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.layout import is_placed, last_uses
@@ -157,9 +158,7 @@ class _Blocks:
 
     def run(self, steps: Sequence[Step], scratch_bytes: int, probe: _Region | None) -> list[int]:
         """Run all steps under an arena limit; the peak of the arena after each."""
-        backend = OnnxRuntimeBackend(
-            self._folder, self.manifest, Device(), scratch_bytes=scratch_bytes
-        )
+        backend = OnnxRuntimeBackend(self._folder, self.manifest, Device(), Scratch(scratch_bytes))
         graphs = [s for s in steps if self.manifest.blocks[s.first].is_graph]
         segments: dict[Step, Segment] = dict(
             zip(graphs, backend.segments(graphs, self._bindings), strict=True)
@@ -322,7 +321,7 @@ def _smallest_limit(blocks: _Blocks, orders: Sequence[Sequence[Step]], peak: int
 
 def _skeleton_bytes(blocks: _Blocks, steps: list[Step]) -> int:
     """What skeletons add once the heap has grown for loading them."""
-    backend = OnnxRuntimeBackend(blocks._folder, blocks.manifest, Device(), scratch_bytes=1 << 16)
+    backend = OnnxRuntimeBackend(blocks._folder, blocks.manifest, Device(), Scratch(1 << 16))
     graphs = [s for s in steps if blocks.manifest.blocks[s.first].is_graph]
     before = _anonymous_bytes()
     segments = backend.segments(graphs, blocks._bindings)

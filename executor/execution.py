@@ -16,7 +16,9 @@ from swapnet.executor.lookup import LookupSegment
 from swapnet.executor.marks import Mark
 from swapnet.executor.pipeline import Pipeline, ReadEvent
 from swapnet.executor.plan import Plan, Read
+from swapnet.executor.sharing import Sharing
 from swapnet.executor.storage import WeightFile
+from swapnet.executor.turn import ALONE, Turn
 from swapnet.manifest import Manifest
 
 __all__ = ["Execution", "Inference", "Stats", "StepEvent"]
@@ -91,6 +93,8 @@ class Execution:
     resident
         Blocks that lie in their places already, -1 for what several share; all other resident
         ones are read.
+    sharing
+        With other models; None for a process of its own.
     trace, before_read
         See `SwapExecutor`.
 
@@ -112,6 +116,7 @@ class Execution:
         values: ValueStore,
         arena: Memory,
         resident: Collection[int] = (),
+        sharing: Sharing | None = None,
         trace: bool,
         before_read: Callable[[Any, Read], None] | None,
     ) -> None:
@@ -137,7 +142,11 @@ class Execution:
         self._loader = backend.loader(
             storage, arena, plan, None if hook is None else lambda read: hook(arena, read)
         )
-        self._pipeline = Pipeline(plan, self._loader)
+        self._pipeline = (
+            Pipeline(plan, self._loader)
+            if sharing is None
+            else Pipeline(plan, self._loader, sharing.channel, urgency=sharing.urgency)
+        )
         try:
             largest = self._loader.largest_bytes
             load_once(self._loader, _kept(manifest, plan, resident, largest))
@@ -154,8 +163,16 @@ class Execution:
         read = self._pipeline.read_bytes + sum(r.read_bytes for r in self._lookups.values())
         return replace(self.stats, read_bytes=read)
 
-    def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Run one inference on checked inputs; see `SwapExecutor.__call__`."""
+    def infer(self, inputs: dict[str, Array], turn: Turn = ALONE) -> dict[str, Array]:
+        """Run one inference on checked inputs; see `SwapExecutor.__call__`.
+
+        Parameters
+        ----------
+        inputs
+            By name.
+        turn
+            Asked before each step.
+        """
         if self._broken:
             with suppress(BackendError):
                 self._backend.synchronize()
@@ -166,9 +183,10 @@ class Execution:
         start = time.perf_counter()
         given, results = self._values.begin(inputs)
         try:
-            steps, waited_s = self._execute(given, results)
+            steps, waited_s = self._execute(given, results, turn)
             outputs = self._values.finish(given, results)
         finally:
+            turn.leave()
             given.clear()
         latency = time.perf_counter() - start
         self._lap += 1
@@ -192,7 +210,7 @@ class Execution:
         return outputs
 
     def _execute(
-        self, given: dict[str, Any], results: Mapping[str, Array]
+        self, given: dict[str, Any], results: Mapping[str, Array], turn: Turn
     ) -> tuple[list[tuple[Mark, Mark, Mark]], float]:
         """Run all steps; when each waited, began and ended, and the host's waiting in seconds."""
         backend = self._backend
@@ -200,7 +218,10 @@ class Execution:
         waited_s = 0.0
         for index in range(len(self.plan.steps)):
             asked = steps[-1][-1] if steps and backend.is_asynchronous else backend.mark()
+            if not self._pipeline.has_arrived(self._lap, index):
+                turn.leave()
             arrival = self._pipeline.wait(self._lap, index)
+            turn.take()
             waited_s += arrival.waited_s
             backend.follow(arrival.marks)
             begun = backend.mark()

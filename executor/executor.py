@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -16,6 +16,7 @@ from swapnet.errors import BackendError, StorageError, SwapnetError
 from swapnet.executor.admission import admitted_bytes
 from swapnet.executor.backends import open_backend
 from swapnet.executor.backends.base import Array, Backend, Memory
+from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
 from swapnet.executor.execution import Execution, Stats
 from swapnet.executor.gpu.accelerator import Accelerator
@@ -23,7 +24,9 @@ from swapnet.executor.inputs import check_inputs
 from swapnet.executor.memory import for_pool, usage
 from swapnet.executor.plan import Plan, PlanOptions, Read, make_plan
 from swapnet.executor.relocation import moves
+from swapnet.executor.sharing import Sharing
 from swapnet.executor.storage import LoadMode, WeightFile
+from swapnet.executor.turn import ALONE, Turn
 from swapnet.executor.verify import check_weights
 from swapnet.manifest import WEIGHTS, Manifest, load_manifest
 from swapnet.profile import load_profile
@@ -57,6 +60,8 @@ class SwapExecutor:
         Called before each request overwrites its place; tests poison it.
     gpu
         A GPU in place of the device's, such as a simulated one.
+    sharing
+        Of reading and of scratch memory with other models (`SwapRuntime`).
 
     Raises
     ------
@@ -93,6 +98,7 @@ class SwapExecutor:
         trace: bool = False,
         before_read: Callable[[Any, Read], None] | None = None,
         gpu: Accelerator | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         self.folder = Path(folder)
         self._device = device or Device()
@@ -100,6 +106,8 @@ class SwapExecutor:
         self._options = options
         self._trace = trace
         self._before_read = before_read
+        self._sharing = sharing
+        self._parked: Memory | None = None
         self._turn = threading.Lock()
         self._admission = threading.Lock()
         self._queue: ThreadPoolExecutor | None = None
@@ -112,7 +120,7 @@ class SwapExecutor:
                 self.folder,
                 manifest,
                 self._device,
-                scratch_bytes=usage(manifest).scratch_bytes,
+                sharing.scratch if sharing else Scratch(usage(manifest).scratch_bytes),
                 gpu=gpu,
             )
             opened.callback(self._backend.close)
@@ -182,9 +190,26 @@ class SwapExecutor:
         BackendError
             The runtime library refused.
         """
+        return self.infer(inputs, ALONE)
+
+    def infer(self, inputs: Mapping[str, Any], turn: Turn) -> dict[str, Array]:
+        """Run one inference that takes turns with other models.
+
+        Parameters
+        ----------
+        inputs
+            One array per model input, by name.
+        turn
+            Asked before each step.
+
+        Raises
+        ------
+        SwapnetError
+            As calling the executor does.
+        """
         checked = check_inputs(self.manifest, inputs)
         with self._turn:
-            return self._opened().infer(checked)
+            return self._opened().infer(checked, turn)
 
     def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]:
         """Queue one inference; errors come with the future's result.
@@ -219,19 +244,34 @@ class SwapExecutor:
         with self._turn:
             if self._closed:
                 raise _closed()
-            before, state = self._plan, self._state
-            self._release()
+            before, arena = self._plan, self._park()
             try:
-                if state is None:
+                if arena is None:
                     self._load(plan)
                 else:
-                    self._relocate(state.arena, before, plan)
+                    self._relocate(arena, before, plan)
             except BaseException:
-                if state is not None:
-                    state.arena.discard()
+                if arena is not None:
+                    arena.discard()
                 with suppress(SwapnetError):
                     self._load(before)
                 raise
+
+    def pause(self, *, evict: bool = False) -> None:
+        """Forget segments, so that their scratch memory can be another; the next inference loads.
+
+        Parameters
+        ----------
+        evict
+            Give the memory of the weights back too.
+        """
+        with self._turn:
+            arena = self._park()
+            self._backend.forget_segments()
+            if evict and arena is not None:
+                arena.discard()
+            else:
+                self._parked = arena
 
     def close(self) -> None:
         """Finish what was submitted, then release everything. Safe to call twice."""
@@ -242,10 +282,9 @@ class SwapExecutor:
             queue.shutdown()
         with self._turn:
             self._closed = True
-            state = self._state
-            self._release()
-            if state is not None:
-                state.arena.discard()
+            arena = self._park()
+            if arena is not None:
+                arena.discard()
             self._resources.close()
 
     def __enter__(self) -> SwapExecutor:
@@ -264,7 +303,8 @@ class SwapExecutor:
         if self._closed:
             raise _closed()
         if self._state is None:
-            self._load(self._plan)
+            parked, self._parked = self._parked, None
+            self._load(self._plan, parked, () if parked is None else self._residents(self._plan))
         assert self._state is not None
         return self._state
 
@@ -285,6 +325,7 @@ class SwapExecutor:
                 values=self._values,
                 arena=arena,
                 resident=resident,
+                sharing=self._sharing,
                 trace=self._trace,
                 before_read=self._before_read,
             )
@@ -305,16 +346,25 @@ class SwapExecutor:
             arena.discard()
             self._load(plan)
             return
-        blocks = self.manifest.blocks
-        stay = {move.block for move in kept if blocks[move.block].weight_style == "external"}
-        self._load(plan, arena, {-1, *stay})
+        self._load(plan, arena, self._stay(move.block for move in kept))
 
-    def _release(self) -> None:
-        """Give the memory back before other is taken."""
+    def _stay(self, blocks: Iterable[int]) -> set[int]:
+        """Of blocks whose bytes are in memory, those to leave as they are; -1 is what they share."""
+        known = self.manifest.blocks
+        return {-1, *(block for block in blocks if known[block].weight_style == "external")}
+
+    def _residents(self, plan: Plan) -> set[int]:
+        return self._stay(block for block, place in enumerate(plan.places) if place.resident)
+
+    def _park(self) -> Memory | None:
+        """Stop what is in force; the memory that its weights lie in, where there is any."""
+        arena, self._parked = self._parked, None
         if self._state is not None:
+            arena = self._state.arena
             self._stats = self._state.snapshot()
             self._state.close()
             self._state = None
+        return arena
 
 
 def _closed() -> BackendError:

@@ -1,4 +1,4 @@
-"""The swap pipeline: readers fill ring places in cyclic order, the executing side waits for bytes.
+"""The swap pipeline: ring places are filled in cyclic order, the executing side waits for bytes.
 
 One counter on each side decides everything. ``_arrived`` counts reads that have landed in order,
 ``_ended`` counts steps that have ended; a read waits for steps, a step waits for reads. On a GPU
@@ -10,17 +10,21 @@ work on the device in any.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from swapnet.executor.channel import Channel, Rank
 from swapnet.executor.loading import Loader, unusable
 from swapnet.executor.marks import Mark
 from swapnet.executor.plan import Plan, Read
 
-__all__ = ["Arrival", "Pipeline", "ReadEvent"]
+__all__ = ["Arrival", "Pipeline", "ReadEvent", "Urgency"]
+
+Urgency = Callable[[int], Rank]
+"""How urgent a read is for an inference, counted from the one that is executed or comes next."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Arrival:
 
 
 class Pipeline:
-    """Reader threads for one plan.
+    """The reads of one plan, a `Source` of the channel that does them.
 
     Parameters
     ----------
@@ -58,12 +62,26 @@ class Pipeline:
         What to read, to where, and when it may be.
     loader
         Brings bytes to their places.
+    channel
+        Reads for others too; by default one of its own, with the readers of the plan.
+    urgency
+        Among the others; may be called from any thread.
     """
 
-    def __init__(self, plan: Plan, loader: Loader) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        loader: Loader,
+        channel: Channel | None = None,
+        *,
+        urgency: Urgency = lambda _: (),
+    ) -> None:
         self._plan = plan
         self._loader = loader
-        self._changed = threading.Condition()
+        self._is_alone = channel is None
+        self._channel = channel or Channel(plan.readers if plan.reads else 0)
+        self._changed = self._channel.changed
+        self._urgency = urgency
         self._reset()
         self._closed = False
         self._paused = True
@@ -71,13 +89,8 @@ class Pipeline:
         self._events: list[ReadEvent] | None = None
         self.read_bytes = 0
         """Since the pipeline was made."""
-        count = plan.readers if plan.reads else 0
-        self._threads = [
-            threading.Thread(target=self._work, name=f"swapnet-reader-{i}", daemon=True)
-            for i in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
+        if plan.reads:
+            self._channel.attach(self)
 
     def _reset(self) -> None:
         self._next = 0
@@ -118,7 +131,7 @@ class Pipeline:
         StorageError, BackendError
             A read failed; the message names the block.
         """
-        needed = lap * len(self._plan.reads) + self._plan.steps[step].reads
+        needed = self._needed(lap, step)
         waited_s = 0.0
         with self._changed:
             if self._arrived < needed:
@@ -131,6 +144,11 @@ class Pipeline:
                 waited_s = time.perf_counter() - start
             numbers = [number for number in self._read_marks if number < needed]
             return Arrival(waited_s, tuple(map(self._read_marks.pop, numbers)))
+
+    def has_arrived(self, lap: int, step: int) -> bool:
+        """Whether `wait` would return at once."""
+        with self._changed:
+            return self._arrived >= self._needed(lap, step)
 
     def done(self, mark: Mark) -> None:
         """The step that was waited for last has ended, or will have at ``mark``.
@@ -168,38 +186,47 @@ class Pipeline:
         self.start()
 
     def close(self) -> None:
-        """Stop the readers and wait for them. Safe to call twice."""
+        """Stop reading and wait for requests in flight. Safe to call twice."""
         with self._changed:
+            if not self._closed and self._plan.reads:
+                self._channel.detach(self)
             self._closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
-
-    def _work(self) -> None:
-        while (claimed := self._claim()) is not None:
-            number, read, after = claimed
-            start = time.perf_counter()
-            try:
-                landed: Mark | Exception = self._loader.load(read, after)
-            except Exception as error:
-                landed = error
-            self._land(number, read, start, landed)
-
-    def _claim(self) -> tuple[int, Read, Mark | None] | None:
-        reads: Sequence[Read] = self._plan.reads
-        with self._changed:
-            while not self._closed:
-                lap, index = divmod(self._next, len(reads))
-                read = reads[index]
-                allowed = (lap + 1) * len(self._plan.steps) + read.after
-                if not self._paused and self._failure is None and self._ended > allowed:
-                    self._next += 1
-                    self._in_flight += 1
-                    self._waited = max(self._waited, allowed)
-                    number = lap * len(reads) + index
-                    return number, read, self._step_marks.get(self._waited)
+            while self._in_flight:
                 self._changed.wait()
-        return None
+        if self._is_alone:
+            self._channel.close()
+
+    def rank(self) -> Rank | None:
+        """See `Source.rank`."""
+        lap, _ = divmod(self._next, len(self._plan.reads))
+        if self._paused or self._failure is not None or self._ended <= self._allowed():
+            return None
+        return self._urgency(lap + 1 - self._ended // len(self._plan.steps))
+
+    def claim(self) -> Callable[[], None]:
+        """See `Source.claim`."""
+        number, self._waited = self._next, max(self._waited, self._allowed())
+        self._next += 1
+        self._in_flight += 1
+        read = self._plan.reads[number % len(self._plan.reads)]
+        return partial(self._load, number, read, self._step_marks.get(self._waited))
+
+    def _needed(self, lap: int, step: int) -> int:
+        """Reads that must have arrived before a step."""
+        return lap * len(self._plan.reads) + self._plan.steps[step].reads
+
+    def _allowed(self) -> int:
+        """The step, counted as in ``_ended``, that the next read waits for."""
+        lap, index = divmod(self._next, len(self._plan.reads))
+        return (lap + 1) * len(self._plan.steps) + self._plan.reads[index].after
+
+    def _load(self, number: int, read: Read, after: Mark | None) -> None:
+        start = time.perf_counter()
+        try:
+            landed: Mark | Exception = self._loader.load(read, after)
+        except Exception as error:
+            landed = error
+        self._land(number, read, start, landed)
 
     def _land(self, number: int, read: Read, start: float, landed: Mark | Exception) -> None:
         with self._changed:

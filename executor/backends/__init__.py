@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swapnet.errors import BackendError, BackendUnavailableError, EngineError
+from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
 from swapnet.fingerprint import PORTABLE, cpu_fingerprint
 from swapnet.manifest import GPU_BACKENDS, Manifest
@@ -23,8 +24,8 @@ def open_backend(
     folder: Path,
     manifest: Manifest,
     device: Device,
+    scratch: Scratch,
     *,
-    scratch_bytes: int,
     gpu: Accelerator | None = None,
 ) -> Backend:
     """The backend that an engine was compiled for.
@@ -35,8 +36,8 @@ def open_backend(
         The engine.
     device
         Compute threads, and which GPU and memory.
-    scratch_bytes
-        Limit of the backend's own arena.
+    scratch
+        What kernels use while they are executed, and what is inside a segment.
     gpu
         In place of the device's.
 
@@ -56,7 +57,7 @@ def open_backend(
         from swapnet.executor.backends.onnxruntime import OnnxRuntimeBackend, version
 
         _check_compiled(folder, manifest, version())
-        return OnnxRuntimeBackend(folder, manifest, device, scratch_bytes=scratch_bytes)
+        return OnnxRuntimeBackend(folder, manifest, device, scratch)
     if name not in GPU_BACKENDS:
         raise BackendUnavailableError(
             f"{folder} was compiled for {name}",
@@ -78,7 +79,7 @@ def open_backend(
         return TensorRTBackend(folder, manifest, gpu, kind)
     from swapnet.executor.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
 
-    return OnnxRuntimeCudaBackend(folder, manifest, gpu, kind, scratch_bytes=scratch_bytes)
+    return OnnxRuntimeCudaBackend(folder, manifest, gpu, kind, scratch)
 
 
 def device_for(

@@ -157,6 +157,9 @@ class Backend(Protocol):
             A skeleton is missing or was changed.
         """
 
+    def forget_segments(self) -> None:
+        """Make all anew the next time; what nobody holds of them is released now."""
+
     def array(self, value: Any) -> Array:
         """A value that a segment gave, as an array in host memory."""
 

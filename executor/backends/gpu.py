@@ -87,6 +87,9 @@ class GpuBackend:
         array: Array = value
         return array
 
+    def forget_segments(self) -> None:
+        """None are kept."""
+
     def follow(self, marks: Sequence[Mark]) -> None:
         """The compute stream waits for the copies' events; the host does not."""
         for mark in marks:

@@ -56,6 +56,9 @@ class HostBackend:
             )
         return DirectLoader(storage, arena, before_read=before_read)
 
+    def forget_segments(self) -> None:
+        """None are kept."""
+
     def array(self, value: Any) -> Array:
         """See `Backend.array`."""
         array: Array = value

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from swapnet.errors import BackendError, BackendUnavailableError, BudgetError
 from swapnet.executor.backends.base import Array, Bindings
 from swapnet.executor.backends.host import HostBackend
+from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.layout import is_placed
@@ -36,9 +36,6 @@ __all__ = [
 
 LARGEST_CHUNK_BYTES = (1 << 31) - (1 << 20)
 """The arena takes its memory at once up to here: ONNX Runtime counts it in 32 bits."""
-
-_ENVIRONMENT = threading.Lock()
-"""The arena that new sessions use is registered with the process-wide environment."""
 
 
 def version() -> str:
@@ -76,10 +73,10 @@ class OnnxRuntimeBackend(HostBackend):
     ----------
     folder, manifest
         The engine.
-    scratch_bytes
-        Limit of the arena: values inside a segment and scratch of its kernels.
     device
         Compute threads.
+    scratch
+        Values inside a segment and scratch of its kernels; may be shared with other engines.
 
     Raises
     ------
@@ -88,20 +85,12 @@ class OnnxRuntimeBackend(HostBackend):
     """
 
     name = "onnxruntime"
-    _registered: ClassVar[object | None] = None
-    """Whose arena new sessions of this process get."""
 
-    def __init__(
-        self,
-        folder: Path,
-        manifest: Manifest,
-        device: Device,
-        *,
-        scratch_bytes: int,
-    ) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, device: Device, scratch: Scratch) -> None:
         super().__init__(manifest)
         self._folder = folder
-        self._scratch_bytes = max(scratch_bytes, 1 << 16)
+        self._scratch = scratch
+        self._generation = 0
         self._device = device
         self._skeletons = Skeletons(folder, manifest)
         self._sessions: dict[tuple[int, int], Any] = {}
@@ -110,15 +99,15 @@ class OnnxRuntimeBackend(HostBackend):
         """The segments of all steps, sharing one arena.
 
         Sessions of the same blocks are taken over from the plan before, others forgotten: a new
-        one costs half a millisecond and 100 KiB. All are made anew where another executor has
-        registered its arena since.
+        one costs half a millisecond and 100 KiB. All are made anew where another arena was
+        registered since.
         """
         spans = [(step.first, step.last) for step in steps]
-        with _ENVIRONMENT:
-            if OnnxRuntimeBackend._registered is not self:
+        with Scratch.environment:
+            self._scratch.enforce("cpu", _register_arena)
+            if self._generation != self._scratch.generation:
                 self._sessions.clear()
-                self._register_arena()
-                OnnxRuntimeBackend._registered = self
+                self._generation = self._scratch.generation
             self._sessions = {s: v for s, v in self._sessions.items() if s in set(spans)}
             for span in spans:
                 if span not in self._sessions:
@@ -132,18 +121,14 @@ class OnnxRuntimeBackend(HostBackend):
         """A host array of a value; a copy, for the arena's memory is needed again."""
         return np.array(value.tensor.numpy()) if isinstance(value, Allocated) else value
 
+    def forget_segments(self) -> None:
+        """See `Backend.forget_segments`."""
+        self._sessions.clear()
+
     def close(self) -> None:
         """Forget sessions and skeletons; a session lives as long as a segment of it."""
         self._skeletons.clear()
         self._sessions.clear()
-        with _ENVIRONMENT:
-            if OnnxRuntimeBackend._registered is self:
-                OnnxRuntimeBackend._registered = None
-
-    def _register_arena(self) -> None:
-        import onnxruntime as ort
-
-        ort.create_and_register_allocator(*arena_of("Cpu", self._scratch_bytes))
 
     def _make(self, first: int, last: int) -> Any:
         """A session of consecutive blocks."""
@@ -156,6 +141,12 @@ class OnnxRuntimeBackend(HostBackend):
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         model = segment_model(self.manifest, self._skeletons, first, last)
         return open_segment(model, options, "CPUExecutionProvider", {}, first, last)
+
+
+def _register_arena(limit_bytes: int) -> None:
+    import onnxruntime as ort
+
+    ort.create_and_register_allocator(*arena_of("Cpu", limit_bytes))
 
 
 def arena_of(memory: str, limit_bytes: int, *, index: int = 0) -> tuple[Any, Any]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from swapnet.executor.backends.onnxruntime import (
     segment_model,
     session_options,
 )
+from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind, Stream
 from swapnet.executor.gpu.values import CrossingValues
@@ -29,9 +29,6 @@ from swapnet.executor.plan import Step
 from swapnet.manifest import Manifest
 
 __all__ = ["OnnxRuntimeCudaBackend", "check_provider"]
-
-_ENVIRONMENT = threading.Lock()
-"""The arena that new sessions use is registered with the process-wide environment."""
 
 _CUBLAS_WORKSPACE = ":16:8"
 """Eight buffers of 16 KiB: each session has handles of its own, with up to 32 MiB otherwise."""
@@ -76,13 +73,11 @@ class OnnxRuntimeCudaBackend(GpuBackend):
         The engine.
     accelerator, kind
         The GPU, and where weights lie.
-    scratch_bytes
-        Limit of the arena: values inside a segment and scratch of its kernels.
+    scratch
+        Values inside a segment and scratch of its kernels.
     """
 
     name = "onnxruntime-cuda"
-    _registered: ClassVar[object | None] = None
-    """Whose arena new sessions of this process get."""
 
     def __init__(
         self,
@@ -90,14 +85,14 @@ class OnnxRuntimeCudaBackend(GpuBackend):
         manifest: Manifest,
         accelerator: Accelerator,
         kind: MemoryKind,
-        *,
-        scratch_bytes: int,
+        scratch: Scratch,
     ) -> None:
         super().__init__(manifest, accelerator, kind)
         self._memory = accelerator.onnxruntime_device
         self._skeletons = Skeletons(folder, manifest)
         self._sessions: dict[tuple[int, int], Any] = {}
-        self._scratch_bytes = max(scratch_bytes, 1 << 16)
+        self._scratch = scratch
+        self._generation = 0
         if self._memory == "cuda":
             check_provider()
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACE)
@@ -111,11 +106,12 @@ class OnnxRuntimeCudaBackend(GpuBackend):
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[_CudaSegment]:
         """See `Backend.segments`; sessions of the same blocks are kept from the plan before."""
         spans = [(step.first, step.last) for step in steps]
-        with _ENVIRONMENT:
-            if self._memory == "cuda" and OnnxRuntimeCudaBackend._registered is not self:
+        with Scratch.environment:
+            if self._memory == "cuda":
+                self._scratch.enforce("cuda", self._register_arena)
+            if self._generation != self._scratch.generation:
                 self._sessions.clear()
-                self._register_arena()
-                OnnxRuntimeCudaBackend._registered = self
+                self._generation = self._scratch.generation
             self._sessions = {s: v for s, v in self._sessions.items() if s in set(spans)}
             for span in spans:
                 if span not in self._sessions:
@@ -141,14 +137,15 @@ class OnnxRuntimeCudaBackend(GpuBackend):
         self._compute.synchronize()
         return np.array(value.tensor.numpy()) if isinstance(value, Allocated) else value
 
+    def forget_segments(self) -> None:
+        """See `Backend.forget_segments`."""
+        self._sessions.clear()
+
     def close(self) -> None:
         """Forget sessions and skeletons."""
         self._settle()
         self._skeletons.clear()
         self._sessions.clear()
-        with _ENVIRONMENT:
-            if OnnxRuntimeCudaBackend._registered is self:
-                OnnxRuntimeCudaBackend._registered = None
 
     def _settings(self) -> dict[str, str]:
         return {
@@ -159,10 +156,10 @@ class OnnxRuntimeCudaBackend(GpuBackend):
             "cudnn_conv_use_max_workspace": "0",
         }
 
-    def _register_arena(self) -> None:
+    def _register_arena(self, limit_bytes: int) -> None:
         import onnxruntime as ort
 
-        place, growth = arena_of("Cuda", self._scratch_bytes, index=self._accelerator.index)
+        place, growth = arena_of("Cuda", limit_bytes, index=self._accelerator.index)
         try:
             ort.create_and_register_allocator_v2(
                 _PROVIDERS["cuda"], place, self._settings(), growth
