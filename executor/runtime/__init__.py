@@ -1,0 +1,1 @@
+"""Several DNNs under one budget."""

@@ -1,0 +1,329 @@
+"""How much of one budget each engine gets.
+
+``latency`` minimises the expected cost of all engines together: a multiple-choice knapsack, solved
+by dynamic programming over a grid of bytes. ``equal`` and ``proportional`` are what it is compared
+with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
+from typing import TYPE_CHECKING
+
+from swapnet.errors import BudgetError, InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["RULES", "Claim", "Option", "Share", "expected_costs", "split"]
+
+RULES = ("latency", "equal", "proportional")
+"""How a budget may be split."""
+
+_CELLS = 2048
+"""Of the grid; more where each of many engines could lose a part of one."""
+
+_CELLS_PER_CLAIM = 8
+
+_BUSIEST = 0.9
+"""Utilisation that is assumed at most: beyond it, waiting has no expectation."""
+
+_EQUAL = 1e-12
+"""Costs that differ by less, relatively, are equal: they were added in another order."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One point of an engine's latency over memory.
+
+    Attributes
+    ----------
+    nbytes
+        The engine's share.
+    latency_ms
+        Of one inference, alone on the device.
+    """
+
+    nbytes: int
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one engine can do with a share, and how much that matters.
+
+    Attributes
+    ----------
+    name
+        Unique.
+    options
+        At least one, in any order; a share is never below the smallest.
+    priority
+        Weight of its latency.
+    rate_per_s
+        Expected requests.
+    deadline_ms
+        From a request's arrival; None if there is none.
+    """
+
+    name: str
+    options: tuple[Option, ...]
+    priority: float = 1.0
+    rate_per_s: float = 1.0
+    deadline_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one engine gets.
+
+    Attributes
+    ----------
+    name
+        Of the claim.
+    nbytes
+        The share.
+    latency_ms
+        Expected with it; between two options, on the line from one to the other.
+    """
+
+    name: str
+    nbytes: int
+    latency_ms: float
+
+
+def split(
+    claims: Sequence[Claim], available_bytes: int, *, rule: str = "latency"
+) -> tuple[Share, ...]:
+    """Split a budget.
+
+    Parameters
+    ----------
+    claims
+        The engines.
+    available_bytes
+        For all of them together.
+    rule
+        ``latency``: the lowest sum of `expected_costs`, exact to 1/2048 of what there is beside the
+        smallest shares; of equal sums, the one that gives more to the earliest deadline. What the
+        grid leaves over goes where it gains most per byte. ``equal``: as much for each, never more
+        than its largest option. ``proportional``: by largest options. In the last two an engine
+        whose smallest option is larger gets that, and the others share what remains.
+
+    Raises
+    ------
+    BudgetError
+        The smallest options do not fit.
+    InputError
+        There is no such rule.
+    ValueError
+        A claim has no option.
+    """
+    if rule not in RULES:
+        raise InputError(
+            f"there is no rule {rule} to split a budget",
+            why=f"the rules are {', '.join(RULES)}",
+            hint="choose one of them",
+        )
+    fronts = [_front(claim) for claim in claims]
+    _check_possible(fronts, available_bytes)
+    if rule == "equal":
+        sizes = _in_proportion(fronts, available_bytes, [1] * len(fronts))
+    elif rule == "proportional":
+        weights = [max(front[-1].nbytes, 1) for front in fronts]
+        sizes = _in_proportion(fronts, available_bytes, weights)
+    else:
+        sizes = _least_cost(claims, fronts, available_bytes)
+    return tuple(
+        Share(claim.name, nbytes, _latency(front, nbytes))
+        for claim, front, nbytes in zip(claims, fronts, sizes, strict=True)
+    )
+
+
+def expected_costs(claims: Sequence[Claim]) -> list[tuple[float, ...]]:
+    """Of each claim's useful options, by size: what they add to the expected cost.
+
+    Returns
+    -------
+    list of tuple of float
+        In weighted milliseconds of latency per second. One tuple per claim, of those options
+        that are faster than all smaller ones.
+
+    Notes
+    -----
+    With rate r, priority p and latency L, an option costs r * (p * u * L + W * L^2 / (2 - 2 * R)).
+    The urgency u is 1 up to the deadline and L / deadline beyond it. The second term is the waiting
+    that it causes to all, by the formula of Pollaczek and Khinchine for M/G/1 (Kleinrock, Queueing
+    Systems I, 1975, section 5.7): W is the sum of p * r over all, R the utilisation if each engine
+    had all the memory that it can use, at most 0.9.
+    """
+    fronts = [_front(claim) for claim in claims]
+    return _costs(claims, fronts)
+
+
+def _front(claim: Claim) -> tuple[Option, ...]:
+    """Options by size, without those that are no faster than a smaller one."""
+    if not claim.options:
+        raise ValueError(f"{claim.name} has no option")
+    front: list[Option] = []
+    for option in sorted(claim.options, key=lambda o: (o.nbytes, o.latency_ms)):
+        if not front or option.latency_ms < front[-1].latency_ms:
+            front.append(option)
+    return tuple(front)
+
+
+def _check_possible(fronts: Sequence[Sequence[Option]], available_bytes: int) -> None:
+    smallest = sum(front[0].nbytes for front in fronts)
+    if smallest > available_bytes:
+        raise BudgetError(
+            f"{len(fronts)} engines do not fit in {available_bytes} bytes",
+            why=f"their smallest budgets are {smallest} bytes together",
+            hint=f"give at least {smallest} bytes, or load fewer engines",
+            smallest_bytes=smallest,
+        )
+
+
+def _costs(claims: Sequence[Claim], fronts: Sequence[Sequence[Option]]) -> list[tuple[float, ...]]:
+    weight_per_s = sum(claim.priority * claim.rate_per_s for claim in claims)
+    busy = sum(
+        claim.rate_per_s * front[-1].latency_ms / 1e3
+        for claim, front in zip(claims, fronts, strict=True)
+    )
+    waiting_per_ms = weight_per_s / 1e3 / (2 * (1 - min(busy, _BUSIEST)))
+    return [
+        tuple(_cost(claim, option.latency_ms, waiting_per_ms) for option in front)
+        for claim, front in zip(claims, fronts, strict=True)
+    ]
+
+
+def _cost(claim: Claim, latency_ms: float, waiting_per_ms: float) -> float:
+    late = latency_ms / claim.deadline_ms if claim.deadline_ms else 1.0
+    own_ms = claim.priority * max(late, 1.0) * latency_ms
+    return claim.rate_per_s * (own_ms + waiting_per_ms * latency_ms**2)
+
+
+def _least_cost(
+    claims: Sequence[Claim], fronts: Sequence[Sequence[Option]], available_bytes: int
+) -> list[int]:
+    costs = _costs(claims, fronts)
+    spare = available_bytes - sum(front[0].nbytes for front in fronts)
+    by_deadline = sorted(range(len(claims)), key=lambda c: (_deadline(claims[c]), c))
+    chosen = _knapsack(fronts, costs, spare, by_deadline)
+    return _with_leftover(claims, fronts, costs, chosen, spare, by_deadline)
+
+
+def _knapsack(
+    fronts: Sequence[Sequence[Option]],
+    costs: Sequence[Sequence[float]],
+    spare_bytes: int,
+    by_deadline: Sequence[int],
+) -> list[int]:
+    """Option of each claim; bytes are counted beyond the smallest ones, in whole cells.
+
+    The earliest deadline is decided last, and takes the larger of two options if nothing else
+    becomes worse.
+    """
+    import numpy as np
+
+    cells = max(_CELLS, _CELLS_PER_CLAIM * len(fronts))
+    cell_bytes = max(-(-spare_bytes // cells), 1)
+    cells = spare_bytes // cell_bytes
+    best = np.zeros(cells + 1)
+    tables: list[npt.NDArray[np.uint16]] = []
+    for claim in reversed(by_deadline):
+        front, extra = fronts[claim], costs[claim]
+        sizes = [-(-(option.nbytes - front[0].nbytes) // cell_bytes) for option in front]
+        total = best + extra[0]
+        table = np.zeros(cells + 1, np.uint16)
+        for option in range(1, len(front)):
+            size = sizes[option]
+            if size > cells:
+                break
+            other = best[: cells + 1 - size] + extra[option]
+            better = other <= total[size:] * (1 + _EQUAL)
+            np.copyto(total[size:], other, where=better)
+            table[size:][better] = option
+        best = total
+        tables.append(table)
+    chosen = [0] * len(fronts)
+    left = cells
+    for claim, table in zip(by_deadline, reversed(tables), strict=True):
+        front = fronts[claim]
+        chosen[claim] = option = int(table[left])
+        left -= -(-(front[option].nbytes - front[0].nbytes) // cell_bytes)
+    return chosen
+
+
+def _with_leftover(
+    claims: Sequence[Claim],
+    fronts: Sequence[Sequence[Option]],
+    costs: Sequence[Sequence[float]],
+    chosen: list[int],
+    spare_bytes: int,
+    by_deadline: Sequence[int],
+) -> list[int]:
+    """What is left goes step by step where it gains most per byte, then part of the way there."""
+
+    def gain(claim: int) -> tuple[float, float]:
+        """Per byte, up to the next option: of cost, and of latency where nothing is expected."""
+        front, at = fronts[claim], chosen[claim]
+        nbytes = front[at + 1].nbytes - front[at].nbytes
+        faster_ms = front[at].latency_ms - front[at + 1].latency_ms
+        saved = costs[claim][at] - costs[claim][at + 1]
+        return saved / nbytes, claims[claim].priority * faster_ms / nbytes
+
+    left = spare_bytes - sum(
+        front[at].nbytes - front[0].nbytes for front, at in zip(fronts, chosen, strict=True)
+    )
+    order = list(by_deadline)
+    while True:
+        order = [claim for claim in order if chosen[claim] + 1 < len(fronts[claim])]
+        fitting = [
+            claim
+            for claim in order
+            if fronts[claim][chosen[claim] + 1].nbytes - fronts[claim][chosen[claim]].nbytes <= left
+        ]
+        if not fitting:
+            break
+        taken = max(fitting, key=gain)
+        left -= fronts[taken][chosen[taken] + 1].nbytes - fronts[taken][chosen[taken]].nbytes
+        chosen[taken] += 1
+    sizes = [front[at].nbytes for front, at in zip(fronts, chosen, strict=True)]
+    if order:
+        sizes[max(order, key=gain)] += left
+    return sizes
+
+
+def _in_proportion(
+    fronts: Sequence[Sequence[Option]], available_bytes: int, weights: Sequence[int]
+) -> list[int]:
+    """Between the smallest and the largest option of each; who needs more than its part gets it."""
+    rest = list(range(len(fronts)))
+    left, sizes = available_bytes, [front[0].nbytes for front in fronts]
+    while rest:
+        total = sum(weights[claim] for claim in rest)
+        parts = {claim: left * weights[claim] // total for claim in rest}
+        larger = [claim for claim in rest if fronts[claim][0].nbytes > parts[claim]]
+        if not larger:
+            for claim in rest:
+                sizes[claim] = min(parts[claim], fronts[claim][-1].nbytes)
+            break
+        left -= sum(fronts[claim][0].nbytes for claim in larger)
+        rest = [claim for claim in rest if claim not in set(larger)]
+    return sizes
+
+
+def _latency(front: Sequence[Option], nbytes: int) -> float:
+    for one, other in pairwise(front):
+        if nbytes < other.nbytes:
+            passed = (nbytes - one.nbytes) / (other.nbytes - one.nbytes)
+            return one.latency_ms + passed * (other.latency_ms - one.latency_ms)
+    return front[-1].latency_ms
+
+
+def _deadline(claim: Claim) -> float:
+    return inf if claim.deadline_ms is None else claim.deadline_ms

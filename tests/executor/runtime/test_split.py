@@ -1,0 +1,243 @@
+"""Splits against every possible choice, on instances small enough to try them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swapnet.errors import BudgetError, InputError
+from swapnet.executor.runtime.split import (
+    RULES,
+    Claim,
+    Option,
+    Share,
+    expected_costs,
+    split,
+)
+
+OPTIONS = st.lists(
+    st.builds(Option, st.integers(0, 60), st.floats(0.1, 500)), min_size=1, max_size=5
+)
+CLAIMS = st.lists(
+    st.tuples(
+        OPTIONS,
+        st.floats(0.1, 8),
+        st.floats(0, 20),
+        st.none() | st.floats(1, 400),
+    ),
+    min_size=1,
+    max_size=4,
+).map(
+    lambda claims: [
+        Claim(str(at), tuple(options), priority, rate_per_s, deadline_ms)
+        for at, (options, priority, rate_per_s, deadline_ms) in enumerate(claims)
+    ]
+)
+
+
+def front(claim: Claim) -> list[Option]:
+    """Options that are faster than all smaller ones."""
+    return [
+        option
+        for option in sorted(claim.options, key=lambda o: (o.nbytes, o.latency_ms))
+        if not any(
+            other != option
+            and other.nbytes <= option.nbytes
+            and other.latency_ms <= option.latency_ms
+            for other in claim.options
+        )
+    ]
+
+
+def fronts(claims: Sequence[Claim]) -> list[list[Option]]:
+    """By size, each once."""
+    return [sorted(set(front(claim)), key=lambda o: o.nbytes) for claim in claims]
+
+
+def cost(claims: Sequence[Claim], shares: Sequence[Share]) -> float:
+    """Of the options that fit in the shares."""
+    return sum(
+        costs[max(at for at, option in enumerate(options) if option.nbytes <= share.nbytes)]
+        for share, options, costs in zip(
+            shares, fronts(claims), expected_costs(claims), strict=True
+        )
+    )
+
+
+def optimum(claims: Sequence[Claim], available: int) -> float:
+    return min(
+        sum(costs[at] for costs, at in zip(expected_costs(claims), choice, strict=True))
+        for choice in product(*(range(len(options)) for options in fronts(claims)))
+        if sum(options[at].nbytes for options, at in zip(fronts(claims), choice, strict=True))
+        <= available
+    )
+
+
+def smallest(claims: Sequence[Claim]) -> int:
+    return sum(options[0].nbytes for options in fronts(claims))
+
+
+def claim(
+    name: str,
+    *options: tuple[int, float],
+    priority: float = 1.0,
+    rate_per_s: float = 1.0,
+    deadline_ms: float | None = None,
+) -> Claim:
+    points = tuple(Option(nbytes, latency_ms) for nbytes, latency_ms in options)
+    return Claim(name, points, priority, rate_per_s, deadline_ms)
+
+
+@settings(max_examples=200, deadline=None)
+@given(CLAIMS, st.integers(0, 240))
+def test_is_the_optimum(claims: Sequence[Claim], more: int) -> None:
+    available = smallest(claims) + more
+    shares = split(claims, available)
+    assert cost(claims, shares) == pytest.approx(optimum(claims, available), rel=1e-9)
+
+
+@settings(deadline=None)
+@given(CLAIMS, st.integers(0, 240), st.sampled_from(RULES))
+def test_keeps_its_promises(claims: Sequence[Claim], more: int, rule: str) -> None:
+    available = smallest(claims) + more
+    shares = split(claims, available, rule=rule)
+    assert shares == split(claims, available, rule=rule)
+    assert [share.name for share in shares] == [each.name for each in claims]
+    assert sum(share.nbytes for share in shares) <= available
+    for share, options in zip(shares, fronts(claims), strict=True):
+        assert options[0].nbytes <= share.nbytes <= options[-1].nbytes
+        assert options[-1].latency_ms <= share.latency_ms <= options[0].latency_ms
+
+
+@settings(deadline=None)
+@given(CLAIMS, st.integers(0, 240))
+def test_leaves_nothing_over_that_would_help(claims: Sequence[Claim], more: int) -> None:
+    available = smallest(claims) + more
+    shares = split(claims, available)
+    largest = sum(options[-1].nbytes for options in fronts(claims))
+    used = sum(share.nbytes for share in shares)
+    assert used == min(available, largest)
+
+
+@settings(deadline=None)
+@given(CLAIMS, st.integers(0, 200), st.integers(0, 40))
+def test_more_memory_costs_no_more(claims: Sequence[Claim], more: int, much: int) -> None:
+    available = smallest(claims) + more
+    less, enough = cost(claims, split(claims, available)), split(claims, available + much)
+    assert cost(claims, enough) <= less * (1 + 1e-9)
+
+
+@settings(deadline=None)
+@given(CLAIMS, st.integers(0, 240), st.sampled_from(["equal", "proportional"]))
+def test_no_other_rule_costs_less(claims: Sequence[Claim], more: int, rule: str) -> None:
+    available = smallest(claims) + more
+    ours, other = split(claims, available), split(claims, available, rule=rule)
+    assert cost(claims, ours) <= cost(claims, other) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("scale", [1, 1 << 20])
+def test_a_coarse_grid_is_nearly_exact(scale: int) -> None:
+    claims = [
+        claim(
+            str(at),
+            *((scale * (at + 3) * size, 900.0 / (size + at)) for size in range(1, 20)),
+            rate_per_s=1 + at % 3,
+        )
+        for at in range(11)
+    ]
+    exact = [
+        claim(each.name, *((o.nbytes // scale, o.latency_ms) for o in each.options), rate_per_s=r)
+        for each, r in zip(claims, (c.rate_per_s for c in claims), strict=True)
+    ]
+    available = sum(each.options[9].nbytes for each in exact)
+    found = cost(claims, split(claims, available * scale))
+    assert found <= 1.01 * cost(exact, split(exact, available))
+
+
+def test_equal_costs_are_decided_by_deadline() -> None:
+    two = [(10, 40.0), (20, 20.0)]
+    for late, early in ((0, 1), (1, 0)):
+        claims = [claim("a", *two), claim("b", *two), claim("c", *two, deadline_ms=500)]
+        claims[late], claims[early] = (
+            claim(claims[late].name, *two, deadline_ms=90),
+            claim(claims[early].name, *two, deadline_ms=80),
+        )
+        shares = split(claims, 40)
+        assert [share.nbytes for share in shares] == [20 if at == early else 10 for at in range(3)]
+
+
+def test_late_answers_cost_more() -> None:
+    curve = [(10, 100.0), (20, 50.0)]
+    costs = expected_costs([claim("a", *curve), claim("b", *curve, deadline_ms=50)])
+    assert costs[1][0] - costs[0][0] == pytest.approx(100)
+    assert costs[1][1] == costs[0][1]
+
+
+def test_long_inferences_keep_others_waiting() -> None:
+    """10 requests a second, of 20 ms and of 100 ms: 0.1 for both, 0.2 s of waiting by formula."""
+    busy = claim("busy", (1, 20.0), rate_per_s=10)
+    rare = claim("rare", (1, 100.0), rate_per_s=1, priority=3)
+    utilisation, weight_per_s = 0.3, 13
+    waiting_ms = weight_per_s * 100**2 / 1e3 / 2 / (1 - utilisation)
+    assert expected_costs([busy, rare])[1] == pytest.approx((3 * 100 + waiting_ms,))
+
+
+def test_what_never_runs_gets_the_least() -> None:
+    curve = [(10, 40.0), (20, 20.0)]
+    never = claim("never", *curve, rate_per_s=0, deadline_ms=1, priority=9)
+    assert [share.nbytes for share in split([never, claim("runs", *curve)], 30)] == [10, 20]
+    assert [share.nbytes for share in split([never], 100)] == [20]
+
+
+def test_what_is_left_goes_part_of_the_way() -> None:
+    claims = [claim("a", (10, 100.0), (30, 20.0)), claim("b", (10, 50.0), (40, 40.0))]
+    assert split(claims, 25) == (Share("a", 15, 80.0), Share("b", 10, 50.0))
+
+
+def test_options_that_are_no_faster_are_never_taken() -> None:
+    share = split([claim("a", (50, 30.0), (10, 40.0), (20, 30.0), (30, 60.0))], 100)[0]
+    assert share == Share("a", 20, 30.0)
+
+
+def test_equal_shares() -> None:
+    claims = [
+        claim("small", (1, 9.0), (10, 1.0)),
+        claim("large", (50, 9.0), (90, 1.0)),
+        claim("other", (5, 9.0), (45, 1.0)),
+    ]
+    assert [share.nbytes for share in split(claims, 90, rule="equal")] == [10, 50, 20]
+
+
+def test_proportional_shares() -> None:
+    claims = [
+        claim("small", (1, 9.0), (10, 1.0)),
+        claim("large", (60, 9.0), (90, 1.0)),
+        claim("other", (5, 9.0), (50, 1.0)),
+    ]
+    assert [share.nbytes for share in split(claims, 75, rule="proportional")] == [2, 60, 12]
+    assert [share.nbytes for share in split(claims, 500, rule="proportional")] == [10, 90, 50]
+
+
+def test_no_engines() -> None:
+    for rule in RULES:
+        assert split([], 100, rule=rule) == ()
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    claims = [claim("a", (10, 1.0)), claim("b", (20, 2.0), (30, 1.0))]
+    for rule in RULES:
+        with pytest.raises(BudgetError, match=r"29 bytes[^.]*30 bytes") as caught:
+            split(claims, 29, rule=rule)
+        assert caught.value.smallest_bytes == 30
+        assert sum(share.nbytes for share in split(claims, 30, rule=rule)) == 30
+
+
+def test_mistakes_are_refused() -> None:
+    with pytest.raises(InputError, match="latency, equal, proportional"):
+        split([], 1, rule="random")
+    with pytest.raises(ValueError, match="a has no option"):
+        split([claim("a")], 1)
