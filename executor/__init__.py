@@ -4,16 +4,20 @@ from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.execution import Inference, Stats, StepEvent
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.plan import Plan, PlanOptions
+from swapnet.executor.runtime import ModelStats, RuntimeModel, SwapRuntime
 from swapnet.executor.storage import LoadMode
 
 __all__ = [
     "Device",
     "Inference",
     "LoadMode",
+    "ModelStats",
     "Plan",
     "PlanOptions",
+    "RuntimeModel",
     "Stats",
     "StepEvent",
     "SwapExecutor",
+    "SwapRuntime",
     "ThreadPool",
 ]

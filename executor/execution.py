@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from swapnet.errors import BackendError
+from swapnet.errors import BackendError, BudgetError
 from swapnet.executor.backends.base import Array, Backend, Bindings, Memory, Segment, ValueStore
 from swapnet.executor.layout import last_uses
 from swapnet.executor.loading import load_once, pieces
@@ -225,13 +225,24 @@ class Execution:
             waited_s += arrival.waited_s
             backend.follow(arrival.marks)
             begun = backend.mark()
-            self._segments[index].run(given, results)
+            self._run(self._segments[index], given, results, turn)
             for name in self._unused_after[index]:
                 given.pop(name, None)
             ended = backend.mark()
             steps.append((asked, begun, ended))
             self._pipeline.done(ended)
         return steps, waited_s
+
+    def _run(
+        self, segment: Segment, given: dict[str, Any], results: Mapping[str, Array], turn: Turn
+    ) -> None:
+        """Execute; once more where scratch memory was short that others used at that moment."""
+        try:
+            segment.run(given, results)
+        except BudgetError:
+            if not turn.clear():
+                raise
+            segment.run(given, results)
 
     def close(self) -> None:
         """Stop the readers and let go of the segments; what is executed ends first."""

@@ -240,7 +240,26 @@ class SwapExecutor:
             The new plan could not be loaded; the plan before is loaded again, or, if that fails
             too, at the next inference.
         """
-        plan = self._make_plan(Budget.parse(budget))
+        self.adopt(self.prepare(budget))
+
+    def prepare(self, budget: Budget | str | int) -> Plan:
+        """The plan for another budget, for `adopt`; requests keep running.
+
+        Raises
+        ------
+        InputError, BudgetError
+            The budget is none, or impossible.
+        """
+        return self._make_plan(Budget.parse(budget))
+
+    def adopt(self, plan: Plan) -> None:
+        """Put a prepared plan in force, between two inferences.
+
+        Raises
+        ------
+        StorageError, BackendError
+            As `set_budget`.
+        """
         with self._turn:
             if self._closed:
                 raise _closed()
@@ -349,7 +368,7 @@ class SwapExecutor:
         self._load(plan, arena, self._stay(move.block for move in kept))
 
     def _stay(self, blocks: Iterable[int]) -> set[int]:
-        """Of blocks whose bytes are in memory, those to leave as they are; -1 is what they share."""
+        """Of blocks whose bytes are in memory, those to leave as they are; -1 is what is shared."""
         known = self.manifest.blocks
         return {-1, *(block for block in blocks if known[block].weight_style == "external")}
 

@@ -15,6 +15,7 @@ from swapnet.units import align_up
 
 __all__ = [
     "LOOKUP_BYTES",
+    "PIPELINE_BYTES",
     "PLANS_AT_ONCE",
     "READ_BYTES",
     "Usage",
@@ -41,7 +42,7 @@ _POOLLESS_SESSION_BYTES = 48 << 10
 PLANS_AT_ONCE = 2
 """Serialized engines on their way: one is read while another is loaded."""
 
-_PIPELINE_BYTES = 4 << 20
+PIPELINE_BYTES = 4 << 20
 """Threads, their stacks, the bookkeeping of a plan, and the heap's fragments."""
 
 
@@ -134,7 +135,7 @@ def usage(manifest: Manifest, *, copies_bytes: int = 0) -> Usage:
         values_bytes=values,
         scratch_bytes=scratch,
         io_bytes=io,
-        staging_bytes=_PIPELINE_BYTES + rows + tables + copies_bytes,
+        staging_bytes=PIPELINE_BYTES + rows + tables + copies_bytes,
         skeleton_bytes=sum(block.skeleton_bytes for block in manifest.blocks),
     )
 

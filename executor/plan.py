@@ -14,7 +14,7 @@ from math import ceil
 from swapnet.errors import BudgetError
 from swapnet.executor.memory import Usage, mappable_bytes, page_table_bytes, usage
 from swapnet.executor.schedule import Flow, outline_of, schedule
-from swapnet.executor.search import Planner, equal_blocks
+from swapnet.executor.search import Planner, equal_blocks, parted
 from swapnet.executor.timeline import Delays, predict
 from swapnet.manifest import EXTENT_ALIGNMENT, Manifest
 from swapnet.profile import Profile
@@ -46,6 +46,9 @@ class PlanOptions:
     copy
         Read into memory of its own and copy from there: what a framework that owns its weights
         does.
+    most_step_ms
+        No longer call to the backend than that, unless one block takes longer: other models wait
+        for its end. None for any.
     """
 
     read_bytes: int | None = None
@@ -55,6 +58,7 @@ class PlanOptions:
     merge: bool = True
     equal: bool = False
     copy: bool = False
+    most_step_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,8 @@ def make_plan(
             least_bytes=request_bytes // 2,
         )
         choice = planner.best(resident=options.resident, join=options.merge).choice
+    if options.most_step_ms is not None:
+        choice = parted(choice, outline, Delays(profile), options.most_step_ms)
     order = schedule(outline, choice, cyclic=options.cyclic, least_bytes=request_bytes // 2)
     places = _places(manifest, order.offsets)
     at_most = options.copy or manifest.runs_on_gpu

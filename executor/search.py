@@ -16,7 +16,7 @@ from itertools import accumulate, combinations
 from swapnet.executor.schedule import Choice, Outline, schedule
 from swapnet.executor.timeline import Delays, simulate
 
-__all__ = ["Candidate", "Planner", "equal_blocks"]
+__all__ = ["Candidate", "Planner", "equal_blocks", "parted"]
 
 _ALIKE = 1.002
 """Predictions this close are the same: the plan that reads least is taken."""
@@ -337,6 +337,18 @@ def equal_blocks(outline: Outline, available_bytes: int) -> Choice:
         else:
             bytes_of_step = nbytes
     return Choice(frozenset(), frozenset(joined), available_bytes)
+
+
+def parted(choice: Choice, outline: Outline, delays: Delays, most_ms: float) -> Choice:
+    """The same choice with steps of at most ``most_ms``, where one block does not take longer."""
+    joined: list[int] = []
+    first = 0
+    for block in range(len(outline.nbytes)):
+        if block in choice.joined and delays.step(first, block)[0] <= most_ms:
+            joined.append(block)
+        else:
+            first = block
+    return replace(choice, joined=frozenset(joined))
 
 
 def _bits(blocks: frozenset[int]) -> int:

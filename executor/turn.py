@@ -16,6 +16,15 @@ class Turn(Protocol):
     def leave(self) -> None:
         """Let others compute: this inference waits for bytes, or has ended."""
 
+    def clear(self) -> bool:
+        """Return when nothing else computes, until the next `take` or `leave`.
+
+        Returns
+        -------
+        bool
+            Whether anything else could have.
+        """
+
 
 class _Alone:
     """Nobody else computes."""
@@ -25,6 +34,10 @@ class _Alone:
 
     def leave(self) -> None:
         """To nobody."""
+
+    def clear(self) -> bool:
+        """Nothing else could."""
+        return False
 
 
 ALONE: Turn = _Alone()

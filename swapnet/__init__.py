@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from swapnet.budget import Budget
     from swapnet.builder.build import build
     from swapnet.calibration.quantize import quantize
-    from swapnet.executor import SwapExecutor
+    from swapnet.executor import SwapExecutor, SwapRuntime
 
 __version__ = "0.2.0"
 
@@ -37,6 +37,7 @@ __all__ = [
     "ModelError",
     "StorageError",
     "SwapExecutor",
+    "SwapRuntime",
     "SwapnetError",
     "__version__",
     "build",
@@ -46,6 +47,7 @@ __all__ = [
 _LAZY = {
     "Budget": "swapnet.budget",
     "SwapExecutor": "swapnet.executor",
+    "SwapRuntime": "swapnet.executor",
     "build": "swapnet.builder",
     "quantize": "swapnet.calibration.quantize",
 }

@@ -1,0 +1,55 @@
+"""Requests of one model that wait together are one inference, where its batch may vary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from swapnet.manifest import Manifest
+from swapnet.tensors import Array
+
+__all__ = ["Rows", "are_alike", "join", "largest_batch", "part", "rows_of"]
+
+Rows = int
+"""Length of the first axis."""
+
+
+def largest_batch(manifest: Manifest) -> Rows:
+    """Rows that one inference may have; 1 where requests can't be joined.
+
+    They can where the first axis of all inputs and outputs is the same symbol, and the engine was
+    planned for more than one row (``--shapes``).
+    """
+    tensors = (*manifest.inputs, *manifest.outputs)
+    first = {tensor.shape[0] if tensor.shape else None for tensor in tensors}
+    planned = {shape[0] for shape in manifest.planned_shapes.values() if shape}
+    if len(first) != 1 or len(planned) != 1 or not isinstance(first.pop(), str):
+        return 1
+    return planned.pop()
+
+
+def rows_of(inputs: Mapping[str, Array]) -> Rows:
+    """Rows of one request."""
+    return int(next(iter(inputs.values())).shape[0])
+
+
+def are_alike(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+    """Whether two requests differ in their rows only."""
+    return all(array.shape[1:] == other[name].shape[1:] for name, array in one.items())
+
+
+def join(requests: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """One input of all rows, in order; as it is where there is one request."""
+    if len(requests) == 1:
+        return dict(requests[0])
+    return {name: np.concatenate([r[name] for r in requests]) for name in requests[0]}
+
+
+def part(outputs: Mapping[str, Array], rows: Sequence[Rows]) -> list[dict[str, Array]]:
+    """The outputs of each request; arrays of its own, unless it is the only one."""
+    if len(rows) == 1:
+        return [dict(outputs)]
+    ends = np.cumsum(rows)[:-1]
+    parts = {name: np.split(array, ends) for name, array in outputs.items()}
+    return [{name: parts[name][i].copy() for name in parts} for i in range(len(rows))]

@@ -1,0 +1,66 @@
+"""An engine as the split of a budget sees it: what it needs, and what more memory is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from swapnet.executor.curve import Point
+from swapnet.executor.device import Device
+from swapnet.executor.memory import for_pool, usage
+from swapnet.executor.plan import PlanOptions
+from swapnet.executor.runtime.curves import load_curve
+from swapnet.executor.runtime.split import Claim, Option
+from swapnet.executor.runtime.terms import Terms
+from swapnet.manifest import Manifest, load_manifest
+from swapnet.profile import load_profile
+
+__all__ = ["OPTIONS", "Engine", "open_engine"]
+
+OPTIONS = PlanOptions(most_step_ms=10.0)
+"""How engines are planned that take turns: others wait for the end of a step."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine directory.
+
+    Attributes
+    ----------
+    folder, manifest, shapes
+        The engine, at these input shapes.
+    curve
+        Latency over budget, alone on the device.
+    """
+
+    folder: Path
+    manifest: Manifest
+    shapes: Mapping[str, Sequence[int]] | None
+    curve: tuple[Point, ...]
+
+    @property
+    def alone_bytes(self) -> int:
+        """What it uses beside weights where it shares with nobody: in each of its budgets."""
+        return usage(self.manifest).total_bytes
+
+    def claim(self, name: str, terms: Terms) -> Claim:
+        """What it asks of the memory for weights."""
+        alone = self.alone_bytes
+        options = (Option(p.budget_bytes - alone, p.predicted_ms) for p in self.curve)
+        return Claim(name, tuple(options), terms.priority, terms.rate_per_s, terms.deadline_ms)
+
+
+def open_engine(
+    folder: Path, device: Device, shapes: Mapping[str, Sequence[int]] | None = None
+) -> Engine:
+    """Read an engine directory, and plan its curve the first time.
+
+    Raises
+    ------
+    EngineError
+        It is missing, damaged, or not measured at these shapes.
+    """
+    manifest = for_pool(load_manifest(folder, shapes), device.pool)
+    profile = load_profile(folder, manifest, device.fingerprint)
+    return Engine(folder, manifest, shapes, load_curve(folder, manifest, profile, OPTIONS))

@@ -1,0 +1,52 @@
+"""What several engines use together, in one process and under one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from swapnet.budget import Demand
+from swapnet.executor.layout import is_placed
+from swapnet.executor.memory import PIPELINE_BYTES, demand, page_table_bytes, usage
+from swapnet.manifest import Manifest
+
+__all__ = ["is_interruptible", "scratch_bytes", "together"]
+
+_ENGINE_BYTES = 1 << 20
+"""Of each engine: its thread, its plan, its curve, and the heap's fragments."""
+
+
+def together(manifests: Sequence[Manifest], *, lanes: int = 1) -> Demand:
+    """What engines use together when nothing is swapped.
+
+    Scratch memory is used while a step is executed, and shared by all: it counts once for each
+    lane. Values across cuts, inputs and outputs exist from the first step of an inference to its
+    last, others run meanwhile: they count for each engine.
+
+    Parameters
+    ----------
+    manifests
+        The engines.
+    lanes
+        Steps that are executed at the same moment.
+    """
+    used = [usage(manifest) for manifest in manifests]
+    scratch = scratch_bytes(manifests, lanes=lanes)
+    other = sum(
+        one.values_bytes + one.io_bytes + one.skeleton_bytes + one.staging_bytes - PIPELINE_BYTES
+        for one in used
+    )
+    return Demand(
+        sum(demand(manifest).weights_bytes for manifest in manifests),
+        PIPELINE_BYTES + len(used) * _ENGINE_BYTES + other + scratch + page_table_bytes(scratch),
+    )
+
+
+def scratch_bytes(manifests: Sequence[Manifest], *, lanes: int = 1) -> int:
+    """Limit of the memory that steps share: what the largest need that run at once."""
+    largest = sorted((usage(manifest).scratch_bytes for manifest in manifests), reverse=True)
+    return sum(largest[:lanes])
+
+
+def is_interruptible(manifest: Manifest) -> bool:
+    """Whether others may run between two steps: no value lies in scratch memory then."""
+    return all(is_placed(tensor) for tensor in (*manifest.values, *manifest.outputs))

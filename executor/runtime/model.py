@@ -1,0 +1,381 @@
+"""`RuntimeModel`: one engine among several, with a thread and a queue of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from types import TracebackType
+from typing import Any, Protocol
+
+from swapnet.errors import BackendError
+from swapnet.executor.channel import Rank
+from swapnet.executor.executor import SwapExecutor
+from swapnet.executor.inputs import check_inputs
+from swapnet.executor.plan import Plan
+from swapnet.executor.runtime.batching import are_alike, join, largest_batch, part, rows_of
+from swapnet.executor.runtime.lanes import Lanes, LaneTurn, Uninterrupted
+from swapnet.executor.runtime.memory import is_interruptible
+from swapnet.executor.runtime.policy import Job
+from swapnet.executor.runtime.rates import RateMeter
+from swapnet.executor.runtime.terms import Terms
+from swapnet.tensors import Array
+
+__all__ = ["ModelStats", "Owner", "RuntimeModel", "Urgencies"]
+
+_SEQUENCE = count()
+
+_FORESEEN = 4
+"""Inferences ahead whose urgency is known: a ring holds no more."""
+
+
+@dataclass(frozen=True)
+class ModelStats:
+    """Counted since the model was loaded.
+
+    Attributes
+    ----------
+    requests, failures
+        That have ended, and those of them that raised.
+    inferences
+        That served them: fewer, where requests were joined.
+    read_bytes
+        Read from storage for them, in advance or not.
+    waiting
+        Requests that have not begun.
+    replans
+        Changes of its share.
+    """
+
+    requests: int = 0
+    failures: int = 0
+    inferences: int = 0
+    read_bytes: int = 0
+    waiting: int = 0
+    replans: int = 0
+
+
+@dataclass(frozen=True)
+class _Request:
+    job: Job
+    rank: Rank
+    inputs: dict[str, Array]
+    result: Future[dict[str, Array]]
+
+
+class Urgencies:
+    """How urgent a model's reads are: those that somebody waits for first, then by expectation."""
+
+    def __init__(self, meter: RateMeter) -> None:
+        self.meter = meter
+        self.pending: tuple[Rank, ...] = ()
+        """Of the inference that runs, and of those that wait."""
+
+    def __call__(self, ahead: int) -> Rank:
+        pending = self.pending
+        if ahead < len(pending):
+            return (0.0, *pending[ahead])
+        return (1.0, self.meter.next_s(time.perf_counter()), float(ahead))
+
+
+class Owner(Protocol):
+    """What a model asks of the runtime that it belongs to."""
+
+    def hold(self, model: RuntimeModel) -> AbstractContextManager[None]:
+        """Whatever an inference of the model needs while it runs."""
+
+    def asked(self, model: RuntimeModel) -> None:
+        """A request has come."""
+
+    def change_terms(self, model: RuntimeModel, terms: Terms) -> None:
+        """Split the budget for other expectations."""
+
+    def unload(self, model: RuntimeModel) -> None:
+        """Finish what was submitted, and give the memory to others."""
+
+
+class RuntimeModel:
+    """A loaded engine; made by `SwapRuntime.load`. Safe to call from several threads.
+
+    Parameters
+    ----------
+    name
+        Unique in the runtime.
+    executor
+        Of the engine; the model closes it.
+    terms
+        Priority, deadline, expected rate.
+    lanes
+        What it computes on.
+    urgencies
+        Of its reads.
+    owner
+        The runtime.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        executor: SwapExecutor,
+        terms: Terms,
+        lanes: Lanes,
+        urgencies: Urgencies,
+        owner: Owner,
+    ) -> None:
+        self.name = name
+        self.executor = executor
+        self.terms = terms
+        self._lanes = lanes
+        self._urgencies = urgencies
+        self._owner = owner
+        self._changed = threading.Condition()
+        self._queue: deque[_Request] = deque()
+        self._changes: deque[tuple[Callable[[], None], Future[None]]] = deque()
+        self._running: tuple[_Request, ...] = ()
+        self._closing = False
+        self._stats = ModelStats()
+        self._rows = largest_batch(executor.manifest)
+        self._is_interruptible = is_interruptible(executor.manifest)
+        self._thread = threading.Thread(target=self._work, name=f"swapnet-{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def budget_bytes(self) -> int:
+        """Its share of the budget now: what the engine would need alone for the same plan."""
+        return self.executor.plan.budget_bytes
+
+    @property
+    def stats(self) -> ModelStats:
+        """What was counted so far."""
+        with self._changed:
+            return replace(self._stats, waiting=len(self._queue))
+
+    def rate_per_s(self) -> float:
+        """Requests per second, as expected and as seen."""
+        with self._changed:
+            return self._urgencies.meter.rate_per_s(time.perf_counter())
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """Run one inference.
+
+        Parameters
+        ----------
+        inputs
+            One array per model input, by name.
+
+        Returns
+        -------
+        dict
+            One new array per model output, by name.
+
+        Raises
+        ------
+        SwapnetError
+            As `SwapExecutor` does.
+        """
+        return self.submit(inputs).result()
+
+    def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]:
+        """Queue one inference; errors come with the future's result.
+
+        Raises
+        ------
+        BackendError
+            The model was unloaded.
+        """
+        now = time.perf_counter()
+        result: Future[dict[str, Array]] = Future()
+        try:
+            checked = check_inputs(self.executor.manifest, inputs)
+        except Exception as error:
+            result.set_exception(error)
+            return result
+        job = Job(
+            model=self.name,
+            sequence=next(_SEQUENCE),
+            arrival_s=now,
+            deadline_s=now + self.terms.patience_s,
+            weight=self.terms.priority,
+            service_ms=self.executor.plan.predicted_ms,
+        )
+        with self._changed:
+            if self._closing:
+                raise _unloaded(self.name)
+            self._queue.append(_Request(job, self._lanes.admit(job), checked, result))
+            self._urgencies.meter.note(now)
+            self._foresee()
+            self._changed.notify_all()
+        self._owner.asked(self)
+        return result
+
+    def update(
+        self,
+        *,
+        priority: float | None = None,
+        deadline_ms: float | None = None,
+        rate_per_s: float | None = None,
+    ) -> None:
+        """Change what is promised or expected; the budget is split anew.
+
+        Parameters
+        ----------
+        priority, deadline_ms, rate_per_s
+            As in `SwapRuntime.load`; None leaves one as it is.
+
+        Raises
+        ------
+        InputError
+            One of them is out of its range.
+        StorageError, BackendError
+            A plan could not be put in force; the one before is.
+        """
+        given = {"priority": priority, "deadline_ms": deadline_ms, "rate_per_s": rate_per_s}
+        terms = replace(self.terms, **{k: v for k, v in given.items() if v is not None})
+        self._owner.change_terms(self, terms)
+
+    def unload(self) -> None:
+        """Finish what was submitted, then give the memory back. Safe to call twice."""
+        self._owner.unload(self)
+
+    def __enter__(self) -> RuntimeModel:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.unload()
+
+    def adopt(self, plan: Plan) -> Future[None]:
+        """Put a prepared plan in force before the next inference."""
+
+        def change() -> None:
+            self.executor.adopt(plan)
+            with self._changed:
+                self._stats = replace(self._stats, replans=self._stats.replans + 1)
+
+        return self.between(change)
+
+    def between(self, change: Callable[[], None]) -> Future[None]:
+        """Call something between two inferences, before any request that waits."""
+        done: Future[None] = Future()
+        with self._changed:
+            self._changes.append((change, done))
+            self._changed.notify_all()
+        return done
+
+    def expect(self, terms: Terms) -> None:
+        """Take other terms; the rate seen so far is forgotten where another is expected."""
+        with self._changed:
+            if terms.rate_per_s != self.terms.rate_per_s:
+                self._urgencies.meter = RateMeter(terms.rate_per_s)
+            self.terms = terms
+
+    def close(self) -> None:
+        """Finish what was submitted, then release everything. Safe to call twice."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self.executor.close()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._changes or self._queue or self._closing):
+                    self._changed.wait()
+                if self._changes:
+                    change, done = self._changes.popleft()
+                elif self._queue:
+                    change = None
+                    self._running = self._next()
+                else:
+                    return
+            if change is None:
+                self._serve(self._running)
+            else:
+                _settle(done, change)
+            del change
+
+    def _next(self) -> tuple[_Request, ...]:
+        """The request that came first, and those after it that can be served with it."""
+        taken = [self._queue.popleft()]
+        rows = rows_of(taken[0].inputs) if self._rows > 1 else self._rows
+        while self._queue and rows < self._rows:
+            other = self._queue[0]
+            rows += rows_of(other.inputs)
+            if rows > self._rows or not are_alike(taken[0].inputs, other.inputs):
+                break
+            taken.append(self._queue.popleft())
+        return tuple(taken)
+
+    def _serve(self, requests: Sequence[_Request]) -> None:
+        asked = [r for r in requests if r.result.set_running_or_notify_cancel()]
+        turn = LaneTurn(self._lanes, requests[0].job)
+        outcome: Sequence[dict[str, Array]] | Exception = ()
+        read_bytes = 0
+        try:
+            if asked:
+                with self._owner.hold(self):
+                    outcome = self._infer([r.inputs for r in asked], turn)
+                last = self.executor.stats.last
+                read_bytes = last.read_bytes if last else 0
+        except Exception as error:
+            outcome = error
+        finally:
+            turn.leave()
+            for request in requests:
+                self._lanes.dismiss(request.job)
+        with self._changed:
+            self._running = ()
+            self._foresee()
+            self._stats = replace(
+                self._stats,
+                requests=self._stats.requests + len(asked),
+                failures=self._stats.failures + len(asked) * isinstance(outcome, Exception),
+                inferences=self._stats.inferences + bool(asked),
+                read_bytes=self._stats.read_bytes + read_bytes,
+            )
+        for index, request in enumerate(asked):
+            if isinstance(outcome, Exception):
+                request.result.set_exception(outcome)
+            else:
+                request.result.set_result(outcome[index])
+
+    def _infer(
+        self, inputs: Sequence[dict[str, Array]], turn: LaneTurn
+    ) -> Sequence[dict[str, Array]]:
+        rows = [rows_of(one) if self._rows > 1 else 1 for one in inputs]
+        kept = turn if self._is_interruptible else Uninterrupted(turn)
+        return part(self.executor.infer(join(inputs), kept), rows)
+
+    def _foresee(self) -> None:
+        """Tell the readers who waits for what."""
+        running = self._running[:1]
+        self._urgencies.pending = tuple(
+            request.rank for request in (*running, *islice(self._queue, _FORESEEN))
+        )
+
+
+def _settle(done: Future[None], change: Callable[[], None]) -> None:
+    try:
+        change()
+    except Exception as error:
+        done.set_exception(error)
+    else:
+        done.set_result(None)
+
+
+def _unloaded(name: str) -> BackendError:
+    return BackendError(
+        f"{name} is not loaded any more",
+        why="it was used after unload() or close()",
+        hint="load it again",
+    )

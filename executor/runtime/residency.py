@@ -1,0 +1,80 @@
+"""Whole models, loaded and unloaded by count: what a server without a planner does.
+
+The least recently used ones leave when another is asked for and there is no room. Kept for
+comparison, and fair to it: sessions stay, only weights go; a model larger than all the memory is
+swapped in all of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["Residency"]
+
+
+class Residency:
+    """Which models are in memory.
+
+    Parameters
+    ----------
+    available_bytes
+        For the weights of all.
+    """
+
+    def __init__(self, available_bytes: int) -> None:
+        self._available = available_bytes
+        self._changed = threading.Condition()
+        self._loaded: dict[str, tuple[int, Callable[[], None]]] = {}
+        """Bytes, and how to evict; the least recently used first."""
+        self._held: set[str] = set()
+
+    @contextmanager
+    def hold(self, name: str, nbytes: int, evict: Callable[[], None]) -> Iterator[None]:
+        """Room for one model's weights while it is used; it stays until others need the room.
+
+        Parameters
+        ----------
+        name
+            Of the model; used by one thread at a time.
+        nbytes
+            Of its weights in memory.
+        evict
+            Gives them back.
+        """
+        with self._changed:
+            self._held.add(name)
+            while name not in self._loaded and not self._has_room(nbytes):
+                victim = next((n for n in self._loaded if n not in self._held), None)
+                if victim is None:
+                    self._changed.wait()
+                else:
+                    self._loaded.pop(victim)[1]()
+            self._loaded.pop(name, None)
+            self._loaded[name] = (nbytes, evict)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held.discard(name)
+                self._changed.notify_all()
+
+    def forget(self, name: str) -> None:
+        """A model is gone."""
+        with self._changed:
+            self._loaded.pop(name, None)
+            self._changed.notify_all()
+
+    def resize(self, available_bytes: int) -> None:
+        """There is another amount of memory from now on; what does not fit leaves when idle."""
+        with self._changed:
+            self._available = available_bytes
+            for name in [n for n in self._loaded if n not in self._held]:
+                if self._has_room(0):
+                    break
+                self._loaded.pop(name)[1]()
+            self._changed.notify_all()
+
+    def _has_room(self, nbytes: int) -> bool:
+        return sum(size for size, _ in self._loaded.values()) + nbytes <= self._available

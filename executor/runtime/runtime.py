@@ -1,0 +1,475 @@
+"""`SwapRuntime`: several models, one budget."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+from swapnet.budget import Budget
+from swapnet.errors import BackendError, BudgetError, InputError, SwapnetError
+from swapnet.executor.backends.scratch import Scratch
+from swapnet.executor.channel import Channel
+from swapnet.executor.device import Device
+from swapnet.executor.executor import SwapExecutor
+from swapnet.executor.loading import READERS
+from swapnet.executor.machine import memory_bytes
+from swapnet.executor.runtime.engine import OPTIONS, Engine, open_engine
+from swapnet.executor.runtime.lanes import Lanes
+from swapnet.executor.runtime.memory import scratch_bytes, together
+from swapnet.executor.runtime.model import RuntimeModel, Urgencies
+from swapnet.executor.runtime.policy import Policy
+from swapnet.executor.runtime.rates import RateMeter
+from swapnet.executor.runtime.residency import Residency
+from swapnet.executor.runtime.split import RULES, split
+from swapnet.executor.runtime.terms import Terms
+from swapnet.executor.sharing import Sharing
+from swapnet.executor.storage import LoadMode
+from swapnet.units import format_size
+
+__all__ = ["SPLITS", "SwapRuntime"]
+
+WHOLE = "whole-model"
+
+SPLITS = (*RULES, WHOLE)
+"""How a budget may be shared out."""
+
+_DRIFT = 2.0
+"""A rate that differs from the one that the budget was split for by this factor is another."""
+
+_REST_S = 2.0
+"""Between two splits for rates that drifted."""
+
+
+class SwapRuntime:
+    """Runs several engines inside one memory budget; see docs/multi-dnn.md.
+
+    Engines may be loaded and unloaded at any time. Each gets a share of the budget, by what more
+    memory is worth to it; storage and processor serve the most urgent request first.
+
+    Parameters
+    ----------
+    budget
+        ``"256MiB"`` or bytes: all that the models may use together. Shares of a demand are not
+        for a runtime, whose models come and go.
+    device
+        Compute threads and whose they are.
+    load_mode
+        How weights are read.
+    split
+        ``latency``: the lowest expected latency, weighted by priorities and rates. ``equal``,
+        ``proportional`` and ``whole-model`` are what that is compared with.
+    lanes
+        Steps of different models that are executed at the same moment.
+    policy
+        Whose turn it is: `swapnet.executor.runtime.policy.Policy`.
+
+    Raises
+    ------
+    InputError
+        The budget is none, or there is no such split or policy.
+    BudgetError
+        The machine has not so much memory.
+
+    Examples
+    --------
+    >>> with SwapRuntime("256MiB") as runtime:  # doctest: +SKIP
+    ...     detector = runtime.load("engines/yolov3", priority=2.0, deadline_ms=200)
+    ...     reader = runtime.load("engines/ppocrv4_rec", rate_per_s=5.0)
+    ...     boxes = detector.submit({"input": image})
+    ...     text = reader({"x": line})
+    """
+
+    def __init__(
+        self,
+        budget: Budget | str | int,
+        *,
+        device: Device | None = None,
+        load_mode: LoadMode | str = LoadMode.AUTO,
+        split: str = "latency",
+        lanes: int = 1,
+        policy: Policy | str = Policy.DEADLINE,
+    ) -> None:
+        if split not in SPLITS:
+            raise InputError(
+                f"there is no split {split!r}",
+                why=f"there are {', '.join(SPLITS)}",
+                hint="leave it out for the lowest expected latency",
+            )
+        if lanes < 1:
+            raise InputError(f"{lanes} lanes execute nothing", why="there must be 1 or more")
+        self._budget_bytes = _in_bytes(budget)
+        self._device = device or Device()
+        self._load_mode = LoadMode.parse(load_mode)
+        self._split = split
+        self._lanes = Lanes(lanes, policy)
+        self._balance = threading.RLock()
+        """Held while models come, go, or change their shares."""
+        self._models: dict[str, RuntimeModel] = {}
+        self._engines: dict[str, Engine] = {}
+        self._shares: dict[str, int] = {}
+        self._rates: dict[str, float] = {}
+        """That the budget was split for."""
+        self._residency = Residency(0)
+        self._scratch = Scratch(0)
+        self._channel = Channel(READERS)
+        self._drifted = threading.Event()
+        self._checked_s = time.perf_counter()
+        self._closed = False
+        self._balancer = threading.Thread(
+            target=self._follow_rates, name="swapnet-balancer", daemon=True
+        )
+        self._balancer.start()
+
+    @property
+    def budget_bytes(self) -> int:
+        """All that the models may use."""
+        return self._budget_bytes
+
+    @property
+    def models(self) -> tuple[RuntimeModel, ...]:
+        """Those that are loaded, in the order of loading."""
+        return tuple(self._models.values())
+
+    @property
+    def shares(self) -> dict[str, int]:
+        """Memory for weights, in bytes, by model; everything else is shared or does not vary."""
+        return dict(self._shares)
+
+    def load(
+        self,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        priority: float = 1.0,
+        deadline_ms: float | None = None,
+        rate_per_s: float = 1.0,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+    ) -> RuntimeModel:
+        """Load an engine; others give it room.
+
+        Parameters
+        ----------
+        folder
+            Engine directory.
+        name
+            Unique; by default that of the folder.
+        priority
+            Weight of its latency among all.
+        deadline_ms
+            Of a request, from when it is submitted.
+        rate_per_s
+            Expected requests; what is seen later counts more.
+        shapes
+            Input shapes to plan for, as in `SwapExecutor`. More than one row allows requests that
+            wait to be joined.
+
+        Raises
+        ------
+        BudgetError
+            It does not fit beside the others; the message names the smallest budget that does.
+        InputError
+            The name is taken, or a number is out of its range.
+        EngineError, StorageError, BackendError
+            The engine can't be opened; all others are as before.
+        """
+        terms = Terms(priority, deadline_ms, rate_per_s)
+        engine = open_engine(Path(folder), self._device, shapes)
+        name = name or engine.folder.name
+        with self._balance:
+            self._check_open()
+            self._check_loadable(name, engine)
+            engines = {**self._engines, name: engine}
+            shares = self._shares_of(engines, {**self._terms(), name: terms})
+            before = dict(self._shares)
+            try:
+                self._make_room({n: b for n, b in shares.items() if n != name})
+                self._fit_scratch(engines.values())
+                self._residency.resize(self._available_bytes(engines.values()))
+                model = self._open(name, engine, terms, shares[name])
+            except BaseException:
+                with suppress(SwapnetError):
+                    self._fit_scratch(self._engines.values())
+                    self._apply(before)
+                raise
+            self._models[name] = model
+            self._engines[name] = engine
+            self._shares[name] = shares[name]
+            with suppress(SwapnetError):
+                self._apply(shares)
+            return model
+
+    def unload(self, model: RuntimeModel) -> None:
+        """Finish what was submitted to a model, and give its memory to the others."""
+        with self._balance:
+            if self._models.get(model.name) is not model:
+                return
+            model.close()
+            self._forget(model.name)
+            if self._models:
+                self._fit_scratch(self._engines.values())
+                with suppress(SwapnetError):
+                    self._rebalance()
+            else:
+                self._scratch.resize(0)
+
+    def set_budget(self, budget: Budget | str | int) -> None:
+        """Allow another amount of memory; returns when it is kept.
+
+        Requests keep running: each model changes between two of its inferences, first those that
+        shrink.
+
+        Raises
+        ------
+        InputError, BudgetError
+            The budget is none, or too small for what is loaded; the one before stays in force.
+        StorageError, BackendError
+            A plan could not be put in force; its model keeps the one before.
+        """
+        wanted = _in_bytes(budget)
+        with self._balance:
+            self._check_open()
+            before, self._budget_bytes = self._budget_bytes, wanted
+            try:
+                shares = self._shares_of(self._engines, self._terms())
+            except BaseException:
+                self._budget_bytes = before
+                raise
+            self._apply(shares)
+
+    def close(self) -> None:
+        """Finish what was submitted, then release everything. Safe to call twice."""
+        with self._balance:
+            self._closed = True
+            self._drifted.set()
+            for model in self.models:
+                model.close()
+                self._forget(model.name)
+            self._channel.close()
+        if threading.current_thread() is not self._balancer:
+            self._balancer.join()
+
+    def __enter__(self) -> SwapRuntime:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def hold(self, model: RuntimeModel) -> Iterator[None]:
+        """See `Owner.hold`: its weights stay while it runs."""
+        if self._split != WHOLE:
+            yield
+            return
+        evict = partial(model.executor.pause, evict=True)
+        with self._residency.hold(model.name, self._shares[model.name], evict):
+            yield
+
+    def asked(self, model: RuntimeModel) -> None:
+        """See `Owner.asked`: the balancer is woken where rates are not those expected."""
+        now = time.perf_counter()
+        planned = self._rates.get(model.name)
+        if planned is None or now - self._checked_s < _REST_S:
+            return
+        rate = model.rate_per_s()
+        if not planned / _DRIFT <= rate <= max(planned, 1e-9) * _DRIFT:
+            self._drifted.set()
+
+    def change_terms(self, model: RuntimeModel, terms: Terms) -> None:
+        """See `Owner.change_terms`."""
+        with self._balance:
+            model.expect(terms)
+            if self._models.get(model.name) is model:
+                self._rebalance()
+
+    def _open(self, name: str, engine: Engine, terms: Terms, share: int) -> RuntimeModel:
+        urgencies = Urgencies(RateMeter(terms.rate_per_s))
+        opened: list[SwapExecutor] = []
+        with ExitStack() as held:
+            if self._split == WHOLE:
+                evict = lambda: opened[0].pause(evict=True)  # noqa: E731
+                held.enter_context(self._residency.hold(name, share, evict))
+            opened.append(
+                SwapExecutor(
+                    engine.folder,
+                    engine.alone_bytes + share,
+                    device=self._device,
+                    load_mode=self._load_mode,
+                    options=OPTIONS,
+                    shapes=engine.shapes,
+                    sharing=Sharing(self._channel, self._scratch, urgencies),
+                )
+            )
+        return RuntimeModel(name, opened[0], terms, self._lanes, urgencies, self)
+
+    def _forget(self, name: str) -> None:
+        for known in (self._models, self._engines, self._shares, self._rates):
+            known.pop(name, None)
+        self._residency.forget(name)
+
+    def _terms(self) -> dict[str, Terms]:
+        """With the rates that are seen."""
+        return {
+            name: replace(model.terms, rate_per_s=model.rate_per_s())
+            for name, model in self._models.items()
+        }
+
+    def _shares_of(
+        self, engines: Mapping[str, Engine], terms: Mapping[str, Terms]
+    ) -> dict[str, int]:
+        """Bytes for the weights of each engine, together as much as the budget leaves.
+
+        Raises
+        ------
+        BudgetError
+            The budget is too small for all of them.
+        """
+        claims = [engine.claim(name, terms[name]) for name, engine in engines.items()]
+        smallest = [min(option.nbytes for option in claim.options) for claim in claims]
+        available = self._available_bytes(engines.values())
+        needed = max(smallest, default=0) if self._split == WHOLE else sum(smallest)
+        if needed > available:
+            smallest_bytes = self._budget_bytes - available + needed
+            raise _too_small(tuple(engines), smallest_bytes, self._budget_bytes)
+        self._rates.update({name: terms[name].rate_per_s for name in engines})
+        if self._split == WHOLE:
+            largest = [max(option.nbytes for option in claim.options) for claim in claims]
+            return {
+                name: min(nbytes, available) for name, nbytes in zip(engines, largest, strict=True)
+            }
+        return {share.name: share.nbytes for share in split(claims, available, rule=self._split)}
+
+    def _rebalance(self) -> None:
+        self._apply(self._shares_of(self._engines, self._terms()))
+
+    def _apply(self, shares: Mapping[str, int]) -> None:
+        """Change what has to change: first who gives, then who gets."""
+        self._make_room(shares)
+        self._adopt({n: b for n, b in shares.items() if b > self._shares[n]})
+        if self._split == WHOLE:
+            self._residency.resize(self._available_bytes(self._engines.values()))
+
+    def _make_room(self, shares: Mapping[str, int]) -> None:
+        self._adopt({n: b for n, b in shares.items() if b < self._shares[n]})
+
+    def _adopt(self, shares: Mapping[str, int]) -> None:
+        """Put plans in force, all at once; each model between two of its inferences.
+
+        Raises
+        ------
+        StorageError, BackendError
+            The first that failed; the model keeps its plan.
+        """
+        changes = {}
+        for name, share in shares.items():
+            model = self._models[name]
+            plan = model.executor.prepare(self._engines[name].alone_bytes + share)
+            changes[name] = model.adopt(plan)
+        failed: list[BaseException] = []
+        for name, change in changes.items():
+            error = change.exception()
+            if error is None:
+                self._shares[name] = shares[name]
+            else:
+                failed.append(error)
+        if failed:
+            raise failed[0]
+
+    def _fit_scratch(self, engines: Iterable[Engine]) -> None:
+        """Make scratch memory as large as engines need; all of them pause while it changes."""
+        limit = scratch_bytes([e.manifest for e in engines], lanes=self._lanes.count)
+        if limit == self._scratch.limit_bytes:
+            return
+        models = self.models
+        arrived, go_on = threading.Barrier(len(models) + 1), threading.Event()
+
+        def stop(model: RuntimeModel) -> None:
+            try:
+                model.executor.pause()
+            finally:
+                arrived.wait()
+                go_on.wait()
+
+        pauses = [model.between(partial(stop, model)) for model in models]
+        arrived.wait()
+        self._scratch.resize(limit)
+        go_on.set()
+        for pause in pauses:
+            pause.result()
+
+    def _available_bytes(self, engines: Iterable[Engine]) -> int:
+        """What the budget leaves for the weights of engines."""
+        manifests = [engine.manifest for engine in engines]
+        return self._budget_bytes - together(manifests, lanes=self._lanes.count).other_bytes
+
+    def _follow_rates(self) -> None:
+        """Split anew where rates have drifted."""
+        while True:
+            self._drifted.wait()
+            self._drifted.clear()
+            with self._balance:
+                if self._closed:
+                    return
+                self._checked_s = time.perf_counter()
+                with suppress(SwapnetError):
+                    self._rebalance()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError(
+                "the runtime is closed",
+                why="it was used after close()",
+                hint="open a new SwapRuntime",
+            )
+
+    def _check_loadable(self, name: str, engine: Engine) -> None:
+        if name in self._models:
+            raise InputError(
+                f"there is a model {name!r} already",
+                why=f"loaded are {', '.join(self._models)}",
+                hint="give another name=",
+            )
+        if engine.manifest.runs_on_gpu:
+            raise BackendError(
+                f"{engine.folder} runs on a GPU",
+                why="a runtime shares the memory and the processors of the host",
+                hint="build it with --backend onnxruntime, or use a SwapExecutor for it",
+            )
+
+
+def _in_bytes(budget: Budget | str | int) -> int:
+    parsed = Budget.parse(budget)
+    if parsed.of != "bytes":
+        raise InputError(
+            f"a budget of {parsed} is not for several models",
+            why="a share of their demand changes whenever one is loaded or unloaded",
+            hint="give a size like 256MiB",
+        )
+    wanted, available = int(parsed.amount), memory_bytes()
+    if wanted > available:
+        raise BudgetError(
+            f"a budget of {parsed} is more than this machine has",
+            why=f"it is {wanted} bytes, there are {available}",
+            hint=f"give at most {format_size(available)}",
+        )
+    return wanted
+
+
+def _too_small(names: Sequence[str], smallest_bytes: int, budget_bytes: int) -> BudgetError:
+    rounded = -(-smallest_bytes * 10 // (1 << 20)) / 10
+    return BudgetError(
+        f"{', '.join(names)} do not fit in {format_size(budget_bytes)} together",
+        why=f"they need {smallest_bytes} bytes, the budget allows {budget_bytes}",
+        hint=f"give at least {rounded:g}MiB, or unload one",
+        smallest_bytes=smallest_bytes,
+    )
