@@ -108,6 +108,7 @@ class SwapExecutor:
         self._before_read = before_read
         self._sharing = sharing
         self._parked: Memory | None = None
+        self._plan: Plan
         self._turn = threading.Lock()
         self._admission = threading.Lock()
         self._queue: ThreadPoolExecutor | None = None
@@ -253,7 +254,7 @@ class SwapExecutor:
         return self._make_plan(Budget.parse(budget))
 
     def adopt(self, plan: Plan) -> None:
-        """Put a prepared plan in force, between two inferences.
+        """Put a prepared plan in force, between two inferences; at the next one after `pause`.
 
         Raises
         ------
@@ -266,7 +267,7 @@ class SwapExecutor:
             before, arena = self._plan, self._park()
             try:
                 if arena is None:
-                    self._load(plan)
+                    self._plan = plan
                 else:
                     self._relocate(arena, before, plan)
             except BaseException:

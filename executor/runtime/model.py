@@ -86,8 +86,8 @@ class Urgencies:
 class Owner(Protocol):
     """What a model asks of the runtime that it belongs to."""
 
-    def hold(self, model: RuntimeModel) -> AbstractContextManager[None]:
-        """Whatever an inference of the model needs while it runs."""
+    def hold(self, model: RuntimeModel) -> AbstractContextManager[int]:
+        """Keep a model in memory while an inference runs; the bytes that have to be read first."""
 
     def asked(self, model: RuntimeModel) -> None:
         """A request has come."""
@@ -253,10 +253,20 @@ class RuntimeModel:
     ) -> None:
         self.unload()
 
-    def adopt(self, plan: Plan) -> Future[None]:
-        """Put a prepared plan in force before the next inference."""
+    def adopt(self, plan: Plan, *, evict: bool = False) -> Future[None]:
+        """Put a prepared plan in force before the next inference.
+
+        Parameters
+        ----------
+        plan
+            Of `SwapExecutor.prepare`.
+        evict
+            Load it when it is needed only.
+        """
 
         def change() -> None:
+            if evict:
+                self.executor.pause(evict=True)
             self.executor.adopt(plan)
             with self._changed:
                 self._stats = replace(self._stats, replans=self._stats.replans + 1)
@@ -323,10 +333,10 @@ class RuntimeModel:
         read_bytes = 0
         try:
             if asked:
-                with self._owner.hold(self):
+                with self._owner.hold(self) as read_bytes:
                     outcome = self._infer([r.inputs for r in asked], turn)
                 last = self.executor.stats.last
-                read_bytes = last.read_bytes if last else 0
+                read_bytes += last.read_bytes if last else 0
         except Exception as error:
             outcome = error
         finally:

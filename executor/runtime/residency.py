@@ -31,7 +31,7 @@ class Residency:
         self._held: set[str] = set()
 
     @contextmanager
-    def hold(self, name: str, nbytes: int, evict: Callable[[], None]) -> Iterator[None]:
+    def hold(self, name: str, nbytes: int, evict: Callable[[], None]) -> Iterator[bool]:
         """Room for one model's weights while it is used; it stays until others need the room.
 
         Parameters
@@ -42,6 +42,11 @@ class Residency:
             Of its weights in memory.
         evict
             Gives them back.
+
+        Yields
+        ------
+        bool
+            Whether it is not there yet.
         """
         with self._changed:
             self._held.add(name)
@@ -51,10 +56,10 @@ class Residency:
                     self._changed.wait()
                 else:
                     self._loaded.pop(victim)[1]()
-            self._loaded.pop(name, None)
+            is_new = self._loaded.pop(name, None) is None
             self._loaded[name] = (nbytes, evict)
         try:
-            yield
+            yield is_new
         finally:
             with self._changed:
                 self._held.discard(name)

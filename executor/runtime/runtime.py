@@ -266,14 +266,15 @@ class SwapRuntime:
         self.close()
 
     @contextmanager
-    def hold(self, model: RuntimeModel) -> Iterator[None]:
-        """See `Owner.hold`: its weights stay while it runs."""
+    def hold(self, model: RuntimeModel) -> Iterator[int]:
+        """See `Owner.hold`."""
         if self._split != WHOLE:
-            yield
+            yield 0
             return
         evict = partial(model.executor.pause, evict=True)
-        with self._residency.hold(model.name, self._shares[model.name], evict):
-            yield
+        with self._residency.hold(model.name, self._shares[model.name], evict) as is_new:
+            plan = model.executor.plan
+            yield (plan.resident_bytes + plan.shared_bytes) * is_new
 
     def asked(self, model: RuntimeModel) -> None:
         """See `Owner.asked`: the balancer is woken where rates are not those expected."""
@@ -374,12 +375,13 @@ class SwapRuntime:
         for name, share in shares.items():
             model = self._models[name]
             plan = model.executor.prepare(self._engines[name].alone_bytes + share)
-            changes[name] = model.adopt(plan)
+            changes[name] = model.adopt(plan, evict=self._split == WHOLE)
         failed: list[BaseException] = []
         for name, change in changes.items():
             error = change.exception()
             if error is None:
                 self._shares[name] = shares[name]
+                self._residency.forget(name)
             else:
                 failed.append(error)
         if failed:
