@@ -11,7 +11,7 @@ from swapnet.manifest import Manifest
 
 __all__ = ["is_interruptible", "scratch_bytes", "together"]
 
-_ENGINE_BYTES = 1 << 20
+_ENGINE_BYTES = 3 << 19
 """Of each engine: its thread, its plan, its curve, and the heap's fragments."""
 
 
