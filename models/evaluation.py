@@ -238,6 +238,7 @@ _PHOTOGRAPHED: Mapping[str, tuple[int, Callable[[Planes], Planes]]] = {
     "mobilenet_v2": (mobilenet.SIZE, normalise),
     "fcn_resnet101": (resnet.FCN_SIZE, normalise),
     "yolov3": (yolo.SIZE, _unchanged),
+    "yolov3_tiny": (yolo.SIZE, _unchanged),
 }
 
 

@@ -169,6 +169,15 @@ _MODELS = (
         reading=yolo.read,
     ),
     ZooModel(
+        name="yolov3_tiny",
+        title="YOLOv3-tiny: boxes of 80 classes, seeded weights",
+        parameters=8_852_366,
+        shapes={"input": (1, 3, yolo.SIZE, yolo.SIZE)},
+        make=yolo.make_tiny,
+        samples=yolo.samples,
+        reading=partial(yolo.read, heads=yolo.TINY_HEADS),
+    ),
+    ZooModel(
         name="ppocrv4_rec",
         title="PP-OCRv4 recognition: reads a line of text, pretrained",
         parameters=2_690_352,
