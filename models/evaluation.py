@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from swapnet.models import efficientnet, minilm, mobilenet, ppocr, resnet, vgg, yolo
+from swapnet.models import efficientnet, minilm, mobilenet, monodepth, ppocr, resnet, vgg, yolo
 from swapnet.models.ctc import decode
-from swapnet.models.images import PHOTOGRAPHS, normalise, picture, pixels
+from swapnet.models.images import PHOTOGRAPHS, Size, fitted, normalise, picture, pixels
 from swapnet.models.zoo import find
 from swapnet.ranges import Method
 
@@ -164,14 +164,14 @@ def sentences() -> tuple[str, ...]:
 
 
 def varied_photographs(
-    size: int, seed: int, count: int, *, as_is: bool = False
+    size: Size, seed: int, count: int, *, as_is: bool = False
 ) -> Iterator[Planes]:
-    """Squares out of each example photograph: cropped, flipped, brighter or darker, recoloured.
+    """Parts of each example photograph: cropped, flipped, brighter or darker, recoloured.
 
     Parameters
     ----------
     size
-        Of a side, in pixels.
+        Of what is given.
     seed
         Of all that is random.
     count
@@ -182,16 +182,14 @@ def varied_photographs(
     Yields
     ------
     numpy.ndarray
-        (3, size, size), float32, 0 to 1.
+        (3, height, width), float32, 0 to 1.
     """
-    from PIL import ImageOps
-
     for index, name in enumerate(PHOTOGRAPHS):
         image = picture(name)
         random = np.random.default_rng([seed, index])
         for number in range(count):
             chosen = image if as_is and number == 0 else _varied(image, random)
-            yield pixels(ImageOps.fit(chosen, (size, size)), size, size)
+            yield fitted(chosen, size)
 
 
 def _varied(image: Image, random: np.random.Generator) -> Image:
@@ -230,7 +228,7 @@ def _unchanged(planes: Planes) -> Planes:
     return planes
 
 
-_PHOTOGRAPHED: Mapping[str, tuple[int, Callable[[Planes], Planes]]] = {
+_PHOTOGRAPHED: Mapping[str, tuple[Size, Callable[[Planes], Planes]]] = {
     "efficientnet_lite2": (efficientnet.SIZE, _of_efficientnet),
     "vgg19": (vgg.SIZE, normalise),
     "resnet101": (resnet.SIZE, normalise),
@@ -238,6 +236,8 @@ _PHOTOGRAPHED: Mapping[str, tuple[int, Callable[[Planes], Planes]]] = {
     "mobilenet_v2": (mobilenet.SIZE, normalise),
     "fcn_resnet101": (resnet.FCN_SIZE, normalise),
     "yolov3": (yolo.SIZE, _unchanged),
+    "yolov3_tiny": (yolo.SIZE, _unchanged),
+    "monodepth2": ((monodepth.WIDTH, monodepth.HEIGHT), _unchanged),
 }
 
 

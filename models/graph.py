@@ -237,6 +237,19 @@ class Graph:
         low, high = (self.constant(limit, "float32") for limit in (0, 6))
         return self.node("Clip", value, low, high)
 
+    def double(self, value: str) -> str:
+        """Repeat each pixel of a (N, C, H, W) value, to twice its height and width."""
+        scales = self.constant([1, 1, 2, 2], "float32")
+        return self.node(
+            "Resize",
+            value,
+            "",
+            scales,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+
     def save(self) -> int:
         """Write the ``.onnx`` file, and return the number of trainable parameters.
 

@@ -12,7 +12,10 @@ from swapnet.models.fetch import Wheel, member
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["PHOTOGRAPHS", "normalise", "photographs", "picture", "pixels"]
+__all__ = ["PHOTOGRAPHS", "Size", "fitted", "normalise", "photographs", "picture", "pixels"]
+
+Size = int | tuple[int, int]
+"""Side of a square, or width and height, in pixels."""
 
 PHOTOGRAPHS = (
     *("chelsea.png", "astronaut.png", "coffee.png"),
@@ -61,15 +64,20 @@ def normalise(planes: NDArray[np.float32]) -> NDArray[np.float32]:
     return scaled
 
 
-def photographs(size: int) -> NDArray[np.float32]:
-    """Return all photographs, cropped in the middle to squares.
+def fitted(image: Image, size: Size) -> NDArray[np.float32]:
+    """Crop an RGB picture in the middle to a size; as `pixels`."""
+    from PIL import ImageOps
+
+    width, height = size if isinstance(size, tuple) else (size, size)
+    return pixels(ImageOps.fit(image, (width, height)), width, height)
+
+
+def photographs(size: Size) -> NDArray[np.float32]:
+    """Return all photographs, cropped in the middle to a size.
 
     Returns
     -------
     numpy.ndarray
-        (photographs, 3, size, size), float32, 0 to 1.
+        (photographs, 3, height, width), float32, 0 to 1.
     """
-    from PIL import ImageOps
-
-    squares = (ImageOps.fit(picture(name), (size, size)) for name in PHOTOGRAPHS)
-    return np.stack([pixels(square, size, size) for square in squares])
+    return np.stack([fitted(picture(name), size) for name in PHOTOGRAPHS])

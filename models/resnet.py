@@ -26,6 +26,7 @@ __all__ = [
     "ResNet",
     "fcn",
     "fcn_samples",
+    "features",
     "make",
     "make_fcn",
     "read_fcn",
@@ -76,6 +77,57 @@ _STRIDED = ((1, 1), (2, 1), (2, 1), (2, 1))
 _DILATED = ((1, 1), (2, 1), (1, 2), (1, 4))
 
 
+def features(
+    graph: Graph,
+    image: str,
+    network: ResNet,
+    *,
+    width: int = 64,
+    prefix: str = "",
+    layout: tuple[tuple[int, int], ...] = _STRIDED,
+) -> tuple[tuple[str, int], ...]:
+    """Write the stem and the stages of a ResNet, and return what each gives, with its channels.
+
+    Parameters
+    ----------
+    graph
+        Where to.
+    image
+        (1, 3, H, W).
+    network
+        Which one.
+    width
+        Channels of the stem.
+    prefix
+        Of all parameter names.
+    layout
+        Stride and dilation of each stage.
+    """
+    value = graph.conv(image, f"{prefix}conv1", (3, width), 7, stride=2)
+    value = graph.node("Relu", graph.batch_norm(value, f"{prefix}bn1", width))
+    found = [(value, width)]
+    value = graph.node("MaxPool", value, kernel_shape=[3, 3], pads=[1] * 4, strides=[2, 2])
+    before, previous = width, 1
+    for stage, (count, (stride, dilation)) in enumerate(zip(network.blocks, layout, strict=True)):
+        middle = width << stage
+        after = middle * network.expansion
+        for block in range(count):
+            first = block == 0
+            value = _block(
+                graph,
+                value,
+                f"{prefix}layer{stage + 1}.{block}",
+                network.kernels,
+                (before, *[middle] * (len(network.kernels) - 1), after),
+                stride if first else 1,
+                previous if first else dilation,
+            )
+            before = after
+        previous = dilation
+        found.append((value, before))
+    return tuple(found)
+
+
 def resnet(
     graph: Graph,
     image: str,
@@ -85,7 +137,7 @@ def resnet(
     classes: int = 1000,
 ) -> str:
     """Write a ResNet for an image (1, 3, H, W), and return its logits (1, classes)."""
-    value, channels = _features(graph, image, network, width, "", _STRIDED)
+    value, channels = features(graph, image, network, width=width)[-1]
     value = graph.node("Flatten", graph.node("GlobalAveragePool", value))
     return graph.gemm(value, "fc", (channels, classes), gain=1.0)
 
@@ -100,7 +152,8 @@ def fcn(
     classes: int = 21,
 ) -> str:
     """Write a FCN for an image (1, 3, size, size), and return (1, classes, size, size) scores."""
-    value, channels = _features(graph, image, network, width, "backbone.", _DILATED)
+    stages = features(graph, image, network, width=width, prefix="backbone.", layout=_DILATED)
+    value, channels = stages[-1]
     middle = channels // 4
     value = graph.conv(value, "classifier.0", (channels, middle), 3)
     value = graph.node("Relu", graph.batch_norm(value, "classifier.1", middle))
@@ -153,38 +206,6 @@ def read_fcn(_: Tensors, outputs: Tensors) -> str:
         )
         lines.append(f"{shares} of the pixels")
     return "\n".join([*lines, SEEDED])
-
-
-def _features(
-    graph: Graph,
-    image: str,
-    network: ResNet,
-    width: int,
-    prefix: str,
-    layout: tuple[tuple[int, int], ...],
-) -> tuple[str, int]:
-    """Write the stem and the stages, of (stride, dilation) each; return value and channels."""
-    value = graph.conv(image, f"{prefix}conv1", (3, width), 7, stride=2)
-    value = graph.node("Relu", graph.batch_norm(value, f"{prefix}bn1", width))
-    value = graph.node("MaxPool", value, kernel_shape=[3, 3], pads=[1] * 4, strides=[2, 2])
-    before, previous = width, 1
-    for stage, (count, (stride, dilation)) in enumerate(zip(network.blocks, layout, strict=True)):
-        middle = width << stage
-        after = middle * network.expansion
-        for block in range(count):
-            first = block == 0
-            value = _block(
-                graph,
-                value,
-                f"{prefix}layer{stage + 1}.{block}",
-                network.kernels,
-                (before, *[middle] * (len(network.kernels) - 1), after),
-                stride if first else 1,
-                previous if first else dilation,
-            )
-            before = after
-        previous = dilation
-    return value, before
 
 
 def _block(

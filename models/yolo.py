@@ -1,12 +1,14 @@
-"""YOLOv3 for 80 classes (Redmon and Farhadi, 2018): image in, three raw heads out.
+"""YOLOv3 and YOLOv3-tiny for 80 classes (Redmon and Farhadi, 2018): image in, raw heads out.
 
-Parameter names follow the layer numbers of Darknet's ``yolov3.cfg``, as its PyTorch ports have
-them: ``module_list.0.conv_0.weight``, ``module_list.0.batch_norm_0.{weight, bias, running_mean,
-running_var}``, …, ``module_list.105.conv_105.{weight, bias}``.
+Parameter names follow the layer numbers of Darknet's ``yolov3.cfg`` and ``yolov3-tiny.cfg``, as
+its PyTorch ports have them: ``module_list.0.conv_0.weight``, ``module_list.0.batch_norm_0.{weight,
+bias, running_mean, running_var}``, …, ``module_list.105.conv_105.{weight, bias}``, and
+``module_list.22.conv_22`` last in the tiny one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,19 +20,45 @@ from swapnet.models.graph import Graph
 from swapnet.models.images import photographs
 from swapnet.models.weights import Weights
 
-__all__ = ["HEADS", "SIZE", "Box", "boxes", "make", "read", "samples", "suppress", "yolo"]
+__all__ = [
+    "HEADS",
+    "SIZE",
+    "TINY_HEADS",
+    "Box",
+    "Heads",
+    "boxes",
+    "make",
+    "make_tiny",
+    "read",
+    "samples",
+    "suppress",
+    "tiny",
+    "yolo",
+]
 
 SIZE = 416
 """Side of the input image in pixels."""
 
 CLASSES = 80
 
-HEADS = {
+Heads = Mapping[str, tuple[tuple[int, int], ...]]
+"""Width and height in pixels of the three anchors of each output, the coarsest first."""
+
+HEADS: Heads = {
     "stride32": ((116, 90), (156, 198), (373, 326)),
     "stride16": ((30, 61), (62, 45), (59, 119)),
     "stride8": ((10, 13), (16, 30), (33, 23)),
 }
-"""Width and height in pixels of the three anchors of each output."""
+"""Of YOLOv3."""
+
+TINY_HEADS: Heads = {
+    "stride32": ((81, 82), (135, 169), (344, 319)),
+    "stride16": ((10, 14), (23, 27), (37, 58)),
+}
+"""Of YOLOv3-tiny, as in its ``.cfg``.
+
+Darknet's published weights were trained with (23, 27), (37, 58) and (81, 82) at stride 16.
+"""
 
 # Residual blocks of each halving of the image in Darknet-53.
 _DARKNET53 = (1, 2, 8, 8, 4)
@@ -50,7 +78,7 @@ class Box:
 
 
 class _Darknet:
-    """Writes layers and numbers them as ``yolov3.cfg`` does."""
+    """Writes layers and numbers them as Darknet's ``.cfg`` files do."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -80,6 +108,14 @@ class _Darknet:
         self.skip(1)
         return self.graph.node("Add", value, branch)
 
+    def pool(self, value: str, stride: int = 2) -> str:
+        """Maximum of 2 x 2; at stride 1, the last row and column see what there is."""
+        self.skip(1)
+        after = 2 - stride
+        return self.graph.node(
+            "MaxPool", value, kernel_shape=[2, 2], pads=[0, 0, after, after], strides=[stride] * 2
+        )
+
     def neck(self, value: str, before: int, channels: int) -> str:
         """Five convolutions, alternately 1 x 1 and 3 x 3, down to `channels`."""
         value = self.conv(value, (before, channels), 1)
@@ -88,27 +124,18 @@ class _Darknet:
             value = self.conv(value, (2 * channels, channels), 1)
         return value
 
-    def head(self, value: str, channels: int, outputs: int) -> str:
-        value = self.conv(value, (channels, 2 * channels), 3)
+    def head(self, value: str, channels: tuple[int, int], outputs: int) -> str:
+        value = self.conv(value, channels, 3)
         name = f"module_list.{self._layer}.conv_{self._layer}"
         self.skip(2)
-        return self.graph.conv(value, name, (2 * channels, outputs), 1, bias=True, gain=1.0)
+        return self.graph.conv(value, name, (channels[1], outputs), 1, bias=True, gain=1.0)
 
-    def enlarge(self, value: str, channels: tuple[int, int]) -> str:
-        """Go back to the neck, narrow it and double its height and width."""
+    def enlarge(self, value: str, channels: tuple[int, int], stage: str) -> str:
+        """Go back to the neck, narrow it, double its height and width, and join a stage."""
         self.skip(1)
-        value = self.conv(value, channels, 1)
+        value = self.graph.double(self.conv(value, channels, 1))
         self.skip(2)
-        scales = self.graph.constant([1, 1, 2, 2], "float32")
-        return self.graph.node(
-            "Resize",
-            value,
-            "",
-            scales,
-            mode="nearest",
-            coordinate_transformation_mode="asymmetric",
-            nearest_mode="floor",
-        )
+        return self.graph.node("Concat", value, stage, axis=1)
 
 
 def yolo(
@@ -146,26 +173,44 @@ def yolo(
     outputs = 3 * (5 + classes)
     neck = channels // 2
     value = darknet.neck(stages[4], channels, neck)
-    heads = [darknet.head(value, neck, outputs)]
+    heads = [darknet.head(value, (neck, 2 * neck), outputs)]
     for stage in (stages[3], stages[2]):
-        value = darknet.enlarge(value, (neck, neck // 2))
-        value = graph.node("Concat", value, stage, axis=1)
+        value = darknet.enlarge(value, (neck, neck // 2), stage)
         value = darknet.neck(value, neck // 2 + neck, neck // 2)
         neck //= 2
-        heads.append(darknet.head(value, neck, outputs))
+        heads.append(darknet.head(value, (neck, 2 * neck), outputs))
     coarse, medium, fine = heads
     return coarse, medium, fine
 
 
+def tiny(graph: Graph, image: str, *, width: int = 16, classes: int = CLASSES) -> tuple[str, str]:
+    """Write a YOLOv3-tiny, and return its heads at strides 32 and 16; see `yolo`."""
+    darknet = _Darknet(graph)
+    value, channels, stages = darknet.conv(image, (3, width), 3), width, []
+    for stride in (2, 2, 2, 2, 2, 1):
+        value = darknet.pool(value, stride)
+        value = darknet.conv(value, (channels, 2 * channels), 3)
+        channels *= 2
+        stages.append(value)
+
+    outputs = 3 * (5 + classes)
+    neck, joined = channels // 4, channels // 4
+    value = darknet.conv(value, (channels, neck), 1)
+    coarse = darknet.head(value, (neck, 2 * neck), outputs)
+    value = darknet.enlarge(value, (neck, neck // 2), stages[3])
+    return coarse, darknet.head(value, (neck // 2 + joined, neck), outputs)
+
+
 def make(path: Path, weights: Path | None) -> int:
     """Write YOLOv3 to `path`, and return its number of parameters."""
-    outputs = 3 * (5 + CLASSES)
     with Graph(path, Weights(weights, seed=416)) as graph:
-        image = graph.input("input", (1, 3, SIZE, SIZE))
-        for name, head in zip(HEADS, yolo(graph, image), strict=True):
-            side = SIZE // int(name.removeprefix("stride"))
-            graph.output(name, head, (1, outputs, side, side))
-        return graph.save()
+        return _save(graph, HEADS, yolo(graph, _image(graph)))
+
+
+def make_tiny(path: Path, weights: Path | None) -> int:
+    """Write YOLOv3-tiny to `path`, and return its number of parameters."""
+    with Graph(path, Weights(weights, seed=13)) as graph:
+        return _save(graph, TINY_HEADS, tiny(graph, _image(graph)))
 
 
 def samples() -> dict[str, NDArray[np.generic]]:
@@ -173,19 +218,21 @@ def samples() -> dict[str, NDArray[np.generic]]:
     return {"input": photographs(SIZE)[:, None]}
 
 
-def boxes(outputs: Tensors, image: int = 0) -> list[Box]:
+def boxes(outputs: Tensors, image: int = 0, heads: Heads = HEADS) -> list[Box]:
     """Decode the raw heads of one image of the batch, the strongest box first.
 
     Parameters
     ----------
     outputs
-        ``stride32``, ``stride16`` and ``stride8``, each (N, 3 * (5 + classes), H, W) raw values:
-        centre, size, objectness and class scores of three anchors.
+        By the names of `heads`, each (N, 3 * (5 + classes), H, W) raw values: centre, size,
+        objectness and class scores of three anchors.
     image
         Index in the batch.
+    heads
+        Of the network.
     """
     found = []
-    for name, anchors in HEADS.items():
+    for name, anchors in heads.items():
         stride = int(name.removeprefix("stride"))
         raw = np.asarray(outputs[name][image], np.float32)
         _, height, width = raw.shape
@@ -222,17 +269,28 @@ def suppress(candidates: list[Box], overlap: float = 0.45) -> list[Box]:
     return kept
 
 
-def read(inputs: Tensors, outputs: Tensors) -> str:
+def read(inputs: Tensors, outputs: Tensors, heads: Heads = HEADS) -> str:
     """Read the heads: the five strongest boxes of each image, in pixels of the input."""
     lines = []
     for image in range(len(inputs["input"])):
-        kept = suppress(boxes(outputs, image)[:300])[:5]
+        kept = suppress(boxes(outputs, image, heads)[:300])[:5]
         lines += [
             f"class {box.label} {box.score:.1%} from ({box.left:.0f}, {box.top:.0f}) "
             f"to ({box.right:.0f}, {box.bottom:.0f})"
             for box in kept
         ]
     return "\n".join([*lines, SEEDED])
+
+
+def _image(graph: Graph) -> str:
+    return graph.input("input", (1, 3, SIZE, SIZE))
+
+
+def _save(graph: Graph, names: Iterable[str], heads: tuple[str, ...]) -> int:
+    for name, head in zip(names, heads, strict=True):
+        side = SIZE // int(name.removeprefix("stride"))
+        graph.output(name, head, (1, 3 * (5 + CLASSES), side, side))
+    return graph.save()
 
 
 def _sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:

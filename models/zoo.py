@@ -20,6 +20,7 @@ from swapnet.models import (
     efficientnet,
     minilm,
     mobilenet,
+    monodepth,
     ppocr,
     ppocr_det,
     resnet,
@@ -169,6 +170,24 @@ _MODELS = (
         reading=yolo.read,
     ),
     ZooModel(
+        name="yolov3_tiny",
+        title="YOLOv3-tiny: boxes of 80 classes, seeded weights",
+        parameters=8_852_366,
+        shapes={"input": (1, 3, yolo.SIZE, yolo.SIZE)},
+        make=yolo.make_tiny,
+        samples=yolo.samples,
+        reading=partial(yolo.read, heads=yolo.TINY_HEADS),
+    ),
+    ZooModel(
+        name="monodepth2",
+        title="Monodepth2: disparity of each pixel, seeded weights",
+        parameters=14_327_217,
+        shapes={"input": (1, 3, monodepth.HEIGHT, monodepth.WIDTH)},
+        make=monodepth.make,
+        samples=monodepth.samples,
+        reading=monodepth.read,
+    ),
+    ZooModel(
         name="ppocrv4_rec",
         title="PP-OCRv4 recognition: reads a line of text, pretrained",
         parameters=2_690_352,
@@ -261,7 +280,8 @@ def get(name: str, folder: Path | None = None, weights: Path | None = None) -> Z
         (``$SWAPNET_CACHE`` or ``~/.cache/swapnet``).
     weights
         A ``.safetensors`` file or PyTorch checkpoint of real weights with torchvision's parameter
-        names (or those that `swapnet.models.yolo`, `efficientnet`, `minilm` and `bert` document).
+        names (or those that `swapnet.models.yolo`, `monodepth`, `efficientnet`, `minilm` and
+        `bert` document).
         The files go to a folder of their own, named by the hash of the weights.
 
     Raises

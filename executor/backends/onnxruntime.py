@@ -187,6 +187,9 @@ def session_options(*, shared_arena: bool) -> Any:
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     options.add_session_config_entry("session.use_env_allocators", str(int(shared_arena)))
     options.add_session_config_entry("session.disable_prepacking", "1")
+    # Else a DequantizeLinear whose output several read is repeated, unoptimised or not: a copy runs
+    # where it is read, after the memory of its input may have gone to another value.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
 
 

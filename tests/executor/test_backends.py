@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import onnx
+import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
 from swapnet.errors import BackendError, BackendUnavailableError, EngineError
 from swapnet.executor import SwapExecutor
 from swapnet.executor.backends import can_run
-from swapnet.executor.backends.onnxruntime import version
+from swapnet.executor.backends.onnxruntime import session_options, version
 from swapnet.fingerprint import PORTABLE, cpu_fingerprint
 from swapnet.manifest import GPU_BACKENDS, load_manifest, save_manifest, sha256_of
 from tests.helpers.engines import BuildToy
@@ -94,3 +97,26 @@ def test_a_library_error_is_a_backend_error(folder: Path) -> None:
     save_manifest(folder, msgspec.structs.replace(manifest, blocks=(first, *manifest.blocks[1:])))
     with pytest.raises(BackendError, match="can't be loaded"):
         SwapExecutor(folder, "100%")
+
+
+def test_no_operator_is_repeated_later_than_it_is_stored(tmp_path: Path) -> None:
+    """A value that lives across a cut is an output and an input: two readers of one dequantised."""
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [4]) for n in ("x", "kept", "y")]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["kept"], name="dequantise"),
+        helper.make_node("Relu", ["x"], ["positive"], name="relu"),
+        helper.make_node("Add", ["positive", "kept"], ["y"], name="add"),
+    ]
+    constants = [
+        helper.make_tensor("scale", TensorProto.FLOAT, [], [0.5]),
+        helper.make_tensor("zero", TensorProto.UINT8, [], [0]),
+    ]
+    inputs = [helper.make_tensor_value_info("q", TensorProto.UINT8, [4]), values[0]]
+    graph = helper.make_graph(nodes, "joined", inputs, values[1:], constants)
+    opset = helper.make_opsetid("", 17)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    options = session_options(shared_arena=False)
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    loaded = onnx.load(tmp_path / "loaded.onnx").graph.node
+    assert [node.name for node in loaded] == ["dequantise", "relu", "add"]

@@ -67,6 +67,7 @@ def test_variations_are_the_same_every_time() -> None:
     assert stacked.shape[1:] == (3, 12, 12)
     assert stacked.dtype == np.float32
     assert 0 <= stacked.min() < stacked.max() <= 1
+    assert next(varied_photographs((12, 6), 1, 1)).shape == (3, 6, 12)
 
 
 def test_photographs_are_prepared_as_the_examples(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +131,7 @@ def test_lines_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert inputs.read(np.eye(3, dtype=np.float32)[None, [1, 0, 2]]) == ["ab"]
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "yolov3", "ppocrv4_det", "ddddocr"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "yolov3", "monodepth2", "ppocrv4_det", "ddddocr"])
 def test_values_are_compared_of_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     few(monkeypatch, 1)
     inputs = evaluation(name)

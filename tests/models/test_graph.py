@@ -88,6 +88,15 @@ def test_a_convolution_may_be_grouped_and_padded(path: Path, noise: Noise, infer
     np.testing.assert_allclose(infer(path, input=image)["answer"][0], expected, atol=1e-5)
 
 
+def test_a_value_may_be_doubled(path: Path, noise: Noise, infer: Infer) -> None:
+    with Graph(path, Weights()) as graph:
+        graph.output("answer", graph.double(graph.input("input", (1, 2, 3, 4))), (1, 2, 6, 8))
+        assert graph.save() == 0
+    image = noise(1, 2, 3, 4)
+    expected = image.repeat(2, axis=2).repeat(2, axis=3)
+    np.testing.assert_array_equal(infer(path, input=image)["answer"], expected)
+
+
 def test_a_weight_may_be_stored_transposed(path: Path) -> None:
     with Graph(path, Weights()) as graph:
         value = graph.input("input", ("batch", 2))

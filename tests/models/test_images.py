@@ -35,6 +35,13 @@ def test_photographs_are_squares() -> None:
     assert batch.dtype == np.float32
 
 
+@pytest.mark.usefixtures("grey")
+def test_photographs_may_be_wide() -> None:
+    batch = images.photographs((8, 2))
+    assert batch.shape == (len(images.PHOTOGRAPHS), 3, 2, 8)
+    assert (batch[:, :, :, 0].max(), batch[:, :, :, -1].min()) == (0, 1)
+
+
 def test_normalise_centres_the_usual_image() -> None:
     mean = np.array([0.485, 0.456, 0.406], np.float32).reshape(3, 1, 1)
     scaled = images.normalise(np.broadcast_to(mean, (3, 2, 2)))
