@@ -1,0 +1,266 @@
+"""The virtual device against hand-made examples, a formula, and the pipeline of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swapnet.executor import timeline
+from swapnet.executor.runtime.arrivals import ARRIVALS, bursty, poisson
+from swapnet.executor.runtime.fleet import fleet
+from swapnet.executor.runtime.policy import PATIENCE_S, Policy
+from swapnet.executor.runtime.simulate import Outcome, SimulatedModel, simulate
+from tests.helpers.profiles import delays
+
+
+def latencies(outcome: Outcome) -> list[list[float]]:
+    return [[round(float(ms), 6) for ms in of_model] for of_model in outcome.latencies_ms]
+
+
+def test_requests_of_one_model_wait_for_each_other() -> None:
+    outcome = simulate([SimulatedModel("a", 10, steps=2)], [(0.0, 0), (0.004, 0), (1.0, 0)])
+    assert latencies(outcome) == [[10, 16, 10]]
+    assert outcome.most_waiting == 2
+    assert outcome.requests == 3
+    assert outcome.simulated_s == pytest.approx(1.01)
+    assert outcome.compute_utilisation == pytest.approx(0.03 / 1.01)
+
+
+def test_a_more_urgent_request_goes_first_at_the_next_step() -> None:
+    models = [
+        SimulatedModel("long", 100, steps=10, deadline_ms=1000),
+        SimulatedModel("short", 5, deadline_ms=20),
+    ]
+    arrivals = [(0.0, 0), (0.012, 1)]
+    assert latencies(simulate(models, arrivals)) == [[105], [13]]
+    assert latencies(simulate(models, arrivals, policy="first-come")) == [[100], [93]]
+    assert latencies(simulate(models, arrivals, lanes=2)) == [[100], [5]]
+
+
+def test_a_model_without_a_deadline_has_patience() -> None:
+    models = [
+        SimulatedModel("patient", 10),
+        SimulatedModel("blocks", 20),
+        SimulatedModel("late", 10, deadline_ms=PATIENCE_S * 2e3),
+    ]
+    outcome = simulate(models, [(0.0, 1), (0.001, 2), (0.002, 0)])
+    assert latencies(outcome) == [[28], [20], [39]]
+    assert outcome.misses == (0, 0, 0)
+
+
+def test_misses_are_counted() -> None:
+    models = [SimulatedModel("a", 10, deadline_ms=15), SimulatedModel("b", 10)]
+    outcome = simulate(models, [(0.0, 0), (0.0, 0), (0.0, 1)])
+    assert outcome.misses == (1, 0)
+    assert outcome.miss_fraction == 0.5
+
+
+@pytest.mark.parametrize(
+    ("prefetch_ms", "expected"), [(0, [40, 80, 30]), (15, [30, 50, 20]), (20, [30, 50, 20])]
+)
+def test_reading_runs_ahead_as_far_as_the_ring(prefetch_ms: float, expected: list[float]) -> None:
+    """Two steps of 10 ms, whose bytes take 10 ms each; the ring holds one step's bytes or two."""
+    model = SimulatedModel("a", 20, 20, prefetch_ms, steps=2, rate_per_s=1)
+    outcome = simulate([model], [(0.0, 0), (0.0, 0), (1.0, 0)])
+    assert latencies(outcome) == [expected]
+
+
+def test_storage_serves_the_more_urgent_request() -> None:
+    models = [
+        SimulatedModel("late", 1, 100, 20, steps=10, deadline_ms=1000),
+        SimulatedModel("soon", 1, 10, deadline_ms=50),
+    ]
+    for policy, expected in ("deadline", [[105.1], [16]]), ("first-come", [[95.1], [106]]):
+        outcome = simulate(models, [(0.005, 0), (0.005, 1)], policy=policy)
+        assert latencies(outcome) == expected
+
+
+def test_what_is_expected_first_is_read_first() -> None:
+    """Storage has time for one of the two before both come."""
+    models = [
+        SimulatedModel("rare", 1, 10, 10, rate_per_s=1),
+        SimulatedModel("often", 1, 10, 10, rate_per_s=10),
+    ]
+    outcome = simulate(models, [(0.01, 0), (0.01, 1)])
+    assert latencies(outcome) == [[11], [1]]
+
+
+def test_a_ring_is_filled_before_the_request_comes() -> None:
+    model = SimulatedModel("a", 10, 40, 20, steps=4, rate_per_s=1)
+    outcome = simulate([model], [(float(second), 0) for second in range(1, 5)])
+    assert latencies(outcome) == [[25] * 4]
+
+
+@settings(deadline=None)
+@given(
+    steps=st.integers(1, 5),
+    compute_ms=st.floats(0.5, 50),
+    read_ms=st.floats(0.5, 50),
+    ahead=st.integers(1, 5),
+)
+def test_one_model_is_the_pipeline(
+    steps: int, compute_ms: float, read_ms: float, ahead: int
+) -> None:
+    """The delay model that plans are made by, which was written for one engine."""
+    ahead = min(ahead, steps)
+    model = SimulatedModel("a", compute_ms, read_ms, ahead * read_ms / steps, steps)
+    outcome = simulate([model], [(0.0, 0)] * 3)
+    nbytes = 1_000_000
+    profile = delays(
+        None, [(compute_ms / steps,) * 2] * steps, bytes_per_s=nbytes / (read_ms / steps) * 1e3
+    )
+    expected = timeline.simulate(
+        [(step, step) for step in range(steps)],
+        [(nbytes, step - ahead) for step in range(steps)],
+        range(1, steps + 1),
+        timeline.Delays(profile),
+    )
+    assert list(outcome.latencies_ms[0]) == pytest.approx(list(expected.ends_ms[:3]), rel=1e-6)
+
+
+def test_waiting_is_that_of_the_formula() -> None:
+    """Pollaczek and Khinchine: M/D/1 at a load of 0.6 waits 0.75 services on average."""
+    model = SimulatedModel("a", 10, rate_per_s=60)
+    outcome = simulate([model], poisson([model], 50_000, 1), policy="first-come")
+    assert outcome.latencies_ms[0].mean() == pytest.approx(17.5, rel=0.03)
+    assert outcome.compute_utilisation == pytest.approx(0.6, rel=0.02)
+
+
+MODELS = st.lists(
+    st.builds(
+        SimulatedModel,
+        name=st.just(""),
+        compute_ms=st.floats(0, 30),
+        read_ms=st.floats(0, 30),
+        prefetch_ms=st.floats(0, 30),
+        steps=st.integers(1, 4),
+        priority=st.floats(0.5, 4),
+        deadline_ms=st.none() | st.floats(1, 300),
+        rate_per_s=st.floats(0, 20),
+    ),
+    min_size=1,
+    max_size=4,
+).map(lambda models: [replace(model, name=str(at)) for at, model in enumerate(models)])
+
+
+@settings(deadline=None)
+@given(
+    MODELS,
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3)), max_size=30),
+    st.sampled_from(list(Policy)),
+    st.integers(1, 3),
+)
+def test_every_request_is_answered(
+    models: Sequence[SimulatedModel],
+    requests: Sequence[tuple[float, int]],
+    policy: Policy,
+    lanes: int,
+) -> None:
+    arrivals = sorted((time_s, index % len(models)) for time_s, index in requests)
+    outcome = simulate(models, arrivals, policy=policy, lanes=lanes)
+    counts = [sum(index == at for _, index in arrivals) for at in range(len(models))]
+    assert [len(of_model) for of_model in outcome.latencies_ms] == counts
+    for model, of_model, missed in zip(models, outcome.latencies_ms, outcome.misses, strict=True):
+        assert (of_model >= model.compute_ms - 1e-6).all()
+        late = of_model > (model.deadline_ms or np.inf) + 1e-5
+        assert late.sum() <= missed <= len(of_model)
+    work_ms = sum(c * m.compute_ms for c, m in zip(counts, models, strict=True))
+    busy_ms = outcome.compute_utilisation * outcome.simulated_s * lanes * 1e3
+    assert busy_ms == pytest.approx(work_ms, abs=1e-6)
+    assert outcome.storage_utilisation <= 1 + 1e-9
+    assert outcome.most_waiting <= len(arrivals)
+
+
+def test_mistakes_are_refused() -> None:
+    model = SimulatedModel("a", 1)
+    with pytest.raises(ValueError, match="a request of 1"):
+        simulate([model], [(2.0, 0), (1.0, 0)])
+    for wrong in (SimulatedModel("a", 1, steps=0), SimulatedModel("a", -1)):
+        with pytest.raises(ValueError, match="at least one step"):
+            simulate([wrong], [])
+
+
+def test_a_ring_is_no_larger_than_what_is_read() -> None:
+    """Reads that take no time could go on for ever."""
+    outcome = simulate([SimulatedModel("a", 1, 1e-300, 30, rate_per_s=1)], [(1.0, 0)])
+    assert latencies(outcome) == [[1]]
+
+
+def test_no_requests() -> None:
+    for models in ([], [SimulatedModel("a", 1, 1, 1, rate_per_s=1)]):
+        outcome = simulate(models, [])
+        assert outcome.requests == outcome.simulated_s == outcome.weighted_latency_ms == 0
+        assert outcome.percentile_ms(99) == outcome.miss_fraction == 0
+
+
+def test_weights_count() -> None:
+    models = [SimulatedModel("a", 10, priority=3), SimulatedModel("b", 20)]
+    outcome = simulate(models, [(0.0, 0), (1.0, 1)])
+    assert outcome.weighted_latency_ms == pytest.approx((3 * 10 + 20) / 4)
+    assert outcome.percentile_ms(50) == pytest.approx(15)
+
+
+@pytest.mark.parametrize("name", list(ARRIVALS))
+def test_arrivals_have_the_rates_that_were_asked_for(name: str) -> None:
+    models = [SimulatedModel(str(at), 1, rate_per_s=rate) for at, rate in enumerate([2, 0, 8])]
+    arrivals = list(ARRIVALS[name](models, 100_000, 3))
+    assert arrivals == list(ARRIVALS[name](models, 100_000, 3))
+    assert arrivals != list(ARRIVALS[name](models, 100_000, 4))
+    assert len(arrivals) == 100_000
+    assert all(one[0] <= other[0] for one, other in pairwise(arrivals))
+    counts = np.bincount([index for _, index in arrivals], minlength=3)
+    assert counts[1] == 0
+    assert counts[0] == pytest.approx(20_000, rel=0.05)
+    assert arrivals[-1][0] == pytest.approx(10_000, rel=0.05)
+
+
+def test_bursts_are_bursts() -> None:
+    """Variance over mean of what comes in two seconds: 1 for Poisson."""
+    model = SimulatedModel("a", 1, rate_per_s=2)
+
+    def dispersion(arrivals: Sequence[tuple[float, int]]) -> float:
+        counts = np.bincount([int(time_s // 2) for time_s, _ in arrivals])
+        return float(counts.var() / counts.mean())
+
+    assert dispersion(list(poisson([model], 50_000, 0))) == pytest.approx(1, rel=0.1)
+    assert dispersion(list(bursty([model], 50_000, 0))) > 3
+
+
+@pytest.mark.parametrize("name", list(ARRIVALS))
+def test_nothing_comes_without_rates(name: str) -> None:
+    assert list(ARRIVALS[name]([SimulatedModel("a", 1)], 10, 0)) == []
+    assert list(ARRIVALS[name]([], 10, 0)) == []
+
+
+@pytest.mark.parametrize("rule", ["latency", "equal", "proportional"])
+def test_a_fleet_is_as_busy_as_was_asked_for(rule: str) -> None:
+    models = fleet(50, 1, utilisation=0.6, rule=rule)
+    assert models == fleet(50, 1, utilisation=0.6, rule=rule)
+    assert models != fleet(50, 2, utilisation=0.6, rule=rule)
+    compute = sum(m.rate_per_s * m.compute_ms / 1e3 for m in models)
+    storage = sum(m.rate_per_s * m.read_ms / 1e3 for m in models)
+    assert max(compute, storage) == pytest.approx(0.6)
+    assert all(0 <= m.prefetch_ms <= m.read_ms for m in models)
+    assert len({m.name for m in models}) == 50
+
+
+def test_all_memory_leaves_nothing_to_read() -> None:
+    assert {model.read_ms for model in fleet(20, 0, memory=1)} == {0}
+
+
+def test_policies_differ_as_they_should() -> None:
+    models = fleet(30, 5, utilisation=0.8)
+    outcomes = {
+        policy: simulate(models, poisson(models, 3000, 5), policy=policy) for policy in Policy
+    }
+    misses = {policy: sum(outcome.misses) for policy, outcome in outcomes.items()}
+    weighted = {policy: outcome.weighted_latency_ms for policy, outcome in outcomes.items()}
+    assert min(misses, key=misses.__getitem__) in (Policy.DEADLINE, Policy.SHORTEST)
+    assert min(weighted, key=weighted.__getitem__) is Policy.SHORTEST
+    assert all(outcome.scheduling_us_per_request > 0 for outcome in outcomes.values())
