@@ -47,7 +47,7 @@ class Digests:
         tensors = (Tensor(name, array.dtype.str, array.shape) for name, array in arrays.items())
         self._say(Output(key, tuple(tensors)))
         for array in arrays.values():
-            data = memoryview(_raw(array))
+            data = _raw(array)
             for start in range(0, len(data), PIECE_BYTES):
                 self._say(Piece(bytes(data[start : start + PIECE_BYTES])))
 
@@ -61,5 +61,5 @@ def digest_of(arrays: Mapping[str, Array]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _raw(array: Array) -> Array:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def _raw(array: Array) -> memoryview:
+    return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]

@@ -83,11 +83,8 @@ class _Ways:
         for index, name in enumerate(names):
             progress("open", index, len(names))
             self._open(name)
-        bandwidth = self._stack.enter_context(
-            Bandwidth(
-                [part.folder for part in setup.parts], [part.manifest for part in setup.parts]
-            )
-        )
+        engines = [(part.folder, part.manifest) for part in setup.parts]
+        bandwidth = self._stack.enter_context(Bandwidth(engines))
         rates = []
         for turn in range(setup.rounds):
             rates.append(bandwidth.measure())

@@ -191,7 +191,7 @@ class Turned(msgspec.Struct, frozen=True, tag=True):
     moments, changed
         Over time.
     seconds
-        From the beginning to the last end.
+        Until all requests had ended and all budgets were set.
     """
 
     served: tuple[Served, ...]

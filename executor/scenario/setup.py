@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from swapnet.arrays import Array
 from swapnet.budget import Budget, Demand
 from swapnet.executor.device import Device
+from swapnet.executor.inputs import planned_sample
 from swapnet.executor.memory import demand
 from swapnet.executor.runtime.memory import together
 from swapnet.executor.scenario.digests import HELD
 from swapnet.executor.scenario.messages import PIECE_BYTES
 from swapnet.executor.scenario.scenario import Entry, Scenario
-from swapnet.executor.scenario.steps import BudgetStep
+from swapnet.executor.scenario.steps import BudgetStep, parse_steps
 from swapnet.executor.scenario.traffic import Arrival, round_arrivals, round_seconds
 from swapnet.manifest import Manifest
 
-__all__ = ["OTHERS", "OURS", "SPLIT", "UNLIMITED", "Part", "Setup"]
+__all__ = ["OTHERS", "OURS", "SPLIT", "UNLIMITED", "Part", "Setup", "samples_for"]
 
 OURS, UNLIMITED = "ours", "unlimited"
 SPLIT = "latency"
@@ -81,8 +85,8 @@ class Setup:
         Compute threads.
     others
         To compare with, among `OTHERS`.
-    steps
-        Changes of the budget during the run.
+    budget_steps
+        Changes of the budget during the run, as `parse_steps` takes them.
     requests
         Of each DNN at least, over all rounds.
     rounds
@@ -104,7 +108,7 @@ class Setup:
     runtime_engine: Path
     device: Device
     others: tuple[str, ...] = ()
-    steps: tuple[BudgetStep, ...] = ()
+    budget_steps: str = ""
     requests: int = 50
     rounds: int = 4
     seed: int = 0
@@ -121,6 +125,11 @@ class Setup:
     def budget_bytes(self) -> int:
         """The budget."""
         return self.budget.resolve(self.demand)
+
+    @property
+    def steps(self) -> tuple[BudgetStep, ...]:
+        """Changes of the budget during the run."""
+        return parse_steps(self.budget_steps, self.budget_bytes)
 
     @property
     def unlimited_bytes(self) -> int:
@@ -148,3 +157,22 @@ class Setup:
         """The requests of a round."""
         counts = [part.count for part in self.parts]
         return round_arrivals(self.scenario, counts, self.round_requests, self.seed, turn)
+
+
+def samples_for(manifest: Manifest, given: Mapping[str, Array], count: int) -> dict[str, Array]:
+    """At most so many of the given inputs; seeded ones where those are not of the planned shapes.
+
+    Parameters
+    ----------
+    manifest
+        What they are for.
+    given
+        Arrays with a leading sample axis; may be none.
+    count
+        Of samples.
+    """
+    shapes = {t.name: manifest.planned_shapes[t.name] for t in manifest.inputs}
+    if {name: array.shape[1:] for name, array in given.items()} == shapes:
+        return {name: np.ascontiguousarray(given[name][:count]) for name in shapes}
+    seeded = [planned_sample(manifest, seed) for seed in range(count)]
+    return {name: np.stack([sample[name] for sample in seeded]) for name in shapes}

@@ -73,7 +73,7 @@ class Runtime(Protocol):
 
     def load(
         self,
-        folder: str | Path,
+        folder: Path,
         *,
         name: str,
         priority: float,
@@ -127,7 +127,7 @@ class Side:
         self._digests = Digests(job.known, say)
         self._models = [
             runtime.load(
-                engine.folder,
+                Path(engine.folder),
                 name=engine.name,
                 priority=engine.priority,
                 deadline_ms=engine.deadline_ms,
@@ -172,9 +172,8 @@ class Side:
                 changed = threads.submit(self._change, start, turn.changes)
                 for arrival in turn.arrivals:
                     self._request(start, arrival, ended)
-                told = served.result()
-                seconds = time.perf_counter() - start
-                changes = changed.result()
+                told, changes = served.result(), changed.result()
+        seconds = time.perf_counter() - start
         read = tuple(now - then for now, then in zip(self._read_bytes(), before, strict=True))
         return Turned(told, read, tuple(moments), changes, seconds)
 

@@ -85,12 +85,13 @@ def round_arrivals(
 def _times(entry: Entry, seconds: float, random: np.random.Generator) -> Times:
     count = max(1, round(entry.rate_per_s * seconds))
     if entry.arrivals == "periodic":
-        return (random.uniform() + np.arange(count)) / entry.rate_per_s
-    uniform = np.sort(random.uniform(size=count))
+        return (random.uniform() + np.arange(count, dtype=np.float64)) / entry.rate_per_s
+    uniform: Times = np.sort(random.uniform(size=count))
     if entry.arrivals == "poisson":
         return uniform * seconds
     borders, expected = _bursts(entry.rate_per_s, seconds, random)
-    return np.interp(uniform * expected[-1], expected, borders)
+    times: Times = np.interp(uniform * expected[-1], expected, borders)
+    return times
 
 
 def _bursts(rate_per_s: float, seconds: float, random: np.random.Generator) -> tuple[Times, Times]:
