@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from swapnet.calibration.failure import Failed, raised
-from swapnet.errors import BackendError, BudgetError, SwapnetError
 from swapnet.executor.bench.cgroup import MemoryGroup
-from swapnet.units import format_size
+from swapnet.executor.bench.child import Child
 
 __all__ = ["ask"]
 
@@ -59,68 +53,9 @@ def ask(
     BackendError
         It died of something else.
     """
-    command = [sys.executable, "-m", module]
-    if group is not None:
-        join = f'echo $$ > "{group.processes_file}"; exec "$@"'
-        command = ["sh", "-c", join, "sh", *command]
-    # A pipe that nobody reads would stop a child that says much.
-    with tempfile.TemporaryFile(mode="w+") as said:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            found = _listen(child, job, msgspec.json.Decoder(answers), hear)
-            if found is None:
-                raise _death(child, said, verb, limit_bytes)
-            return found
-        finally:
-            if child.poll() is None:
-                child.kill()
-            child.communicate()
-
-
-def _listen(
-    child: subprocess.Popen[str],
-    job: msgspec.Struct,
-    decoder: msgspec.json.Decoder[Any],
-    hear: Callable[[Any], T | None],
-) -> T | None:
-    assert child.stdin is not None
-    assert child.stdout is not None
-    try:
-        child.stdin.write(msgspec.json.encode(job).decode() + "\n")
-        child.stdin.flush()
-    except BrokenPipeError:
-        return None
-    for line in child.stdout:
-        answer = decoder.decode(line)
-        if isinstance(answer, Failed):
-            raise raised(answer)
-        if (found := hear(answer)) is not None:
-            return found
-    return None
-
-
-def _death(
-    child: subprocess.Popen[str], said: IO[str], verb: str, limit_bytes: int | None
-) -> SwapnetError:
-    child.communicate()
-    status = child.returncode
-    if status in (-signal.SIGKILL, 128 + signal.SIGKILL) and limit_bytes is not None:
-        return BudgetError(
-            f"the process that {verb} was killed by the kernel",
-            why=f"it went above the limit of {limit_bytes} bytes ({format_size(limit_bytes)})",
-            hint="give a larger budget, and report it: a budget should hold",
-        )
-    said.seek(0)
-    lines = said.read().strip().splitlines()
-    return BackendError(
-        f"the process that {verb} ended with status {status}",
-        why=lines[-1] if lines else "it said nothing",
-        hint="run it again; if it stays, report it with this message",
-    )
+    who = f"the process that {verb}"
+    with Child(module, who, group=group, limit_bytes=limit_bytes) as child:
+        child.tell(msgspec.json.encode(job).decode())
+        while True:
+            if (found := hear(msgspec.convert(child.hear(), answers))) is not None:
+                return found

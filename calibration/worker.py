@@ -24,7 +24,6 @@ from swapnet.calibration.blocks import (
     measure_rounds,
     storage_of,
 )
-from swapnet.calibration.failure import Failed, failure_of
 from swapnet.calibration.requests import (
     LEAST_BYTES,
     PAIRS,
@@ -35,6 +34,7 @@ from swapnet.calibration.requests import (
 from swapnet.calibration.storage import BackgroundReader
 from swapnet.errors import SwapnetError
 from swapnet.executor.backends import device_for
+from swapnet.executor.bench.failure import Failed, failure_of
 from swapnet.executor.device import Device
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.inputs import planned_sample

@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 
 from swapnet.arrays import Array
-from swapnet.calibration.failure import Failed, failure_of
 from swapnet.calibration.ranges.collect import Collector, Extreme, Extremes, Histograms
 from swapnet.errors import SwapnetError
 from swapnet.executor.backends import device_for
+from swapnet.executor.bench.failure import Failed, failure_of
 from swapnet.executor.device import Device
 from swapnet.executor.executor import SwapExecutor
 from swapnet.manifest import load_manifest

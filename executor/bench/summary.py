@@ -20,7 +20,7 @@ from swapnet.executor.plan import Plan
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile
 
-__all__ = ["Measured", "make_report", "peer_of"]
+__all__ = ["Measured", "machine_of", "make_report", "peer_of"]
 
 
 @dataclass(frozen=True)
@@ -147,18 +147,33 @@ def make_report(
         iterations=len(latencies),
         rounds=len(measured.swapped),
         command=command,
-        machine=Machine(
-            processor=_processor(),
-            processors=available_processors(),
-            memory_bytes=memory_bytes(),
-            kernel=platform.release(),
-            python=platform.python_version(),
-            swapnet=swapnet.__version__,
-            backend=f"{manifest.compiled.backend} {_installed(manifest)}",
-            load_mode=measured.load_mode,
-            threads=device.threads,
-            gpu=device.gpu,
-        ),
+        machine=machine_of(manifest, device, measured.load_mode),
+    )
+
+
+def machine_of(manifest: Manifest, device: Device, load_mode: str) -> Machine:
+    """Where an engine was measured.
+
+    Parameters
+    ----------
+    manifest
+        For the backend.
+    device
+        That computed.
+    load_mode
+        How weights were read.
+    """
+    return Machine(
+        processor=_processor(),
+        processors=available_processors(),
+        memory_bytes=memory_bytes(),
+        kernel=platform.release(),
+        python=platform.python_version(),
+        swapnet=swapnet.__version__,
+        backend=f"{manifest.compiled.backend} {_installed(manifest)}",
+        load_mode=load_mode,
+        threads=device.threads,
+        gpu=device.gpu,
     )
 
 

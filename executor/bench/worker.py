@@ -2,7 +2,7 @@
 
 The first line of standard input is a `Request`, each further one a number of inferences, a path
 that outputs are written to, or ``details``; each is answered by one line of JSON. An error is
-answered by its three lines and ends the process with status 2.
+answered by a `Failed` and ends the process with status 2.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 
 from swapnet.arrays import save_npz
 from swapnet.errors import SwapnetError
+from swapnet.executor.bench.failure import failure_of
 from swapnet.executor.bench.roles import Request, open_side
 
 
@@ -34,14 +35,7 @@ def main() -> int:
                 _answer({"written": command})
         side.close()
     except SwapnetError as error:
-        _answer(
-            {
-                "error": type(error).__name__,
-                "what": error.what,
-                "why": error.why,
-                "hint": error.hint,
-            }
-        )
+        _answer(failure_of(error))
         return 2
     return 0
 

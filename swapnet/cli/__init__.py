@@ -29,6 +29,7 @@ _COMMANDS: Mapping[str, str] = {
     "inspect": "Show the blocks of an engine.",
     "verify": "Compare all checksums of an engine.",
     "models": "The model zoo.",
+    "scenario": "Run several DNNs under one budget.",
     "doctor": "What is installed, what works here, and what to do about the rest.",
 }
 

@@ -18,7 +18,7 @@ from tests.helpers.gpu import BuildGpu
 
 COMMANDS = (
     *("accuracy", "bench", "build", "calibrate", "doctor", "inspect"),
-    *("models", "plan", "quantize", "run", "verify"),
+    *("models", "plan", "quantize", "run", "scenario", "verify"),
 )
 
 

@@ -1,0 +1,59 @@
+"""What unlimited memory answers, and whether another answer is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from swapnet.arrays import Array
+from swapnet.executor.bench.difference import largest_difference
+from swapnet.executor.scenario.messages import Key
+
+__all__ = ["JOINED_LIMIT", "Answers"]
+
+JOINED_LIMIT = 1e-5
+"""Of the largest output: what a request may differ that was answered together with others."""
+
+
+class Answers:
+    """Outputs of each DNN for each of its inputs.
+
+    Parameters
+    ----------
+    joined
+        By DNN: whether requests may be answered together, which sums in another order.
+    """
+
+    def __init__(self, joined: Sequence[bool]) -> None:
+        self._joined = joined
+        self._right: set[Key] = set()
+        self._expected: dict[tuple[int, int], dict[str, Array]] = {}
+
+    @property
+    def known(self) -> tuple[Key, ...]:
+        """All that were found right."""
+        return tuple(sorted(self._right))
+
+    def expect(self, key: Key, outputs: dict[str, Array]) -> None:
+        """Remember what unlimited memory gave."""
+        self._right.add(key)
+        self._expected[key[:2]] = outputs
+
+    def judge(self, outputs: Mapping[Key, Mapping[str, Array]]) -> None:
+        """Look at outputs that were not known."""
+        for key, arrays in outputs.items():
+            model, sample, _ = key
+            expected = self._expected[model, sample]
+            if self._joined[model] and _is_close(arrays, expected):
+                self._right.add(key)
+
+    def are_right(self, key: Key) -> bool:
+        """Whether these outputs are those that were expected."""
+        return key in self._right
+
+
+def _is_close(found: Mapping[str, Array], expected: Mapping[str, Array]) -> bool:
+    same = found.keys() == expected.keys() and all(
+        found[name].shape == array.shape and found[name].dtype == array.dtype
+        for name, array in expected.items()
+    )
+    return same and largest_difference(found, expected)[1] <= JOINED_LIMIT

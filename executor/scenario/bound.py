@@ -1,0 +1,107 @@
+"""What no scheduler beats: the same requests on a virtual clock, with and without reading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from swapnet.executor.memory import usage
+from swapnet.executor.runtime.simulate import SimulatedModel, simulate
+from swapnet.executor.scenario.scenario import Entry
+from swapnet.executor.scenario.traffic import Arrival
+from swapnet.manifest import Manifest
+
+__all__ = ["Bound", "bounds", "simulated"]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Mean latency of one DNN on the virtual clock.
+
+    Attributes
+    ----------
+    latency_ms
+        With what was read, one channel and as many lanes as there are.
+    unlimited_ms
+        The same requests with everything in memory.
+    """
+
+    latency_ms: float
+    unlimited_ms: float
+
+    @property
+    def ratio(self) -> float:
+        """What reading costs at least."""
+        return self.latency_ms / self.unlimited_ms
+
+
+def simulated(
+    entry: Entry,
+    manifest: Manifest,
+    *,
+    compute_ms: float,
+    read_bytes: float,
+    share_bytes: int,
+    storage_bytes_per_s: float,
+) -> SimulatedModel:
+    """One DNN with the delays that were measured.
+
+    Parameters
+    ----------
+    entry, manifest
+        The DNN.
+    compute_ms
+        Alone, with everything in memory.
+    read_bytes
+        In one inference.
+    share_bytes
+        Of the budget: what is left of it beside activations and resident weights is the ring.
+    storage_bytes_per_s
+        Of idle storage; 0 where there is nothing to read.
+    """
+    resident = manifest.weights_nbytes - read_bytes
+    ring = share_bytes - usage(manifest).total_bytes - resident
+    ms_per_byte = 1e3 / storage_bytes_per_s if storage_bytes_per_s else 0.0
+    return SimulatedModel(
+        name=entry.name,
+        compute_ms=compute_ms,
+        read_ms=read_bytes * ms_per_byte,
+        prefetch_ms=min(max(ring, 0.0), read_bytes) * ms_per_byte,
+        steps=len(manifest.blocks),
+        priority=entry.priority,
+        deadline_ms=entry.deadline_ms,
+        rate_per_s=entry.rate_per_s,
+    )
+
+
+def bounds(
+    models: Sequence[SimulatedModel], rounds: Sequence[Sequence[Arrival]], *, lanes: int = 1
+) -> tuple[Bound, ...]:
+    """Mean latencies on the virtual clock, by DNN.
+
+    Parameters
+    ----------
+    models
+        With the delays that were measured.
+    rounds
+        The requests that were made.
+    lanes
+        Inferences that compute at once.
+    """
+    limited = _means(models, rounds, lanes)
+    unlimited = _means([replace(m, read_ms=0.0, prefetch_ms=0.0) for m in models], rounds, lanes)
+    return tuple(map(Bound, limited, unlimited))
+
+
+def _means(
+    models: Sequence[SimulatedModel], rounds: Sequence[Sequence[Arrival]], lanes: int
+) -> list[float]:
+    outcomes = [
+        simulate(models, [(a.due_s, a.model) for a in arrivals], lanes=lanes) for arrivals in rounds
+    ]
+    return [
+        float(np.concatenate([outcome.latencies_ms[index] for outcome in outcomes]).mean())
+        for index in range(len(models))
+    ]

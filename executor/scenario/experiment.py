@@ -1,0 +1,300 @@
+"""One scenario at one budget: ways to share it take turns, each in a process of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+
+from swapnet.arrays import save_npz
+from swapnet.errors import SwapnetError
+from swapnet.executor.bench.cgroup import MemoryGroup, is_available
+from swapnet.executor.bench.runtime import Runtime
+from swapnet.executor.bench.summary import machine_of
+from swapnet.executor.scenario.answers import Answers
+from swapnet.executor.scenario.bandwidth import Bandwidth
+from swapnet.executor.scenario.bound import bounds, simulated
+from swapnet.executor.scenario.messages import Engine, Job, Turn, Turned
+from swapnet.executor.scenario.player import Player
+from swapnet.executor.scenario.report import Line, Report
+from swapnet.executor.scenario.setup import OTHERS, OURS, SPLIT, UNLIMITED, Setup
+from swapnet.executor.scenario.steps import changes_of
+from swapnet.executor.scenario.summary import Played, Summing, latencies, samples, summary
+from swapnet.progress import Progress, silent
+
+__all__ = ["experiment"]
+
+_PATIENCE_S, _PATIENCE = 300.0, 20.0
+"""A round may take so long, or so many times the time in which its requests come."""
+
+_ALONE = 4
+"""Inferences that say what a DNN takes alone; the first does not count."""
+
+
+def experiment(setup: Setup, progress: Progress = silent) -> Report:
+    """Measure one scenario at one budget.
+
+    Raises
+    ------
+    BudgetError
+        The budget is too small, or the kernel killed our process.
+    BackendUnavailableError
+        A kernel limit was asked for and is not to be had.
+    SwapnetError
+        Whatever our process raised, or the one with unlimited memory; others may fail, which the
+        report says.
+    """
+    if setup.memory_limit:
+        MemoryGroup(None).remove()
+    with ExitStack() as stack:
+        ways = _Ways(setup, stack)
+        return ways.run(progress)
+
+
+class _Ways:
+    """All processes of one scenario."""
+
+    def __init__(self, setup: Setup, stack: ExitStack) -> None:
+        self._setup = setup
+        self._stack = stack
+        self._counted = is_available()
+        self._groups: dict[str, MemoryGroup] = {}
+        self._players: dict[str, Player] = {}
+        self._rounds: dict[str, list[Turned]] = {}
+        self._peaks: dict[str, int] = {}
+        self._notes: dict[str, str] = {}
+        self._answers = Answers([part.can_join for part in setup.parts])
+        self._compute_ms: list[float] = []
+        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swapnet-")))
+
+    def run(self, progress: Progress) -> Report:
+        """Open all, let them take turns, close them, sum up."""
+        setup = self._setup
+        names = (UNLIMITED, OURS, *setup.others)
+        progress("open", 0, len(names))
+        runtime = Runtime(
+            setup.runtime_engine, self._folder, setup.device, drop_cache=setup.memory_limit
+        )
+        self._runtime_bytes = runtime.measure(counted=self._counted)
+        runtime.warm_up()
+        self._write_samples()
+        for index, name in enumerate(names):
+            progress("open", index, len(names))
+            self._open(name)
+        engines = [(part.folder, part.manifest) for part in setup.parts]
+        bandwidth = self._stack.enter_context(Bandwidth(engines))
+        rates = []
+        for turn in range(setup.rounds):
+            rates.append(bandwidth.measure())
+            for name in names if turn % 2 == 0 else reversed(names):
+                progress(f"round {turn + 1} of {setup.rounds}, {name}", 0, 1)
+                self._turn(name, turn)
+        for name in names:
+            self._release(name)
+        return self._report(median(rates), str(bandwidth.mode))
+
+    def _write_samples(self) -> None:
+        """After the page cache was dropped: what we have written is not charged to who reads it."""
+        for index, part in enumerate(self._setup.parts):
+            save_npz(self._samples(index), part.samples)
+
+    def _samples(self, index: int) -> Path:
+        return self._folder / f"{index}.npz"
+
+    def _open(self, name: str) -> None:
+        setup = self._setup
+        limited = name != UNLIMITED
+        group = limit = None
+        if limited and setup.memory_limit:
+            limit = self._runtime_bytes + setup.budget_bytes + setup.traffic_bytes
+        if limited and self._counted:
+            group = self._groups[name] = self._stack.enter_context(MemoryGroup(limit))
+        patience_s = max(_PATIENCE_S, _PATIENCE * setup.round_seconds)
+        with self._unless_optional(name):
+            player = self._stack.enter_context(
+                Player(
+                    name,
+                    self._job(name),
+                    group=group,
+                    limit_bytes=limit,
+                    patience_s=patience_s,
+                )
+            )
+            self._players[name] = player
+            self._rounds[name] = []
+            self._run_alone(name, player)
+
+    def _job(self, name: str) -> Job:
+        setup = self._setup
+        engines = (
+            Engine(
+                name=part.entry.name,
+                folder=str(part.folder),
+                samples=str(self._samples(index)),
+                priority=part.entry.priority,
+                rate_per_s=part.entry.rate_per_s,
+                deadline_ms=part.entry.deadline_ms,
+                shapes=part.entry.shapes or None,
+            )
+            for index, part in enumerate(setup.parts)
+        )
+        limited = name != UNLIMITED
+        return Job(
+            engines=tuple(engines),
+            budget_bytes=setup.budget_bytes if limited else setup.unlimited_bytes,
+            split=name if name in OTHERS else SPLIT,
+            threads=setup.device.threads,
+            lanes=setup.lanes,
+            budgets=tuple(step.budget_bytes for step in setup.steps) if limited else (),
+            known=self._answers.known,
+        )
+
+    def _run_alone(self, name: str, player: Player) -> None:
+        """Every input once; with unlimited memory this gives the answers, and the time it takes."""
+        for index, part in enumerate(self._setup.parts):
+            for sample in range(part.count):
+                if name != UNLIMITED:
+                    player.alone(index, sample)
+                    continue
+                count = _ALONE if sample == 0 else 1
+                found = player.alone(index, sample, count)
+                key = (index, sample, found.digest)
+                self._answers.expect(key, player.outputs.pop(key))
+                if sample == 0:
+                    self._compute_ms.append(median(found.latency_ms[1:]))
+
+    def _turn(self, name: str, turn: int) -> None:
+        setup = self._setup
+        if name in self._notes:
+            return
+        steps = setup.steps if name != UNLIMITED else ()
+        changes = changes_of(steps, turn, setup.rounds, setup.round_seconds)
+        with self._unless_optional(name):
+            turned = self._players[name].turn(Turn(setup.arrivals(turn), changes))
+            self._rounds[name].append(turned)
+
+    def _release(self, name: str) -> None:
+        if name not in self._players:
+            return
+        player = self._players[name]
+        self._answers.judge(player.outputs)
+        if name in self._notes:
+            return
+        with self._unless_optional(name):
+            group = self._groups.get(name)
+            peak = group.peak_bytes if group is not None else 0
+            resident = player.release().resident_peak_bytes
+            if name != UNLIMITED:
+                others = self._runtime_bytes + self._setup.traffic_bytes
+                self._peaks[name] = (peak or resident) - others
+        player.close()
+
+    @contextmanager
+    def _unless_optional(self, name: str) -> Iterator[None]:
+        """What we are compared with may fail."""
+        try:
+            yield
+        except SwapnetError as error:
+            if name not in self._setup.others:
+                raise
+            self._notes[name] = f"{error.what}: {error.why}" if error.why else error.what
+
+    def _report(self, storage_bytes_per_s: float, load_mode: str) -> Report:
+        setup = self._setup
+        played = {
+            name: Played(tuple(rounds), self._peaks.get(name), self._notes.get(name, ""))
+            for name, rounds in self._rounds.items()
+        }
+        for name, note in self._notes.items():
+            played.setdefault(name, Played(note=note))
+        ours, unlimited = played[OURS], played[UNLIMITED]
+        summing = Summing([part.entry for part in setup.parts], self._answers)
+        others = [*setup.others, UNLIMITED]
+        return Report(
+            scenario=setup.name,
+            title=setup.scenario.title,
+            split=SPLIT,
+            lanes=setup.lanes,
+            budget=str(setup.budget),
+            budget_bytes=setup.budget_bytes,
+            demand_bytes=setup.demand.total_bytes,
+            weights_bytes=setup.demand.weights_bytes,
+            peak_bytes=self._peaks[OURS],
+            runtime_bytes=self._runtime_bytes,
+            traffic_bytes=setup.traffic_bytes,
+            memory_accounting=_accounting(setup, self._counted),
+            storage_bytes_per_s=storage_bytes_per_s,
+            weighted_latency_ms=summing.weighted_ms(ours.served),
+            models=tuple(self._lines(summing, ours, unlimited, storage_bytes_per_s)),
+            compare={
+                name.replace("-", "_"): None
+                if played[name].note
+                else summing.ratio(ours, played[name])
+                for name in others
+            },
+            ways={name.replace("-", "_"): summing.way(played[name]) for name in (OURS, *others)},
+            phases=summing.phases(
+                setup.steps, setup.budget_bytes, setup.round_seconds, ours, unlimited
+            ),
+            samples=samples(ours),
+            errors=summing.errors(ours.served),
+            rounds=setup.rounds,
+            seed=setup.seed,
+            command=setup.command,
+            machine=machine_of(setup.parts[0].manifest, setup.device, load_mode),
+        )
+
+    def _lines(
+        self, summing: Summing, ours: Played, unlimited: Played, storage_bytes_per_s: float
+    ) -> Iterator[Line]:
+        setup = self._setup
+        shares = ours.rounds[-1].moments[-1].shares
+        read_bytes = [sum(t.read_bytes[i] for t in ours.rounds) for i in range(len(setup.parts))]
+        served = [[s for s in ours.served if s.model == i] for i in range(len(setup.parts))]
+        virtual = bounds(
+            [
+                simulated(
+                    part.entry,
+                    part.manifest,
+                    compute_ms=self._compute_ms[index],
+                    read_bytes=read_bytes[index] / len(served[index]),
+                    share_bytes=shares[index],
+                    storage_bytes_per_s=storage_bytes_per_s,
+                )
+                for index, part in enumerate(setup.parts)
+            ],
+            [setup.arrivals(turn) for turn in range(setup.rounds)],
+            lanes=setup.lanes,
+        )
+        for index, part in enumerate(setup.parts):
+            mine = served[index]
+            entry = part.entry
+            yield Line(
+                name=entry.name,
+                model=entry.source,
+                task=entry.task,
+                priority=entry.priority,
+                rate_per_s=entry.rate_per_s,
+                deadline_ms=entry.deadline_ms,
+                requests=len(mine),
+                failures=sum(bool(s.error) for s in mine),
+                wrong_outputs=summing.wrong(mine),
+                latency_ms=summary(latencies(mine, index)),
+                unlimited_ms=summary(latencies(unlimited.served, index)),
+                ratio_to_unlimited=summing.ratio_of(index, ours, unlimited),
+                bound_ratio=virtual[index].ratio,
+                compute_ms=self._compute_ms[index],
+                deadline_misses=summing.misses(mine),
+                budget_bytes=shares[index],
+                weights_bytes=part.manifest.weights_nbytes,
+                read_bytes=read_bytes[index],
+                read_bytes_per_inference=read_bytes[index] // len(mine),
+            )
+
+
+def _accounting(setup: Setup, counted: bool) -> str:
+    if setup.memory_limit:
+        return "kernel limit"
+    return "kernel" if counted else "resident set"

@@ -1,0 +1,225 @@
+"""What a worker process and its parent say to each other, one line of JSON each."""
+
+from __future__ import annotations
+
+import msgspec
+
+from swapnet.executor.scenario.steps import Change
+from swapnet.executor.scenario.traffic import Arrival
+
+__all__ = [
+    "PIECE_BYTES",
+    "Alone",
+    "Changed",
+    "Close",
+    "Command",
+    "Engine",
+    "Job",
+    "Key",
+    "Measured",
+    "Moment",
+    "Output",
+    "Piece",
+    "Ready",
+    "Reply",
+    "Served",
+    "Tensor",
+    "Turn",
+    "Turned",
+]
+
+PIECE_BYTES = 256 << 10
+"""Outputs go to the parent in pieces: through a file they would be page cache of the worker."""
+
+Key = tuple[int, int, str]
+"""Outputs: number of the DNN, number of its input, digest."""
+
+
+class Engine(msgspec.Struct, frozen=True, kw_only=True):
+    """One DNN of a worker.
+
+    Attributes
+    ----------
+    name, priority, deadline_ms, rate_per_s
+        As in the scenario.
+    folder
+        Engine directory.
+    samples
+        ``.npz`` of its inputs, with a leading sample axis.
+    shapes
+        Input shapes; those of the build where None.
+    """
+
+    name: str
+    folder: str
+    samples: str
+    priority: float
+    rate_per_s: float
+    deadline_ms: float | None = None
+    shapes: dict[str, tuple[int, ...]] | None = None
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker opens: its first line.
+
+    Attributes
+    ----------
+    engines
+        In the order of the scenario.
+    budget_bytes, split
+        Of the runtime.
+    threads, lanes
+        That compute, and inferences that do so at once.
+    budgets
+        That the runtime will be given later: whether each is possible is seen at the beginning.
+    known
+        Outputs that the parent has; others are sent to it.
+    """
+
+    engines: tuple[Engine, ...]
+    budget_bytes: int
+    split: str
+    threads: int
+    lanes: int = 1
+    budgets: tuple[int, ...] = ()
+    known: tuple[Key, ...] = ()
+
+
+class Alone(msgspec.Struct, frozen=True, tag=True):
+    """Run one input so many times while nothing else runs."""
+
+    model: int
+    sample: int
+    count: int = 1
+
+
+class Turn(msgspec.Struct, frozen=True, tag=True):
+    """Run one round of requests, and change the budget meanwhile."""
+
+    arrivals: tuple[Arrival, ...]
+    changes: tuple[Change, ...] = ()
+
+
+class Close(msgspec.Struct, frozen=True, tag=True):
+    """Release everything and say what was used."""
+
+
+Command = Alone | Turn | Close
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Opened, or released.
+
+    Attributes
+    ----------
+    shares
+        By DNN: bytes of its budget.
+    resident_peak_bytes
+        The most that the process had resident.
+    """
+
+    shares: tuple[int, ...] = ()
+    resident_peak_bytes: int = 0
+
+
+class Measured(msgspec.Struct, frozen=True, tag=True):
+    """What one input took alone, and the digest of its latest outputs."""
+
+    latency_ms: tuple[float, ...]
+    digest: str
+
+
+class Served(msgspec.Struct, frozen=True, array_like=True):
+    """What became of one request.
+
+    Attributes
+    ----------
+    model, sample, due_s
+        As in its `Arrival`.
+    latency_ms
+        From when it was due to its end.
+    digest
+        Of its outputs; empty where it failed.
+    error
+        Why it failed.
+    """
+
+    model: int
+    sample: int
+    due_s: float
+    latency_ms: float
+    digest: str = ""
+    error: str = ""
+
+
+class Moment(msgspec.Struct, frozen=True, array_like=True):
+    """The runtime at one time.
+
+    Attributes
+    ----------
+    time_s
+        From the beginning of the round.
+    budget_bytes
+        In force.
+    shares, waiting
+        By DNN: bytes of its budget, and requests that wait.
+    """
+
+    time_s: float
+    budget_bytes: int
+    shares: tuple[int, ...]
+    waiting: tuple[int, ...]
+
+
+class Changed(msgspec.Struct, frozen=True, array_like=True):
+    """A budget that was set: when, to what, and how long that took."""
+
+    at_s: float
+    budget_bytes: int
+    took_ms: float
+
+
+class Turned(msgspec.Struct, frozen=True, tag=True):
+    """What one round gave.
+
+    Attributes
+    ----------
+    served
+        By request, in the order of its end.
+    read_bytes
+        By DNN.
+    moments, changed
+        Over time.
+    seconds
+        Until all requests had ended and all budgets were set.
+    """
+
+    served: tuple[Served, ...]
+    read_bytes: tuple[int, ...] = ()
+    moments: tuple[Moment, ...] = ()
+    changed: tuple[Changed, ...] = ()
+    seconds: float = 0.0
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """One array of an `Output`; ``dtype`` as NumPy writes it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Output(msgspec.Struct, frozen=True, tag=True):
+    """Outputs that the parent does not have; their bytes follow, tensor after tensor."""
+
+    key: Key
+    tensors: tuple[Tensor, ...]
+
+
+class Piece(msgspec.Struct, frozen=True, tag=True):
+    """Some of the bytes that follow an `Output`."""
+
+    data: bytes
+
+
+Reply = Ready | Measured | Turned | Output | Piece

@@ -1,0 +1,118 @@
+"""Worker processes of a scenario as their parent sees them."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from swapnet.arrays import Array
+from swapnet.executor.bench.cgroup import MemoryGroup
+from swapnet.executor.bench.child import Child
+from swapnet.executor.scenario.messages import (
+    Alone,
+    Close,
+    Command,
+    Job,
+    Key,
+    Measured,
+    Output,
+    Piece,
+    Ready,
+    Reply,
+    Turn,
+    Turned,
+)
+
+__all__ = ["Player"]
+
+T = TypeVar("T", Ready, Measured, Turned)
+
+
+class Player(Child):
+    """One way to share a budget, in a process of its own.
+
+    Parameters
+    ----------
+    name
+        Of the way, for messages.
+    job
+        What it loads.
+    group, limit_bytes, patience_s
+        See `Child`.
+
+    Attributes
+    ----------
+    outputs
+        Those that were not known.
+
+    Raises
+    ------
+    SwapnetError
+        Whatever the worker raised.
+    BudgetError
+        The kernel killed it for memory.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        job: Job,
+        *,
+        group: MemoryGroup | None = None,
+        limit_bytes: int | None = None,
+        patience_s: float | None = None,
+    ) -> None:
+        super().__init__(
+            "swapnet.executor.scenario.worker",
+            f"the process with the {name} split",
+            group=group,
+            limit_bytes=limit_bytes,
+            patience_s=patience_s,
+        )
+        self.outputs: dict[Key, dict[str, Array]] = {}
+        try:
+            self.tell(msgspec.json.encode(job).decode())
+            self.ready = self._hear(Ready)
+        except BaseException:
+            self.close()
+            raise
+
+    def alone(self, model: int, sample: int, count: int = 1) -> Measured:
+        """Run one input while nothing else runs."""
+        return self._ask(Alone(model, sample, count), Measured)
+
+    def turn(self, turn: Turn) -> Turned:
+        """Run one round of requests."""
+        return self._ask(turn, Turned)
+
+    def release(self) -> Ready:
+        """Have the runtime closed; what the process used."""
+        return self._ask(Close(), Ready)
+
+    def _ask(self, command: Command, kind: type[T]) -> T:
+        self.tell(msgspec.json.encode(command).decode())
+        return self._hear(kind)
+
+    def _hear(self, kind: type[T]) -> T:
+        while True:
+            reply = msgspec.convert(self.hear(), Reply)
+            if isinstance(reply, Output):
+                self.outputs[reply.key] = self._arrays(reply)
+            elif isinstance(reply, kind):
+                return reply
+
+    def _arrays(self, output: Output) -> dict[str, Array]:
+        """The bytes that follow an output."""
+        arrays = {}
+        for tensor in output.tensors:
+            array = np.empty(tensor.shape, tensor.dtype)
+            raw = array.reshape(-1).view(np.uint8)
+            done = 0
+            while done < len(raw):
+                piece = msgspec.convert(self.hear(), Piece)
+                raw[done : done + len(piece.data)] = np.frombuffer(piece.data, np.uint8)
+                done += len(piece.data)
+            arrays[tensor.name] = array
+        return arrays

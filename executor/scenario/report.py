@@ -1,0 +1,177 @@
+"""What a scenario found: schema ``swapnet-scenario/1``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from swapnet.executor.bench.report import Machine
+from swapnet.executor.bench.statistics import Summary
+
+__all__ = ["Line", "Phase", "Report", "Sample", "Way"]
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One DNN.
+
+    Attributes
+    ----------
+    name, model, task, priority, rate_per_s, deadline_ms
+        As in the scenario; the rate as it was, with the run's speed.
+    requests, failures, wrong_outputs
+        Wrong: not the bytes that unlimited memory gives. What was answered together with other
+        requests may differ by `swapnet.executor.scenario.answers.JOINED_LIMIT`.
+    latency_ms, unlimited_ms
+        From when a request was due to its end; None where all failed.
+    ratio_to_unlimited
+        Of mean latencies: the median over rounds.
+    bound_ratio
+        The same of two simulations of these requests, with and without reading.
+    compute_ms
+        Alone and with everything in memory.
+    deadline_misses
+        Requests that ended after their deadline.
+    budget_bytes
+        Its share at the end.
+    weights_bytes
+        What it would read without resident weights.
+    read_bytes, read_bytes_per_inference
+        From storage.
+    """
+
+    name: str
+    model: str
+    task: str
+    priority: float
+    rate_per_s: float
+    deadline_ms: float | None
+    requests: int
+    failures: int
+    wrong_outputs: int
+    latency_ms: Summary | None
+    unlimited_ms: Summary | None
+    ratio_to_unlimited: float | None
+    bound_ratio: float
+    compute_ms: float
+    deadline_misses: int
+    budget_bytes: int
+    weights_bytes: int
+    read_bytes: int
+    read_bytes_per_inference: int
+
+
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to share the budget: ours, another, or none to share.
+
+    Attributes
+    ----------
+    weighted_latency_ms
+        Of all requests, each weighted by its priority; None where there are none.
+    latency_ms
+        By DNN.
+    peak_bytes
+        Above ``runtime_bytes`` and ``traffic_bytes``.
+    note
+        Why it did not run to the end.
+    """
+
+    weighted_latency_ms: float | None = None
+    latency_ms: dict[str, Summary | None] = {}
+    requests: int = 0
+    failures: int = 0
+    wrong_outputs: int = 0
+    deadline_misses: int = 0
+    read_bytes: int = 0
+    peak_bytes: int | None = None
+    note: str = ""
+
+
+class Phase(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the run with one budget.
+
+    Attributes
+    ----------
+    start_s, end_s
+        Of the traffic.
+    rebalance_ms
+        What the change to this budget took; None for the first.
+    weighted_latency_ms, unlimited_weighted_latency_ms
+        Of the requests that were due in it.
+    """
+
+    budget_bytes: int
+    start_s: float
+    end_s: float
+    rebalance_ms: float | None
+    requests: int
+    failures: int
+    weighted_latency_ms: float | None
+    unlimited_weighted_latency_ms: float | None
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """The runtime at one time of its run; shares and waiting requests in the order of models."""
+
+    time_s: float
+    budget_bytes: int
+    shares_bytes: tuple[int, ...]
+    waiting: tuple[int, ...]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """One scenario at one budget; keys and units of the schema ``swapnet-scenario/1``.
+
+    Attributes
+    ----------
+    demand_bytes, weights_bytes
+        Of all DNNs together, without swapping.
+    peak_bytes
+        Measured, above ``runtime_bytes`` and ``traffic_bytes``.
+    runtime_bytes
+        Fixed cost of the process.
+    traffic_bytes
+        Inputs that requests are made of, and outputs while they are compared.
+    memory_accounting
+        Who counted: ``"kernel limit"``, ``"kernel"`` or ``"resident set"``.
+    storage_bytes_per_s
+        Of idle storage: the median over rounds.
+    weighted_latency_ms
+        Of all requests, each weighted by the priority of its DNN.
+    compare
+        By other way: its weighted latency over ours, the median over rounds; None where it failed.
+    ways
+        All of them, ours as ``"ours"``.
+    phases
+        Where the budget changed.
+    samples
+        Of ours, over time.
+    errors
+        By DNN: why its first failed request failed.
+    """
+
+    schema: Literal["swapnet-scenario/1"] = "swapnet-scenario/1"
+    scenario: str
+    title: str
+    split: str
+    lanes: int
+    budget: str
+    budget_bytes: int
+    demand_bytes: int
+    weights_bytes: int
+    peak_bytes: int
+    runtime_bytes: int
+    traffic_bytes: int
+    memory_accounting: str
+    storage_bytes_per_s: float
+    weighted_latency_ms: float | None
+    models: tuple[Line, ...]
+    compare: dict[str, float | None]
+    ways: dict[str, Way]
+    phases: tuple[Phase, ...]
+    samples: tuple[Sample, ...]
+    errors: dict[str, str]
+    rounds: int
+    seed: int
+    command: str
+    machine: Machine

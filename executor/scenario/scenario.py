@@ -1,0 +1,119 @@
+"""A scenario: which DNNs a device runs, how often they are asked, and by when they must answer."""
+
+from __future__ import annotations
+
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from swapnet.errors import InputError
+
+__all__ = ["Arrivals", "Entry", "Scenario", "at_speed", "load_scenario"]
+
+Arrivals = Literal["poisson", "periodic", "bursty"]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+Dimension = Annotated[int, msgspec.Meta(gt=0)]
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One DNN of a scenario.
+
+    Attributes
+    ----------
+    name
+        Unique in the scenario.
+    model, engine
+        One of the zoo, or an engine directory, relative to the scenario's file.
+    task
+        What it is for, in a few words.
+    rate_per_s
+        Requests in a second, on average.
+    deadline_ms
+        After a request; None where it can wait.
+    priority
+        What its milliseconds weigh.
+    arrivals
+        How requests follow each other; see `swapnet.executor.scenario.traffic`.
+    shapes
+        Input shapes; those of the engine where there are none.
+    """
+
+    name: Name
+    rate_per_s: Positive
+    model: Name | None = None
+    engine: Name | None = None
+    task: str = ""
+    deadline_ms: Positive | None = None
+    priority: Positive = 1.0
+    arrivals: Arrivals = "poisson"
+    shapes: dict[str, tuple[Dimension, ...]] = {}
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.engine is None):
+            raise ValueError(f"{self.name!r} needs either a model of the zoo or an engine")
+        numbers = (self.rate_per_s, self.priority, self.deadline_ms or 1.0)
+        if not all(map(isfinite, numbers)):
+            raise ValueError(f"the rate, priority and deadline of {self.name!r} must be finite")
+
+    @property
+    def source(self) -> str:
+        """The model or the engine."""
+        return self.model or self.engine or ""
+
+
+class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """DNNs of one device.
+
+    Attributes
+    ----------
+    title
+        What the device does, in one line.
+    models
+        At least one.
+    """
+
+    title: str
+    models: Annotated[tuple[Entry, ...], msgspec.Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        names = [entry.name for entry in self.models]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"there are two models named {twice!r}")
+
+
+def load_scenario(path: Path) -> Scenario:
+    """A scenario from a TOML file; engines get the paths that they have from here.
+
+    Raises
+    ------
+    InputError
+        The file can't be read, or is no scenario.
+    """
+    hint = "see docs/multi-dnn.md for what a scenario says"
+    try:
+        scenario = msgspec.toml.decode(path.read_bytes(), type=Scenario)
+    except OSError as error:
+        raise InputError(
+            f"{path} can't be read", why=error.strerror or str(error), hint=hint
+        ) from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InputError(f"{path} is not a scenario", why=str(error), hint=hint) from error
+    placed = (
+        msgspec.structs.replace(entry, engine=str(path.parent / entry.engine))
+        if entry.engine is not None
+        else entry
+        for entry in scenario.models
+    )
+    return msgspec.structs.replace(scenario, models=tuple(placed))
+
+
+def at_speed(scenario: Scenario, factor: float) -> Scenario:
+    """The scenario with all rates multiplied; deadlines stay."""
+    models = (
+        msgspec.structs.replace(entry, rate_per_s=entry.rate_per_s * factor)
+        for entry in scenario.models
+    )
+    return msgspec.structs.replace(scenario, models=tuple(models))

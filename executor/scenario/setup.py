@@ -1,0 +1,178 @@
+"""What a run of a scenario measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from swapnet.arrays import Array
+from swapnet.budget import Budget, Demand
+from swapnet.executor.device import Device
+from swapnet.executor.inputs import planned_sample
+from swapnet.executor.memory import demand
+from swapnet.executor.runtime.memory import together
+from swapnet.executor.scenario.digests import HELD
+from swapnet.executor.scenario.messages import PIECE_BYTES
+from swapnet.executor.scenario.scenario import Entry, Scenario
+from swapnet.executor.scenario.steps import BudgetStep, parse_steps
+from swapnet.executor.scenario.traffic import Arrival, round_arrivals, round_seconds
+from swapnet.manifest import Manifest
+
+__all__ = ["OTHERS", "OURS", "SPLIT", "UNLIMITED", "Part", "Setup", "samples_for"]
+
+OURS, UNLIMITED = "ours", "unlimited"
+SPLIT = "latency"
+"""Our way to share a budget, as the runtime calls it."""
+
+OTHERS = ("equal", "proportional", "whole-model")
+"""Other ways."""
+
+_PIECES = 8
+"""Copies of a piece of outputs on its way: as bytes, as text, as a line."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One DNN of a scenario, ready to run.
+
+    Attributes
+    ----------
+    entry
+        What the scenario says of it.
+    folder, manifest
+        The engine, at the shapes of its inputs.
+    samples
+        Inputs by name, with a leading sample axis.
+    """
+
+    entry: Entry
+    folder: Path
+    manifest: Manifest
+    samples: dict[str, Array]
+
+    @property
+    def count(self) -> int:
+        """How many inputs there are."""
+        return len(next(iter(self.samples.values())))
+
+    @property
+    def can_join(self) -> bool:
+        """Whether requests may be answered together: inputs have a batch dimension."""
+        return all(t.shape and isinstance(t.shape[0], str) for t in self.manifest.inputs)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What to measure.
+
+    Attributes
+    ----------
+    name
+        Of the scenario.
+    scenario
+        At the speed of this run.
+    parts
+        Its DNNs, in its order.
+    budget
+        Of all DNNs together.
+    runtime_engine
+        An engine of one operator: its process is the fixed cost.
+    device
+        Compute threads.
+    others
+        To compare with, among `OTHERS`.
+    budget_steps
+        Changes of the budget during the run, as `parse_steps` takes them.
+    requests
+        Of each DNN at least, over all rounds.
+    rounds
+        Turns of each way.
+    seed
+        Of the requests.
+    lanes
+        Inferences that compute at once.
+    memory_limit
+        Run under the kernel's limit of the fixed cost, the budget and the traffic.
+    command
+        For the report.
+    """
+
+    name: str
+    scenario: Scenario
+    parts: tuple[Part, ...]
+    budget: Budget
+    runtime_engine: Path
+    device: Device
+    others: tuple[str, ...] = ()
+    budget_steps: str = ""
+    requests: int = 50
+    rounds: int = 4
+    seed: int = 0
+    lanes: int = 1
+    memory_limit: bool = False
+    command: str = ""
+
+    @cached_property
+    def demand(self) -> Demand:
+        """Of all DNNs together, without swapping."""
+        return together([part.manifest for part in self.parts], lanes=self.lanes)
+
+    @property
+    def budget_bytes(self) -> int:
+        """The budget."""
+        return self.budget.resolve(self.demand)
+
+    @property
+    def steps(self) -> tuple[BudgetStep, ...]:
+        """Changes of the budget during the run."""
+        return parse_steps(self.budget_steps, self.budget_bytes)
+
+    @property
+    def unlimited_bytes(self) -> int:
+        """Enough for all DNNs, even if they share nothing."""
+        return sum(demand(part.manifest).total_bytes for part in self.parts) + self.budget_bytes
+
+    @property
+    def traffic_bytes(self) -> int:
+        """Memory of a worker that is not its runtime's: inputs, and outputs being compared."""
+        held = max(sum(t.nbytes for t in part.manifest.outputs) for part in self.parts)
+        inputs = sum(array.nbytes for part in self.parts for array in part.samples.values())
+        return inputs + HELD * held + _PIECES * PIECE_BYTES
+
+    @property
+    def round_requests(self) -> int:
+        """Of each DNN at least, in one round."""
+        return -(-self.requests // self.rounds)
+
+    @property
+    def round_seconds(self) -> float:
+        """In which the requests of a round come."""
+        return round_seconds(self.scenario, self.round_requests)
+
+    def arrivals(self, turn: int) -> tuple[Arrival, ...]:
+        """The requests of a round."""
+        counts = [part.count for part in self.parts]
+        return round_arrivals(self.scenario, counts, self.round_requests, self.seed, turn)
+
+
+def samples_for(manifest: Manifest, given: Mapping[str, Array], count: int) -> dict[str, Array]:
+    """At most so many of the given inputs; seeded ones where those are not of the planned shapes.
+
+    Parameters
+    ----------
+    manifest
+        What they are for.
+    given
+        Arrays with a leading sample axis; may be none.
+    count
+        Of samples.
+    """
+    shapes = {t.name: manifest.planned_shapes[t.name] for t in manifest.inputs}
+    if {name: array.shape[1:] for name, array in given.items()} == shapes:
+        return {name: np.ascontiguousarray(given[name][:count]) for name in shapes}
+    seeded = [planned_sample(manifest, seed) for seed in range(count)]
+    return {name: np.stack([sample[name] for sample in seeded]) for name in shapes}

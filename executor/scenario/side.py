@@ -1,0 +1,279 @@
+"""What a worker process does: all DNNs of a scenario in one runtime, asked in time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from queue import Queue
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from swapnet.arrays import Array, load_npz
+from swapnet.errors import SwapnetError
+from swapnet.executor.bench.roles import peak_resident_bytes
+from swapnet.executor.scenario.digests import HELD, Digests
+from swapnet.executor.scenario.messages import (
+    Alone,
+    Changed,
+    Job,
+    Measured,
+    Moment,
+    Ready,
+    Served,
+    Turn,
+    Turned,
+)
+from swapnet.executor.scenario.steps import Change
+from swapnet.executor.scenario.traffic import Arrival
+
+__all__ = ["Model", "Runtime", "Side", "open_side"]
+
+_MOMENTS = 100
+"""In a round, about."""
+
+_SHORTEST_S = 0.02
+"""Between two moments."""
+
+Say = Callable[[msgspec.Struct], None]
+
+
+class Counts(Protocol):
+    """What a DNN counted so far."""
+
+    @property
+    def read_bytes(self) -> int: ...
+
+    @property
+    def waiting(self) -> int: ...
+
+
+class Model(Protocol):
+    """A DNN of a runtime."""
+
+    @property
+    def stats(self) -> Counts: ...
+
+    def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]: ...
+
+
+class Runtime(Protocol):
+    """What is measured: `swapnet.SwapRuntime`, or one like it."""
+
+    @property
+    def budget_bytes(self) -> int: ...
+
+    @property
+    def shares(self) -> Mapping[str, int]: ...
+
+    def load(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        priority: float,
+        deadline_ms: float | None,
+        rate_per_s: float,
+        shapes: Mapping[str, Sequence[int]] | None,
+    ) -> Model: ...
+
+    def set_budget(self, budget: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def open_side(job: Job, say: Say) -> Side:
+    """The side of a process of our own."""
+    from swapnet.executor.backends import device_for
+    from swapnet.executor.runtime import SwapRuntime
+    from swapnet.manifest import load_manifest
+
+    device = device_for(load_manifest(Path(job.engines[0].folder)), job.threads, own=True)
+    runtime = SwapRuntime(job.budget_bytes, device=device, split=job.split, lanes=job.lanes)
+    try:
+        return Side(job, runtime, say)
+    except BaseException:
+        runtime.close()
+        raise
+
+
+class Side:
+    """All DNNs of a scenario in one runtime.
+
+    Parameters
+    ----------
+    job
+        What to load.
+    runtime
+        Where to; the side closes it.
+    say
+        Tells the parent of new outputs.
+
+    Raises
+    ------
+    SwapnetError
+        An engine does not load, or a budget is impossible.
+    """
+
+    def __init__(self, job: Job, runtime: Runtime, say: Say) -> None:
+        self._runtime = runtime
+        self._names = [engine.name for engine in job.engines]
+        self._samples = [load_npz(Path(engine.samples)) for engine in job.engines]
+        self._digests = Digests(job.known, say)
+        self._models = [
+            runtime.load(
+                Path(engine.folder),
+                name=engine.name,
+                priority=engine.priority,
+                deadline_ms=engine.deadline_ms,
+                rate_per_s=engine.rate_per_s,
+                shapes=engine.shapes,
+            )
+            for engine in job.engines
+        ]
+        for budget_bytes in job.budgets:
+            runtime.set_budget(budget_bytes)
+        if job.budgets:
+            runtime.set_budget(job.budget_bytes)
+
+    def ready(self) -> Ready:
+        """What is in force."""
+        return Ready(self._shares(), peak_resident_bytes())
+
+    def alone(self, asked: Alone) -> Measured:
+        """Run one input while nothing else runs."""
+        latency = []
+        for _ in range(asked.count):
+            start = time.perf_counter()
+            outputs = self._submit(asked.model, asked.sample).result()
+            latency.append((time.perf_counter() - start) * 1e3)
+        return Measured(tuple(latency), self._digests.take(asked.model, asked.sample, outputs))
+
+    def turn(self, turn: Turn) -> Turned:
+        """Run one round of requests, each submitted when it is due.
+
+        Raises
+        ------
+        SwapnetError
+            A change of the budget failed.
+        """
+        before = self._read_bytes()
+        moments: list[Moment] = []
+        ended: Queue[_Ended] = Queue(HELD - 1)
+        with ThreadPoolExecutor(2, thread_name_prefix="traffic") as threads:
+            start = time.perf_counter()
+            with self._observed(start, turn, moments):
+                served = threads.submit(self._collect, ended, len(turn.arrivals))
+                changed = threads.submit(self._change, start, turn.changes)
+                for arrival in turn.arrivals:
+                    self._request(start, arrival, ended)
+                told, changes = served.result(), changed.result()
+        seconds = time.perf_counter() - start
+        read = tuple(now - then for now, then in zip(self._read_bytes(), before, strict=True))
+        return Turned(told, read, tuple(moments), changes, seconds)
+
+    def close(self) -> None:
+        """Release everything."""
+        self._runtime.close()
+
+    def _submit(self, model: int, sample: int) -> Future[dict[str, Array]]:
+        arrays = self._samples[model].items()
+        return self._models[model].submit({name: array[sample, ...] for name, array in arrays})
+
+    def _request(self, start: float, arrival: Arrival, ended: Queue[_Ended]) -> None:
+        due = start + arrival.due_s
+        _sleep_until(due)
+        try:
+            future = self._submit(arrival.model, arrival.sample)
+        except SwapnetError as error:
+            ended.put(_Ended(arrival, _ms_since(due), None, error))
+            return
+        future.add_done_callback(partial(_end, arrival, due, ended))
+
+    def _collect(self, ended: Queue[_Ended], count: int) -> tuple[Served, ...]:
+        return tuple(self._served(ended.get()) for _ in range(count))
+
+    def _served(self, ended: _Ended) -> Served:
+        arrival, latency_ms, outputs, error = ended
+        model, sample = arrival.model, arrival.sample
+        if outputs is None:
+            return Served(model, sample, arrival.due_s, latency_ms, error=_in_words(error))
+        digest = self._digests.take(model, sample, outputs)
+        return Served(model, sample, arrival.due_s, latency_ms, digest)
+
+    def _change(self, start: float, changes: Sequence[Change]) -> tuple[Changed, ...]:
+        done = []
+        for change in changes:
+            _sleep_until(start + change.at_s)
+            began = time.perf_counter()
+            self._runtime.set_budget(change.budget_bytes)
+            done.append(Changed(began - start, change.budget_bytes, _ms_since(began)))
+        return tuple(done)
+
+    @contextmanager
+    def _observed(self, start: float, turn: Turn, moments: list[Moment]) -> Iterator[None]:
+        """Note the runtime's state now and then."""
+        last_s = turn.arrivals[-1].due_s if turn.arrivals else 0.0
+        every_s = max(last_s / _MOMENTS, _SHORTEST_S)
+        stop = threading.Event()
+
+        def observe() -> None:
+            while True:
+                moments.append(self._moment(time.perf_counter() - start))
+                if stop.wait(every_s):
+                    return
+
+        thread = threading.Thread(target=observe, name="traffic-moments")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _moment(self, time_s: float) -> Moment:
+        waiting = tuple(model.stats.waiting for model in self._models)
+        return Moment(time_s, self._runtime.budget_bytes, self._shares(), waiting)
+
+    def _shares(self) -> tuple[int, ...]:
+        shares = self._runtime.shares
+        return tuple(shares.get(name, 0) for name in self._names)
+
+    def _read_bytes(self) -> tuple[int, ...]:
+        return tuple(model.stats.read_bytes for model in self._models)
+
+
+class _Ended(NamedTuple):
+    """A request, what it took, and its outputs or what failed."""
+
+    arrival: Arrival
+    latency_ms: float
+    outputs: dict[str, Array] | None
+    error: BaseException | None
+
+
+def _end(
+    arrival: Arrival, due: float, ended: Queue[_Ended], future: Future[dict[str, Array]]
+) -> None:
+    """Called where a request ends; waits while outputs of others are looked at."""
+    latency_ms = _ms_since(due)
+    error = future.exception()
+    ended.put(_Ended(arrival, latency_ms, None if error else future.result(), error))
+
+
+def _sleep_until(time_s: float) -> None:
+    if (left := time_s - time.perf_counter()) > 0:
+        time.sleep(left)
+
+
+def _ms_since(time_s: float) -> float:
+    return (time.perf_counter() - time_s) * 1e3
+
+
+def _in_words(error: BaseException | None) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

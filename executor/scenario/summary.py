@@ -1,0 +1,204 @@
+"""Rounds of all ways to share a budget, summed up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import mean, median
+
+from swapnet.executor.bench.statistics import Summary, summarise
+from swapnet.executor.scenario.answers import Answers
+from swapnet.executor.scenario.messages import Served, Turned
+from swapnet.executor.scenario.report import Phase, Sample, Way
+from swapnet.executor.scenario.scenario import Entry
+from swapnet.executor.scenario.steps import BudgetStep
+
+__all__ = ["Played", "Summing"]
+
+
+@dataclass(frozen=True)
+class Played:
+    """What one way gave.
+
+    Attributes
+    ----------
+    rounds
+        Fewer than of others where it failed.
+    peak_bytes
+        Above what is not its budget's; None where it is not known.
+    note
+        Why it failed.
+    """
+
+    rounds: tuple[Turned, ...] = ()
+    peak_bytes: int | None = None
+    note: str = ""
+
+    @property
+    def served(self) -> list[Served]:
+        """All requests."""
+        return [request for turn in self.rounds for request in turn.served]
+
+
+@dataclass(frozen=True)
+class Summing:
+    """Sums up requests of one scenario.
+
+    Attributes
+    ----------
+    entries
+        Its DNNs.
+    answers
+        What is right.
+    """
+
+    entries: Sequence[Entry]
+    answers: Answers
+
+    def weighted_ms(self, served: Iterable[Served]) -> float | None:
+        """Mean latency of what did not fail, weighted by priority."""
+        pairs = [(self.entries[s.model].priority, s.latency_ms) for s in served if not s.error]
+        weight = sum(priority for priority, _ in pairs)
+        return sum(priority * ms for priority, ms in pairs) / weight if pairs else None
+
+    def ratio(self, ours: Played, others: Played) -> float | None:
+        """Weighted latency of others over ours: the median over rounds."""
+        pairs = zip(
+            (self.weighted_ms(turn.served) for turn in others.rounds),
+            (self.weighted_ms(turn.served) for turn in ours.rounds),
+            strict=False,
+        )
+        return _median(theirs / mine for theirs, mine in pairs if theirs and mine)
+
+    def ratio_of(self, model: int, ours: Played, unlimited: Played) -> float | None:
+        """Mean latency of one DNN over that with unlimited memory: the median over rounds."""
+        pairs = zip(
+            (_mean(latencies(turn.served, model)) for turn in ours.rounds),
+            (_mean(latencies(turn.served, model)) for turn in unlimited.rounds),
+            strict=False,
+        )
+        return _median(mine / theirs for mine, theirs in pairs if mine and theirs)
+
+    def wrong(self, served: Iterable[Served]) -> int:
+        """Requests that were answered otherwise than with unlimited memory."""
+        return sum(
+            not s.error and not self.answers.are_right((s.model, s.sample, s.digest))
+            for s in served
+        )
+
+    def misses(self, served: Iterable[Served]) -> int:
+        """Requests that ended after their deadline."""
+        deadlines = [entry.deadline_ms for entry in self.entries]
+        return sum(
+            not s.error and (limit := deadlines[s.model]) is not None and s.latency_ms > limit
+            for s in served
+        )
+
+    def way(self, played: Played) -> Way:
+        """One way in short."""
+        served = played.served
+        return Way(
+            weighted_latency_ms=self.weighted_ms(served),
+            latency_ms={
+                entry.name: summary(latencies(served, index))
+                for index, entry in enumerate(self.entries)
+            },
+            requests=len(served),
+            failures=sum(bool(s.error) for s in served),
+            wrong_outputs=self.wrong(served),
+            deadline_misses=self.misses(served),
+            read_bytes=sum(sum(turn.read_bytes) for turn in played.rounds),
+            peak_bytes=played.peak_bytes,
+            note=played.note,
+        )
+
+    def phases(
+        self,
+        steps: Sequence[BudgetStep],
+        budget_bytes: int,
+        seconds: float,
+        ours: Played,
+        unlimited: Played,
+    ) -> tuple[Phase, ...]:
+        """The run in parts of one budget; none where it did not change.
+
+        Parameters
+        ----------
+        steps, budget_bytes
+            Changes, and the budget before.
+        seconds
+            Of one round's traffic.
+        ours, unlimited
+            The rounds.
+        """
+        if not steps:
+            return ()
+        run_s = seconds * len(ours.rounds)
+        borders = [0.0, *(step.share * run_s for step in steps), run_s]
+        budgets = [budget_bytes, *(step.budget_bytes for step in steps)]
+        took = [None, *(change.took_ms for turn in ours.rounds for change in turn.changed)]
+        phases = []
+        for index, (nbytes, ms) in enumerate(zip(budgets, took, strict=True)):
+            start, end = borders[index : index + 2]
+            last = index == len(steps)
+            mine, theirs = (
+                [
+                    request
+                    for turn, round_ in enumerate(played.rounds)
+                    for request in round_.served
+                    if start <= (due := turn * seconds + request.due_s) and (due < end or last)
+                ]
+                for played in (ours, unlimited)
+            )
+            phases.append(
+                Phase(
+                    budget_bytes=nbytes,
+                    start_s=start,
+                    end_s=end,
+                    rebalance_ms=ms,
+                    requests=len(mine),
+                    failures=sum(bool(s.error) for s in mine),
+                    weighted_latency_ms=self.weighted_ms(mine),
+                    unlimited_weighted_latency_ms=self.weighted_ms(theirs),
+                )
+            )
+        return tuple(phases)
+
+    def errors(self, served: Iterable[Served]) -> dict[str, str]:
+        """By DNN that failed: why, the first time."""
+        errors: dict[str, str] = {}
+        for request in served:
+            if request.error:
+                errors.setdefault(self.entries[request.model].name, request.error)
+        return errors
+
+
+def latencies(served: Iterable[Served], model: int) -> list[float]:
+    """Of one DNN's requests that did not fail."""
+    return [s.latency_ms for s in served if s.model == model and not s.error]
+
+
+def summary(latency_ms: Sequence[float]) -> Summary | None:
+    """None for no latencies."""
+    return summarise(latency_ms) if latency_ms else None
+
+
+def samples(played: Played) -> tuple[Sample, ...]:
+    """Moments of all rounds, one after the other."""
+    found = []
+    before = 0.0
+    for turn in played.rounds:
+        found += [
+            Sample(before + m.time_s, m.budget_bytes, m.shares, m.waiting) for m in turn.moments
+        ]
+        before += turn.seconds
+    return tuple(found)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return mean(values) if values else None
+
+
+def _median(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return median(found) if found else None
