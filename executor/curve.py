@@ -33,6 +33,8 @@ class Point:
         Read in every inference.
     resident_bytes
         Weights that stay in memory.
+    reading_ms
+        Streaming at the idle bandwidth of storage.
     """
 
     budget_bytes: int
@@ -40,6 +42,7 @@ class Point:
     bound_ms: float
     streamed_bytes: int
     resident_bytes: int
+    reading_ms: float = 0.0
 
 
 def curve_budgets(manifest: Manifest, count: int = _POINTS) -> tuple[int, ...]:
@@ -90,6 +93,7 @@ def curve(
                 budget_bytes=budget_bytes,
                 predicted_ms=predict(plan.steps, plan.reads, delays).steady_ms,
                 bound_ms=max(execution_ms, reading_ms),
+                reading_ms=reading_ms,
                 streamed_bytes=plan.streamed_bytes,
                 resident_bytes=plan.resident_bytes + plan.shared_bytes,
             )

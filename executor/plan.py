@@ -46,6 +46,9 @@ class PlanOptions:
     copy
         Read into memory of its own and copy from there: what a framework that owns its weights
         does.
+    reading_weight
+        How much a millisecond of reading counts beside one of latency, though it may be hidden:
+        other models wait for storage, and compute more slowly meanwhile.
     most_step_ms
         No longer call to the backend than that, unless one block takes longer: other models wait
         for its end. None for any.
@@ -58,6 +61,7 @@ class PlanOptions:
     merge: bool = True
     equal: bool = False
     copy: bool = False
+    reading_weight: float = 0.0
     most_step_ms: float | None = None
 
 
@@ -239,6 +243,7 @@ def make_plan(
             available,
             cyclic=options.cyclic,
             least_bytes=request_bytes // 2,
+            reading_weight=options.reading_weight,
         )
         choice = planner.best(resident=options.resident, join=options.merge).choice
     if options.most_step_ms is not None:

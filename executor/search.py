@@ -41,6 +41,8 @@ class Candidate:
         With the ring that is left beside its residents.
     steady_ms
         Latency once prefetching has settled.
+    cost_ms
+        What is minimised: latency, and reading as far as it counts.
     stalls_ms
         By step.
     streamed_bytes
@@ -49,6 +51,7 @@ class Candidate:
 
     choice: Choice
     steady_ms: float
+    cost_ms: float
     stalls_ms: tuple[float, ...]
     streamed_bytes: int
 
@@ -66,6 +69,8 @@ class Planner:
         Memory for residents and ring together; every block fits.
     cyclic, least_bytes
         See `schedule`.
+    reading_weight
+        See `PlanOptions`.
     """
 
     EFFORT = 100_000
@@ -81,7 +86,9 @@ class Planner:
         *,
         cyclic: bool,
         least_bytes: int,
+        reading_weight: float = 0.0,
     ) -> None:
+        self._reading_weight = reading_weight
         self._outline = outline
         self._delays = delays
         self._available = available_bytes
@@ -116,7 +123,7 @@ class Planner:
             self._try(choice)
         for candidate in tuple(self._found):
             self._improve(candidate, resident=resident, join=join)
-        alike = [c for c in self._found if c.steady_ms <= self._found[0].steady_ms * _ALIKE]
+        alike = [c for c in self._found if c.cost_ms <= self._found[0].cost_ms * _ALIKE]
         return min(alike, key=lambda c: (c.streamed_bytes, c.steady_ms))
 
     def _try(self, choice: Choice) -> Candidate | None:
@@ -129,7 +136,7 @@ class Planner:
         if not self._is_possible(choice):
             return None
         candidate = self._simulated(choice)
-        insort(self._found, candidate, key=lambda c: (c.steady_ms, c.streamed_bytes))
+        insort(self._found, candidate, key=lambda c: (c.cost_ms, c.streamed_bytes))
         del self._found[_KEPT:]
         return candidate
 
@@ -159,7 +166,9 @@ class Planner:
         )
         self.simulated_events += (len(plan.spans) + len(plan.flows)) * len(timeline.ends_ms)
         streamed = sum(flow.nbytes for flow in plan.flows)
-        return Candidate(choice, timeline.steady_ms, timeline.stalls_ms, streamed)
+        reading_ms = streamed * self._delays.ms_per_byte
+        cost = timeline.steady_ms + self._reading_weight * reading_ms
+        return Candidate(choice, timeline.steady_ms, cost, timeline.stalls_ms, streamed)
 
     def _first(self, *, resident: bool, join: bool) -> Iterator[Choice]:
         nbytes = self._outline.nbytes
@@ -362,6 +371,6 @@ def _runs(count: int, joined: frozenset[int]) -> list[tuple[int, int]]:
 
 
 def _is_better(one: Candidate, other: Candidate) -> bool:
-    if one.steady_ms < other.steady_ms * (1 - 1e-6):
+    if one.cost_ms < other.cost_ms * (1 - 1e-6):
         return True
-    return one.steady_ms <= other.steady_ms and one.streamed_bytes < other.streamed_bytes
+    return one.cost_ms <= other.cost_ms and one.streamed_bytes < other.streamed_bytes

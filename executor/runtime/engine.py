@@ -18,8 +18,8 @@ from swapnet.profile import load_profile
 
 __all__ = ["OPTIONS", "Engine", "open_engine"]
 
-OPTIONS = PlanOptions(most_step_ms=10.0)
-"""How engines are planned that take turns: others wait for the end of a step."""
+OPTIONS = PlanOptions(reading_weight=0.5, most_step_ms=10.0)
+"""How engines are planned that share storage and processor: others wait for both."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,13 @@ class Engine:
         return usage(self.manifest).total_bytes
 
     def claim(self, name: str, terms: Terms) -> Claim:
-        """What it asks of the memory for weights."""
+        """What it asks of the memory for weights; latencies are what plans minimise."""
         alone = self.alone_bytes
-        options = (Option(p.budget_bytes - alone, p.predicted_ms) for p in self.curve)
+        reading = OPTIONS.reading_weight
+        options = (
+            Option(point.budget_bytes - alone, point.predicted_ms + reading * point.reading_ms)
+            for point in self.curve
+        )
         return Claim(name, tuple(options), terms.priority, terms.rate_per_s, terms.deadline_ms)
 
 

@@ -26,7 +26,7 @@ from swapnet.executor.runtime.model import RuntimeModel, Urgencies
 from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.rates import RateMeter
 from swapnet.executor.runtime.residency import Residency
-from swapnet.executor.runtime.split import RULES, split
+from swapnet.executor.runtime.split import RULES, cost_of, split
 from swapnet.executor.runtime.terms import Terms
 from swapnet.executor.sharing import Sharing
 from swapnet.executor.storage import LoadMode
@@ -41,6 +41,9 @@ SPLITS = (*RULES, WHOLE)
 
 _DRIFT = 2.0
 """A rate that differs from the one that the budget was split for by this factor is another."""
+
+_WORTH = 0.9
+"""Of the cost that is expected: a split that saves less than the rest is not worth new plans."""
 
 _REST_S = 2.0
 """Between two splits for rates that drifted."""
@@ -424,7 +427,11 @@ class SwapRuntime:
                     return
                 self._checked_s = time.perf_counter()
                 with suppress(SwapnetError):
-                    self._rebalance()
+                    terms = self._terms()
+                    shares = self._shares_of(self._engines, terms)
+                    claims = [e.claim(name, terms[name]) for name, e in self._engines.items()]
+                    if cost_of(claims, shares) < _WORTH * cost_of(claims, self._shares):
+                        self._apply(shares)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -7,7 +7,7 @@ with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["RULES", "Claim", "Option", "Share", "expected_costs", "split"]
+__all__ = ["RULES", "Claim", "Option", "Share", "cost_of", "expected_costs", "split"]
 
 RULES = ("latency", "equal", "proportional")
 """How a budget may be split."""
@@ -165,6 +165,24 @@ def expected_costs(claims: Sequence[Claim]) -> list[tuple[float, ...]]:
     return _costs(claims, fronts)
 
 
+def cost_of(claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
+    """What shares are expected to cost together, in the units of `expected_costs`.
+
+    Parameters
+    ----------
+    claims
+        The engines, with their rates.
+    shares
+        Bytes by name.
+    """
+    fronts = [_front(claim) for claim in claims]
+    waiting_per_ms = _waiting_per_ms(claims, fronts)
+    return sum(
+        _cost(claim, _latency(front, shares[claim.name]), waiting_per_ms)
+        for claim, front in zip(claims, fronts, strict=True)
+    )
+
+
 def _front(claim: Claim) -> tuple[Option, ...]:
     """Options by size, without those that are no faster than a smaller one."""
     if not claim.options:
@@ -188,16 +206,21 @@ def _check_possible(fronts: Sequence[Sequence[Option]], available_bytes: int) ->
 
 
 def _costs(claims: Sequence[Claim], fronts: Sequence[Sequence[Option]]) -> list[tuple[float, ...]]:
+    waiting_per_ms = _waiting_per_ms(claims, fronts)
+    return [
+        tuple(_cost(claim, option.latency_ms, waiting_per_ms) for option in front)
+        for claim, front in zip(claims, fronts, strict=True)
+    ]
+
+
+def _waiting_per_ms(claims: Sequence[Claim], fronts: Sequence[Sequence[Option]]) -> float:
+    """What all others wait, weighted, for each squared millisecond of a request's latency."""
     weight_per_s = sum(claim.priority * claim.rate_per_s for claim in claims)
     busy = sum(
         claim.rate_per_s * front[-1].latency_ms / 1e3
         for claim, front in zip(claims, fronts, strict=True)
     )
-    waiting_per_ms = weight_per_s / 1e3 / (2 * (1 - min(busy, _BUSIEST)))
-    return [
-        tuple(_cost(claim, option.latency_ms, waiting_per_ms) for option in front)
-        for claim, front in zip(claims, fronts, strict=True)
-    ]
+    return weight_per_s / 1e3 / (2 * (1 - min(busy, _BUSIEST)))
 
 
 def _cost(claim: Claim, latency_ms: float, waiting_per_ms: float) -> float:
