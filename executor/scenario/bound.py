@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from swapnet.executor.memory import usage
 from swapnet.executor.runtime.simulate import SimulatedModel, simulate
 from swapnet.executor.scenario.scenario import Entry
 from swapnet.executor.scenario.traffic import Arrival
@@ -57,12 +56,11 @@ def simulated(
     read_bytes
         In one inference.
     share_bytes
-        Of the budget: what is left of it beside activations and resident weights is the ring.
+        For weights: what resident ones leave of it is the ring.
     storage_bytes_per_s
         Of idle storage; 0 where there is nothing to read.
     """
-    resident = manifest.weights_nbytes - read_bytes
-    ring = share_bytes - usage(manifest).total_bytes - resident
+    ring = share_bytes - (manifest.weights_nbytes - read_bytes)
     ms_per_byte = 1e3 / storage_bytes_per_s if storage_bytes_per_s else 0.0
     return SimulatedModel(
         name=entry.name,

@@ -42,7 +42,7 @@ def save_plot(report: Report, path: Path) -> None:
     )
     budgets = [sample.budget_bytes / _MIB for sample in report.samples]
     above.step(times, budgets, where="post", color="black", lw=1.2, label="budget")
-    above.set_ylabel("share of the budget [MiB]")
+    above.set_ylabel("memory for weights [MiB]")
     above.set_ylim(bottom=0)
     for index, name in enumerate(names):
         waiting = [sample.waiting[index] for sample in report.samples]

@@ -33,7 +33,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     deadline_misses
         Requests that ended after their deadline.
     budget_bytes
-        Its share at the end.
+        Its share at the end: memory for its weights.
     weights_bytes
         What it would read without resident weights.
     read_bytes, read_bytes_per_inference
@@ -111,7 +111,7 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """The runtime at one time of its run; shares and waiting requests in the order of models."""
+    """The runtime at one time of its run: memory for weights and waiting requests, by DNN."""
 
     time_s: float
     budget_bytes: int

@@ -11,9 +11,11 @@ import numpy as np
 
 from swapnet.arrays import Array
 from swapnet.budget import Budget, Demand
+from swapnet.errors import SwapnetError
 from swapnet.executor.device import Device
-from swapnet.executor.inputs import planned_sample
+from swapnet.executor.inputs import check_inputs, planned_sample
 from swapnet.executor.memory import demand
+from swapnet.executor.runtime.batching import largest_batch
 from swapnet.executor.runtime.memory import together
 from swapnet.executor.scenario.digests import HELD
 from swapnet.executor.scenario.messages import PIECE_BYTES
@@ -61,8 +63,8 @@ class Part:
 
     @property
     def can_join(self) -> bool:
-        """Whether requests may be answered together: inputs have a batch dimension."""
-        return all(t.shape and isinstance(t.shape[0], str) for t in self.manifest.inputs)
+        """Whether requests may be answered together."""
+        return largest_batch(self.manifest) > 1
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Setup:
 
 
 def samples_for(manifest: Manifest, given: Mapping[str, Array], count: int) -> dict[str, Array]:
-    """At most so many of the given inputs; seeded ones where those are not of the planned shapes.
+    """At most so many of the given inputs; seeded ones where the engine does not take those.
 
     Parameters
     ----------
@@ -171,8 +173,17 @@ def samples_for(manifest: Manifest, given: Mapping[str, Array], count: int) -> d
     count
         Of samples.
     """
-    shapes = {t.name: manifest.planned_shapes[t.name] for t in manifest.inputs}
-    if {name: array.shape[1:] for name, array in given.items()} == shapes:
-        return {name: np.ascontiguousarray(given[name][:count]) for name in shapes}
-    seeded = [planned_sample(manifest, seed) for seed in range(count)]
-    return {name: np.stack([sample[name] for sample in seeded]) for name in shapes}
+    try:
+        check_inputs(manifest, {name: array[0] for name, array in given.items()})
+    except SwapnetError:
+        return _seeded(manifest, count)
+    return {name: np.ascontiguousarray(array[:count]) for name, array in given.items()}
+
+
+def _seeded(manifest: Manifest, count: int) -> dict[str, Array]:
+    """Of one row where requests may be answered together, else of the planned shapes."""
+    samples = [planned_sample(manifest, seed) for seed in range(count)]
+    stacked = {t.name: np.stack([sample[t.name] for sample in samples]) for t in manifest.inputs}
+    if largest_batch(manifest) > 1:
+        return {name: array[:, :1].copy() for name, array in stacked.items()}
+    return stacked

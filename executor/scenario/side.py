@@ -40,6 +40,9 @@ _MOMENTS = 100
 _SHORTEST_S = 0.02
 """Between two moments."""
 
+_OTHERWISE = 1e-6
+"""What a rate must change by to be another one: the rate seen before is forgotten."""
+
 Say = Callable[[msgspec.Struct], None]
 
 
@@ -60,6 +63,8 @@ class Model(Protocol):
     def stats(self) -> Counts: ...
 
     def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]: ...
+
+    def update(self, *, rate_per_s: float) -> None: ...
 
 
 class Runtime(Protocol):
@@ -123,6 +128,8 @@ class Side:
     def __init__(self, job: Job, runtime: Runtime, say: Say) -> None:
         self._runtime = runtime
         self._names = [engine.name for engine in job.engines]
+        self._rates = [engine.rate_per_s for engine in job.engines]
+        self._turns = 0
         self._samples = [load_npz(Path(engine.samples)) for engine in job.engines]
         self._digests = Digests(job.known, say)
         self._models = [
@@ -162,6 +169,7 @@ class Side:
         SwapnetError
             A change of the budget failed.
         """
+        self._forget_pause()
         before = self._read_bytes()
         moments: list[Moment] = []
         ended: Queue[_Ended] = Queue(HELD - 1)
@@ -180,6 +188,12 @@ class Side:
     def close(self) -> None:
         """Release everything."""
         self._runtime.close()
+
+    def _forget_pause(self) -> None:
+        """While other sides had their turns nobody asked, which says nothing of the rates."""
+        self._turns += 1
+        for model, rate in zip(self._models, self._rates, strict=True):
+            model.update(rate_per_s=rate * (1 + self._turns * _OTHERWISE))
 
     def _submit(self, model: int, sample: int) -> Future[dict[str, Array]]:
         arrays = self._samples[model].items()
