@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from swapnet.cli import simulate
 from swapnet.cli.console import print_table, progress, write_json
 from swapnet.cli.options import threads_option
 from swapnet.errors import InputError
@@ -33,6 +34,9 @@ _NONE = "—"
 @click.group("scenario")
 def command() -> None:
     """Several DNNs under one budget, with requests as a device has them."""
+
+
+command.add_command(simulate.command)
 
 
 @command.command("list")
