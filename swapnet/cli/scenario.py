@@ -93,10 +93,10 @@ def list_scenarios() -> None:
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option(
     "--lanes",
-    default=1,
+    default="1",
     show_default=True,
-    type=click.IntRange(1),
-    help="Inferences that compute at once.",
+    metavar="N|auto",
+    help="Inferences that compute at once; auto measures whether 2 are faster than 1.",
 )
 @threads_option
 @click.option(
@@ -122,7 +122,7 @@ def run(
     rounds: int,
     speed: float,
     seed: int,
-    lanes: int,
+    lanes: str,
     threads: int | None,
     engines: Path,
     budget_steps: str | None,
@@ -165,7 +165,7 @@ def run(
             requests=requests,
             rounds=rounds,
             seed=seed,
-            lanes=lanes,
+            lanes=_lanes(lanes, parts, device),
             memory_limit=memory_limit,
             command=shlex.join(["swapnet", *sys.argv[1:]]),
         )
@@ -219,6 +219,38 @@ def _others(texts: tuple[str, ...]) -> tuple[str, ...]:
             hint="write them like --compare equal,whole-model",
         )
     return tuple(name for name in OTHERS if name in given)
+
+
+def _lanes(text: str, parts: tuple[Part, ...], device: Device) -> int:
+    """How many inferences compute at once.
+
+    Raises
+    ------
+    InputError
+        It is no number above 0.
+    """
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    if text != "auto":
+        raise InputError(
+            f"{text!r} lanes are not possible",
+            why="it must be a whole number above 0, or auto",
+            hint="leave it out for 1: one inference computes at a time, step by step",
+        )
+    from swapnet.executor.runtime.concurrency import Trial, best_lanes, measure_lanes
+
+    trials = [
+        Trial(
+            part.folder,
+            {name: array[0] for name, array in part.samples.items()},
+            part.entry.shapes,
+        )
+        for part in parts
+    ]
+    ratios = measure_lanes(trials, device=device)
+    count = best_lanes(ratios)
+    click.echo(f"Two lanes take {ratios[2]:.2f} of one lane's time: {count}", err=True)
+    return count
 
 
 def _parts(scenario: Scenario, engines: Path, device: Device) -> tuple[Part, ...]:
