@@ -16,7 +16,7 @@ SHAPES ?=
 PRECISION ?=
 DATA ?=
 
-.PHONY: help setup engines test test-quick test-oldest prove prove-precision check bench test-gpu bench-gpu peers clean
+.PHONY: help setup engines test test-quick test-oldest prove prove-precision prove-scenarios check bench test-gpu bench-gpu peers clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -55,6 +55,9 @@ prove: $(READY) ## Equality and memory of the zoo at many budgets, under the ker
 
 prove-precision: $(READY) ## The same in float16 and int8: docs/quantization-results.md
 	$(BIN)/python -m tests.prove_precision
+
+prove-scenarios: $(READY) ## Three applications under one budget each, about an hour: docs/multi-dnn-results.md
+	$(BIN)/python -m tests.prove_scenarios
 
 check: $(READY) ## Lint, format and types
 	$(BIN)/ruff check .

@@ -1,0 +1,185 @@
+"""``make prove-scenarios``: three applications under one budget each, docs/multi-dnn-results.md.
+
+Every scenario runs as ``swapnet scenario run`` does, under the kernel's limit, at two budgets in
+turn with unlimited memory; at a third with other ways to share it; and one with its budget cut in
+half for a while. Reports are kept in results/scenarios and not measured again.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from swapnet.executor.scenario.plot import save_plot
+from swapnet.executor.scenario.report import Report
+from swapnet.units import format_size
+
+SCENARIOS = ("self_driving", "roadside_unit", "uav")
+BUDGETS = ("weights:43%", "weights:17%")
+COMPARED = "weights:25%"
+REQUESTS, COMPARED_REQUESTS = 200, 40
+RESULTS = Path("results") / "scenarios"
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of the command."""
+
+    scenario: str
+    budget: str
+    requests: int
+    options: tuple[str, ...] = ()
+    kind: str = ""
+
+    @property
+    def path(self) -> Path:
+        """Of its report."""
+        name = f"{self.scenario}-{self.budget.strip('weights:%')}{self.kind}"
+        return RESULTS / f"{name}.json"
+
+    def report(self) -> Report:
+        """Measured now, if it was not before."""
+        if not self.path.is_file():
+            command = [sys.executable, "-m", "swapnet", "scenario", "run", self.scenario]
+            command += ["--budget", self.budget, "--requests", str(self.requests), "--memory-limit"]
+            subprocess.run([*command, *self.options, "--json", str(self.path)], check=True)
+        return msgspec.json.decode(self.path.read_bytes(), type=Report)
+
+
+SINGLE = [Case(name, budget, REQUESTS) for name in SCENARIOS for budget in BUDGETS]
+WAYS = [
+    Case(
+        name,
+        COMPARED,
+        COMPARED_REQUESTS,
+        ("--compare", "equal,proportional,whole-model"),
+        "-compared",
+    )
+    for name in SCENARIOS
+]
+CUT = Case("self_driving", "weights:43%", 60, ("--budget-steps", "0.33:50%,0.66:100%"), "-cut")
+
+
+def main() -> int:
+    """Run what is missing, write the page; 1 if anything does not hold."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    single = [case.report() for case in SINGLE]
+    ways = [case.report() for case in WAYS]
+    cut = CUT.report()
+    broken = [text for report in (*single, *ways, cut) for text in failures(report)]
+    for text in broken:
+        print(text)  # noqa: T201
+    save_plot(cut, DOCS / "multi-dnn.png")
+    page = [*_head(single[0]), *_single(single), *_compared(ways), *_cut(cut)]
+    (DOCS / "multi-dnn-results.md").write_text("\n".join(page) + "\n")
+    return int(bool(broken))
+
+
+def failures(report: Report) -> Iterator[str]:
+    """What does not hold."""
+    where = f"{report.scenario} at {report.budget}"
+    if report.peak_bytes is None or report.peak_bytes > report.budget_bytes:
+        yield f"{where}: peak {report.peak_bytes} above {report.budget_bytes}"
+    for line in report.models:
+        if line.failures or line.wrong_outputs:
+            yield f"{where}: {line.name}: {line.failures} failed, {line.wrong_outputs} wrong"
+
+
+def _head(report: Report) -> list[str]:
+    machine = report.machine
+    return [
+        "# Three applications, eleven DNNs",
+        "",
+        "Written by `make prove-scenarios`; what it means: [several DNNs](multi-dnn.md). Every",
+        "budget is of all DNNs of an application together, under the kernel's limit. Ratios are of",
+        "mean latencies: medians over rounds in which ways take turns with the same requests.",
+        "",
+        f"{machine.processor}, ONNX Runtime on {machine.threads} threads.",
+    ]
+
+
+def _single(reports: Sequence[Report]) -> list[str]:
+    lines = [
+        "",
+        "## In turn with unlimited memory",
+        "",
+        "*Unlimited*: ratio to the mean latency with everything in memory. *Bound*: the same of",
+        "two simulations of these requests, with one storage and one processor, with and without",
+        "reading.",
+        "",
+        "| application | budget | peak | DNN | requests | failed | wrong | median ms | p99 ms | "
+        "unlimited | bound | missed | read each |",
+        "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for report in reports:
+        for line in report.models:
+            assert line.latency_ms is not None
+            assert line.ratio_to_unlimited is not None
+            lines.append(
+                f"| {report.scenario} | {report.budget}: {format_size(report.budget_bytes)} | "
+                f"{format_size(report.peak_bytes or 0)} | {line.name} ({line.model}) | "
+                f"{line.requests} | {line.failures} | {line.wrong_outputs} | "
+                f"{line.latency_ms.median:.0f} | {line.latency_ms.p99:.0f} | "
+                f"{line.ratio_to_unlimited:.2f} | {line.bound_ratio:.2f} | "
+                f"{line.deadline_misses} | {format_size(line.read_bytes_per_inference)} |"
+            )
+    return lines
+
+
+def _compared(reports: Sequence[Report]) -> list[str]:
+    lines = [
+        "",
+        f"## Other ways to share the budget, at {COMPARED}",
+        "",
+        "Mean latency weighted by priority, over ours: above 1 ours is faster. *Whole model* loads",
+        "and unloads by LRU; a DNN larger than the memory is swapped in all of it.",
+        "",
+        "| application | ours ms | equal | proportional | whole model | unlimited | missed: ours | "
+        "equal | proportional | whole model | unlimited |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for report in reports:
+        ratios = [report.compare.get(way) for way in _WAYS]
+        missed = [report.ways[name].deadline_misses for name in ("ours", *_NAMES)]
+        lines.append(
+            f"| {report.scenario} | {report.weighted_latency_ms or 0:.0f} | "
+            + " | ".join("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+            + " | "
+            + " | ".join(map(str, missed))
+            + " |"
+        )
+    return lines
+
+
+_WAYS = ("equal", "proportional", "whole_model", "unlimited")
+_NAMES = ("equal", "proportional", "whole-model", "unlimited")
+
+
+def _cut(report: Report) -> list[str]:
+    lines = [
+        "",
+        "## A budget that is cut in half and restored",
+        "",
+        f"`{report.command}`",
+        "",
+        "| budget | from s | to s | took ms | requests | failed | weighted ms | unlimited ms |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for phase in report.phases:
+        took = "-" if phase.rebalance_ms is None else f"{phase.rebalance_ms:.0f}"
+        lines.append(
+            f"| {format_size(phase.budget_bytes)} | {phase.start_s:.0f} | {phase.end_s:.0f} | "
+            f"{took} | {phase.requests} | {phase.failures} | "
+            f"{phase.weighted_latency_ms or 0:.0f} | {phase.unlimited_weighted_latency_ms or 0:.0f} |"
+        )
+    return [*lines, "", "![Shares of the budget and waiting requests](multi-dnn.png)"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
