@@ -172,11 +172,12 @@ def _cut(report: Report) -> list[str]:
         "|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for phase in report.phases:
+        unlimited_ms = phase.unlimited_weighted_latency_ms or 0
         took = "-" if phase.rebalance_ms is None else f"{phase.rebalance_ms:.0f}"
         lines.append(
             f"| {format_size(phase.budget_bytes)} | {phase.start_s:.0f} | {phase.end_s:.0f} | "
             f"{took} | {phase.requests} | {phase.failures} | "
-            f"{phase.weighted_latency_ms or 0:.0f} | {phase.unlimited_weighted_latency_ms or 0:.0f} |"
+            f"{phase.weighted_latency_ms or 0:.0f} | {unlimited_ms:.0f} |"
         )
     return [*lines, "", "![Shares of the budget and waiting requests](multi-dnn.png)"]
 
