@@ -13,8 +13,11 @@ import pytest
 
 from swapnet.arrays import Array, save_npz
 from swapnet.errors import BackendError, BudgetError
+from swapnet.executor.bench.statistics import summarise
 from swapnet.executor.scenario.messages import Engine, Job, Served
+from swapnet.executor.scenario.report import Line, Report, Way
 from swapnet.executor.scenario.scenario import Entry, Scenario
+from tests.executor.bench.conftest import a_report as a_bench_report
 
 MIB = 1 << 20
 
@@ -34,6 +37,68 @@ def served(model: int, latency_ms: float, due_s: float = 0.0, **fields: Any) -> 
     """A request that was answered rightly."""
     usual: dict[str, Any] = {"sample": 0, "digest": "" if fields.get("error") else "right"}
     return Served(model=model, due_s=due_s, latency_ms=latency_ms, **{**usual, **fields})
+
+
+def a_line(name: str = "one", **fields: Any) -> Line:
+    """A DNN whose requests all went well."""
+    usual: dict[str, Any] = {
+        "name": name,
+        "model": "yolov3",
+        "task": "boxes",
+        "priority": 1.0,
+        "rate_per_s": 2.0,
+        "deadline_ms": 200.0,
+        "requests": 50,
+        "failures": 0,
+        "wrong_outputs": 0,
+        "latency_ms": summarise([120.0]),
+        "unlimited_ms": summarise([100.0]),
+        "ratio_to_unlimited": 1.2,
+        "bound_ratio": 1.1,
+        "compute_ms": 90.0,
+        "deadline_misses": 3,
+        "budget_bytes": 16 * MIB,
+        "weights_bytes": 60 * MIB,
+        "read_bytes": 50 * 44 * MIB,
+        "read_bytes_per_inference": 44 * MIB,
+    }
+    return Line(**{**usual, **fields})
+
+
+def a_report(**fields: Any) -> Report:
+    """A run in which everything held."""
+    usual: dict[str, Any] = {
+        "scenario": "device",
+        "title": "A device",
+        "split": "latency",
+        "lanes": 1,
+        "budget": "weights:25%",
+        "budget_bytes": 64 * MIB,
+        "demand_bytes": 140 * MIB,
+        "weights_bytes": 120 * MIB,
+        "peak_bytes": 60 * MIB,
+        "runtime_bytes": 30 * MIB,
+        "traffic_bytes": 5 * MIB,
+        "memory_accounting": "kernel",
+        "storage_bytes_per_s": 1.5e9,
+        "weighted_latency_ms": 120.0,
+        "models": (a_line(), a_line("two", deadline_ms=None)),
+        "compare": {"equal": 1.5, "whole_model": None, "unlimited": 0.8},
+        "ways": {
+            "ours": Way(weighted_latency_ms=120.0, requests=100),
+            "equal": Way(weighted_latency_ms=180.0, requests=100),
+            "whole_model": Way(note="it does not fit"),
+            "unlimited": Way(weighted_latency_ms=96.0, requests=100),
+        },
+        "phases": (),
+        "samples": (),
+        "errors": {},
+        "rounds": 4,
+        "seed": 0,
+        "command": "swapnet scenario run device",
+        "machine": a_bench_report().machine,
+    }
+    return Report(**{**usual, **fields})
 
 
 @dataclass(frozen=True)

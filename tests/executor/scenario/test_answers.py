@@ -40,7 +40,7 @@ def test_only_joined_requests_may_differ(
 def test_digests_see_names_types_shapes_and_every_byte() -> None:
     array = EXPECTED["y"]
     zeros = np.zeros(2, np.float32)
-    different = [
+    different: list[dict[str, Array]] = [
         {"y": array},
         {"z": array},
         {"y": array.astype(np.float64)},
