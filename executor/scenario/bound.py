@@ -14,6 +14,9 @@ from swapnet.manifest import Manifest
 
 __all__ = ["Bound", "bounds", "simulated"]
 
+_STEPS = 64
+"""Of an inference: finer than real ones, for a bound must not wait where these need not."""
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -67,7 +70,7 @@ def simulated(
         compute_ms=compute_ms,
         read_ms=read_bytes * ms_per_byte,
         prefetch_ms=min(max(ring, 0.0), read_bytes) * ms_per_byte,
-        steps=len(manifest.blocks),
+        steps=_STEPS,
         priority=entry.priority,
         deadline_ms=entry.deadline_ms,
         rate_per_s=entry.rate_per_s,

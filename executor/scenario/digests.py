@@ -36,7 +36,7 @@ class Digests:
 
     def take(self, model: int, sample: int, outputs: Mapping[str, Array]) -> str:
         """The digest of outputs, which go to the parent if it does not have them."""
-        arrays = {name: np.ascontiguousarray(array) for name, array in outputs.items()}
+        arrays = {name: np.asarray(array, order="C") for name, array in outputs.items()}
         key = (model, sample, digest_of(arrays))
         if key not in self._known:
             self._known.add(key)

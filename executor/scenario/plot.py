@@ -32,17 +32,19 @@ def save_plot(report: Report, path: Path) -> None:
     times = [sample.time_s for sample in report.samples]
     names = [line.name for line in report.models]
     colors = [colormaps["tab10" if len(names) <= 10 else "tab20"](i) for i in range(len(names))]
+    other = (report.demand_bytes - report.weights_bytes) / _MIB
+    shares = [[s.shares_bytes[i] / _MIB for s in report.samples] for i in range(len(names))]
     above.stackplot(
         times,
-        [[s.shares_bytes[i] / _MIB for s in report.samples] for i in range(len(names))],
-        labels=names,
-        colors=colors,
+        [[other] * len(times), *shares],
+        labels=["all but weights", *names],
+        colors=["#dddddd", *colors],
         step="post",
         alpha=0.85,
     )
     budgets = [sample.budget_bytes / _MIB for sample in report.samples]
     above.step(times, budgets, where="post", color="black", lw=1.2, label="budget")
-    above.set_ylabel("memory for weights [MiB]")
+    above.set_ylabel("shares of the budget [MiB]")
     above.set_ylim(bottom=0)
     for index, name in enumerate(names):
         waiting = [sample.waiting[index] for sample in report.samples]
@@ -60,7 +62,7 @@ def save_plot(report: Report, path: Path) -> None:
     figure.legend(
         *above.get_legend_handles_labels(),
         loc="outside lower center",
-        ncols=min(len(names) + 1, 6),
+        ncols=min(len(names) + 2, 6),
         frameon=False,
         fontsize=9,
     )

@@ -144,7 +144,7 @@ def run(
     chosen = at_speed(load_scenario(path), speed)
     parsed = Budget.parse(budget)
     others = _others(compared)
-    parse_steps(budget_steps or "", 1 << 30)
+    parse_steps(budget_steps or "", 1 << 30)  # before engines are built
     for target in (json_target, plot):
         if target and target != "-":
             check_writable(Path(target))
@@ -321,11 +321,11 @@ def _show_models(report: Report) -> None:
         report.title,
         [
             "DNN",
-            "requests",
+            "asked",
             "median ms",
             "p99 ms",
-            "unlimited x",
-            "bound x",
+            "ratio",
+            "bound",
             "missed",
             "MiB read",
             "share",

@@ -1,0 +1,233 @@
+"""``swapnet scenario``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from swapnet import models
+from swapnet.arrays import save_npz
+from swapnet.errors import BudgetError
+from swapnet.executor.bench.cgroup import is_available
+from swapnet.executor.scenario.report import Phase, Report
+from swapnet.executor.scenario.setup import Setup
+from swapnet.models import ZooFiles
+from tests.cli.conftest import Call
+from tests.executor.scenario.conftest import MIB, a_line, a_report
+from tests.helpers.engines import BuildToy
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def device(engine: BuildToy, tmp_path: Path) -> Path:
+    """A scenario of two toys that are asked ten times a second and more."""
+    entries = [
+        f"[[models]]\nname = '{name}'\nengine = '{engine(name).folder}'\nrate_per_s = {rate}\n"
+        for name, rate in (("images", 10), ("wide-opset-21", 20))
+    ]
+    path = tmp_path / "device.toml"
+    path.write_text("title = 'Two toys'\n" + "\n".join([*entries, "priority = 3", ""]))
+    return path
+
+
+class Experiment:
+    """Gives a report without measuring, or fails."""
+
+    def __init__(self) -> None:
+        self.setups: list[Setup] = []
+        self.report = a_report()
+        self.error: BaseException | None = None
+
+    def __call__(self, setup: Setup, _: object) -> Any:
+        self.setups.append(setup)
+        if self.error is not None:
+            raise self.error
+        return self.report
+
+
+@pytest.fixture
+def experiment(monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    """Nothing is measured."""
+    fake = Experiment()
+    monkeypatch.setattr("swapnet.executor.scenario.experiment.experiment", fake)
+    monkeypatch.setattr("swapnet.cli.engine.delays", lambda *_, **__: None)
+    return fake
+
+
+def run(call: Call, device: object, *arguments: object) -> Any:
+    return call("scenario", "run", device, "--threads", 1, "--budget", "weights:50%", *arguments)
+
+
+def test_scenarios_are_listed(call: Call) -> None:
+    shown = call("scenario", "list")
+    assert shown.status == 0
+    assert "self_driving" in shown.out
+
+
+def test_what_is_asked_is_measured(call: Call, device: Path, experiment: Experiment) -> None:
+    ran = run(
+        call,
+        device,
+        *("--compare", "whole-model,unlimited", "--compare", "equal", "--speed", 2, "--seed", 7),
+        *("--requests", 10, "--rounds", 3, "--lanes", 2, "--budget-steps", "0.5:90%"),
+    )
+    assert ran.status == 0, ran.err
+    (setup,) = experiment.setups
+    assert setup.name == "device"
+    assert setup.others == ("equal", "whole-model")
+    assert [part.entry.rate_per_s for part in setup.parts] == [20.0, 40.0]
+    assert [part.count for part in setup.parts] == [3, 3]
+    assert (setup.requests, setup.rounds, setup.seed, setup.lanes) == (10, 3, 7, 2)
+    assert [step.share for step in setup.steps] == [0.5]
+    assert (setup.device.threads, setup.memory_limit) == (1, False)
+
+
+def test_the_report_is_shown(call: Call, device: Path, experiment: Experiment) -> None:
+    experiment.report = a_report(
+        models=(a_line(failures=2), a_line("two", latency_ms=None, ratio_to_unlimited=None)),
+        errors={"one": "BackendError: gone"},
+        phases=(
+            Phase(
+                budget_bytes=32 * MIB,
+                start_s=0.0,
+                end_s=4.0,
+                rebalance_ms=None,
+                requests=9,
+                failures=0,
+                weighted_latency_ms=120.0,
+                unlimited_weighted_latency_ms=None,
+            ),
+        ),
+    )
+    shown = run(call, device).out
+    for words in (
+        "one (yolov3)",
+        "60MiB above 30MiB of the runtime and 5MiB of the traffic (kernel)",
+        "Weighted mean latency: 120.0 ms; storage 1500 MB/s",
+        "Equal: 180.0 ms, 1.50 times ours",
+        "Whole-model: it does not fit",
+        "Unlimited: 96.0 ms, 0.80 times ours",
+        "one failed: BackendError: gone",
+        "Over time",
+    ):
+        assert words in shown
+
+
+def test_json_alone_on_standard_output(call: Call, device: Path, experiment: Experiment) -> None:
+    shown = run(call, device, "--json", "-").out
+    assert msgspec.json.decode(shown, type=Report) == experiment.report
+
+
+def test_models_of_the_zoo_are_built(
+    call: Call,
+    engine: BuildToy,
+    experiment: Experiment,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    toy = engine("images")
+    save_npz(tmp_path / "example.npz", toy.feeds())
+    save_npz(tmp_path / "data.npz", {name: array[None] for name, array in toy.feeds().items()})
+    files = ZooFiles(
+        name="resnet18",
+        onnx=toy.model,
+        example=tmp_path / "example.npz",
+        data=tmp_path / "data.npz",
+        licence="Apache-2.0",
+        sha256=toy.manifest.source.sha256,
+    )
+    monkeypatch.setattr(models, "get", lambda _: files)
+    monkeypatch.setattr("swapnet.cli.models.current_engine", lambda *_: toy.folder)
+    path = tmp_path / "zoo.toml"
+    path.write_text("title='x'\n[[models]]\nname='one'\nmodel='resnet18'\nrate_per_s=1\n")
+    assert run(call, path, "--engines", tmp_path / "engines").status == 0
+    (part,) = experiment.setups[0].parts
+    assert (part.folder, part.count) == (toy.folder, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--compare", "fair"), ("'fair' is not a way", "proportional")),
+        (("--budget-steps", "0.5"), ("'0.5' is not a budget step",)),
+        (("--budget", "lots"), ("'lots' is not a budget",)),
+        (("--plot", "plot.txt"), ("is not the name of a picture",)),
+        (("--json", "nowhere/report.json"), ("can't be written",)),
+    ],
+)
+def test_bad_options(
+    call: Call, device: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert run(call, device, *arguments).is_user_error(*words)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model='yolov4'", ("no model named yolov4",)),
+        ("engine='none'", ("none is not an engine directory",)),
+        ("engine='none'\nspeed=3", ("unknown field `speed`", "models[0]")),
+    ],
+)
+def test_bad_scenarios(call: Call, tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(f"title='x'\n[[models]]\nname='one'\nrate_per_s=1\n{text}\n")
+    assert run(call, path).is_user_error(*words)
+
+
+def test_a_scenario_that_is_not_there(call: Call) -> None:
+    assert run(call, "roundabout").is_user_error("there is no scenario roundabout", "self_driving")
+
+
+def test_an_impossible_budget(call: Call, device: Path, experiment: Experiment) -> None:
+    experiment.error = BudgetError("they do not fit", why="they need 3 bytes", hint="give 3")
+    assert run(call, device).is_user_error("they do not fit", "they need 3 bytes")
+
+
+@pytest.mark.slow
+def test_two_toys_from_end_to_end(call: Call, device: Path, tmp_path: Path) -> None:
+    plot, target = tmp_path / "plot.png", tmp_path / "report.json"
+    ran = run(
+        call,
+        device,
+        *("--requests", 6, "--rounds", 2, "--compare", "equal,proportional,whole-model"),
+        *("--budget-steps", "0.5:99%", "--plot", plot, "--json", target),
+    )
+    assert ran.status == 0, ran.err
+    report = json.loads(target.read_text())
+    assert report["schema"] == "swapnet-scenario/1"
+    assert [line["requests"] for line in report["models"]] == [6, 12]
+    for line in report["models"]:
+        assert (line["failures"], line["wrong_outputs"]) == (0, 0)
+        assert line["bound_ratio"] >= 1 - 1e-9
+        assert line["ratio_to_unlimited"] > 0
+    assert {way: ways["note"] for way, ways in report["ways"].items()} == dict.fromkeys(
+        ("ours", "equal", "proportional", "whole_model", "unlimited"), ""
+    )
+    assert all(ways["failures"] == ways["wrong_outputs"] == 0 for ways in report["ways"].values())
+    assert set(report["compare"]) == {"equal", "proportional", "whole_model", "unlimited"}
+    assert sum(phase["requests"] for phase in report["phases"]) == 18
+    assert report["peak_bytes"] <= report["budget_bytes"]
+    assert plot.read_bytes().startswith(PNG)
+    assert "Whole-model" in ran.out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_available(), reason="no permission for cgroups with memory limits")
+def test_under_the_kernels_limit(call: Call, device: Path) -> None:
+    ran = run(call, device, "--requests", 4, "--rounds", 1, "--memory-limit", "--json", "-")
+    assert ran.status == 0, ran.err
+    report = json.loads(ran.out)
+    assert report["memory_accounting"] == "kernel limit"
+    assert report["peak_bytes"] <= report["budget_bytes"]
+
+
+@pytest.mark.slow
+def test_the_smallest_budget_is_named(call: Call, device: Path) -> None:
+    failed = call("scenario", "run", device, "--threads", 1, "--budget", "64KiB", "--rounds", 1)
+    assert failed.is_user_error("they need", "the budget allows 65536", "give at least")

@@ -1,0 +1,170 @@
+"""Ways that take turns, in this process and with runtimes that only pretend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from swapnet.budget import Budget
+from swapnet.errors import BudgetError, SwapnetError
+from swapnet.executor.backends.simulated import write_engine
+from swapnet.executor.device import Device
+from swapnet.executor.scenario import experiment as module
+from swapnet.executor.scenario.messages import Alone, Job, Measured, Output, Ready, Turn, Turned
+from swapnet.executor.scenario.scenario import at_speed
+from swapnet.executor.scenario.setup import Part, Setup
+from swapnet.executor.scenario.side import Side
+from tests.executor.scenario.conftest import MIB, FakeRuntime, a_scenario
+
+
+class FakePlayer:
+    """A side in this process; ``calls`` are of all of them, in order."""
+
+    calls: list[str]
+    breaking: dict[str, SwapnetError]
+    wrong: set[str]
+
+    def __init__(self, name: str, job: Job, **_: Any) -> None:
+        self.name = name
+        self.job = job
+        self.outputs: dict[Any, Any] = {}
+        self.calls.append(f"open {name}")
+        if error := self.breaking.get(f"open {name}"):
+            raise error
+        self.side = Side(job, FakeRuntime(job.budget_bytes), self._say)
+
+    def _say(self, message: Any) -> None:
+        if isinstance(message, Output):
+            self.outputs[message.key] = {"y": np.zeros(1, np.float32)}
+
+    def alone(self, model: int, sample: int, count: int = 1) -> Measured:
+        return self.side.alone(Alone(model, sample, count))
+
+    def turn(self, turn: Turn) -> Turned:
+        self.calls.append(f"turn {self.name}")
+        if error := self.breaking.get(f"turn {self.name}"):
+            raise error
+        if self.name in self.wrong:
+            for arrays in self.side._samples:
+                arrays["x"][1] = 5.0
+        return self.side.turn(turn)
+
+    def release(self) -> Ready:
+        return Ready((), 50 * MIB)
+
+    def close(self) -> None:
+        self.calls.append(f"close {self.name}")
+
+    def __enter__(self) -> FakePlayer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+class FakeCost:
+    """A process that costs 10 MiB."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def measure(self, *, counted: bool) -> int:
+        del counted
+        return 10 * MIB
+
+    def warm_up(self) -> None:
+        pass
+
+
+@pytest.fixture
+def player(monkeypatch: pytest.MonkeyPatch) -> type[FakePlayer]:
+    """No process is started, and no memory counted."""
+    fake = type("Player", (FakePlayer,), {"calls": [], "breaking": {}, "wrong": set()})
+    monkeypatch.setattr(module, "Player", fake)
+    monkeypatch.setattr(module, "Runtime", FakeCost)
+    monkeypatch.setattr(module, "is_available", lambda: False)
+    return fake
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Callable[..., Setup]:
+    """Two DNNs with two inputs each, in two short rounds."""
+    folder = tmp_path / "engine"
+    manifest = write_engine(folder, [MIB] * 4)
+    scenario = at_speed(a_scenario(), 20.0)
+    samples = {"x": np.array([[1.0], [2.0]], np.float32)}
+    parts = tuple(Part(entry, folder, manifest, dict(samples)) for entry in scenario.models)
+
+    def make(**fields: Any) -> Setup:
+        usual: dict[str, Any] = {
+            "name": "device",
+            "scenario": scenario,
+            "parts": parts,
+            "budget": Budget(32 * MIB),
+            "runtime_engine": Path("none"),
+            "device": Device(1),
+            "requests": 2,
+            "rounds": 2,
+        }
+        return Setup(**{**usual, **fields})
+
+    return make
+
+
+def test_ways_take_turns_in_alternating_order(
+    player: type[FakePlayer], setup: Callable[..., Setup]
+) -> None:
+    told: list[str] = []
+    report = module.experiment(setup(others=("equal",)), lambda stage, *_: told.append(stage))
+    turns = [call for call in player.calls if call.startswith("turn")]
+    order = ["turn unlimited", "turn ours", "turn equal"]
+    assert turns == order + order[::-1]
+    assert "round 2 of 2, equal" in told
+    assert [line.requests for line in report.models] == [2, 4]
+    assert report.memory_accounting == "resident set"
+    assert report.peak_bytes == 50 * MIB - report.runtime_bytes - report.traffic_bytes
+    assert report.storage_bytes_per_s > 0
+    assert set(report.compare) == {"equal", "unlimited"}
+    assert all(way.wrong_outputs == way.failures == 0 for way in report.ways.values())
+
+
+@pytest.mark.parametrize("when", ["open equal", "turn equal"])
+def test_what_we_are_compared_with_may_fail(
+    player: type[FakePlayer], setup: Callable[..., Setup], when: str
+) -> None:
+    player.breaking[when] = BudgetError("it does not fit", why="it needs 3 bytes")
+    report = module.experiment(setup(others=("equal",)))
+    assert report.ways["equal"].note == "it does not fit: it needs 3 bytes"
+    assert report.compare["equal"] is None
+    assert report.compare["unlimited"] is not None
+    assert sum(call == "turn equal" for call in player.calls) == (when == "turn equal")
+
+
+@pytest.mark.parametrize("when", ["open ours", "turn ours", "open unlimited", "turn unlimited"])
+def test_ours_may_not(player: type[FakePlayer], setup: Callable[..., Setup], when: str) -> None:
+    player.breaking[when] = BudgetError("it does not fit", smallest_bytes=3)
+    with pytest.raises(BudgetError, match="it does not fit"):
+        module.experiment(setup())
+
+
+def test_other_outputs_are_wrong(player: type[FakePlayer], setup: Callable[..., Setup]) -> None:
+    player.wrong.add("ours")
+    report = module.experiment(setup(requests=20))
+    wrong = report.ways["ours"].wrong_outputs
+    assert 0 < wrong < report.ways["ours"].requests
+    assert sum(line.wrong_outputs for line in report.models) == wrong
+    assert report.ways["unlimited"].wrong_outputs == 0
+
+
+def test_the_budget_changes_for_all_but_the_unlimited(
+    player: type[FakePlayer], setup: Callable[..., Setup]
+) -> None:
+    report = module.experiment(setup(others=("equal",), budget_steps="0.25:50%,0.75:100%"))
+    assert [phase.budget_bytes for phase in report.phases] == [32 * MIB, 16 * MIB, 32 * MIB]
+    assert sum(phase.requests for phase in report.phases) == report.ways["ours"].requests
+    assert report.samples[-1].budget_bytes == 32 * MIB
+    assert len(player.calls) == 3 + 6 + 3

@@ -1,0 +1,112 @@
+"""A round in a runtime that only pretends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import pytest
+
+from swapnet.errors import BudgetError
+from swapnet.executor.scenario.digests import digest_of
+from swapnet.executor.scenario.messages import Alone, Job, Output, Turn
+from swapnet.executor.scenario.side import Side
+from swapnet.executor.scenario.steps import Change
+from swapnet.executor.scenario.traffic import Arrival
+from tests.executor.scenario.conftest import MIB, FakeRuntime
+
+ARRIVALS = (Arrival(0.0, 0, 0), Arrival(0.01, 1, 1), Arrival(0.02, 0, 1), Arrival(0.03, 0, 0))
+
+
+@pytest.fixture
+def said() -> list[msgspec.Struct]:
+    """What the parent was told."""
+    return []
+
+
+@pytest.fixture
+def runtime() -> FakeRuntime:
+    """Of 64 MiB."""
+    return FakeRuntime(64 * MIB, smallest_bytes=16 * MIB)
+
+
+@pytest.fixture
+def side(job: Callable[..., Job], runtime: FakeRuntime, said: list[msgspec.Struct]) -> Side:
+    """Of two DNNs."""
+    return Side(job(), runtime, said.append)
+
+
+def test_a_round_answers_every_request(side: Side, said: list[msgspec.Struct]) -> None:
+    turned = side.turn(Turn(ARRIVALS))
+    assert sorted((s.due_s, s.model, s.sample) for s in turned.served) == [
+        (a.due_s, a.model, a.sample) for a in ARRIVALS
+    ]
+    assert all(s.latency_ms > 0 and not s.error for s in turned.served)
+    first = digest_of({"y": np.array([2.0], np.float32)})
+    assert [s.digest for s in turned.served if s.sample == 0] == [first, first]
+    assert turned.read_bytes == (300, 100)
+    assert turned.seconds >= 0.03
+    assert turned.moments[-1].shares == (32 * MIB, 32 * MIB)
+    assert turned.moments[-1].waiting == (0, 0)
+    assert sum(isinstance(message, Output) for message in said) == 3
+
+
+def test_requests_that_fail_or_are_refused_are_counted(side: Side, runtime: FakeRuntime) -> None:
+    runtime.models["one"].failing.add(2.0)
+    runtime.models["two"].refusing.add(2.0)
+    errors = {(s.model, s.sample): s.error for s in side.turn(Turn(ARRIVALS)).served}
+    assert errors == {
+        (0, 0): "",
+        (0, 1): "BackendError: it failed",
+        (1, 1): "BackendError: it is gone somebody unloaded it",
+    }
+
+
+def test_the_budget_changes_meanwhile(side: Side, runtime: FakeRuntime) -> None:
+    changes = (Change(0.01, 32 * MIB), Change(0.05, 64 * MIB))
+    turned = side.turn(Turn(ARRIVALS, changes))
+    assert runtime.budgets == [32 * MIB, 64 * MIB]
+    assert [change.budget_bytes for change in turned.changed] == runtime.budgets
+    assert all(
+        change.at_s >= wanted.at_s for change, wanted in zip(turned.changed, changes, strict=True)
+    )
+    assert turned.seconds >= 0.05
+
+
+def test_an_impossible_budget_ends_the_round(side: Side) -> None:
+    with pytest.raises(BudgetError, match="too little"):
+        side.turn(Turn(ARRIVALS, (Change(0.0, MIB),)))
+
+
+def test_budgets_to_come_are_tried_first(job: Callable[..., Job], runtime: FakeRuntime) -> None:
+    Side(job(budgets=(32 * MIB, 48 * MIB)), runtime, lambda _: None)
+    assert runtime.budgets == [32 * MIB, 48 * MIB, 64 * MIB]
+    with pytest.raises(BudgetError):
+        Side(job(budgets=(MIB,)), runtime, lambda _: None)
+
+
+def test_rates_of_a_pause_are_forgotten(side: Side, runtime: FakeRuntime) -> None:
+    side.turn(Turn(ARRIVALS))
+    side.turn(Turn(ARRIVALS))
+    first, second = runtime.models["one"].rates
+    assert first != second
+    assert (first, second) == pytest.approx((2.0, 2.0), rel=1e-4)
+
+
+def test_one_input_alone(side: Side) -> None:
+    measured = side.alone(Alone(1, 1, 3))
+    assert len(measured.latency_ms) == 3
+    assert measured.digest == digest_of({"y": np.array([4.0], np.float32)})
+
+
+def test_a_round_of_nothing(side: Side) -> None:
+    assert side.turn(Turn(())).served == ()
+
+
+def test_what_is_in_force_and_its_end(side: Side, runtime: FakeRuntime) -> None:
+    ready = side.ready()
+    assert ready.shares == (32 * MIB, 32 * MIB)
+    assert ready.resident_peak_bytes > 0
+    side.close()
+    assert runtime.closed
