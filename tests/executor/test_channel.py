@@ -102,7 +102,7 @@ def test_a_source_wakes_the_readers(until: Until) -> None:
     ended(channel.close)
 
 
-def test_several_reads_are_in_flight(until: Until) -> None:
+def test_several_reads_are_in_flight() -> None:
     log: list[str] = []
     channel = Channel(3)
     sources = [Reads(str(index), (0.0,), 1, log) for index in range(3)]

@@ -141,7 +141,7 @@ def test_a_turn_is_alone_when_the_others_steps_have_ended(until: Until) -> None:
     waits.leave()
     assert alone.result(LIMIT_S)
     late = in_line(lanes, new, until)
-    assert not (other.held or new.held)
+    assert [turn.held for turn in (other, new)] == [False, False]
     large.take()
     stopped.result(LIMIT_S)
     late.result(LIMIT_S)
