@@ -70,7 +70,7 @@ def test_who_is_asked_all_the_time_lets_others_in(until: Until) -> None:
     assert memory.evicted == ["often", "seldom"]
 
 
-def test_what_is_forgotten_is_not_evicted(until: Until) -> None:
+def test_what_is_forgotten_is_not_evicted() -> None:
     memory = Memory(1)
     memory.use("gone")
     memory.residency.forget("gone")
