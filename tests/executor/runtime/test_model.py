@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from functools import partial
-from itertools import groupby
 
 import pytest
 
@@ -68,7 +67,7 @@ def test_the_earliest_deadline_computes_first(
     gate.open.set()
     for check in checks:
         check()
-    assert [name for name, _ in groupby(entry[0] for entry in log)] == ["a", "c", "b", "a"]
+    assert log.index("c0") < log.index("b0")
 
 
 def test_two_lanes_compute_at_the_same_time(
