@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 from swapnet.errors import SwapnetError
-from swapnet.executor.curve import Point, curve
+from swapnet.executor.curve import Point, curve, curve_budgets
 from swapnet.executor.plan import PlanOptions
 from swapnet.files import replacing
 from swapnet.manifest import Manifest
@@ -56,8 +56,8 @@ def load_curve(
 
 
 def _key(manifest: Manifest, profile: Profile, options: PlanOptions) -> str:
-    """Of everything that the curve depends on."""
+    """Of everything that the curve depends on; budgets tell what memory is counted, and how."""
     digest = hashlib.sha256()
-    for part in (manifest, profile, options):
+    for part in (manifest, profile, options, curve_budgets(manifest, _POINTS)):
         digest.update(msgspec.json.encode(part))
     return digest.hexdigest()

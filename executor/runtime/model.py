@@ -253,25 +253,11 @@ class RuntimeModel:
     ) -> None:
         self.unload()
 
-    def adopt(self, plan: Plan, *, evict: bool = False) -> Future[None]:
-        """Put a prepared plan in force before the next inference.
-
-        Parameters
-        ----------
-        plan
-            Of `SwapExecutor.prepare`.
-        evict
-            Load it when it is needed only.
-        """
-
-        def change() -> None:
-            if evict:
-                self.executor.pause(evict=True)
-            self.executor.adopt(plan)
-            with self._changed:
-                self._stats = replace(self._stats, replans=self._stats.replans + 1)
-
-        return self.between(change)
+    def adopt(self, plan: Plan) -> None:
+        """Put a prepared plan in force; called between two inferences."""
+        self.executor.adopt(plan)
+        with self._changed:
+            self._stats = replace(self._stats, replans=self._stats.replans + 1)
 
     def between(self, change: Callable[[], None]) -> Future[None]:
         """Call something between two inferences, before any request that waits."""

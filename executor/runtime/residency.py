@@ -8,6 +8,7 @@ swapped in all of it.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,8 @@ class Residency:
         self._loaded: dict[str, tuple[int, Callable[[], None]]] = {}
         """Bytes, and how to evict; the least recently used first."""
         self._held: set[str] = set()
+        self._waiting: deque[str] = deque()
+        """In the order of asking: who is always in memory can't keep others out."""
 
     @contextmanager
     def hold(self, name: str, nbytes: int, evict: Callable[[], None]) -> Iterator[bool]:
@@ -49,21 +52,22 @@ class Residency:
             Whether it is not there yet.
         """
         with self._changed:
-            self._held.add(name)
-            while name not in self._loaded and not self._has_room(nbytes):
-                victim = next((n for n in self._loaded if n not in self._held), None)
-                if victim is None:
+            self._waiting.append(name)
+            try:
+                while self._waiting[0] != name or not self._make_room(name, nbytes):
                     self._changed.wait()
-                else:
-                    self._loaded.pop(victim)[1]()
+            finally:
+                self._waiting.remove(name)
+                self._changed.notify_all()
             is_new = self._loaded.pop(name, None) is None
             self._loaded[name] = (nbytes, evict)
+            self._held.add(name)
         try:
             yield is_new
         finally:
             with self._changed:
                 self._held.discard(name)
-                self._changed.notify_all()
+                self._shrink()
 
     def forget(self, name: str) -> None:
         """A model is gone."""
@@ -75,11 +79,25 @@ class Residency:
         """There is another amount of memory from now on; what does not fit leaves when idle."""
         with self._changed:
             self._available = available_bytes
-            for name in [n for n in self._loaded if n not in self._held]:
-                if self._has_room(0):
-                    break
-                self._loaded.pop(name)[1]()
-            self._changed.notify_all()
+            self._shrink()
+
+    def _make_room(self, name: str, nbytes: int) -> bool:
+        while name not in self._loaded and not self._has_room(nbytes):
+            if not self._evict():
+                return False
+        return True
+
+    def _shrink(self) -> None:
+        while not self._has_room(0) and self._evict():
+            pass
+        self._changed.notify_all()
+
+    def _evict(self) -> bool:
+        """The least recently used one that is idle, if there is one."""
+        victim = next((name for name in self._loaded if name not in self._held), None)
+        if victim is not None:
+            self._loaded.pop(victim)[1]()
+        return victim is not None
 
     def _has_room(self, nbytes: int) -> bool:
         return sum(size for size, _ in self._loaded.values()) + nbytes <= self._available

@@ -19,6 +19,7 @@ from swapnet.executor.device import Device
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.loading import READERS
 from swapnet.executor.machine import memory_bytes
+from swapnet.executor.plan import Plan
 from swapnet.executor.runtime.engine import OPTIONS, Engine, open_engine
 from swapnet.executor.runtime.lanes import Lanes
 from swapnet.executor.runtime.memory import scratch_bytes, together
@@ -196,8 +197,10 @@ class SwapRuntime:
                 self._residency.resize(self._available_bytes(engines.values()))
                 model = self._open(name, engine, terms, shares[name])
             except BaseException:
+                self._forget(name)
                 with suppress(SwapnetError):
                     self._fit_scratch(self._engines.values())
+                with suppress(SwapnetError):
                     self._apply(before)
                 raise
             self._models[name] = model
@@ -374,21 +377,26 @@ class SwapRuntime:
         StorageError, BackendError
             The first that failed; the model keeps its plan.
         """
-        changes = {}
-        for name, share in shares.items():
-            model = self._models[name]
-            plan = model.executor.prepare(self._engines[name].alone_bytes + share)
-            changes[name] = model.adopt(plan, evict=self._split == WHOLE)
-        failed: list[BaseException] = []
-        for name, change in changes.items():
-            error = change.exception()
-            if error is None:
-                self._shares[name] = shares[name]
-                self._residency.forget(name)
-            else:
-                failed.append(error)
+        plans = {
+            name: self._models[name].executor.prepare(self._engines[name].alone_bytes + share)
+            for name, share in shares.items()
+        }
+        changes = [
+            self._models[name].between(partial(self._change, name, plan, shares[name]))
+            for name, plan in plans.items()
+        ]
+        failed = [error for change in changes if (error := change.exception()) is not None]
         if failed:
             raise failed[0]
+
+    def _change(self, name: str, plan: Plan, share: int) -> None:
+        """In the model's thread: its next inference finds the share that the plan is for."""
+        model = self._models[name]
+        if self._split == WHOLE:
+            model.executor.pause(evict=True)
+            self._residency.forget(name)
+        model.adopt(plan)
+        self._shares[name] = share
 
     def _fit_scratch(self, engines: Iterable[Engine]) -> None:
         """Make scratch memory as large as engines need; all of them pause while it changes."""

@@ -1,0 +1,60 @@
+"""Engines that compute nothing, and runtimes of which a deadlock fails the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from swapnet.executor import Device, SwapRuntime
+from swapnet.executor.backends.simulated import SimulatedBackend
+from swapnet.executor.plan import Step
+from swapnet.executor.runtime.engine import open_engine
+from tests.helpers.simulated import Simulated, simulated
+from tests.helpers.threads import ended
+
+KIB = 1 << 10
+
+SIZES = {"a": [40 * KIB] * 4, "b": [24 * KIB] * 5, "c": [64 * KIB, 8 * KIB, 32 * KIB]}
+
+
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Simulated]:
+    """Three, with their curves; tests must not change them."""
+    folder = tmp_path_factory.mktemp("simulated")
+    made = {name: simulated(folder / name, sizes) for name, sizes in SIZES.items()}
+    for one in made.values():
+        open_engine(one.folder, Device())
+    return made
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[Step], None]]:
+    """What is called before each step, by engine; may raise or wait."""
+    hooks: dict[str, Callable[[Step], None]] = {}
+    segments = SimulatedBackend.segments
+
+    def hooked(self: SimulatedBackend, *given: object) -> object:
+        name = self.manifest.source.name
+        self._on_step = lambda step: hooks[name](step) if name in hooks else None
+        return segments(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SimulatedBackend, "segments", hooked)
+    return hooks
+
+
+Open = Callable[..., SwapRuntime]
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    """Opens runtimes that are closed after the test."""
+    made: list[SwapRuntime] = []
+
+    def opened(*given: object, **options: object) -> SwapRuntime:
+        made.append(SwapRuntime(*given, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield opened
+    for runtime in made:
+        ended(runtime.close)

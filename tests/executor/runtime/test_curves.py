@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from swapnet.executor import memory
+from swapnet.executor.backends.simulated import write_engine
+from swapnet.executor.curve import Point, curve
+from swapnet.executor.plan import PlanOptions
+from swapnet.executor.runtime import curves
+from swapnet.executor.runtime.curves import CURVE, load_curve
+from swapnet.manifest import Manifest
+from swapnet.profile import Profile, assumed_profile
+from tests.helpers.profiles import delays
+
+OPTIONS = PlanOptions()
+Load = Callable[..., tuple[Point, ...]]
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    return write_engine(tmp_path, [40_000, 90_000, 10_000])
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[Manifest]:
+    """What curves were planned of."""
+    asked: list[Manifest] = []
+
+    def counted(*given: object, **options: object) -> tuple[Point, ...]:
+        asked.append(given[0])  # type: ignore[arg-type]
+        return curve(*given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(curves, "curve", counted)
+    return asked
+
+
+def test_a_curve_is_planned_once(
+    tmp_path: Path, manifest: Manifest, planned: list[Manifest]
+) -> None:
+    profile = assumed_profile(manifest)
+    points = load_curve(tmp_path, manifest, profile, OPTIONS)
+    assert load_curve(tmp_path, manifest, profile, OPTIONS) == points
+    assert len(planned) == 1
+    assert [path.name for path in tmp_path.glob("*curve*")] == [CURVE]
+
+
+def test_another_profile_shape_or_option_is_another_curve(
+    tmp_path: Path, manifest: Manifest, planned: list[Manifest]
+) -> None:
+    profile = assumed_profile(manifest)
+    measured = delays(manifest, [(3.0, 3.0)] * 3)
+    larger = msgspec.structs.replace(manifest, planned_shapes={"x": (2,)})
+    given: list[tuple[Manifest, Profile, PlanOptions]] = [
+        (manifest, profile, OPTIONS),
+        (manifest, measured, OPTIONS),
+        (larger, profile, OPTIONS),
+        (manifest, profile, PlanOptions(most_step_ms=1.0)),
+    ]
+    for one in given:
+        load_curve(tmp_path, *one)
+    assert len(planned) == 4
+    load_curve(tmp_path, *given[-1])
+    assert len(planned) == 4
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"nonsense", b"{}", b'{"schema": "swapnet-curve/9", "key": "", "points": []}']
+)
+def test_a_damaged_curve_is_planned_anew(
+    tmp_path: Path, manifest: Manifest, planned: list[Manifest], data: bytes
+) -> None:
+    profile = assumed_profile(manifest)
+    points = load_curve(tmp_path, manifest, profile, OPTIONS)
+    (tmp_path / CURVE).write_bytes(data)
+    assert load_curve(tmp_path, manifest, profile, OPTIONS) == points
+    assert load_curve(tmp_path, manifest, profile, OPTIONS) == points
+    assert len(planned) == 2
+
+
+@pytest.fixture
+def unwritable(tmp_path: Path) -> Iterator[Path]:
+    """A folder that refuses; root needs one that is not there."""
+    if os.geteuid() == 0:
+        yield tmp_path / "missing"
+        return
+    tmp_path.chmod(0o500)
+    yield tmp_path
+    tmp_path.chmod(0o700)
+
+
+def test_a_folder_that_can_not_be_written_costs_planning_only(
+    unwritable: Path, manifest: Manifest, planned: list[Manifest]
+) -> None:
+    profile = assumed_profile(manifest)
+    points = load_curve(unwritable, manifest, profile, OPTIONS)
+    assert load_curve(unwritable, manifest, profile, OPTIONS) == points
+    assert len(planned) == 2
+
+
+def test_a_curve_of_other_memory_counts_is_planned_anew(
+    tmp_path: Path,
+    manifest: Manifest,
+    planned: list[Manifest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Written by another version, which counted more or less beside weights."""
+    profile = assumed_profile(manifest)
+    before = load_curve(tmp_path, manifest, profile, OPTIONS)
+    monkeypatch.setattr(memory, "PIPELINE_BYTES", memory.PIPELINE_BYTES + (1 << 20))
+    after = load_curve(tmp_path, manifest, profile, OPTIONS)
+    assert after[0].budget_bytes == before[0].budget_bytes + (1 << 20)
+    assert len(planned) == 2
