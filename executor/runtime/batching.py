@@ -9,10 +9,13 @@ import numpy as np
 from swapnet.manifest import Manifest
 from swapnet.tensors import Array
 
-__all__ = ["Rows", "are_alike", "join", "largest_batch", "part", "rows_of"]
+__all__ = ["Rows", "agree", "are_alike", "join", "largest_batch", "part", "rows_of"]
 
 Rows = int
 """Length of the first axis."""
+
+_ROUNDING = 1e-4
+"""Of the largest magnitude."""
 
 
 def largest_batch(manifest: Manifest) -> Rows:
@@ -35,8 +38,11 @@ def rows_of(inputs: Mapping[str, Array]) -> Rows:
 
 
 def are_alike(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-    """Whether two requests differ in their rows only."""
-    return all(array.shape[1:] == other[name].shape[1:] for name, array in one.items())
+    """Whether two requests differ in their rows only, which are the same in all inputs of each."""
+    lengths = [{array.shape[0] for array in request.values()} for request in (one, other)]
+    return all(len(rows) == 1 for rows in lengths) and all(
+        array.shape[1:] == other[name].shape[1:] for name, array in one.items()
+    )
 
 
 def join(requests: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
@@ -50,6 +56,27 @@ def part(outputs: Mapping[str, Array], rows: Sequence[Rows]) -> list[dict[str, A
     """The outputs of each request; arrays of its own, unless it is the only one."""
     if len(rows) == 1:
         return [dict(outputs)]
-    ends = np.cumsum(rows)[:-1]
+    ends = np.cumsum(rows)[:-1].tolist()
     parts = {name: np.split(array, ends) for name, array in outputs.items()}
     return [{name: parts[name][i].copy() for name in parts} for i in range(len(rows))]
+
+
+def agree(joined: Sequence[Mapping[str, Array]], alone: Sequence[Mapping[str, Array]]) -> bool:
+    """Whether joined requests gave what each gives alone: a first axis need not be of requests.
+
+    Products of another size round differently in the last bits.
+    """
+    return all(
+        _is_close(array, other[name])
+        for one, other in zip(joined, alone, strict=True)
+        for name, array in one.items()
+    )
+
+
+def _is_close(one: Array, other: Array) -> bool:
+    if one.shape != other.shape:
+        return False
+    if one.dtype.kind != "f":
+        return bool(np.array_equal(one, other))
+    scale = float(np.abs(other).max(initial=0.0))
+    return bool(np.allclose(one, other, rtol=0.0, atol=_ROUNDING * scale, equal_nan=True))

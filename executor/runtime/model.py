@@ -18,17 +18,20 @@ from swapnet.executor.channel import Rank
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.inputs import check_inputs
 from swapnet.executor.plan import Plan
-from swapnet.executor.runtime.batching import are_alike, join, largest_batch, part, rows_of
+from swapnet.executor.runtime.batching import agree, are_alike, join, largest_batch, part, rows_of
 from swapnet.executor.runtime.lanes import Lanes, LaneTurn, Uninterrupted
 from swapnet.executor.runtime.memory import is_interruptible
 from swapnet.executor.runtime.policy import Job
 from swapnet.executor.runtime.rates import RateMeter
 from swapnet.executor.runtime.terms import Terms
+from swapnet.executor.turn import Turn
 from swapnet.tensors import Array
 
 __all__ = ["ModelStats", "Owner", "RuntimeModel", "Urgencies"]
 
 _SEQUENCE = count()
+
+_Answer = dict[str, Array] | Exception
 
 _FORESEEN = 4
 """Inferences ahead whose urgency is known: a ring holds no more."""
@@ -92,8 +95,8 @@ class Owner(Protocol):
     def asked(self, model: RuntimeModel) -> None:
         """A request has come."""
 
-    def change_terms(self, model: RuntimeModel, terms: Terms) -> None:
-        """Split the budget for other expectations."""
+    def change_terms(self, model: RuntimeModel, given: Mapping[str, float]) -> None:
+        """Split the budget for other expectations: some of the fields of `Terms`."""
 
     def unload(self, model: RuntimeModel) -> None:
         """Finish what was submitted, and give the memory to others."""
@@ -140,6 +143,8 @@ class RuntimeModel:
         self._closing = False
         self._stats = ModelStats()
         self._rows = largest_batch(executor.manifest)
+        self._joins_well = False
+        """Joined requests were seen to give what each gives alone."""
         self._is_interruptible = is_interruptible(executor.manifest)
         self._thread = threading.Thread(target=self._work, name=f"swapnet-{name}", daemon=True)
         self._thread.start()
@@ -177,7 +182,15 @@ class RuntimeModel:
         ------
         SwapnetError
             As `SwapExecutor` does.
+        BackendError
+            It was called from a done-callback of this model, whose thread it would wait for.
         """
+        if self.is_served_here():
+            raise BackendError(
+                f"{self.name} can't be asked here",
+                why="this is a done-callback, which runs on the thread that would answer",
+                hint="submit() instead, or call from another thread",
+            )
         return self.submit(inputs).result()
 
     def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]:
@@ -235,8 +248,7 @@ class RuntimeModel:
             A plan could not be put in force; the one before is.
         """
         given = {"priority": priority, "deadline_ms": deadline_ms, "rate_per_s": rate_per_s}
-        terms = replace(self.terms, **{k: v for k, v in given.items() if v is not None})
-        self._owner.change_terms(self, terms)
+        self._owner.change_terms(self, {k: v for k, v in given.items() if v is not None})
 
     def unload(self) -> None:
         """Finish what was submitted, then give the memory back. Safe to call twice."""
@@ -256,8 +268,7 @@ class RuntimeModel:
     def adopt(self, plan: Plan) -> None:
         """Put a prepared plan in force; called between two inferences."""
         self.executor.adopt(plan)
-        with self._changed:
-            self._stats = replace(self._stats, replans=self._stats.replans + 1)
+        self._count(replans=1)
 
     def between(self, change: Callable[[], None]) -> Future[None]:
         """Call something between two inferences, before any request that waits."""
@@ -266,6 +277,10 @@ class RuntimeModel:
             self._changes.append((change, done))
             self._changed.notify_all()
         return done
+
+    def is_served_here(self) -> bool:
+        """Whether the calling thread is the one that serves this model."""
+        return threading.current_thread() is self._thread
 
     def expect(self, terms: Terms) -> None:
         """Take other terms; the rate seen so far is forgotten where another is expected."""
@@ -292,6 +307,7 @@ class RuntimeModel:
                 elif self._queue:
                     change = None
                     self._running = self._next()
+                    self._foresee()
                 else:
                     return
             if change is None:
@@ -315,42 +331,67 @@ class RuntimeModel:
     def _serve(self, requests: Sequence[_Request]) -> None:
         asked = [r for r in requests if r.result.set_running_or_notify_cancel()]
         turn = LaneTurn(self._lanes, requests[0].job)
-        outcome: Sequence[dict[str, Array]] | Exception = ()
-        read_bytes = 0
         try:
-            if asked:
-                with self._owner.hold(self) as read_bytes:
-                    outcome = self._infer([r.inputs for r in asked], turn)
-                last = self.executor.stats.last
-                read_bytes += last.read_bytes if last else 0
-        except Exception as error:
-            outcome = error
+            answers = self._answers([request.inputs for request in asked], turn)
         finally:
             turn.leave()
             for request in requests:
                 self._lanes.dismiss(request.job)
+        failures = sum(isinstance(answer, Exception) for answer in answers)
         with self._changed:
             self._running = ()
             self._foresee()
-            self._stats = replace(
-                self._stats,
-                requests=self._stats.requests + len(asked),
-                failures=self._stats.failures + len(asked) * isinstance(outcome, Exception),
-                inferences=self._stats.inferences + bool(asked),
-                read_bytes=self._stats.read_bytes + read_bytes,
-            )
-        for index, request in enumerate(asked):
-            if isinstance(outcome, Exception):
-                request.result.set_exception(outcome)
+            self._count(requests=len(asked), failures=failures)
+        for request, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, Exception):
+                request.result.set_exception(answer)
             else:
-                request.result.set_result(outcome[index])
+                request.result.set_result(answer)
 
-    def _infer(
-        self, inputs: Sequence[dict[str, Array]], turn: LaneTurn
-    ) -> Sequence[dict[str, Array]]:
-        rows = [rows_of(one) if self._rows > 1 else 1 for one in inputs]
-        kept = turn if self._is_interruptible else Uninterrupted(turn)
-        return part(self.executor.infer(join(inputs), kept), rows)
+    def _answers(self, inputs: Sequence[dict[str, Array]], turn: LaneTurn) -> list[_Answer]:
+        """Of each request: together where that is known to be the same, else one by one."""
+        if not inputs:
+            return []
+        try:
+            with self._owner.hold(self) as read_bytes:
+                self._count(read_bytes=read_bytes)
+                kept = turn if self._is_interruptible else Uninterrupted(turn)
+                joined = self._joined(inputs, kept) if len(inputs) > 1 else None
+                if joined is not None and self._joins_well:
+                    return list(joined)
+                alone = [self._attempt(one, kept) for one in inputs]
+        except Exception as error:
+            return [error] * len(inputs)
+        if joined is not None:
+            whole = [answer for answer in alone if not isinstance(answer, Exception)]
+            self._joins_well = len(whole) == len(alone) and agree(joined, whole)
+            if not self._joins_well:
+                self._rows = 1
+        return alone
+
+    def _joined(
+        self, inputs: Sequence[dict[str, Array]], turn: Turn
+    ) -> Sequence[dict[str, Array]] | None:
+        """None where they fail together: one of them may be at fault."""
+        answer = self._attempt(join(inputs), turn)
+        if isinstance(answer, Exception):
+            return None
+        return part(answer, [rows_of(one) for one in inputs])
+
+    def _attempt(self, inputs: dict[str, Array], turn: Turn) -> _Answer:
+        try:
+            answer: _Answer = self.executor.infer(inputs, turn)
+        except Exception as error:
+            answer = error
+        last = self.executor.stats.last
+        read = last.read_bytes if last and not isinstance(answer, Exception) else 0
+        self._count(inferences=1, read_bytes=read)
+        return answer
+
+    def _count(self, **more: int) -> None:
+        with self._changed:
+            now = {name: getattr(self._stats, name) + by for name, by in more.items()}
+            self._stats = replace(self._stats, **now)
 
     def _foresee(self) -> None:
         """Tell the readers who waits for what."""

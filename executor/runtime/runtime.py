@@ -123,7 +123,7 @@ class SwapRuntime:
         self._scratch = Scratch(0)
         self._channel = Channel(READERS)
         self._drifted = threading.Event()
-        self._checked_s = time.perf_counter()
+        self._looked_s = time.perf_counter()
         self._closed = False
         self._balancer = threading.Thread(
             target=self._follow_rates, name="swapnet-balancer", daemon=True
@@ -185,7 +185,7 @@ class SwapRuntime:
         terms = Terms(priority, deadline_ms, rate_per_s)
         engine = open_engine(Path(folder), self._device, shapes)
         name = name or engine.folder.name
-        with self._balance:
+        with self._changing():
             self._check_open()
             self._check_loadable(name, engine)
             engines = {**self._engines, name: engine}
@@ -212,7 +212,7 @@ class SwapRuntime:
 
     def unload(self, model: RuntimeModel) -> None:
         """Finish what was submitted to a model, and give its memory to the others."""
-        with self._balance:
+        with self._changing():
             if self._models.get(model.name) is not model:
                 return
             model.close()
@@ -235,22 +235,22 @@ class SwapRuntime:
         InputError, BudgetError
             The budget is none, or too small for what is loaded; the one before stays in force.
         StorageError, BackendError
-            A plan could not be put in force; its model keeps the one before.
+            A plan could not be put in force; its model keeps the one before, and the larger of the
+            two budgets is in force.
         """
         wanted = _in_bytes(budget)
-        with self._balance:
+        with self._changing():
             self._check_open()
             before, self._budget_bytes = self._budget_bytes, wanted
             try:
-                shares = self._shares_of(self._engines, self._terms())
+                self._apply(self._shares_of(self._engines, self._terms()))
             except BaseException:
-                self._budget_bytes = before
+                self._budget_bytes = max(before, wanted)
                 raise
-            self._apply(shares)
 
     def close(self) -> None:
         """Finish what was submitted, then release everything. Safe to call twice."""
-        with self._balance:
+        with self._changing():
             self._closed = True
             self._drifted.set()
             for model in self.models:
@@ -284,18 +284,19 @@ class SwapRuntime:
 
     def asked(self, model: RuntimeModel) -> None:
         """See `Owner.asked`: the balancer is woken where rates are not those expected."""
+        del model
         now = time.perf_counter()
-        planned = self._rates.get(model.name)
-        if planned is None or now - self._checked_s < _REST_S:
+        if now - self._looked_s < _REST_S:
             return
-        rate = model.rate_per_s()
-        if not planned / _DRIFT <= rate <= max(planned, 1e-9) * _DRIFT:
+        self._looked_s = now
+        rates = {other.name: other.rate_per_s() for other in self.models}
+        if any(_differ(self._rates.get(name), rate) for name, rate in rates.items()):
             self._drifted.set()
 
-    def change_terms(self, model: RuntimeModel, terms: Terms) -> None:
+    def change_terms(self, model: RuntimeModel, given: Mapping[str, float]) -> None:
         """See `Owner.change_terms`."""
-        with self._balance:
-            model.expect(terms)
+        with self._changing():
+            model.expect(replace(model.terms, **given))
             if self._models.get(model.name) is model:
                 self._rebalance()
 
@@ -317,7 +318,11 @@ class SwapRuntime:
                     sharing=Sharing(self._channel, self._scratch, urgencies),
                 )
             )
-        return RuntimeModel(name, opened[0], terms, self._lanes, urgencies, self)
+        try:
+            return RuntimeModel(name, opened[0], terms, self._lanes, urgencies, self)
+        except BaseException:
+            opened[0].close()
+            raise
 
     def _forget(self, name: str) -> None:
         for known in (self._models, self._engines, self._shares, self._rates):
@@ -415,8 +420,10 @@ class SwapRuntime:
 
         pauses = [model.between(partial(stop, model)) for model in models]
         arrived.wait()
-        self._scratch.resize(limit)
-        go_on.set()
+        try:
+            self._scratch.resize(limit)
+        finally:
+            go_on.set()
         for pause in pauses:
             pause.result()
 
@@ -433,13 +440,31 @@ class SwapRuntime:
             with self._balance:
                 if self._closed:
                     return
-                self._checked_s = time.perf_counter()
                 with suppress(SwapnetError):
                     terms = self._terms()
                     shares = self._shares_of(self._engines, terms)
                     claims = [e.claim(name, terms[name]) for name, e in self._engines.items()]
                     if cost_of(claims, shares) < _WORTH * cost_of(claims, self._shares):
                         self._apply(shares)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """While models come, go, or change their shares: one at a time.
+
+        Raises
+        ------
+        BackendError
+            Called on a model's own thread, which would be waited for.
+        """
+        for model in self.models:
+            if model.is_served_here():
+                raise BackendError(
+                    "models can't come, go or change their shares here",
+                    why=f"this is a done-callback, which runs on the thread of {model.name}",
+                    hint="do it from another thread",
+                )
+        with self._balance:
+            yield
 
     def _check_open(self) -> None:
         if self._closed:
@@ -462,6 +487,13 @@ class SwapRuntime:
                 why="a runtime shares the memory and the processors of the host",
                 hint="build it with --backend onnxruntime, or use a SwapExecutor for it",
             )
+
+
+def _differ(planned_per_s: float | None, rate_per_s: float) -> bool:
+    """Whether a rate is another than the one that the budget was split for."""
+    if planned_per_s is None:
+        return False
+    return not planned_per_s / _DRIFT <= rate_per_s <= max(planned_per_s, 1e-9) * _DRIFT
 
 
 def _in_bytes(budget: Budget | str | int) -> int:

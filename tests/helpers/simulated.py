@@ -19,7 +19,7 @@ from swapnet.profile import save_profile
 from tests.helpers.profiles import delays
 from tests.helpers.threads import LIMIT_S
 
-__all__ = ["Outputs", "budget_for", "Simulated", "simulated"]
+__all__ = ["Outputs", "Simulated", "budget_for", "simulated"]
 
 Outputs = dict[str, Any]
 
