@@ -231,24 +231,24 @@ class Side:
 
     @contextmanager
     def _observed(self, start: float, turn: Turn, moments: list[Moment]) -> Iterator[None]:
-        """Note the runtime's state now and then."""
+        """Note the runtime's state at the beginning, now and then, and at the end."""
         last_s = turn.arrivals[-1].due_s if turn.arrivals else 0.0
         every_s = max(last_s / _MOMENTS, _SHORTEST_S)
         stop = threading.Event()
 
         def observe() -> None:
-            while True:
+            while not stop.wait(every_s):
                 moments.append(self._moment(time.perf_counter() - start))
-                if stop.wait(every_s):
-                    return
 
         thread = threading.Thread(target=observe, name="traffic-moments")
+        moments.append(self._moment(time.perf_counter() - start))
         thread.start()
         try:
             yield
         finally:
             stop.set()
             thread.join()
+        moments.append(self._moment(time.perf_counter() - start))
 
     def _moment(self, time_s: float) -> Moment:
         waiting = tuple(model.stats.waiting for model in self._models)

@@ -1,0 +1,66 @@
+"""The worker process: what it says, and what it leaves out."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from swapnet.executor.bench.failure import Failed
+from swapnet.executor.scenario import worker
+from swapnet.executor.scenario.messages import Alone, Close, Job, Turn
+from swapnet.executor.scenario.side import Side
+from swapnet.executor.scenario.steps import Change
+from swapnet.executor.scenario.traffic import Arrival
+from tests.executor.scenario.conftest import MIB, FakeRuntime
+
+Said = Callable[..., tuple[int, list[Any]]]
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, job: Callable[..., Job]) -> Said:
+    """Serves commands in this process; the status, and what it says."""
+    runtime = FakeRuntime(64 * MIB, smallest_bytes=16 * MIB)
+    monkeypatch.setattr(worker, "open_side", lambda job, say: Side(job, runtime, say))
+
+    def serve(*commands: msgspec.Struct) -> tuple[int, list[Any]]:
+        lines = [msgspec.json.encode(line).decode() + "\n" for line in (job(), *commands)]
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(lines)))
+        monkeypatch.setattr(sys, "stdout", out := io.StringIO())
+        status = worker.main()
+        assert runtime.closed == any(isinstance(command, Close) for command in commands)
+        return status, [msgspec.json.decode(line) for line in out.getvalue().splitlines()]
+
+    return serve
+
+
+def test_commands_are_answered_in_order(said: Said) -> None:
+    status, answers = said(Alone(0, 0), Turn((Arrival(0.0, 0, 0),)), Close())
+    assert status == 0
+    assert [answer["type"] for answer in answers] == [
+        *("Ready", "Output", "Piece", "Measured", "Turned", "Ready"),
+    ]
+
+
+def test_an_error_ends_it(said: Said) -> None:
+    status, answers = said(Turn((), (Change(0.0, MIB),)), Alone(0, 0))
+    assert status == 2
+    failed = msgspec.convert(answers[-1], Failed)
+    assert (failed.error, failed.smallest_bytes) == ("BudgetError", 16 * MIB)
+
+
+def test_it_imports_no_onnx() -> None:
+    script = (
+        "import sys, swapnet.executor.scenario.worker, swapnet.executor.runtime;print(*sys.modules)"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "swapnet.executor.scenario.side" in child.stdout.split()
+    unwanted = {"onnx", "google.protobuf", "swapnet.builder", "onnxruntime.quantization"}
+    assert not unwanted.intersection(child.stdout.split())
