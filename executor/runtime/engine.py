@@ -45,11 +45,10 @@ class Engine:
         return usage(self.manifest).total_bytes
 
     def claim(self, name: str, terms: Terms) -> Claim:
-        """What it asks of the memory for weights; latencies are what plans minimise."""
+        """What it asks of the memory for weights."""
         alone = self.alone_bytes
-        reading = OPTIONS.reading_weight
         options = (
-            Option(point.budget_bytes - alone, point.predicted_ms + reading * point.reading_ms)
+            Option(point.budget_bytes - alone, point.predicted_ms, point.reading_ms)
             for point in self.curve
         )
         return Claim(name, tuple(options), terms.priority, terms.rate_per_s, terms.deadline_ms)

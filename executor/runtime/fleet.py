@@ -72,8 +72,9 @@ class _Made:
         sizes = {self.smallest_bytes + spare * at // (_OPTIONS - 1) for at in range(_OPTIONS)}
         options = []
         for nbytes in sorted(sizes):
-            slower, faster = sorted((self.compute_ms, self.read_ms(nbytes)), reverse=True)
-            options.append(Option(nbytes, slower + faster / self.steps))
+            read_ms = self.read_ms(nbytes)
+            slower, faster = sorted((self.compute_ms, read_ms), reverse=True)
+            options.append(Option(nbytes, slower + faster / self.steps, read_ms))
         return Claim(self.name, tuple(options), self.priority, self.rate_per_s, self.deadline_ms)
 
     def simulated(self, share: Share) -> SimulatedModel:

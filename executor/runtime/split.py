@@ -1,8 +1,9 @@
 """How much of one budget each engine gets.
 
-``latency`` minimises the expected cost of all engines together: a multiple-choice knapsack, solved
-by dynamic programming over a grid of bytes. ``equal`` and ``proportional`` are what it is compared
-with.
+``latency`` minimises the expected latency of all engines together. They read from one storage, so
+what one gets changes what the others wait: reading has a price, which follows from the split, which
+follows from the price. For given prices it is a multiple-choice knapsack, solved by dynamic
+programming over a grid of bytes. ``equal`` and ``proportional`` are what it is compared with.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ _CELLS = 2048
 
 _CELLS_PER_CLAIM = 8
 
-_BUSIEST = 0.9
+_BUSIEST = 0.95
 """Utilisation that is assumed at most: beyond it, waiting has no expectation."""
+
+_ROUNDS = 4
+"""Splits, each at the prices of the one before."""
 
 _EQUAL = 1e-12
 """Costs that differ by less, relatively, are equal: they were added in another order."""
@@ -46,10 +50,13 @@ class Option:
         The engine's share.
     latency_ms
         Of one inference, alone on the device.
+    reading_ms
+        Of one inference: storage is busy so long, hidden behind computing or not.
     """
 
     nbytes: int
     latency_ms: float
+    reading_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -108,9 +115,11 @@ def split(
     available_bytes
         For all of them together.
     rule
-        ``latency``: the lowest sum of `expected_costs`, exact to 1/2048 of what there is beside the
-        smallest shares; of equal sums, the one that gives more to the earliest deadline. What the
-        grid leaves over goes where it gains most per byte. ``equal``: as much for each, never more
+        ``latency``: of the lowest sums of `expected_costs` at a few loads of storage, each that of
+        the split before, and of the other two rules, the one with the lowest `cost_of`. A sum is
+        exact to 1/2048 of what there is beside the smallest shares; of equal sums, the one that
+        gives more to the earliest deadline. What the grid leaves over goes where it gains most per
+        byte. ``equal``: as much for each, never more
         than its largest option. ``proportional``: by largest options. In the last two an engine
         whose smallest option is larger gets that, and the others share what remains.
 
@@ -144,52 +153,61 @@ def split(
     )
 
 
-def expected_costs(claims: Sequence[Claim]) -> list[tuple[float, ...]]:
+def expected_costs(
+    claims: Sequence[Claim], reading_ms: Sequence[float] | None = None
+) -> list[tuple[float, ...]]:
     """Of each claim's useful options, by size: what they add to the expected cost.
+
+    Parameters
+    ----------
+    claims
+        The engines.
+    reading_ms
+        Of one inference of each, as it is now; none where None.
 
     Returns
     -------
     list of tuple of float
         In weighted milliseconds of latency per second. One tuple per claim, of those options
-        that are faster than all smaller ones.
+        that are faster, or read less, than all smaller ones.
 
     Notes
     -----
-    With rate r, priority p and latency L, an option costs r * (p * u * L + W * L^2 / (2 - 2 * R)).
-    The urgency u is 1 up to the deadline and L / deadline beyond it. The second term is the waiting
-    that it causes to all, by the formula of Pollaczek and Khinchine for M/G/1 (Kleinrock, Queueing
-    Systems I, 1975, section 5.7): W is the sum of p * r over all, R the utilisation if each engine
-    had all the memory that it can use, at most 0.9.
+    With rate r, priority p, latency L and reading R, all requests together are expected to cost the
+    sum of r p u L / (1 - s). The urgency u is 1 up to the deadline and L / deadline beyond it. The
+    storage of a request is busy with those of earlier deadlines for the share s of the time, the
+    sum of their r R, at most 0.95: reading is served by deadline, and in the time of others
+    everything stands still (priority queueing; Kleinrock, Queueing Systems II, 1976, section 3.3).
+    An option costs its own term, and its reading at the price of that: the derivative of the sum.
     """
     fronts = [_front(claim) for claim in claims]
-    return _costs(claims, fronts)
+    return _costs(claims, fronts, reading_ms or [0.0] * len(claims))
 
 
 def cost_of(claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
-    """What shares are expected to cost together, in the units of `expected_costs`.
+    """What shares are expected to cost together: the sum in the notes of `expected_costs`.
 
     Parameters
     ----------
     claims
         The engines, with their rates.
     shares
-        Bytes by name.
+        Bytes by name; what lies between two options counts as the smaller one.
     """
     fronts = [_front(claim) for claim in claims]
-    waiting_per_ms = _waiting_per_ms(claims, fronts)
-    return sum(
-        _cost(claim, _latency(front, shares[claim.name]), waiting_per_ms)
-        for claim, front in zip(claims, fronts, strict=True)
-    )
+    return _total(claims, fronts, [shares[claim.name] for claim in claims])
 
 
 def _front(claim: Claim) -> tuple[Option, ...]:
-    """Options by size, without those that are no faster than a smaller one."""
+    """Options by size, without those that are neither faster nor read less than a smaller one."""
     if not claim.options:
         raise ValueError(f"{claim.name} has no option")
     front: list[Option] = []
-    for option in sorted(claim.options, key=lambda o: (o.nbytes, o.latency_ms)):
-        if not front or option.latency_ms < front[-1].latency_ms:
+    for option in sorted(claim.options, key=lambda o: (o.nbytes, o.latency_ms, o.reading_ms)):
+        is_faster = option.latency_ms < min((o.latency_ms for o in front), default=inf)
+        reads_less = option.reading_ms < min((o.reading_ms for o in front), default=inf)
+        is_larger = not front or option.nbytes > front[-1].nbytes
+        if is_larger and (is_faster or reads_less):
             front.append(option)
     return tuple(front)
 
@@ -205,38 +223,99 @@ def _check_possible(fronts: Sequence[Sequence[Option]], available_bytes: int) ->
         )
 
 
-def _costs(claims: Sequence[Claim], fronts: Sequence[Sequence[Option]]) -> list[tuple[float, ...]]:
-    waiting_per_ms = _waiting_per_ms(claims, fronts)
+def _costs(
+    claims: Sequence[Claim], fronts: Sequence[Sequence[Option]], reading_ms: Sequence[float]
+) -> list[tuple[float, ...]]:
+    idle = _idle(claims, reading_ms)
+    prices = _prices(claims, fronts, reading_ms, idle)
     return [
-        tuple(_cost(claim, option.latency_ms, waiting_per_ms) for option in front)
-        for claim, front in zip(claims, fronts, strict=True)
+        tuple(
+            claim.rate_per_s
+            * (_own_ms(claim, option.latency_ms) / share + price * option.reading_ms)
+            for option in front
+        )
+        for claim, front, share, price in zip(claims, fronts, idle, prices, strict=True)
     ]
 
 
-def _waiting_per_ms(claims: Sequence[Claim], fronts: Sequence[Sequence[Option]]) -> float:
-    """What all others wait, weighted, for each squared millisecond of a request's latency."""
-    weight_per_s = sum(claim.priority * claim.rate_per_s for claim in claims)
-    busy = sum(
-        claim.rate_per_s * front[-1].latency_ms / 1e3
-        for claim, front in zip(claims, fronts, strict=True)
+def _total(
+    claims: Sequence[Claim], fronts: Sequence[Sequence[Option]], sizes: Sequence[int]
+) -> float:
+    options = [_fitting(front, size) for front, size in zip(fronts, sizes, strict=True)]
+    idle = _idle(claims, [option.reading_ms for option in options])
+    return sum(
+        claim.rate_per_s * _own_ms(claim, option.latency_ms) / share
+        for claim, option, share in zip(claims, options, idle, strict=True)
     )
-    return weight_per_s / 1e3 / (2 * (1 - min(busy, _BUSIEST)))
 
 
-def _cost(claim: Claim, latency_ms: float, waiting_per_ms: float) -> float:
+def _idle(claims: Sequence[Claim], reading_ms: Sequence[float]) -> list[float]:
+    """Of each claim: the share of time in which storage does not read for earlier deadlines."""
+    busy = [c.rate_per_s * ms / 1e3 for c, ms in zip(claims, reading_ms, strict=True)]
+    earlier = _running([_deadline(claim) for claim in claims], busy)
+    return [
+        1 - min(all_of_them - own, _BUSIEST) for all_of_them, own in zip(earlier, busy, strict=True)
+    ]
+
+
+def _prices(
+    claims: Sequence[Claim],
+    fronts: Sequence[Sequence[Option]],
+    reading_ms: Sequence[float],
+    idle: Sequence[float],
+) -> list[float]:
+    """Of each claim: what others wait, weighted, for each millisecond that it reads."""
+    waits = [
+        claim.rate_per_s * _own_ms(claim, _latency_at(front, reading)) / share**2 / 1e3
+        for claim, front, reading, share in zip(claims, fronts, reading_ms, idle, strict=True)
+    ]
+    later = _running([-_deadline(claim) for claim in claims], waits)
+    return [all_of_them - own for all_of_them, own in zip(later, waits, strict=True)]
+
+
+def _running(keys: Sequence[float], values: Sequence[float]) -> list[float]:
+    """By entry: the sum of the values whose keys are not larger than its own."""
+    sums: dict[float, float] = {}
+    for key, value in sorted(zip(keys, values, strict=True)):
+        sums[key] = sums.get(key, next(reversed(sums.values()), 0.0)) + value
+    return [sums[key] for key in keys]
+
+
+def _own_ms(claim: Claim, latency_ms: float) -> float:
     late = latency_ms / claim.deadline_ms if claim.deadline_ms else 1.0
-    own_ms = claim.priority * max(late, 1.0) * latency_ms
-    return claim.rate_per_s * (own_ms + waiting_per_ms * latency_ms**2)
+    return claim.priority * max(late, 1.0) * latency_ms
+
+
+def _fitting(front: Sequence[Option], nbytes: int) -> Option:
+    """The largest option that fits."""
+    return next(option for option in reversed(front) if option.nbytes <= nbytes)
+
+
+def _latency_at(front: Sequence[Option], reading_ms: float) -> float:
+    """Of the option that reads so much, about."""
+    return min(front, key=lambda option: abs(option.reading_ms - reading_ms)).latency_ms
 
 
 def _least_cost(
     claims: Sequence[Claim], fronts: Sequence[Sequence[Option]], available_bytes: int
 ) -> list[int]:
-    costs = _costs(claims, fronts)
     spare = available_bytes - sum(front[0].nbytes for front in fronts)
     by_deadline = sorted(range(len(claims)), key=lambda c: (_deadline(claims[c]), c))
-    chosen = _knapsack(fronts, costs, spare, by_deadline)
-    return _with_leftover(claims, fronts, costs, chosen, spare, by_deadline)
+    equal = _in_proportion(fronts, available_bytes, [1] * len(fronts))
+    proportional = _in_proportion(
+        fronts, available_bytes, [max(front[-1].nbytes, 1) for front in fronts]
+    )
+    found: list[list[int]] = []
+    before = proportional
+    for _ in range(_ROUNDS if any(o.reading_ms for front in fronts for o in front) else 1):
+        reading = [
+            _fitting(front, size).reading_ms for front, size in zip(fronts, before, strict=True)
+        ]
+        costs = _costs(claims, fronts, reading)
+        chosen = _knapsack(fronts, costs, spare, by_deadline)
+        before = _with_leftover(claims, fronts, costs, chosen, spare, by_deadline)
+        found.append(before)
+    return min((*found, equal, proportional), key=lambda sizes: _total(claims, fronts, sizes))
 
 
 def _knapsack(
@@ -297,7 +376,7 @@ def _with_leftover(
         nbytes = front[at + 1].nbytes - front[at].nbytes
         faster_ms = front[at].latency_ms - front[at + 1].latency_ms
         saved = costs[claim][at] - costs[claim][at + 1]
-        return saved / nbytes, claims[claim].priority * faster_ms / nbytes
+        return max(saved, 0.0) / nbytes, claims[claim].priority * faster_ms / nbytes
 
     left = spare_bytes - sum(
         front[at].nbytes - front[0].nbytes for front, at in zip(fronts, chosen, strict=True)

@@ -15,6 +15,7 @@ from swapnet.executor.runtime.split import (
     Claim,
     Option,
     Share,
+    cost_of,
     expected_costs,
     split,
 )
@@ -177,13 +178,56 @@ def test_late_answers_cost_more() -> None:
     assert costs[1][1] == costs[0][1]
 
 
-def test_long_inferences_keep_others_waiting() -> None:
-    """10 requests a second, of 20 ms and of 100 ms: 0.1 for both, 0.2 s of waiting by formula."""
-    busy = claim("busy", (1, 20.0), rate_per_s=10)
-    rare = claim("rare", (1, 100.0), rate_per_s=1, priority=3)
-    utilisation, weight_per_s = 0.3, 13
-    waiting_ms = weight_per_s * 100**2 / 1e3 / 2 / (1 - utilisation)
-    assert expected_costs([busy, rare])[1] == pytest.approx((3 * 100 + waiting_ms,))
+def test_reading_keeps_others_waiting() -> None:
+    """Storage is busy for an early deadline 40 % of the time: later ones take 1 / 0.6 times."""
+    early = Claim("early", (Option(1, 20.0, 40.0),), 1.0, 10.0, 100.0)
+    late = Claim("late", (Option(1, 100.0, 30.0),), 3.0, 2.0, None)
+    own, other = expected_costs([early, late], [40.0, 30.0])
+    assert other == pytest.approx((2 * 3 * 100 / 0.6,))
+    price = 2 * 3 * 100 / 0.6**2 / 1e3
+    assert own == pytest.approx((10 * (20 + price * 40),))
+    assert cost_of([early, late], {"early": 1, "late": 1}) == pytest.approx(10 * 20 + other[0])
+
+
+def test_who_reads_often_is_kept_in_memory() -> None:
+    """Both gain 10 ms by as many bytes; one reads ten times as often, before the other."""
+    curve = (Option(10, 100.0, 80.0), Option(20, 90.0, 0.0))
+    often = Claim("often", curve, 0.1, 10.0, 100.0)
+    rare = Claim("rare", curve, 1.0, 1.0, 500.0)
+    assert [share.nbytes for share in split([often, rare], 30)] == [20, 10]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(
+                st.builds(Option, st.integers(0, 60), st.floats(1, 500), st.floats(0, 300)),
+                min_size=1,
+                max_size=5,
+            ),
+            st.floats(0.1, 8),
+            st.floats(0, 20),
+            st.none() | st.floats(1, 400),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(0, 240),
+)
+def test_no_other_rule_is_better_where_all_read(
+    drawn: list[tuple[list[Option], float, float, float | None]], more: int
+) -> None:
+    claims = [
+        Claim(str(at), tuple(options), priority, rate_per_s, deadline_ms)
+        for at, (options, priority, rate_per_s, deadline_ms) in enumerate(drawn)
+    ]
+    available = sum(min(o.nbytes for o in each.options) for each in claims) + more
+    ours = split(claims, available)
+    assert sum(share.nbytes for share in ours) <= available
+    for rule in ("equal", "proportional"):
+        other = {share.name: share.nbytes for share in split(claims, available, rule=rule)}
+        assert cost_of(claims, {s.name: s.nbytes for s in ours}) <= cost_of(claims, other)
 
 
 def test_what_never_runs_gets_the_least() -> None:
