@@ -231,3 +231,29 @@ def test_under_the_kernels_limit(call: Call, device: Path) -> None:
 def test_the_smallest_budget_is_named(call: Call, device: Path) -> None:
     failed = call("scenario", "run", device, "--threads", 1, "--budget", "64KiB", "--rounds", 1)
     assert failed.is_user_error("they need", "the budget allows 65536", "give at least")
+
+
+def test_forecast(call: Call, device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swapnet.cli.engine.delays", lambda *_, **__: None)
+    options = ("--budget", "weights:50%", "--requests", "200", "--storage", "20MB")
+    table = call("scenario", "forecast", str(device), *options)
+    assert table.status == 0
+    assert "latency" in table.out
+    assert "unlimited" in table.out
+    found = json.loads(call("scenario", "forecast", str(device), *options, "--json", "-").out)
+    assert [each["rule"] for each in found] == ["latency", "equal", "proportional", "unlimited"]
+    assert all(len(each["latency_ms"]) == 2 for each in found)
+
+
+def test_forecast_of_nonsense(call: Call, device: Path) -> None:
+    result = call("scenario", "forecast", str(device), "--budget", "1MiB", "--storage", "fast")
+    assert result.status == 2
+    assert "'fast' is not a size" in result.err
+
+
+@pytest.mark.parametrize("lanes", ["0", "many"])
+def test_lanes_that_are_none(call: Call, device: Path, experiment: Experiment, lanes: str) -> None:
+    del experiment
+    result = call("scenario", "run", str(device), "--budget", "50%", "--lanes", lanes)
+    assert result.status == 2
+    assert "lanes are not possible" in result.err

@@ -1,0 +1,164 @@
+"""What a scenario is expected to take, by way to share its budget, on this storage or another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from swapnet.executor.curve import curve
+from swapnet.executor.plan import make_plan
+from swapnet.executor.runtime.arrivals import poisson
+from swapnet.executor.runtime.engine import OPTIONS, Engine
+from swapnet.executor.runtime.simulate import SimulatedModel, simulate
+from swapnet.executor.runtime.split import RULES, Share, split
+from swapnet.executor.runtime.terms import Terms
+from swapnet.executor.scenario.scenario import Entry
+from swapnet.manifest import Manifest
+from swapnet.profile import Profile
+
+__all__ = ["Candidate", "Forecast", "candidate", "forecast"]
+
+_UNLIMITED = "unlimited"
+
+_POINTS = 12
+"""Of each curve."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One DNN of a scenario, with what it takes on a device."""
+
+    entry: Entry
+    engine: Engine
+    profile: Profile
+
+    @property
+    def terms(self) -> Terms:
+        """What the scenario says of it."""
+        entry = self.entry
+        return Terms(entry.priority, entry.deadline_ms, entry.rate_per_s)
+
+    @property
+    def compute_ms(self) -> float:
+        """Of one inference, with everything in memory."""
+        return sum(block.idle_ms for block in self.profile.blocks)
+
+    def with_share(self, share: Share) -> SimulatedModel:
+        """On the virtual clock, by the plan for a share of the memory for weights."""
+        alone = self.engine.alone_bytes
+        plan = make_plan(self.engine.manifest, self.profile, alone + share.nbytes, OPTIONS)
+        ms_per_byte = 1e3 / self.profile.storage.bytes_per_s
+        return SimulatedModel(
+            name=self.entry.name,
+            compute_ms=self.compute_ms,
+            read_ms=plan.streamed_bytes * ms_per_byte,
+            prefetch_ms=min(plan.ring_bytes, plan.streamed_bytes) * ms_per_byte,
+            steps=max(len(plan.steps), 1),
+            priority=self.entry.priority,
+            deadline_ms=self.entry.deadline_ms,
+            rate_per_s=self.entry.rate_per_s,
+        )
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One way to share the budget.
+
+    Attributes
+    ----------
+    rule
+        Of `swapnet.executor.runtime.split`, or ``"unlimited"``.
+    weighted_latency_ms
+        Mean over requests, weighted by priority.
+    latency_ms, share_bytes, misses
+        By DNN; misses are requests that ended after their deadline.
+    """
+
+    rule: str
+    weighted_latency_ms: float
+    latency_ms: tuple[float, ...]
+    share_bytes: tuple[int, ...]
+    misses: tuple[int, ...]
+
+
+def candidate(
+    entry: Entry,
+    folder: Path,
+    manifest: Manifest,
+    profile: Profile,
+    *,
+    storage_bytes_per_s: float | None = None,
+) -> Candidate:
+    """A DNN on this device, or on one with other storage.
+
+    Parameters
+    ----------
+    entry, folder, manifest, profile
+        What is asked, of which engine, with which delays.
+    storage_bytes_per_s
+        In place of the measured one, idle and busy.
+    """
+    if storage_bytes_per_s is not None:
+        storage = msgspec.structs.replace(
+            profile.storage,
+            bytes_per_s=storage_bytes_per_s,
+            busy_bytes_per_s=storage_bytes_per_s,
+        )
+        profile = msgspec.structs.replace(profile, storage=storage)
+    points = curve(manifest, profile, OPTIONS, count=_POINTS)
+    return Candidate(entry, Engine(folder, manifest, entry.shapes, points), profile)
+
+
+def forecast(
+    candidates: Sequence[Candidate], available_bytes: int, *, requests: int = 20_000, seed: int = 0
+) -> tuple[Forecast, ...]:
+    """Each rule, and unlimited memory, with the same seeded requests.
+
+    Parameters
+    ----------
+    candidates
+        The DNNs.
+    available_bytes
+        For the weights of all.
+    requests
+        Of all together, as Poisson processes of the scenario's rates.
+    seed
+        Of the requests.
+
+    Raises
+    ------
+    BudgetError
+        The DNNs do not fit.
+    """
+    claims = [each.engine.claim(each.entry.name, each.terms) for each in candidates]
+    ways = {rule: split(claims, available_bytes, rule=rule) for rule in RULES}
+    ways[_UNLIMITED] = tuple(
+        Share(claim.name, max(option.nbytes for option in claim.options), 0.0) for claim in claims
+    )
+    return tuple(
+        _forecast(rule, candidates, shares, requests=requests, seed=seed)
+        for rule, shares in ways.items()
+    )
+
+
+def _forecast(
+    rule: str,
+    candidates: Sequence[Candidate],
+    shares: Sequence[Share],
+    *,
+    requests: int,
+    seed: int,
+) -> Forecast:
+    models = [each.with_share(share) for each, share in zip(candidates, shares, strict=True)]
+    outcome = simulate(models, poisson(models, requests, seed))
+    return Forecast(
+        rule,
+        outcome.weighted_latency_ms,
+        tuple(float(np.mean(ms)) if len(ms) else 0.0 for ms in outcome.latencies_ms),
+        tuple(share.nbytes for share in shares),
+        tuple(outcome.misses),
+    )

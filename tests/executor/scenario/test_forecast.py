@@ -1,0 +1,65 @@
+"""What a scenario is expected to take: from measured delays, on this storage or another."""
+
+from __future__ import annotations
+
+import pytest
+
+from swapnet.errors import BudgetError
+from swapnet.executor.runtime.split import RULES
+from swapnet.executor.scenario.forecast import Candidate, Forecast, candidate, forecast
+from swapnet.executor.scenario.scenario import Entry
+from swapnet.profile import assumed_profile
+from tests.helpers.engines import BuildToy
+
+
+def candidates(engine: BuildToy, storage_bytes_per_s: float | None = None) -> list[Candidate]:
+    entries = [
+        Entry(name="often", engine="images", rate_per_s=20.0, deadline_ms=50.0),
+        Entry(name="rare", engine="wide-opset-21", rate_per_s=2.0, priority=3.0),
+    ]
+    toys = [engine(entry.source) for entry in entries]
+    return [
+        candidate(
+            entry,
+            toy.folder,
+            toy.manifest,
+            assumed_profile(toy.manifest),
+            storage_bytes_per_s=storage_bytes_per_s,
+        )
+        for entry, toy in zip(entries, toys, strict=True)
+    ]
+
+
+def by_rule(found: tuple[Forecast, ...]) -> dict[str, Forecast]:
+    return {each.rule: each for each in found}
+
+
+def test_every_way_gets_the_same_requests_and_no_more_memory(engine: BuildToy) -> None:
+    dnns = candidates(engine, 2e7)
+    weights = [each.engine.manifest.weights_nbytes for each in dnns]
+    available = sum(weights) // 2
+    found = forecast(dnns, available, requests=500)
+    assert found == forecast(dnns, available, requests=500)
+    ways = by_rule(found)
+    assert set(ways) == {*RULES, "unlimited"}
+    for rule in RULES:
+        assert sum(ways[rule].share_bytes) <= available
+        assert ways[rule].weighted_latency_ms > ways["unlimited"].weighted_latency_ms
+    assert all(map(lambda one, all_of_it: one >= all_of_it, ways["unlimited"].share_bytes, weights))
+
+
+def test_slower_storage_takes_longer(engine: BuildToy) -> None:
+    dnns = candidates(engine)
+    available = sum(each.engine.manifest.weights_nbytes for each in dnns) // 2
+    fast, slow = (
+        by_rule(forecast(candidates(engine, speed), available, requests=200))
+        for speed in (None, 1e7)
+    )
+    assert slow["latency"].weighted_latency_ms > fast["latency"].weighted_latency_ms
+    assert slow["unlimited"].latency_ms == fast["unlimited"].latency_ms
+
+
+def test_what_does_not_fit_is_refused(engine: BuildToy) -> None:
+    with pytest.raises(BudgetError, match="do not fit") as caught:
+        forecast(candidates(engine), 1)
+    assert caught.value.smallest_bytes is not None
