@@ -233,6 +233,7 @@ def test_the_smallest_budget_is_named(call: Call, device: Path) -> None:
     assert failed.is_user_error("they need", "the budget allows 65536", "give at least")
 
 
+@pytest.mark.slow
 def test_forecast(call: Call, device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swapnet.cli.engine.delays", lambda *_, **__: None)
     options = ("--budget", "weights:50%", "--requests", "200", "--storage", "20MB")

@@ -11,6 +11,8 @@ from swapnet.executor.scenario.scenario import Entry
 from swapnet.profile import assumed_profile
 from tests.helpers.engines import BuildToy
 
+pytestmark = pytest.mark.slow
+
 
 def candidates(engine: BuildToy, storage_bytes_per_s: float | None = None) -> list[Candidate]:
     entries = [
