@@ -76,7 +76,7 @@ def main() -> int:
     for text in broken:
         print(text)  # noqa: T201
     save_plot(cut, DOCS / "multi-dnn.png")
-    page = [*_head(single[0]), *_single(single), *_compared(ways), *_cut(cut)]
+    page = [*_head(single[0]), *_single([*single, *ways]), *_compared(ways), *_cut(cut)]
     (DOCS / "multi-dnn-results.md").write_text("\n".join(page) + "\n")
     return int(bool(broken))
 
@@ -113,18 +113,18 @@ def _single(reports: Sequence[Report]) -> list[str]:
         "two simulations of these requests, with one storage and one processor, with and without",
         "reading.",
         "",
-        "| application | budget | peak | DNN | requests | failed | wrong | median ms | p99 ms | "
-        "unlimited | bound | missed | read each |",
-        "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| application | budget | peak | DNN | per s | requests | failed | wrong | median ms | "
+        "p99 ms | unlimited | bound | missed | read each |",
+        "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for report in reports:
+    for report in sorted(reports, key=lambda r: (r.scenario, -r.budget_bytes)):
         for line in report.models:
             assert line.latency_ms is not None
             assert line.ratio_to_unlimited is not None
             lines.append(
                 f"| {report.scenario} | {report.budget}: {format_size(report.budget_bytes)} | "
                 f"{format_size(report.peak_bytes or 0)} | {line.name} ({line.model}) | "
-                f"{line.requests} | {line.failures} | {line.wrong_outputs} | "
+                f"{line.rate_per_s:g} | {line.requests} | {line.failures} | {line.wrong_outputs} | "
                 f"{line.latency_ms.median:.0f} | {line.latency_ms.p99:.0f} | "
                 f"{line.ratio_to_unlimited:.2f} | {line.bound_ratio:.2f} | "
                 f"{line.deadline_misses} | {format_size(line.read_bytes_per_inference)} |"
