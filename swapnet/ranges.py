@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -17,6 +17,7 @@ __all__ = [
     "Method",
     "Range",
     "RangeCache",
+    "check_means",
     "check_ranges",
     "load_ranges",
     "save_ranges",
@@ -66,6 +67,9 @@ class RangeCache(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         Version that ran them: names of tensors are those that its optimiser leaves.
     ranges
         By name of a float tensor.
+    means
+        Of each channel of what multiplies by a weight, by name of the tensor: biases make up for
+        what rounding weights changes of them. Empty where they were not measured.
     """
 
     schema: Literal["swapnet-ranges/1"]
@@ -76,6 +80,12 @@ class RangeCache(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     onnxruntime: str
     ranges: dict[str, Range]
     percentile: float | None = None
+    means: dict[str, tuple[float, ...]] = {}
+
+    def __post_init__(self) -> None:
+        for name, means in self.means.items():
+            if not all(-_FLOAT32_LIMIT <= mean <= _FLOAT32_LIMIT for mean in means):
+                raise ValueError(f"the means of {name!r} are not all finite in float32")
 
 
 def load_ranges(path: Path) -> RangeCache:
@@ -135,6 +145,32 @@ def check_ranges(cache: RangeCache, model_sha256: str, needed: Collection[str]) 
             why=f"the first is {missing[0]!r}; it was made with ONNX Runtime {cache.onnxruntime}",
             hint="calibrate again: swapnet quantize MODEL.onnx --data …",
         )
+
+
+def check_means(cache: RangeCache, channels: Mapping[str, int]) -> None:
+    """Refuse means of too few or too many channels; a tensor may have none.
+
+    Parameters
+    ----------
+    cache
+        What is to be used.
+    channels
+        Of each tensor whose means are used.
+
+    Raises
+    ------
+    InputError
+        A tensor has another number of channels.
+    """
+    for name, count in channels.items():
+        found = len(cache.means.get(name, ()))
+        if name in cache.means and found != count:
+            raise InputError(
+                f"the calibration cache has {found} means of {name!r}",
+                why=f"the value has {count} channels, and each has a mean",
+                hint="remove them from the cache, or calibrate again: swapnet quantize "
+                "MODEL.onnx --data …",
+            )
 
 
 def save_ranges(path: Path, cache: RangeCache) -> None:

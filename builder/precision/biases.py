@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["quantise_biases"]
+__all__ = ["is_plain", "quantise_biases"]
 
 _BIASED = frozenset({"Conv", "Gemm"})
 
@@ -42,7 +42,7 @@ def quantise_biases(proto: onnx.ModelProto, folder: Path) -> None:
     for node in proto.graph.node:
         bias = node.input[2] if node.op_type in _BIASED and len(node.input) > 2 else ""
         scaled = [widened[name].input[1] for name in node.input[:2] if name in widened]
-        if readers[bias] != 1 or bias not in tensors or len(scaled) != 2 or not _plain(node):
+        if readers[bias] != 1 or bias not in tensors or len(scaled) != 2 or not is_plain(node):
             continue
         given, weight = (numpy_helper.to_array(tensors[name]) for name in scaled)
         scale = np.asarray(given * weight, np.float32)
@@ -70,7 +70,7 @@ def quantise_biases(proto: onnx.ModelProto, folder: Path) -> None:
     proto.graph.node.extend(nodes)
 
 
-def _plain(node: onnx.NodeProto) -> bool:
+def is_plain(node: onnx.NodeProto) -> bool:
     """Whether a product adds its bias unscaled."""
     factors = (a.f for a in node.attribute if a.name in ("alpha", "beta"))
     return all(factor == 1.0 for factor in factors)

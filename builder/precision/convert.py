@@ -15,11 +15,13 @@ from swapnet.builder.precision.activations import (
     quantise_activations,
 )
 from swapnet.builder.precision.biases import quantise_biases
+from swapnet.builder.precision.corrections import correct_biases
 from swapnet.builder.precision.half import to_float16
 from swapnet.builder.precision.normalise import normalise
 from swapnet.builder.precision.selection import (
     Weighted,
     activation_names,
+    channelled,
     check_excluded,
     check_int8,
     quantisable,
@@ -29,7 +31,7 @@ from swapnet.builder.precision.weights import quantise_weights
 from swapnet.builder.source import PROTOBUF_LIMIT_BYTES, SourceModel, open_source
 from swapnet.errors import InputError
 from swapnet.manifest import Precision
-from swapnet.ranges import RangeCache, check_ranges
+from swapnet.ranges import RangeCache, check_means, check_ranges
 from swapnet.tensorrt import TENSORRT
 
 if TYPE_CHECKING:
@@ -264,8 +266,7 @@ def _in_int8(
     operators = quantisable(graph, exclude=exclude)
     needed = activation_names(graph, exclude=exclude)
     check_ranges(options.ranges, normal.sha256, needed)
-    proto = _copy(normal.proto)
-    quantise_weights(proto, folder, compute, _INT8_WEIGHTS)
+    proto = _with_rounded(normal, options, folder, compute)
     ranges = {name: options.ranges.ranges[name] for name in needed}
     quantised = quantise_activations(proto, folder, operators, ranges, encoding)
     if not encoding.symmetric:
@@ -274,10 +275,28 @@ def _in_int8(
 
 
 def _with_int8_weights(normal: SourceModel, options: PrecisionOptions, folder: Path) -> SourceModel:
+    stored = _scaled(weighted(normal.proto.graph, exclude=options.exclude), options)
+    return _written(normal, _with_rounded(normal, options, folder, stored), folder)
+
+
+def _with_rounded(
+    normal: SourceModel, options: PrecisionOptions, folder: Path, operators: Sequence[Weighted]
+) -> onnx.ModelProto:
+    """A copy with int8 weights, and biases that make up for their rounding where means are known.
+
+    Raises
+    ------
+    InputError
+        A value has more or fewer channels than means.
+    """
     proto = _copy(normal.proto)
-    stored = _scaled(weighted(proto.graph, exclude=options.exclude), options)
-    quantise_weights(proto, folder, stored, _INT8_WEIGHTS)
-    return _written(normal, proto, folder)
+    quantise_weights(proto, folder, operators, _INT8_WEIGHTS)
+    if options.ranges is not None:
+        channels = channelled(normal.proto.graph)
+        check_means(options.ranges, {name: given.count for name, given in channels.items()})
+        means = {n: found for n, found in options.ranges.means.items() if n in channels}
+        correct_biases(proto, normal.proto, folder, operators, means)
+    return proto
 
 
 def _scaled(operators: Sequence[Weighted], options: PrecisionOptions) -> tuple[Weighted, ...]:

@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = [
+    "Channels",
     "Weighted",
     "activation_names",
     "channel_axis",
+    "channelled",
+    "channels_of",
     "check_excluded",
     "check_int8",
     "quantisable",
@@ -53,6 +56,22 @@ class Weighted:
     node: onnx.NodeProto
     weight: str
     axis: int | None
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What a weighted operator reads, as channels that each have a mean.
+
+    Attributes
+    ----------
+    axis
+        Of the channels: 1, or -1 for the last.
+    count
+        How many.
+    """
+
+    axis: int
+    count: int
 
 
 def weighted(graph: onnx.GraphProto, *, exclude: Collection[str] = ()) -> tuple[Weighted, ...]:
@@ -107,6 +126,41 @@ def channel_axis(node: onnx.NodeProto, rank: int) -> int | None:
     if node.op_type == "ConvTranspose" and attributes.get("group", 1) > 1:
         return None
     return _WEIGHT[node.op_type]
+
+
+def channelled(graph: onnx.GraphProto) -> dict[str, Channels]:
+    """Inputs of weighted operators by name, where rounding weights shifts outputs by their means.
+
+    Left out are those of transposed convolutions, of which each output sees another part of the
+    weight, of transposed products and of products with stacks of matrices.
+    """
+    dims = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    found: dict[str, Channels] = {}
+    mixed: set[str] = set()
+    for one in weighted(graph):
+        channels = channels_of(one.node, dims[one.weight])
+        name = one.node.input[0]
+        if channels is not None and found.setdefault(name, channels) != channels:
+            mixed.add(name)
+    return {name: channels for name, channels in found.items() if name not in mixed}
+
+
+def channels_of(node: onnx.NodeProto, dims: tuple[int, ...]) -> Channels | None:
+    """What a weighted operator reads; None where `channelled` leaves it out.
+
+    Parameters
+    ----------
+    node
+        Conv, ConvTranspose, Gemm or MatMul.
+    dims
+        Shape of its weight.
+    """
+    attributes = {a.name: a.i for a in node.attribute}
+    if node.op_type == "Conv":
+        return Channels(1, dims[1] * attributes.get("group", 1))
+    if node.op_type == "ConvTranspose" or len(dims) != 2 or attributes.get("transA", 0):
+        return None
+    return Channels(-1, dims[1 - (channel_axis(node, 2) or 0)])
 
 
 def quantisable(

@@ -18,7 +18,7 @@ from swapnet.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LIMIT", "quantise_weights"]
+__all__ = ["LIMIT", "pieces", "quantise_weights"]
 
 LIMIT = 127
 """Largest stored magnitude: symmetric, so that zero is stored as zero and -128 is not used."""
@@ -98,7 +98,7 @@ def quantise_weights(
     proto.graph.node.extend(nodes)
 
 
-def _pieces(whole: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
+def pieces(whole: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
     """Of consecutive rows, each of about `_PIECE_ELEMENTS`."""
     rows = max(_PIECE_ELEMENTS // max(prod(whole.shape[1:]), 1), 1)
     yield from (whole[start : start + rows] for start in range(0, whole.shape[0], rows))
@@ -110,10 +110,10 @@ def _largest(
     """Largest magnitude by channel: shape ``(channels,)``, or a scalar."""
     if axis == 0:
         others = tuple(range(1, whole.ndim))
-        found = np.concatenate([np.abs(piece).max(axis=others) for piece in _pieces(whole)])
+        found = np.concatenate([np.abs(piece).max(axis=others) for piece in pieces(whole)])
     else:
         others = tuple(i for i in range(whole.ndim) if i != axis)
-        maxima = [np.abs(piece).max(axis=others) for piece in _pieces(whole)]
+        maxima = [np.abs(piece).max(axis=others) for piece in pieces(whole)]
         found = np.max(maxima, axis=0)
     if not np.isfinite(found).all():
         raise ModelError(
@@ -133,7 +133,7 @@ def _write(
     if axis is not None:
         dims[axis] = -1
     start = 0
-    for piece in _pieces(whole):
+    for piece in pieces(whole):
         stop = start + piece.shape[0]
         steps = piece / (scale[start:stop] if axis == 0 else scale).reshape(dims)
         rounded = _round(np.moveaxis(steps, axis or 0, 0).reshape(steps.shape[axis or 0], -1))

@@ -12,13 +12,14 @@ import msgspec
 from swapnet.arrays import Array
 from swapnet.budget import Budget, Demand
 from swapnet.builder.build import build
+from swapnet.builder.precision.selection import Channels
 from swapnet.calibration.ranges.child import observe_in_child
 from swapnet.calibration.ranges.collect import Extreme
 from swapnet.calibration.ranges.graph import Model, Variant, open_model, work_folder
 from swapnet.calibration.ranges.groups import group_limit, group_tensors
 from swapnet.calibration.ranges.runtime import kept_bytes, runtime_bytes
 from swapnet.calibration.ranges.spool import Spool, spool
-from swapnet.calibration.ranges.worker import Job
+from swapnet.calibration.ranges.worker import Found, Job
 from swapnet.errors import BudgetError, InputError
 from swapnet.executor.admission import admitted_bytes
 from swapnet.executor.bench.cgroup import MemoryGroup
@@ -38,6 +39,7 @@ def calibrate_ranges(
     samples: Iterable[Mapping[str, Array]],
     *,
     tensors: Sequence[str] | None = None,
+    channels: Mapping[str, Channels] | None = None,
     method: Method = "minmax",
     percentile: float = 99.99,
     budget: str | int = "100%",
@@ -58,6 +60,8 @@ def calibrate_ranges(
         Arrays by input; taken once, and kept on disk until the end.
     tensors
         Names of float32 activations; by default all of them.
+    channels
+        Of values whose means are taken too; those of unknown rank are left out.
     method
         How a range is taken from what was seen. ``entropy`` and ``percentile`` run the samples
         twice or more: extremes first, then histograms of groups of tensors.
@@ -106,7 +110,7 @@ def calibrate_ranges(
             threads=(device or Device()).threads,
             progress=progress,
         )
-        found = passes.run(chosen, method, percentile)
+        found = passes.run(chosen, opened.ranked(channels or {}), method, percentile)
     import onnxruntime
 
     return RangeCache(
@@ -116,8 +120,9 @@ def calibrate_ranges(
         method=method,
         samples=len(spooled.paths),
         onnxruntime=onnxruntime.__version__,
-        ranges={n: Range(min(e.low, 0.0), max(e.high, 0.0)) for n, e in found.items()},
+        ranges={n: Range(min(e.low, 0.0), max(e.high, 0.0)) for n, e in found.extremes.items()},
         percentile=percentile if method == "percentile" else None,
+        means=found.means,
     )
 
 
@@ -169,24 +174,29 @@ class _Passes:
     progress: Progress
 
     def run(
-        self, chosen: Sequence[str], method: Method, percentile: float
-    ) -> Mapping[str, Extreme]:
-        """What is found of the chosen tensors."""
+        self,
+        chosen: Sequence[str],
+        channels: Mapping[str, Channels],
+        method: Method,
+        percentile: float,
+    ) -> Found:
+        """Ranges of the chosen tensors, and means of channels."""
         taken = {value.name for value in self.model.inputs}
         inputs = tuple(name for name in chosen if name in taken)
         computed = tuple(name for name in chosen if name not in taken)
-        first = self._prepared(self.model.with_extremes(computed, "extremes"), computed, inputs)
+        variant = self.model.with_extremes(computed, channels, "extremes")
+        first = self._prepared(variant, computed, inputs, channels=channels)
         found = self._observed(first)
         if method == "minmax":
             return found
         nbytes = self.model.nbytes(self.shapes)
         sizes = [(name, nbytes[name]) for name in computed]
         groups = list(group_tensors(sizes, group_limit(self.budget, first.budget_bytes)))
-        taker = _Taker(method, percentile, found, first.weights_bytes)
+        taker = _Taker(method, percentile, found.extremes, first.weights_bytes)
         taken_ranges = self._histograms(taker, groups[0] if groups else (), inputs)
         for group in groups[1:]:
             taken_ranges |= self._histograms(taker, group, ())
-        return {name: taken_ranges[name] for name in chosen}
+        return Found({name: taken_ranges[name] for name in chosen}, found.means)
 
     def _histograms(
         self, taker: _Taker, tensors: tuple[str, ...], inputs: tuple[str, ...]
@@ -201,7 +211,7 @@ class _Passes:
             half = len(tensors) // 2
             found = self._histograms(taker, tensors[:half], inputs)
             return found | self._histograms(taker, tensors[half:], ())
-        return self._observed(prepared)
+        return self._observed(prepared).extremes
 
     def _prepared(
         self,
@@ -209,6 +219,7 @@ class _Passes:
         tensors: tuple[str, ...],
         inputs: tuple[str, ...],
         taker: _Taker | None = None,
+        channels: Mapping[str, Channels] | None = None,
     ) -> _Pass:
         """Build the variant.
 
@@ -231,6 +242,7 @@ class _Passes:
             inputs=inputs,
             percentile=taker.percentile if taker else 100.0,
             known={name: taker.known[name] for name in (*inputs, *tensors)} if taker else {},
+            channels={name: given.count for name, given in (channels or {}).items()},
         )
         kept = kept_bytes(job)
         needed = demand(manifest)
@@ -247,7 +259,7 @@ class _Passes:
         admitted_bytes(Budget(total), manifest)
         return _Pass(msgspec.structs.replace(job, budget_bytes=total - kept), total, weights_bytes)
 
-    def _observed(self, prepared: _Pass) -> dict[str, Extreme]:
+    def _observed(self, prepared: _Pass) -> Found:
         job = prepared.job
         if not self.memory_limit:
             return observe_in_child(job, self.progress)

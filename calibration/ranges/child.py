@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from swapnet.calibration.process import ask
-from swapnet.calibration.ranges.collect import Extreme
 from swapnet.calibration.ranges.worker import Answer, Found, Job, Ran
 from swapnet.executor.bench.cgroup import MemoryGroup
 from swapnet.progress import Progress
@@ -17,7 +16,7 @@ def observe_in_child(
     *,
     group: MemoryGroup | None = None,
     limit_bytes: int | None = None,
-) -> dict[str, Extreme]:
+) -> Found:
     """Run a job in a process of its own.
 
     Parameters
@@ -35,9 +34,9 @@ def observe_in_child(
         Whatever the child raised, or how it died: see `ask`.
     """
 
-    def hear(answer: Ran | Found) -> dict[str, Extreme] | None:
+    def hear(answer: Ran | Found) -> Found | None:
         if isinstance(answer, Found):
-            return answer.extremes
+            return answer
         progress("observe", answer.done, len(job.samples))
         return None
 

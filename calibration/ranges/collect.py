@@ -23,8 +23,11 @@ __all__ = [
     "Extreme",
     "Extremes",
     "Histograms",
+    "Means",
     "extreme_name",
     "histogram_bytes",
+    "mean_name",
+    "means_bytes",
 ]
 
 EXTREMES = ("ReduceMin", "ReduceMax", "ReduceSum")
@@ -68,6 +71,16 @@ class Collector(Protocol):
 def extreme_name(index: int, operator: str) -> str:
     """The output that says so of tensor ``index``."""
     return f"swapnet.ranges.{index}.{operator}"
+
+
+def mean_name(index: int) -> str:
+    """The output that has the means of tensor ``index``'s channels."""
+    return f"swapnet.means.{index}"
+
+
+def means_bytes(channels: int) -> int:
+    """What the means of so many channels take: sums of 8 bytes, and those of one sample."""
+    return channels * 12
 
 
 def histogram_bytes(method: str, tensors: int) -> int:
@@ -118,6 +131,39 @@ class Extremes:
         return {
             name: seen if seen.low <= seen.high else Extreme(0.0, 0.0)
             for name, seen in self._found.items()
+        }
+
+
+class Means:
+    """The mean of each channel: of a sample, then over samples.
+
+    Parameters
+    ----------
+    channels
+        Of each tensor; the engine gives their means, number ``i`` as `mean_name`.
+    """
+
+    def __init__(self, channels: Mapping[str, int]) -> None:
+        self._sums = {name: np.zeros(count, np.float64) for name, count in channels.items()}
+        self._samples = dict.fromkeys(channels, 0)
+
+    def add(self, outputs: dict[str, Array]) -> None:
+        """Take the outputs of one inference; means are used up.
+
+        A sample with no elements of a tensor, or whose sum exceeds float32, does not count.
+        """
+        for index, name in enumerate(self._sums):
+            means = outputs.pop(mean_name(index)).astype(np.float64)
+            if np.isfinite(means).all():
+                self._sums[name] += means
+                self._samples[name] += 1
+
+    def found(self) -> dict[str, tuple[float, ...]]:
+        """By name; a tensor that no sample counts for is left out."""
+        return {
+            name: tuple((sums / self._samples[name]).tolist())
+            for name, sums in self._sums.items()
+            if self._samples[name]
         }
 
 

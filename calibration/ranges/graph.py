@@ -13,15 +13,21 @@ from typing import TYPE_CHECKING
 
 from swapnet.builder.graph import Graph, Value, bodies, used_names
 from swapnet.builder.optimise import read_graph
+from swapnet.builder.precision.normalise import opset_of
+from swapnet.builder.precision.selection import Channels
 from swapnet.builder.shapes import plan_shapes
 from swapnet.builder.source import SourceModel, open_source
-from swapnet.calibration.ranges.collect import EXTREMES, extreme_name
+from swapnet.calibration.ranges.collect import EXTREMES, extreme_name, mean_name
 from swapnet.errors import InputError, ModelError, StorageError
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["Model", "Variant", "open_model", "work_folder"]
+
+
+_AXES_INPUT_OPSET = 18
+"""Since this operator set ReduceMean takes its axes as an input."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +115,21 @@ class Model:
             if value.dtype == "float32"
         }
 
-    def with_extremes(self, tensors: Sequence[str], name: str) -> Variant:
+    def ranked(self, channels: Mapping[str, Channels]) -> dict[str, Channels]:
+        """Those of which the model knows how many dimensions they have."""
+        return {name: c for name, c in channels.items() if len(self.graph.values[name].shape) > 1}
+
+    def with_extremes(
+        self, tensors: Sequence[str], channels: Mapping[str, Channels], name: str
+    ) -> Variant:
         """Write the model that gives scalars of each tensor instead of its outputs.
 
         Parameters
         ----------
         tensors
             Computed ones; number ``i`` gets outputs ``extreme_name(i, …)``.
+        channels
+            Of `ranked` values; number ``i`` gets the output ``mean_name(i)``.
         name
             Stem of the file, beside the model.
         """
@@ -132,7 +146,24 @@ class Model:
             for number in reversed(numbers)
             for operator in EXTREMES
         ]
+        for number, (tensor, given) in reversed(list(enumerate(channels.items()))):
+            reductions += self._mean(tensor, given, mean_name(number))
+        outputs += [mean_name(number) for number in range(len(channels))]
         return self._write([*self.source.proto.graph.node, *reductions], outputs, name)
+
+    def _mean(self, tensor: str, channels: Channels, output: str) -> list[onnx.NodeProto]:
+        """Operators that give the mean of each channel."""
+        from onnx import helper
+
+        rank = len(self.graph.values[tensor].shape)
+        axes = [axis for axis in range(rank) if axis != channels.axis % rank]
+        if opset_of(self.source.proto) < _AXES_INPUT_OPSET:
+            return [helper.make_node("ReduceMean", [tensor], [output], axes=axes, keepdims=0)]
+        given = f"{output}.axes"
+        return [
+            helper.make_node("Constant", [], [given], value_ints=axes),
+            helper.make_node("ReduceMean", [tensor, given], [output], keepdims=0),
+        ]
 
     def with_outputs(self, tensors: Sequence[str], name: str) -> Variant:
         """Write the model that gives these tensors instead of its outputs."""

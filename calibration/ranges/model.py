@@ -7,7 +7,7 @@ from pathlib import Path
 
 from swapnet.arrays import Array
 from swapnet.builder.precision.normalise import normalise
-from swapnet.builder.precision.selection import activation_names, check_int8
+from swapnet.builder.precision.selection import activation_names, channelled, check_int8
 from swapnet.builder.source import open_source
 from swapnet.calibration.ranges.calibrate import calibrate_ranges
 from swapnet.calibration.ranges.graph import work_folder
@@ -30,7 +30,7 @@ def calibrate_model(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     progress: Progress = silent,
 ) -> RangeCache:
-    """Ranges of the values of a model, from running it swapped on representative inputs.
+    """Ranges and means of the values of a model, from running it swapped on representative inputs.
 
     Parameters
     ----------
@@ -39,7 +39,8 @@ def calibrate_model(
     samples
         Inputs by name, one sample after the other; taken once.
     precision
-        ``"int8"`` needs ranges of what its operators read and write, ``"fp16"`` of all values.
+        ``"int8"`` needs ranges of what its operators read and write, and means of what weighted
+        ones read; ``"fp16"`` needs ranges of all values.
     method, percentile
         How ranges are taken; ``percentile`` is of absolute values, for that method.
     budget
@@ -65,10 +66,12 @@ def calibrate_model(
         normal = normalise(source, folder)
         if precision == "int8":
             check_int8(normal.proto.graph, source.name)
+        graph = normal.proto.graph
         return calibrate_ranges(
             normal.path,
             samples,
-            tensors=activation_names(normal.proto.graph) if precision == "int8" else None,
+            tensors=activation_names(graph) if precision == "int8" else None,
+            channels=channelled(graph) if precision == "int8" else None,
             method=method,
             percentile=percentile,
             budget=budget,

@@ -17,6 +17,7 @@ from swapnet.calibration.ranges.collect import (
     Extreme,
     extreme_name,
     histogram_bytes,
+    means_bytes,
 )
 from swapnet.calibration.ranges.worker import Job
 from swapnet.executor.bench.cgroup import MemoryGroup
@@ -31,9 +32,9 @@ _SAMPLES = 20
 
 
 def kept_bytes(job: Job) -> int:
-    """What a job keeps beside the model: its histograms. Extremes are counted as operators."""
+    """What a job keeps beside the model: means, or histograms. Extremes count as operators."""
     if job.method == "minmax":
-        return 0
+        return means_bytes(sum(job.channels.values()))
     return histogram_bytes(job.method, len(job.tensors) + len(job.inputs))
 
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from swapnet.arrays import Array
-from swapnet.calibration.ranges.collect import Collector, Extreme, Extremes, Histograms
+from swapnet.calibration.ranges.collect import Collector, Extreme, Extremes, Histograms, Means
 from swapnet.errors import SwapnetError
 from swapnet.executor.backends import device_for
 from swapnet.executor.bench.failure import Failed, failure_of
@@ -46,6 +46,8 @@ class Job(msgspec.Struct, frozen=True):
         Computed values and model inputs that are observed.
     known
         Extremes of all of them, for histograms.
+    channels
+        How many each tensor has of which the engine gives the means.
     """
 
     folder: str
@@ -57,6 +59,7 @@ class Job(msgspec.Struct, frozen=True):
     inputs: tuple[str, ...]
     percentile: float = 100.0
     known: dict[str, Extreme] = {}
+    channels: dict[str, int] = {}
 
 
 class Ran(msgspec.Struct, frozen=True, tag=True):
@@ -69,12 +72,13 @@ class Found(msgspec.Struct, frozen=True, tag=True):
     """The end: what was found."""
 
     extremes: dict[str, Extreme]
+    means: dict[str, tuple[float, ...]] = {}
 
 
 Answer = Ran | Found | Failed
 
 
-def observe(job: Job, device: Device, progress: Progress) -> dict[str, Extreme]:
+def observe(job: Job, device: Device, progress: Progress) -> Found:
     """Run the samples in this process, one in memory at a time.
 
     Raises
@@ -84,7 +88,7 @@ def observe(job: Job, device: Device, progress: Progress) -> dict[str, Extreme]:
     SwapnetError
         The engine does not open or does not run.
     """
-    collector = _collector(job)
+    collector, means = _collector(job), Means(job.channels)
     total = len(job.samples)
     with SwapExecutor(job.folder, job.budget_bytes, device=device) as executor:
         names = [tensor.name for tensor in executor.manifest.inputs]
@@ -93,9 +97,10 @@ def observe(job: Job, device: Device, progress: Progress) -> dict[str, Extreme]:
             sample = _load(path)
             outputs = executor({name: sample[name] for name in names})
             collector.add(number, sample, outputs)
+            means.add(outputs)
             del sample, outputs
             progress("observe", number + 1, total)
-    return collector.found()
+    return Found(collector.found(), means.found())
 
 
 def _load(path: str) -> dict[str, Array]:
@@ -124,7 +129,7 @@ def main() -> int:
     except SwapnetError as error:
         answer(failure_of(error))
         return 2
-    answer(Found(found))
+    answer(found)
     return 0
 
 

@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 
+from swapnet.builder.precision.normalise import normalise
+from swapnet.builder.source import open_source
 from swapnet.manifest import load_manifest
 from swapnet.ranges import RangeCache, load_ranges, save_ranges
-from tests.builder.precision.conftest import convolutions, feeds_of, noise_db, run
+from tests.builder.precision.conftest import (
+    convolutions,
+    feeds_of,
+    noise_db,
+    ranges_by_running,
+    run,
+)
 from tests.cli.conftest import Call
 from tests.helpers.zoo import Net
 
@@ -75,6 +84,59 @@ def test_other_methods_and_data_in_one_go(
     assert call("build", model, "-o", engine, *arguments, "--no-calibrate").status == 0
     cache = load_ranges(engine / "ranges.json")
     assert (cache.method, cache.samples) == (method, 2)
+
+
+@pytest.fixture
+def cache(model: Path, tmp_path: Path) -> RangeCache:
+    """Ranges, and means of the image: what an edited file is made from."""
+    (tmp_path / "normal").mkdir()
+    source = normalise(open_source(model), tmp_path / "normal")
+    feeds = [feeds_of(convolutions(), seed) for seed in range(SAMPLES)]
+    means = np.stack([feed["image"] for feed in feeds]).mean(axis=(0, 1, 3, 4), dtype=np.float64)
+    found = ranges_by_running(source, *feeds)
+    return msgspec.structs.replace(found, means={"image": tuple(means.tolist())})
+
+
+def test_a_cache_without_means_is_one_too(
+    call: Call, model: Path, cache: RangeCache, tmp_path: Path
+) -> None:
+    written = {}
+    for name, kept in (("with", cache.means), ("without", {})):
+        path, target = tmp_path / f"{name}.json", tmp_path / f"{name}.onnx"
+        save_ranges(path, msgspec.structs.replace(cache, means=kept))
+        assert ("means" in json.loads(path.read_text())) == bool(kept)
+        assert call("quantize", model, "--calibration", path, "-o", target).status == 0
+        written[name] = target.read_bytes()
+    assert written["with"] != written["without"]
+
+
+@pytest.mark.parametrize(
+    ("means", "words"),
+    [
+        ([0.5], ("1 means of 'image'", "3 channels")),
+        ([0.5] * 4, ("4 means of 'image'", "3 channels")),
+        ([], ("0 means of 'image'", "3 channels")),
+        ([0.5, 1e39, 0.5], ("edited.json", "not all finite")),
+        ([0.5, float("nan"), 0.5], ("edited.json is not a calibration cache",)),
+    ],
+)
+def test_means_that_were_edited_badly(
+    call: Call,
+    model: Path,
+    cache: RangeCache,
+    tmp_path: Path,
+    means: list[float],
+    words: tuple[str, ...],
+) -> None:
+    save_ranges(tmp_path / "edited.json", cache)
+    content = json.loads((tmp_path / "edited.json").read_text())
+    content["means"]["image"] = means
+    (tmp_path / "edited.json").write_text(json.dumps(content))
+    target = tmp_path / "out.onnx"
+    for options in ((), ("--weight-only",)):
+        given = (*options, "--calibration", tmp_path / "edited.json", "-o", target)
+        assert call("quantize", model, *given).is_user_error(*words)
+    assert not target.exists()
 
 
 def test_half_and_weights_need_no_data(call: Call, model: Path, tmp_path: Path) -> None:

@@ -11,7 +11,14 @@ import msgspec
 import pytest
 
 from swapnet.errors import InputError, StorageError
-from swapnet.ranges import Range, RangeCache, check_ranges, load_ranges, save_ranges
+from swapnet.ranges import (
+    Range,
+    RangeCache,
+    check_means,
+    check_ranges,
+    load_ranges,
+    save_ranges,
+)
 
 
 @pytest.fixture
@@ -34,12 +41,16 @@ def edited(cache: RangeCache, path: Path, **fields: object) -> Path:
     return path
 
 
+@pytest.mark.parametrize("means", [{}, {"image": (0.1, -2.5e-7, 3.0)}], ids=["none", "means"])
 @pytest.mark.parametrize("percentile", [None, 99.9])
 def test_what_was_saved_is_loaded(
-    tmp_path: Path, cache: RangeCache, percentile: float | None
+    tmp_path: Path,
+    cache: RangeCache,
+    percentile: float | None,
+    means: dict[str, tuple[float, ...]],
 ) -> None:
     path = tmp_path / "new" / "toy.json"
-    cache = msgspec.structs.replace(cache, percentile=percentile)
+    cache = msgspec.structs.replace(cache, percentile=percentile, means=means)
     save_ranges(path, cache)
     save_ranges(path, cache)
     assert load_ranges(path) == cache
@@ -52,6 +63,7 @@ def test_a_cache_can_be_read_and_edited(tmp_path: Path, cache: RangeCache) -> No
     text = path.read_text()
     assert '"low": -2.5' in text
     assert "percentile" not in text
+    assert "means" not in text
     path.write_text(text.replace("-2.5", "-3"))
     assert load_ranges(path).ranges["image"] == Range(-3.0, 0.1)
 
@@ -84,6 +96,11 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
         ({"method": "guess"}, "guess"),
         ({"extra": 1}, "extra"),
         ({"ranges": {"image": {"low": 1.0, "high": 2.0}}}, "low <= 0 <= high"),
+        ({"means": {"image": [0.5, 1e39]}}, "means of 'image' are not all finite in float32"),
+        ({"means": {"image": [0.5, math.nan]}}, "malformed"),
+        ({"means": {"image": [0.5, math.inf]}}, "malformed"),
+        ({"means": {"image": [0.5, None]}}, "means"),
+        ({"means": {"image": 0.5}}, "means"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -130,3 +147,17 @@ def test_a_place_that_refuses(tmp_path: Path, cache: RangeCache) -> None:
     with pytest.raises(StorageError, match="can't be written"):
         save_ranges(tmp_path / "folder", cache)
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def test_means_of_every_channel_or_none_pass(cache: RangeCache) -> None:
+    cache = msgspec.structs.replace(cache, means={"image": (0.5, -1.0)})
+    check_means(cache, {"image": 2, "relu/out:0": 9})
+    check_means(cache, {})
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_means_of_too_few_or_too_many_channels_are_refused(cache: RangeCache, count: int) -> None:
+    cache = msgspec.structs.replace(cache, means={"image": (0.5, -1.0)})
+    with pytest.raises(InputError, match="has 2 means of 'image'") as caught:
+        check_means(cache, {"image": count})
+    assert f"{count} channels" in caught.value.why

@@ -45,8 +45,13 @@ def feeds_of(model: onnx.ModelProto, seed: int = 0) -> dict[str, NDArray[np.floa
     }
 
 
-def run(model: Path | onnx.ModelProto, feeds: Arrays) -> dict[str, NDArray[np.float32]]:
+def run(
+    model: Path | onnx.ModelProto, feeds: Arrays, *, optimise: bool = True
+) -> dict[str, NDArray[np.float32]]:
+    """Outputs of the model, by ONNX Runtime as it optimises it or operator by operator."""
     options = onnxruntime.SessionOptions()
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     given = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)

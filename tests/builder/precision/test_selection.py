@@ -5,7 +5,9 @@ import pytest
 from numpy.typing import NDArray
 
 from swapnet.builder.precision.selection import (
+    Channels,
     activation_names,
+    channelled,
     check_excluded,
     quantisable,
     weighted,
@@ -31,6 +33,25 @@ def test_axis_of_output_channels(normal: Normal) -> None:
         ("MatMul", 1),
         ("Gemm", 0),
     ]
+
+
+def test_channels_that_have_a_mean(normal: Normal) -> None:
+    net = Net()
+    x = net("Conv", net.input("x", (1, 4, 6, 6)), net.weight(8, 2, 3, 3), group=2)
+    y = net("Reshape", net("ConvTranspose", x, net.weight(8, 4, 3, 3)), net.constant(_shape(-1, 6)))
+    z = net("MatMul", y, net.weight(6, 24))
+    stack = net("MatMul", net.input("stack", (3, 2, 5)), net.weight(3, 5, 4))
+    turned = net("Gemm", net.input("turned", (7, 2)), net.weight(7, 3), transA=1)
+    net.output(net("Gemm", z, net.weight(48, 24), transB=1), stack, turned)
+    found = channelled(normal(net.model()).proto.graph)
+    assert found == {"x": Channels(1, 4), y: Channels(-1, 6), z: Channels(-1, 24)}
+
+
+def test_a_value_of_other_channels_for_another_reader_has_none(normal: Normal) -> None:
+    net = Net()
+    x = net.input("x", (1, 4, 6, 6))
+    net.output(net("Conv", x, net.weight(8, 4, 3, 3)), net("MatMul", x, net.weight(6, 2)))
+    assert channelled(normal(net.model()).proto.graph) == {}
 
 
 def test_weights_that_others_read_stay(normal: Normal) -> None:

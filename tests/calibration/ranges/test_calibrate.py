@@ -13,6 +13,7 @@ import pytest
 from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
 from swapnet.builder.optimise import TYPES, Operators, open_session, optimise, quiet_options
+from swapnet.builder.precision.selection import Channels, channelled
 from swapnet.builder.source import file_sha256, open_source
 from swapnet.calibration.ranges import calibrate_ranges, collect, groups
 from swapnet.calibration.ranges.collect import BINS, EXTREMES, extreme_name
@@ -81,7 +82,7 @@ def test_swapped_equals_whole_and_unswapped(convolutions: Toy, tmp_path: Path) -
     (tmp_path / "work").mkdir()
     opened = open_model(convolutions.path, tmp_path / "work")
     tensors = opened.activations()[1:]
-    variant = opened.with_extremes(tensors, "extremes")
+    variant = opened.with_extremes(tensors, {}, "extremes")
     optimise(open_source(variant.path), tmp_path, operators=Operators.HARDWARE)
     options = quiet_options(optimise=False)
     options.intra_op_num_threads = 1
@@ -91,6 +92,34 @@ def test_swapped_equals_whole_and_unswapped(convolutions: Toy, tmp_path: Path) -
         values = np.array([session.run(names, sample) for sample in convolutions.samples])
         assert swapped.ranges[tensor].low == min(values.min(), 0.0), tensor
         assert swapped.ranges[tensor].high == max(values.max(), 0.0), tensor
+
+
+def channels_in(toy: Toy) -> dict[str, Channels]:
+    return channelled(onnx.load_model(toy.path, load_external_data=False).graph)
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile"])
+def test_means_are_those_of_every_value_at_any_budget(convolutions: Toy, method: Any) -> None:
+    channels = channels_in(convolutions)
+    options: dict[str, Any] = {"channels": channels, "method": method, "device": ONE}
+    whole = calibrate_ranges(convolutions.path, convolutions.samples, **options)
+    budget = smallest(convolutions, **options)
+    small = calibrate_ranges(convolutions.path, convolutions.samples, budget=budget, **options)
+    assert small.means == whole.means
+    assert set(whole.means) == set(channels)
+    assert len(channels) == 3
+    runs = convolutions.values()
+    for name, given in channels.items():
+        values = np.concatenate(
+            [np.moveaxis(run[name], given.axis, -1).reshape(-1, given.count) for run in runs]
+        )
+        expected = values.mean(axis=0, dtype=np.float64)
+        limit = 1e-5 * np.abs(values).max()
+        np.testing.assert_allclose(whole.means[name], expected, rtol=0, atol=limit, err_msg=name)
+
+
+def test_no_means_where_none_are_asked_for(convolutions: Toy) -> None:
+    assert calibrate_ranges(convolutions.path, convolutions.samples, device=ONE).means == {}
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ def job(convolutions: Toy, tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("job")
     opened = open_model(convolutions.path, folder)
     tensors = opened.activations()[1:]
-    manifest = build(opened.with_extremes(tensors, "e").path, folder / "e", backend="onnxruntime")
+    manifest = build(
+        opened.with_extremes(tensors, {}, "e").path, folder / "e", backend="onnxruntime"
+    )
     paths = []
     for number, sample in enumerate(convolutions.samples):
         paths.append(str(folder / f"{number}.npz"))
@@ -55,7 +57,7 @@ def changed(job: Job, **fields: Any) -> Job:
 
 def test_every_sample_is_told_of(job: Job) -> None:
     told: list[tuple[str, int, int]] = []
-    found = observe(job, Device(1), lambda *stage: told.append(stage))
+    found = observe(job, Device(1), lambda *stage: told.append(stage)).extremes
     assert told == [("observe", number, 3) for number in range(4)]
     assert set(found) == {"x", *job.tensors}
     values = [np.load(path)["x"] for path in job.samples]

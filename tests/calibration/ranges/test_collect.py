@@ -17,7 +17,9 @@ from swapnet.calibration.ranges.collect import (
     Extreme,
     Extremes,
     Histograms,
+    Means,
     extreme_name,
+    mean_name,
 )
 from swapnet.errors import InputError
 
@@ -73,6 +75,22 @@ def test_a_large_finite_sum_is_no_error() -> None:
     taken = Extremes(["masked"], [])
     taken.add(0, {}, outputs((-3.4e38, 1, -np.inf)))
     assert taken.found()["masked"].high == 1
+
+
+def test_means_are_of_all_samples() -> None:
+    taken = Means({"a": 2, "b": 1})
+    for first, second in (((1, 2), 3), ((2, 6), 4), ((6, 1), -1)):
+        given = {mean_name(0): floats(*first), mean_name(1): floats(second), "other": floats(9)}
+        taken.add(given)
+        assert list(given) == ["other"]
+    assert taken.found() == {"a": (3.0, 3.0), "b": (2.0,)}
+
+
+def test_samples_without_means_do_not_count() -> None:
+    taken = Means({"a": 2, "b": 1})
+    for first in ((1, np.nan), (3, 4), (np.inf, 1)):
+        taken.add({mean_name(0): floats(*first), mean_name(1): floats(np.nan)})
+    assert taken.found() == {"a": (3.0, 4.0)}
 
 
 def tensors(seed: int) -> dict[str, Any]:

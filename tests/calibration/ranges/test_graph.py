@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from swapnet.calibration.ranges.collect import EXTREMES, extreme_name
+from swapnet.builder.precision.selection import Channels
+from swapnet.calibration.ranges.collect import EXTREMES, extreme_name, mean_name
 from swapnet.calibration.ranges.graph import open_model, work_folder
 from swapnet.errors import InputError, ModelError, StorageError
 from tests.calibration.ranges.conftest import Toy, one_thread
@@ -49,7 +50,7 @@ def test_weights_are_copied_where_links_are_refused(
 def test_extremes_are_of_the_tensors(convolutions: Toy, tmp_path: Path) -> None:
     opened = open_model(convolutions.path, tmp_path)
     tensors = opened.activations()[1:]
-    variant = opened.with_extremes(tensors, "extremes")
+    variant = opened.with_extremes(tensors, {}, "extremes")
     session = one_thread(variant.path)
     names = [output.name for output in session.get_outputs()]
     given = dict(zip(names, session.run(None, convolutions.samples[0]), strict=True))
@@ -58,6 +59,37 @@ def test_extremes_are_of_the_tensors(convolutions: Toy, tmp_path: Path) -> None:
         low, high, total = (given[extreme_name(index, operator)] for operator in EXTREMES)
         assert (low, high) == (value.min(), value.max())
         assert total == pytest.approx(value.sum(dtype=np.float64), rel=1e-3, abs=1e-2)
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_means_are_of_channels(tmp_path: Path, opset: int) -> None:
+    net = Net()
+    flat = net("Flatten", net("Relu", net.input("x", (2, 3, 4, 5))))
+    net.output(net("Gemm", flat, net.weight(60, 7)))
+    path = tmp_path / "net.onnx"
+    onnx.save_model(net.model(opset), path)
+    (tmp_path / "work").mkdir()
+    opened = open_model(path, tmp_path / "work")
+    channels = opened.ranked({"x": Channels(1, 3), flat: Channels(-1, 60)})
+    session = one_thread(opened.with_extremes([], channels, "means").path)
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    given = dict(
+        zip([o.name for o in session.get_outputs()], session.run(None, {"x": x}), strict=True)
+    )
+    assert set(given) == {mean_name(0), mean_name(1)}
+    np.testing.assert_allclose(given[mean_name(0)], x.mean(axis=(0, 2, 3)), atol=1e-6)
+    rows = np.maximum(x, 0).reshape(2, 60)
+    np.testing.assert_allclose(given[mean_name(1)], rows.mean(axis=0), atol=1e-6)
+
+
+def test_values_of_unknown_rank_have_no_means(tmp_path: Path) -> None:
+    net = Net()
+    net.output(net.dense(net("Reshape", net.input("x", (4, 6)), net.input("s", ("n",), 7)), 6, 2))
+    path = tmp_path / "net.onnx"
+    onnx.save_model(net.model(), path)
+    (tmp_path / "work").mkdir()
+    opened = open_model(path, tmp_path / "work")
+    assert opened.ranked({net.nodes[0].output[0]: Channels(-1, 6)}) == {}
 
 
 def test_only_what_is_needed_is_run(products: Toy, tmp_path: Path) -> None:
@@ -72,7 +104,7 @@ def test_only_what_is_needed_is_run(products: Toy, tmp_path: Path) -> None:
 
 
 def test_nothing_computed_keeps_the_model(convolutions: Toy, tmp_path: Path) -> None:
-    variant = open_model(convolutions.path, tmp_path).with_extremes([], "none")
+    variant = open_model(convolutions.path, tmp_path).with_extremes([], {}, "none")
     before = onnx.load_model(convolutions.path, load_external_data=False).graph
     after = onnx.load_model(variant.path, load_external_data=False).graph
     assert [n.op_type for n in after.node] == [n.op_type for n in before.node]
