@@ -25,7 +25,8 @@ __all__ = [
 
 Method = Literal["minmax", "entropy", "percentile"]
 """How a range is taken from what was seen: all of it, what loses the least information (Kullback
-and Leibler's divergence, as TensorRT's entropy calibrator), or a percentile of absolute values."""
+and Leibler's divergence, as TensorRT's entropy calibrator), or what lies within a percentile of
+absolute values."""
 
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
 

@@ -170,6 +170,9 @@ class Means:
 class Histograms:
     """ONNX Runtime's collector, given the extremes first: bins stay, so samples have no order.
 
+    A percentile is of absolute values, ``t``: a range is what was seen between ``-t`` and ``t``.
+    All of that would leave half of the steps of uint8 to values of one sign that have none.
+
     Parameters
     ----------
     method
@@ -196,6 +199,7 @@ class Histograms:
             percentile=percentile,
             scenario="same",
         )
+        self._known = known
         self._whole: dict[str, Extreme] = {}
         """Too narrow or too wide for bins of float32: all of it is the range."""
         for name, seen in known.items():
@@ -225,6 +229,10 @@ class Histograms:
         with redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
             results = self._collector.compute_collection_result()
         taken = {
-            name: Extreme(float(range_[0]), float(range_[1])) for name, range_ in results.items()
+            name: Extreme(
+                max(float(range_[0]), self._known[name].low),
+                min(float(range_[1]), self._known[name].high),
+            )
+            for name, range_ in results.items()
         }
         return taken | self._whole

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from onnxruntime.quantization.calibrate import HistogramCollector
 
 from swapnet.arrays import Array
@@ -126,8 +127,31 @@ def test_histograms_are_those_of_all_samples_at_once(
     expected = whole.compute_collection_result()
     assert found[0] == found[1]
     for name, (low, high, *_) in expected.items():
-        assert found[0][name].low == pytest.approx(float(low), rel=5e-3), name
-        assert found[0][name].high == pytest.approx(float(high), rel=5e-3), name
+        seen = known[name]
+        assert found[0][name].low == pytest.approx(max(float(low), seen.low), rel=5e-3), name
+        assert found[0][name].high == pytest.approx(min(float(high), seen.high), rel=5e-3), name
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [
+        pytest.param(np.linspace(0, 6, 999), 0, 5.4, id="of one sign"),
+        pytest.param(np.linspace(-6, 0, 999), -5.4, 0, id="negative"),
+        pytest.param(np.linspace(-0.2, 6, 999), -0.2, 5.38, id="hardly negative"),
+        pytest.param(np.linspace(-6, 6, 999), -5.4, 5.4, id="even"),
+        pytest.param(np.linspace(2, 6, 999), 2, 5.6, id="without zero"),
+    ],
+)
+def test_a_percentile_stays_within_what_was_seen(
+    values: NDArray[np.float64], low: float, high: float
+) -> None:
+    array = values.astype(np.float32)
+    taken = Histograms("percentile", 90, {"a": Extreme(float(array.min()), float(array.max()))})
+    taken.add(0, {}, {"a": array})
+    found = taken.found()["a"]
+    assert found.low == pytest.approx(low, abs=0.02)
+    assert found.high == pytest.approx(high, abs=0.02)
+    assert array.min() <= found.low <= found.high <= array.max()
 
 
 @pytest.mark.parametrize("method", ["entropy", "percentile"])
