@@ -148,10 +148,11 @@ def _reports(files: ZooFiles, precision: Lowered, threads: int | None) -> dict[s
     """Both forms of one model in one precision, calibrated once."""
     from swapnet.calibration import calibrate_model
     from swapnet.calibration.accuracy.run import compare_outputs
-    from swapnet.models.evaluation import calibration_inputs, evaluation, recipe
+    from swapnet.models.evaluation import Recipe, calibration_inputs, evaluation, recipe
 
     inputs = evaluation(files.name)
     shapes = _largest_shapes(inputs)
+    chosen = recipe(files.name) if precision == "int8" else Recipe()
     reports = {}
     with tempfile.TemporaryDirectory(prefix="swapnet-accuracy-") as name:
         with progress(f"{files.name}-{precision}") as report:
@@ -159,7 +160,8 @@ def _reports(files: ZooFiles, precision: Lowered, threads: int | None) -> dict[s
                 files.onnx,
                 calibration_inputs(files.name),
                 precision=precision,
-                method=recipe(files.name).method,
+                method=chosen.method,
+                percentile=chosen.percentile,
                 progress=report,
             )
         for form in _FORMS:
@@ -218,7 +220,9 @@ def _left_out(names: Sequence[str]) -> str:
         chosen = recipe(name)
         if chosen.reason:
             operators = (", ".join(chosen.exclude), ", ".join(chosen.exclude_symmetric))
-            lines.append(f"| {' | '.join((name, chosen.method, *operators, chosen.reason))} |")
+            share = f" {chosen.percentile:g}" if chosen.method == "percentile" else ""
+            ranges = f"{chosen.method}{share}"
+            lines.append(f"| {' | '.join((name, ranges, *operators, chosen.reason))} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 import pytest
 
-from swapnet import models
+from swapnet import calibration, models
 from swapnet.arrays import save_npz
 from swapnet.cli import zoo_accuracy
 from swapnet.cli.zoo_accuracy import BEGIN, END
+from swapnet.errors import InputError
 from swapnet.models import ZooFiles
 from swapnet.models import evaluation as evaluations
 from swapnet.models.evaluation import Inputs
@@ -167,6 +168,25 @@ def test_recipes_leave_operators_in_float(
     chosen = evaluations.Recipe(reason="none of them")
     assert call(*arguments, "--page", page).status == 0
     assert "| toy | minmax |  |  | none of them |" in page.read_text()
+    chosen = evaluations.Recipe("percentile", 99.9, reason="another")
+    assert call(*arguments, "--page", page).status == 0
+    assert "| toy | percentile 99.9 |  |  | another |" in page.read_text()
+
+
+@pytest.mark.usefixtures("zoo")
+def test_recipes_say_how_int8_takes_ranges(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[object, ...]] = []
+
+    def calibrate(*_: object, precision: str, method: str, percentile: float, **__: object) -> None:
+        taken.append((precision, method, percentile))
+        raise InputError("enough", why="this is a test", hint="go on")
+
+    chosen = evaluations.Recipe("percentile", 99.9)
+    monkeypatch.setattr(evaluations, "recipe", lambda _: chosen)
+    monkeypatch.setattr(calibration, "calibrate_model", calibrate)
+    for precision in ("int8", "fp16"):
+        assert call("models", "accuracy", "toy", "--precision", precision).is_user_error("enough")
+    assert taken == [("int8", "percentile", 99.9), ("fp16", "minmax", 99.99)]
 
 
 @pytest.mark.usefixtures("zoo")
