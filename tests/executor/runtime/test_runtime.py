@@ -185,7 +185,7 @@ def in_callback(
 
 @pytest.mark.parametrize(
     "what",
-    ["ask", "set_budget", "load", "unload", "unload another", "update", "close"],
+    ["ask", "ask another", "set_budget", "load", "unload", "unload another", "update", "close"],
 )
 def test_a_done_callback_may_not_wait_for_its_own_thread(
     engines: Engines, steps: Hooks, opened: Open, what: str
