@@ -371,9 +371,8 @@ class SwapRuntime:
     def _apply(self, shares: Mapping[str, int]) -> None:
         """Change what has to change: first who gives, then who gets."""
         self._make_room(shares)
+        self._residency.resize(self._available_bytes(self._engines.values()))
         self._adopt({n: b for n, b in shares.items() if b > self._shares[n]})
-        if self._split == WHOLE:
-            self._residency.resize(self._available_bytes(self._engines.values()))
 
     def _make_room(self, shares: Mapping[str, int]) -> None:
         self._adopt({n: b for n, b in shares.items() if b < self._shares[n]})

@@ -57,7 +57,7 @@ def simulated(folder: Path, weights_bytes: Sequence[int]) -> Simulated:
     manifest = msgspec.structs.replace(manifest, source=source)
     save_manifest(folder, manifest)
     times = [(20.0, 20.0)] * len(weights_bytes)
-    profile = delays(manifest, times, bytes_per_s=1e7)
+    profile = delays(manifest, times, bytes_per_s=1e6)
     profile = msgspec.structs.replace(profile, device=Device().fingerprint)
     save_profile(folder, profile)
     return Simulated(folder, manifest)
