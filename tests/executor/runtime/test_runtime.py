@@ -422,13 +422,13 @@ def test_rates_that_drift_move_shares(
 ) -> None:
     """Not by less than a factor of two, and not where little would be saved."""
     runtime = opened(budget_for(*engines.values(), share=0.5))
-    models = load_all(runtime, engines)
+    models = load_all(runtime, engines, rate_per_s=0.01)
     before = runtime.shares
-    expectations.update(a=1.9, b=0.6)
+    expectations.update(a=0.019, b=0.006)
     engines["a"].ask(models["a"])()
     assert not runtime._drifted.is_set()
     assert looks == []
-    expectations.update(a=3.0, b=3.0, c=3.0)
+    expectations.update(a=0.03, b=0.03, c=0.03)
     engines["a"].ask(models["a"])()
     until(lambda: len(looks) == 2)
     with runtime._balance:
@@ -436,7 +436,7 @@ def test_rates_that_drift_move_shares(
     engines["a"].ask(models["a"])()
     with runtime._balance:
         assert len(looks) == 2
-    expectations.update(a=0.01, b=60.0, c=0.01)
+    expectations.update(a=1e-4, b=0.6, c=1e-4)
     engines["b"].ask(models["b"])()
     until(lambda: len(looks) == 4)
     until(lambda: runtime.shares["b"] > before["b"])
