@@ -21,6 +21,8 @@ from tests.helpers.threads import LIMIT_S, ended, started
 from tests.helpers.zoo import Net, Toy
 
 Open = Callable[..., SwapRuntime]
+Answers = Callable[[str, int], tuple[Arrays, Arrays]]
+Alone = Callable[[Arrays], Arrays]
 
 
 def load(runtime: SwapRuntime, toy: Engine) -> RuntimeModel:
@@ -43,6 +45,19 @@ def submit_at_once(
 # Joined requests
 
 
+def alone(toy: Engine, folder: Path) -> Alone:
+    """The whole model, for one request after another."""
+    session = toy.optimised(folder)
+    names = [tensor.name for tensor in toy.manifest.outputs]
+    return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
+
+
+@pytest.fixture(scope="module")
+def whole(engine: BuildToy, tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    """The toy whose requests are joined."""
+    return alone(engine("lookups"), tmp_path_factory.mktemp("whole"))
+
+
 def indices(*rows: int) -> list[Arrays]:
     random = np.random.default_rng(0)
     return [{"ids": random.integers(0, 4096, (n, 3))} for n in rows]
@@ -55,18 +70,15 @@ def assert_close(found: Arrays, expected: Arrays) -> None:
         np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6, strict=True)
 
 
-def test_requests_that_wait_are_one_inference(
-    engine: BuildToy, opened: Open, tmp_path: Path
-) -> None:
+def test_requests_that_wait_are_one_inference(engine: BuildToy, opened: Open, whole: Alone) -> None:
     """Once it was seen that this changes nothing: the first joined ones run alone too."""
-    toy = engine("lookups")
-    model = load(opened("64MiB"), toy)
+    model = load(opened("64MiB"), engine("lookups"))
     first, then = indices(1, 2, 1), indices(*[1] * 8, 2, 2, 3, 2, 4)
     before = model.stats.inferences
     for requests, inferences in ((first, 1 + 3), (then, 2 + 1 + 3)):
         futures = submit_at_once(model, requests)
         for request, future in zip(requests, futures, strict=True):
-            assert_close(future.result(LIMIT_S), toy.whole(request, tmp_path))
+            assert_close(future.result(LIMIT_S), whole(request))
         assert model.stats.inferences - before == inferences
         before = model.stats.inferences
     assert model.stats.requests == len(first) + len(then)
@@ -77,11 +89,10 @@ def test_requests_that_wait_are_one_inference(
 
 @pytest.mark.parametrize("known", [False, True])
 def test_one_that_is_wrong_fails_alone(
-    engine: BuildToy, opened: Open, tmp_path: Path, known: bool
+    engine: BuildToy, opened: Open, whole: Alone, known: bool
 ) -> None:
     """Whether or not joining was seen to work before."""
-    toy = engine("lookups")
-    model = load(opened("64MiB"), toy)
+    model = load(opened("64MiB"), engine("lookups"))
     if known:
         for future in submit_at_once(model, indices(1, 1)):
             future.result(LIMIT_S)
@@ -91,7 +102,7 @@ def test_one_that_is_wrong_fails_alone(
     with pytest.raises(InputError, match="outside of its table"):
         futures[2].result(LIMIT_S)
     for index in (0, 1, 3):
-        assert_close(futures[index].result(LIMIT_S), toy.whole(requests[index], tmp_path))
+        assert_close(futures[index].result(LIMIT_S), whole(requests[index]))
     assert model.stats.failures == 1
     before = model.stats.inferences
     for _ in range(2):
@@ -100,9 +111,8 @@ def test_one_that_is_wrong_fails_alone(
     assert model.stats.inferences - before == 2 + 3 * (not known)
 
 
-def test_a_cancelled_request_is_not_joined(engine: BuildToy, opened: Open, tmp_path: Path) -> None:
-    toy = engine("lookups")
-    model = load(opened("64MiB"), toy)
+def test_a_cancelled_request_is_not_joined(engine: BuildToy, opened: Open, whole: Alone) -> None:
+    model = load(opened("64MiB"), engine("lookups"))
     go_on = threading.Event()
     stopped = model.between(lambda: None if go_on.wait(LIMIT_S) else pytest.fail("for ever"))
     requests = indices(1, 1, 1)
@@ -111,7 +121,7 @@ def test_a_cancelled_request_is_not_joined(engine: BuildToy, opened: Open, tmp_p
     go_on.set()
     stopped.result(LIMIT_S)
     for index in (0, 2):
-        assert_close(futures[index].result(LIMIT_S), toy.whole(requests[index], tmp_path))
+        assert_close(futures[index].result(LIMIT_S), whole(requests[index]))
     assert model.stats.requests == 2
 
 
@@ -132,6 +142,7 @@ def mixing(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 def test_rows_that_depend_on_each_other_are_not_joined(
     mixing: Engine, opened: Open, tmp_path: Path
 ) -> None:
+    whole = alone(mixing, tmp_path)
     model = load(opened("64MiB"), mixing)
     assert model._rows == 4
     random = np.random.default_rng(0)
@@ -142,7 +153,7 @@ def test_rows_that_depend_on_each_other_are_not_joined(
         before = model.stats.inferences
         futures = submit_at_once(model, requests)
         for request, future in zip(requests, futures, strict=True):
-            assert same(future.result(LIMIT_S), mixing.whole(request, tmp_path))
+            assert same(future.result(LIMIT_S), whole(request))
         assert model.stats.inferences - before == inferences
 
 
@@ -151,23 +162,23 @@ def test_rows_that_depend_on_each_other_are_not_joined(
 
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_values_of_unknown_size_beside_others(
-    engine: BuildToy, opened: Open, tmp_path: Path, lanes: int
+    engine: BuildToy, opened: Open, answers: Answers, lanes: int
 ) -> None:
     """They lie in the scratch memory that all share, from the first step to the last."""
-    toys = [engine(name) for name in ("dynamic", "transformer", "used-twice", "lookups")]
+    names = ("dynamic", "transformer", "used-twice", "lookups")
+    toys = [engine(name) for name in names]
     assert [is_interruptible(toy.manifest) for toy in toys] == [False, False, True, False]
-    feeds = [[toy.feeds(seed) for seed in range(3)] for toy in toys]
-    expected = [
-        [toy.whole(one, tmp_path) for one in asked] for toy, asked in zip(toys, feeds, strict=True)
-    ]
+    for name in names:
+        for seed in range(2):
+            answers(name, seed)
     demand = together([toy.manifest for toy in toys], lanes=lanes)
     runtime = opened(demand.other_bytes + demand.weights_bytes // 2, lanes=lanes)
     models = [load(runtime, toy) for toy in toys]
 
     def ask(index: int, first: int) -> None:
         for count in range(first, first + 15):
-            outputs = models[index].submit(feeds[index][count % 3]).result(LIMIT_S)
-            assert same(outputs, expected[index][count % 3])
+            feeds, expected = answers(names[index], count % 2)
+            assert same(models[index].submit(feeds).result(LIMIT_S), expected)
 
     threads = [started(partial(ask, i, first)) for i in range(len(toys)) for first in range(2)]
     for thread in threads:
