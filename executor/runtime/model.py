@@ -101,6 +101,9 @@ class Owner(Protocol):
     def unload(self, model: RuntimeModel) -> None:
         """Finish what was submitted, and give the memory to others."""
 
+    def serving(self) -> RuntimeModel | None:
+        """The model whose thread is the calling one; it can't wait for any."""
+
 
 class RuntimeModel:
     """A loaded engine; made by `SwapRuntime.load`. Safe to call from several threads.
@@ -183,12 +186,12 @@ class RuntimeModel:
         SwapnetError
             As `SwapExecutor` does.
         BackendError
-            It was called from a done-callback of this model, whose thread it would wait for.
+            It was called from a done-callback of a model of the runtime, which then would wait.
         """
-        if self.is_served_here():
+        if (waiting := self._owner.serving()) is not None:
             raise BackendError(
                 f"{self.name} can't be asked here",
-                why="this is a done-callback, which runs on the thread that would answer",
+                why=f"this is a done-callback, which runs on the thread of {waiting.name}",
                 hint="submit() instead, or call from another thread",
             )
         return self.submit(inputs).result()

@@ -300,6 +300,10 @@ class SwapRuntime:
             if self._models.get(model.name) is model:
                 self._rebalance()
 
+    def serving(self) -> RuntimeModel | None:
+        """See `Owner.serving`."""
+        return next((model for model in self.models if model.is_served_here()), None)
+
     def _open(self, name: str, engine: Engine, terms: Terms, share: int) -> RuntimeModel:
         urgencies = Urgencies(RateMeter(terms.rate_per_s))
         opened: list[SwapExecutor] = []
@@ -367,9 +371,8 @@ class SwapRuntime:
     def _apply(self, shares: Mapping[str, int]) -> None:
         """Change what has to change: first who gives, then who gets."""
         self._make_room(shares)
+        self._residency.resize(self._available_bytes(self._engines.values()))
         self._adopt({n: b for n, b in shares.items() if b > self._shares[n]})
-        if self._split == WHOLE:
-            self._residency.resize(self._available_bytes(self._engines.values()))
 
     def _make_room(self, shares: Mapping[str, int]) -> None:
         self._adopt({n: b for n, b in shares.items() if b < self._shares[n]})
@@ -456,13 +459,12 @@ class SwapRuntime:
         BackendError
             Called on a model's own thread, which would be waited for.
         """
-        for model in self.models:
-            if model.is_served_here():
-                raise BackendError(
-                    "models can't come, go or change their shares here",
-                    why=f"this is a done-callback, which runs on the thread of {model.name}",
-                    hint="do it from another thread",
-                )
+        if (waiting := self.serving()) is not None:
+            raise BackendError(
+                "models can't come, go or change their shares here",
+                why=f"this is a done-callback, which runs on the thread of {waiting.name}",
+                hint="do it from another thread",
+            )
         with self._balance:
             yield
 

@@ -84,9 +84,9 @@ class Engine:
         return _run(self.optimised(folder), feeds, [t.name for t in self.manifest.outputs])
 
 
-def build_toy(name: str, folder: Path) -> Engine:
-    """Write a toy's model into ``folder`` and build it there."""
-    toy = TOYS[name]
+def build_toy(name: str, folder: Path, toy: Toy | None = None) -> Engine:
+    """Write a toy's model into ``folder`` and build it there; one of the zoo unless given."""
+    toy = toy or TOYS[name]
     path = folder / f"{name}.onnx"
     toy.save(toy.make(), path)
     manifest = build(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ import numpy as np
 
 from swapnet.executor import Device, RuntimeModel
 from swapnet.executor.backends.simulated import block_byte, write_engine
+from swapnet.executor.plan import Step
 from swapnet.executor.runtime.memory import together
 from swapnet.manifest import Manifest, save_manifest
 from swapnet.profile import save_profile
 from tests.helpers.profiles import delays
 from tests.helpers.threads import LIMIT_S
 
-__all__ = ["Outputs", "Simulated", "budget_for", "simulated"]
+__all__ = ["Gate", "Outputs", "Simulated", "budget_for", "simulated"]
 
 Outputs = dict[str, Any]
 
@@ -55,7 +57,7 @@ def simulated(folder: Path, weights_bytes: Sequence[int]) -> Simulated:
     manifest = msgspec.structs.replace(manifest, source=source)
     save_manifest(folder, manifest)
     times = [(20.0, 20.0)] * len(weights_bytes)
-    profile = delays(manifest, times, bytes_per_s=1e7)
+    profile = delays(manifest, times, bytes_per_s=1e6)
     profile = msgspec.structs.replace(profile, device=Device().fingerprint)
     save_profile(folder, profile)
     return Simulated(folder, manifest)
@@ -65,3 +67,17 @@ def budget_for(*engines: Simulated, share: float, lanes: int = 1) -> int:
     """Everything but weights, and that share of the weights."""
     demand = together([one.manifest for one in engines], lanes=lanes)
     return demand.other_bytes + int(share * demand.weights_bytes)
+
+
+class Gate:
+    """Stops an engine before a step until it is opened."""
+
+    def __init__(self, at: int = 0) -> None:
+        self.at = at
+        self.reached = threading.Event()
+        self.open = threading.Event()
+
+    def __call__(self, step: Step) -> None:
+        if step.first == self.at:
+            self.reached.set()
+            assert self.open.wait(LIMIT_S)

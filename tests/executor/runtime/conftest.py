@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import pytest
 
@@ -10,6 +11,7 @@ from swapnet.executor import Device, SwapRuntime
 from swapnet.executor.backends.simulated import SimulatedBackend
 from swapnet.executor.plan import Step
 from swapnet.executor.runtime.engine import open_engine
+from tests.helpers.engines import Arrays, BuildToy
 from tests.helpers.simulated import Simulated, simulated
 from tests.helpers.threads import ended
 
@@ -41,6 +43,21 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[Step], None]]:
 
     monkeypatch.setattr(SimulatedBackend, "segments", hooked)
     return hooks
+
+
+@pytest.fixture(scope="session")
+def answers(
+    engine: BuildToy, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, int], tuple[Arrays, Arrays]]:
+    """Inputs and outputs of a toy's whole model, by name and seed."""
+    folder = tmp_path_factory.mktemp("whole")
+
+    @cache
+    def answered(name: str, seed: int) -> tuple[Arrays, Arrays]:
+        feeds = engine(name).feeds(seed)
+        return feeds, engine(name).whole(feeds, folder)
+
+    return answered
 
 
 Open = Callable[..., SwapRuntime]

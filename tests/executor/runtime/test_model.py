@@ -12,26 +12,12 @@ import pytest
 from swapnet.errors import BackendError, InputError
 from swapnet.executor import SwapRuntime
 from swapnet.executor.plan import Step
-from tests.helpers.simulated import Simulated, budget_for
+from tests.helpers.simulated import Gate, Simulated, budget_for
 from tests.helpers.threads import LIMIT_S, ended, started
 
 Until = Callable[[Callable[[], bool]], None]
 Hooks = dict[str, Callable[[Step], None]]
 Open = Callable[..., SwapRuntime]
-
-
-class Gate:
-    """Stops an engine before a step until it is opened."""
-
-    def __init__(self, at: int = 0) -> None:
-        self.at = at
-        self.reached = threading.Event()
-        self.open = threading.Event()
-
-    def __call__(self, step: Step) -> None:
-        if step.first == self.at:
-            self.reached.set()
-            assert self.open.wait(LIMIT_S)
 
 
 def logged(

@@ -1,0 +1,96 @@
+"""Loads and unloads one engine many times beside another that is asked; run as a program.
+
+    python -m tests.helpers.cycles CYCLED ASKED SPLIT FIRST LAST
+
+Writes what the process uses after the first and the last of so many cycles, as JSON.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import re
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from swapnet.executor import RuntimeModel, SwapRuntime
+from swapnet.executor.inputs import planned_sample
+from tests.helpers.threads import started
+
+__all__ = ["Used", "used"]
+
+_LIMIT_S = 240.0
+
+
+class Used(TypedDict):
+    """Of a process."""
+
+    resident_bytes: int
+    threads: int
+    descriptors: int
+
+
+def used() -> Used:
+    """What this process uses now."""
+    gc.collect()
+    status = Path("/proc/self/status").read_text()
+    resident = re.search(r"RssAnon:\s+(\d+) kB", status)
+    threads = re.search(r"Threads:\s+(\d+)", status)
+    assert resident is not None
+    assert threads is not None
+    return Used(
+        resident_bytes=int(resident[1]) << 10,
+        threads=int(threads[1]),
+        descriptors=len(os.listdir("/proc/self/fd")),
+    )
+
+
+def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether outputs are equal to the last bit."""
+    return all(one[name].tobytes() == np.asarray(other[name]).tobytes() for name in one)
+
+
+def main(cycled: str, asked: str, split: str, first: int, last: int) -> None:
+    with SwapRuntime("64MiB", split=split) as runtime:
+        other = runtime.load(asked, name="asked")
+        feeds = planned_sample(other.executor.manifest)
+        expected = other.submit(feeds).result(_LIMIT_S)
+        enough = threading.Event()
+
+        def ask() -> int:
+            count = 0
+            while not enough.is_set():
+                assert same(other.submit(feeds).result(_LIMIT_S), expected)
+                count += 1
+            return count
+
+        def cycle() -> None:
+            with runtime.load(cycled, name="cycled") as model:
+                answer(model)
+
+        def answer(model: RuntimeModel) -> None:
+            outputs = model.submit(planned_sample(model.executor.manifest)).result(_LIMIT_S)
+            assert same(outputs, answers.setdefault("cycled", outputs))
+
+        answers: dict[str, dict[str, Any]] = {}
+        asking = started(ask)
+        found: list[Used] = []
+        for count in range(1, last + 1):
+            cycle()
+            if count in (first, last):
+                found.append(used())
+        enough.set()
+        assert asking.result(_LIMIT_S) > last
+        assert other.stats.failures == 0
+        assert other.stats.requests == other.stats.inferences
+    print(json.dumps(found))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4], *map(int, sys.argv[4:]))  # type: ignore[arg-type]
