@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from swapnet.errors import BackendError, BudgetError, EngineError, InputError, StorageError
 from swapnet.executor import Device, LoadMode, PlanOptions, SwapExecutor
 from swapnet.executor.arena import Arena
+from swapnet.executor.backends.onnxruntime import OrtSegment
 from swapnet.executor.backends.simulated import block_byte, write_engine
 from swapnet.executor.plan import smallest_budget
 from swapnet.executor.storage import WeightFile
@@ -243,6 +245,159 @@ def test_the_budget_changes_while_others_call(toy: Engine, expected: list[Arrays
 def test_impossible_budgets_are_refused(toy: Engine, budget: str | int, message: str) -> None:
     with pytest.raises(BudgetError, match=message):
         SwapExecutor(toy.folder, budget)
+
+
+# Taking turns
+
+
+class Turns:
+    """Grants every turn at once, and says what was asked."""
+
+    def __init__(self, *, could_wait: bool = False) -> None:
+        self.asked: list[str] = []
+        self._could_wait = could_wait
+
+    def take(self) -> None:
+        self.asked.append("take")
+
+    def leave(self) -> None:
+        self.asked.append("leave")
+
+    def clear(self) -> bool:
+        self.asked.append("clear")
+        return self._could_wait
+
+
+def test_each_step_asks_for_its_turn(toy: Engine, expected: list[Arrays]) -> None:
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        for seed in range(3):
+            turns = Turns()
+            assert_same(executor.infer(toy.feeds(seed), turns), expected[seed])
+            assert turns.asked.count("take") == len(executor.plan.steps) > 1
+            assert turns.asked[-1] == "leave"
+        turns = Turns()
+        with pytest.raises(InputError):
+            executor.infer({}, turns)
+        assert turns.asked == []
+    with pytest.raises(BackendError, match="closed"):
+        executor.infer(toy.feeds(), turns)
+    assert turns.asked == []
+
+
+def test_a_failed_inference_leaves_its_turn(
+    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = PlanOptions(resident=False, cyclic=False)
+    with SwapExecutor(toy.folder, toy.smallest, options=options) as executor:
+        failing(monkeypatch, 1)
+        turns = Turns()
+        with pytest.raises(StorageError):
+            executor.infer(toy.feeds(), turns)
+        assert turns.asked[-1] == "leave"
+        assert_same(executor.infer(toy.feeds(1), turns), expected[1])
+
+
+@pytest.mark.parametrize("could_wait", [False, True])
+def test_a_step_without_room_is_executed_again_alone(
+    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch, could_wait: bool
+) -> None:
+    """Where others could have used scratch memory at that moment."""
+    real = OrtSegment.run
+    short = [True]
+
+    def run(self: OrtSegment, *given: Any) -> None:
+        if short and short.pop():
+            raise BudgetError("too large")
+        real(self, *given)
+
+    monkeypatch.setattr(OrtSegment, "run", run)
+    turns = Turns(could_wait=could_wait)
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        if could_wait:
+            assert_same(executor.infer(toy.feeds(), turns), expected[0])
+        else:
+            with pytest.raises(BudgetError, match="too large"):
+                executor.infer(toy.feeds(), turns)
+        assert turns.asked.count("clear") == 1
+        assert_same(executor(toy.feeds(1)), expected[1])
+
+
+def test_a_prepared_plan_is_in_force_once_it_is_adopted(
+    toy: Engine, expected: list[Arrays]
+) -> None:
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        before = executor.plan
+        plan = executor.prepare("100%")
+        with pytest.raises(BudgetError):
+            executor.prepare(toy.smallest - 1)
+        assert executor.plan is before
+        for seed, one in enumerate((plan, before, plan)):
+            executor.adopt(one)
+            assert executor.plan is one
+            assert_same(executor(toy.feeds(seed)), expected[seed])
+    with pytest.raises(BackendError, match="closed"):
+        executor.adopt(before)
+
+
+def reads_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where was read, from now on."""
+    offsets: list[int] = []
+    real: ReadInto = WeightFile.read_into
+
+    def read_into(self: WeightFile, destination: memoryview, offset: int) -> None:
+        offsets.append(offset)
+        real(self, destination, offset)
+
+    monkeypatch.setattr(WeightFile, "read_into", read_into)
+    return offsets
+
+
+@pytest.mark.parametrize("evict", [False, True])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_pause_forgets_segments_and_no_weights_unless_asked(
+    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch, evict: bool, times: int
+) -> None:
+    with SwapExecutor(toy.folder, "100%") as executor:
+        assert executor.plan.streamed_bytes == 0
+        assert_same(executor(toy.feeds()), expected[0])
+        offsets = reads_of(monkeypatch)
+        for _ in range(times):
+            executor.pause(evict=evict)
+        assert executor.stats.inferences == 1
+        assert offsets == []
+        assert_same(executor(toy.feeds(1)), expected[1])
+        assert bool(offsets) == evict
+
+
+@pytest.mark.parametrize("evict", [False, True])
+def test_a_plan_may_be_adopted_in_a_pause(toy: Engine, expected: list[Arrays], evict: bool) -> None:
+    """Its weights are where they have to be, whichever plan was before."""
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        budgets: tuple[str | int, ...] = ("100%", toy.smallest, "weights:60%", "100%")
+        for seed, budget in enumerate(budgets):
+            executor.pause(evict=evict)
+            executor.adopt(executor.prepare(budget))
+            if seed % 2:
+                executor.pause(evict=evict)
+            assert_same(executor(toy.feeds(seed)), expected[seed])
+
+
+@pytest.mark.parametrize("evict", [False, True])
+def test_what_can_not_be_loaded_after_a_pause_is_loaded_at_the_next_inference(
+    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch, evict: bool
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise BackendError("refused")
+
+    with SwapExecutor(toy.folder, "100%") as executor:
+        executor.pause(evict=evict)
+        with monkeypatch.context() as patch:
+            patch.setattr("swapnet.executor.backends.onnxruntime.OrtSegment", refuse)
+            for _ in range(2):
+                with pytest.raises(BackendError, match="refused"):
+                    executor(toy.feeds())
+        assert_same(executor(toy.feeds()), expected[0])
+        executor.pause(evict=evict)
 
 
 # Errors

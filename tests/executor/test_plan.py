@@ -33,6 +33,8 @@ def planned(draw: st.DrawFn) -> tuple[list[int], list[int], float, PlanOptions, 
         merge=draw(st.booleans()),
         equal=draw(st.booleans()),
         copy=draw(st.booleans()),
+        reading_weight=draw(st.sampled_from([0.0, 0.5, 10.0])),
+        most_step_ms=draw(st.sampled_from([None, 0.0, 0.5])),
     )
     times = st.floats(0, 1)
     return sizes, lookups, share, options, [draw(times) for _ in sizes]
@@ -141,6 +143,22 @@ def test_what_fits_is_not_streamed(simulated_manifest: MakeManifest) -> None:
     first, middle, last = (plan.streamed_bytes for plan in plans)
     assert first > middle > last == 0
     assert plans[0].predicted_ms > plans[2].predicted_ms
+
+
+@pytest.mark.parametrize("most_ms", [0.0, 2.5, 5.0, 100.0])
+def test_no_step_is_longer_than_it_may_be(simulated_manifest: MakeManifest, most_ms: float) -> None:
+    """Calls cost more than what a plan gains from reading in between, so plans would join all."""
+    manifest = simulated_manifest([PAGE] * 8)
+    profile = delays(manifest, [(1.0, 1.0)] * 8, step_ms=0.5)
+    budget = demand(manifest).total_bytes
+    free = make_plan(manifest, profile, budget)
+    plan = make_plan(manifest, profile, budget, PlanOptions(most_step_ms=most_ms))
+    lengths = [step.last - step.first + 1 for step in plan.steps]
+    assert max(lengths) == min(max(int(most_ms - 0.5), 1), 8)
+    assert sum(lengths) == 8
+    assert len(free.steps) == 1
+    assert plan.predicted_ms == pytest.approx(8 + 0.5 * len(plan.steps))
+    assert (plan.resident_bytes, plan.arena_bytes) == (free.resident_bytes, free.arena_bytes)
 
 
 def test_too_small_names_the_smallest_and_the_block(simulated_manifest: MakeManifest) -> None:

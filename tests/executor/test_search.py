@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate, chain, combinations
+from itertools import accumulate, chain, combinations, pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swapnet.executor.schedule import Choice, Outline, schedule
-from swapnet.executor.search import Planner, equal_blocks
+from swapnet.executor.search import Candidate, Planner, equal_blocks, parted
 from swapnet.executor.timeline import Delays, simulate
 from tests.helpers.profiles import delays
 
@@ -109,6 +109,52 @@ def test_equal_blocks_fill_two_places() -> None:
     choice = equal_blocks(outline, 8 * PAGE)
     assert choice == Choice(frozenset(), frozenset({1, 2, 4}), 8 * PAGE)
     assert equal_blocks(outline, 3 * PAGE).joined == frozenset({1})
+
+
+@given(
+    times=st.lists(st.floats(0, 4), min_size=1, max_size=9),
+    joined=st.frozensets(st.integers(1, 8)),
+    most_ms=st.floats(0, 9),
+    step_ms=st.floats(0, 1),
+)
+def test_steps_are_parted_no_more_than_they_must(
+    times: list[float], joined: frozenset[int], most_ms: float, step_ms: float
+) -> None:
+    count = len(times)
+    joined = frozenset(block for block in joined if block < count)
+    choice = Choice(frozenset({0}), joined, 9 * PAGE)
+    outline = Outline((PAGE,) * count, (False, *(True,) * (count - 1)))
+    measured = Delays(delays(None, [(ms, ms) for ms in times], step_ms=step_ms))
+    found = parted(choice, outline, measured, most_ms)
+    assert found.joined <= joined
+    assert (found.resident, found.ring_bytes) == (choice.resident, choice.ring_bytes)
+    starts = [block for block in range(count) if block not in found.joined]
+    for first, after in pairwise([*starts, count]):
+        assert after - first == 1 or measured.step(first, after - 1)[0] <= most_ms
+        if after in joined:
+            assert measured.step(first, after)[0] > most_ms
+    assert parted(choice, outline, measured, float("inf")) == choice
+
+
+def test_a_weight_on_reading_makes_plans_read_less() -> None:
+    """Blocks that are computed slowly hide all reading: only the weight tells plans apart."""
+    sizes = [(1 + i % 5) * PAGE for i in range(12)]
+    outline = Outline(tuple(sizes), (False, *(True for _ in sizes[1:])))
+    times = Delays(delays(None, [(1.0, 1.1) for _ in sizes], bytes_per_s=1e8))
+
+    def found(weight: float) -> Candidate:
+        available = sum(sizes) // 2
+        planner = Planner(
+            outline, times, available, cyclic=True, least_bytes=PAGE, reading_weight=weight
+        )
+        return planner.best(resident=True, join=True)
+
+    weights = (0.0, 1e3)
+    plans = [found(weight) for weight in weights]
+    assert plans[1].streamed_bytes < plans[0].streamed_bytes
+    for weight, plan in zip(weights, plans, strict=True):
+        reading_ms = plan.streamed_bytes / 1e8 * 1e3
+        assert plan.cost_ms == pytest.approx(plan.steady_ms + weight * reading_ms)
 
 
 def test_what_waits_for_itself_is_refused() -> None:
