@@ -78,5 +78,5 @@ def _is_close(one: Array, other: Array) -> bool:
         return False
     if one.dtype.kind != "f":
         return bool(np.array_equal(one, other))
-    scale = float(np.abs(other).max(initial=0.0))
+    scale = float(np.abs(other[np.isfinite(other)]).max(initial=0.0))
     return bool(np.allclose(one, other, rtol=0.0, atol=_ROUNDING * scale, equal_nan=True))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapnet.executor.runtime.batching import are_alike, join, largest_batch, part, rows_of
+from swapnet.executor.runtime.batching import agree, are_alike, join, largest_batch, part, rows_of
 from swapnet.manifest import Manifest, Tensor
 from tests.helpers.engines import BuildToy
 
@@ -40,6 +40,21 @@ def test_requests_that_differ_in_more_than_rows_are_not_alike() -> None:
     one = {"x": np.zeros((1, 3)), "mask": np.zeros((1, 4))}
     assert are_alike(one, {"x": np.zeros((5, 3)), "mask": np.zeros((5, 4))})
     assert not are_alike(one, {"x": np.zeros((1, 3)), "mask": np.zeros((1, 5))})
+
+
+def test_joined_requests_agree_up_to_rounding() -> None:
+    one = {"y": np.array([[1e3, 1.0, np.nan, -np.inf]], np.float32), "n": np.array([[1, 2]])}
+    assert agree([one], [one])
+    rounded = {**one, "y": one["y"] * np.float32(1 + 1e-6)}
+    assert agree([one, rounded], [rounded, one])
+    for name, array in (
+        ("y", one["y"] * 1.01),
+        ("y", one["y"][:, :2]),
+        ("y", np.nan_to_num(one["y"])),
+        ("n", one["n"] + 1),
+        ("n", one["n"][:0]),
+    ):
+        assert not agree([one, one], [one, {**one, name: array}])
 
 
 def changed(manifest: Manifest, **shapes: tuple[int | str, ...]) -> Manifest:
