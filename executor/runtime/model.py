@@ -248,7 +248,7 @@ class RuntimeModel:
         InputError
             One of them is out of its range.
         StorageError, BackendError
-            A plan could not be put in force; the one before is.
+            A plan could not be put in force; the one before is. Or the model was unloaded.
         """
         given = {"priority": priority, "deadline_ms": deadline_ms, "rate_per_s": rate_per_s}
         self._owner.change_terms(self, {k: v for k, v in given.items() if v is not None})
@@ -286,8 +286,16 @@ class RuntimeModel:
         return threading.current_thread() is self._thread
 
     def expect(self, terms: Terms) -> None:
-        """Take other terms; the rate seen so far is forgotten where another is expected."""
+        """Take other terms; the rate seen so far is forgotten where another is expected.
+
+        Raises
+        ------
+        BackendError
+            The model was unloaded.
+        """
         with self._changed:
+            if self._closing:
+                raise _unloaded(self.name)
             if terms.rate_per_s != self.terms.rate_per_s:
                 self._urgencies.meter = RateMeter(terms.rate_per_s)
             self.terms = terms

@@ -184,7 +184,7 @@ class SwapRuntime:
         """
         terms = Terms(priority, deadline_ms, rate_per_s)
         engine = open_engine(Path(folder), self._device, shapes)
-        name = name or engine.folder.name
+        name = name or engine.folder.absolute().name
         with self._changing():
             self._check_open()
             self._check_loadable(name, engine)
@@ -350,10 +350,12 @@ class SwapRuntime:
         BudgetError
             The budget is too small for all of them.
         """
+        if not engines:
+            return {}
         claims = [engine.claim(name, terms[name]) for name, engine in engines.items()]
         smallest = [min(option.nbytes for option in claim.options) for claim in claims]
         available = self._available_bytes(engines.values())
-        needed = max(smallest, default=0) if self._split == WHOLE else sum(smallest)
+        needed = max(smallest) if self._split == WHOLE else sum(smallest)
         if needed > available:
             smallest_bytes = self._budget_bytes - available + needed
             raise _too_small(tuple(engines), smallest_bytes, self._budget_bytes)

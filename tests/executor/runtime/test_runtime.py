@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,28 @@ def test_more_than_the_machine_has_is_refused(engines: Engines, opened: Open) ->
     engines["a"].ask(model)()
 
 
+def test_a_runtime_without_models_takes_any_size(engines: Engines, opened: Open) -> None:
+    runtime = opened(1)
+    ended(partial(runtime.set_budget, "1KiB"))
+    with pytest.raises(BudgetError, match="a do not fit in 1KiB") as found:
+        load(runtime, engines["a"])
+    assert (runtime.models, runtime.shares) == ((), {})
+    smallest = found.value.smallest_bytes
+    assert smallest is not None
+    for budget in (smallest, found.value.hint.split()[3].rstrip(",")):
+        ended(partial(runtime.set_budget, budget))
+        with load(runtime, engines["a"]) as model:
+            engines["a"].ask(model)()
+
+
+def test_the_name_is_that_of_the_folder(
+    engines: Engines, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(engines["a"].folder)
+    model = ended(partial(opened("1GiB").load, "."))
+    assert model.name == "a"
+
+
 def test_an_engine_of_a_gpu_is_refused(tmp_path: Path, opened: Open) -> None:
     made = simulated(tmp_path / "g", [4096, 4096])
     compiled = msgspec.structs.replace(made.manifest.compiled, backend="tensorrt")
@@ -155,6 +178,8 @@ def test_models_and_runtimes_are_context_managers(engines: Engines) -> None:
         runtime.load(engines["a"].folder)
     with pytest.raises(BackendError, match="not loaded any more"):
         model(engines["b"].feeds())
+    with pytest.raises(BackendError, match="not loaded any more"):
+        ended(partial(model.update, priority=2.0))
     ended(model.unload)
     assert threading.active_count() == threads
 
@@ -564,3 +589,53 @@ def test_whole_models_get_more_while_both_are_asked(
     assert len(checks) == 2
     for check in checks:
         check()
+
+
+# All at once
+
+
+@pytest.mark.parametrize(("split", "lanes"), [("latency", 1), ("whole-model", 2)])
+def test_anything_may_happen_at_any_time(
+    engines: Engines, opened: Open, monkeypatch: pytest.MonkeyPatch, split: str, lanes: int
+) -> None:
+    """Models come, go, are asked and changed from several threads, and some reads fail."""
+    budgets = [budget_for(*engines.values(), share=s, lanes=lanes) for s in (0.1, 0.5, 1.2)]
+    runtime = opened(budgets[1], split=split, lanes=lanes)
+    luck, real = random.Random(0), WeightFile.read_into
+
+    def read_into(self: WeightFile, destination: memoryview, offset: int) -> None:
+        if luck.random() < 0.01:
+            raise StorageError("cable", why="the cable is loose")
+        real(self, destination, offset)
+
+    def work(seed: int) -> None:
+        """What may fail in these ways, and in no other."""
+        chosen = random.Random(seed)
+        for _ in range(60):
+            name, models = chosen.choice("abc"), runtime.models
+            what = chosen.choice(["load", "set_budget", "ask", "ask", "ask", "update", "unload"])
+            with suppress(StorageError, BudgetError, InputError, BackendError):
+                if what == "load":
+                    runtime.load(engines[name].folder, rate_per_s=chosen.choice([0.0, 9.0]))
+                elif what == "set_budget":
+                    runtime.set_budget(chosen.choice(budgets))
+                elif models:
+                    model = chosen.choice(models)
+                    if what == "ask":
+                        engines[model.name].ask(model, seed)()
+                    elif what == "update":
+                        model.update(priority=chosen.choice([1.0, 5.0]))
+                    else:
+                        model.unload()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WeightFile, "read_into", read_into)
+        for thread in [started(partial(work, seed)) for seed in range(4)]:
+            thread.result(LIMIT_S)
+    for model in runtime.models:
+        ended(model.unload)
+    assert (runtime.models, runtime.shares) == ((), {})
+    ended(partial(runtime.set_budget, budgets[1]))
+    models = load_all(runtime, engines)
+    with asking(engines, models):
+        pass
