@@ -116,7 +116,8 @@ class Others:
 def others(engine: BuildToy, opened: Open, answers: Answers) -> Others:
     """In a budget that a third engine takes something from."""
     demand = together([engine(name).manifest for name in (*OTHERS, THIRD)])
-    runtime = opened(demand.other_bytes + demand.weights_bytes // 2)
+    budget = demand.other_bytes + demand.weights_bytes // 2
+    runtime = opened(budget, split="proportional")
     return Others(runtime, engine, answers)
 
 
@@ -229,7 +230,7 @@ def test_a_load_fails_while_others_are_asked(
     for where in (
         "swapnet.executor.executor.open_backend",
         "swapnet.executor.executor.load_profile",
-        "swapnet.executor.execution.load_once",
+        "swapnet.executor.executor.WeightFile",
         "swapnet.executor.runtime.runtime.RuntimeModel",
     ):
         with monkeypatch.context() as patch:
