@@ -268,7 +268,7 @@ def test_the_budget_is_halved_and_restored_under_load(
     before = runtime.shares
     assert before == expected_shares(runtime, engines, rule)
     with asking(engines, models):
-        for _ in range(4):
+        for _ in range(2):
             ended(partial(runtime.set_budget, small))
             assert runtime.budget_bytes == small
             assert runtime.shares == expected_shares(runtime, engines, rule)
@@ -276,7 +276,7 @@ def test_the_budget_is_halved_and_restored_under_load(
                 assert models[name].executor.plan.arena_bytes <= share
             ended(partial(runtime.set_budget, large))
             assert runtime.shares == before
-    assert sum(model.stats.replans for model in models.values()) >= 8
+    assert sum(model.stats.replans for model in models.values()) >= 4
 
 
 @pytest.mark.usefixtures("expectations")
