@@ -34,7 +34,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> BuildToy:
 _COUSINS = (
     *("-portable", "-12", "-21", "half-sliced", "bfloat16-sliced", "integers-sliced"),
     *("tied-matmul", "tied-matmul-sliced", "gru-sliced", "rnn-sliced", "gru-last-sliced"),
-    *("listed-as-inputs", "external-unaligned", "computed-indices", "sequence"),
+    *("quantised-sliced", "grouped-sliced", "transformer-sliced", "lstm-sliced", "bfloat16"),
+    *("listed-as-inputs", "external-unaligned", "computed-indices", "sequence", "integers"),
+    *("opset-7", "nested", "scan", "weightless", "microsoft", "many", "recurrent"),
 )
 """Ends of the names of toys that differ little from another one."""
 

@@ -24,6 +24,8 @@ from tests.helpers.cycles import same, used
 from tests.helpers.engines import Arrays, BuildToy
 from tests.helpers.threads import LIMIT_S, ended, started
 
+pytestmark = pytest.mark.slow
+
 Open = Callable[..., SwapRuntime]
 Answers = Callable[[str, int], tuple[Arrays, Arrays]]
 

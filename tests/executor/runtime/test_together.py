@@ -20,6 +20,8 @@ from tests.helpers.engines import Arrays, BuildToy, Engine, build_toy
 from tests.helpers.threads import LIMIT_S, ended, started
 from tests.helpers.zoo import Net, Toy
 
+pytestmark = pytest.mark.slow
+
 Open = Callable[..., SwapRuntime]
 Answers = Callable[[str, int], tuple[Arrays, Arrays]]
 Alone = Callable[[Arrays], Arrays]
