@@ -40,7 +40,7 @@ else
 endif
 
 test: $(READY) ## All tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 test-quick: $(READY) ## Tests that take less than a minute together
 	$(BIN)/python -m pytest -m 'not slow' -q -n auto --dist loadgroup

@@ -228,7 +228,10 @@ def test_under_the_kernels_limit(call: Call, device: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_smallest_budget_is_named(call: Call, device: Path) -> None:
+def test_the_smallest_budget_is_named(
+    call: Call, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swapnet.cli.engine.delays", lambda *_, **__: None)
     failed = call("scenario", "run", device, "--threads", 1, "--budget", "64KiB", "--rounds", 1)
     assert failed.is_user_error("they need", "the budget allows 65536", "give at least")
 
