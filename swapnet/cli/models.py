@@ -14,6 +14,7 @@ import swapnet
 from swapnet.arrays import Array, load_npz
 from swapnet.cli import bench_gpu, zoo_accuracy
 from swapnet.cli.console import print_table, write_json
+from swapnet.cli.options import engines_option
 from swapnet.units import format_size
 
 if TYPE_CHECKING:
@@ -77,13 +78,7 @@ def get_model(name: str, weights: Path | None, as_json: bool) -> None:
 @command.command("run")
 @click.argument("names", nargs=-1)
 @click.option("--budget", default="weights:25%", show_default=True, metavar="SIZE")
-@click.option(
-    "--engines",
-    default="engines",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Where engine directories lie; missing and outdated ones are built.",
-)
+@engines_option
 @click.option(
     "--backend",
     default="auto",
@@ -184,13 +179,7 @@ def run_models(
     type=click.Path(path_type=Path),
     help="Where cases, tables and plots go; cases that are there are not measured again.",
 )
-@click.option(
-    "--engines",
-    default="engines",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Where engine directories lie; missing and outdated ones are built.",
-)
+@engines_option
 @click.option("--peers/--no-peers", default=True, help="Other ways to run what does not fit.")
 @click.option(
     "--peers-python",

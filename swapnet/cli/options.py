@@ -16,6 +16,7 @@ __all__ = [
     "budget_option",
     "calibrate_option",
     "engine_argument",
+    "engines_option",
     "gpu_memory_option",
     "load_mode_option",
     "read_inputs",
@@ -53,6 +54,13 @@ gpu_memory_option = click.option(
     default="auto",
     show_default=True,
     help="Where weights lie on a GPU: by its attributes, or as you say.",
+)
+engines_option = click.option(
+    "--engines",
+    default="engines",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where engine directories lie; missing and outdated ones are built.",
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(1), help="Compute threads. [default: all processors]"

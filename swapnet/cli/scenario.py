@@ -12,7 +12,7 @@ import click
 
 from swapnet.cli import simulate
 from swapnet.cli.console import print_table, progress, write_json
-from swapnet.cli.options import threads_option
+from swapnet.cli.options import engines_option, threads_option
 from swapnet.errors import InputError
 from swapnet.files import check_writable
 from swapnet.units import format_size
@@ -99,13 +99,7 @@ def list_scenarios() -> None:
     help="Inferences that compute at once; auto measures whether 2 are faster than 1.",
 )
 @threads_option
-@click.option(
-    "--engines",
-    default="engines",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Where engine directories lie; missing and outdated ones are built.",
-)
+@engines_option
 @click.option(
     "--budget-steps",
     metavar="SHARE:SIZE,…",
@@ -190,13 +184,7 @@ def run(
 @click.option("--speed", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @threads_option
-@click.option(
-    "--engines",
-    default="engines",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Where engine directories lie; missing and outdated ones are built.",
-)
+@engines_option
 @click.option("--json", "json_target", metavar="FILE", help="- for stdout.")
 def forecast_command(
     scenario: str,
