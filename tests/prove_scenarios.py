@@ -146,7 +146,7 @@ def _compared(reports: Sequence[Report]) -> list[str]:
     ]
     for report in reports:
         ratios = [report.compare.get(way) for way in _WAYS]
-        missed = [report.ways[name].deadline_misses for name in ("ours", *_NAMES)]
+        missed = [report.ways[name].deadline_misses for name in ("ours", *_WAYS)]
         lines.append(
             f"| {report.scenario} | {report.weighted_latency_ms or 0:.0f} | "
             + " | ".join("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
@@ -158,7 +158,6 @@ def _compared(reports: Sequence[Report]) -> list[str]:
 
 
 _WAYS = ("equal", "proportional", "whole_model", "unlimited")
-_NAMES = ("equal", "proportional", "whole-model", "unlimited")
 
 
 def _cut(report: Report) -> list[str]:
