@@ -101,6 +101,7 @@ def test_says_what_it_was_compiled_for(engine: BuildToy) -> None:
     assert engine("images-portable").manifest.compiled.fingerprint == PORTABLE
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_files(model: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         build(model, tmp_path / name, max_block="16KiB")
@@ -185,6 +186,7 @@ except swapnet.SwapnetError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["optimised.data", WEIGHTS])
 def test_a_full_disk_leaves_the_old_engine(tmp_path: Path, file: str) -> None:
     """Matrices of 4356 bytes take 8192 in extents, so a limit between the sums fails the second."""

@@ -163,6 +163,7 @@ def test_options_of_a_build_are_not_for_an_engine(
     assert call("plan", dynamic, *option).is_user_error(f"{option[0]} is for a model")
 
 
+@pytest.mark.slow
 def test_a_curve_as_picture_table_and_json(call: Call, toy: Engine, tmp_path: Path) -> None:
     common = (toy.folder, "--no-calibrate")
     drawn = call("plan", *common, "--plot", tmp_path / "curve.png")

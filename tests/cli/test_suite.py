@@ -102,6 +102,7 @@ def measure(call: Call, zoo: str, bench: Bench, tmp_path: Path) -> Callable[...,
     return run
 
 
+@pytest.mark.slow
 def test_everything_is_written(
     measure: Callable[..., Any], bench: Bench, toy: Engine, tmp_path: Path
 ) -> None:

@@ -181,6 +181,7 @@ def test_smallest_shapes_must_fit(
     assert word in str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_unsupported_operator_is_named(compile_toy: Build, tmp_path: Path) -> None:
     net = Net()
     value = net("Relu", net.dense(net.input("x", (2, 64)), 64, 64))
