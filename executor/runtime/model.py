@@ -92,7 +92,7 @@ class Owner(Protocol):
     def hold(self, model: RuntimeModel) -> AbstractContextManager[int]:
         """Keep a model in memory while an inference runs; the bytes that have to be read first."""
 
-    def asked(self, model: RuntimeModel) -> None:
+    def asked(self) -> None:
         """A request has come."""
 
     def change_terms(self, model: RuntimeModel, given: Mapping[str, float]) -> None:
@@ -226,7 +226,7 @@ class RuntimeModel:
             self._urgencies.meter.note(now)
             self._foresee()
             self._changed.notify_all()
-        self._owner.asked(self)
+        self._owner.asked()
         return result
 
     def update(

@@ -243,7 +243,7 @@ class SwapRuntime:
             self._check_open()
             before, self._budget_bytes = self._budget_bytes, wanted
             try:
-                self._apply(self._shares_of(self._engines, self._terms()))
+                self._rebalance()
             except BaseException:
                 self._budget_bytes = max(before, wanted)
                 raise
@@ -257,8 +257,7 @@ class SwapRuntime:
                 model.close()
                 self._forget(model.name)
             self._channel.close()
-        if threading.current_thread() is not self._balancer:
-            self._balancer.join()
+        self._balancer.join()
 
     def __enter__(self) -> SwapRuntime:
         return self
@@ -282,9 +281,8 @@ class SwapRuntime:
             plan = model.executor.plan
             yield (plan.resident_bytes + plan.shared_bytes) * is_new
 
-    def asked(self, model: RuntimeModel) -> None:
+    def asked(self) -> None:
         """See `Owner.asked`: the balancer is woken where rates are not those expected."""
-        del model
         now = time.perf_counter()
         if now - self._looked_s < _REST_S:
             return
