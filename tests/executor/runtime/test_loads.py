@@ -20,7 +20,7 @@ from swapnet.executor.backends.onnxruntime import OnnxRuntimeBackend
 from swapnet.executor.runtime.memory import together
 from swapnet.executor.storage import WeightFile
 from swapnet.manifest import MANIFEST, WEIGHTS
-from tests.helpers.cycles import same, used
+from tests.helpers.cycles import Used, same, settled, used
 from tests.helpers.engines import Arrays, BuildToy
 from tests.helpers.threads import LIMIT_S, ended, started
 
@@ -82,11 +82,9 @@ class Others:
     def note(self) -> None:
         """What is now is as it should be."""
         self.check()
-        time.sleep(0.05)
-        self.before = self.state()
+        self.before = self.state(settled(10))
 
-    def state(self) -> tuple[Any, ...]:
-        now = used()
+    def state(self, now: Used) -> tuple[Any, ...]:
         return (
             self.runtime.shares,
             self.runtime._scratch.limit_bytes,
@@ -108,10 +106,10 @@ class Others:
         """A thread that has ended may be counted for a moment."""
         self.check()
         for _ in range(100):
-            if self.state() == self.before:
+            if self.state(used()) == self.before:
                 return
             time.sleep(0.01)
-        assert self.state() == self.before
+        assert self.state(used()) == self.before
 
 
 @pytest.fixture
@@ -174,7 +172,7 @@ def check_repaired(others: Others, engine: BuildToy, copy: Path, answers: Answer
     shutil.copytree(engine(THIRD).folder, copy, dirs_exist_ok=True)
     feeds, expected = answers(THIRD, 0)
     with ended(partial(others.runtime.load, copy)) as model:
-        assert others.state() != others.before
+        assert others.state(used()) != others.before
         others.check()
         assert same(model.submit(feeds).result(LIMIT_S), expected)
     others.check_all_as_before()
