@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,25 +20,20 @@ from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.loading import READERS
 from swapnet.executor.machine import memory_bytes
 from swapnet.executor.plan import Plan
+from swapnet.executor.runtime.division import division_for
 from swapnet.executor.runtime.engine import OPTIONS, Engine, open_engine
 from swapnet.executor.runtime.lanes import Lanes
 from swapnet.executor.runtime.memory import scratch_bytes, together
 from swapnet.executor.runtime.model import RuntimeModel, Urgencies
 from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.rates import RateMeter
-from swapnet.executor.runtime.residency import Residency
-from swapnet.executor.runtime.split import RULES, cost_of, split
+from swapnet.executor.runtime.split import cost_of
 from swapnet.executor.runtime.terms import Terms
 from swapnet.executor.sharing import Sharing
 from swapnet.executor.storage import LoadMode
 from swapnet.units import format_size
 
-__all__ = ["SPLITS", "SwapRuntime"]
-
-WHOLE = "whole-model"
-
-SPLITS = (*RULES, WHOLE)
-"""How a budget may be shared out."""
+__all__ = ["SwapRuntime"]
 
 _DRIFT = 2.0
 """A rate that differs from the one that the budget was split for by this factor is another."""
@@ -66,8 +61,9 @@ class SwapRuntime:
     load_mode
         How weights are read.
     split
-        ``latency``: the lowest expected latency, weighted by priorities and rates. ``equal``,
-        ``proportional`` and ``whole-model`` are what that is compared with.
+        One of `swapnet.executor.runtime.division.DIVISIONS`. ``latency``: the lowest expected
+        latency, weighted by priorities and rates. ``equal``, ``proportional`` and ``whole-model``
+        are what that is compared with.
     lanes
         Steps of different models that are executed at the same moment.
     policy
@@ -99,18 +95,12 @@ class SwapRuntime:
         lanes: int = 1,
         policy: Policy | str = Policy.DEADLINE,
     ) -> None:
-        if split not in SPLITS:
-            raise InputError(
-                f"there is no split {split!r}",
-                why=f"there are {', '.join(SPLITS)}",
-                hint="leave it out for the lowest expected latency",
-            )
         if lanes < 1:
             raise InputError(f"{lanes} lanes execute nothing", why="there must be 1 or more")
+        self._division = division_for(split)
         self._budget_bytes = _in_bytes(budget)
         self._device = device or Device()
         self._load_mode = LoadMode.parse(load_mode)
-        self._split = split
         self._lanes = Lanes(lanes, policy)
         self._balance = threading.RLock()
         """Held while models come, go, or change their shares."""
@@ -119,7 +109,6 @@ class SwapRuntime:
         self._shares: dict[str, int] = {}
         self._rates: dict[str, float] = {}
         """That the budget was split for."""
-        self._residency = Residency(0)
         self._scratch = Scratch(0)
         self._channel = Channel(READERS)
         self._drifted = threading.Event()
@@ -194,7 +183,7 @@ class SwapRuntime:
             try:
                 self._make_room({n: b for n, b in shares.items() if n != name})
                 self._fit_scratch(engines.values())
-                self._residency.resize(self._available_bytes(engines.values()))
+                self._division.resize(self._available_bytes(engines.values()))
                 model = self._open(name, engine, terms, shares[name])
             except BaseException:
                 self._forget(name)
@@ -273,11 +262,8 @@ class SwapRuntime:
     @contextmanager
     def hold(self, model: RuntimeModel) -> Iterator[int]:
         """See `Owner.hold`."""
-        if self._split != WHOLE:
-            yield 0
-            return
         evict = partial(model.executor.pause, evict=True)
-        with self._residency.hold(model.name, self._shares[model.name], evict) as is_new:
+        with self._division.hold(model.name, self._shares[model.name], evict) as is_new:
             plan = model.executor.plan
             yield (plan.resident_bytes + plan.shared_bytes) * is_new
 
@@ -305,10 +291,7 @@ class SwapRuntime:
     def _open(self, name: str, engine: Engine, terms: Terms, share: int) -> RuntimeModel:
         urgencies = Urgencies(RateMeter(terms.rate_per_s))
         opened: list[SwapExecutor] = []
-        with ExitStack() as held:
-            if self._split == WHOLE:
-                evict = lambda: opened[0].pause(evict=True)  # noqa: E731
-                held.enter_context(self._residency.hold(name, share, evict))
+        with self._division.hold(name, share, lambda: opened[0].pause(evict=True)):
             opened.append(
                 SwapExecutor(
                     engine.folder,
@@ -329,7 +312,7 @@ class SwapRuntime:
     def _forget(self, name: str) -> None:
         for known in (self._models, self._engines, self._shares, self._rates):
             known.pop(name, None)
-        self._residency.forget(name)
+        self._division.forget(name)
 
     def _terms(self) -> dict[str, Terms]:
         """With the rates that are seen."""
@@ -351,19 +334,13 @@ class SwapRuntime:
         if not engines:
             return {}
         claims = [engine.claim(name, terms[name]) for name, engine in engines.items()]
-        smallest = [min(option.nbytes for option in claim.options) for claim in claims]
         available = self._available_bytes(engines.values())
-        needed = max(smallest) if self._split == WHOLE else sum(smallest)
+        needed = self._division.needed_bytes(claims)
         if needed > available:
             smallest_bytes = self._budget_bytes - available + needed
             raise _too_small(tuple(engines), smallest_bytes, self._budget_bytes)
         self._rates.update({name: terms[name].rate_per_s for name in engines})
-        if self._split == WHOLE:
-            largest = [max(option.nbytes for option in claim.options) for claim in claims]
-            return {
-                name: min(nbytes, available) for name, nbytes in zip(engines, largest, strict=True)
-            }
-        return {share.name: share.nbytes for share in split(claims, available, rule=self._split)}
+        return self._division.shares(claims, available)
 
     def _rebalance(self) -> None:
         self._apply(self._shares_of(self._engines, self._terms()))
@@ -371,7 +348,7 @@ class SwapRuntime:
     def _apply(self, shares: Mapping[str, int]) -> None:
         """Change what has to change: first who gives, then who gets."""
         self._make_room(shares)
-        self._residency.resize(self._available_bytes(self._engines.values()))
+        self._division.resize(self._available_bytes(self._engines.values()))
         self._adopt({n: b for n, b in shares.items() if b > self._shares[n]})
 
     def _make_room(self, shares: Mapping[str, int]) -> None:
@@ -400,9 +377,7 @@ class SwapRuntime:
     def _change(self, name: str, plan: Plan, share: int) -> None:
         """In the model's thread: its next inference finds the share that the plan is for."""
         model = self._models[name]
-        if self._split == WHOLE:
-            model.executor.pause(evict=True)
-            self._residency.forget(name)
+        self._division.leave(name)
         model.adopt(plan)
         self._shares[name] = share
 

@@ -79,6 +79,15 @@ def test_what_is_forgotten_is_not_evicted() -> None:
     assert memory.evicted == []
 
 
+def test_who_leaves_is_evicted_once() -> None:
+    memory = Memory(1)
+    memory.use("leaving")
+    memory.residency.leave("leaving")
+    memory.residency.leave("leaving")
+    assert memory.evicted == ["leaving"]
+    assert memory.use("leaving")
+
+
 def test_less_memory_evicts_what_is_idle_at_once_and_the_rest_when_it_is() -> None:
     memory = Memory(3)
     memory.use("idle")

@@ -17,6 +17,7 @@ import pytest
 from swapnet.errors import BackendError, BudgetError, InputError, StorageError
 from swapnet.executor import Device, RuntimeModel, SwapExecutor, SwapRuntime
 from swapnet.executor.machine import memory_bytes
+from swapnet.executor.runtime.division import WholeModels
 from swapnet.executor.runtime.engine import open_engine
 from swapnet.executor.runtime.memory import together
 from swapnet.executor.runtime.split import Claim, cost_of, split
@@ -569,6 +570,8 @@ def test_whole_models_get_more_while_both_are_asked(
     used = {name: engines[name] for name in "ab"}
     runtime = opened(budget_for(*used.values(), share=0.3), split="whole-model")
     models = load_all(runtime, used)
+    assert isinstance(runtime._division, WholeModels)
+    waiting = runtime._division._residency._waiting
     checks: list[Callable[[], None]] = []
     real = RuntimeModel.between
 
@@ -576,7 +579,7 @@ def test_whole_models_get_more_while_both_are_asked(
         """Returns once the model waits for room, or has been served."""
         served = models[name].stats.requests
         checks.append(used[name].ask(models[name]))
-        until(lambda: name in runtime._residency._waiting or models[name].stats.requests > served)
+        until(lambda: name in waiting or models[name].stats.requests > served)
 
     def between(self: RuntimeModel, change: Callable[[], None]) -> Future[None]:
         if self.name == "b":

@@ -1,0 +1,65 @@
+"""Each model has a part of the memory, or all take turns in the whole of it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from swapnet.errors import InputError
+from swapnet.executor.runtime.division import DIVISIONS, Division, division_for
+from swapnet.executor.runtime.split import RULES, Claim, Option
+
+CLAIMS = [
+    Claim("small", (Option(1, 20.0, 9.0), Option(4, 10.0))),
+    Claim("large", (Option(3, 30.0, 9.0), Option(9, 10.0))),
+]
+
+
+@pytest.mark.parametrize("name", DIVISIONS)
+def test_shares_fit(name: str) -> None:
+    """Together or, where models take turns, each of them."""
+    division = division_for(name)
+    needed = division.needed_bytes(CLAIMS)
+    assert needed == (4 if name in RULES else 3)
+    for available in range(needed, 20):
+        shares = division.shares(CLAIMS, available)
+        assert set(shares) == {"small", "large"}
+        assert (sum if name in RULES else max)(shares.values()) <= available
+
+
+def evictions(division: Division) -> list[str]:
+    """What leaves memory for one byte when two use it in turn, and when the last one changes."""
+    evicted: list[str] = []
+    division.resize(1)
+    for name in ("one", "two"):
+        with division.hold(name, 1, partial(evicted.append, name)):
+            pass
+    division.leave("two")
+    division.leave("two")
+    return evicted
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_part_is_kept(name: str) -> None:
+    assert evictions(division_for(name)) == []
+
+
+def test_whole_models_take_turns() -> None:
+    assert evictions(division_for("whole-model")) == ["one", "two"]
+
+
+def test_what_is_gone_is_not_evicted() -> None:
+    evicted: list[str] = []
+    for division in map(division_for, DIVISIONS):
+        division.resize(1)
+        with division.hold("gone", 1, partial(evicted.append, "gone")):
+            pass
+        division.forget("gone")
+        division.leave("gone")
+    assert evicted == []
+
+
+def test_mistakes_are_refused() -> None:
+    with pytest.raises(InputError, match="there is no split 'best'"):
+        division_for("best")
