@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from swapnet.cli.simulate import command
+from swapnet.cli.scenario.simulate import command
 from swapnet.errors import StorageError, SwapnetError
 
 SMALL = ["--models", "12", "--requests", "500"]

@@ -1,0 +1,95 @@
+"""``swapnet scenario forecast``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from swapnet.cli.console import print_table, write_json
+from swapnet.cli.options import engines_option, threads_option
+from swapnet.cli.scenario.files import scenario_path
+from swapnet.cli.scenario.options import (
+    budget_option,
+    scenario_argument,
+    seed_option,
+    speed_option,
+)
+from swapnet.cli.scenario.parts import parts_of
+from swapnet.units import format_size
+
+__all__ = ["command"]
+
+
+@click.command("forecast")
+@scenario_argument
+@budget_option
+@click.option(
+    "--storage",
+    metavar="SIZE",
+    help="Bytes per second of another device's storage, like 400MB; by default as measured.",
+)
+@click.option("--requests", default=20_000, show_default=True, type=click.IntRange(1))
+@speed_option
+@seed_option
+@threads_option
+@engines_option
+@click.option("--json", "json_target", metavar="FILE", help="- for stdout.")
+def command(
+    scenario: str,
+    budget: str,
+    storage: str | None,
+    requests: int,
+    speed: float,
+    seed: int,
+    threads: int | None,
+    engines: Path,
+    json_target: str | None,
+) -> None:
+    """Expect what a scenario takes, on a virtual clock with measured delays."""
+    from swapnet.budget import Budget
+    from swapnet.executor.device import Device, available_processors
+    from swapnet.executor.runtime.memory import together
+    from swapnet.executor.scenario.forecast import candidate, forecast
+    from swapnet.executor.scenario.scenario import at_speed, load_scenario
+    from swapnet.profile import load_profile
+    from swapnet.units import parse_size
+
+    chosen = at_speed(load_scenario(scenario_path(scenario)), speed)
+    parsed = Budget.parse(budget)
+    bytes_per_s = float(parse_size(storage)) if storage else None
+    device = Device(threads or available_processors())
+    parts = parts_of(chosen, engines, device)
+    demand = together([part.manifest for part in parts])
+    candidates = [
+        candidate(
+            part.entry,
+            part.folder,
+            part.manifest,
+            load_profile(part.folder, part.manifest, device.fingerprint),
+            storage_bytes_per_s=bytes_per_s,
+        )
+        for part in parts
+    ]
+    available = parsed.resolve(demand) - demand.other_bytes
+    found = forecast(candidates, available, requests=requests, seed=seed)
+    if json_target:
+        write_json(found, json_target)
+    if json_target != "-":
+        names = [entry.name for entry in chosen.models]
+        print_table(
+            f"{chosen.title}; mean ms and share of {format_size(available)} for weights",
+            ["split", "weighted ms", "missed", *names],
+            [
+                (
+                    each.rule,
+                    f"{each.weighted_latency_ms:.1f}",
+                    str(sum(each.misses)),
+                    *(
+                        f"{ms:.0f} ({format_size(nbytes)})"
+                        for ms, nbytes in zip(each.latency_ms, each.share_bytes, strict=True)
+                    ),
+                )
+                for each in found
+            ],
+        )

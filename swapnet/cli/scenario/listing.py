@@ -1,0 +1,23 @@
+"""``swapnet scenario list``."""
+
+from __future__ import annotations
+
+import click
+
+from swapnet.cli.console import print_table
+from swapnet.cli.scenario.files import scenarios
+
+__all__ = ["command"]
+
+
+@click.command("list")
+def command() -> None:
+    """Show the scenarios that come with SwapNet."""
+    from swapnet.executor.scenario.scenario import load_scenario
+
+    rows = []
+    for name, path in scenarios().items():
+        scenario = load_scenario(path)
+        dnns = ", ".join(entry.source for entry in scenario.models)
+        rows.append((name, scenario.title, dnns))
+    print_table("", ["name", "what", "DNNs"], rows)

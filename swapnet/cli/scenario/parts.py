@@ -1,0 +1,51 @@
+"""The DNNs of a scenario, ready to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swapnet.executor.device import Device
+
+if TYPE_CHECKING:
+    from swapnet.executor.scenario.scenario import Entry, Scenario
+    from swapnet.executor.scenario.setup import Part
+
+__all__ = ["parts_of"]
+
+_SAMPLES = 3
+"""Of each DNN; the first is its example."""
+
+
+def parts_of(scenario: Scenario, engines: Path, device: Device) -> tuple[Part, ...]:
+    """All engines, built and measured where they must be, with their inputs."""
+    from swapnet import models
+    from swapnet.manifest import load_manifest
+
+    for entry in scenario.models:
+        if entry.model is not None:
+            models.find(entry.model)
+        else:
+            load_manifest(Path(entry.source))
+    return tuple(_part(entry, engines, device) for entry in scenario.models)
+
+
+def _part(entry: Entry, engines: Path, device: Device) -> Part:
+    from swapnet import models
+    from swapnet.arrays import load_npz
+    from swapnet.cli.engine import delays, measured_engine
+    from swapnet.cli.models import current_engine
+    from swapnet.executor.scenario.setup import Part, samples_for
+    from swapnet.files import make_folder
+
+    given: dict[str, Any] = {}
+    if entry.model is not None:
+        files = models.get(entry.model)
+        make_folder(engines)
+        folder = current_engine(engines, files, load_npz(files.example), "onnxruntime")
+        given = load_npz(files.data)
+    else:
+        folder = Path(entry.source)
+    manifest = measured_engine(folder, entry.shapes)
+    delays(folder, device, "auto", entry.shapes, calibrate=True, name=entry.source)
+    return Part(entry, folder, manifest, samples_for(manifest, given, _SAMPLES))

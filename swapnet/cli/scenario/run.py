@@ -1,0 +1,185 @@
+"""``swapnet scenario run``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from swapnet.cli.console import progress, write_json
+from swapnet.cli.options import engines_option, threads_option
+from swapnet.cli.scenario.files import scenario_path
+from swapnet.cli.scenario.options import (
+    budget_option,
+    scenario_argument,
+    seed_option,
+    speed_option,
+)
+from swapnet.cli.scenario.parts import parts_of
+from swapnet.cli.scenario.table import show
+from swapnet.errors import InputError
+from swapnet.files import check_writable
+
+if TYPE_CHECKING:
+    from swapnet.executor.device import Device
+    from swapnet.executor.scenario.setup import Part
+
+__all__ = ["command"]
+
+
+@click.command("run")
+@scenario_argument
+@budget_option
+@click.option("--memory-limit", is_flag=True, help="Under the kernel's limit; needs root.")
+@click.option(
+    "--compare",
+    "compared",
+    multiple=True,
+    metavar="WAY,…",
+    help="Other ways to share the budget: equal, proportional, whole-model; unlimited always runs.",
+)
+@click.option(
+    "--requests",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Of each DNN at least; others have more, by their rates.",
+)
+@click.option(
+    "--rounds",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Turns of each way, between which requests are divided.",
+)
+@speed_option
+@seed_option
+@click.option(
+    "--lanes",
+    default="1",
+    show_default=True,
+    metavar="N|auto",
+    help="Inferences that compute at once; auto measures whether 2 are faster than 1.",
+)
+@threads_option
+@engines_option
+@click.option(
+    "--budget-steps",
+    metavar="SHARE:SIZE,…",
+    help="Change the budget at these shares of the run, like 0.33:50%,0.66:100%.",
+)
+@click.option("--json", "json_target", metavar="FILE", help="The report; - for stdout.")
+@click.option("--plot", metavar="FILE", help="Shares of the budget and waiting requests over time.")
+def command(
+    scenario: str,
+    budget: str,
+    memory_limit: bool,
+    compared: tuple[str, ...],
+    requests: int,
+    rounds: int,
+    speed: float,
+    seed: int,
+    lanes: str,
+    threads: int | None,
+    engines: Path,
+    budget_steps: str | None,
+    json_target: str | None,
+    plot: str | None,
+) -> None:
+    """Run the DNNs of a scenario under one budget, and compare with unlimited memory."""
+    from swapnet.budget import Budget
+    from swapnet.cli.bench import one_operator_engine
+    from swapnet.executor.bench.plot import check_drawable
+    from swapnet.executor.device import Device, available_processors
+    from swapnet.executor.scenario.experiment import experiment
+    from swapnet.executor.scenario.plot import save_plot
+    from swapnet.executor.scenario.scenario import at_speed, load_scenario
+    from swapnet.executor.scenario.setup import Setup
+    from swapnet.executor.scenario.steps import parse_steps
+
+    path = scenario_path(scenario)
+    chosen = at_speed(load_scenario(path), speed)
+    parsed = Budget.parse(budget)
+    others = _others(compared)
+    parse_steps(budget_steps or "", 1 << 30)  # before engines are built
+    for target in (json_target, plot):
+        if target and target != "-":
+            check_writable(Path(target))
+    if plot:
+        check_drawable(Path(plot))
+    device = Device(threads or available_processors())
+    parts = parts_of(chosen, engines, device)
+    with tempfile.TemporaryDirectory(prefix="swapnet-") as name, progress(path.stem) as told:
+        setup = Setup(
+            name=path.stem,
+            scenario=chosen,
+            parts=parts,
+            budget=parsed,
+            runtime_engine=one_operator_engine(Path(name)),
+            device=device,
+            others=others,
+            budget_steps=budget_steps or "",
+            requests=requests,
+            rounds=rounds,
+            seed=seed,
+            lanes=_lanes(lanes, parts, device),
+            memory_limit=memory_limit,
+            command=shlex.join(["swapnet", *sys.argv[1:]]),
+        )
+        report = experiment(setup, told)
+    if json_target:
+        write_json(report, json_target)
+    if json_target != "-":
+        show(report)
+    if plot:
+        save_plot(report, Path(plot))
+
+
+def _others(texts: tuple[str, ...]) -> tuple[str, ...]:
+    from swapnet.executor.scenario.setup import OTHERS, UNLIMITED
+
+    given = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    unknown = [name for name in given if name not in (*OTHERS, UNLIMITED)]
+    if unknown:
+        raise InputError(
+            f"{unknown[0]!r} is not a way to share a budget",
+            why=f"ways are {', '.join((*OTHERS, UNLIMITED))}",
+            hint="write them like --compare equal,whole-model",
+        )
+    return tuple(name for name in OTHERS if name in given)
+
+
+def _lanes(text: str, parts: tuple[Part, ...], device: Device) -> int:
+    """How many inferences compute at once.
+
+    Raises
+    ------
+    InputError
+        It is no number above 0.
+    """
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    if text != "auto":
+        raise InputError(
+            f"{text!r} lanes are not possible",
+            why="it must be a whole number above 0, or auto",
+            hint="leave it out for 1: one inference computes at a time, step by step",
+        )
+    from swapnet.executor.runtime.concurrency import Trial, best_lanes, measure_lanes
+
+    trials = [
+        Trial(
+            part.folder,
+            {name: array[0] for name, array in part.samples.items()},
+            part.entry.shapes,
+        )
+        for part in parts
+    ]
+    ratios = measure_lanes(trials, device=device)
+    count = best_lanes(ratios)
+    click.echo(f"Two lanes take {ratios[2]:.2f} of one lane's time: {count}", err=True)
+    return count
