@@ -23,11 +23,11 @@ from swapnet.executor.runtime.lanes import Lanes, LaneTurn, Uninterrupted
 from swapnet.executor.runtime.memory import is_interruptible
 from swapnet.executor.runtime.policy import Job
 from swapnet.executor.runtime.rates import RateMeter
-from swapnet.executor.runtime.terms import Terms
+from swapnet.executor.runtime.terms import Changes, Terms
 from swapnet.executor.turn import Turn
 from swapnet.tensors import Array
 
-__all__ = ["ModelStats", "Owner", "RuntimeModel", "Urgencies"]
+__all__ = ["ModelStats", "Owner", "RuntimeModel", "Urgencies", "unloaded"]
 
 _SEQUENCE = count()
 
@@ -95,8 +95,8 @@ class Owner(Protocol):
     def asked(self) -> None:
         """A request has come."""
 
-    def change_terms(self, model: RuntimeModel, given: Mapping[str, float]) -> None:
-        """Split the budget for other expectations: some of the fields of `Terms`."""
+    def update(self, changes: Mapping[RuntimeModel, Changes]) -> None:
+        """Split the budget for other expectations."""
 
     def unload(self, model: RuntimeModel) -> None:
         """Finish what was submitted, and give the memory to others."""
@@ -221,7 +221,7 @@ class RuntimeModel:
         )
         with self._changed:
             if self._closing:
-                raise _unloaded(self.name)
+                raise unloaded(self.name)
             self._queue.append(_Request(job, self._lanes.admit(job), checked, result))
             self._urgencies.meter.note(now)
             self._foresee()
@@ -236,7 +236,7 @@ class RuntimeModel:
         deadline_ms: float | None = None,
         rate_per_s: float | None = None,
     ) -> None:
-        """Change what is promised or expected; the budget is split anew.
+        """Change what is promised or expected; see `SwapRuntime.update` for several models.
 
         Parameters
         ----------
@@ -250,8 +250,14 @@ class RuntimeModel:
         StorageError, BackendError
             A plan could not be put in force; the one before is. Or the model was unloaded.
         """
-        given = {"priority": priority, "deadline_ms": deadline_ms, "rate_per_s": rate_per_s}
-        self._owner.change_terms(self, {k: v for k, v in given.items() if v is not None})
+        changes = Changes()
+        if priority is not None:
+            changes["priority"] = priority
+        if deadline_ms is not None:
+            changes["deadline_ms"] = deadline_ms
+        if rate_per_s is not None:
+            changes["rate_per_s"] = rate_per_s
+        self._owner.update({self: changes})
 
     def unload(self) -> None:
         """Finish what was submitted, then give the memory back. Safe to call twice."""
@@ -285,20 +291,12 @@ class RuntimeModel:
         """Whether the calling thread is the one that serves this model."""
         return threading.current_thread() is self._thread
 
-    def expect(self, terms: Terms) -> None:
-        """Take other terms; the rate seen so far is forgotten where another is expected.
-
-        Raises
-        ------
-        BackendError
-            The model was unloaded.
-        """
+    def expect(self, changes: Changes) -> None:
+        """Take other terms; where a rate is given, what was seen so far is forgotten."""
         with self._changed:
-            if self._closing:
-                raise _unloaded(self.name)
-            if terms.rate_per_s != self.terms.rate_per_s:
-                self._urgencies.meter = RateMeter(terms.rate_per_s)
-            self.terms = terms
+            self.terms = replace(self.terms, **changes)
+            if "rate_per_s" in changes:
+                self._urgencies.meter = RateMeter(self.terms.rate_per_s)
 
     def close(self) -> None:
         """Finish what was submitted, then release everything. Safe to call twice."""
@@ -421,7 +419,8 @@ def _settle(done: Future[None], change: Callable[[], None]) -> None:
         done.set_result(None)
 
 
-def _unloaded(name: str) -> BackendError:
+def unloaded(name: str) -> BackendError:
+    """What was asked of a model that is gone."""
     return BackendError(
         f"{name} is not loaded any more",
         why="it was used after unload() or close()",

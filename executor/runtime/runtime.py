@@ -24,11 +24,11 @@ from swapnet.executor.runtime.division import division_for
 from swapnet.executor.runtime.engine import OPTIONS, Engine, open_engine
 from swapnet.executor.runtime.lanes import Lanes
 from swapnet.executor.runtime.memory import scratch_bytes, together
-from swapnet.executor.runtime.model import RuntimeModel, Urgencies
+from swapnet.executor.runtime.model import RuntimeModel, Urgencies, unloaded
 from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.rates import RateMeter
 from swapnet.executor.runtime.split import cost_of
-from swapnet.executor.runtime.terms import Terms
+from swapnet.executor.runtime.terms import Changes, Terms
 from swapnet.executor.sharing import Sharing
 from swapnet.executor.storage import LoadMode
 from swapnet.units import format_size
@@ -213,6 +213,31 @@ class SwapRuntime:
             else:
                 self._scratch.resize(0)
 
+    def update(self, changes: Mapping[RuntimeModel, Changes]) -> None:
+        """Change what is promised or expected of some models; the budget is split anew, once.
+
+        Parameters
+        ----------
+        changes
+            By model: some of priority, deadline_ms and rate_per_s, as in `load`. A rate that is
+            given counts until others are seen, whatever was seen before.
+
+        Raises
+        ------
+        InputError, BackendError
+            A number is out of its range, or a model was unloaded; nothing has changed.
+        StorageError, BackendError
+            A plan could not be put in force; the one before is.
+        """
+        with self._changing():
+            for model, given in changes.items():
+                replace(model.terms, **given)  # refuses what is out of its range
+                if self._models.get(model.name) is not model:
+                    raise unloaded(model.name)
+            for model, given in changes.items():
+                model.expect(given)
+            self._rebalance()
+
     def set_budget(self, budget: Budget | str | int) -> None:
         """Allow another amount of memory; returns when it is kept.
 
@@ -276,13 +301,6 @@ class SwapRuntime:
         rates = {other.name: other.rate_per_s() for other in self.models}
         if any(_differ(self._rates.get(name), rate) for name, rate in rates.items()):
             self._drifted.set()
-
-    def change_terms(self, model: RuntimeModel, given: Mapping[str, float]) -> None:
-        """See `Owner.change_terms`."""
-        with self._changing():
-            model.expect(replace(model.terms, **given))
-            if self._models.get(model.name) is model:
-                self._rebalance()
 
     def serving(self) -> RuntimeModel | None:
         """See `Owner.serving`."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
+from typing import TypedDict
 
 from swapnet.errors import InputError
 from swapnet.executor.runtime.policy import PATIENCE_S
 
-__all__ = ["Terms"]
+__all__ = ["Changes", "Terms"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ class Terms:
     def patience_s(self) -> float:
         """How long a request may take before it is the most urgent of all."""
         return PATIENCE_S if self.deadline_ms is None else self.deadline_ms / 1e3
+
+
+class Changes(TypedDict, total=False):
+    """Some of the fields of `Terms`."""
+
+    priority: float
+    deadline_ms: float
+    rate_per_s: float
 
 
 def _check(name: str, value: float, what: str, *, holds: bool) -> None:

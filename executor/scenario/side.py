@@ -17,6 +17,7 @@ import msgspec
 from swapnet.arrays import Array, load_npz
 from swapnet.errors import SwapnetError
 from swapnet.executor.bench.roles import peak_resident_bytes
+from swapnet.executor.runtime.terms import Changes
 from swapnet.executor.scenario.digests import HELD, Digests
 from swapnet.executor.scenario.messages import (
     Alone,
@@ -40,9 +41,6 @@ _MOMENTS = 100
 _SHORTEST_S = 0.02
 """Between two moments."""
 
-_OTHERWISE = 1e-6
-"""What a rate must change by to be another one: the rate seen before is forgotten."""
-
 Say = Callable[[msgspec.Struct], None]
 
 
@@ -64,8 +62,6 @@ class Model(Protocol):
 
     def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]: ...
 
-    def update(self, *, rate_per_s: float) -> None: ...
-
 
 class Runtime(Protocol):
     """What is measured: `swapnet.SwapRuntime`, or one like it."""
@@ -86,6 +82,8 @@ class Runtime(Protocol):
         rate_per_s: float,
         shapes: Mapping[str, Sequence[int]] | None,
     ) -> Model: ...
+
+    def update(self, changes: Mapping[Any, Changes]) -> None: ...
 
     def set_budget(self, budget: int) -> None: ...
 
@@ -128,8 +126,7 @@ class Side:
     def __init__(self, job: Job, runtime: Runtime, say: Say) -> None:
         self._runtime = runtime
         self._names = [engine.name for engine in job.engines]
-        self._rates = [engine.rate_per_s for engine in job.engines]
-        self._turns = 0
+        self._expected = [Changes(rate_per_s=engine.rate_per_s) for engine in job.engines]
         self._samples = [load_npz(Path(engine.samples)) for engine in job.engines]
         self._digests = Digests(job.known, say)
         self._models = [
@@ -191,9 +188,7 @@ class Side:
 
     def _forget_pause(self) -> None:
         """While other sides had their turns nobody asked, which says nothing of the rates."""
-        self._turns += 1
-        for model, rate in zip(self._models, self._rates, strict=True):
-            model.update(rate_per_s=rate * (1 + self._turns * _OTHERWISE))
+        self._runtime.update(dict(zip(self._models, self._expected, strict=True)))
 
     def _submit(self, model: int, sample: int) -> Future[dict[str, Array]]:
         arrays = self._samples[model].items()

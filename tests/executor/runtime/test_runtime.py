@@ -21,6 +21,7 @@ from swapnet.executor.runtime.division import WholeModels
 from swapnet.executor.runtime.engine import open_engine
 from swapnet.executor.runtime.memory import together
 from swapnet.executor.runtime.split import Claim, cost_of, split
+from swapnet.executor.runtime.terms import Changes, Terms
 from swapnet.executor.storage import WeightFile
 from swapnet.manifest import save_manifest
 from tests.helpers.simulated import Gate, Simulated, budget_for, simulated
@@ -404,6 +405,55 @@ def test_terms_out_of_range_change_nothing(
         load(runtime, engines["b"], **terms)
     assert (model.terms, runtime.shares) == before
     assert [m.name for m in runtime.models] == ["a"]
+
+
+def test_several_terms_at_once_split_once(
+    engines: Engines, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = opened(budget_for(*engines.values(), share=0.5))
+    models = load_all(runtime, engines)
+    splits: list[Mapping[str, int]] = []
+    apply = runtime._apply
+
+    def counted(shares: Mapping[str, int]) -> None:
+        splits.append(shares)
+        apply(shares)
+
+    monkeypatch.setattr(runtime, "_apply", counted)
+    changes: dict[RuntimeModel, Changes] = {
+        models["a"]: {"priority": 9.0, "rate_per_s": 5.0},
+        models["b"]: {"deadline_ms": 3.0},
+    }
+    ended(partial(runtime.update, changes))
+    assert splits == [expected_shares(runtime, engines)]
+    assert (models["a"].terms, models["b"].terms) == (Terms(9.0, None, 5.0), Terms(1.0, 3.0))
+
+
+def test_a_rate_that_is_given_counts_more_than_what_was_seen(
+    engines: Engines, opened: Open
+) -> None:
+    runtime = opened(budget_for(*engines.values(), share=0.5))
+    model = load(runtime, engines["a"], rate_per_s=0.01)
+    for _ in range(20):
+        engines["a"].ask(model)()
+    assert model.rate_per_s() > 0.012
+    ended(partial(model.update, rate_per_s=0.01))
+    assert model.rate_per_s() == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("wrong", ["value", "model"])
+def test_if_one_of_several_is_refused_none_changes(
+    engines: Engines, opened: Open, wrong: str
+) -> None:
+    runtime = opened(budget_for(*engines.values(), share=0.5))
+    models = load_all(runtime, engines)
+    before = {name: model.terms for name, model in models.items()}
+    if wrong == "model":
+        ended(models["b"].unload)
+    last: Changes = {"priority": -1.0} if wrong == "value" else {"priority": 3.0}
+    with pytest.raises(InputError if wrong == "value" else BackendError):
+        ended(partial(runtime.update, {models["a"]: {"priority": 2.0}, models["b"]: last}))
+    assert {name: model.terms for name, model in models.items()} == before
 
 
 def test_updates_of_different_fields_at_once_lose_nothing(engines: Engines, opened: Open) -> None:

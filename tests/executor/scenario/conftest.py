@@ -14,6 +14,7 @@ import pytest
 from swapnet.arrays import Array, save_npz
 from swapnet.errors import BackendError, BudgetError
 from swapnet.executor.bench.statistics import summarise
+from swapnet.executor.runtime.terms import Changes
 from swapnet.executor.scenario.messages import Engine, Job, Served
 from swapnet.executor.scenario.report import Line, Report, Way
 from swapnet.executor.scenario.scenario import Entry, Scenario
@@ -109,13 +110,12 @@ class FakeStats:
     waiting: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeModel:
     """Answers at once with its input doubled; fails where it is told to."""
 
     failing: set[float] = field(default_factory=set)
     refusing: set[float] = field(default_factory=set)
-    rates: list[float] = field(default_factory=list)
     asked: int = 0
 
     @property
@@ -134,9 +134,6 @@ class FakeModel:
             result.set_result({"y": 2 * inputs["x"]})
         return result
 
-    def update(self, *, rate_per_s: float) -> None:
-        self.rates.append(rate_per_s)
-
 
 class FakeRuntime:
     """Shares its budget equally; below ``smallest_bytes`` it refuses."""
@@ -145,6 +142,7 @@ class FakeRuntime:
         self.budget_bytes = budget_bytes
         self.smallest_bytes = smallest_bytes
         self.budgets: list[int] = []
+        self.updates: list[dict[FakeModel, Changes]] = []
         self.models: dict[str, FakeModel] = {}
         self.closed = False
 
@@ -156,6 +154,9 @@ class FakeRuntime:
         assert isinstance(folder, Path)
         self.models[name] = FakeModel()
         return self.models[name]
+
+    def update(self, changes: Mapping[Any, Changes]) -> None:
+        self.updates.append(dict(changes))
 
     def set_budget(self, budget: int) -> None:
         if budget < self.smallest_bytes:
