@@ -9,7 +9,9 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 
+from swapnet.executor.pace import Pace
 from swapnet.fingerprint import cpu_fingerprint
+from swapnet.profile import Profile, with_storage
 
 __all__ = ["Device", "ThreadPool", "available_processors", "processor_name", "runtime_version"]
 
@@ -73,6 +75,8 @@ class Device:
         What a GPU says of itself, where blocks execute on one; empty elsewhere.
     gpu_index, gpu_memory
         Which GPU, and where weights lie on it (`swapnet.executor.gpu.accelerator.choose_memory`).
+    pace
+        Slows storage down, to try what another device's would do; None leaves it as it is.
     """
 
     threads: int = field(default_factory=available_processors)
@@ -80,6 +84,7 @@ class Device:
     gpu: str = ""
     gpu_index: int = 0
     gpu_memory: str = "auto"
+    pace: Pace | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -92,3 +97,10 @@ class Device:
             self.gpu,
         )
         return "/".join(filter(None, parts))
+
+    def paced(self, profile: Profile) -> Profile:
+        """Delays that were measured without the pace, as they are with it."""
+        storage = profile.storage
+        if self.pace is None or self.pace.bytes_per_s >= storage.bytes_per_s:
+            return profile
+        return with_storage(profile, self.pace.bytes_per_s)

@@ -128,8 +128,12 @@ class SwapExecutor:
             self.manifest: Manifest = self._backend.manifest
             self._available_bytes = self._backend.available_bytes()
             fingerprint = replace(self._device, gpu=self._backend.gpu).fingerprint
-            self._profile = load_profile(self.folder, self.manifest, fingerprint)
-            self._storage = WeightFile(self.folder / WEIGHTS, LoadMode.parse(load_mode))
+            self._profile = self._device.paced(
+                load_profile(self.folder, self.manifest, fingerprint)
+            )
+            self._storage = WeightFile(
+                self.folder / WEIGHTS, LoadMode.parse(load_mode), pace=self._device.pace
+            )
             opened.callback(self._storage.close)
             if self._storage.nbytes != self.manifest.weights_nbytes:
                 raise StorageError(

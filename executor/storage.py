@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
 
 from swapnet.errors import InputError, StorageError
+from swapnet.executor.pace import Pace
 from swapnet.manifest import EXTENT_ALIGNMENT
 
 __all__ = ["LoadMode", "WeightFile"]
@@ -57,6 +59,8 @@ class WeightFile:
         ``weights.bin``.
     mode
         How to read. After opening, `mode` says which way is used.
+    pace
+        Slows reading down.
 
     Raises
     ------
@@ -64,8 +68,11 @@ class WeightFile:
         The file can't be opened, or not in that mode.
     """
 
-    def __init__(self, path: Path, mode: LoadMode = LoadMode.AUTO) -> None:
+    def __init__(
+        self, path: Path, mode: LoadMode = LoadMode.AUTO, *, pace: Pace | None = None
+    ) -> None:
         self.path = path
+        self._pace = pace
         self._mapping: mmap.mmap | None = None
         try:
             self._file, self.mode = _open(path, mode)
@@ -92,6 +99,10 @@ class WeightFile:
         StorageError
             The system reports an error, or the file ends before.
         """
+        with nullcontext() if self._pace is None else self._pace.request(len(destination)):
+            self._read_into(destination, offset)
+
+    def _read_into(self, destination: memoryview, offset: int) -> None:
         wanted = len(destination)
         done = 0
         try:

@@ -29,6 +29,7 @@ __all__ = [
     "profile_paths",
     "save_profile",
     "with_needs",
+    "with_storage",
 ]
 
 PROFILE = "profile.json"
@@ -199,6 +200,22 @@ def with_needs(manifest: Manifest, needs: Sequence[Need]) -> Manifest:
         for block, need in zip(manifest.blocks, needs, strict=True)
     )
     return msgspec.structs.replace(manifest, blocks=blocks)
+
+
+def with_storage(profile: Profile, bytes_per_s: float) -> Profile:
+    """The same delays beside other storage, which computing does not slow down.
+
+    Parameters
+    ----------
+    profile
+        What was measured.
+    bytes_per_s
+        Of the other storage.
+    """
+    storage = msgspec.structs.replace(
+        profile.storage, bytes_per_s=bytes_per_s, busy_bytes_per_s=bytes_per_s
+    )
+    return msgspec.structs.replace(profile, storage=storage)
 
 
 def profile_paths(folder: Path, manifest: Manifest) -> tuple[Path, Path]:

@@ -65,5 +65,5 @@ def open_engine(
         It is missing, damaged, or not measured at these shapes.
     """
     manifest = for_pool(load_manifest(folder, shapes), device.pool)
-    profile = load_profile(folder, manifest, device.fingerprint)
+    profile = device.paced(load_profile(folder, manifest, device.fingerprint))
     return Engine(folder, manifest, shapes, load_curve(folder, manifest, profile, OPTIONS))

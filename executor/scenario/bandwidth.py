@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from swapnet.executor.pace import Pace
 from swapnet.executor.storage import LoadMode, WeightFile
 from swapnet.manifest import WEIGHTS, Extent, Manifest
 
@@ -20,13 +21,10 @@ class Bandwidth:
 
     Parameters
     ----------
-    folders, manifests
-        All engines.
-
-    Parameters
-    ----------
     engines
-        Their folders and manifests.
+        Folders and manifests of all.
+    pace
+        Slows reading down.
 
     Attributes
     ----------
@@ -34,11 +32,13 @@ class Bandwidth:
         How weights are read.
     """
 
-    def __init__(self, engines: Sequence[tuple[Path, Manifest]]) -> None:
+    def __init__(
+        self, engines: Sequence[tuple[Path, Manifest]], *, pace: Pace | None = None
+    ) -> None:
         from swapnet.calibration.storage import BackgroundReader
 
         folder, manifest = max(engines, key=lambda engine: engine[1].weights_nbytes)
-        self._storage = WeightFile(folder / WEIGHTS)
+        self._storage = WeightFile(folder / WEIGHTS, pace=pace)
         self.mode: LoadMode = self._storage.mode
         self._reader = BackgroundReader(self._storage, _sample(manifest))
 

@@ -84,7 +84,7 @@ class _Ways:
             progress("open", index, len(names))
             self._open(name)
         engines = [(part.folder, part.manifest) for part in setup.parts]
-        bandwidth = self._stack.enter_context(Bandwidth(engines))
+        bandwidth = self._stack.enter_context(Bandwidth(engines, pace=setup.device.pace))
         rates = []
         for turn in range(setup.rounds):
             rates.append(bandwidth.measure())
@@ -141,11 +141,13 @@ class _Ways:
             for index, part in enumerate(setup.parts)
         )
         limited = name != UNLIMITED
+        pace = setup.device.pace
         return Job(
             engines=tuple(engines),
             budget_bytes=setup.budget_bytes if limited else setup.unlimited_bytes,
             split=name if name in OTHERS else SPLIT,
             threads=setup.device.threads,
+            storage_bytes_per_s=None if pace is None else pace.bytes_per_s,
             lanes=setup.lanes,
             budgets=tuple(step.budget_bytes for step in setup.steps) if limited else (),
             known=self._answers.known,

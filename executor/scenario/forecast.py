@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from swapnet.executor.curve import curve
@@ -18,7 +17,7 @@ from swapnet.executor.runtime.split import RULES, Share, split
 from swapnet.executor.runtime.terms import Terms
 from swapnet.executor.scenario.scenario import Entry
 from swapnet.manifest import Manifest
-from swapnet.profile import Profile
+from swapnet.profile import Profile, with_storage
 
 __all__ = ["Candidate", "Forecast", "candidate", "forecast"]
 
@@ -103,12 +102,7 @@ def candidate(
         In place of the measured one, idle and busy.
     """
     if storage_bytes_per_s is not None:
-        storage = msgspec.structs.replace(
-            profile.storage,
-            bytes_per_s=storage_bytes_per_s,
-            busy_bytes_per_s=storage_bytes_per_s,
-        )
-        profile = msgspec.structs.replace(profile, storage=storage)
+        profile = with_storage(profile, storage_bytes_per_s)
     points = curve(manifest, profile, OPTIONS, count=_POINTS)
     return Candidate(entry, Engine(folder, manifest, entry.shapes, points), profile)
 

@@ -70,6 +70,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         Of the runtime.
     threads, lanes
         That compute, and inferences that do so at once.
+    storage_bytes_per_s
+        To slow storage down to; None leaves it as it is.
     budgets
         That the runtime will be given later: whether each is possible is seen at the beginning.
     known
@@ -81,6 +83,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     split: str
     threads: int
     lanes: int = 1
+    storage_bytes_per_s: float | None = None
     budgets: tuple[int, ...] = ()
     known: tuple[Key, ...] = ()
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import Queue
@@ -17,6 +18,7 @@ import msgspec
 from swapnet.arrays import Array, load_npz
 from swapnet.errors import SwapnetError
 from swapnet.executor.bench.roles import peak_resident_bytes
+from swapnet.executor.pace import Pace
 from swapnet.executor.runtime.terms import Changes
 from swapnet.executor.scenario.digests import HELD, Digests
 from swapnet.executor.scenario.messages import (
@@ -97,6 +99,8 @@ def open_side(job: Job, say: Say) -> Side:
     from swapnet.manifest import load_manifest
 
     device = device_for(load_manifest(Path(job.engines[0].folder)), job.threads, own=True)
+    if job.storage_bytes_per_s is not None:
+        device = replace(device, pace=Pace(job.storage_bytes_per_s))
     runtime = SwapRuntime(job.budget_bytes, device=device, split=job.split, lanes=job.lanes)
     try:
         return Side(job, runtime, say)

@@ -14,6 +14,7 @@ from swapnet.cli.scenario.options import (
     scenario_argument,
     seed_option,
     speed_option,
+    storage_option,
 )
 from swapnet.cli.scenario.parts import parts_of
 from swapnet.units import format_size
@@ -24,11 +25,7 @@ __all__ = ["command"]
 @click.command("forecast")
 @scenario_argument
 @budget_option
-@click.option(
-    "--storage",
-    metavar="SIZE",
-    help="Bytes per second of another device's storage, like 400MB; by default as measured.",
-)
+@storage_option
 @click.option("--requests", default=20_000, show_default=True, type=click.IntRange(1))
 @speed_option
 @seed_option
@@ -38,7 +35,7 @@ __all__ = ["command"]
 def command(
     scenario: str,
     budget: str,
-    storage: str | None,
+    storage_bytes_per_s: float | None,
     requests: int,
     speed: float,
     seed: int,
@@ -53,11 +50,9 @@ def command(
     from swapnet.executor.scenario.forecast import candidate, forecast
     from swapnet.executor.scenario.scenario import at_speed, load_scenario
     from swapnet.profile import load_profile
-    from swapnet.units import parse_size
 
     chosen = at_speed(load_scenario(scenario_path(scenario)), speed)
     parsed = Budget.parse(budget)
-    bytes_per_s = float(parse_size(storage)) if storage else None
     device = Device(threads or available_processors())
     parts = parts_of(chosen, engines, device)
     demand = together([part.manifest for part in parts])
@@ -67,7 +62,7 @@ def command(
             part.folder,
             part.manifest,
             load_profile(part.folder, part.manifest, device.fingerprint),
-            storage_bytes_per_s=bytes_per_s,
+            storage_bytes_per_s=storage_bytes_per_s,
         )
         for part in parts
     ]

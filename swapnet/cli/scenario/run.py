@@ -18,6 +18,7 @@ from swapnet.cli.scenario.options import (
     scenario_argument,
     seed_option,
     speed_option,
+    storage_option,
 )
 from swapnet.cli.scenario.parts import parts_of
 from swapnet.cli.scenario.table import show
@@ -56,6 +57,7 @@ __all__ = ["command"]
     type=click.IntRange(1),
     help="Turns of each way, between which requests are divided.",
 )
+@storage_option
 @speed_option
 @seed_option
 @click.option(
@@ -81,6 +83,7 @@ def command(
     compared: tuple[str, ...],
     requests: int,
     rounds: int,
+    storage_bytes_per_s: float | None,
     speed: float,
     seed: int,
     lanes: str,
@@ -95,6 +98,7 @@ def command(
     from swapnet.cli.bench import one_operator_engine
     from swapnet.executor.bench.plot import check_drawable
     from swapnet.executor.device import Device, available_processors
+    from swapnet.executor.pace import Pace
     from swapnet.executor.scenario.experiment import experiment
     from swapnet.executor.scenario.plot import save_plot
     from swapnet.executor.scenario.scenario import at_speed, load_scenario
@@ -111,7 +115,8 @@ def command(
             check_writable(Path(target))
     if plot:
         check_drawable(Path(plot))
-    device = Device(threads or available_processors())
+    pace = None if storage_bytes_per_s is None else Pace(storage_bytes_per_s)
+    device = Device(threads or available_processors(), pace=pace)
     parts = parts_of(chosen, engines, device)
     with tempfile.TemporaryDirectory(prefix="swapnet-") as name, progress(path.stem) as told:
         setup = Setup(
