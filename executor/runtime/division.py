@@ -7,12 +7,16 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from swapnet.errors import InputError
+from swapnet.executor.runtime.rehearsal import MOST_CLAIMS, rehearse
 from swapnet.executor.runtime.residency import Residency
 from swapnet.executor.runtime.split import RULES, Claim, split
 
-__all__ = ["DIVISIONS", "Division", "Parts", "WholeModels", "division_for"]
+__all__ = ["DIVISIONS", "Division", "Parts", "Rehearsed", "WholeModels", "division_for"]
 
-_WHOLE = "whole-model"
+_LATENCY, _WHOLE = "latency", "whole-model"
+
+_CLEARLY = 0.98
+"""Of a cost: less than the rest is chance."""
 
 DIVISIONS = (*RULES, _WHOLE)
 """By name."""
@@ -81,6 +85,23 @@ class Parts:
         """Shares tell all."""
 
 
+class Rehearsed(Parts):
+    """The shares of the least expected latency, if no other rule does clearly better on a clock."""
+
+    def __init__(self) -> None:
+        super().__init__(_LATENCY)
+
+    def shares(self, claims: Sequence[Claim], available_bytes: int) -> dict[str, int]:
+        """Of all rules', those with the lowest cost in a rehearsal."""
+        expected = super().shares(claims, available_bytes)
+        if not 1 < len(claims) <= MOST_CLAIMS:
+            return expected
+        others = [Parts(rule).shares(claims, available_bytes) for rule in RULES if rule != _LATENCY]
+        best = min(others, key=lambda shares: rehearse(claims, shares))
+        clearly = rehearse(claims, best) < _CLEARLY * rehearse(claims, expected)
+        return best if clearly else expected
+
+
 class WholeModels:
     """Each model gets all that it can use, and others leave for it; see `Residency`."""
 
@@ -132,7 +153,9 @@ def division_for(name: str) -> Division:
             why=f"there are {', '.join(DIVISIONS)}",
             hint="leave it out for the lowest expected latency",
         )
-    return WholeModels() if name == _WHOLE else Parts(name)
+    if name == _WHOLE:
+        return WholeModels()
+    return Rehearsed() if name == _LATENCY else Parts(name)
 
 
 def _smallest(claim: Claim) -> int:

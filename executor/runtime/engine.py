@@ -46,12 +46,14 @@ class Engine:
 
     def claim(self, name: str, terms: Terms) -> Claim:
         """What it asks of the memory for weights."""
-        alone = self.alone_bytes
-        options = (
-            Option(point.budget_bytes - alone, point.predicted_ms, point.reading_ms)
-            for point in self.curve
-        )
-        return Claim(name, tuple(options), terms.priority, terms.rate_per_s, terms.deadline_ms)
+        options = tuple(map(self._option, self.curve))
+        return Claim(name, options, terms.priority, terms.rate_per_s, terms.deadline_ms)
+
+    def _option(self, point: Point) -> Option:
+        nbytes = point.budget_bytes - self.alone_bytes
+        ring_bytes = max(nbytes - point.resident_bytes, 0)
+        held = min(ring_bytes / point.streamed_bytes, 1.0) if point.streamed_bytes else 0.0
+        return Option(nbytes, point.predicted_ms, point.reading_ms, held * point.reading_ms)
 
 
 def open_engine(

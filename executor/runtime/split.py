@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["RULES", "Claim", "Option", "Share", "cost_of", "expected_costs", "split"]
+__all__ = ["RULES", "Claim", "Option", "Share", "cost_of", "expected_costs", "fitting", "split"]
 
 RULES = ("latency", "equal", "proportional")
 """How a budget may be split."""
@@ -52,11 +52,14 @@ class Option:
         Of one inference, alone on the device.
     reading_ms
         Of one inference: storage is busy so long, hidden behind computing or not.
+    prefetch_ms
+        Of that, what may be read before a request comes: the ring holds it.
     """
 
     nbytes: int
     latency_ms: float
     reading_ms: float = 0.0
+    prefetch_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,11 @@ def cost_of(claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
     """
     fronts = [_front(claim) for claim in claims]
     return _total(claims, fronts, [shares[claim.name] for claim in claims])
+
+
+def fitting(claim: Claim, nbytes: int) -> Option:
+    """What a claim does with a share: the largest of its useful options that fits."""
+    return _fitting(_front(claim), nbytes)
 
 
 def _front(claim: Claim) -> tuple[Option, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,13 @@ import numpy as np
 
 from swapnet.executor.curve import curve
 from swapnet.executor.plan import make_plan
-from swapnet.executor.runtime.arrivals import poisson
+from swapnet.executor.runtime.division import division_for
 from swapnet.executor.runtime.engine import OPTIONS, Engine
 from swapnet.executor.runtime.simulate import SimulatedModel, simulate
-from swapnet.executor.runtime.split import RULES, Share, split
+from swapnet.executor.runtime.split import RULES
 from swapnet.executor.runtime.terms import Terms
-from swapnet.executor.scenario.scenario import Entry
+from swapnet.executor.scenario.scenario import Entry, Scenario
+from swapnet.executor.scenario.traffic import Arrival, round_arrivals
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile, with_storage
 
@@ -46,10 +47,10 @@ class Candidate:
         """Of one inference, with everything in memory."""
         return sum(block.idle_ms for block in self.profile.blocks)
 
-    def with_share(self, share: Share) -> SimulatedModel:
+    def with_share(self, nbytes: int) -> SimulatedModel:
         """On the virtual clock, by the plan for a share of the memory for weights."""
         alone = self.engine.alone_bytes
-        plan = make_plan(self.engine.manifest, self.profile, alone + share.nbytes, OPTIONS)
+        plan = make_plan(self.engine.manifest, self.profile, alone + nbytes, OPTIONS)
         ms_per_byte = 1e3 / self.profile.storage.bytes_per_s
         return SimulatedModel(
             name=self.entry.name,
@@ -108,7 +109,7 @@ def candidate(
 
 
 def forecast(
-    candidates: Sequence[Candidate], available_bytes: int, *, requests: int = 20_000, seed: int = 0
+    candidates: Sequence[Candidate], available_bytes: int, *, requests: int = 2_000, seed: int = 0
 ) -> tuple[Forecast, ...]:
     """Each rule, and unlimited memory, with the same seeded requests.
 
@@ -119,7 +120,7 @@ def forecast(
     available_bytes
         For the weights of all.
     requests
-        Of all together, as Poisson processes of the scenario's rates.
+        Of each DNN at least, as the scenario says that they come.
     seed
         Of the requests.
 
@@ -129,30 +130,27 @@ def forecast(
         The DNNs do not fit.
     """
     claims = [each.engine.claim(each.entry.name, each.terms) for each in candidates]
-    ways = {rule: split(claims, available_bytes, rule=rule) for rule in RULES}
-    ways[_UNLIMITED] = tuple(
-        Share(claim.name, max(option.nbytes for option in claim.options), 0.0) for claim in claims
-    )
-    return tuple(
-        _forecast(rule, candidates, shares, requests=requests, seed=seed)
-        for rule, shares in ways.items()
-    )
+    ways = {rule: division_for(rule).shares(claims, available_bytes) for rule in RULES}
+    ways[_UNLIMITED] = {
+        claim.name: max(option.nbytes for option in claim.options) for claim in claims
+    }
+    scenario = Scenario(title="", models=tuple(each.entry for each in candidates))
+    arrivals = round_arrivals(scenario, [1] * len(candidates), requests, seed, turn=0)
+    return tuple(_forecast(rule, candidates, shares, arrivals) for rule, shares in ways.items())
 
 
 def _forecast(
     rule: str,
     candidates: Sequence[Candidate],
-    shares: Sequence[Share],
-    *,
-    requests: int,
-    seed: int,
+    shares: Mapping[str, int],
+    arrivals: Sequence[Arrival],
 ) -> Forecast:
-    models = [each.with_share(share) for each, share in zip(candidates, shares, strict=True)]
-    outcome = simulate(models, poisson(models, requests, seed))
+    models = [each.with_share(shares[each.entry.name]) for each in candidates]
+    outcome = simulate(models, [(arrival.due_s, arrival.model) for arrival in arrivals])
     return Forecast(
         rule,
         outcome.weighted_latency_ms,
         tuple(float(np.mean(ms)) if len(ms) else 0.0 for ms in outcome.latencies_ms),
-        tuple(share.nbytes for share in shares),
+        tuple(shares[model.name] for model in models),
         tuple(outcome.misses),
     )

@@ -26,7 +26,13 @@ __all__ = ["command"]
 @scenario_argument
 @budget_option
 @storage_option
-@click.option("--requests", default=20_000, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--requests",
+    default=2_000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Of each DNN at least; others have more, by their rates.",
+)
 @speed_option
 @seed_option
 @threads_option

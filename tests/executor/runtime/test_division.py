@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from swapnet.errors import InputError
-from swapnet.executor.runtime.division import DIVISIONS, Division, division_for
+from swapnet.executor.runtime.division import DIVISIONS, Division, Parts, division_for
 from swapnet.executor.runtime.split import RULES, Claim, Option
 
 CLAIMS = [
@@ -26,6 +26,32 @@ def test_shares_fit(name: str) -> None:
         shares = division.shares(CLAIMS, available)
         assert set(shares) == {"small", "large"}
         assert (sum if name in RULES else max)(shares.values()) <= available
+
+
+def test_a_split_that_does_better_on_the_clock_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for less than two percent, and not for many engines."""
+    claims = [
+        Claim("often", (Option(1, 30.0, 20.0), Option(9, 20.0, 9.0), Option(20, 10.0)), 1.0, 5.0),
+        Claim("rare", (Option(1, 90.0, 60.0), Option(30, 70.0, 30.0)), 1.0, 1.0),
+    ]
+    by_rule = {rule: Parts(rule).shares(claims, 24) for rule in RULES}
+    assert len({tuple(shares.values()) for shares in by_rule.values()}) == 3
+    costs = dict.fromkeys(RULES, 1.0)
+
+    def rehearsed(_: object, shares: dict[str, int]) -> float:
+        return next(costs[rule] for rule in RULES if by_rule[rule] == shares)
+
+    monkeypatch.setattr("swapnet.executor.runtime.division.rehearse", rehearsed)
+    division = division_for("latency")
+    assert division.shares(claims, 24) == by_rule["latency"]
+    costs["equal"] = 0.99
+    assert division.shares(claims, 24) == by_rule["latency"]
+    costs["equal"] = 0.95
+    assert division.shares(claims, 24) == by_rule["equal"]
+    costs["proportional"] = 0.9
+    assert division.shares(claims, 24) == by_rule["proportional"]
+    monkeypatch.setattr("swapnet.executor.runtime.division.MOST_CLAIMS", 1)
+    assert division.shares(claims, 24) == by_rule["latency"]
 
 
 def evictions(division: Division) -> list[str]:

@@ -17,10 +17,10 @@ import pytest
 from swapnet.errors import BackendError, BudgetError, InputError, StorageError
 from swapnet.executor import Device, RuntimeModel, SwapExecutor, SwapRuntime
 from swapnet.executor.machine import memory_bytes
-from swapnet.executor.runtime.division import WholeModels
+from swapnet.executor.runtime.division import WholeModels, division_for
 from swapnet.executor.runtime.engine import open_engine
 from swapnet.executor.runtime.memory import together
-from swapnet.executor.runtime.split import Claim, cost_of, split
+from swapnet.executor.runtime.split import Claim, cost_of
 from swapnet.executor.runtime.terms import Changes, Terms
 from swapnet.executor.storage import WeightFile
 from swapnet.manifest import save_manifest
@@ -59,7 +59,7 @@ def expected_shares(runtime: SwapRuntime, engines: Engines, rule: str = "latency
     claims = [
         open_engine(engines[m.name].folder, Device()).claim(m.name, m.terms) for m in runtime.models
     ]
-    return {share.name: share.nbytes for share in split(claims, available, rule=rule)}
+    return division_for(rule).shares(claims, available)
 
 
 @contextmanager

@@ -1,0 +1,66 @@
+"""A split tried on the virtual clock: the formula leaves out who waits for the processor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+
+from swapnet.executor.runtime.arrivals import poisson
+from swapnet.executor.runtime.simulate import SimulatedModel, simulate
+from swapnet.executor.runtime.split import Claim, Option, fitting
+
+__all__ = ["MOST_CLAIMS", "rehearse"]
+
+MOST_CLAIMS = 32
+"""Of more engines each is asked too seldom in a rehearsal."""
+
+_REQUESTS = 800
+"""Of all engines together: milliseconds of work, beside inferences that run."""
+
+_STEP_MS = 10.0
+_MOST_STEPS = 16
+
+_SEED = 0
+
+
+def rehearse(claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
+    """Mean latency of some hundred requests: weighted by priority, urgent where it is late.
+
+    Parameters
+    ----------
+    claims
+        The engines; requests come as Poisson processes of their rates, for all splits the same.
+    shares
+        Bytes by name.
+
+    Returns
+    -------
+    float
+        In weighted milliseconds. A latency L counts L / deadline times beyond the deadline, as in
+        `swapnet.executor.runtime.split.expected_costs`. 0 where nothing is asked.
+    """
+    models = [_model(claim, fitting(claim, shares[claim.name])) for claim in claims]
+    outcome = simulate(models, poisson(models, _REQUESTS, _SEED))
+    cost = weights = 0.0
+    for claim, latencies in zip(claims, outcome.latencies_ms, strict=True):
+        late = latencies / claim.deadline_ms if claim.deadline_ms else 0.0 * latencies
+        cost += claim.priority * float((latencies * late.clip(1.0)).sum())
+        weights += claim.priority * len(latencies)
+    return cost / weights if weights else 0.0
+
+
+def _model(claim: Claim, option: Option) -> SimulatedModel:
+    """What an option takes alone beyond the slower of its sides is spent computing."""
+    compute_ms = min(each.latency_ms for each in claim.options)
+    extra_ms = option.latency_ms - max(compute_ms, option.reading_ms)
+    steps = max(compute_ms, option.reading_ms) / _STEP_MS
+    return SimulatedModel(
+        name=claim.name,
+        compute_ms=compute_ms + max(extra_ms, 0.0),
+        read_ms=option.reading_ms,
+        prefetch_ms=option.prefetch_ms,
+        steps=min(max(ceil(steps), 1), _MOST_STEPS),
+        priority=claim.priority,
+        deadline_ms=claim.deadline_ms,
+        rate_per_s=claim.rate_per_s,
+    )
