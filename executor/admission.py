@@ -9,7 +9,7 @@ from swapnet.executor.memory import demand
 from swapnet.manifest import Manifest
 from swapnet.units import format_size
 
-__all__ = ["admitted_bytes"]
+__all__ = ["admitted_bytes", "check_available"]
 
 
 def admitted_bytes(budget: Budget, manifest: Manifest, available_bytes: int | None = None) -> int:
@@ -27,7 +27,11 @@ def admitted_bytes(budget: Budget, manifest: Manifest, available_bytes: int | No
     BudgetError
         It is more than that.
     """
-    budget_bytes = budget.resolve(demand(manifest))
+    return check_available(budget, budget.resolve(demand(manifest)), available_bytes)
+
+
+def check_available(budget: Budget, budget_bytes: int, available_bytes: int | None = None) -> int:
+    """The bytes that a budget was found to be, if there is so much; see `admitted_bytes`."""
     available = memory_bytes() if available_bytes is None else available_bytes
     if budget_bytes > available:
         raise BudgetError(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,6 +33,9 @@ from swapnet.manifest import WEIGHTS, Manifest, load_manifest
 from swapnet.profile import load_profile
 
 __all__ = ["SwapExecutor"]
+
+_KEPT_PLANS = 4
+"""Of the latest budgets: one that is restored has its plan already."""
 
 
 class SwapExecutor:
@@ -103,7 +107,6 @@ class SwapExecutor:
         self.folder = Path(folder)
         self._device = device or Device()
         manifest = for_pool(load_manifest(self.folder, shapes), self._device.pool)
-        self._options = options
         self._trace = trace
         self._before_read = before_read
         self._sharing = sharing
@@ -144,6 +147,9 @@ class SwapExecutor:
                 )
             if verify:
                 check_weights(self.manifest, self._storage)
+            self._plan_of = lru_cache(_KEPT_PLANS)(
+                partial(make_plan, self.manifest, self._profile, options=options)
+            )
             plan = self._make_plan(parsed)
             self._values = self._backend.values()
             opened.callback(self._values.close)
@@ -333,8 +339,7 @@ class SwapExecutor:
         return self._state
 
     def _make_plan(self, budget: Budget) -> Plan:
-        budget_bytes = admitted_bytes(budget, self.manifest, self._available_bytes)
-        return make_plan(self.manifest, self._profile, budget_bytes, self._options)
+        return self._plan_of(admitted_bytes(budget, self.manifest, self._available_bytes))
 
     def _load(
         self, plan: Plan, arena: Memory | None = None, resident: Collection[int] = ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -12,14 +11,16 @@ from pathlib import Path
 from types import TracebackType
 
 from swapnet.budget import Budget
-from swapnet.errors import BackendError, BudgetError, InputError, SwapnetError
+from swapnet.errors import BackendError, InputError, SwapnetError
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.channel import Channel
 from swapnet.executor.device import Device
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.loading import READERS
-from swapnet.executor.machine import memory_bytes
 from swapnet.executor.plan import Plan
+from swapnet.executor.runtime.admission import runtime_bytes, too_small
+from swapnet.executor.runtime.balancer import Balancer
+from swapnet.executor.runtime.courtesy import giving_way
 from swapnet.executor.runtime.division import division_for
 from swapnet.executor.runtime.engine import OPTIONS, Engine, open_engine
 from swapnet.executor.runtime.lanes import Lanes
@@ -31,18 +32,11 @@ from swapnet.executor.runtime.split import cost_of
 from swapnet.executor.runtime.terms import Changes, Terms
 from swapnet.executor.sharing import Sharing
 from swapnet.executor.storage import LoadMode
-from swapnet.units import format_size
 
 __all__ = ["SwapRuntime"]
 
-_DRIFT = 2.0
-"""A rate that differs from the one that the budget was split for by this factor is another."""
-
 _WORTH = 0.9
 """Of the cost that is expected: a split that saves less than the rest is not worth new plans."""
-
-_REST_S = 2.0
-"""Between two splits for rates that drifted."""
 
 
 class SwapRuntime:
@@ -98,7 +92,7 @@ class SwapRuntime:
         if lanes < 1:
             raise InputError(f"{lanes} lanes execute nothing", why="there must be 1 or more")
         self._division = division_for(split)
-        self._budget_bytes = _in_bytes(budget)
+        self._budget_bytes = runtime_bytes(budget)
         self._device = device or Device()
         self._load_mode = LoadMode.parse(load_mode)
         self._lanes = Lanes(lanes, policy)
@@ -111,13 +105,8 @@ class SwapRuntime:
         """That the budget was split for."""
         self._scratch = Scratch(0)
         self._channel = Channel(READERS)
-        self._drifted = threading.Event()
-        self._looked_s = time.perf_counter()
         self._closed = False
-        self._balancer = threading.Thread(
-            target=self._follow_rates, name="swapnet-balancer", daemon=True
-        )
-        self._balancer.start()
+        self._balancer = Balancer(self._follow_rates)
 
     @property
     def budget_bytes(self) -> int:
@@ -172,7 +161,8 @@ class SwapRuntime:
             The engine can't be opened; all others are as before.
         """
         terms = Terms(priority, deadline_ms, rate_per_s)
-        engine = open_engine(Path(folder), self._device, shapes)
+        with giving_way():
+            engine = open_engine(Path(folder), self._device, shapes)
         name = name or engine.folder.absolute().name
         with self._changing():
             self._check_open()
@@ -252,7 +242,7 @@ class SwapRuntime:
             A plan could not be put in force; its model keeps the one before, and the larger of the
             two budgets is in force.
         """
-        wanted = _in_bytes(budget)
+        wanted = runtime_bytes(budget)
         with self._changing():
             self._check_open()
             before, self._budget_bytes = self._budget_bytes, wanted
@@ -266,12 +256,11 @@ class SwapRuntime:
         """Finish what was submitted, then release everything. Safe to call twice."""
         with self._changing():
             self._closed = True
-            self._drifted.set()
             for model in self.models:
                 model.close()
                 self._forget(model.name)
             self._channel.close()
-        self._balancer.join()
+        self._balancer.close()
 
     def __enter__(self) -> SwapRuntime:
         return self
@@ -294,13 +283,7 @@ class SwapRuntime:
 
     def asked(self) -> None:
         """See `Owner.asked`: the balancer is woken where rates are not those expected."""
-        now = time.perf_counter()
-        if now - self._looked_s < _REST_S:
-            return
-        self._looked_s = now
-        rates = {other.name: other.rate_per_s() for other in self.models}
-        if any(_differ(self._rates.get(name), rate) for name, rate in rates.items()):
-            self._drifted.set()
+        self._balancer.look(self._rates, lambda: {m.name: m.rate_per_s() for m in self.models})
 
     def serving(self) -> RuntimeModel | None:
         """See `Owner.serving`."""
@@ -356,7 +339,7 @@ class SwapRuntime:
         needed = self._division.needed_bytes(claims)
         if needed > available:
             smallest_bytes = self._budget_bytes - available + needed
-            raise _too_small(tuple(engines), smallest_bytes, self._budget_bytes)
+            raise too_small(tuple(engines), smallest_bytes, self._budget_bytes)
         self._rates.update({name: terms[name].rate_per_s for name in engines})
         return self._division.shares(claims, available)
 
@@ -429,19 +412,13 @@ class SwapRuntime:
         return self._budget_bytes - together(manifests, lanes=self._lanes.count).other_bytes
 
     def _follow_rates(self) -> None:
-        """Split anew where rates have drifted."""
-        while True:
-            self._drifted.wait()
-            self._drifted.clear()
-            with self._balance:
-                if self._closed:
-                    return
-                with suppress(SwapnetError):
-                    terms = self._terms()
-                    shares = self._shares_of(self._engines, terms)
-                    claims = [e.claim(name, terms[name]) for name, e in self._engines.items()]
-                    if cost_of(claims, shares) < _WORTH * cost_of(claims, self._shares):
-                        self._apply(shares)
+        """Split for the rates that are seen, where that is worth it; in the balancer's thread."""
+        with self._changing(), suppress(SwapnetError):
+            terms = self._terms()
+            shares = self._shares_of(self._engines, terms)
+            claims = [engine.claim(name, terms[name]) for name, engine in self._engines.items()]
+            if cost_of(claims, shares) < _WORTH * cost_of(claims, self._shares):
+                self._apply(shares)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -458,7 +435,7 @@ class SwapRuntime:
                 why=f"this is a done-callback, which runs on the thread of {waiting.name}",
                 hint="do it from another thread",
             )
-        with self._balance:
+        with self._balance, giving_way():
             yield
 
     def _check_open(self) -> None:
@@ -482,38 +459,3 @@ class SwapRuntime:
                 why="a runtime shares the memory and the processors of the host",
                 hint="build it with --backend onnxruntime, or use a SwapExecutor for it",
             )
-
-
-def _differ(planned_per_s: float | None, rate_per_s: float) -> bool:
-    """Whether a rate is another than the one that the budget was split for."""
-    if planned_per_s is None:
-        return False
-    return not planned_per_s / _DRIFT <= rate_per_s <= max(planned_per_s, 1e-9) * _DRIFT
-
-
-def _in_bytes(budget: Budget | str | int) -> int:
-    parsed = Budget.parse(budget)
-    if parsed.of != "bytes":
-        raise InputError(
-            f"a budget of {parsed} is not for several models",
-            why="a share of their demand changes whenever one is loaded or unloaded",
-            hint="give a size like 256MiB",
-        )
-    wanted, available = int(parsed.amount), memory_bytes()
-    if wanted > available:
-        raise BudgetError(
-            f"a budget of {parsed} is more than this machine has",
-            why=f"it is {wanted} bytes, there are {available}",
-            hint=f"give at most {format_size(available)}",
-        )
-    return wanted
-
-
-def _too_small(names: Sequence[str], smallest_bytes: int, budget_bytes: int) -> BudgetError:
-    rounded = -(-smallest_bytes * 10 // (1 << 20)) / 10
-    return BudgetError(
-        f"{', '.join(names)} do not fit in {format_size(budget_bytes)} together",
-        why=f"they need {smallest_bytes} bytes, the budget allows {budget_bytes}",
-        hint=f"give at least {rounded:g}MiB, or unload one",
-        smallest_bytes=smallest_bytes,
-    )

@@ -213,6 +213,20 @@ def test_the_budget_changes_between_inferences(toy: Engine, expected: list[Array
     assert streamed[1] == streamed[3] > streamed[2] > 0
 
 
+def test_a_budget_that_is_restored_has_its_plan(toy: Engine) -> None:
+    """Those of the latest few; older ones are made again."""
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        first = executor.plan
+        assert executor.prepare(toy.smallest) is first
+        budgets = range(toy.smallest, toy.smallest + 5 * 4096, 4096)
+        plans = [executor.prepare(budget) for budget in budgets]
+        assert [plan.budget_bytes for plan in plans] == list(budgets)
+        assert executor.prepare(budgets[-1]) is plans[-1]
+        again = executor.prepare(toy.smallest)
+        assert again is not first
+        assert again == first
+
+
 def test_an_impossible_budget_changes_nothing(toy: Engine, expected: list[Arrays]) -> None:
     with SwapExecutor(toy.folder, toy.smallest) as executor:
         plan = executor.plan

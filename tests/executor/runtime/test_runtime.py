@@ -485,7 +485,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
         return cost_of(claims, shares)
 
     monkeypatch.setattr("swapnet.executor.runtime.runtime.cost_of", weigh)
-    monkeypatch.setattr("swapnet.executor.runtime.runtime._REST_S", 0.0)
+    monkeypatch.setattr("swapnet.executor.runtime.balancer._REST_S", 0.0)
     return weighed
 
 
@@ -502,7 +502,7 @@ def test_rates_that_drift_move_shares(
     before = runtime.shares
     expectations.update(a=0.019, b=0.006)
     engines["a"].ask(models["a"])()
-    assert not runtime._drifted.is_set()
+    assert not runtime._balancer._drifted.is_set()
     assert looks == []
     expectations.update(a=0.03, b=0.03, c=0.03)
     engines["a"].ask(models["a"])()
