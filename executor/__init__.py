@@ -3,6 +3,7 @@
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.execution import Inference, Stats, StepEvent
 from swapnet.executor.executor import SwapExecutor
+from swapnet.executor.pace import Pace
 from swapnet.executor.plan import Plan, PlanOptions
 from swapnet.executor.runtime import ModelStats, RuntimeModel, SwapRuntime
 from swapnet.executor.storage import LoadMode
@@ -12,6 +13,7 @@ __all__ = [
     "Inference",
     "LoadMode",
     "ModelStats",
+    "Pace",
     "Plan",
     "PlanOptions",
     "RuntimeModel",

@@ -100,7 +100,11 @@ class Device:
 
     def paced(self, profile: Profile) -> Profile:
         """Delays that were measured without the pace, as they are with it."""
-        storage = profile.storage
-        if self.pace is None or self.pace.bytes_per_s >= storage.bytes_per_s:
+        if self.pace is None:
             return profile
-        return with_storage(profile, self.pace.bytes_per_s)
+        storage, pace = profile.storage, self.pace.bytes_per_s
+        return with_storage(
+            profile,
+            bytes_per_s=min(storage.bytes_per_s, pace),
+            busy_bytes_per_s=min(storage.busy_bytes_per_s, pace),
+        )

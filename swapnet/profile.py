@@ -202,18 +202,18 @@ def with_needs(manifest: Manifest, needs: Sequence[Need]) -> Manifest:
     return msgspec.structs.replace(manifest, blocks=blocks)
 
 
-def with_storage(profile: Profile, bytes_per_s: float) -> Profile:
-    """The same delays beside other storage, which computing does not slow down.
+def with_storage(profile: Profile, *, bytes_per_s: float, busy_bytes_per_s: float) -> Profile:
+    """The same delays beside other storage.
 
     Parameters
     ----------
     profile
         What was measured.
-    bytes_per_s
-        Of the other storage.
+    bytes_per_s, busy_bytes_per_s
+        Of the other storage, alone and while blocks are executed.
     """
     storage = msgspec.structs.replace(
-        profile.storage, bytes_per_s=bytes_per_s, busy_bytes_per_s=bytes_per_s
+        profile.storage, bytes_per_s=bytes_per_s, busy_bytes_per_s=busy_bytes_per_s
     )
     return msgspec.structs.replace(profile, storage=storage)
 

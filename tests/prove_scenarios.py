@@ -8,6 +8,7 @@ and not measured again.
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -46,11 +47,15 @@ class Case:
         return RESULTS / f"{name}.json"
 
     def report(self) -> Report:
-        """Measured now, if it was not before."""
-        if not self.path.is_file():
-            command = [sys.executable, "-m", "swapnet", "scenario", "run", self.scenario]
-            command += ["--budget", self.budget, "--requests", str(self.requests), "--memory-limit"]
-            subprocess.run([*command, *self.options, "--json", str(self.path)], check=True)
+        """Measured now, if the same was not before."""
+        arguments = ["scenario", "run", self.scenario, "--budget", self.budget]
+        arguments += ["--requests", str(self.requests), "--memory-limit", *self.options]
+        arguments += ["--json", str(self.path)]
+        if self.path.is_file():
+            kept = msgspec.json.decode(self.path.read_bytes(), type=Report)
+            if kept.command == shlex.join(["swapnet", *arguments]):
+                return kept
+        subprocess.run([sys.executable, "-m", "swapnet", *arguments], check=True)
         return msgspec.json.decode(self.path.read_bytes(), type=Report)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +22,8 @@ class Balancer:
     Parameters
     ----------
     rebalance
-        Called in the thread, after rates have drifted.
+        Called in the thread, after rates have drifted. What it raises is logged, and it is tried
+        again when they drift.
     """
 
     def __init__(self, rebalance: Callable[[], None]) -> None:
@@ -35,7 +37,7 @@ class Balancer:
     def look(
         self, expected_per_s: Mapping[str, float], seen: Callable[[], Mapping[str, float]]
     ) -> None:
-        """Compare rates, unless that was done a moment ago; never waits.
+        """Compare rates, unless that was done a moment ago; does not wait for a split.
 
         Parameters
         ----------
@@ -51,10 +53,14 @@ class Balancer:
         if any(_differ(expected_per_s.get(name), rate) for name, rate in seen().items()):
             self._drifted.set()
 
-    def close(self) -> None:
-        """Stop the thread and wait for it; not from within it. Safe to call twice."""
+    def stop(self) -> None:
+        """Split no more; a split that is being made goes on."""
         self._closed = True
         self._drifted.set()
+
+    def close(self) -> None:
+        """Stop the thread and wait for it; not from within it. Safe to call twice."""
+        self.stop()
         self._thread.join()
 
     def _work(self) -> None:
@@ -63,7 +69,10 @@ class Balancer:
             self._drifted.clear()
             if self._closed:
                 return
-            self._rebalance()
+            try:
+                self._rebalance()
+            except Exception:
+                logging.getLogger(__name__).exception("the budget keeps its split")
 
 
 def _differ(expected_per_s: float | None, rate_per_s: float) -> bool:

@@ -31,7 +31,7 @@ class _Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_curve(
-    folder: Path, manifest: Manifest, profile: Profile, options: PlanOptions
+    folder: Path, manifest: Manifest, profile: Profile, options: PlanOptions, *, keep: bool = True
 ) -> tuple[Point, ...]:
     """The curve of an engine; planned, and kept where the folder can be written, the first time.
 
@@ -41,6 +41,8 @@ def load_curve(
         The engine.
     profile, options
         What is planned with; a curve of others is planned anew.
+    keep
+        In place of the one that is kept.
     """
     path = folder / CURVE
     key = _key(manifest, profile, options)
@@ -49,6 +51,8 @@ def load_curve(
         if kept.key == key:
             return kept.points
     points = curve(manifest, profile, options, count=_POINTS)
+    if not keep:
+        return points
     record = _Curve(_SCHEMA, key, points)
     with suppress(SwapnetError), replacing(path) as temporary:
         temporary.write_bytes(msgspec.json.encode(record))

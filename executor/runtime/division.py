@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from swapnet.errors import InputError
+from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.rehearsal import MOST_CLAIMS, rehearse
 from swapnet.executor.runtime.residency import Residency
-from swapnet.executor.runtime.split import RULES, Claim, split
+from swapnet.executor.runtime.split import RULES, Claim, cost_of, split
 
 __all__ = ["DIVISIONS", "Division", "Parts", "Rehearsed", "WholeModels", "division_for"]
 
@@ -30,6 +31,9 @@ class Division(Protocol):
 
     def shares(self, claims: Sequence[Claim], available_bytes: int) -> dict[str, int]:
         """Bytes by name; there is as much as is needed."""
+
+    def cost(self, claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
+        """What shares are expected to cost; of two divisions' costs nothing can be said."""
 
     def hold(
         self, name: str, nbytes: int, evict: Callable[[], None]
@@ -68,6 +72,10 @@ class Parts:
             share.name: share.nbytes for share in split(claims, available_bytes, rule=self._rule)
         }
 
+    def cost(self, claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
+        """By the formula."""
+        return cost_of(claims, shares)
+
     def hold(
         self, name: str, nbytes: int, evict: Callable[[], None]
     ) -> AbstractContextManager[bool]:
@@ -86,20 +94,35 @@ class Parts:
 
 
 class Rehearsed(Parts):
-    """The shares of the least expected latency, if no other rule does clearly better on a clock."""
+    """The shares of the least expected latency, if no other rule does clearly better on a clock.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    lanes, policy
+        Of the runtime.
+    """
+
+    def __init__(self, *, lanes: int, policy: Policy | str) -> None:
         super().__init__(_LATENCY)
+        self._lanes = lanes
+        self._policy = policy
 
     def shares(self, claims: Sequence[Claim], available_bytes: int) -> dict[str, int]:
         """Of all rules', those with the lowest cost in a rehearsal."""
         expected = super().shares(claims, available_bytes)
-        if not 1 < len(claims) <= MOST_CLAIMS:
-            return expected
         others = [Parts(rule).shares(claims, available_bytes) for rule in RULES if rule != _LATENCY]
-        best = min(others, key=lambda shares: rehearse(claims, shares))
-        clearly = rehearse(claims, best) < _CLEARLY * rehearse(claims, expected)
+        others = [shares for shares in others if shares != expected]
+        if not (others and _can_rehearse(claims)):
+            return expected
+        best = min(others, key=lambda shares: self.cost(claims, shares))
+        clearly = self.cost(claims, best) < _CLEARLY * self.cost(claims, expected)
         return best if clearly else expected
+
+    def cost(self, claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
+        """In a rehearsal; by the formula where each of many engines is asked too seldom in one."""
+        if not _can_rehearse(claims):
+            return super().cost(claims, shares)
+        return rehearse(claims, shares, lanes=self._lanes, policy=self._policy)
 
 
 class WholeModels:
@@ -120,6 +143,10 @@ class WholeModels:
             for claim, nbytes in zip(claims, largest, strict=True)
         }
 
+    def cost(self, claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
+        """By the formula, which does not know that they take turns."""
+        return cost_of(claims, shares)
+
     def hold(
         self, name: str, nbytes: int, evict: Callable[[], None]
     ) -> AbstractContextManager[bool]:
@@ -139,8 +166,15 @@ class WholeModels:
         self._residency.resize(available_bytes)
 
 
-def division_for(name: str) -> Division:
+def division_for(name: str, *, lanes: int = 1, policy: Policy | str = Policy.DEADLINE) -> Division:
     """One of `DIVISIONS`.
+
+    Parameters
+    ----------
+    name
+        Of it.
+    lanes, policy
+        Of the runtime whose budget is divided.
 
     Raises
     ------
@@ -155,7 +189,11 @@ def division_for(name: str) -> Division:
         )
     if name == _WHOLE:
         return WholeModels()
-    return Rehearsed() if name == _LATENCY else Parts(name)
+    return Rehearsed(lanes=lanes, policy=policy) if name == _LATENCY else Parts(name)
+
+
+def _can_rehearse(claims: Sequence[Claim]) -> bool:
+    return 1 < len(claims) <= MOST_CLAIMS
 
 
 def _smallest(claim: Claim) -> int:

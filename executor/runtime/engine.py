@@ -68,4 +68,6 @@ def open_engine(
     """
     manifest = for_pool(load_manifest(folder, shapes), device.pool)
     profile = device.paced(load_profile(folder, manifest, device.fingerprint))
-    return Engine(folder, manifest, shapes, load_curve(folder, manifest, profile, OPTIONS))
+    is_kept = device.pace is None
+    points = load_curve(folder, manifest, profile, OPTIONS, keep=is_kept)
+    return Engine(folder, manifest, shapes, points)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 
 from swapnet.executor.runtime.arrivals import poisson
+from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.simulate import SimulatedModel, simulate
 from swapnet.executor.runtime.split import Claim, Option, fitting
 
@@ -23,7 +24,13 @@ _MOST_STEPS = 16
 _SEED = 0
 
 
-def rehearse(claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
+def rehearse(
+    claims: Sequence[Claim],
+    shares: Mapping[str, int],
+    *,
+    lanes: int = 1,
+    policy: Policy | str = Policy.DEADLINE,
+) -> float:
     """Mean latency of some hundred requests: weighted by priority, urgent where it is late.
 
     Parameters
@@ -32,6 +39,8 @@ def rehearse(claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
         The engines; requests come as Poisson processes of their rates, for all splits the same.
     shares
         Bytes by name.
+    lanes, policy
+        As in `swapnet.executor.runtime.simulate.simulate`.
 
     Returns
     -------
@@ -40,7 +49,7 @@ def rehearse(claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
         `swapnet.executor.runtime.split.expected_costs`. 0 where nothing is asked.
     """
     models = [_model(claim, fitting(claim, shares[claim.name])) for claim in claims]
-    outcome = simulate(models, poisson(models, _REQUESTS, _SEED))
+    outcome = simulate(models, poisson(models, _REQUESTS, _SEED), lanes=lanes, policy=policy)
     cost = weights = 0.0
     for claim, latencies in zip(claims, outcome.latencies_ms, strict=True):
         late = latencies / claim.deadline_ms if claim.deadline_ms else 0.0 * latencies

@@ -79,8 +79,9 @@ class Residency:
         """Evict a model that is idle; nothing where it is not in memory."""
         with self._changed:
             if name in self._loaded:
-                self._loaded.pop(name)[1]()
-            self._changed.notify_all()
+                self._loaded[name][1]()
+                del self._loaded[name]
+                self._changed.notify_all()
 
     def resize(self, available_bytes: int) -> None:
         """There is another amount of memory from now on; what does not fit leaves when idle."""

@@ -28,7 +28,6 @@ from swapnet.executor.runtime.memory import scratch_bytes, together
 from swapnet.executor.runtime.model import RuntimeModel, Urgencies, unloaded
 from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.rates import RateMeter
-from swapnet.executor.runtime.split import cost_of
 from swapnet.executor.runtime.terms import Changes, Terms
 from swapnet.executor.sharing import Sharing
 from swapnet.executor.storage import LoadMode
@@ -91,7 +90,7 @@ class SwapRuntime:
     ) -> None:
         if lanes < 1:
             raise InputError(f"{lanes} lanes execute nothing", why="there must be 1 or more")
-        self._division = division_for(split)
+        self._division = division_for(split, lanes=lanes, policy=policy)
         self._budget_bytes = runtime_bytes(budget)
         self._device = device or Device()
         self._load_mode = LoadMode.parse(load_mode)
@@ -256,6 +255,7 @@ class SwapRuntime:
         """Finish what was submitted, then release everything. Safe to call twice."""
         with self._changing():
             self._closed = True
+            self._balancer.stop()
             for model in self.models:
                 model.close()
                 self._forget(model.name)
@@ -292,7 +292,12 @@ class SwapRuntime:
     def _open(self, name: str, engine: Engine, terms: Terms, share: int) -> RuntimeModel:
         urgencies = Urgencies(RateMeter(terms.rate_per_s))
         opened: list[SwapExecutor] = []
-        with self._division.hold(name, share, lambda: opened[0].pause(evict=True)):
+
+        def evict() -> None:
+            for executor in opened:  # none where it could not be opened
+                executor.pause(evict=True)
+
+        with self._division.hold(name, share, evict), giving_way():
             opened.append(
                 SwapExecutor(
                     engine.folder,
@@ -341,7 +346,8 @@ class SwapRuntime:
             smallest_bytes = self._budget_bytes - available + needed
             raise too_small(tuple(engines), smallest_bytes, self._budget_bytes)
         self._rates.update({name: terms[name].rate_per_s for name in engines})
-        return self._division.shares(claims, available)
+        with giving_way():
+            return self._division.shares(claims, available)
 
     def _rebalance(self) -> None:
         self._apply(self._shares_of(self._engines, self._terms()))
@@ -363,10 +369,11 @@ class SwapRuntime:
         StorageError, BackendError
             The first that failed; the model keeps its plan.
         """
-        plans = {
-            name: self._models[name].executor.prepare(self._engines[name].alone_bytes + share)
-            for name, share in shares.items()
-        }
+        with giving_way():
+            plans = {
+                name: self._models[name].executor.prepare(self._engines[name].alone_bytes + share)
+                for name, share in shares.items()
+            }
         changes = [
             self._models[name].between(partial(self._change, name, plan, shares[name]))
             for name, plan in plans.items()
@@ -417,7 +424,8 @@ class SwapRuntime:
             terms = self._terms()
             shares = self._shares_of(self._engines, terms)
             claims = [engine.claim(name, terms[name]) for name, engine in self._engines.items()]
-            if cost_of(claims, shares) < _WORTH * cost_of(claims, self._shares):
+            then, now = (self._division.cost(claims, each) for each in (shares, self._shares))
+            if then < _WORTH * now:
                 self._apply(shares)
 
     @contextmanager
@@ -435,7 +443,7 @@ class SwapRuntime:
                 why=f"this is a done-callback, which runs on the thread of {waiting.name}",
                 hint="do it from another thread",
             )
-        with self._balance, giving_way():
+        with self._balance:
             yield
 
     def _check_open(self) -> None:

@@ -103,7 +103,9 @@ def candidate(
         In place of the measured one, idle and busy.
     """
     if storage_bytes_per_s is not None:
-        profile = with_storage(profile, storage_bytes_per_s)
+        profile = with_storage(
+            profile, bytes_per_s=storage_bytes_per_s, busy_bytes_per_s=storage_bytes_per_s
+        )
     points = curve(manifest, profile, OPTIONS, count=_POINTS)
     return Candidate(entry, Engine(folder, manifest, entry.shapes, points), profile)
 

@@ -75,9 +75,12 @@ def test_what_is_asked_is_measured(call: Call, device: Path, experiment: Experim
         device,
         *("--compare", "whole-model,unlimited", "--compare", "equal", "--speed", 2, "--seed", 7),
         *("--requests", 10, "--rounds", 3, "--lanes", 2, "--budget-steps", "0.5:90%"),
+        *("--storage", "400MB"),
     )
     assert ran.status == 0, ran.err
     (setup,) = experiment.setups
+    assert setup.device.pace is not None
+    assert setup.device.pace.bytes_per_s == 400e6
     assert setup.name == "device"
     assert setup.others == ("equal", "whole-model")
     assert [part.entry.rate_per_s for part in setup.parts] == [20.0, 40.0]
@@ -85,6 +88,13 @@ def test_what_is_asked_is_measured(call: Call, device: Path, experiment: Experim
     assert (setup.requests, setup.rounds, setup.seed, setup.lanes) == (10, 3, 7, 2)
     assert [step.share for step in setup.steps] == [0.5]
     assert (setup.device.threads, setup.memory_limit) == (1, False)
+
+
+def test_storage_must_read_something(call: Call, device: Path, experiment: Experiment) -> None:
+    refused = run(call, device, "--storage", "0")
+    assert refused.status == 2
+    assert "storage of 0 per second reads nothing" in refused.err
+    assert experiment.setups == []
 
 
 def test_the_report_is_shown(call: Call, device: Path, experiment: Experiment) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from swapnet.errors import BackendError, BudgetError, EngineError, InputError, StorageError
-from swapnet.executor import Device, LoadMode, PlanOptions, SwapExecutor
+from swapnet.executor import Device, LoadMode, Pace, PlanOptions, SwapExecutor
 from swapnet.executor.arena import Arena
 from swapnet.executor.backends.onnxruntime import OrtSegment
 from swapnet.executor.backends.simulated import block_byte, write_engine
@@ -164,6 +164,19 @@ def test_threads_are_chosen(toy: Engine, expected: list[Arrays]) -> None:
     device = Device(threads=1)
     with SwapExecutor(toy.folder, toy.smallest, device=device, options=options) as executor:
         assert_same(executor(toy.feeds()), expected[0])
+
+
+def test_storage_is_slowed_down_and_planned_for(toy: Engine, expected: list[Arrays]) -> None:
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        fast_ms = executor.plan.predicted_ms
+    device = Device(pace=Pace(10e6))
+    with SwapExecutor(toy.folder, toy.smallest, device=device) as executor:
+        assert executor.plan.predicted_ms > fast_ms
+        start = time.perf_counter()
+        for seed in range(2):
+            assert_same(executor(toy.feeds(seed)), expected[seed])
+        taken_s = time.perf_counter() - start
+        assert taken_s >= executor.plan.streamed_bytes / 10e6  # of the second one, at least
 
 
 def test_indices_count_from_the_end_or_are_refused(engine: BuildToy) -> None:

@@ -14,7 +14,7 @@ from swapnet.executor.arena import Arena
 from swapnet.executor.pace import Pace
 from swapnet.executor.storage import WeightFile
 from swapnet.manifest import load_manifest
-from swapnet.profile import assumed_profile
+from swapnet.profile import Profile, assumed_profile, with_storage
 from tests.helpers.engines import BuildToy
 
 NBYTES = 64 << 10
@@ -63,11 +63,22 @@ def test_a_failed_read_lets_others_go_on(file: Path) -> None:
 
 
 def test_delays_follow_the_pace(engine: BuildToy) -> None:
-    """Storage that is slower than the pace stays as it is."""
-    profile = assumed_profile(load_manifest(engine("images").folder))
-    measured = profile.storage.bytes_per_s
-    slow = Device(pace=Pace(measured / 4)).paced(profile)
-    assert slow.storage.bytes_per_s == slow.storage.busy_bytes_per_s == measured / 4
-    assert slow.blocks == profile.blocks
-    assert Device(pace=Pace(measured * 4)).paced(profile) is profile
+    """Storage that is slower than the pace stays as it is, alone and beside the model."""
+    profile = with_storage(
+        assumed_profile(load_manifest(engine("images").folder)),
+        bytes_per_s=2e9,
+        busy_bytes_per_s=1e9,
+    )
+
+    def paced(bytes_per_s: float) -> Profile:
+        return Device(pace=Pace(bytes_per_s)).paced(profile)
+
+    def rates(bytes_per_s: float) -> tuple[float, float]:
+        storage = paced(bytes_per_s).storage
+        return storage.bytes_per_s, storage.busy_bytes_per_s
+
+    assert rates(5e8) == (5e8, 5e8)
+    assert rates(1.5e9) == (1.5e9, 1e9)
+    assert paced(3e9) == profile
+    assert paced(5e8).blocks == profile.blocks
     assert Device().paced(profile) is profile

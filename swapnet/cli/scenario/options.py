@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from swapnet.errors import InputError
@@ -31,7 +29,7 @@ seed_option = click.option(
 )
 
 
-def _bytes_per_s(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+def _bytes_per_s(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
     parsed = parse_size(value)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swapnet.executor.device import Device
-
 if TYPE_CHECKING:
+    from swapnet.executor.device import Device
     from swapnet.executor.scenario.scenario import Entry, Scenario
     from swapnet.executor.scenario.setup import Part
 

@@ -14,7 +14,7 @@ from swapnet.executor.plan import PlanOptions
 from swapnet.executor.runtime import curves
 from swapnet.executor.runtime.curves import CURVE, load_curve
 from swapnet.manifest import Manifest
-from swapnet.profile import Profile, assumed_profile
+from swapnet.profile import Profile, assumed_profile, with_storage
 from tests.helpers.profiles import delays
 
 OPTIONS = PlanOptions()
@@ -37,6 +37,17 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[Manifest]:
 
     monkeypatch.setattr(curves, "curve", counted)
     return asked
+
+
+def test_a_curve_of_slower_storage_leaves_the_kept_one(
+    tmp_path: Path, manifest: Manifest, planned: list[Manifest]
+) -> None:
+    profile = assumed_profile(manifest)
+    slow = with_storage(profile, bytes_per_s=1e6, busy_bytes_per_s=1e6)
+    kept = load_curve(tmp_path, manifest, profile, OPTIONS)
+    assert load_curve(tmp_path, manifest, slow, OPTIONS, keep=False) != kept
+    assert load_curve(tmp_path, manifest, profile, OPTIONS) == kept
+    assert len(planned) == 2
 
 
 def test_a_curve_is_planned_once(

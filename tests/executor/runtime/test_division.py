@@ -38,11 +38,12 @@ def test_a_split_that_does_better_on_the_clock_is_taken(monkeypatch: pytest.Monk
     assert len({tuple(shares.values()) for shares in by_rule.values()}) == 3
     costs = dict.fromkeys(RULES, 1.0)
 
-    def rehearsed(_: object, shares: dict[str, int]) -> float:
+    def rehearsed(_: object, shares: dict[str, int], *, lanes: int, policy: str) -> float:
+        assert (lanes, policy) == (2, "fair")
         return next(costs[rule] for rule in RULES if by_rule[rule] == shares)
 
     monkeypatch.setattr("swapnet.executor.runtime.division.rehearse", rehearsed)
-    division = division_for("latency")
+    division = division_for("latency", lanes=2, policy="fair")
     assert division.shares(claims, 24) == by_rule["latency"]
     costs["equal"] = 0.99
     assert division.shares(claims, 24) == by_rule["latency"]

@@ -51,6 +51,18 @@ def test_others_are_waited_for() -> None:
     assert rehearse(busy, {"one": 1, "two": 1}) > 60.0
 
 
+def test_lanes_and_policy_are_those_of_the_runtime() -> None:
+    """Two lanes let both compute; the shorter one goes first."""
+    busy = [
+        Claim("long", (Option(1, 90.0),), rate_per_s=4.0),
+        Claim("short", (Option(1, 30.0),), rate_per_s=15.0),
+    ]
+    shares = {"long": 1, "short": 1}
+    alone = rehearse(busy, shares)
+    assert rehearse(busy, shares, lanes=2) < 0.7 * alone
+    assert rehearse(busy, shares, policy="shortest") < 0.9 * alone
+
+
 def test_the_option_that_fits_counts() -> None:
     claim = Claim("one", (Option(1, 90.0, 90.0), Option(10, 20.0)), rate_per_s=SELDOM)
     assert rehearse([claim], {"one": 9}) > 2 * rehearse([claim], {"one": 10})

@@ -88,6 +88,19 @@ def test_who_leaves_is_evicted_once() -> None:
     assert memory.use("leaving")
 
 
+def test_who_can_not_leave_still_counts() -> None:
+    memory = Memory(1)
+
+    def fail() -> None:
+        raise OSError("stuck")
+
+    with memory.residency.hold("stuck", 1, fail):
+        pass
+    with pytest.raises(OSError, match="stuck"):
+        memory.residency.leave("stuck")
+    assert not memory.residency._has_room(1)
+
+
 def test_less_memory_evicts_what_is_idle_at_once_and_the_rest_when_it_is() -> None:
     memory = Memory(3)
     memory.use("idle")

@@ -17,7 +17,7 @@ import pytest
 from swapnet.errors import BackendError, BudgetError, InputError, StorageError
 from swapnet.executor import Device, RuntimeModel, SwapExecutor, SwapRuntime
 from swapnet.executor.machine import memory_bytes
-from swapnet.executor.runtime.division import WholeModels, division_for
+from swapnet.executor.runtime.division import Rehearsed, WholeModels, division_for
 from swapnet.executor.runtime.engine import open_engine
 from swapnet.executor.runtime.memory import together
 from swapnet.executor.runtime.split import Claim, cost_of
@@ -477,14 +477,15 @@ def test_updates_of_different_fields_at_once_lose_nothing(engines: Engines, open
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
-    """Shares that the balancer weighed, two for each look; it never rests."""
+    """Shares that the balancer weighed by the formula, two for each look; it never rests."""
     weighed: list[dict[str, int]] = []
 
-    def weigh(claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
+    def weigh(_: Rehearsed, claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
         weighed.append(dict(shares))
         return cost_of(claims, shares)
 
-    monkeypatch.setattr("swapnet.executor.runtime.runtime.cost_of", weigh)
+    monkeypatch.setattr("swapnet.executor.runtime.division.MOST_CLAIMS", 0)
+    monkeypatch.setattr(Rehearsed, "cost", weigh)
     monkeypatch.setattr("swapnet.executor.runtime.balancer._REST_S", 0.0)
     return weighed
 
@@ -520,6 +521,52 @@ def test_rates_that_drift_move_shares(
         assert runtime.shares == looks[2]
     with asking(engines, models):
         pass
+
+
+def test_the_balancer_judges_as_the_division_does(
+    engines: Engines,
+    opened: Open,
+    until: Until,
+    expectations: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another split costs more by the formula, and less than half in a rehearsal."""
+    runtime = opened(budget_for(*engines.values(), share=0.5))
+    models = load_all(runtime, engines, rate_per_s=0.01)
+    other = expected_shares(runtime, engines, "equal")
+    assert other != runtime.shares
+    monkeypatch.setattr("swapnet.executor.runtime.balancer._REST_S", 0.0)
+    monkeypatch.setattr(Rehearsed, "shares", lambda *_: other)
+    monkeypatch.setattr(Rehearsed, "cost", lambda _, __, shares: 1.0 if shares == other else 3.0)
+    expectations.update(a=0.03)
+    engines["a"].ask(models["a"])()
+    until(lambda: runtime.shares == other)
+
+
+def test_the_balancer_survives_what_it_can_not_do(
+    engines: Engines,
+    opened: Open,
+    until: Until,
+    expectations: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runtime = opened(budget_for(*engines.values(), share=0.5))
+    models = load_all(runtime, engines, rate_per_s=0.01)
+    failures: list[str] = []
+
+    def fail(*_: object) -> float:
+        failures.append("tried")
+        raise MemoryError
+
+    monkeypatch.setattr("swapnet.executor.runtime.balancer._REST_S", 0.0)
+    monkeypatch.setattr(Rehearsed, "cost", fail)
+    for rate in (0.03, 0.9):
+        before = len(failures)
+        expectations.update(a=rate)
+        engines["a"].ask(models["a"])()
+        until(lambda before=before: len(failures) > before)  # type: ignore[misc]
+    until(lambda: "the budget keeps its split" in caplog.text)
 
 
 def test_rates_that_are_seen_wake_the_balancer(

@@ -13,6 +13,7 @@ from swapnet.budget import Budget
 from swapnet.errors import BudgetError, SwapnetError
 from swapnet.executor.backends.simulated import write_engine
 from swapnet.executor.device import Device
+from swapnet.executor.pace import Pace
 from swapnet.executor.scenario import experiment as module
 from swapnet.executor.scenario.messages import Alone, Job, Measured, Output, Ready, Turn, Turned
 from swapnet.executor.scenario.scenario import at_speed
@@ -25,12 +26,13 @@ class FakePlayer:
     """A side in this process; ``calls`` are of all of them, in order."""
 
     calls: list[str]
+    jobs: list[Job]
     breaking: dict[str, SwapnetError]
     wrong: set[str]
 
     def __init__(self, name: str, job: Job, **_: Any) -> None:
         self.name = name
-        self.job = job
+        self.jobs.append(job)
         self.outputs: dict[Any, Any] = {}
         self.calls.append(f"open {name}")
         if error := self.breaking.get(f"open {name}"):
@@ -83,7 +85,7 @@ class FakeCost:
 @pytest.fixture
 def player(monkeypatch: pytest.MonkeyPatch) -> type[FakePlayer]:
     """No process is started, and no memory counted."""
-    fake = type("Player", (FakePlayer,), {"calls": [], "breaking": {}, "wrong": set()})
+    fake = type("Player", (FakePlayer,), {"calls": [], "jobs": [], "breaking": {}, "wrong": set()})
     monkeypatch.setattr(module, "Player", fake)
     monkeypatch.setattr(module, "Runtime", FakeCost)
     monkeypatch.setattr(module, "is_available", lambda: False)
@@ -113,6 +115,13 @@ def setup(tmp_path: Path) -> Callable[..., Setup]:
         return Setup(**{**usual, **fields})
 
     return make
+
+
+def test_all_read_at_the_same_pace(player: type[FakePlayer], setup: Callable[..., Setup]) -> None:
+    """And so does what measures storage."""
+    report = module.experiment(setup(others=("equal",), device=Device(1, pace=Pace(4e6))))
+    assert [job.storage_bytes_per_s for job in player.jobs] == [4e6] * 3
+    assert report.storage_bytes_per_s < 4.4e6
 
 
 def test_ways_take_turns_in_alternating_order(

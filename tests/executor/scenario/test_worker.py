@@ -11,13 +11,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from swapnet.executor import Device
 from swapnet.executor.bench.failure import Failed
 from swapnet.executor.scenario import worker
 from swapnet.executor.scenario.messages import Alone, Close, Job, Turn
-from swapnet.executor.scenario.side import Side
+from swapnet.executor.scenario.side import Side, open_side
 from swapnet.executor.scenario.steps import Change
 from swapnet.executor.scenario.traffic import Arrival
 from tests.executor.scenario.conftest import MIB, FakeRuntime
+from tests.helpers.engines import BuildToy
 
 Said = Callable[..., tuple[int, list[Any]]]
 
@@ -37,6 +39,30 @@ def said(monkeypatch: pytest.MonkeyPatch, job: Callable[..., Job]) -> Said:
         return status, [msgspec.json.decode(line) for line in out.getvalue().splitlines()]
 
     return serve
+
+
+@pytest.mark.parametrize("storage_bytes_per_s", [None, 4e8])
+def test_a_side_has_the_device_that_its_job_says(
+    job: Callable[..., Job],
+    engine: BuildToy,
+    monkeypatch: pytest.MonkeyPatch,
+    storage_bytes_per_s: float | None,
+) -> None:
+    made: dict[str, Any] = {}
+
+    def runtime(budget: int, **options: Any) -> FakeRuntime:
+        made.update(options)
+        return FakeRuntime(budget)
+
+    monkeypatch.setattr("swapnet.executor.runtime.SwapRuntime", runtime)
+    monkeypatch.setattr("swapnet.executor.backends.device_for", lambda *_, **__: Device(1))
+    asked = job(storage_bytes_per_s=storage_bytes_per_s)
+    engines = tuple(
+        msgspec.structs.replace(each, folder=str(engine("images").folder)) for each in asked.engines
+    )
+    open_side(msgspec.structs.replace(asked, engines=engines), lambda _: None)
+    pace = made["device"].pace
+    assert (pace and pace.bytes_per_s) == storage_bytes_per_s
 
 
 def test_commands_are_answered_in_order(said: Said) -> None:
