@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-__all__ = ["PORTABLE", "cpu_fingerprint"]
+__all__ = ["PORTABLE", "cpu_fingerprint", "int8_saturates"]
 
 PORTABLE = "portable"
 """The fingerprint of an engine whose weights have no hardware layout."""
@@ -18,11 +18,23 @@ def cpu_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
     NCHWc blocks are 16 channels wide with AVX-512 and 8 without (MLAS, ``snchwc.cpp``).
     """
-    flags: set[str] = set()
+    flags = _features(cpuinfo)
+    return "+".join([platform.machine(), *(flag for flag in _LAYOUT_FEATURES if flag in flags)])
+
+
+def int8_saturates(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether two products of uint8 and int8 are added in 16 bits, where 255 * 127 * 2 has no room.
+
+    x86 without VNNI (``vpmaddubsw``); ONNX Runtime's quantisation offers ``reduce_range`` for it.
+    """
+    flags = _features(cpuinfo)
+    return "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni"}
+
+
+def _features(cpuinfo: Path) -> set[str]:
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
             key, _, value = line.partition(":")
             if key.strip() in ("flags", "Features"):
-                flags.update(value.split())
-                break
-    return "+".join([platform.machine(), *(flag for flag in _LAYOUT_FEATURES if flag in flags)])
+                return set(value.split())
+    return set()

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from swapnet.builder.precision.weights import LIMIT, NARROW_LIMIT
 from swapnet.ranges import Range
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["SIGNED", "UNSIGNED", "Encoding", "quantise_activations"]
+__all__ = ["SATURATING", "SIGNED", "UNSIGNED", "Encoding", "quantise_activations"]
 
 _PRODUCTS = ("Gemm", "MatMul")
 
@@ -31,10 +32,13 @@ class Encoding:
         int8 with zero point 0, else uint8 with any zero point.
     float_outputs
         Kinds of operators whose outputs stay float32 unless their reader takes 8 bits.
+    weight_limit
+        Largest stored magnitude of the weights that they are multiplied by.
     """
 
     symmetric: bool
     float_outputs: tuple[str, ...]
+    weight_limit: int = LIMIT
 
 
 SIGNED: Final = Encoding(True, ("Conv", "ConvTranspose", *_PRODUCTS, "Add"))
@@ -42,6 +46,9 @@ SIGNED: Final = Encoding(True, ("Conv", "ConvTranspose", *_PRODUCTS, "Add"))
 
 UNSIGNED: Final = Encoding(False, _PRODUCTS)
 """For ONNX Runtime on the CPU: a Relu costs nothing where 0 is the smallest stored value."""
+
+SATURATING: Final = Encoding(False, _PRODUCTS, NARROW_LIMIT)
+"""The same on processors whose sums saturate: one bit of each weight for sums that are right."""
 
 
 def quantise_activations(

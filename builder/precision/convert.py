@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from swapnet.builder.narrowing import Narrow
 from swapnet.builder.precision.activations import (
+    SATURATING,
     SIGNED,
     UNSIGNED,
     Encoding,
@@ -27,9 +28,10 @@ from swapnet.builder.precision.selection import (
     quantisable,
     weighted,
 )
-from swapnet.builder.precision.weights import quantise_weights
+from swapnet.builder.precision.weights import LIMIT, quantise_weights
 from swapnet.builder.source import PROTOBUF_LIMIT_BYTES, SourceModel, open_source
 from swapnet.errors import InputError
+from swapnet.fingerprint import int8_saturates
 from swapnet.manifest import Precision
 from swapnet.ranges import RangeCache, check_means, check_ranges
 from swapnet.tensorrt import TENSORRT
@@ -173,7 +175,8 @@ def convert(
     ===========  =======================  ==========================  ==========================
     fp16         float16 weights          float16 values and weights  float16 values and weights
     int8         uint8 values, int8       int8 values with zero       refused
-                 weights                  point 0, int8 weights
+                 weights (7 bits where    point 0, int8 weights
+                 sums saturate)
     weight_only  float16, or int8 in      int8 by output channel      float16, or int8 in groups
                  groups
     ===========  =======================  ==========================  ==========================
@@ -220,7 +223,8 @@ def convert(
         return Converted(_with_int8_weights(normal, options, folder))
     if on_cpu:
         kept = {*options.exclude, *slower(normal.proto, options.exclude)}
-        return Converted(_in_int8(normal, options, folder, kept, UNSIGNED), narrow, keep)
+        encoding = SATURATING if int8_saturates() else UNSIGNED
+        return Converted(_in_int8(normal, options, folder, kept, encoding), narrow, keep)
     return Converted(_in_int8(normal, options, folder, options.exclude, SIGNED))
 
 
@@ -266,7 +270,7 @@ def _in_int8(
     operators = quantisable(graph, exclude=exclude)
     needed = activation_names(graph, exclude=exclude)
     check_ranges(options.ranges, normal.sha256, needed)
-    proto = _with_rounded(normal, options, folder, compute)
+    proto = _with_rounded(normal, options, folder, compute, limit=encoding.weight_limit)
     ranges = {name: options.ranges.ranges[name] for name in needed}
     quantised = quantise_activations(proto, folder, operators, ranges, encoding)
     if not encoding.symmetric:
@@ -276,11 +280,16 @@ def _in_int8(
 
 def _with_int8_weights(normal: SourceModel, options: PrecisionOptions, folder: Path) -> SourceModel:
     stored = _scaled(weighted(normal.proto.graph, exclude=options.exclude), options)
-    return _written(normal, _with_rounded(normal, options, folder, stored), folder)
+    return _written(normal, _with_rounded(normal, options, folder, stored, limit=LIMIT), folder)
 
 
 def _with_rounded(
-    normal: SourceModel, options: PrecisionOptions, folder: Path, operators: Sequence[Weighted]
+    normal: SourceModel,
+    options: PrecisionOptions,
+    folder: Path,
+    operators: Sequence[Weighted],
+    *,
+    limit: int,
 ) -> onnx.ModelProto:
     """A copy with int8 weights, and biases that make up for their rounding where means are known.
 
@@ -290,7 +299,7 @@ def _with_rounded(
         A value has more or fewer channels than means.
     """
     proto = _copy(normal.proto)
-    quantise_weights(proto, folder, operators, _INT8_WEIGHTS)
+    quantise_weights(proto, folder, operators, _INT8_WEIGHTS, limit=limit)
     if options.ranges is not None:
         channels = channelled(normal.proto.graph)
         check_means(options.ranges, {name: given.count for name, given in channels.items()})

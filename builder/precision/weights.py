@@ -18,16 +18,24 @@ from swapnet.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LIMIT", "pieces", "quantise_weights"]
+__all__ = ["LIMIT", "NARROW_LIMIT", "pieces", "quantise_weights"]
 
 LIMIT = 127
 """Largest stored magnitude: symmetric, so that zero is stored as zero and -128 is not used."""
+
+NARROW_LIMIT = 63
+"""The same where sums saturate (`swapnet.fingerprint.int8_saturates`): 255 * 63 * 2 has room."""
 
 _PIECE_ELEMENTS = 4 << 20
 
 
 def quantise_weights(
-    proto: onnx.ModelProto, folder: Path, operators: Sequence[Weighted], file: str
+    proto: onnx.ModelProto,
+    folder: Path,
+    operators: Sequence[Weighted],
+    file: str,
+    *,
+    limit: int = LIMIT,
 ) -> None:
     """Store weights as int8 and widen them by DequantizeLinear, in place.
 
@@ -35,7 +43,7 @@ def quantise_weights(
     (Guo et al., ICLR 2022, arXiv 2202.07471, section 3.3), by channel. Its inputs are alike where
     they follow a Relu, and then it is the sum of the errors that is seen in the output.
 
-    The scale of a channel is its largest magnitude over `LIMIT`; zero points are 0, as TensorRT
+    The scale of a channel is its largest magnitude over ``limit``; zero points are 0, as TensorRT
     requires. Values keep their names: operators read what DequantizeLinear gives.
 
     Parameters
@@ -48,6 +56,8 @@ def quantise_weights(
         Whose weights.
     file
         Name for the int8 weights.
+    limit
+        Largest stored magnitude.
 
     Raises
     ------
@@ -67,10 +77,10 @@ def quantise_weights(
             assert constant is not None
             whole = constant.data.view(np.float32).reshape(constant.shape)
             largest = _largest(whole, axis, name)
-            scale = np.where(largest > 0, largest / np.float32(LIMIT), np.float32(1))
+            scale = np.where(largest > 0, largest / np.float32(limit), np.float32(1))
             scale = scale.astype(np.float32)
             offset = out.tell()
-            _write(out, whole, scale, axis)
+            _write(out, whole, scale, axis, limit)
             tensor = tensors[name]
             tensor.Clear()
             tensor.name, tensor.data_type = f"{name}_quantized", 3
@@ -126,7 +136,11 @@ def _largest(
 
 
 def _write(
-    out: IO[bytes], whole: npt.NDArray[np.float32], scale: npt.NDArray[np.float32], axis: int | None
+    out: IO[bytes],
+    whole: npt.NDArray[np.float32],
+    scale: npt.NDArray[np.float32],
+    axis: int | None,
+    limit: int,
 ) -> None:
     """Append the stored integers, C-contiguous."""
     dims = [1] * whole.ndim
@@ -136,14 +150,15 @@ def _write(
     for piece in pieces(whole):
         stop = start + piece.shape[0]
         steps = piece / (scale[start:stop] if axis == 0 else scale).reshape(dims)
-        rounded = _round(np.moveaxis(steps, axis or 0, 0).reshape(steps.shape[axis or 0], -1))
+        rows = np.moveaxis(steps, axis or 0, 0).reshape(steps.shape[axis or 0], -1)
+        rounded = _round(rows, limit)
         back = rounded.reshape(np.moveaxis(steps, axis or 0, 0).shape)
         stored = np.moveaxis(back, 0, axis or 0).astype(np.int8)
         out.write(np.ascontiguousarray(stored).tobytes())
         start = stop
 
 
-def _round(steps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _round(steps: npt.NDArray[np.float32], limit: int) -> npt.NDArray[np.float32]:
     """Integers beside ``steps``, of shape ``(channels, elements)``, with errors that cancel.
 
     A row's sum changes by less than half a step: the elements that lie nearest to the middle are
@@ -156,6 +171,6 @@ def _round(steps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         count = abs(int(excess[row]))
         sign = np.sign(excess[row])
         towards = sign * errors[row]
-        towards[sign * rounded[row] >= LIMIT] = -1
+        towards[sign * rounded[row] >= limit] = -1
         rounded[row, np.argpartition(towards, -count)[-count:]] += sign
-    return np.clip(rounded, -LIMIT, LIMIT)
+    return np.clip(rounded, -limit, limit)

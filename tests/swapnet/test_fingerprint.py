@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from swapnet.fingerprint import cpu_fingerprint
+from swapnet.fingerprint import cpu_fingerprint, int8_saturates
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,23 @@ def test_names_what_fixes_the_layout(tmp_path: Path, cpuinfo: str, features: lis
     path = tmp_path / "cpuinfo"
     path.write_text(cpuinfo)
     assert cpu_fingerprint(path) == "+".join([platform.machine(), *features])
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "saturates"),
+    [
+        ("flags\t\t: fpu avx avx2\n", True),
+        ("flags\t\t: fpu avx avx2 avx512f\n", True),
+        ("flags\t\t: fpu avx avx2 avx512f avx512_vnni\n", False),
+        ("flags\t\t: fpu avx avx2 avx_vnni\n", False),
+        ("Features\t: fp asimd asimddp\n", False),
+        ("", False),
+    ],
+)
+def test_sums_saturate_without_vnni(tmp_path: Path, cpuinfo: str, saturates: bool) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(cpuinfo)
+    assert int8_saturates(path) == saturates
 
 
 def test_is_the_architecture_where_nothing_is_known(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from swapnet.builder.precision.activations import (
+    SATURATING,
     SIGNED,
     UNSIGNED,
     Encoding,
@@ -58,7 +59,8 @@ def quantised(
     proto = onnx.load_model(source.path, load_external_data=False)
     folder = source.path.parent
     operators = quantisable(proto.graph, exclude=exclude)
-    quantise_weights(proto, folder, weighted(proto.graph, exclude=exclude), "int8.data")
+    weights = weighted(proto.graph, exclude=exclude)
+    quantise_weights(proto, folder, weights, "int8.data", limit=encoding.weight_limit)
     found = quantise_activations(proto, folder, operators, ranges, encoding)
     onnx.load_external_data_for_model(found, str(folder))
     return found
@@ -154,8 +156,18 @@ def test_nothing_is_rounded_where_all_is_excluded(normal: Normal, encoding: Enco
 
 @BOTH
 def test_computes_nearly_the_same(normal: Normal, encoding: Encoding) -> None:
+    """Operator by operator: sums of kernels may saturate on this processor."""
     model = clipped()
     source = normal(model)
     found = quantised(source, measured(source, model), encoding)
     feeds = feeds_of(model)
-    assert noise_db(run(model, feeds), run(found, feeds)) > 28
+    assert noise_db(run(model, feeds), run(found, feeds, optimise=False)) > 28
+
+
+def test_kernels_compute_nearly_the_same(normal: Normal) -> None:
+    """On any processor, with a bit less in each weight."""
+    model = clipped()
+    source = normal(model)
+    found = quantised(source, measured(source, model), SATURATING)
+    feeds = feeds_of(model)
+    assert noise_db(run(model, feeds), run(found, feeds)) > 25
