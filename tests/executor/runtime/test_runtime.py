@@ -362,6 +362,7 @@ def test_a_model_that_can_not_grow_hinders_no_other(
 
 
 @pytest.mark.usefixtures("expectations")
+@pytest.mark.slow
 def test_terms_move_shares(engines: Engines, opened: Open) -> None:
     runtime = opened(budget_for(*engines.values(), share=0.5))
     models = load_all(runtime, engines)
@@ -456,6 +457,7 @@ def test_if_one_of_several_is_refused_none_changes(
     assert {name: model.terms for name, model in models.items()} == before
 
 
+@pytest.mark.slow
 def test_updates_of_different_fields_at_once_lose_nothing(engines: Engines, opened: Open) -> None:
     runtime = opened(budget_for(*engines.values(), share=0.5))
     models = load_all(runtime, engines)

@@ -119,9 +119,9 @@ def setup(tmp_path: Path) -> Callable[..., Setup]:
 
 def test_all_read_at_the_same_pace(player: type[FakePlayer], setup: Callable[..., Setup]) -> None:
     """And so does what measures storage."""
-    report = module.experiment(setup(others=("equal",), device=Device(1, pace=Pace(4e6))))
-    assert [job.storage_bytes_per_s for job in player.jobs] == [4e6] * 3
-    assert report.storage_bytes_per_s < 4.4e6
+    report = module.experiment(setup(others=("equal",), device=Device(1, pace=Pace(4e7))))
+    assert [job.storage_bytes_per_s for job in player.jobs] == [4e7] * 3
+    assert report.storage_bytes_per_s < 4.4e7
 
 
 def test_ways_take_turns_in_alternating_order(
