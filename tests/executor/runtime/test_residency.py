@@ -79,6 +79,18 @@ def test_what_is_forgotten_is_not_evicted() -> None:
     assert memory.evicted == []
 
 
+def holding_what_is_stuck() -> Memory:
+    """Full of a model that can't be evicted."""
+    memory = Memory(1)
+
+    def fail() -> None:
+        raise OSError("stuck")
+
+    with memory.residency.hold("stuck", 1, fail):
+        pass
+    return memory
+
+
 def test_who_leaves_is_evicted_once() -> None:
     memory = Memory(1)
     memory.use("leaving")
@@ -89,13 +101,7 @@ def test_who_leaves_is_evicted_once() -> None:
 
 
 def test_who_can_not_leave_still_counts() -> None:
-    memory = Memory(1)
-
-    def fail() -> None:
-        raise OSError("stuck")
-
-    with memory.residency.hold("stuck", 1, fail):
-        pass
+    memory = holding_what_is_stuck()
     with pytest.raises(OSError, match="stuck"):
         memory.residency.leave("stuck")
     assert not memory.residency._has_room(1)
@@ -126,13 +132,7 @@ def test_more_memory_lets_in_who_waits(until: Until) -> None:
 
 
 def test_an_eviction_that_fails_hinders_nobody_else() -> None:
-    memory = Memory(1)
-
-    def fail() -> None:
-        raise OSError("stuck")
-
-    with memory.residency.hold("stuck", 1, fail):
-        pass
+    memory = holding_what_is_stuck()
     with pytest.raises(OSError, match="stuck"):
         memory.use("new")
     assert memory.use("new")
