@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +11,7 @@ import msgspec
 
 from swapnet.errors import InputError
 
-__all__ = ["Arrivals", "Entry", "Scenario", "at_speed", "load_scenario"]
+__all__ = ["Arrivals", "Entry", "Scenario", "at_rates", "at_speed", "load_scenario"]
 
 Arrivals = Literal["poisson", "periodic", "bursty"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -108,6 +109,28 @@ def load_scenario(path: Path) -> Scenario:
         for entry in scenario.models
     )
     return msgspec.structs.replace(scenario, models=tuple(placed))
+
+
+def at_rates(scenario: Scenario, rates_per_s: Mapping[str, float]) -> Scenario:
+    """The scenario with other rates for some DNNs, by name.
+
+    Raises
+    ------
+    InputError
+        There is no such DNN.
+    """
+    names = [entry.name for entry in scenario.models]
+    if unknown := [name for name in rates_per_s if name not in names]:
+        raise InputError(
+            f"there is no DNN {unknown[0]!r} whose rate could be another",
+            why=f"the scenario's are {', '.join(names)}",
+            hint=f"give rates like --rates {names[0]}=2.5",
+        )
+    models = (
+        msgspec.structs.replace(entry, rate_per_s=rates_per_s.get(entry.name, entry.rate_per_s))
+        for entry in scenario.models
+    )
+    return msgspec.structs.replace(scenario, models=tuple(models))
 
 
 def at_speed(scenario: Scenario, factor: float) -> Scenario:

@@ -75,7 +75,7 @@ def test_what_is_asked_is_measured(call: Call, device: Path, experiment: Experim
         device,
         *("--compare", "whole-model,unlimited", "--compare", "equal", "--speed", 2, "--seed", 7),
         *("--requests", 10, "--rounds", 3, "--lanes", 2, "--budget-steps", "0.5:90%"),
-        *("--storage", "400MB"),
+        *("--storage", "400MB", "--rates", "wide-opset-21=0.5"),
     )
     assert ran.status == 0, ran.err
     (setup,) = experiment.setups
@@ -83,7 +83,7 @@ def test_what_is_asked_is_measured(call: Call, device: Path, experiment: Experim
     assert setup.device.pace.bytes_per_s == 400e6
     assert setup.name == "device"
     assert setup.others == ("equal", "whole-model")
-    assert [part.entry.rate_per_s for part in setup.parts] == [20.0, 40.0]
+    assert [part.entry.rate_per_s for part in setup.parts] == [20.0, 1.0]
     assert [part.count for part in setup.parts] == [3, 3]
     assert (setup.requests, setup.rounds, setup.seed, setup.lanes) == (10, 3, 7, 2)
     assert [step.share for step in setup.steps] == [0.5]
@@ -94,6 +94,25 @@ def test_storage_must_read_something(call: Call, device: Path, experiment: Exper
     refused = run(call, device, "--storage", "0")
     assert refused.status == 2
     assert "storage of 0 per second reads nothing" in refused.err
+    assert experiment.setups == []
+
+
+@pytest.mark.parametrize("text", ["images", "images=", "=1", "images=no", "images=0", "images=inf"])
+def test_rates_are_numbers_above_0(
+    call: Call, device: Path, experiment: Experiment, text: str
+) -> None:
+    refused = run(call, device, "--rates", f"wide-opset-21=2,{text}")
+    assert refused.status == 2
+    assert f"{text!r} is not a rate" in refused.err
+    assert experiment.setups == []
+
+
+def test_rates_are_of_dnns_of_the_scenario(
+    call: Call, device: Path, experiment: Experiment
+) -> None:
+    refused = run(call, device, "--rates", "others=2")
+    assert refused.status == 2
+    assert "there is no DNN 'others'" in refused.err
     assert experiment.setups == []
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from swapnet.errors import InputError
 
-__all__ = ["scenario_path", "scenarios"]
+if TYPE_CHECKING:
+    from swapnet.executor.scenario.scenario import Scenario
+
+__all__ = ["chosen_scenario", "scenario_path", "scenarios"]
 
 
 def scenarios() -> dict[str, Path]:
@@ -36,3 +41,16 @@ def scenario_path(name: str) -> Path:
             hint=f"give a TOML file, or one of {', '.join(known)}",
         )
     return known[name]
+
+
+def chosen_scenario(path: Path, rates_per_s: Mapping[str, float], *, speed: float) -> Scenario:
+    """The scenario of a file with other rates by name, and all rates times ``speed``.
+
+    Raises
+    ------
+    InputError
+        The file is no scenario, or has no DNN of such a name.
+    """
+    from swapnet.executor.scenario.scenario import at_rates, at_speed, load_scenario
+
+    return at_speed(at_rates(load_scenario(path), rates_per_s), speed)

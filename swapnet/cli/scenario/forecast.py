@@ -8,9 +8,10 @@ import click
 
 from swapnet.cli.console import print_table, write_json
 from swapnet.cli.options import engines_option, threads_option
-from swapnet.cli.scenario.files import scenario_path
+from swapnet.cli.scenario.files import chosen_scenario, scenario_path
 from swapnet.cli.scenario.options import (
     budget_option,
+    rates_option,
     scenario_argument,
     seed_option,
     speed_option,
@@ -33,6 +34,7 @@ __all__ = ["command"]
     type=click.IntRange(1),
     help="Of each DNN at least; others have more, by their rates.",
 )
+@rates_option
 @speed_option
 @seed_option
 @threads_option
@@ -43,6 +45,7 @@ def command(
     budget: str,
     storage_bytes_per_s: float | None,
     requests: int,
+    rates_per_s: dict[str, float],
     speed: float,
     seed: int,
     threads: int | None,
@@ -54,10 +57,9 @@ def command(
     from swapnet.executor.device import Device, available_processors
     from swapnet.executor.runtime.memory import together
     from swapnet.executor.scenario.forecast import candidate, forecast
-    from swapnet.executor.scenario.scenario import at_speed, load_scenario
     from swapnet.profile import load_profile
 
-    chosen = at_speed(load_scenario(scenario_path(scenario)), speed)
+    chosen = chosen_scenario(scenario_path(scenario), rates_per_s, speed=speed)
     parsed = Budget.parse(budget)
     device = Device(threads or available_processors())
     parts = parts_of(chosen, engines, device)

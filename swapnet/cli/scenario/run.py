@@ -12,9 +12,10 @@ import click
 
 from swapnet.cli.console import progress, write_json
 from swapnet.cli.options import engines_option, threads_option
-from swapnet.cli.scenario.files import scenario_path
+from swapnet.cli.scenario.files import chosen_scenario, scenario_path
 from swapnet.cli.scenario.options import (
     budget_option,
+    rates_option,
     scenario_argument,
     seed_option,
     speed_option,
@@ -58,6 +59,7 @@ __all__ = ["command"]
     help="Turns of each way, between which requests are divided.",
 )
 @storage_option
+@rates_option
 @speed_option
 @seed_option
 @click.option(
@@ -84,6 +86,7 @@ def command(
     requests: int,
     rounds: int,
     storage_bytes_per_s: float | None,
+    rates_per_s: dict[str, float],
     speed: float,
     seed: int,
     lanes: str,
@@ -101,12 +104,11 @@ def command(
     from swapnet.executor.pace import Pace
     from swapnet.executor.scenario.experiment import experiment
     from swapnet.executor.scenario.plot import save_plot
-    from swapnet.executor.scenario.scenario import at_speed, load_scenario
     from swapnet.executor.scenario.setup import Setup
     from swapnet.executor.scenario.steps import parse_steps
 
     path = scenario_path(scenario)
-    chosen = at_speed(load_scenario(path), speed)
+    chosen = chosen_scenario(path, rates_per_s, speed=speed)
     parsed = Budget.parse(budget)
     others = _others(compared)
     parse_steps(budget_steps or "", 1 << 30)  # before engines are built

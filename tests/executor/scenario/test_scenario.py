@@ -9,7 +9,7 @@ import pytest
 from swapnet import models
 from swapnet.cli.scenario.files import scenarios
 from swapnet.errors import InputError
-from swapnet.executor.scenario.scenario import at_speed, load_scenario
+from swapnet.executor.scenario.scenario import at_rates, at_speed, load_scenario
 from tests.executor.scenario.conftest import a_scenario
 
 HEAD = "title = 'A device'\n"
@@ -76,6 +76,17 @@ def test_speed_changes_rates_only() -> None:
     fast = at_speed(a_scenario(), 2.0)
     assert [entry.rate_per_s for entry in fast.models] == [4.0, 10.0]
     assert [entry.name for entry in fast.models] == ["one", "two"]
+
+
+def test_some_rates_may_be_others() -> None:
+    changed = at_rates(a_scenario(), {"two": 0.5})
+    assert [entry.rate_per_s for entry in changed.models] == [2.0, 0.5]
+
+
+def test_a_rate_is_of_a_dnn_of_the_scenario() -> None:
+    with pytest.raises(InputError, match="there is no DNN 'three'") as caught:
+        at_rates(a_scenario(), {"one": 1.0, "three": 1.0})
+    assert caught.value.why == "the scenario's are one, two"
 
 
 @pytest.mark.parametrize("path", scenarios().values(), ids=lambda path: path.stem)
