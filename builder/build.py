@@ -155,7 +155,12 @@ workspace, min_shapes, process_per_block
         place = work / "converted"
         place.mkdir()
         converted = convert(
-            source, chosen, place, backend=name, slower=partial(slower_in_int8, shapes=shapes or {})
+            source,
+            chosen,
+            place,
+            backend=name,
+            portable=portable,
+            slower=partial(slower_in_int8, shapes=shapes or {}),
         )
         narrower = _NARROWER[converted.narrow if converted.source is source else None]
         limits = limits_of(converted.source.weights_bytes // narrower)
@@ -185,7 +190,8 @@ workspace, min_shapes, process_per_block
                 ),
                 work,
             )
-        compiler = _compiler(name, options, limits, work, measured, portable=portable)
+        on_cpu = OnnxRuntimeCompiler(portable, converted.eight_bits)
+        compiler = _compiler(name, options, limits, work, measured, on_cpu)
         progress("optimise", 0, 1)
         graph = optimise(
             converted.source,
@@ -268,14 +274,13 @@ def _compiler(
     limits: Limits,
     work: Path,
     measured_ms: Mapping[int, Mapping[WeightStyle, float]],
-    *,
-    portable: bool,
+    on_cpu: OnnxRuntimeCompiler,
 ) -> Compiler:
     if backend in TENSORRT:
         return TensorRTCompiler(backend, options, limits, work, measured_ms)
     if backend == "onnxruntime-cuda":
         return OnnxRuntimeCudaCompiler()
-    return OnnxRuntimeCompiler(portable)
+    return on_cpu
 
 
 def _with_memory(manifest: Manifest, memory: Sequence[BlockMemory]) -> Manifest:

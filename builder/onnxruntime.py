@@ -15,7 +15,7 @@ from swapnet.builder.optimise import Operators
 from swapnet.builder.skeleton import skeleton
 from swapnet.calibration.activations import measure
 from swapnet.executor.backends.onnxruntime import version
-from swapnet.fingerprint import PORTABLE, cpu_fingerprint
+from swapnet.fingerprint import PORTABLE, cpu_fingerprint, int8_fingerprint
 from swapnet.manifest import SESSION_BYTES, Compiled, Manifest
 from swapnet.progress import Progress
 
@@ -38,16 +38,20 @@ class OnnxRuntimeCompiler:
     ----------
     portable
         Leave out hardware layouts, so that engines run on any processor.
+    eight_bits
+        int8 weights use all of them, which processors without VNNI add up wrong.
     """
 
     portable: bool = False
+    eight_bits: bool = False
     suffix: ClassVar[str] = ".onnx"
     inplace: ClassVar[bool] = True
 
     @property
     def compiled(self) -> Compiled:
         """This version, this processor unless portable."""
-        fingerprint = PORTABLE if self.portable else cpu_fingerprint()
+        here = int8_fingerprint() if self.eight_bits else cpu_fingerprint()
+        fingerprint = PORTABLE if self.portable else here
         return Compiled("onnxruntime", version(), fingerprint, swapnet.__version__)
 
     @property

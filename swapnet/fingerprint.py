@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-__all__ = ["PORTABLE", "cpu_fingerprint", "int8_saturates"]
+__all__ = ["PORTABLE", "cpu_fingerprint", "int8_fingerprint", "int8_saturates"]
 
 PORTABLE = "portable"
 """The fingerprint of an engine whose weights have no hardware layout."""
 
 _LAYOUT_FEATURES = ("avx512f", "avx2", "avx", "asimd")
+_VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 
 
 def cpu_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -22,13 +23,19 @@ def cpu_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return "+".join([platform.machine(), *(flag for flag in _LAYOUT_FEATURES if flag in flags)])
 
 
+def int8_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The same, and ``vnni`` where there is: of engines that need it for sums that are right."""
+    layout = cpu_fingerprint(cpuinfo)
+    return f"{layout}+vnni" if _features(cpuinfo) & _VNNI else layout
+
+
 def int8_saturates(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether two products of uint8 and int8 are added in 16 bits, where 255 * 127 * 2 has no room.
 
     x86 without VNNI (``vpmaddubsw``); ONNX Runtime's quantisation offers ``reduce_range`` for it.
     """
     flags = _features(cpuinfo)
-    return "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni"}
+    return "avx2" in flags and not flags & _VNNI
 
 
 def _features(cpuinfo: Path) -> set[str]:

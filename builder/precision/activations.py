@@ -48,7 +48,7 @@ UNSIGNED: Final = Encoding(False, _PRODUCTS)
 """For ONNX Runtime on the CPU: a Relu costs nothing where 0 is the smallest stored value."""
 
 SATURATING: Final = Encoding(False, _PRODUCTS, NARROW_LIMIT)
-"""The same on processors whose sums saturate: one bit of each weight for sums that are right."""
+"""The same where sums saturate: one bit of each weight for sums that are right."""
 
 
 def quantise_activations(

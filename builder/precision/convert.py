@@ -153,11 +153,14 @@ class Converted:
         How float32 weights of it are to be stored; None for float32.
     keep
         Names of operators, as they are or fused, whose weights stay float32 all the same.
+    eight_bits
+        int8 weights use all of them: where sums of products saturate the result is wrong.
     """
 
     source: SourceModel
     narrow: Narrow | None = None
     keep: frozenset[str] = frozenset()
+    eight_bits: bool = False
 
 
 def convert(
@@ -167,6 +170,7 @@ def convert(
     *,
     backend: str,
     slower: Slower,
+    portable: bool = False,
 ) -> Converted:
     """Convert for a backend; fp32 is the model itself.
 
@@ -176,7 +180,7 @@ def convert(
     fp16         float16 weights          float16 values and weights  float16 values and weights
     int8         uint8 values, int8       int8 values with zero       refused
                  weights (7 bits where    point 0, int8 weights
-                 sums saturate)
+                 sums may saturate)
     weight_only  float16, or int8 in      int8 by output channel      float16, or int8 in groups
                  groups
     ===========  =======================  ==========================  ==========================
@@ -192,6 +196,8 @@ def convert(
     slower
         Says which operators int8 does not make faster; the CPU computes them in float32 from
         weights that are stored narrow.
+    portable
+        For any processor, so also for one whose sums of int8 products saturate.
 
     Raises
     ------
@@ -223,8 +229,9 @@ def convert(
         return Converted(_with_int8_weights(normal, options, folder))
     if on_cpu:
         kept = {*options.exclude, *slower(normal.proto, options.exclude)}
-        encoding = SATURATING if int8_saturates() else UNSIGNED
-        return Converted(_in_int8(normal, options, folder, kept, encoding), narrow, keep)
+        encoding = SATURATING if portable or int8_saturates() else UNSIGNED
+        quantised = _in_int8(normal, options, folder, kept, encoding)
+        return Converted(quantised, narrow, keep, eight_bits=encoding is UNSIGNED)
     return Converted(_in_int8(normal, options, folder, options.exclude, SIGNED))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from swapnet.errors import BackendError, BackendUnavailableError, EngineError
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
-from swapnet.fingerprint import PORTABLE, cpu_fingerprint
+from swapnet.fingerprint import PORTABLE, cpu_fingerprint, int8_fingerprint
 from swapnet.manifest import GPU_BACKENDS, Manifest
 
 if TYPE_CHECKING:
@@ -206,7 +206,8 @@ def _check_compiled(folder: Path, manifest: Manifest, version: str) -> None:
     if compiled.fingerprint == PORTABLE:
         return
     rebuild = f"build it again here: swapnet build MODEL.onnx -o {folder}; or build with --portable"
-    if compiled.fingerprint != (here := cpu_fingerprint()):
+    here = int8_fingerprint()
+    if compiled.fingerprint not in (cpu_fingerprint(), here):
         raise EngineError(
             f"{folder} was compiled for another processor",
             why=f"built for {compiled.fingerprint}, here is {here}",

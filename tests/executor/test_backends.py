@@ -14,7 +14,7 @@ from swapnet.errors import BackendError, BackendUnavailableError, EngineError
 from swapnet.executor import SwapExecutor
 from swapnet.executor.backends import can_run
 from swapnet.executor.backends.onnxruntime import session_options, version
-from swapnet.fingerprint import PORTABLE, cpu_fingerprint
+from swapnet.fingerprint import PORTABLE, cpu_fingerprint, int8_fingerprint
 from swapnet.manifest import GPU_BACKENDS, load_manifest, save_manifest, sha256_of
 from tests.helpers.engines import BuildToy
 
@@ -56,8 +56,31 @@ def test_another_processor_is_named(folder: Path) -> None:
     compiled(folder, fingerprint="riscv64+v")
     with pytest.raises(EngineError, match="compiled for another processor") as caught:
         SwapExecutor(folder, "100%")
-    assert caught.value.why == f"built for riscv64+v, here is {cpu_fingerprint()}"
+    assert caught.value.why == f"built for riscv64+v, here is {int8_fingerprint()}"
     assert "--portable" in caught.value.hint
+
+
+def test_eight_bits_are_for_processors_with_vnni(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = cpu_fingerprint()
+    compiled(folder, fingerprint=f"{layout}+vnni")
+    monkeypatch.setattr("swapnet.executor.backends.int8_fingerprint", lambda: f"{layout}+vnni")
+    SwapExecutor(folder, "100%").close()
+    monkeypatch.setattr("swapnet.executor.backends.int8_fingerprint", lambda: layout)
+    with pytest.raises(EngineError, match="compiled for another processor") as caught:
+        SwapExecutor(folder, "100%")
+    assert caught.value.why == f"built for {layout}+vnni, here is {layout}"
+
+
+def test_processors_with_vnni_take_engines_of_those_without(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled(folder, fingerprint=cpu_fingerprint())
+    monkeypatch.setattr(
+        "swapnet.executor.backends.int8_fingerprint", lambda: f"{cpu_fingerprint()}+vnni"
+    )
+    SwapExecutor(folder, "100%").close()
 
 
 def test_another_version_is_named(folder: Path) -> None:

@@ -17,6 +17,7 @@ import swapnet
 from swapnet.errors import InputError
 from swapnet.executor.device import Device
 from swapnet.executor.plan import smallest_budget
+from swapnet.fingerprint import PORTABLE
 from swapnet.manifest import Manifest, Weight, load_manifest
 from swapnet.ranges import RangeCache, load_ranges, save_ranges
 from tests.builder.precision.conftest import (
@@ -118,6 +119,30 @@ def test_records_what_it_was_built_in(model: Path, cache: RangeCache, tmp_path: 
     swapnet.build(model, tmp_path / "fp32")
     assert b"precision" not in (tmp_path / "fp32" / "manifest.json").read_bytes()
     assert not (tmp_path / "fp32" / "ranges.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("saturates", "portable", "expected"),
+    [(False, False, "here+vnni"), (True, False, "here"), (False, True, PORTABLE)],
+)
+def test_eight_bits_are_for_processors_that_add_them_up(
+    model: Path,
+    cache: RangeCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    saturates: bool,
+    portable: bool,
+    expected: str,
+) -> None:
+    monkeypatch.setattr("swapnet.builder.precision.convert.int8_saturates", lambda: saturates)
+    monkeypatch.setattr("swapnet.builder.onnxruntime.cpu_fingerprint", lambda: "here")
+    monkeypatch.setattr("swapnet.builder.onnxruntime.int8_fingerprint", lambda: "here+vnni")
+    manifest = swapnet.build(
+        model, tmp_path / "e", precision="int8", calibration=cache, portable=portable
+    )
+    assert manifest.compiled.fingerprint == expected
+    whole = swapnet.build(model, tmp_path / "whole", precision="int8", weight_only=True)
+    assert whole.compiled.fingerprint == "here"
 
 
 def test_excluded_weights_stay_as_they_are(model: Path, tmp_path: Path) -> None:

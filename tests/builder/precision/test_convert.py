@@ -68,6 +68,38 @@ def test_int8_as_each_library_takes_it(
     assert (converted.source.name, converted.source.sha256) == (source.name, source.sha256)
 
 
+@pytest.mark.parametrize(
+    ("saturates", "portable", "limit"),
+    [(False, False, 127), (True, False, 63), (False, True, 63), (True, True, 63)],
+)
+def test_weights_take_eight_bits_where_sums_have_room(
+    source: SourceModel,
+    cache: RangeCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    saturates: bool,
+    portable: bool,
+    limit: int,
+) -> None:
+    monkeypatch.setattr("swapnet.builder.precision.convert.int8_saturates", lambda: saturates)
+    converted = convert(
+        source,
+        PrecisionOptions("int8", ranges=cache),
+        tmp_path,
+        backend="onnxruntime",
+        portable=portable,
+        slower=nothing,
+    )
+    assert converted.eight_bits == (limit == 127)
+    stored = onnx.load_model(converted.source.path).graph.initializer
+    weights = [
+        np.frombuffer(tensor.raw_data, np.int8)
+        for tensor in stored
+        if tensor.data_type == TensorProto.INT8 and len(tensor.dims) > 1
+    ]
+    assert {int(np.abs(weight).max()) for weight in weights} == {limit}
+
+
 def test_int8_on_the_cpu_leaves_no_float_between_convolutions(
     source: SourceModel, cache: RangeCache, tmp_path: Path
 ) -> None:
