@@ -1,9 +1,9 @@
 """``make prove-scenarios``: three applications under one budget each, docs/multi-dnn-results.md.
 
 Every scenario runs as ``swapnet scenario run`` does, under the kernel's limit: at a third budget
-with other ways to share it, on this storage and on slower one; one with its budget cut in half for
-a while; and all at two budgets in turn with unlimited memory. Reports are kept in results/scenarios
-and not measured again.
+with other ways to share it, on this storage and on slower one, and there with other rates too; one
+with its budget cut in half for a while; and all at two budgets in turn with unlimited memory.
+Reports are kept in results/scenarios and not measured again.
 """
 
 from __future__ import annotations
@@ -67,6 +67,14 @@ WAYS = [
     Case("uav", COMPARED, 20, OTHERS, "-compared"),
     Case("self_driving", COMPARED, 40, (*OTHERS, "--storage", SLOW), "-slow"),
     Case("roadside_unit", COMPARED, 40, (*OTHERS, "--storage", SLOW), "-slow"),
+    Case("uav", COMPARED, 20, (*OTHERS, "--storage", SLOW), "-slow"),
+]
+RATES = [
+    Case(name, COMPARED, 10, (*OTHERS, "--storage", SLOW, "--rates", rates), "-rates")
+    for name, rates in (
+        ("self_driving", "objects=0.8,signs=0.1"),
+        ("roadside_unit", "vehicles=1.5,reports=0.1"),
+    )
 ]
 CUT = Case("self_driving", "weights:43%", 60, ("--budget-steps", "0.33:50%,0.66:100%"), "-cut")
 
@@ -75,13 +83,20 @@ def main() -> int:
     """Run what is missing, write the page; 1 if anything does not hold."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     ways = [case.report() for case in WAYS]
+    rates = [case.report() for case in RATES]
     cut = CUT.report()
     single = [case.report() for case in SINGLE]
-    broken = [text for report in (*single, *ways, cut) for text in failures(report)]
+    broken = [text for report in (*single, *ways, *rates, cut) for text in failures(report)]
     for text in broken:
         print(text)  # noqa: T201
     save_plot(cut, DOCS / "multi-dnn.png")
-    page = [*_head(single[0]), *_single([*single, *ways]), *_compared(ways), *_cut(cut)]
+    page = [
+        *_head(single[0]),
+        *_single([*single, *ways]),
+        *_compared(ways),
+        *_rates(rates),
+        *_cut(cut),
+    ]
     (DOCS / "multi-dnn-results.md").write_text("\n".join(page) + "\n")
     return int(bool(broken))
 
@@ -143,7 +158,7 @@ def _order(report: Report) -> tuple[str, float, float]:
 
 
 def _compared(reports: Sequence[Report]) -> list[str]:
-    lines = [
+    return [
         "",
         f"## Other ways to share the budget, at {COMPARED}",
         "",
@@ -151,6 +166,19 @@ def _compared(reports: Sequence[Report]) -> list[str]:
         "and unloads by LRU; a DNN larger than the memory is swapped in all of it. Storage of",
         f"{SLOW} per second is this one, with reads slowed down (`--storage`).",
         "",
+        *_ways(reports),
+    ]
+
+
+def _rates(reports: Sequence[Report]) -> list[str]:
+    lines = ["", "### Where some DNNs are asked far more often than others", ""]
+    for report in reports:
+        lines += [f"`{report.command}`", ""]
+    return [*lines, *_ways(reports)]
+
+
+def _ways(reports: Sequence[Report]) -> list[str]:
+    lines = [
         "| application | storage MB/s | ours ms | equal | proportional | whole model | unlimited | "
         "missed: ours | equal | proportional | whole model | unlimited |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",

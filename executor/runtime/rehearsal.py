@@ -19,7 +19,17 @@ _REQUESTS = 800
 """Of all engines together: milliseconds of work, beside inferences that run."""
 
 _STEP_MS = 10.0
-_MOST_STEPS = 16
+"""Of computing, at most: what plans of a runtime aim at."""
+
+_MOST_STEPS = 64
+_MOST_READS = 24
+"""Of one inference, if it does not compute in more steps."""
+
+_LEAST_MS = 1e-3
+
+_RING_READS = 2
+"""A ring holds at least what is computed with and what is read meanwhile; what a small one takes
+longer is in the option's latency."""
 
 _SEED = 0
 
@@ -62,13 +72,15 @@ def _model(claim: Claim, option: Option) -> SimulatedModel:
     """What an option takes alone beyond the slower of its sides is spent computing."""
     compute_ms = min(each.latency_ms for each in claim.options)
     extra_ms = option.latency_ms - max(compute_ms, option.reading_ms)
-    steps = max(compute_ms, option.reading_ms) / _STEP_MS
+    reads = _RING_READS * option.reading_ms / max(option.prefetch_ms, _LEAST_MS)
+    steps = max(min(compute_ms / _STEP_MS, _MOST_STEPS), min(reads, _MOST_READS), 1.0)
+    ring_ms = min(_RING_READS / ceil(steps), 1.0) * option.reading_ms
     return SimulatedModel(
         name=claim.name,
         compute_ms=compute_ms + max(extra_ms, 0.0),
         read_ms=option.reading_ms,
-        prefetch_ms=option.prefetch_ms,
-        steps=min(max(ceil(steps), 1), _MOST_STEPS),
+        prefetch_ms=max(option.prefetch_ms, ring_ms),
+        steps=ceil(steps),
         priority=claim.priority,
         deadline_ms=claim.deadline_ms,
         rate_per_s=claim.rate_per_s,
