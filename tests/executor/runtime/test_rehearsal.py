@@ -32,6 +32,15 @@ def test_reading_that_a_ring_does_not_hold_is_waited_for() -> None:
     assert costs[-1] == pytest.approx(10.0)
 
 
+@pytest.mark.parametrize("held_ms", [0.0, 5.0, 20.0])
+def test_an_option_alone_takes_its_latency_however_small_its_ring(held_ms: float) -> None:
+    """Reading goes on while the processor computes, also where a ring holds less than a step."""
+    small, whole = Option(1, 440.0, 430.0, held_ms), Option(2, 90.0)
+    claim = Claim("one", (small, whole), rate_per_s=SELDOM)
+    prefetched_ms = 430.0 / 12
+    assert rehearse([claim], {"one": 1}) == pytest.approx(440.0 - prefetched_ms, rel=0.03)
+
+
 def test_late_answers_cost_more() -> None:
     assert alone(Option(1, 40.0), deadline_ms=40.0) == pytest.approx(40.0)
     assert alone(Option(1, 40.0), deadline_ms=20.0) == pytest.approx(80.0)
