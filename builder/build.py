@@ -190,8 +190,15 @@ workspace, min_shapes, process_per_block
                 ),
                 work,
             )
-        on_cpu = OnnxRuntimeCompiler(portable, converted.eight_bits)
-        compiler = _compiler(name, options, limits, work, measured, on_cpu)
+        compiler = _compiler(
+            name,
+            options,
+            limits,
+            work,
+            measured,
+            portable=portable,
+            full_range=converted.full_range,
+        )
         progress("optimise", 0, 1)
         graph = optimise(
             converted.source,
@@ -274,13 +281,15 @@ def _compiler(
     limits: Limits,
     work: Path,
     measured_ms: Mapping[int, Mapping[WeightStyle, float]],
-    on_cpu: OnnxRuntimeCompiler,
+    *,
+    portable: bool,
+    full_range: bool,
 ) -> Compiler:
     if backend in TENSORRT:
         return TensorRTCompiler(backend, options, limits, work, measured_ms)
     if backend == "onnxruntime-cuda":
         return OnnxRuntimeCudaCompiler()
-    return on_cpu
+    return OnnxRuntimeCompiler(portable=portable, full_range=full_range)
 
 
 def _with_memory(manifest: Manifest, memory: Sequence[BlockMemory]) -> Manifest:

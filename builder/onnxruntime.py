@@ -15,7 +15,7 @@ from swapnet.builder.optimise import Operators
 from swapnet.builder.skeleton import skeleton
 from swapnet.calibration.activations import measure
 from swapnet.executor.backends.onnxruntime import version
-from swapnet.fingerprint import PORTABLE, cpu_fingerprint, int8_fingerprint
+from swapnet.fingerprint import PORTABLE, cpu_fingerprint, processor_fingerprint
 from swapnet.manifest import SESSION_BYTES, Compiled, Manifest
 from swapnet.progress import Progress
 
@@ -30,7 +30,7 @@ _CUDA_WORKSPACE_BYTES = 16 << 20
 """Of convolutions in cuDNN: assumed, not measured on hardware."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OnnxRuntimeCompiler:
     """For the CPU.
 
@@ -38,19 +38,24 @@ class OnnxRuntimeCompiler:
     ----------
     portable
         Leave out hardware layouts, so that engines run on any processor.
-    eight_bits
-        int8 weights use all of them, which processors without VNNI add up wrong.
+    full_range
+        int8 weights have all 8 bits: x86 without VNNI would add up their products wrong. Not
+        together with ``portable``.
     """
 
     portable: bool = False
-    eight_bits: bool = False
+    full_range: bool = False
     suffix: ClassVar[str] = ".onnx"
     inplace: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.portable and self.full_range:
+            raise ValueError("a portable engine's int8 weights have 7 bits")
 
     @property
     def compiled(self) -> Compiled:
         """This version, this processor unless portable."""
-        here = int8_fingerprint() if self.eight_bits else cpu_fingerprint()
+        here = processor_fingerprint() if self.full_range else cpu_fingerprint()
         fingerprint = PORTABLE if self.portable else here
         return Compiled("onnxruntime", version(), fingerprint, swapnet.__version__)
 

@@ -32,7 +32,7 @@ from swapnet.executor.loading import READERS
 from swapnet.executor.machine import memory_bytes
 from swapnet.executor.memory import READ_BYTES
 from swapnet.executor.storage import LoadMode, WeightFile
-from swapnet.fingerprint import int8_fingerprint
+from swapnet.fingerprint import cpu_fingerprint, int8_saturates
 from swapnet.tensorrt import TENSORRT, load_tensorrt, version
 from swapnet.units import format_size
 
@@ -286,7 +286,8 @@ def _installed() -> dict[str, str]:
 def _machine() -> tuple[Finding, ...]:
     return (
         _fact("processor", processor_name() or platform.machine()),
-        _fact("engines are compiled for", int8_fingerprint()),
+        _fact("engines are compiled for", cpu_fingerprint()),
+        _fact("int8 weights have", "7 bits: no VNNI" if int8_saturates() else "8 bits"),
         Finding(
             "processors available",
             "fact",

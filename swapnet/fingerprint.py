@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-__all__ = ["PORTABLE", "cpu_fingerprint", "int8_fingerprint", "int8_saturates"]
+__all__ = ["PORTABLE", "cpu_fingerprint", "int8_saturates", "processor_fingerprint"]
 
 PORTABLE = "portable"
 """The fingerprint of an engine whose weights have no hardware layout."""
@@ -23,8 +23,8 @@ def cpu_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return "+".join([platform.machine(), *(flag for flag in _LAYOUT_FEATURES if flag in flags)])
 
 
-def int8_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The same, and ``vnni`` where there is: of engines that need it for sums that are right."""
+def processor_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """All that engines are compiled for here: `cpu_fingerprint`, and ``vnni`` if there."""
     layout = cpu_fingerprint(cpuinfo)
     return f"{layout}+vnni" if _features(cpuinfo) & _VNNI else layout
 

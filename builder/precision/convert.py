@@ -153,14 +153,14 @@ class Converted:
         How float32 weights of it are to be stored; None for float32.
     keep
         Names of operators, as they are or fused, whose weights stay float32 all the same.
-    eight_bits
-        int8 weights use all of them: where sums of products saturate the result is wrong.
+    full_range
+        int8 weights have all 8 bits: where sums of products saturate the result is wrong.
     """
 
     source: SourceModel
     narrow: Narrow | None = None
     keep: frozenset[str] = frozenset()
-    eight_bits: bool = False
+    full_range: bool = False
 
 
 def convert(
@@ -231,7 +231,7 @@ def convert(
         kept = {*options.exclude, *slower(normal.proto, options.exclude)}
         encoding = SATURATING if portable or int8_saturates() else UNSIGNED
         quantised = _in_int8(normal, options, folder, kept, encoding)
-        return Converted(quantised, narrow, keep, eight_bits=encoding is UNSIGNED)
+        return Converted(quantised, narrow, keep, full_range=encoding is UNSIGNED)
     return Converted(_in_int8(normal, options, folder, options.exclude, SIGNED))
 
 

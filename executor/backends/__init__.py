@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from swapnet.errors import BackendError, BackendUnavailableError, EngineError
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
-from swapnet.fingerprint import PORTABLE, cpu_fingerprint, int8_fingerprint
+from swapnet.fingerprint import PORTABLE, cpu_fingerprint, processor_fingerprint
 from swapnet.manifest import GPU_BACKENDS, Manifest
+from swapnet.ranges import RANGES
 
 if TYPE_CHECKING:
     from swapnet.executor.backends.base import Backend
@@ -205,12 +206,18 @@ def _check_compiled(folder: Path, manifest: Manifest, version: str) -> None:
     compiled = manifest.compiled
     if compiled.fingerprint == PORTABLE:
         return
-    rebuild = f"build it again here: swapnet build MODEL.onnx -o {folder}; or build with --portable"
-    here = int8_fingerprint()
-    if compiled.fingerprint not in (cpu_fingerprint(), here):
+    options = _precision_options(folder, manifest)
+    rebuild = (
+        f"build it again here: swapnet build MODEL.onnx -o {folder}{options}; "
+        "or build with --portable"
+    )
+    layout, here = cpu_fingerprint(), processor_fingerprint()
+    if compiled.fingerprint not in (layout, here):
+        lacks_vnni = compiled.fingerprint.startswith(f"{layout}+")
+        wrong = ": without VNNI its 8-bit sums would be wrong" if lacks_vnni else ""
         raise EngineError(
             f"{folder} was compiled for another processor",
-            why=f"built for {compiled.fingerprint}, here is {here}",
+            why=f"built for {compiled.fingerprint}, here is {here}{wrong}",
             hint=rebuild,
         )
     if compiled.version != version:
@@ -219,3 +226,17 @@ def _check_compiled(folder: Path, manifest: Manifest, version: str) -> None:
             why=f"built with {compiled.version}, here is {version}",
             hint=rebuild,
         )
+
+
+def _precision_options(folder: Path, manifest: Manifest) -> str:
+    """Of the command that builds an engine as it is."""
+    if manifest.precision == "fp32":
+        return ""
+    given = f" --precision {manifest.precision}"
+    if manifest.precision == "fp16":
+        return given
+    return (
+        f"{given} --weight-only"
+        if manifest.weight_only
+        else f"{given} --calibration {folder / RANGES}"
+    )

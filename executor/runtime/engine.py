@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,15 @@ def open_engine(
         It is missing, damaged, or not measured at these shapes.
     """
     manifest = for_pool(load_manifest(folder, shapes), device.pool)
-    profile = device.paced(load_profile(folder, manifest, device.fingerprint))
+    measured = load_profile(folder, manifest, device.fingerprint)
+    if measured.is_assumed:
+        logging.getLogger(__name__).warning(
+            "delays of %s are assumed, not measured: swapnet calibrate %s --threads %d",
+            folder,
+            folder,
+            device.threads,
+        )
+    profile = device.paced(measured)
     is_kept = device.pace is None
     points = load_curve(folder, manifest, profile, OPTIONS, keep=is_kept)
     return Engine(folder, manifest, shapes, points)

@@ -19,17 +19,20 @@ _REQUESTS = 800
 """Of all engines together: milliseconds of work, beside inferences that run."""
 
 _STEP_MS = 10.0
-"""Of computing, at most: what plans of a runtime aim at."""
+"""Of computing: what plans of a runtime aim at (`swapnet.executor.runtime.engine.OPTIONS`)."""
 
 _MOST_STEPS = 64
-_MOST_READS = 24
-"""Of one inference, if it does not compute in more steps."""
+"""Of one inference: long ones compute in longer steps here, or a rehearsal would take too long."""
 
-_LEAST_MS = 1e-3
+_MOST_READS = 24
+"""The same for what only reads in so many."""
 
 _RING_READS = 2
-"""A ring holds at least what is computed with and what is read meanwhile; what a small one takes
-longer is in the option's latency."""
+"""A ring holds what is computed with and what is read meanwhile, so that both go on; what a smaller
+one takes longer is in the option's latency."""
+
+_LEAST_MS = 1e-3
+"""Of a ring: none holds nothing."""
 
 _SEED = 0
 
@@ -69,19 +72,28 @@ def rehearse(
 
 
 def _model(claim: Claim, option: Option) -> SimulatedModel:
-    """What an option takes alone beyond the slower of its sides is spent computing."""
+    """An option alone takes its latency; what that exceeds its slower side by counts as computing.
+
+    Of what is read before a request comes, a ring that is smaller than `_RING_READS` steps holds
+    up to ``_RING_READS / _MOST_READS`` of all more here than it does.
+    """
     compute_ms = min(each.latency_ms for each in claim.options)
     extra_ms = option.latency_ms - max(compute_ms, option.reading_ms)
-    reads = _RING_READS * option.reading_ms / max(option.prefetch_ms, _LEAST_MS)
-    steps = max(min(compute_ms / _STEP_MS, _MOST_STEPS), min(reads, _MOST_READS), 1.0)
-    ring_ms = min(_RING_READS / ceil(steps), 1.0) * option.reading_ms
+    steps = _steps(compute_ms, option)
     return SimulatedModel(
         name=claim.name,
         compute_ms=compute_ms + max(extra_ms, 0.0),
         read_ms=option.reading_ms,
-        prefetch_ms=max(option.prefetch_ms, ring_ms),
-        steps=ceil(steps),
+        prefetch_ms=max(option.prefetch_ms, min(_RING_READS / steps, 1.0) * option.reading_ms),
+        steps=steps,
         priority=claim.priority,
         deadline_ms=claim.deadline_ms,
         rate_per_s=claim.rate_per_s,
     )
+
+
+def _steps(compute_ms: float, option: Option) -> int:
+    """As fine as computing needs them, and a small ring."""
+    computing = min(compute_ms / _STEP_MS, _MOST_STEPS)
+    reading = _RING_READS * option.reading_ms / max(option.prefetch_ms, _LEAST_MS)
+    return max(ceil(max(computing, min(reading, _MOST_READS))), 1)

@@ -9,19 +9,20 @@ from pathlib import Path
 from statistics import median
 
 from swapnet.arrays import save_npz
-from swapnet.errors import SwapnetError
+from swapnet.errors import BudgetError, SwapnetError
 from swapnet.executor.bench.cgroup import MemoryGroup, is_available
 from swapnet.executor.bench.runtime import Runtime
 from swapnet.executor.bench.summary import machine_of
+from swapnet.executor.machine import memory_bytes
 from swapnet.executor.scenario.answers import Answers
 from swapnet.executor.scenario.bandwidth import Bandwidth
-from swapnet.executor.scenario.bound import bounds, simulated
 from swapnet.executor.scenario.messages import Engine, Job, Turn, Turned
 from swapnet.executor.scenario.player import Player
 from swapnet.executor.scenario.report import Line, Report
 from swapnet.executor.scenario.setup import OTHERS, OURS, SPLIT, UNLIMITED, Setup
 from swapnet.executor.scenario.steps import changes_of
 from swapnet.executor.scenario.summary import Played, Summing, latencies, samples, summary
+from swapnet.executor.scenario.virtual import bound_ms, on_virtual_clock, virtual_model
 from swapnet.progress import Progress, silent
 
 __all__ = ["experiment"]
@@ -39,18 +40,30 @@ def experiment(setup: Setup, progress: Progress = silent) -> Report:
     Raises
     ------
     BudgetError
-        The budget is too small, or the kernel killed our process.
+        The budget is too small, the machine has too little memory for all ways at the same time,
+        or the kernel killed our process.
     BackendUnavailableError
         A kernel limit was asked for and is not to be had.
     SwapnetError
         Whatever our process raised, or the one with unlimited memory; others may fail, which the
         report says.
     """
+    _check_memory(setup)
     if setup.memory_limit:
         MemoryGroup(None).remove()
     with ExitStack() as stack:
         ways = _Ways(setup, stack)
         return ways.run(progress)
+
+
+def _check_memory(setup: Setup) -> None:
+    needed, available = setup.all_ways_bytes, memory_bytes()
+    if needed > available:
+        raise BudgetError(
+            f"{setup.name} and what it is compared with take more than this machine has",
+            why=f"all ways, one with unlimited memory, need {needed} bytes, there are {available}",
+            hint=f"compare with fewer, or ask `swapnet scenario forecast {setup.name}`",
+        )
 
 
 class _Ways:
@@ -255,21 +268,19 @@ class _Ways:
         shares = ours.rounds[-1].moments[-1].shares
         read_bytes = [sum(t.read_bytes[i] for t in ours.rounds) for i in range(len(setup.parts))]
         served = [[s for s in ours.served if s.model == i] for i in range(len(setup.parts))]
-        virtual = bounds(
-            [
-                simulated(
-                    part.entry,
-                    part.manifest,
-                    compute_ms=self._compute_ms[index],
-                    read_bytes=read_bytes[index] / len(served[index]),
-                    share_bytes=shares[index],
-                    storage_bytes_per_s=storage_bytes_per_s,
-                )
-                for index, part in enumerate(setup.parts)
-            ],
-            [setup.arrivals(turn) for turn in range(setup.rounds)],
-            lanes=setup.lanes,
-        )
+        virtual = [
+            virtual_model(
+                part.entry,
+                part.manifest,
+                compute_ms=self._compute_ms[index],
+                read_bytes=read_bytes[index] / len(served[index]),
+                share_bytes=shares[index],
+                storage_bytes_per_s=storage_bytes_per_s,
+            )
+            for index, part in enumerate(setup.parts)
+        ]
+        rounds = [setup.arrivals(turn) for turn in range(setup.rounds)]
+        means = on_virtual_clock(virtual, rounds, lanes=setup.lanes)
         for index, part in enumerate(setup.parts):
             mine = served[index]
             entry = part.entry
@@ -286,7 +297,8 @@ class _Ways:
                 latency_ms=summary(latencies(mine, index)),
                 unlimited_ms=summary(latencies(unlimited.served, index)),
                 ratio_to_unlimited=summing.ratio_of(index, ours, unlimited),
-                bound_ratio=virtual[index].ratio,
+                bound_ms=bound_ms(virtual[index]),
+                simulated_ratio=means[index].ratio,
                 compute_ms=self._compute_ms[index],
                 deadline_misses=summing.misses(mine),
                 budget_bytes=shares[index],

@@ -10,8 +10,10 @@ import numpy as np
 
 from swapnet.executor.curve import curve
 from swapnet.executor.plan import make_plan
+from swapnet.executor.runtime.admission import too_small
 from swapnet.executor.runtime.division import division_for
 from swapnet.executor.runtime.engine import OPTIONS, Engine
+from swapnet.executor.runtime.memory import together
 from swapnet.executor.runtime.simulate import SimulatedModel, simulate
 from swapnet.executor.runtime.split import RULES
 from swapnet.executor.runtime.terms import Terms
@@ -111,7 +113,7 @@ def candidate(
 
 
 def forecast(
-    candidates: Sequence[Candidate], available_bytes: int, *, requests: int = 2_000, seed: int = 0
+    candidates: Sequence[Candidate], budget_bytes: int, *, requests: int = 2_000, seed: int = 0
 ) -> tuple[Forecast, ...]:
     """Each rule, and unlimited memory, with the same seeded requests.
 
@@ -119,8 +121,8 @@ def forecast(
     ----------
     candidates
         The DNNs.
-    available_bytes
-        For the weights of all.
+    budget_bytes
+        Of all together.
     requests
         Of each DNN at least, as the scenario says that they come.
     seed
@@ -132,7 +134,14 @@ def forecast(
         The DNNs do not fit.
     """
     claims = [each.engine.claim(each.entry.name, each.terms) for each in candidates]
-    ways = {rule: division_for(rule).shares(claims, available_bytes) for rule in RULES}
+    other_bytes = together([each.engine.manifest for each in candidates]).other_bytes
+    available_bytes = budget_bytes - other_bytes
+    divisions = {rule: division_for(rule) for rule in RULES}
+    needed_bytes = max(division.needed_bytes(claims) for division in divisions.values())
+    if needed_bytes > available_bytes:
+        names = [claim.name for claim in claims]
+        raise too_small(names, other_bytes + needed_bytes, budget_bytes)
+    ways = {rule: division.shares(claims, available_bytes) for rule, division in divisions.items()}
     ways[_UNLIMITED] = {
         claim.name: max(option.nbytes for option in claim.options) for claim in claims
     }

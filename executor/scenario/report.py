@@ -26,8 +26,11 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         From when a request was due to its end; None where all failed.
     ratio_to_unlimited
         Of mean latencies: the median over rounds.
-    bound_ratio
+    simulated_ratio
         The same of two simulations of these requests, with and without reading.
+    bound_ms
+        What no inference beats: computing alone, or reading what its ring does not hold at the
+        bandwidth of idle storage.
     compute_ms
         Alone and with everything in memory.
     deadline_misses
@@ -52,7 +55,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: Summary | None
     unlimited_ms: Summary | None
     ratio_to_unlimited: float | None
-    bound_ratio: float
+    simulated_ratio: float
+    bound_ms: float
     compute_ms: float
     deadline_misses: int
     budget_bytes: int

@@ -122,8 +122,8 @@ def at_rates(scenario: Scenario, rates_per_s: Mapping[str, float]) -> Scenario:
     names = [entry.name for entry in scenario.models]
     if unknown := [name for name in rates_per_s if name not in names]:
         raise InputError(
-            f"there is no DNN {unknown[0]!r} whose rate could be another",
-            why=f"the scenario's are {', '.join(names)}",
+            f"the scenario has no DNN {unknown[0]!r}",
+            why=f"it has {', '.join(names)}",
             hint=f"give rates like --rates {names[0]}=2.5",
         )
     models = (

@@ -139,6 +139,12 @@ class Setup:
         return sum(demand(part.manifest).total_bytes for part in self.parts) + self.budget_bytes
 
     @property
+    def all_ways_bytes(self) -> int:
+        """Of the processes of all ways, which are open at the same time."""
+        each = self.budget_bytes + self.traffic_bytes
+        return self.unlimited_bytes + self.traffic_bytes + each * (1 + len(self.others))
+
+    @property
     def traffic_bytes(self) -> int:
         """Memory of a worker that is not its runtime's: inputs, and outputs being compared."""
         held = max(sum(t.nbytes for t in part.manifest.outputs) for part in self.parts)

@@ -50,7 +50,9 @@ __all__ = ["build_engine", "command"]
     help="As coarse as this budget allows: blocks of a quarter of it.",
 )
 @click.option(
-    "--portable", is_flag=True, help="No hardware layout: runs on any processor (onnxruntime)."
+    "--portable",
+    is_flag=True,
+    help="No hardware layout, int8 weights in 7 bits: runs on any processor (onnxruntime).",
 )
 @click.option(
     "--precision",

@@ -75,7 +75,7 @@ def test_what_is_asked_is_measured(call: Call, device: Path, experiment: Experim
         device,
         *("--compare", "whole-model,unlimited", "--compare", "equal", "--speed", 2, "--seed", 7),
         *("--requests", 10, "--rounds", 3, "--lanes", 2, "--budget-steps", "0.5:90%"),
-        *("--storage", "400MB", "--rates", "wide-opset-21=0.5"),
+        *("--storage", "400MB", "--rates", " wide-opset-21 = 0.5,"),
     )
     assert ran.status == 0, ran.err
     (setup,) = experiment.setups
@@ -97,7 +97,9 @@ def test_storage_must_read_something(call: Call, device: Path, experiment: Exper
     assert experiment.setups == []
 
 
-@pytest.mark.parametrize("text", ["images", "images=", "=1", "images=no", "images=0", "images=inf"])
+@pytest.mark.parametrize(
+    "text", ["images", "images=", "=1", "images=no", "images=0", "images=inf", "images=nan"]
+)
 def test_rates_are_numbers_above_0(
     call: Call, device: Path, experiment: Experiment, text: str
 ) -> None:
@@ -107,12 +109,24 @@ def test_rates_are_numbers_above_0(
     assert experiment.setups == []
 
 
+def test_a_dnn_has_one_rate(call: Call, device: Path, experiment: Experiment) -> None:
+    refused = run(call, device, "--rates", "images=1", "--rates", "images=2")
+    assert refused.is_user_error("gives two rates to one DNN", "2 rates of 1 DNNs")
+    assert experiment.setups == []
+
+
+@pytest.mark.parametrize("speed", ["0", "nan", "inf"])
+def test_speed_is_a_number(call: Call, device: Path, experiment: Experiment, speed: str) -> None:
+    assert run(call, device, "--speed", speed).status == 2
+    assert experiment.setups == []
+
+
 def test_rates_are_of_dnns_of_the_scenario(
     call: Call, device: Path, experiment: Experiment
 ) -> None:
     refused = run(call, device, "--rates", "others=2")
     assert refused.status == 2
-    assert "there is no DNN 'others'" in refused.err
+    assert "the scenario has no DNN 'others'" in refused.err
     assert experiment.setups == []
 
 
@@ -233,7 +247,8 @@ def test_two_toys_from_end_to_end(call: Call, device: Path, tmp_path: Path) -> N
     assert [line["requests"] for line in report["models"]] == [6, 12]
     for line in report["models"]:
         assert (line["failures"], line["wrong_outputs"]) == (0, 0)
-        assert line["bound_ratio"] >= 1 - 1e-9
+        assert line["simulated_ratio"] >= 1 - 1e-9
+        assert line["bound_ms"] >= line["compute_ms"] > 0
         assert line["ratio_to_unlimited"] > 0
     assert {way: ways["note"] for way, ways in report["ways"].items()} == dict.fromkeys(
         ("ours", "equal", "proportional", "whole_model", "unlimited"), ""

@@ -14,7 +14,7 @@ from swapnet.errors import BackendError, BackendUnavailableError, EngineError
 from swapnet.executor import SwapExecutor
 from swapnet.executor.backends import can_run
 from swapnet.executor.backends.onnxruntime import session_options, version
-from swapnet.fingerprint import PORTABLE, cpu_fingerprint, int8_fingerprint
+from swapnet.fingerprint import PORTABLE, cpu_fingerprint, processor_fingerprint
 from swapnet.manifest import GPU_BACKENDS, load_manifest, save_manifest, sha256_of
 from tests.helpers.engines import BuildToy
 
@@ -56,7 +56,7 @@ def test_another_processor_is_named(folder: Path) -> None:
     compiled(folder, fingerprint="riscv64+v")
     with pytest.raises(EngineError, match="compiled for another processor") as caught:
         SwapExecutor(folder, "100%")
-    assert caught.value.why == f"built for riscv64+v, here is {int8_fingerprint()}"
+    assert caught.value.why == f"built for riscv64+v, here is {processor_fingerprint()}"
     assert "--portable" in caught.value.hint
 
 
@@ -65,12 +65,32 @@ def test_eight_bits_are_for_processors_with_vnni(
 ) -> None:
     layout = cpu_fingerprint()
     compiled(folder, fingerprint=f"{layout}+vnni")
-    monkeypatch.setattr("swapnet.executor.backends.int8_fingerprint", lambda: f"{layout}+vnni")
+    monkeypatch.setattr("swapnet.executor.backends.processor_fingerprint", lambda: f"{layout}+vnni")
     SwapExecutor(folder, "100%").close()
-    monkeypatch.setattr("swapnet.executor.backends.int8_fingerprint", lambda: layout)
+    monkeypatch.setattr("swapnet.executor.backends.processor_fingerprint", lambda: layout)
     with pytest.raises(EngineError, match="compiled for another processor") as caught:
         SwapExecutor(folder, "100%")
-    assert caught.value.why == f"built for {layout}+vnni, here is {layout}"
+    assert caught.value.why == (
+        f"built for {layout}+vnni, here is {layout}: without VNNI its 8-bit sums would be wrong"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [
+        ({}, ""),
+        ({"precision": "fp16", "weight_only": True}, " --precision fp16"),
+        ({"precision": "int8", "weight_only": True}, " --precision int8 --weight-only"),
+        ({"precision": "int8"}, " --precision int8 --calibration {folder}/ranges.json"),
+    ],
+)
+def test_the_hint_keeps_the_precision(folder: Path, fields: dict[str, Any], options: str) -> None:
+    compiled(folder, fingerprint="riscv64+v")
+    save_manifest(folder, msgspec.structs.replace(load_manifest(folder), **fields))
+    with pytest.raises(EngineError) as caught:
+        SwapExecutor(folder, "100%")
+    expected = f"swapnet build MODEL.onnx -o {folder}{options.format(folder=folder)};"
+    assert expected in caught.value.hint
 
 
 def test_processors_with_vnni_take_engines_of_those_without(
@@ -78,7 +98,7 @@ def test_processors_with_vnni_take_engines_of_those_without(
 ) -> None:
     compiled(folder, fingerprint=cpu_fingerprint())
     monkeypatch.setattr(
-        "swapnet.executor.backends.int8_fingerprint", lambda: f"{cpu_fingerprint()}+vnni"
+        "swapnet.executor.backends.processor_fingerprint", lambda: f"{cpu_fingerprint()}+vnni"
     )
     SwapExecutor(folder, "100%").close()
 

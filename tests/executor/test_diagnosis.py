@@ -18,7 +18,7 @@ from swapnet.executor import cuda, diagnosis
 from swapnet.executor.diagnosis import BACKENDS, Capability, Diagnosis, Finding, diagnose
 from swapnet.executor.gpu.accelerator import Attributes
 from swapnet.executor.storage import LoadMode, WeightFile
-from swapnet.fingerprint import int8_fingerprint
+from swapnet.fingerprint import cpu_fingerprint
 
 ORIN = Attributes(
     name="Orin",
@@ -242,7 +242,7 @@ def test_every_missing_package_has_a_hint(
 
 def test_the_machine_is_told(tmp_path: Path) -> None:
     machine = topic(diagnose(tmp_path), "machine")
-    assert machine["engines are compiled for"].detail == int8_fingerprint()
+    assert machine["engines are compiled for"].detail == cpu_fingerprint()
     assert machine["processors available"].value == len(os.sched_getaffinity(0))
     assert machine["Python"].detail == ".".join(map(str, sys.version_info[:3]))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from swapnet.fingerprint import cpu_fingerprint, int8_fingerprint, int8_saturates
+from swapnet.fingerprint import cpu_fingerprint, int8_saturates, processor_fingerprint
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_sums_saturate_without_vnni(tmp_path: Path, cpuinfo: str, saturates: boo
 def test_int8_engines_are_for_processors_with_vnni(tmp_path: Path, flags: str, added: str) -> None:
     path = tmp_path / "cpuinfo"
     path.write_text(f"flags\t\t: {flags}\n")
-    assert int8_fingerprint(path) == cpu_fingerprint(path) + added
+    assert processor_fingerprint(path) == cpu_fingerprint(path) + added
 
 
 def test_is_the_architecture_where_nothing_is_known(tmp_path: Path) -> None:

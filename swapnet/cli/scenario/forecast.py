@@ -63,7 +63,7 @@ def command(
     parsed = Budget.parse(budget)
     device = Device(threads or available_processors())
     parts = parts_of(chosen, engines, device)
-    demand = together([part.manifest for part in parts])
+    budget_bytes = parsed.resolve(together([part.manifest for part in parts]))
     candidates = [
         candidate(
             part.entry,
@@ -74,14 +74,13 @@ def command(
         )
         for part in parts
     ]
-    available = parsed.resolve(demand) - demand.other_bytes
-    found = forecast(candidates, available, requests=requests, seed=seed)
+    found = forecast(candidates, budget_bytes, requests=requests, seed=seed)
     if json_target:
         write_json(found, json_target)
     if json_target != "-":
         names = [entry.name for entry in chosen.models]
         print_table(
-            f"{chosen.title}; mean ms and share of {format_size(available)} for weights",
+            f"{chosen.title}; mean ms and memory for weights within {format_size(budget_bytes)}",
             ["split", "weighted ms", "missed", *names],
             [
                 (

@@ -18,6 +18,8 @@ def command() -> None:
     rows = []
     for name, path in scenarios().items():
         scenario = load_scenario(path)
-        dnns = ", ".join(entry.source for entry in scenario.models)
+        dnns = ", ".join(
+            f"{entry.name} ({entry.source}, {entry.rate_per_s:g}/s)" for entry in scenario.models
+        )
         rows.append((name, scenario.title, dnns))
     print_table("", ["name", "what", "DNNs"], rows)

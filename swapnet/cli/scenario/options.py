@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import inf, nan
 
 import click
 
@@ -18,6 +18,8 @@ __all__ = [
     "storage_option",
 ]
 
+_LIKE_RATES = "give rates like --rates objects=2.5,signs=0.1"
+
 scenario_argument = click.argument("scenario", metavar="FILE|NAME")
 budget_option = click.option(
     "--budget",
@@ -30,21 +32,30 @@ budget_option = click.option(
 def _rates_per_s(
     _: click.Context, __: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, float]:
-    rates: dict[str, float] = {}
-    for text in (part.strip() for value in values for part in value.split(",")):
-        name, *numbers = text.split("=")
-        try:
-            (rate,) = map(float, numbers)
-        except ValueError:
-            rate = 0.0
-        if not (name and isfinite(rate) and rate > 0):
-            raise InputError(
-                f"{text!r} is not a rate",
-                why="it must be the name of a DNN, =, and a number of requests per second above 0",
-                hint="give rates like --rates objects=2.5,signs=0.1",
-            )
-        rates[name] = rate
+    pairs = [_rate(part) for value in values for part in value.split(",") if part.strip()]
+    rates = dict(pairs)
+    if len(rates) < len(pairs):
+        raise InputError(
+            f"--rates {','.join(values)} gives two rates to one DNN",
+            why=f"there are {len(pairs)} rates of {len(rates)} DNNs",
+            hint=_LIKE_RATES,
+        )
     return rates
+
+
+def _rate(text: str) -> tuple[str, float]:
+    name, _, number = text.rpartition("=")
+    try:
+        rate_per_s = float(number)
+    except ValueError:
+        rate_per_s = nan
+    if not name.strip() or not 0 < rate_per_s < inf:
+        raise InputError(
+            f"{text.strip()!r} is not a rate",
+            why="it must be the name of a DNN, =, and a number of requests per second above 0",
+            hint=_LIKE_RATES,
+        )
+    return name.strip(), rate_per_s
 
 
 rates_option = click.option(
@@ -53,14 +64,28 @@ rates_option = click.option(
     multiple=True,
     metavar="NAME=N,…",
     callback=_rates_per_s,
-    help="Requests per second of some DNNs, in place of the scenario's.",
+    help="Requests per second of some DNNs in place of the scenario's, before --speed; names as "
+    "`scenario list` shows them.",
 )
+
+
+def _speed(_: click.Context, __: click.Parameter, value: float) -> float:
+    if not 0 < value < inf:
+        raise InputError(
+            f"a speed of {value} is not possible",
+            why="all rates are multiplied by it: it must be a number above 0",
+            hint="leave it out for the scenario's own rates",
+        )
+    return value
+
+
 speed_option = click.option(
     "--speed",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(0, min_open=True),
+    type=float,
     metavar="FACTOR",
+    callback=_speed,
     help="Times all rates.",
 )
 seed_option = click.option(
@@ -86,5 +111,5 @@ storage_option = click.option(
     "storage_bytes_per_s",
     metavar="SIZE",
     callback=_bytes_per_s,
-    help="Bytes per second of another device's storage, like 400MB. [default: this one's]",
+    help="Bytes per second of slower storage than this device's, like 400MB. [default: this one's]",
 )

@@ -74,7 +74,8 @@ __all__ = ["command"]
 @click.option(
     "--budget-steps",
     metavar="SHARE:SIZE,…",
-    help="Change the budget at these shares of the run, like 0.33:50%,0.66:100%.",
+    help="Change the budget at these shares of the run, in percent of --budget or as sizes, like "
+    "0.33:50%,0.66:100%.",
 )
 @click.option("--json", "json_target", metavar="FILE", help="The report; - for stdout.")
 @click.option("--plot", metavar="FILE", help="Shares of the budget and waiting requests over time.")
@@ -96,7 +97,11 @@ def command(
     json_target: str | None,
     plot: str | None,
 ) -> None:
-    """Run the DNNs of a scenario under one budget, and compare with unlimited memory."""
+    """Run the DNNs of a scenario under one budget, and compare with unlimited memory.
+
+    All ways are open at the same time: this machine must have the memory for it. A round takes as
+    long as the DNN that is asked least needs for its requests.
+    """
     from swapnet.budget import Budget
     from swapnet.cli.bench import one_operator_engine
     from swapnet.executor.bench.plot import check_drawable

@@ -18,7 +18,7 @@ from swapnet.errors import InputError
 from swapnet.executor.device import Device
 from swapnet.executor.plan import smallest_budget
 from swapnet.fingerprint import PORTABLE
-from swapnet.manifest import Manifest, Weight, load_manifest
+from swapnet.manifest import WEIGHTS, Manifest, Weight, load_manifest
 from swapnet.ranges import RangeCache, load_ranges, save_ranges
 from tests.builder.precision.conftest import (
     convolutions,
@@ -122,8 +122,13 @@ def test_records_what_it_was_built_in(model: Path, cache: RangeCache, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("saturates", "portable", "expected"),
-    [(False, False, "here+vnni"), (True, False, "here"), (False, True, PORTABLE)],
+    ("saturates", "portable", "expected", "largest"),
+    [
+        (False, False, "here+vnni", 127),
+        (True, False, "here", 63),
+        (False, True, PORTABLE, 63),
+        (True, True, PORTABLE, 63),
+    ],
 )
 def test_eight_bits_are_for_processors_that_add_them_up(
     model: Path,
@@ -133,14 +138,22 @@ def test_eight_bits_are_for_processors_that_add_them_up(
     saturates: bool,
     portable: bool,
     expected: str,
+    largest: int,
 ) -> None:
     monkeypatch.setattr("swapnet.builder.precision.convert.int8_saturates", lambda: saturates)
     monkeypatch.setattr("swapnet.builder.onnxruntime.cpu_fingerprint", lambda: "here")
-    monkeypatch.setattr("swapnet.builder.onnxruntime.int8_fingerprint", lambda: "here+vnni")
+    monkeypatch.setattr("swapnet.builder.onnxruntime.processor_fingerprint", lambda: "here+vnni")
     manifest = swapnet.build(
         model, tmp_path / "e", precision="int8", calibration=cache, portable=portable
     )
     assert manifest.compiled.fingerprint == expected
+    stored = (tmp_path / "e" / WEIGHTS).read_bytes()
+    found = [
+        np.frombuffer(stored, np.int8, w.nbytes, w.offset)
+        for w in _weights(manifest)
+        if w.dtype == "int8" and len(w.shape) > 1
+    ]
+    assert {int(np.abs(weight.astype(int)).max()) for weight in found} == {largest}
     whole = swapnet.build(model, tmp_path / "whole", precision="int8", weight_only=True)
     assert whole.compiled.fingerprint == "here"
 

@@ -72,7 +72,7 @@ def test_int8_as_each_library_takes_it(
     ("saturates", "portable", "limit"),
     [(False, False, 127), (True, False, 63), (False, True, 63), (True, True, 63)],
 )
-def test_weights_take_eight_bits_where_sums_have_room(
+def test_weights_take_full_range_where_sums_have_room(
     source: SourceModel,
     cache: RangeCache,
     tmp_path: Path,
@@ -90,7 +90,7 @@ def test_weights_take_eight_bits_where_sums_have_room(
         portable=portable,
         slower=nothing,
     )
-    assert converted.eight_bits == (limit == 127)
+    assert converted.full_range == (limit == 127)
     stored = onnx.load_model(converted.source.path).graph.initializer
     weights = [
         np.frombuffer(tensor.raw_data, np.int8)

@@ -32,13 +32,46 @@ def test_reading_that_a_ring_does_not_hold_is_waited_for() -> None:
     assert costs[-1] == pytest.approx(10.0)
 
 
-@pytest.mark.parametrize("held_ms", [0.0, 5.0, 20.0])
-def test_an_option_alone_takes_its_latency_however_small_its_ring(held_ms: float) -> None:
-    """Reading goes on while the processor computes, also where a ring holds less than a step."""
-    small, whole = Option(1, 440.0, 430.0, held_ms), Option(2, 90.0)
+@pytest.mark.parametrize(
+    ("compute_ms", "held_ms", "before_ms"),
+    [
+        (90.0, 0.0, 430 / 12),
+        (90.0, 20.0, 430 / 12),
+        (90.0, 86.0, 86.0),
+        (90.0, 430 * 4 / 9, 430 * 4 / 9),
+        (240.0, 20.0, 430 / 12),
+        (400.0, 20.0, 430 / 20),
+    ],
+)
+def test_an_option_alone_takes_its_latency_less_what_was_read_before(
+    compute_ms: float, held_ms: float, before_ms: float
+) -> None:
+    """Reading goes on while the processor computes, however small the ring is."""
+    small, whole = Option(1, 440.0, 430.0, held_ms), Option(2, compute_ms)
     claim = Claim("one", (small, whole), rate_per_s=SELDOM)
-    prefetched_ms = 430.0 / 12
-    assert rehearse([claim], {"one": 1}) == pytest.approx(440.0 - prefetched_ms, rel=0.03)
+    assert rehearse([claim], {"one": 1}) == pytest.approx(440.0 - before_ms, rel=0.05)
+
+
+def test_an_option_that_computes_all_the_time_takes_its_latency() -> None:
+    small, whole = Option(1, 1010.0, 430.0, 20.0), Option(2, 1000.0)
+    claim = Claim("one", (small, whole), rate_per_s=SELDOM)
+    assert rehearse([claim], {"one": 1}) == pytest.approx(1010.0, rel=0.03)
+
+
+def test_a_small_ring_does_not_overload_storage() -> None:
+    """Of 2 a second each reads 432 ms and computes 85: in turns that is more than there is."""
+    options = (Option(1, 437.0, 432.0, 22.0), Option(2, 362.0, 356.0, 18.0), Option(9, 85.0))
+    vehicles = Claim("vehicles", options, rate_per_s=2.0, deadline_ms=400.0)
+    characters = Claim(
+        "characters",
+        (Option(1, 75.0, 27.0, 6.0), Option(2, 64.0)),
+        rate_per_s=2.0,
+        deadline_ms=200.0,
+        priority=2.0,
+    )
+    claims = [vehicles, characters]
+    whole_characters = rehearse(claims, {"vehicles": 1, "characters": 2})
+    assert whole_characters < rehearse(claims, {"vehicles": 2, "characters": 1})
 
 
 def test_late_answers_cost_more() -> None:

@@ -124,6 +124,22 @@ def test_all_read_at_the_same_pace(player: type[FakePlayer], setup: Callable[...
     assert report.storage_bytes_per_s < 4.4e7
 
 
+def test_memory_for_all_ways_is_needed(
+    player: type[FakePlayer], setup: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = setup(others=("equal",))
+    needed = wanted.all_ways_bytes
+    assert needed > wanted.unlimited_bytes + 2 * wanted.budget_bytes
+    monkeypatch.setattr(module, "memory_bytes", lambda: needed - 1)
+    with pytest.raises(BudgetError, match="take more than this machine has") as caught:
+        module.experiment(wanted)
+    assert str(needed) in caught.value.why
+    assert str(needed - 1) in caught.value.why
+    assert player.jobs == []
+    monkeypatch.setattr(module, "memory_bytes", lambda: needed)
+    module.experiment(wanted)
+
+
 def test_ways_take_turns_in_alternating_order(
     player: type[FakePlayer], setup: Callable[..., Setup]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swapnet.errors import BudgetError
+from swapnet.executor.runtime.memory import together
 from swapnet.executor.runtime.split import RULES
 from swapnet.executor.scenario.forecast import Candidate, Forecast, candidate, forecast
 from swapnet.executor.scenario.scenario import Entry
@@ -40,8 +41,9 @@ def test_every_way_gets_the_same_requests_and_no_more_memory(engine: BuildToy) -
     dnns = candidates(engine, 2e7)
     weights = [each.engine.manifest.weights_nbytes for each in dnns]
     available = sum(weights) // 2
-    found = forecast(dnns, available, requests=500)
-    assert found == forecast(dnns, available, requests=500)
+    budget_bytes = together([each.engine.manifest for each in dnns]).other_bytes + available
+    found = forecast(dnns, budget_bytes, requests=500)
+    assert found == forecast(dnns, budget_bytes, requests=500)
     ways = by_rule(found)
     assert set(ways) == {*RULES, "unlimited"}
     for rule in RULES:
@@ -52,9 +54,10 @@ def test_every_way_gets_the_same_requests_and_no_more_memory(engine: BuildToy) -
 
 def test_slower_storage_takes_longer(engine: BuildToy) -> None:
     dnns = candidates(engine)
-    available = sum(each.engine.manifest.weights_nbytes for each in dnns) // 2
+    demand = together([each.engine.manifest for each in dnns])
+    budget_bytes = demand.other_bytes + demand.weights_bytes // 2
     fast, slow = (
-        by_rule(forecast(candidates(engine, speed), available, requests=200))
+        by_rule(forecast(candidates(engine, speed), budget_bytes, requests=200))
         for speed in (None, 1e7)
     )
     assert slow["latency"].weighted_latency_ms > fast["latency"].weighted_latency_ms
@@ -62,6 +65,11 @@ def test_slower_storage_takes_longer(engine: BuildToy) -> None:
 
 
 def test_what_does_not_fit_is_refused(engine: BuildToy) -> None:
-    with pytest.raises(BudgetError, match="do not fit") as caught:
-        forecast(candidates(engine), 1)
-    assert caught.value.smallest_bytes is not None
+    dnns = candidates(engine)
+    with pytest.raises(BudgetError, match="often, rare do not fit in 1B together") as caught:
+        forecast(dnns, 1)
+    smallest_bytes = caught.value.smallest_bytes
+    assert smallest_bytes is not None
+    assert forecast(dnns, smallest_bytes, requests=10)
+    with pytest.raises(BudgetError, match="do not fit"):
+        forecast(dnns, smallest_bytes - 1)

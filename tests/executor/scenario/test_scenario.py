@@ -84,9 +84,9 @@ def test_some_rates_may_be_others() -> None:
 
 
 def test_a_rate_is_of_a_dnn_of_the_scenario() -> None:
-    with pytest.raises(InputError, match="there is no DNN 'three'") as caught:
+    with pytest.raises(InputError, match="no DNN 'three'") as caught:
         at_rates(a_scenario(), {"one": 1.0, "three": 1.0})
-    assert caught.value.why == "the scenario's are one, two"
+    assert caught.value.why == "it has one, two"
 
 
 @pytest.mark.parametrize("path", scenarios().values(), ids=lambda path: path.stem)

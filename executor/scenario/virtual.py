@@ -1,4 +1,4 @@
-"""What no scheduler beats: the same requests on a virtual clock, with and without reading."""
+"""The DNNs of a scenario on a virtual clock: what no inference beats, and what waiting adds."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from swapnet.executor.scenario.scenario import Entry
 from swapnet.executor.scenario.traffic import Arrival
 from swapnet.manifest import Manifest
 
-__all__ = ["Bound", "bounds", "simulated"]
+__all__ = ["Means", "bound_ms", "on_virtual_clock", "virtual_model"]
 
 _STEPS = 64
-"""Of an inference: finer than real ones, for a bound must not wait where these need not."""
+"""Of an inference: finer than real ones, so that nothing waits where these need not."""
 
 
 @dataclass(frozen=True)
-class Bound:
-    """Mean latency of one DNN on the virtual clock.
+class Means:
+    """Mean latencies of one DNN on the virtual clock.
 
     Attributes
     ----------
@@ -35,11 +35,11 @@ class Bound:
 
     @property
     def ratio(self) -> float:
-        """What reading costs at least."""
+        """What reading costs in this order of requests; another may serve one DNN sooner."""
         return self.latency_ms / self.unlimited_ms
 
 
-def simulated(
+def virtual_model(
     entry: Entry,
     manifest: Manifest,
     *,
@@ -77,10 +77,15 @@ def simulated(
     )
 
 
-def bounds(
+def bound_ms(model: SimulatedModel) -> float:
+    """What no inference beats: computing, or reading what the ring does not hold."""
+    return max(model.compute_ms, model.read_ms - model.prefetch_ms)
+
+
+def on_virtual_clock(
     models: Sequence[SimulatedModel], rounds: Sequence[Sequence[Arrival]], *, lanes: int = 1
-) -> tuple[Bound, ...]:
-    """Mean latencies on the virtual clock, by DNN.
+) -> tuple[Means, ...]:
+    """Mean latencies by DNN: one channel, lanes, and requests by their deadlines.
 
     Parameters
     ----------
@@ -93,7 +98,7 @@ def bounds(
     """
     limited = _means(models, rounds, lanes)
     unlimited = _means([replace(m, read_ms=0.0, prefetch_ms=0.0) for m in models], rounds, lanes)
-    return tuple(map(Bound, limited, unlimited))
+    return tuple(map(Means, limited, unlimited))
 
 
 def _means(

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from swapnet.executor.scenario.bound import bounds, simulated
 from swapnet.executor.scenario.traffic import Arrival
+from swapnet.executor.scenario.virtual import bound_ms, on_virtual_clock, virtual_model
 from swapnet.manifest import Manifest
 from tests.executor.scenario.conftest import MIB, an_entry
 
@@ -16,7 +16,7 @@ def test_delays_come_from_what_was_measured(
     simulated_manifest: Callable[..., Manifest],
 ) -> None:
     manifest = simulated_manifest([4 * MIB] * 8)
-    model = simulated(
+    model = virtual_model(
         an_entry(priority=2.0, deadline_ms=90.0),
         manifest,
         compute_ms=10.0,
@@ -27,10 +27,11 @@ def test_delays_come_from_what_was_measured(
     assert (model.compute_ms, model.read_ms, model.steps) == (10.0, 15.625, 64)
     assert model.prefetch_ms == pytest.approx(15.625 / 4)
     assert (model.priority, model.deadline_ms, model.rate_per_s) == (2.0, 90.0, 2.0)
+    assert bound_ms(model) == pytest.approx(15.625 * 3 / 4)
 
 
 def test_storage_that_has_nothing_to_do(simulated_manifest: Callable[..., Manifest]) -> None:
-    model = simulated(
+    model = virtual_model(
         an_entry(),
         simulated_manifest([MIB]),
         compute_ms=10.0,
@@ -38,13 +39,13 @@ def test_storage_that_has_nothing_to_do(simulated_manifest: Callable[..., Manife
         share_bytes=MIB,
         storage_bytes_per_s=0.0,
     )
-    assert (model.read_ms, model.prefetch_ms) == (0.0, 0.0)
-    (bound,) = bounds([model], [[Arrival(0.0, 0, 0), Arrival(1.0, 0, 0)]])
-    assert (bound.latency_ms, bound.ratio) == pytest.approx((10.0, 1.0))
+    assert (model.read_ms, model.prefetch_ms, bound_ms(model)) == (0.0, 0.0, 10.0)
+    (means,) = on_virtual_clock([model], [[Arrival(0.0, 0, 0), Arrival(1.0, 0, 0)]])
+    assert (means.latency_ms, means.ratio) == pytest.approx((10.0, 1.0))
 
 
 def test_reading_costs_what_it_must(simulated_manifest: Callable[..., Manifest]) -> None:
-    model = simulated(
+    model = virtual_model(
         an_entry(),
         simulated_manifest([MIB] * 32),
         compute_ms=10.0,
@@ -53,6 +54,6 @@ def test_reading_costs_what_it_must(simulated_manifest: Callable[..., Manifest])
         storage_bytes_per_s=1024 * MIB,
     )
     busy = [Arrival(0.0, 0, 0)] * 20
-    (bound,) = bounds([model], [busy, busy])
-    assert bound.unlimited_ms == pytest.approx(10.0 * 10.5)
-    assert bound.ratio == pytest.approx(31.25 / 10.0, rel=0.05)
+    (means,) = on_virtual_clock([model], [busy, busy])
+    assert means.unlimited_ms == pytest.approx(10.0 * 10.5)
+    assert means.ratio == pytest.approx(31.25 / 10.0, rel=0.05)
