@@ -56,7 +56,7 @@ prove: $(READY) ## Equality and memory of the zoo at many budgets, under the ker
 prove-precision: $(READY) ## The same in float16 and int8: docs/quantization-results.md
 	$(BIN)/python -m tests.prove_precision
 
-prove-scenarios: $(READY) ## Three applications under one budget each, about two hours: docs/multi-dnn-results.md
+prove-scenarios: $(READY) ## Three applications under one budget each, over two hours: docs/multi-dnn-results.md
 	$(BIN)/python -m tests.prove_scenarios
 
 check: $(READY) ## Lint, format and types
