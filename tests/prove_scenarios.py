@@ -142,8 +142,8 @@ def _single(reports: Sequence[Report]) -> list[str]:
         "",
         "*Over unlimited*: mean latency over that with everything in memory. *Simulated*: the same",
         "of two simulations of these requests, with one storage and one processor in the order of",
-        "deadlines, with and without reading. *Bound*: what no inference beats, alone: computing,",
-        "or reading what its ring does not hold at the bandwidth of idle storage.",
+        "deadlines, with and without reading. *Bound*: what no inference beats: the fastest one",
+        "with everything in memory, or reading what its ring does not hold from idle storage.",
         "",
         "| application | storage MB/s | budget | peak | DNN | per s | requests | failed | wrong | "
         "bound ms | median ms | p99 ms | over unlimited | simulated | missed | read each |",

@@ -29,8 +29,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     simulated_ratio
         The same of two simulations of these requests, with and without reading.
     bound_ms
-        What no inference beats: computing alone, or reading what its ring does not hold at the
-        bandwidth of idle storage.
+        What no inference beats: the fastest one with everything in memory, or reading what its
+        ring does not hold at the bandwidth of idle storage.
     compute_ms
         Alone and with everything in memory.
     deadline_misses
