@@ -64,7 +64,7 @@ def _check_memory(setup: Setup) -> None:
         raise BudgetError(
             f"{setup.name} and what it is compared with take more than this machine has",
             why=f"all ways, one with unlimited memory, need {needed} bytes, there are {available}",
-            hint=f"compare with fewer, or ask `swapnet scenario forecast {setup.name}`",
+            hint="compare with fewer, give a smaller budget, or use `swapnet scenario forecast`",
         )
 
 

@@ -6,6 +6,7 @@ import onnx
 import pytest
 
 from swapnet.builder import build
+from swapnet.builder.onnxruntime import OnnxRuntimeCompiler
 from swapnet.executor.backends.onnxruntime import version
 from swapnet.fingerprint import PORTABLE
 from tests.helpers.engines import BuildToy
@@ -37,3 +38,8 @@ def test_toys_are_built_for_cuda(engine: BuildToy, tmp_path: Path, name: str) ->
     looked_up = [block for block in manifest.blocks if not block.is_graph]
     assert all(block.activation_bytes < 16 << 20 for block in looked_up)
     assert [value.name for value in manifest.outputs] == [v.name for v in toy.manifest.outputs]
+
+
+def test_a_portable_engine_has_no_full_range() -> None:
+    with pytest.raises(ValueError, match="7 bits"):
+        OnnxRuntimeCompiler(portable=True, full_range=True)
