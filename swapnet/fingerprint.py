@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-__all__ = ["PORTABLE", "cpu_fingerprint", "int8_saturates", "processor_fingerprint"]
+__all__ = ["PORTABLE", "cpu_fingerprint", "int8_saturates", "processor_fingerprint", "with_vnni"]
 
 PORTABLE = "portable"
 """The fingerprint of an engine whose weights have no hardware layout."""
@@ -26,7 +26,12 @@ def cpu_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 def processor_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """All that engines are compiled for here: `cpu_fingerprint`, and ``vnni`` if there."""
     layout = cpu_fingerprint(cpuinfo)
-    return f"{layout}+vnni" if _features(cpuinfo) & _VNNI else layout
+    return with_vnni(layout) if _features(cpuinfo) & _VNNI else layout
+
+
+def with_vnni(layout: str) -> str:
+    """The fingerprint of an engine of this layout whose int8 weights have all 8 bits."""
+    return f"{layout}+vnni"
 
 
 def int8_saturates(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

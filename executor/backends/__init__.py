@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from swapnet.errors import BackendError, BackendUnavailableError, EngineError
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
-from swapnet.fingerprint import PORTABLE, cpu_fingerprint, processor_fingerprint
+from swapnet.fingerprint import PORTABLE, cpu_fingerprint, processor_fingerprint, with_vnni
 from swapnet.manifest import GPU_BACKENDS, Manifest
 from swapnet.ranges import RANGES
 
@@ -213,8 +213,8 @@ def _check_compiled(folder: Path, manifest: Manifest, version: str) -> None:
     )
     layout, here = cpu_fingerprint(), processor_fingerprint()
     if compiled.fingerprint not in (layout, here):
-        lacks_vnni = compiled.fingerprint.startswith(f"{layout}+")
-        wrong = ": without VNNI its 8-bit sums would be wrong" if lacks_vnni else ""
+        needs_vnni = compiled.fingerprint == with_vnni(layout)
+        wrong = ": without VNNI its 8-bit sums would be wrong" if needs_vnni else ""
         raise EngineError(
             f"{folder} was compiled for another processor",
             why=f"built for {compiled.fingerprint}, here is {here}{wrong}",

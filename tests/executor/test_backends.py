@@ -75,6 +75,13 @@ def test_eight_bits_are_for_processors_with_vnni(
     )
 
 
+def test_vnni_is_told_only_where_it_is_what_is_missing(folder: Path) -> None:
+    compiled(folder, fingerprint=f"{cpu_fingerprint()}+sve")
+    with pytest.raises(EngineError, match="compiled for another processor") as caught:
+        SwapExecutor(folder, "100%")
+    assert "VNNI" not in caught.value.why
+
+
 @pytest.mark.parametrize(
     ("fields", "options"),
     [
