@@ -10,22 +10,22 @@ from pathlib import Path
 
 import msgspec
 
-from swapnet.builder.compile import compile_parts, pieces_of
-from swapnet.builder.compiler import BlockMemory, Compiler, WeightStyle
-from swapnet.builder.directory import staging_directory
-from swapnet.builder.limits import Limits, choose_limits
-from swapnet.builder.narrowing import expanded_values, narrow_weights
-from swapnet.builder.onnxruntime import OnnxRuntimeCompiler, OnnxRuntimeCudaCompiler
-from swapnet.builder.optimise import TYPES, optimise
-from swapnet.builder.partition import assign_weights, partition
+from swapnet.builder.compilers.base import BlockMemory, Compiler, WeightStyle
+from swapnet.builder.compilers.onnxruntime import OnnxRuntimeCompiler, OnnxRuntimeCudaCompiler
+from swapnet.builder.compilers.tensorrt.compiler import TensorRTCompiler
+from swapnet.builder.compilers.tensorrt.measured import measure_styles
+from swapnet.builder.compilers.tensorrt.options import TensorRTOptions
+from swapnet.builder.cutting.limits import Limits, choose_limits
+from swapnet.builder.cutting.partition import assign_weights, partition
+from swapnet.builder.importing.shapes import plan_shapes, plan_smallest
+from swapnet.builder.importing.source import open_source
+from swapnet.builder.precision.choose_faster import slower_in_int8
 from swapnet.builder.precision.convert import PrecisionOptions, convert
-from swapnet.builder.precision.faster import slower_in_int8
-from swapnet.builder.shapes import plan_shapes, plan_smallest
-from swapnet.builder.slicing import slice_operators
-from swapnet.builder.source import open_source
-from swapnet.builder.tensorrt.compiler import TensorRTCompiler
-from swapnet.builder.tensorrt.measured import measure_styles
-from swapnet.builder.tensorrt.options import TensorRTOptions
+from swapnet.builder.rewriting.narrowing import expanded_values, narrow_weights
+from swapnet.builder.rewriting.optimise import TYPES, optimise
+from swapnet.builder.rewriting.slicing import slice_operators
+from swapnet.builder.writing.blocks import compile_parts, pieces_of
+from swapnet.builder.writing.directory import staging_directory
 from swapnet.errors import BackendUnavailableError, InputError
 from swapnet.executor.backends import best_backend, can_run
 from swapnet.manifest import Manifest, Precision, Source, load_manifest, save_manifest

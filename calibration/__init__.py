@@ -9,17 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swapnet.calibration.profiles import calibrate, ensure_profile
+    from swapnet.calibration.delays.profiles import calibrate, ensure_profile
+    from swapnet.calibration.delays.shapes import ensure_shapes
     from swapnet.calibration.ranges.model import calibrate_model
-    from swapnet.calibration.shapes import ensure_shapes
 
 __all__ = ["calibrate", "calibrate_model", "ensure_profile", "ensure_shapes"]
 
 _LAZY = {
-    "calibrate": "swapnet.calibration.profiles",
+    "calibrate": "swapnet.calibration.delays.profiles",
     "calibrate_model": "swapnet.calibration.ranges.model",
-    "ensure_profile": "swapnet.calibration.profiles",
-    "ensure_shapes": "swapnet.calibration.shapes",
+    "ensure_profile": "swapnet.calibration.delays.profiles",
+    "ensure_shapes": "swapnet.calibration.delays.shapes",
 }
 
 

@@ -63,8 +63,8 @@ def quantize(
     """
     import onnx
 
+    from swapnet.builder.importing.source import PROTOBUF_LIMIT_BYTES, check_apart, open_source
     from swapnet.builder.precision.convert import PrecisionOptions, interchange
-    from swapnet.builder.source import PROTOBUF_LIMIT_BYTES, check_apart, open_source
 
     if precision == "fp32":
         raise InputError(

@@ -4,9 +4,9 @@ from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.execution import Inference, Stats, StepEvent
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.pace import Pace
-from swapnet.executor.plan import Plan, PlanOptions
+from swapnet.executor.planning.plan import Plan, PlanOptions
 from swapnet.executor.runtime import ModelStats, RuntimeModel, SwapRuntime
-from swapnet.executor.storage import LoadMode
+from swapnet.executor.swapping.storage import LoadMode
 
 __all__ = [
     "Device",

@@ -10,15 +10,14 @@ from typing import Any
 
 from swapnet.errors import BackendError, BudgetError
 from swapnet.executor.backends.base import Array, Backend, Bindings, Memory, Segment, ValueStore
-from swapnet.executor.layout import last_uses
-from swapnet.executor.loading import load_once, pieces
-from swapnet.executor.lookup import LookupSegment
-from swapnet.executor.marks import Mark
-from swapnet.executor.pipeline import Pipeline, ReadEvent
-from swapnet.executor.plan import Plan, Read
-from swapnet.executor.sharing import Sharing
-from swapnet.executor.storage import WeightFile
-from swapnet.executor.turn import ALONE, Turn
+from swapnet.executor.backends.lookup import LookupSegment
+from swapnet.executor.planning.layout import last_uses
+from swapnet.executor.planning.plan import Plan, Read
+from swapnet.executor.sharing import ALONE, Sharing, Turn
+from swapnet.executor.swapping.loading import load_once, pieces
+from swapnet.executor.swapping.moments import Mark
+from swapnet.executor.swapping.pipeline import Pipeline, ReadEvent
+from swapnet.executor.swapping.storage import WeightFile
 from swapnet.manifest import Manifest
 
 __all__ = ["Execution", "Inference", "Stats", "StepEvent"]

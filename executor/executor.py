@@ -14,7 +14,6 @@ from typing import Any
 
 from swapnet.budget import Budget
 from swapnet.errors import BackendError, StorageError, SwapnetError
-from swapnet.executor.admission import admitted_bytes
 from swapnet.executor.backends import open_backend
 from swapnet.executor.backends.base import Array, Backend, Memory
 from swapnet.executor.backends.scratch import Scratch
@@ -22,13 +21,14 @@ from swapnet.executor.device import Device
 from swapnet.executor.execution import Execution, Stats
 from swapnet.executor.gpu.accelerator import Accelerator
 from swapnet.executor.inputs import check_inputs
-from swapnet.executor.memory import for_pool, usage
-from swapnet.executor.plan import Plan, PlanOptions, Read, make_plan
-from swapnet.executor.relocation import moves
-from swapnet.executor.sharing import Sharing
-from swapnet.executor.storage import LoadMode, WeightFile
-from swapnet.executor.turn import ALONE, Turn
-from swapnet.executor.verify import check_weights
+from swapnet.executor.planning.admission import admitted_bytes
+from swapnet.executor.planning.plan import Plan, PlanOptions, Read
+from swapnet.executor.planning.planner import make_plan
+from swapnet.executor.planning.usage import for_pool, usage
+from swapnet.executor.sharing import ALONE, Sharing, Turn
+from swapnet.executor.swapping.relocation import moves
+from swapnet.executor.swapping.storage import LoadMode, WeightFile
+from swapnet.executor.swapping.verify import check_weights
 from swapnet.manifest import WEIGHTS, Manifest, load_manifest
 from swapnet.profile import load_profile
 

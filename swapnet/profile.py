@@ -95,7 +95,7 @@ class Storage(_Record, frozen=True):
     ----------
     request_bytes, readers
         Size of one request and how many are in flight: the best measured while computing
-        (`swapnet.calibration.storage.choose`).
+        (`swapnet.executor.probing.reader.choose`).
     latency_ms
         Of a request after a pause, beyond its share of the bandwidth: threads wake up, and storage
         does.

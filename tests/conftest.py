@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from swapnet.calibration import profiles
-from swapnet.calibration.worker import Job
+from swapnet.calibration.delays import profiles
+from swapnet.calibration.delays.worker import Job
 from swapnet.executor.device import Device
 from swapnet.manifest import load_manifest
 from swapnet.profile import Profile, assumed_profile

@@ -19,19 +19,19 @@ import onnxruntime
 from swapnet import models
 from swapnet.arrays import Array, load_npz, save_npz
 from swapnet.budget import Budget
-from swapnet.builder.optimise import WHOLE, operators_of, optimise
-from swapnet.builder.source import open_source
+from swapnet.builder.importing.source import open_source
+from swapnet.builder.rewriting.optimise import WHOLE, operators_of, optimise
 from swapnet.cli.bench import one_operator_engine
 from swapnet.cli.models import current_engine
-from swapnet.executor.bench.cgroup import MemoryGroup
 from swapnet.executor.bench.difference import largest_difference
 from swapnet.executor.bench.process import Worker
 from swapnet.executor.bench.roles import Request, Role, Round
 from swapnet.executor.bench.runtime import Runtime
 from swapnet.executor.device import Device, ThreadPool
-from swapnet.executor.memory import demand, for_pool
-from swapnet.executor.plan import make_plan, smallest_budget
+from swapnet.executor.planning.planner import make_plan, smallest_budget
+from swapnet.executor.planning.usage import demand, for_pool
 from swapnet.manifest import Manifest, load_manifest
+from swapnet.process.cgroup import MemoryGroup
 from swapnet.profile import load_profile
 from swapnet.units import format_size
 

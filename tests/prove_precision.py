@@ -26,7 +26,7 @@ from swapnet.cli.bench import one_operator_engine
 from swapnet.executor.bench.difference import largest_difference
 from swapnet.executor.bench.runtime import Runtime
 from swapnet.executor.device import Device, ThreadPool
-from swapnet.executor.memory import for_pool
+from swapnet.executor.planning.usage import for_pool
 from swapnet.manifest import Manifest, load_manifest
 from swapnet.models.evaluation import calibration_inputs
 from swapnet.units import format_size

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swapnet.builder.narrowing import Narrow
+from swapnet.builder.importing.source import PROTOBUF_LIMIT_BYTES, SourceModel, open_source
 from swapnet.builder.precision.activations import (
     SATURATING,
     SIGNED,
@@ -29,7 +29,7 @@ from swapnet.builder.precision.selection import (
     weighted,
 )
 from swapnet.builder.precision.weights import LIMIT, quantise_weights
-from swapnet.builder.source import PROTOBUF_LIMIT_BYTES, SourceModel, open_source
+from swapnet.builder.rewriting.narrowing import Narrow
 from swapnet.errors import InputError
 from swapnet.fingerprint import int8_saturates
 from swapnet.manifest import Precision

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from swapnet.builder.graph import read_constant
+from swapnet.builder.importing.graph import read_constant
 from swapnet.builder.precision.biases import is_plain
 from swapnet.builder.precision.selection import Weighted, channel_axis, channels_of
 from swapnet.builder.precision.weights import pieces

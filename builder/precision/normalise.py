@@ -7,8 +7,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swapnet.builder.optimise import Operators, save_optimised
-from swapnet.builder.source import PROTOBUF_LIMIT_BYTES, SourceModel
+from swapnet.builder.importing.source import PROTOBUF_LIMIT_BYTES, SourceModel
+from swapnet.builder.rewriting.optimise import Operators, save_optimised
 from swapnet.errors import ModelError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from swapnet.builder.graph import read_constant
+from swapnet.builder.importing.graph import read_constant
 from swapnet.builder.precision.selection import Weighted
 from swapnet.errors import ModelError
 

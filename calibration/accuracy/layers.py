@@ -106,7 +106,7 @@ def compare_layers(
     ModelError
         A file is no model that ONNX Runtime runs.
     """
-    from swapnet.builder.source import open_source
+    from swapnet.builder.importing.source import open_source
 
     models = [open_source(path).proto for path in (reference, candidate)]
     first = next(iter(samples), None)

@@ -172,7 +172,7 @@ def _opened(path: Path, budget: str | int, threads: int | None) -> Iterator[Base
 
 
 def _engine_runner(path: Path, budget: str | int) -> BaseRunner:
-    from swapnet.executor.runner import SwapRunner
+    from swapnet.calibration.accuracy.runner import SwapRunner
 
     return SwapRunner(path, budget, name=str(path))
 
@@ -181,7 +181,7 @@ def _model_runner(path: Path, threads: int | None) -> BaseRunner:
     import onnxruntime
     from polygraphy.backend.onnxrt import OnnxrtRunner
 
-    from swapnet.builder.source import open_source
+    from swapnet.builder.importing.source import open_source
 
     open_source(path)
     options = onnxruntime.SessionOptions()

@@ -21,12 +21,12 @@ from swapnet.calibration.ranges.runtime import kept_bytes, runtime_bytes
 from swapnet.calibration.ranges.spool import Spool, spool
 from swapnet.calibration.ranges.worker import Found, Job
 from swapnet.errors import BudgetError, InputError
-from swapnet.executor.admission import admitted_bytes
-from swapnet.executor.bench.cgroup import MemoryGroup
 from swapnet.executor.device import Device, ThreadPool
-from swapnet.executor.memory import demand, for_pool
-from swapnet.executor.plan import smallest_budget
+from swapnet.executor.planning.admission import admitted_bytes
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.planning.usage import demand, for_pool
 from swapnet.manifest import load_manifest
+from swapnet.process.cgroup import MemoryGroup
 from swapnet.progress import Progress, silent
 from swapnet.ranges import METHODS, Method, Range, RangeCache
 from swapnet.units import format_size

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from swapnet.calibration.process import ask
 from swapnet.calibration.ranges.worker import Answer, Found, Job, Ran
-from swapnet.executor.bench.cgroup import MemoryGroup
+from swapnet.process.ask import ask
+from swapnet.process.cgroup import MemoryGroup
 from swapnet.progress import Progress
 
 __all__ = ["observe_in_child"]

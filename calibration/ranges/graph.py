@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swapnet.builder.graph import Graph, Value, bodies, used_names
-from swapnet.builder.optimise import read_graph
+from swapnet.builder.importing.graph import Graph, Value, bodies, used_names
+from swapnet.builder.importing.shapes import plan_shapes
+from swapnet.builder.importing.source import SourceModel, open_source
 from swapnet.builder.precision.normalise import opset_of
 from swapnet.builder.precision.selection import Channels
-from swapnet.builder.shapes import plan_shapes
-from swapnet.builder.source import SourceModel, open_source
+from swapnet.builder.rewriting.optimise import read_graph
 from swapnet.calibration.ranges.collect import EXTREMES, extreme_name, mean_name
 from swapnet.errors import InputError, ModelError, StorageError
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from swapnet.arrays import Array
+from swapnet.builder.importing.source import open_source
 from swapnet.builder.precision.normalise import normalise
 from swapnet.builder.precision.selection import activation_names, channelled, check_int8
-from swapnet.builder.source import open_source
 from swapnet.calibration.ranges.calibrate import calibrate_ranges
 from swapnet.calibration.ranges.graph import work_folder
 from swapnet.manifest import Precision

@@ -20,9 +20,9 @@ from swapnet.calibration.ranges.collect import (
     means_bytes,
 )
 from swapnet.calibration.ranges.worker import Job
-from swapnet.executor.bench.cgroup import MemoryGroup
 from swapnet.executor.device import ThreadPool
-from swapnet.executor.memory import demand, for_pool
+from swapnet.executor.planning.usage import demand, for_pool
+from swapnet.process.cgroup import MemoryGroup
 from swapnet.progress import silent
 from swapnet.ranges import Method
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swapnet.arrays import save_npz
-from swapnet.builder.graph import Value
+from swapnet.builder.importing.graph import Value
 from swapnet.errors import InputError
 from swapnet.feeds import check_feed
 

@@ -18,10 +18,10 @@ from swapnet.arrays import Array
 from swapnet.calibration.ranges.collect import Collector, Extreme, Extremes, Histograms, Means
 from swapnet.errors import SwapnetError
 from swapnet.executor.backends import device_for
-from swapnet.executor.bench.failure import Failed, failure_of
 from swapnet.executor.device import Device
 from swapnet.executor.executor import SwapExecutor
 from swapnet.manifest import load_manifest
+from swapnet.process.failure import Failed, failure_of
 from swapnet.progress import Progress
 
 __all__ = ["Answer", "Failed", "Found", "Job", "Ran", "observe"]

@@ -51,7 +51,7 @@ def open_backend(
     """
     name = manifest.compiled.backend
     if name == "simulated":
-        from swapnet.executor.backends.simulated import SimulatedBackend
+        from swapnet.testing.engine import SimulatedBackend
 
         return SimulatedBackend(manifest)
     if name == "onnxruntime":
@@ -68,7 +68,7 @@ def open_backend(
     from swapnet.executor.gpu.accelerator import choose_memory
 
     if gpu is None:
-        from swapnet.executor.cuda import open_cuda
+        from swapnet.executor.gpu.cuda import open_cuda
 
         gpu = open_cuda(device.gpu_index)
     kind = choose_memory(gpu.attributes, device.gpu_memory)
@@ -105,8 +105,8 @@ def device_for(
         There is no such memory.
     """
     if manifest.runs_on_gpu:
-        from swapnet.executor.cuda import open_cuda
         from swapnet.executor.gpu.accelerator import choose_memory, describe
+        from swapnet.executor.gpu.cuda import open_cuda
 
         device = Device(threads, gpu_memory=gpu_memory)
         try:
@@ -134,7 +134,7 @@ def check_runnable(backend: str) -> None:
 
         version()
         return
-    from swapnet.executor.cuda import check_pycuda, device_count
+    from swapnet.executor.gpu.cuda import check_pycuda, device_count
 
     device_count()
     check_pycuda()
@@ -143,7 +143,7 @@ def check_runnable(backend: str) -> None:
 
         check_provider()
     else:
-        from swapnet.executor.cuda import open_cuda
+        from swapnet.executor.gpu.cuda import open_cuda
         from swapnet.tensorrt import load_tensorrt
 
         _check_supported(load_tensorrt(backend), backend, open_cuda(0).attributes)

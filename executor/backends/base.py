@@ -7,13 +7,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from swapnet.executor.marks import Mark
-from swapnet.executor.plan import Plan, Step
+from swapnet.executor.planning.plan import Plan, Step
+from swapnet.executor.swapping.moments import Mark
 from swapnet.manifest import Manifest
 from swapnet.tensors import Array
 
 if TYPE_CHECKING:
-    from swapnet.executor.loading import BeforeRead, Loader, Reader
+    from swapnet.executor.swapping.loading import BeforeRead, Loader, Reader
 
 __all__ = ["Array", "Backend", "Bindings", "Memory", "Segment", "ValueStore"]
 

@@ -12,10 +12,10 @@ from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind, describe
 from swapnet.executor.gpu.clock import Clock, GpuMark
 from swapnet.executor.gpu.memory import GpuArena
 from swapnet.executor.gpu.staging import StagedLoader
-from swapnet.executor.loading import BeforeRead, DirectLoader, Loader, Reader
-from swapnet.executor.marks import Mark
-from swapnet.executor.memory import gpu_staging_bytes
-from swapnet.executor.plan import Plan
+from swapnet.executor.planning.plan import Plan
+from swapnet.executor.planning.usage import gpu_staging_bytes
+from swapnet.executor.swapping.loading import BeforeRead, DirectLoader, Loader, Reader
+from swapnet.executor.swapping.moments import Mark
 from swapnet.manifest import EXTENT_ALIGNMENT, Manifest
 from swapnet.tensors import Array
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from swapnet.executor.arena import Arena
 from swapnet.executor.backends.base import Memory
-from swapnet.executor.loading import BeforeRead, CopyLoader, DirectLoader, Loader, Reader
-from swapnet.executor.machine import memory_bytes
-from swapnet.executor.marks import Mark, Passed
-from swapnet.executor.plan import Plan
-from swapnet.executor.values import Values
+from swapnet.executor.planning.plan import Plan
+from swapnet.executor.swapping.arena import Arena
+from swapnet.executor.swapping.host_values import Values
+from swapnet.executor.swapping.loading import BeforeRead, CopyLoader, DirectLoader, Loader, Reader
+from swapnet.executor.swapping.moments import Mark, Passed
+from swapnet.machine import memory_bytes
 from swapnet.manifest import Manifest
 from swapnet.tensors import Array
 

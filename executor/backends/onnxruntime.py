@@ -11,12 +11,12 @@ import numpy as np
 from swapnet.errors import BackendError, BackendUnavailableError, BudgetError
 from swapnet.executor.backends.base import Array, Bindings
 from swapnet.executor.backends.host import HostBackend
+from swapnet.executor.backends.merge_skeletons import merge_skeletons
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.device import Device, ThreadPool
-from swapnet.executor.layout import is_placed
-from swapnet.executor.plan import Step
-from swapnet.executor.wire import merge_skeletons
+from swapnet.executor.planning.layout import is_placed
+from swapnet.executor.planning.plan import Step
 from swapnet.manifest import Manifest, Tensor
 from swapnet.tensors import ONNX_TYPES, numpy_dtype
 

@@ -24,8 +24,8 @@ from swapnet.executor.backends.onnxruntime import (
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind, Stream
-from swapnet.executor.gpu.values import CrossingValues
-from swapnet.executor.plan import Step
+from swapnet.executor.gpu.device_values import CrossingValues
+from swapnet.executor.planning.plan import Step
 from swapnet.manifest import Manifest
 
 __all__ = ["OnnxRuntimeCudaBackend", "check_provider"]

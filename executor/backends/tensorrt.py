@@ -24,12 +24,12 @@ from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind
 from swapnet.executor.gpu.allocation import Allocations, Heap, Region, Source
 from swapnet.executor.gpu.clock import GpuMark
+from swapnet.executor.gpu.device_values import GpuValues
 from swapnet.executor.gpu.memory import GpuArena
 from swapnet.executor.gpu.plans import PlanLoader
-from swapnet.executor.gpu.values import GpuValues
-from swapnet.executor.loading import BeforeRead, Loader, Reader
-from swapnet.executor.marks import Mark
-from swapnet.executor.plan import Plan, Step
+from swapnet.executor.planning.plan import Plan, Step
+from swapnet.executor.swapping.loading import BeforeRead, Loader, Reader
+from swapnet.executor.swapping.moments import Mark
 from swapnet.manifest import WEIGHTS, Block, Manifest
 from swapnet.profile import Need, with_needs
 from swapnet.tensorrt import listening, load_tensorrt, logger

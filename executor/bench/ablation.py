@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from swapnet.executor.plan import PlanOptions
-from swapnet.executor.storage import LoadMode
+from swapnet.executor.planning.plan import PlanOptions
+from swapnet.executor.swapping.storage import LoadMode
 
 __all__ = ["ABLATIONS", "Variant"]
 

@@ -13,22 +13,23 @@ from typing import Any
 from swapnet.arrays import save_npz
 from swapnet.budget import Budget
 from swapnet.errors import BackendUnavailableError, SwapnetError
-from swapnet.executor.admission import admitted_bytes
 from swapnet.executor.backends.base import Array
 from swapnet.executor.bench.ablation import Variant
-from swapnet.executor.bench.cgroup import MemoryGroup, is_available
 from swapnet.executor.bench.difference import largest_difference
 from swapnet.executor.bench.process import Worker
 from swapnet.executor.bench.report import Peer, Report
 from swapnet.executor.bench.roles import Request, Role, Round
+from swapnet.executor.bench.rounds import Schedule, Turns, take_turns
 from swapnet.executor.bench.runtime import FixedCost, Runtime
 from swapnet.executor.bench.summary import Measured, make_report, peer_of
-from swapnet.executor.bench.turns import Schedule, Turns, take_turns
 from swapnet.executor.device import Device, ThreadPool
-from swapnet.executor.memory import for_pool
-from swapnet.executor.plan import Plan, PlanOptions, make_plan
-from swapnet.executor.storage import LoadMode
+from swapnet.executor.planning.admission import admitted_bytes
+from swapnet.executor.planning.plan import Plan, PlanOptions
+from swapnet.executor.planning.planner import make_plan
+from swapnet.executor.planning.usage import for_pool
+from swapnet.executor.swapping.storage import LoadMode
 from swapnet.manifest import Manifest, load_manifest
+from swapnet.process.cgroup import MemoryGroup, is_available
 from swapnet.profile import load_profile, with_needs
 from swapnet.units import format_size
 

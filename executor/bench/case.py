@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from swapnet.executor.bench.report import Report
-from swapnet.executor.curve import Point
+from swapnet.executor.planning.curve import Point
 from swapnet.files import replacing
 
 __all__ = [

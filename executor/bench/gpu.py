@@ -11,13 +11,13 @@ from statistics import median
 
 import msgspec
 
-from swapnet.calibration.storage import BackgroundReader
 from swapnet.executor.bench.difference import largest_difference
 from swapnet.executor.device import Device
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.gpu.accelerator import Accelerator
-from swapnet.executor.plan import Plan
-from swapnet.executor.storage import WeightFile
+from swapnet.executor.planning.plan import Plan
+from swapnet.executor.probing.reader import BackgroundReader
+from swapnet.executor.swapping.storage import WeightFile
 from swapnet.files import replacing
 from swapnet.manifest import WEIGHTS, Extent
 from swapnet.tensors import Array

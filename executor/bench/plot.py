@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from swapnet.errors import InputError
 from swapnet.executor.bench.report import Report
-from swapnet.executor.curve import Point
+from swapnet.executor.planning.curve import Point
 from swapnet.files import replacing
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from statistics import median
 import msgspec
 
 from swapnet.executor.bench.roles import Round
-from swapnet.executor.plan import Plan
-from swapnet.executor.timeline import predict
+from swapnet.executor.planning.plan import Plan
+from swapnet.executor.planning.timeline import predict
 from swapnet.profile import Profile
 
 __all__ = ["paired_predictions", "scaled"]

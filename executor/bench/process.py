@@ -9,9 +9,9 @@ import msgspec
 
 from swapnet.arrays import load_npz
 from swapnet.executor.backends.base import Array
-from swapnet.executor.bench.cgroup import MemoryGroup
-from swapnet.executor.bench.child import Child
 from swapnet.executor.bench.roles import Request, Round
+from swapnet.process.cgroup import MemoryGroup
+from swapnet.process.child import Child
 
 __all__ = ["Worker"]
 

@@ -15,7 +15,7 @@ import msgspec
 from swapnet.arrays import load_npz
 from swapnet.executor.backends.base import Array
 from swapnet.executor.device import Device
-from swapnet.executor.plan import PlanOptions
+from swapnet.executor.planning.plan import PlanOptions
 
 __all__ = ["Request", "Role", "Round", "Side", "gpu_free_bytes", "open_side", "peak_resident_bytes"]
 
@@ -183,9 +183,9 @@ class _Swapped:
 
 class _Resident:
     def __init__(self, request: Request, inputs: dict[str, Array]) -> None:
-        from swapnet.calibration.storage import BackgroundReader
         from swapnet.executor.executor import SwapExecutor
-        from swapnet.executor.storage import LoadMode, WeightFile
+        from swapnet.executor.probing.reader import BackgroundReader
+        from swapnet.executor.swapping.storage import LoadMode, WeightFile
         from swapnet.manifest import WEIGHTS, Extent
 
         self._inputs = inputs
@@ -281,7 +281,7 @@ def gpu_free_bytes(device: Device) -> int:
     """Memory of the device's GPU that nobody uses; 0 where it has none."""
     if not device.gpu:
         return 0
-    from swapnet.executor.cuda import open_cuda
+    from swapnet.executor.gpu.cuda import open_cuda
 
     return open_cuda(device.gpu_index).free_bytes()
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from swapnet.arrays import save_npz
-from swapnet.executor.bench.cgroup import MemoryGroup, drop_page_cache
 from swapnet.executor.bench.process import Worker
 from swapnet.executor.bench.roles import Request
 from swapnet.executor.device import Device, ThreadPool
-from swapnet.executor.memory import demand, for_pool
-from swapnet.executor.storage import LoadMode
+from swapnet.executor.planning.usage import demand, for_pool
+from swapnet.executor.swapping.storage import LoadMode
 from swapnet.manifest import load_manifest
+from swapnet.process.cgroup import MemoryGroup, drop_page_cache
 
 __all__ = ["FixedCost", "Runtime"]
 

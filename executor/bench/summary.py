@@ -14,9 +14,9 @@ from swapnet.executor.bench.report import Machine, Peer, Report, Verdict
 from swapnet.executor.bench.roles import Round
 from swapnet.executor.bench.statistics import percentile, summarise
 from swapnet.executor.device import Device, available_processors
-from swapnet.executor.machine import memory_bytes
-from swapnet.executor.memory import demand
-from swapnet.executor.plan import Plan
+from swapnet.executor.planning.plan import Plan
+from swapnet.executor.planning.usage import demand
+from swapnet.machine import memory_bytes
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile
 

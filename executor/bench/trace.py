@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swapnet.executor.execution import Inference
-from swapnet.executor.plan import Plan
+from swapnet.executor.planning.plan import Plan
 
 __all__ = ["trace_events"]
 

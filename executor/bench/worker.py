@@ -15,8 +15,8 @@ import msgspec
 
 from swapnet.arrays import save_npz
 from swapnet.errors import SwapnetError
-from swapnet.executor.bench.failure import failure_of
 from swapnet.executor.bench.roles import Request, open_side
+from swapnet.process.failure import failure_of
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """What the executor asks of a GPU: two streams, events, and four kinds of memory.
 
-`swapnet.executor.cuda` is the real one, `swapnet.executor.gpu.simulated` one that needs no GPU.
+`swapnet.executor.gpu.cuda` is the real one, `swapnet.testing.gpu` one that needs no GPU.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from typing import Protocol
 from swapnet.errors import BackendError
 from swapnet.executor.gpu.accelerator import Accelerator, Buffer, MemoryKind, Stream
 from swapnet.executor.gpu.memory import GpuArena
-from swapnet.executor.loading import BeforeRead, Loader, Reader
-from swapnet.executor.marks import Mark, Passed
-from swapnet.executor.memory import PLANS_AT_ONCE
-from swapnet.executor.plan import Place, Read
+from swapnet.executor.planning.plan import Place, Read
+from swapnet.executor.planning.usage import PLANS_AT_ONCE
+from swapnet.executor.swapping.loading import BeforeRead, Loader, Reader
+from swapnet.executor.swapping.moments import Mark, Passed
 from swapnet.manifest import Manifest
 
 __all__ = ["PlanLoader", "Plans"]

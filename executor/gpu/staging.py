@@ -8,9 +8,9 @@ from queue import SimpleQueue
 from swapnet.executor.gpu.accelerator import Accelerator, Event, MemoryKind, Stream
 from swapnet.executor.gpu.clock import Clock, GpuMark
 from swapnet.executor.gpu.memory import GpuArena
-from swapnet.executor.loading import BeforeRead, Reader
-from swapnet.executor.marks import Mark
-from swapnet.executor.plan import Read
+from swapnet.executor.planning.plan import Read
+from swapnet.executor.swapping.loading import BeforeRead, Reader
+from swapnet.executor.swapping.moments import Mark
 
 __all__ = ["StagedLoader"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from swapnet.budget import Budget
 from swapnet.errors import BudgetError, InputError
-from swapnet.executor.admission import check_available
+from swapnet.executor.planning.admission import check_available
 from swapnet.units import format_size
 
 __all__ = ["runtime_bytes", "too_small"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from swapnet.executor.device import Device
-from swapnet.executor.memory import demand
+from swapnet.executor.planning.usage import demand
 from swapnet.executor.runtime.runtime import SwapRuntime
 from swapnet.manifest import load_manifest
 from swapnet.tensors import Array

@@ -10,8 +10,8 @@ from typing import Final, Literal
 import msgspec
 
 from swapnet.errors import SwapnetError
-from swapnet.executor.curve import Point, curve, curve_budgets
-from swapnet.executor.plan import PlanOptions
+from swapnet.executor.planning.curve import Point, curve, curve_budgets
+from swapnet.executor.planning.plan import PlanOptions
 from swapnet.files import replacing
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from swapnet.executor.curve import Point
 from swapnet.executor.device import Device
-from swapnet.executor.memory import for_pool, usage
-from swapnet.executor.plan import PlanOptions
+from swapnet.executor.planning.curve import Point
+from swapnet.executor.planning.plan import PlanOptions
+from swapnet.executor.planning.usage import for_pool, usage
 from swapnet.executor.runtime.curves import load_curve
 from swapnet.executor.runtime.split import Claim, Option
 from swapnet.executor.runtime.terms import Terms

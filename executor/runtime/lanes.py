@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from swapnet.executor.channel import Rank
 from swapnet.executor.runtime.policy import Job, Policy, ReadyQueue
-from swapnet.executor.turn import Turn
+from swapnet.executor.sharing import Turn
+from swapnet.executor.swapping.readers import Rank
 
 __all__ = ["LaneTurn", "Lanes", "Uninterrupted"]
 

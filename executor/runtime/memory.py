@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swapnet.budget import Demand
-from swapnet.executor.layout import is_placed
-from swapnet.executor.memory import PIPELINE_BYTES, demand, page_table_bytes, usage
+from swapnet.executor.planning.layout import is_placed
+from swapnet.executor.planning.usage import PIPELINE_BYTES, demand, page_table_bytes, usage
 from swapnet.manifest import Manifest
 
 __all__ = ["is_interruptible", "scratch_bytes", "together"]

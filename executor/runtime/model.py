@@ -14,17 +14,17 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from swapnet.errors import BackendError
-from swapnet.executor.channel import Rank
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.inputs import check_inputs
-from swapnet.executor.plan import Plan
+from swapnet.executor.planning.plan import Plan
 from swapnet.executor.runtime.batching import agree, are_alike, join, largest_batch, part, rows_of
 from swapnet.executor.runtime.lanes import Lanes, LaneTurn, Uninterrupted
 from swapnet.executor.runtime.memory import is_interruptible
 from swapnet.executor.runtime.policy import Job
 from swapnet.executor.runtime.rates import RateMeter
 from swapnet.executor.runtime.terms import Changes, Terms
-from swapnet.executor.turn import Turn
+from swapnet.executor.sharing import Turn
+from swapnet.executor.swapping.readers import Rank
 from swapnet.tensors import Array
 
 __all__ = ["ModelStats", "Owner", "RuntimeModel", "Urgencies", "unloaded"]

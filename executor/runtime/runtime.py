@@ -13,16 +13,14 @@ from types import TracebackType
 from swapnet.budget import Budget
 from swapnet.errors import BackendError, InputError, SwapnetError
 from swapnet.executor.backends.scratch import Scratch
-from swapnet.executor.channel import Channel
 from swapnet.executor.device import Device
 from swapnet.executor.executor import SwapExecutor
-from swapnet.executor.loading import READERS
-from swapnet.executor.plan import Plan
+from swapnet.executor.planning.plan import Plan
 from swapnet.executor.runtime.admission import runtime_bytes, too_small
 from swapnet.executor.runtime.balancer import Balancer
-from swapnet.executor.runtime.courtesy import giving_way
 from swapnet.executor.runtime.division import division_for
 from swapnet.executor.runtime.engine import OPTIONS, Engine, open_engine
+from swapnet.executor.runtime.giving_way import giving_way
 from swapnet.executor.runtime.lanes import Lanes
 from swapnet.executor.runtime.memory import scratch_bytes, together
 from swapnet.executor.runtime.model import RuntimeModel, Urgencies, unloaded
@@ -30,7 +28,9 @@ from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.rates import RateMeter
 from swapnet.executor.runtime.terms import Changes, Terms
 from swapnet.executor.sharing import Sharing
-from swapnet.executor.storage import LoadMode
+from swapnet.executor.swapping.loading import READERS
+from swapnet.executor.swapping.readers import Channel
+from swapnet.executor.swapping.storage import LoadMode
 
 __all__ = ["SwapRuntime"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from swapnet.executor.pace import Pace
-from swapnet.executor.storage import LoadMode, WeightFile
+from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.manifest import WEIGHTS, Extent, Manifest
 
 __all__ = ["Bandwidth"]
@@ -35,7 +35,7 @@ class Bandwidth:
     def __init__(
         self, engines: Sequence[tuple[Path, Manifest]], *, pace: Pace | None = None
     ) -> None:
-        from swapnet.calibration.storage import BackgroundReader
+        from swapnet.executor.probing.reader import BackgroundReader
 
         folder, manifest = max(engines, key=lambda engine: engine[1].weights_nbytes)
         self._storage = WeightFile(folder / WEIGHTS, pace=pace)

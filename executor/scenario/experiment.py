@@ -12,10 +12,8 @@ from statistics import median
 
 from swapnet.arrays import save_npz
 from swapnet.errors import BudgetError, SwapnetError
-from swapnet.executor.bench.cgroup import MemoryGroup, is_available
 from swapnet.executor.bench.runtime import Runtime
 from swapnet.executor.bench.summary import machine_of
-from swapnet.executor.machine import memory_bytes
 from swapnet.executor.scenario.answers import Answers
 from swapnet.executor.scenario.bandwidth import Bandwidth
 from swapnet.executor.scenario.messages import Engine, Job, Turn, Turned
@@ -25,6 +23,8 @@ from swapnet.executor.scenario.setup import OTHERS, OURS, SPLIT, UNLIMITED, Setu
 from swapnet.executor.scenario.steps import changes_of
 from swapnet.executor.scenario.summary import Played, Summing, latencies, samples, summary
 from swapnet.executor.scenario.virtual import bound_ms, on_virtual_clock, virtual_model
+from swapnet.machine import memory_bytes
+from swapnet.process.cgroup import MemoryGroup, is_available
 from swapnet.progress import Progress, silent
 
 __all__ = ["experiment"]

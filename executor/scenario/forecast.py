@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from swapnet.executor.curve import curve
-from swapnet.executor.plan import make_plan
+from swapnet.executor.planning.curve import curve
+from swapnet.executor.planning.planner import make_plan
 from swapnet.executor.runtime.admission import too_small
 from swapnet.executor.runtime.division import division_for
 from swapnet.executor.runtime.engine import OPTIONS, Engine

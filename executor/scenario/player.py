@@ -8,8 +8,6 @@ import msgspec
 import numpy as np
 
 from swapnet.arrays import Array
-from swapnet.executor.bench.cgroup import MemoryGroup
-from swapnet.executor.bench.child import Child
 from swapnet.executor.scenario.messages import (
     Alone,
     Close,
@@ -24,6 +22,8 @@ from swapnet.executor.scenario.messages import (
     Turn,
     Turned,
 )
+from swapnet.process.cgroup import MemoryGroup
+from swapnet.process.child import Child
 
 __all__ = ["Player"]
 

@@ -14,7 +14,7 @@ from swapnet.budget import Budget, Demand
 from swapnet.errors import SwapnetError
 from swapnet.executor.device import Device
 from swapnet.executor.inputs import check_inputs, planned_sample
-from swapnet.executor.memory import demand
+from swapnet.executor.planning.usage import demand
 from swapnet.executor.runtime.batching import largest_batch
 from swapnet.executor.runtime.memory import together
 from swapnet.executor.scenario.digests import HELD

@@ -13,9 +13,9 @@ import threading
 import msgspec
 
 from swapnet.errors import SwapnetError
-from swapnet.executor.bench.failure import failure_of
 from swapnet.executor.scenario.messages import Alone, Command, Job, Turn
 from swapnet.executor.scenario.side import Side, open_side
+from swapnet.process.failure import failure_of
 
 __all__ = ["main"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swapnet.calibration.images import PREPROCESSINGS
+from swapnet.calibration.data.images import PREPROCESSINGS
 from swapnet.cli.console import print_table, progress, write_json
 from swapnet.cli.precision import open_data
 from swapnet.errors import InputError
@@ -16,7 +16,7 @@ from swapnet.files import check_writable
 
 if TYPE_CHECKING:
     from swapnet.calibration.accuracy.report import AccuracyReport
-    from swapnet.calibration.samples import Samples
+    from swapnet.calibration.data.samples import Samples
 
 __all__ = ["command", "decibels"]
 
@@ -157,8 +157,8 @@ def _with_layers(
 ) -> AccuracyReport:
     import msgspec
 
+    from swapnet.builder.importing.source import open_source
     from swapnet.builder.precision.normalise import normalise
-    from swapnet.builder.source import open_source
     from swapnet.calibration.accuracy.layers import compare_layers, suggest
 
     with (

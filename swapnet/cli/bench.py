@@ -106,15 +106,16 @@ def command(
 ) -> None:
     """Measure latency and memory of the engine DIR at a budget."""
     from swapnet.budget import Budget
-    from swapnet.executor.admission import admitted_bytes
     from swapnet.executor.bench.bench import Setup, bench
     from swapnet.executor.bench.plot import check_drawable
     from swapnet.executor.bench.report import as_text
-    from swapnet.executor.bench.turns import Schedule
-    from swapnet.executor.comparison import check_comparable
+    from swapnet.executor.bench.rounds import Schedule
     from swapnet.executor.inputs import check_inputs, planned_sample
-    from swapnet.executor.plan import PlanOptions, make_plan
-    from swapnet.executor.storage import LoadMode
+    from swapnet.executor.planning.admission import admitted_bytes
+    from swapnet.executor.planning.comparison import check_comparable
+    from swapnet.executor.planning.plan import PlanOptions
+    from swapnet.executor.planning.planner import make_plan
+    from swapnet.executor.swapping.storage import LoadMode
     from swapnet.manifest import load_manifest
     from swapnet.profile import assumed_profile
 
@@ -185,7 +186,7 @@ def command(
 def _plot(engine: Path, findings: Findings, device: Device, path: Path) -> None:
     from swapnet.executor.bench.plot import panel_of, save_plot
     from swapnet.executor.bench.prediction import scaled
-    from swapnet.executor.curve import curve
+    from swapnet.executor.planning.curve import curve
     from swapnet.profile import load_profile
 
     manifest, report = findings.manifest, findings.report
@@ -203,7 +204,7 @@ def source_model(manifest: Manifest, given: Path | None) -> Path:
     InputError
         It is gone, or another one.
     """
-    from swapnet.builder.source import file_sha256
+    from swapnet.builder.importing.source import file_sha256
 
     path = given or Path(manifest.source.path)
     found = file_sha256(path) if path.is_file() else None
@@ -242,7 +243,7 @@ def one_operator_engine(folder: Path) -> Path:
 
 def mappable_model(source: Path, folder: Path, manifest: Manifest) -> Path:
     """The optimised model with its weights in external data, which ONNX Runtime maps."""
-    from swapnet.builder.optimise import operators_of, save_optimised
+    from swapnet.builder.rewriting.optimise import operators_of, save_optimised
 
     return save_optimised(source, folder, operators=operators_of(manifest.compiled))
 

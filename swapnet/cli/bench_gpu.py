@@ -66,8 +66,8 @@ def command(
     from swapnet import models
     from swapnet.executor.backends import best_backend, check_runnable
     from swapnet.executor.bench.gpu import as_markdown, measure_cases, update_page
-    from swapnet.executor.cuda import open_cuda
     from swapnet.executor.gpu.accelerator import choose_memory, describe
+    from swapnet.executor.gpu.cuda import open_cuda
 
     if backend == "auto":
         backend = best_backend()

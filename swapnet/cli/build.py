@@ -195,7 +195,7 @@ def build_engine(model: Path, folder: Path, *, calibrate: bool, **options: Any) 
 
 def _compare(folder: Path, manifest: Manifest, asked: str) -> None:
     """Say so where the smallest budget that works is larger than what was asked for."""
-    from swapnet.executor.plan import smallest_budget
+    from swapnet.executor.planning.planner import smallest_budget
 
     nbytes, reason = smallest_budget(manifest)
     if nbytes > parse_size(asked):

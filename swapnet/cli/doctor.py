@@ -11,7 +11,7 @@ import click
 from swapnet.cli.console import print_table, write_json
 
 if TYPE_CHECKING:
-    from swapnet.executor.diagnosis import Capability, Diagnosis, Finding
+    from swapnet.cli.diagnosis import Capability, Diagnosis, Finding
 
 __all__ = ["command"]
 
@@ -26,7 +26,7 @@ def command(folder: Path, json_target: str | None) -> None:
 
     The exit status is 0 where at least one backend can run engines, else 1.
     """
-    from swapnet.executor.diagnosis import diagnose
+    from swapnet.cli.diagnosis import diagnose
 
     diagnosis = diagnose(folder)
     if json_target:

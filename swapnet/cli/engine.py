@@ -35,7 +35,7 @@ def measured_engine(engine: Path, shapes: Shapes) -> Manifest:
     It counts memory in a process of our own, where sessions share one thread pool.
     """
     from swapnet.executor.device import ThreadPool
-    from swapnet.executor.memory import for_pool
+    from swapnet.executor.planning.usage import for_pool
     from swapnet.manifest import load_manifest
 
     if not shapes:

@@ -26,8 +26,8 @@ __all__ = ["command"]
 @shapes_option
 def command(engine: Path, json_target: str | None, shapes: dict[str, tuple[int, ...]]) -> None:
     """Show the blocks of an engine: operators, weights, activations, live tensors at the cut."""
-    from swapnet.executor.layout import lifetimes
-    from swapnet.executor.memory import usage
+    from swapnet.executor.planning.layout import lifetimes
+    from swapnet.executor.planning.usage import usage
 
     manifest = measured_engine(engine, shapes)
     if json_target:

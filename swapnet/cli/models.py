@@ -96,7 +96,7 @@ def run_models(
     from swapnet.cli.engine import engine_device
     from swapnet.executor.backends import best_backend, can_run
     from swapnet.executor.bench.bench import Setup, bench
-    from swapnet.executor.bench.turns import Schedule
+    from swapnet.executor.bench.rounds import Schedule
     from swapnet.manifest import GPU_BACKENDS
 
     parsed = Budget.parse(budget)
@@ -227,7 +227,7 @@ def bench_models(
 def show_built(names: Sequence[str], engines: Path, backend: str) -> None:
     """Build models for a backend that can't run here, and say what was built."""
     from swapnet import models
-    from swapnet.executor.plan import smallest_budget
+    from swapnet.executor.planning.planner import smallest_budget
     from swapnet.manifest import load_manifest
 
     rows = []
@@ -280,7 +280,7 @@ def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], bac
     from swapnet.errors import SwapnetError
     from swapnet.executor import SwapExecutor
     from swapnet.executor.backends import can_run
-    from swapnet.executor.plan import smallest_budget
+    from swapnet.executor.planning.planner import smallest_budget
     from swapnet.manifest import load_manifest
     from swapnet.tensorrt import version
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from swapnet.arrays import load_npy, load_npz
-from swapnet.executor.storage import LoadMode
+from swapnet.executor.swapping.storage import LoadMode
 from swapnet.tensors import parse_shapes
 
 __all__ = [

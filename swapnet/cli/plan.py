@@ -23,9 +23,9 @@ from swapnet.units import format_size
 
 if TYPE_CHECKING:
     from swapnet.budget import Budget
-    from swapnet.executor.comparison import Comparison
-    from swapnet.executor.curve import Point
-    from swapnet.executor.plan import Plan
+    from swapnet.executor.planning.comparison import Comparison
+    from swapnet.executor.planning.curve import Point
+    from swapnet.executor.planning.plan import Plan
     from swapnet.manifest import Manifest
     from swapnet.profile import Profile
 
@@ -81,9 +81,9 @@ def command(
     """
     from swapnet.budget import Budget
     from swapnet.executor.bench.plot import Panel, check_drawable, save_plot
-    from swapnet.executor.comparison import check_comparable, compare
-    from swapnet.executor.curve import curve
-    from swapnet.executor.plan import make_plan
+    from swapnet.executor.planning.comparison import check_comparable, compare
+    from swapnet.executor.planning.curve import curve
+    from swapnet.executor.planning.planner import make_plan
     from swapnet.profile import assumed_profile, with_needs
 
     if against and (budget or with_curve):
@@ -145,8 +145,8 @@ def command(
 def _budgets(manifest: Manifest, budget: Budget | None) -> list[int]:
     """The budget that was asked for, or several; checked before anything is measured."""
     from swapnet.budget import Budget
-    from swapnet.executor.memory import demand
-    from swapnet.executor.plan import make_plan, smallest_budget
+    from swapnet.executor.planning.planner import make_plan, smallest_budget
+    from swapnet.executor.planning.usage import demand
     from swapnet.profile import assumed_profile
 
     needed = demand(manifest)
@@ -163,8 +163,8 @@ def _budgets(manifest: Manifest, budget: Budget | None) -> list[int]:
 def _print(
     manifest: Manifest, profile: Profile, plans: Sequence[Plan], points: Sequence[Point]
 ) -> None:
-    from swapnet.executor.memory import demand
-    from swapnet.executor.plan import smallest_budget
+    from swapnet.executor.planning.planner import smallest_budget
+    from swapnet.executor.planning.usage import demand
     from swapnet.shapes import as_option
 
     needed = demand(manifest)
@@ -211,7 +211,7 @@ def _print_comparison(
     profiles: Sequence[Profile],
     comparison: Comparison,
 ) -> None:
-    from swapnet.executor.comparison import verdict
+    from swapnet.executor.planning.comparison import verdict
     from swapnet.shapes import as_option
 
     print_table(
@@ -237,7 +237,7 @@ def _comparison_record(
     names: Sequence[str], profiles: Sequence[Profile], comparison: Comparison
 ) -> dict[str, Any]:
     """Engines are told by their position in ``engines``; null where none leads or one can't run."""
-    from swapnet.executor.comparison import verdict
+    from swapnet.executor.planning.comparison import verdict
 
     return {
         "schema": "swapnet-comparison/1",
@@ -256,8 +256,8 @@ def _records(
     manifest: Manifest, profile: Profile, plans: Sequence[Plan], points: Sequence[Point]
 ) -> list[dict[str, Any]]:
     """One record for each plan, then one for the curve."""
-    from swapnet.executor.memory import demand
-    from swapnet.executor.plan import smallest_budget
+    from swapnet.executor.planning.planner import smallest_budget
+    from swapnet.executor.planning.usage import demand
 
     smallest, reason = smallest_budget(manifest)
     model = {

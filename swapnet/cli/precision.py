@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from swapnet.calibration.images import PREPROCESSINGS
+from swapnet.calibration.data.images import PREPROCESSINGS
 from swapnet.errors import InputError
 from swapnet.manifest import Precision
 from swapnet.progress import Progress
 from swapnet.ranges import METHODS, Method, RangeCache, load_ranges
 
 if TYPE_CHECKING:
-    from swapnet.calibration.samples import Samples
+    from swapnet.calibration.data.samples import Samples
 
 __all__ = ["data_options", "open_data", "precision_options", "ranges_of"]
 
@@ -102,7 +102,7 @@ def open_data(
     InputError
         They can't be read, or are not for this model.
     """
-    from swapnet.calibration.samples import inputs_of, open_samples
+    from swapnet.calibration.data.samples import inputs_of, open_samples
 
     size = next((shape[-2:] for shape in (shapes or {}).values() if len(shape) == 4), None)
     return open_samples(

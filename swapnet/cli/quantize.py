@@ -73,8 +73,8 @@ def command(
     Ranges are measured by running the model, swapped inside --budget, on --data; they can be
     inspected, edited, and used again with --calibration.
     """
+    from swapnet.builder.importing.source import check_apart, open_source
     from swapnet.builder.precision.convert import check_precision
-    from swapnet.builder.source import check_apart, open_source
     from swapnet.calibration.quantize import quantize
 
     check_precision(

@@ -20,10 +20,10 @@ import swapnet
 from swapnet import models
 from swapnet.arrays import Array, load_npz, save_npz
 from swapnet.budget import Budget
-from swapnet.builder.graph import used_names
-from swapnet.builder.optimise import TYPES, operators_of, optimise
-from swapnet.builder.shapes import plan_shapes
-from swapnet.builder.source import open_source
+from swapnet.builder.importing.graph import used_names
+from swapnet.builder.importing.shapes import plan_shapes
+from swapnet.builder.importing.source import open_source
+from swapnet.builder.rewriting.optimise import TYPES, operators_of, optimise
 from swapnet.calibration import calibrate
 from swapnet.cli.bench import one_operator_engine
 from swapnet.cli.models import current_engine
@@ -42,20 +42,20 @@ from swapnet.executor.bench.case import (
     read_outlines,
     save,
 )
-from swapnet.executor.bench.cgroup import is_available
 from swapnet.executor.bench.liveness import live_peak_bytes
 from swapnet.executor.bench.plot import check_drawable, panel_of, save_plot
 from swapnet.executor.bench.prediction import scaled
 from swapnet.executor.bench.report import Report
+from swapnet.executor.bench.rounds import Schedule
 from swapnet.executor.bench.table import ablation_page, results_page
 from swapnet.executor.bench.targets import check_targets
-from swapnet.executor.bench.turns import Schedule
-from swapnet.executor.curve import curve
 from swapnet.executor.device import Device, ThreadPool
-from swapnet.executor.memory import demand, for_pool, usage
-from swapnet.executor.plan import smallest_budget
+from swapnet.executor.planning.curve import curve
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.planning.usage import demand, for_pool, usage
 from swapnet.files import replacing
 from swapnet.manifest import Manifest, load_manifest, sha256_of
+from swapnet.process.cgroup import is_available
 from swapnet.profile import load_profile
 from swapnet.units import format_size
 

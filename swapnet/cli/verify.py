@@ -22,9 +22,9 @@ def command(engine: Path, load_mode: str) -> None:
     from swapnet.executor import SwapExecutor
     from swapnet.executor.backends import can_run
     from swapnet.executor.backends.skeletons import Skeletons
-    from swapnet.executor.plan import smallest_budget
-    from swapnet.executor.storage import LoadMode, WeightFile
-    from swapnet.executor.verify import check_weights
+    from swapnet.executor.planning.planner import smallest_budget
+    from swapnet.executor.swapping.storage import LoadMode, WeightFile
+    from swapnet.executor.swapping.verify import check_weights
     from swapnet.manifest import WEIGHTS, load_manifest
 
     manifest = load_manifest(engine)

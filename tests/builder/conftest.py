@@ -8,10 +8,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from swapnet.builder.graph import Graph
-from swapnet.builder.optimise import TYPES, Operators, optimise
-from swapnet.builder.shapes import plan_shapes
-from swapnet.builder.source import open_source
+from swapnet.builder.importing.graph import Graph
+from swapnet.builder.importing.shapes import plan_shapes
+from swapnet.builder.importing.source import open_source
+from swapnet.builder.rewriting.optimise import TYPES, Operators, optimise
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from onnx.external_data_helper import set_external_data
 
 from swapnet.builder import build
-from swapnet.builder.source import open_source
+from swapnet.builder.importing.source import open_source
 from swapnet.errors import (
     BackendUnavailableError,
     InputError,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from swapnet.calibration import blocks
-from swapnet.executor.backends.simulated import write_engine
+from swapnet.calibration.delays import blocks
+from swapnet.testing.engine import write_engine
 
 
 @pytest.fixture(autouse=True)

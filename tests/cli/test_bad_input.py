@@ -12,8 +12,8 @@ import onnx
 import pytest
 
 from swapnet.errors import StorageError
-from swapnet.executor.plan import smallest_budget
-from swapnet.executor.storage import WeightFile
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.swapping.storage import WeightFile
 from swapnet.manifest import load_manifest, save_manifest
 from tests.cli.conftest import Call
 from tests.helpers.engines import BuildToy, Engine

@@ -10,8 +10,8 @@ import pytest
 
 from swapnet.builder import build
 from swapnet.executor.device import ThreadPool
-from swapnet.executor.memory import for_pool
-from swapnet.executor.plan import smallest_budget
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.planning.usage import for_pool
 from swapnet.manifest import load_manifest
 from tests.builder.precision.conftest import convolutions
 from tests.cli.conftest import Call

@@ -10,11 +10,12 @@ import pytest
 
 from swapnet import models
 from swapnet.arrays import save_npz
-from swapnet.executor import backends, cuda
+from swapnet.executor import backends
 from swapnet.executor.bench.gpu import BEGIN, END
-from swapnet.executor.gpu.simulated import SimulatedAccelerator
+from swapnet.executor.gpu import cuda
 from swapnet.manifest import load_manifest
 from swapnet.models import ZooFiles
+from swapnet.testing.gpu import SimulatedAccelerator
 from tests.cli.conftest import Call
 from tests.helpers.zoo import TOYS
 

@@ -10,7 +10,7 @@ import pytest
 
 from swapnet import models
 from swapnet.arrays import save_npz
-from swapnet.builder.source import file_sha256
+from swapnet.builder.importing.source import file_sha256
 from swapnet.manifest import load_manifest
 from swapnet.models import ZooFiles
 from tests.cli.conftest import Call

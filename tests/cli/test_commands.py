@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from swapnet.arrays import load_npz, save_npz
-from swapnet.executor.plan import smallest_budget
+from swapnet.executor.planning.planner import smallest_budget
 from swapnet.manifest import load_manifest
 from tests.cli.conftest import Call
 from tests.helpers.engines import BuildToy, Engine, build_toy

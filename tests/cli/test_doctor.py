@@ -7,9 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from swapnet.cli import diagnosis
+from swapnet.cli.diagnosis import Diagnosis
 from swapnet.errors import BackendUnavailableError
-from swapnet.executor import backends, diagnosis
-from swapnet.executor.diagnosis import Diagnosis
+from swapnet.executor import backends
 from tests.cli.conftest import Call
 
 REASON = "a library with [brackets] is not here"

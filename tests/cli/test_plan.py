@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from swapnet.calibration.worker import Job
+from swapnet.calibration.delays.worker import Job
 from swapnet.cli.engine import measured_engine
 from swapnet.executor.device import Device
-from swapnet.executor.memory import demand
-from swapnet.executor.plan import smallest_budget
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.planning.usage import demand
 from swapnet.manifest import load_manifest
 from swapnet.profile import PROFILE, load_profile
 from tests.cli.conftest import Call

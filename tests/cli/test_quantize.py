@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
+from swapnet.builder.importing.source import open_source
 from swapnet.builder.precision.normalise import normalise
-from swapnet.builder.source import open_source
 from swapnet.manifest import load_manifest
 from swapnet.ranges import RangeCache, load_ranges, save_ranges
 from tests.builder.precision.conftest import (

@@ -12,10 +12,10 @@ import pytest
 from swapnet import models
 from swapnet.arrays import save_npz
 from swapnet.errors import BudgetError
-from swapnet.executor.bench.cgroup import is_available
 from swapnet.executor.scenario.report import Phase, Report
 from swapnet.executor.scenario.setup import Setup
 from swapnet.models import ZooFiles
+from swapnet.process.cgroup import is_available
 from tests.cli.conftest import Call
 from tests.executor.scenario.conftest import MIB, a_line, a_report
 from tests.helpers.engines import BuildToy

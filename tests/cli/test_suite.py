@@ -14,11 +14,11 @@ from swapnet import models
 from swapnet.arrays import save_npz
 from swapnet.errors import BackendError, BudgetError
 from swapnet.executor.bench.bench import Setup
-from swapnet.executor.bench.cgroup import is_available
-from swapnet.executor.memory import demand
-from swapnet.executor.plan import smallest_budget
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.planning.usage import demand
 from swapnet.manifest import load_manifest
 from swapnet.models import ZooFiles
+from swapnet.process.cgroup import is_available
 from tests.cli.conftest import Call
 from tests.executor.bench.conftest import a_peer, a_report
 from tests.helpers.engines import BuildToy, Engine

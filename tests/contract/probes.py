@@ -73,7 +73,7 @@ def progress_monitor(trt: Any, source: str | None = None) -> Answer:
 
     ticks = count(0, 1000)
     time.monotonic = lambda: float(next(ticks))
-    make = _maker("swapnet.builder.tensorrt.monitor", "make_monitor", source)
+    make = _maker("swapnet.builder.compilers.tensorrt.monitor", "make_monitor", source)
     ours, base = make(trt, report, lambda: False), trt.IProgressMonitor
     base.phase_start(ours, "outer", None, 3)
     base.phase_start(ours, "inner", "outer", 9)
@@ -123,7 +123,7 @@ def everything(trt: Any) -> Answer:
 
 def missing_builder(trt: Any) -> str:
     """What is raised where the library makes no builder."""
-    engine = import_module("swapnet.builder.tensorrt.engine")
+    engine = import_module("swapnet.builder.compilers.tensorrt.engine")
     log = import_module("swapnet.tensorrt").Log()
     try:
         engine._make_builder(trt, SimpleNamespace(backend="tensorrt"), log)
@@ -134,9 +134,9 @@ def missing_builder(trt: Any) -> str:
 
 def hardware_levels(trt: Any) -> dict[str, str]:
     """What is set for each of the compatibilities that can be asked for."""
-    options = import_module("swapnet.builder.tensorrt.options")
-    config = import_module("swapnet.builder.tensorrt.config")
-    job = import_module("swapnet.builder.tensorrt.job")
+    options = import_module("swapnet.builder.compilers.tensorrt.options")
+    config = import_module("swapnet.builder.compilers.tensorrt.config")
+    job = import_module("swapnet.builder.compilers.tensorrt.job")
     log = import_module("swapnet.tensorrt").Log()
     levels = {}
     for name in options.HARDWARE_COMPATIBILITY:

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 import msgspec
 import pytest
 
-from swapnet.executor.backends.simulated import write_engine
 from swapnet.manifest import Manifest
+from swapnet.testing.engine import write_engine
 
 
 @pytest.fixture(scope="session")

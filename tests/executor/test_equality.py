@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from swapnet.executor import SwapExecutor
-from swapnet.executor.arena import Arena
-from swapnet.executor.plan import Read
+from swapnet.executor.planning.plan import Read
+from swapnet.executor.swapping.arena import Arena
 from tests.helpers.engines import Arrays, Engine
 
 

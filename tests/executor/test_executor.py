@@ -16,12 +16,12 @@ import pytest
 
 from swapnet.errors import BackendError, BudgetError, EngineError, InputError, StorageError
 from swapnet.executor import Device, LoadMode, Pace, PlanOptions, SwapExecutor
-from swapnet.executor.arena import Arena
 from swapnet.executor.backends.onnxruntime import OrtSegment
-from swapnet.executor.backends.simulated import block_byte, write_engine
-from swapnet.executor.plan import smallest_budget
-from swapnet.executor.storage import WeightFile
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.swapping.arena import Arena
+from swapnet.executor.swapping.storage import WeightFile
 from swapnet.manifest import MANIFEST, WEIGHTS
+from swapnet.testing.engine import block_byte, write_engine
 from tests.helpers.engines import Arrays, BuildToy, Engine
 
 ReadInto = Callable[[WeightFile, memoryview, int], None]

@@ -10,9 +10,9 @@ import pytest
 
 from swapnet.errors import StorageError
 from swapnet.executor import Device
-from swapnet.executor.arena import Arena
 from swapnet.executor.pace import Pace
-from swapnet.executor.storage import WeightFile
+from swapnet.executor.swapping.arena import Arena
+from swapnet.executor.swapping.storage import WeightFile
 from swapnet.manifest import load_manifest
 from swapnet.profile import Profile, assumed_profile, with_storage
 from tests.helpers.engines import BuildToy

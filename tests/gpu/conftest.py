@@ -15,7 +15,7 @@ from swapnet.arrays import load_npz
 from swapnet.builder import build
 from swapnet.errors import BackendUnavailableError
 from swapnet.executor.backends import can_run, check_runnable
-from swapnet.executor.cuda import Cuda, open_cuda
+from swapnet.executor.gpu.cuda import Cuda, open_cuda
 from swapnet.manifest import GPU_BACKENDS
 from tests.helpers.engines import Arrays
 

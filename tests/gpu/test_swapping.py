@@ -13,10 +13,10 @@ import pytest
 from swapnet.errors import BackendError, StorageError
 from swapnet.executor import Device, PlanOptions, SwapExecutor
 from swapnet.executor.bench.difference import largest_difference
-from swapnet.executor.cuda import Cuda
 from swapnet.executor.gpu.accelerator import MemoryKind
-from swapnet.executor.plan import smallest_budget
-from swapnet.executor.storage import WeightFile
+from swapnet.executor.gpu.cuda import Cuda
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.swapping.storage import WeightFile
 from tests.gpu.conftest import BuildZoo
 from tests.helpers.engines import Arrays
 

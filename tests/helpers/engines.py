@@ -12,18 +12,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from swapnet.builder import build
-from swapnet.builder.optimise import (
-    TYPES,
-    open_session,
-    operators_of,
-    optimise,
-    quiet_options,
-)
-from swapnet.builder.source import open_source
+from swapnet.builder.importing.sessions import open_session, quiet_options
+from swapnet.builder.importing.source import open_source
+from swapnet.builder.rewriting.optimise import TYPES, operators_of, optimise
 from swapnet.executor.device import ThreadPool
 from swapnet.executor.inputs import planned_sample
-from swapnet.executor.memory import demand, for_pool
-from swapnet.executor.plan import smallest_budget
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.planning.usage import demand, for_pool
 from swapnet.manifest import Manifest
 from tests.helpers.zoo import TOYS, Toy
 

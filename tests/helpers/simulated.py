@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 
 from swapnet.executor import Device, RuntimeModel
-from swapnet.executor.backends.simulated import block_byte, write_engine
-from swapnet.executor.plan import Step
+from swapnet.executor.planning.plan import Step
 from swapnet.executor.runtime.memory import together
 from swapnet.manifest import Manifest, save_manifest
 from swapnet.profile import save_profile
+from swapnet.testing.engine import block_byte, write_engine
 from tests.helpers.profiles import delays
 from tests.helpers.threads import LIMIT_S
 

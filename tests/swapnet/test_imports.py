@@ -45,7 +45,7 @@ def test_one_module_knows_pycuda() -> None:
         for path in files
         if re.search(r"^\s*(import|from) pycuda", path.read_text(), re.MULTILINE)
     ]
-    assert set(found) == {Path("executor/cuda.py")}
+    assert set(found) == {Path("executor/gpu/cuda.py")}
 
 
 @pytest.mark.parametrize("name", ["builder", "executor", "calibration", "models"])

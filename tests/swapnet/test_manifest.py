@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from swapnet.errors import EngineError
-from swapnet.executor.backends.simulated import write_engine
 from swapnet.manifest import (
     MANIFEST,
     Block,
@@ -21,6 +20,7 @@ from swapnet.manifest import (
     save_manifest,
     sha256_of,
 )
+from swapnet.testing.engine import write_engine
 
 
 @pytest.fixture

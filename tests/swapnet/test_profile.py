@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from swapnet.errors import EngineError
-from swapnet.executor.backends.simulated import write_engine
 from swapnet.manifest import Manifest
 from swapnet.profile import PROFILE, Profile, assumed_profile, load_profile, save_profile
+from swapnet.testing.engine import write_engine
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from swapnet.errors import EngineError, InputError, StorageError
-from swapnet.executor.backends.simulated import write_engine
 from swapnet.manifest import Manifest, Tensor, load_manifest, save_manifest
 from swapnet.profile import assumed_profile, load_profile, profile_paths, save_profile
 from swapnet.shapes import (
@@ -18,6 +17,7 @@ from swapnet.shapes import (
     save_shapes,
     shapes_key,
 )
+from swapnet.testing.engine import write_engine
 
 INPUTS = (
     Tensor("image", "float32", ("batch", 3, "height", "width"), 12),

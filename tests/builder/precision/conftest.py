@@ -9,9 +9,9 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from swapnet.builder.importing.source import SourceModel, open_source
 from swapnet.builder.precision.normalise import normalise
 from swapnet.builder.precision.selection import activation_names
-from swapnet.builder.source import SourceModel, open_source
 from swapnet.ranges import Range, RangeCache
 from tests.helpers.zoo import Net
 

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from swapnet.builder.importing.source import SourceModel
 from swapnet.builder.precision.activations import (
     SATURATING,
     SIGNED,
@@ -18,7 +19,6 @@ from swapnet.builder.precision.activations import (
 )
 from swapnet.builder.precision.selection import activation_names, quantisable, weighted
 from swapnet.builder.precision.weights import quantise_weights
-from swapnet.builder.source import SourceModel
 from swapnet.ranges import Range
 from tests.builder.precision.conftest import Normal, feeds_of, noise_db, ranges_by_running, run
 from tests.helpers.zoo import Net

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import swapnet
 from swapnet.errors import InputError
 from swapnet.executor.device import Device
-from swapnet.executor.plan import smallest_budget
+from swapnet.executor.planning.planner import smallest_budget
 from swapnet.fingerprint import PORTABLE
 from swapnet.manifest import WEIGHTS, Manifest, Weight, load_manifest
 from swapnet.ranges import RangeCache, load_ranges, save_ranges
@@ -51,8 +51,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cache(model: Path, tmp_path_factory: pytest.TempPathFactory) -> RangeCache:
+    from swapnet.builder.importing.source import open_source
     from swapnet.builder.precision.normalise import normalise
-    from swapnet.builder.source import open_source
 
     source = normalise(open_source(model), tmp_path_factory.mktemp("normal"))
     return ranges_by_running(source, *(feeds_of(MODEL, seed) for seed in range(4)))
@@ -141,8 +141,10 @@ def test_eight_bits_are_for_processors_that_add_them_up(
     largest: int,
 ) -> None:
     monkeypatch.setattr("swapnet.builder.precision.convert.int8_saturates", lambda: saturates)
-    monkeypatch.setattr("swapnet.builder.onnxruntime.cpu_fingerprint", lambda: "here")
-    monkeypatch.setattr("swapnet.builder.onnxruntime.processor_fingerprint", lambda: "here+vnni")
+    monkeypatch.setattr("swapnet.builder.compilers.onnxruntime.cpu_fingerprint", lambda: "here")
+    monkeypatch.setattr(
+        "swapnet.builder.compilers.onnxruntime.processor_fingerprint", lambda: "here+vnni"
+    )
     manifest = swapnet.build(
         model, tmp_path / "e", precision="int8", calibration=cache, portable=portable
     )

@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
+from swapnet.builder.importing.source import SourceModel, open_source
 from swapnet.builder.precision.convert import PrecisionOptions, convert, interchange
-from swapnet.builder.source import SourceModel, open_source
 from swapnet.errors import InputError, ModelError
 from swapnet.ranges import RangeCache
 from tests.builder.precision.conftest import (

@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
+from swapnet.builder.importing.source import PROTOBUF_LIMIT_BYTES, open_source
 from swapnet.builder.precision.normalise import normalise, opset_of
-from swapnet.builder.source import PROTOBUF_LIMIT_BYTES, open_source
 from swapnet.errors import ModelError
 from tests.builder.precision.conftest import Normal, convolutions, feeds_of, run
 from tests.helpers.zoo import Net

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from swapnet.builder.optimise import Operators, save_optimised
+from swapnet.builder.rewriting.optimise import Operators, save_optimised
 from tests.helpers.engines import Arrays
 from tests.helpers.zoo import Net
 

@@ -12,9 +12,10 @@ import onnx
 import pytest
 from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
-from swapnet.builder.optimise import TYPES, Operators, open_session, optimise, quiet_options
+from swapnet.builder.importing.sessions import open_session, quiet_options
+from swapnet.builder.importing.source import file_sha256, open_source
 from swapnet.builder.precision.selection import Channels, channelled
-from swapnet.builder.source import file_sha256, open_source
+from swapnet.builder.rewriting.optimise import TYPES, Operators, optimise
 from swapnet.calibration.ranges import calibrate_ranges, collect, groups
 from swapnet.calibration.ranges.collect import BINS, EXTREMES, extreme_name
 from swapnet.calibration.ranges.graph import open_model

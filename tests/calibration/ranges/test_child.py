@@ -21,11 +21,11 @@ from swapnet.calibration.ranges.graph import open_model
 from swapnet.calibration.ranges.runtime import kept_bytes, runtime_bytes
 from swapnet.calibration.ranges.worker import Answer, Failed, Found, Job, Ran, main, observe
 from swapnet.errors import BackendError, BudgetError, EngineError, InputError
-from swapnet.executor.bench.cgroup import MemoryGroup, is_available
 from swapnet.executor.device import Device
-from swapnet.executor.memory import demand
-from swapnet.executor.plan import smallest_budget
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.planning.usage import demand
 from swapnet.manifest import load_manifest
+from swapnet.process.cgroup import MemoryGroup, is_available
 from swapnet.progress import silent
 from tests.calibration.ranges.conftest import Toy
 

@@ -9,10 +9,10 @@ import pytest
 
 from swapnet import models
 from swapnet.arrays import Array, load_npz
-from swapnet.builder.optimise import Operators, save_optimised
+from swapnet.builder.rewriting.optimise import Operators, save_optimised
 from swapnet.calibration.ranges import calibrate, calibrate_ranges
 from swapnet.errors import BackendUnavailableError
-from swapnet.executor.bench.cgroup import MemoryGroup, is_available
+from swapnet.process.cgroup import MemoryGroup, is_available
 from tests.calibration.ranges.conftest import Toy
 
 pytestmark = pytest.mark.slow

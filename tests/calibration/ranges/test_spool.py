@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from swapnet.arrays import load_npz
-from swapnet.builder.graph import Value
+from swapnet.builder.importing.graph import Value
 from swapnet.calibration.ranges.spool import spool
 from swapnet.errors import InputError
 

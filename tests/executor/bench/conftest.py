@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from swapnet.executor.backends.simulated import write_engine
 from swapnet.executor.bench.case import Case, Key, Outline
 from swapnet.executor.bench.report import Machine, Peer, Report
 from swapnet.executor.bench.roles import Round
 from swapnet.executor.bench.statistics import summarise
-from swapnet.executor.curve import Point
+from swapnet.executor.planning.curve import Point
 from swapnet.manifest import Manifest
+from swapnet.testing.engine import write_engine
 
 MIB = 1 << 20
 

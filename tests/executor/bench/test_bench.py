@@ -11,8 +11,8 @@ from swapnet.budget import Budget
 from swapnet.cli.bench import one_operator_engine
 from swapnet.errors import BudgetError
 from swapnet.executor.bench.bench import Offload, Setup, bench
+from swapnet.executor.bench.rounds import Schedule
 from swapnet.executor.bench.runtime import FixedCost
-from swapnet.executor.bench.turns import Schedule
 from swapnet.executor.device import Device
 from tests.helpers.engines import BuildToy
 

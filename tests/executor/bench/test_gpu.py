@@ -13,7 +13,7 @@ from swapnet.executor.bench.gpu import (
     measure_cases,
     update_page,
 )
-from swapnet.executor.gpu.simulated import SimulatedAccelerator
+from swapnet.testing.gpu import SimulatedAccelerator
 from tests.helpers.engines import Arrays
 from tests.helpers.gpu import BuildGpu
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from swapnet.executor.bench.prediction import paired_predictions, scaled
-from swapnet.executor.curve import curve
-from swapnet.executor.memory import demand
-from swapnet.executor.plan import make_plan, smallest_budget
+from swapnet.executor.planning.curve import curve
+from swapnet.executor.planning.planner import make_plan, smallest_budget
+from swapnet.executor.planning.usage import demand
 from swapnet.manifest import Manifest
 from swapnet.profile import assumed_profile
 from tests.executor.bench.conftest import a_round

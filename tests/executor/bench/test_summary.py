@@ -11,7 +11,7 @@ import pytest
 from swapnet.executor.bench.report import Report, as_text
 from swapnet.executor.bench.summary import Measured, make_report, peer_of
 from swapnet.executor.device import Device
-from swapnet.executor.plan import make_plan, smallest_budget
+from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.manifest import Manifest
 from swapnet.profile import assumed_profile
 from tests.executor.bench.conftest import a_peer, a_report, a_round

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from swapnet.executor.gpu.allocation import Allocations, Heap, Region
-from swapnet.executor.gpu.simulated import SimulatedAccelerator
+from swapnet.testing.gpu import SimulatedAccelerator
 
 
 @pytest.fixture

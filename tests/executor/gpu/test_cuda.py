@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from swapnet.errors import BackendError, BackendUnavailableError, BudgetError, InputError
-from swapnet.executor import cuda
-from swapnet.executor.cuda import Cuda, device_count, open_cuda
+from swapnet.executor.gpu import cuda
 from swapnet.executor.gpu.accelerator import Attributes, MemoryKind, choose_memory, describe
+from swapnet.executor.gpu.cuda import Cuda, device_count, open_cuda
 
 
 class DriverError(Exception):

@@ -15,8 +15,8 @@ from swapnet.errors import BackendError, BackendUnavailableError
 from swapnet.executor import Device, PlanOptions, SwapExecutor
 from swapnet.executor.backends import check_runnable
 from swapnet.executor.backends.onnxruntime_cuda import check_provider
-from swapnet.executor.gpu.simulated import SimulatedAccelerator
-from swapnet.executor.plan import smallest_budget
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.testing.gpu import SimulatedAccelerator
 from tests.helpers.engines import Arrays
 from tests.helpers.gpu import BuildGpu
 from tests.helpers.zoo import TOYS
@@ -174,8 +174,8 @@ def test_arenas_are_registered_anew_where_another_executor_was_opened(
 
 
 def test_a_build_without_cuda_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swapnet.executor.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("swapnet.executor.cuda.check_pycuda", lambda: None)
+    monkeypatch.setattr("swapnet.executor.gpu.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("swapnet.executor.gpu.cuda.check_pycuda", lambda: None)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
     with pytest.raises(BackendUnavailableError, match="no CUDA provider") as caught:
         check_runnable("onnxruntime-cuda")

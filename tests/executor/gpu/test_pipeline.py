@@ -14,19 +14,20 @@ from hypothesis import strategies as st
 from swapnet.errors import BackendError, StorageError
 from swapnet.executor.backends.base import Bindings, Segment
 from swapnet.executor.backends.gpu import GpuBackend
-from swapnet.executor.backends.simulated import SimulatedBackend, SimulatedStorage, block_byte
 from swapnet.executor.gpu.accelerator import MemoryKind
 from swapnet.executor.gpu.clock import GpuMark
 from swapnet.executor.gpu.memory import GpuArena
-from swapnet.executor.gpu.simulated import SimulatedAccelerator
 from swapnet.executor.gpu.staging import StagedLoader
-from swapnet.executor.layout import lay_out_values
-from swapnet.executor.loading import Loader, load_once, pieces
-from swapnet.executor.marks import Mark, Passed
-from swapnet.executor.pipeline import Pipeline
-from swapnet.executor.plan import Plan, PlanOptions, Read, make_plan, smallest_budget
+from swapnet.executor.planning.layout import lay_out_values
+from swapnet.executor.planning.plan import Plan, PlanOptions, Read
+from swapnet.executor.planning.planner import make_plan, smallest_budget
+from swapnet.executor.swapping.loading import Loader, load_once, pieces
+from swapnet.executor.swapping.moments import Mark, Passed
+from swapnet.executor.swapping.pipeline import Pipeline
 from swapnet.manifest import Manifest
 from swapnet.profile import assumed_profile
+from swapnet.testing.engine import SimulatedBackend, SimulatedStorage, block_byte
+from swapnet.testing.gpu import SimulatedAccelerator
 
 PAGE = 4096
 MakeManifest = Callable[..., Manifest]

@@ -15,11 +15,11 @@ import pytest
 
 from swapnet.errors import BackendError, BudgetError, EngineError, InputError, StorageError
 from swapnet.executor import Device, PlanOptions, SwapExecutor
-from swapnet.executor.gpu.simulated import SimulatedAccelerator
-from swapnet.executor.memory import usage
-from swapnet.executor.plan import smallest_budget
-from swapnet.executor.storage import WeightFile
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.planning.usage import usage
+from swapnet.executor.swapping.storage import WeightFile
 from swapnet.manifest import load_manifest, save_manifest
+from swapnet.testing.gpu import SimulatedAccelerator
 from tests.helpers.engines import Arrays
 from tests.helpers.fake_tensorrt import DeferringRuntime, Runtime
 from tests.helpers.gpu import BuildGpu

@@ -8,9 +8,9 @@ from functools import cache
 import pytest
 
 from swapnet.executor import Device, SwapRuntime
-from swapnet.executor.backends.simulated import SimulatedBackend
-from swapnet.executor.plan import Step
+from swapnet.executor.planning.plan import Step
 from swapnet.executor.runtime.engine import open_engine
+from swapnet.testing.engine import SimulatedBackend
 from tests.helpers.engines import Arrays, BuildToy
 from tests.helpers.simulated import Simulated, simulated
 from tests.helpers.threads import ended

@@ -7,14 +7,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from swapnet.executor import memory
-from swapnet.executor.backends.simulated import write_engine
-from swapnet.executor.curve import Point, curve
-from swapnet.executor.plan import PlanOptions
+from swapnet.executor.planning import usage as memory
+from swapnet.executor.planning.curve import Point, curve
+from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.runtime import curves
 from swapnet.executor.runtime.curves import CURVE, load_curve
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile, assumed_profile, with_storage
+from swapnet.testing.engine import write_engine
 from tests.helpers.profiles import delays
 
 OPTIONS = PlanOptions()

@@ -18,7 +18,7 @@ from swapnet.errors import BackendError, BudgetError, EngineError, StorageError,
 from swapnet.executor import RuntimeModel, SwapRuntime
 from swapnet.executor.backends.onnxruntime import OnnxRuntimeBackend
 from swapnet.executor.runtime.memory import together
-from swapnet.executor.storage import WeightFile
+from swapnet.executor.swapping.storage import WeightFile
 from swapnet.manifest import MANIFEST, WEIGHTS
 from tests.helpers.cycles import Used, same, settled, used
 from tests.helpers.engines import Arrays, BuildToy

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from swapnet.executor.memory import demand, usage
+from swapnet.executor.planning.usage import demand, usage
 from swapnet.executor.runtime.memory import is_interruptible, scratch_bytes, together
 from swapnet.manifest import Manifest
 from tests.helpers.engines import BuildToy

@@ -11,7 +11,7 @@ import pytest
 
 from swapnet.errors import BackendError, InputError
 from swapnet.executor import SwapRuntime
-from swapnet.executor.plan import Step
+from swapnet.executor.planning.plan import Step
 from tests.helpers.simulated import Gate, Simulated, budget_for
 from tests.helpers.threads import LIMIT_S, ended, started
 

@@ -16,13 +16,13 @@ import pytest
 
 from swapnet.errors import BackendError, BudgetError, InputError, StorageError
 from swapnet.executor import Device, RuntimeModel, SwapExecutor, SwapRuntime
-from swapnet.executor.machine import memory_bytes
 from swapnet.executor.runtime.division import Rehearsed, WholeModels, division_for
 from swapnet.executor.runtime.engine import open_engine
 from swapnet.executor.runtime.memory import together
 from swapnet.executor.runtime.split import Claim, cost_of
 from swapnet.executor.runtime.terms import Changes, Terms
-from swapnet.executor.storage import WeightFile
+from swapnet.executor.swapping.storage import WeightFile
+from swapnet.machine import memory_bytes
 from swapnet.manifest import save_manifest
 from tests.helpers.simulated import Gate, Simulated, budget_for, simulated
 from tests.helpers.threads import LIMIT_S, ended, started

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swapnet.executor import timeline
+from swapnet.executor.planning import timeline
 from swapnet.executor.runtime.arrivals import ARRIVALS, bursty, poisson
 from swapnet.executor.runtime.fleet import fleet
 from swapnet.executor.runtime.policy import PATIENCE_S, Policy

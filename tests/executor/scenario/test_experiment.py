@@ -11,7 +11,6 @@ import pytest
 
 from swapnet.budget import Budget
 from swapnet.errors import BudgetError, SwapnetError
-from swapnet.executor.backends.simulated import write_engine
 from swapnet.executor.device import Device
 from swapnet.executor.pace import Pace
 from swapnet.executor.scenario import experiment as module
@@ -19,6 +18,7 @@ from swapnet.executor.scenario.messages import Alone, Job, Measured, Output, Rea
 from swapnet.executor.scenario.scenario import at_speed
 from swapnet.executor.scenario.setup import Part, Setup
 from swapnet.executor.scenario.side import Side
+from swapnet.testing.engine import write_engine
 from tests.executor.scenario.conftest import MIB, FakeRuntime, a_scenario
 
 

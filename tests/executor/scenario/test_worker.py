@@ -12,12 +12,12 @@ import msgspec
 import pytest
 
 from swapnet.executor import Device
-from swapnet.executor.bench.failure import Failed
 from swapnet.executor.scenario import worker
 from swapnet.executor.scenario.messages import Alone, Close, Job, Turn
 from swapnet.executor.scenario.side import Side, open_side
 from swapnet.executor.scenario.steps import Change
 from swapnet.executor.scenario.traffic import Arrival
+from swapnet.process.failure import Failed
 from tests.executor.scenario.conftest import MIB, FakeRuntime
 from tests.helpers.engines import BuildToy
 

@@ -1,0 +1,1 @@
+"""Compile blocks, one module or folder for each backend."""

@@ -1,0 +1,125 @@
+"""Skeletons for ONNX Runtime, on the CPU or on CUDA: the part itself, with weights as inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import swapnet
+from swapnet.builder.compilers.base import BlockMemory, Cutting, Engine, Piece, WeightStyle
+from swapnet.builder.compilers.skeleton import skeleton
+from swapnet.builder.cutting.cut import CUT_COST_BYTES
+from swapnet.builder.importing.graph import Graph
+from swapnet.builder.rewriting.optimise import Operators
+from swapnet.executor.backends.onnxruntime import version
+from swapnet.executor.probing.activations import measure
+from swapnet.fingerprint import PORTABLE, cpu_fingerprint, processor_fingerprint
+from swapnet.manifest import SESSION_BYTES, Compiled, Manifest
+from swapnet.progress import Progress
+
+__all__ = ["OnnxRuntimeCompiler", "OnnxRuntimeCudaCompiler"]
+
+_OPERATORS = 6
+_OPERATOR_BYTES = 12 << 10
+"""A session takes `SESSION_BYTES` with so many operators, and so much more for each further one:
+measured on 32 sessions of 613 operators, whose memory exceeds their graphs' by that."""
+
+_CUDA_WORKSPACE_BYTES = 16 << 20
+"""Of convolutions in cuDNN: assumed, not measured on hardware."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxRuntimeCompiler:
+    """For the CPU.
+
+    Attributes
+    ----------
+    portable
+        Leave out hardware layouts, so that engines run on any processor.
+    full_range
+        int8 weights have all 8 bits: x86 without VNNI would add up their products wrong. Not
+        together with ``portable``.
+    """
+
+    portable: bool = False
+    full_range: bool = False
+    suffix: ClassVar[str] = ".onnx"
+    inplace: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.portable and self.full_range:
+            raise ValueError("a portable engine's int8 weights have 7 bits")
+
+    @property
+    def compiled(self) -> Compiled:
+        """This version, this processor unless portable."""
+        here = processor_fingerprint() if self.full_range else cpu_fingerprint()
+        fingerprint = PORTABLE if self.portable else here
+        return Compiled("onnxruntime", version(), fingerprint, swapnet.__version__)
+
+    @property
+    def operators(self) -> Operators:
+        """Fused ones."""
+        return Operators.PORTABLE if self.portable else Operators.HARDWARE
+
+    def prepare(self, graph: Graph) -> Graph:
+        """As it is."""
+        return graph
+
+    def cutting(self, graph: Graph) -> Cutting:
+        """Anywhere."""
+        return Cutting(CUT_COST_BYTES)
+
+    def styles(self, graph: Graph, pieces: Sequence[Piece]) -> tuple[WeightStyle, ...]:
+        """All are inputs."""
+        return tuple("external" for _ in pieces)
+
+    def compile(
+        self, graph: Graph, piece: Piece, style: WeightStyle, target: Path, progress: Progress
+    ) -> Engine:
+        """Write the skeleton."""
+        model = skeleton(graph, piece.part, f"block {piece.index}")
+        target.write_bytes(model.SerializeToString(deterministic=True))
+        return Engine(style)
+
+    def memory(self, folder: Path, manifest: Manifest) -> tuple[BlockMemory, ...]:
+        """Measured in a child process; skeletons are counted in proportion to their operators."""
+        measured = measure(folder)
+        sizes = [(len(block.operators) + 1) * block.is_graph for block in manifest.blocks]
+        share = measured.skeleton_bytes / max(sum(sizes), 1)
+        return tuple(
+            BlockMemory(peak, int(share * size) + _session_bytes(size) if size else 0)
+            for peak, size in zip(measured.limiting_activation_bytes, sizes, strict=True)
+        )
+
+
+def _session_bytes(operators: int) -> int:
+    """What a session takes beside its graph."""
+    return SESSION_BYTES + _OPERATOR_BYTES * max(operators - _OPERATORS, 0)
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeCudaCompiler(OnnxRuntimeCompiler):
+    """For CUDA: the same skeletons, of operators that it has kernels for."""
+
+    @property
+    def compiled(self) -> Compiled:
+        """Any GPU."""
+        return Compiled("onnxruntime-cuda", version(), PORTABLE, swapnet.__version__)
+
+    @property
+    def operators(self) -> Operators:
+        """Those of ONNX."""
+        return Operators.STANDARD
+
+    def memory(self, folder: Path, manifest: Manifest) -> tuple[BlockMemory, ...]:
+        """From the CPU: twice its activations, and a workspace; not measured on hardware."""
+        return tuple(
+            BlockMemory(
+                2 * memory.activation_bytes + _CUDA_WORKSPACE_BYTES * block.is_graph,
+                memory.skeleton_bytes,
+            )
+            for memory, block in zip(super().memory(folder, manifest), manifest.blocks, strict=True)
+        )

@@ -1,0 +1,241 @@
+"""Parts into TensorRT engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+import swapnet
+from swapnet.builder.compilers.base import BlockMemory, Cutting, Engine, Piece, WeightStyle
+from swapnet.builder.compilers.tensorrt.child import compile_in_child
+from swapnet.builder.compilers.tensorrt.engine import compile_engine
+from swapnet.builder.compilers.tensorrt.errors import wants_memory
+from swapnet.builder.compilers.tensorrt.estimate import inner_bytes
+from swapnet.builder.compilers.tensorrt.gpu import Gpu, first_gpu
+from swapnet.builder.compilers.tensorrt.job import Job, Profile
+from swapnet.builder.compilers.tensorrt.model import save_model
+from swapnet.builder.compilers.tensorrt.options import TensorRTOptions
+from swapnet.builder.compilers.tensorrt.style import choose_styles
+from swapnet.builder.compilers.tensorrt.timing import timing_cache_path
+from swapnet.builder.cutting.limits import Limits
+from swapnet.builder.importing.graph import Graph, Value
+from swapnet.builder.rewriting.localise_shapes import localise_shapes, shape_values
+from swapnet.builder.rewriting.optimise import Operators
+from swapnet.errors import BackendUnavailableError, ModelError
+from swapnet.manifest import Block, Compiled, Manifest
+from swapnet.progress import Progress
+from swapnet.tensorrt import version
+
+__all__ = ["ENGINE_CUT_COST_BYTES", "TensorRTCompiler"]
+
+ENGINE_CUT_COST_BYTES = 64 << 20
+"""What one more engine costs, in bytes of live values: fusion across the cut, and launches. An
+Orin Nano measured 38.6 ms with 3 engines and 64 ms with 24: 1.2 ms each, in which it moves about
+64 MiB."""
+
+
+_OTHER_TYPES = {"float64": "float32"}
+"""Types for which the parser takes another: bytes of one would be read as the other."""
+
+_CONTEXT_BYTES = 256 << 10
+"""Of an execution context: assumed, not measured on hardware."""
+
+
+@dataclass(frozen=True)
+class TensorRTCompiler:
+    """For ``tensorrt`` or ``tensorrt-rtx``.
+
+    Attributes
+    ----------
+    backend
+        Which of them.
+    options
+        Checked before.
+    limits
+        Workspace and memory of kernels.
+    work
+        Folder for the models of blocks on their way.
+    measured_ms
+        Of each style, by block, where they were measured (`measure_styles`).
+    """
+
+    backend: str
+    options: TensorRTOptions
+    limits: Limits
+    work: Path
+    measured_ms: Mapping[int, Mapping[WeightStyle, float]] = field(default_factory=dict)
+    suffix: ClassVar[str] = ".plan"
+    inplace: ClassVar[bool] = False
+    operators: ClassVar[Operators] = Operators.STANDARD
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """This version, and the GPUs that engines run on."""
+        later = "+" if self.options.version_compatible else ""
+        made = version(self.backend) + later
+        return Compiled(self.backend, made, self._fingerprint, swapnet.__version__)
+
+    @property
+    def _fingerprint(self) -> str:
+        if self.backend == "tensorrt-rtx":
+            return "+".join(self.options.targets) or "any"
+        target = self._gpu.target
+        return "sm80+" if self.options.hardware_compatibility == "ampere+" else target
+
+    @cached_property
+    def _gpu(self) -> Gpu:
+        """The GPU that ``tensorrt`` builds on."""
+        gpu = first_gpu()
+        if gpu is None:
+            raise BackendUnavailableError(
+                f"{self.backend} can't build here",
+                why="it times kernels on a CUDA GPU, and there is none",
+                hint="build on the GPU that executes, or with --backend tensorrt-rtx, "
+                "which needs none",
+            )
+        return gpu
+
+    def prepare(self, graph: Graph) -> Graph:
+        """Shapes are computed where they are read, so that no cut has to carry them.
+
+        Raises
+        ------
+        ModelError
+            The graph computes with a type that the library would silently make another.
+        """
+        kinds = {name: value.dtype for name, value in graph.values.items()}
+        kinds |= {name: constant.dtype for name, constant in graph.constants.items()}
+        for name, dtype in kinds.items():
+            if dtype in _OTHER_TYPES:
+                raise ModelError(
+                    f"{name!r} can't be computed by {self.backend}",
+                    why=f"it is {dtype}, which the library would take for {_OTHER_TYPES[dtype]}",
+                    hint="convert the model to float32, or build with --backend onnxruntime",
+                )
+        return localise_shapes(graph)
+
+    def cutting(self, graph: Graph) -> Cutting:
+        """Coarsely, and never across a shape."""
+        shapes = shape_values(graph)
+        for value in graph.inputs:
+            if value.name in shapes:
+                raise ModelError(
+                    f"input {value.name!r} can't be bound by {self.backend}",
+                    why="it says how large another value is, which must be known on the host",
+                    hint="make it a constant, or build with --backend onnxruntime",
+                )
+        return Cutting(ENGINE_CUT_COST_BYTES, shapes)
+
+    def styles(self, graph: Graph, pieces: Sequence[Piece]) -> tuple[WeightStyle, ...]:
+        """As asked for, as measured, or by rule."""
+        return choose_styles(pieces, self.options.weights or "auto", self.measured_ms)
+
+    def compile(
+        self, graph: Graph, piece: Piece, style: WeightStyle, target: Path, progress: Progress
+    ) -> Engine:
+        """Write the engine; embedded where external weights are refused and nobody asked for them.
+
+        Raises
+        ------
+        ModelError
+            The library refuses it.
+        BackendUnavailableError
+            The library can't build here.
+        """
+        try:
+            return self._compile(graph, piece, style, target, progress)
+        except ModelError as error:
+            asked = style == "embedded" or self.options.weights == "external"
+            if asked or wants_memory(error) or not _embeddable(piece):
+                raise
+            return self._compile(graph, piece, "embedded", target, progress)
+
+    def _compile(
+        self, graph: Graph, piece: Piece, style: WeightStyle, target: Path, progress: Progress
+    ) -> Engine:
+        model = self.work / f"{piece.index:03}.onnx"
+        save_model(
+            graph,
+            piece.part,
+            f"block {piece.index}",
+            model,
+            embedded=piece.own if style == "embedded" else (),
+        )
+        inputs = [graph.values[name] for name in piece.part.inputs]
+        options = self.options
+        job = Job(
+            backend=self.backend,
+            title=piece.title,
+            model=str(model),
+            engine=str(target),
+            external=options.weights == "external" and bool(piece.own),
+            profiles={v.name: _profile(v) for v in inputs if _is_symbolic(v)},
+            workspace_bytes=self.limits.workspace_bytes,
+            tactic_bytes=self.limits.tactic_bytes,
+            targets=options.targets,
+            hardware_compatibility=options.hardware_compatibility,
+            version_compatible=options.version_compatible,
+            builder_optimization_level=options.builder_optimization_level,
+            timing_cache=self._timing_cache,
+        )
+
+        def report(done: int, total: int) -> None:
+            progress(f"compile {piece.title}", done, total)
+
+        compile_ = compile_in_child if options.process_per_block else compile_engine
+        try:
+            activation_bytes = compile_(job, report)
+        except ModelError as error:
+            if options.workspace is not None or not wants_memory(error):
+                raise
+            unlimited = msgspec.structs.replace(job, workspace_bytes=None, tactic_bytes=None)
+            activation_bytes = compile_(unlimited, report)
+        model.unlink()
+        model.with_suffix(".data").unlink()
+        if activation_bytes is None:
+            activation_bytes = inner_bytes(graph, piece.part) + self.limits.workspace_bytes
+        return Engine(style, activation_bytes)
+
+    @cached_property
+    def _timing_cache(self) -> str | None:
+        """TensorRT-RTX times nothing when it builds."""
+        if self.backend == "tensorrt-rtx":
+            return None
+        return str(timing_cache_path(version(self.backend), self._gpu.name))
+
+    def memory(self, folder: Path, manifest: Manifest) -> tuple[BlockMemory, ...]:
+        """Activations as the builder says; the executor asks the engines where there is a GPU."""
+        return tuple(
+            BlockMemory(
+                block.activation_bytes,
+                (_CONTEXT_BYTES + _size(folder, block)) * block.is_graph,
+            )
+            for block in manifest.blocks
+        )
+
+
+def _size(folder: Path, block: Block) -> int:
+    """Of a plan that stays in memory."""
+    return (folder / block.file).stat().st_size if block.file else 0
+
+
+def _embeddable(piece: Piece) -> bool:
+    return bool(piece.own) and not piece.readable
+
+
+def _is_symbolic(value: Value) -> bool:
+    return any(isinstance(dim, str) for dim in value.shape)
+
+
+def _profile(value: Value) -> Profile:
+    """From the smallest shape, or 1 in each symbolic dimension, to the planned one."""
+    smallest = value.smallest or tuple(
+        planned if isinstance(dim, int) else min(1, planned)
+        for dim, planned in zip(value.shape, value.planned, strict=True)
+    )
+    return Profile(smallest, value.planned)

@@ -1,0 +1,85 @@
+"""One block from its ONNX model to its serialized engine."""
+
+from __future__ import annotations
+
+import re
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from swapnet.builder.compilers.tensorrt.config import make_config
+from swapnet.builder.compilers.tensorrt.errors import builder_refusal, unavailable
+from swapnet.builder.compilers.tensorrt.job import Job
+from swapnet.builder.compilers.tensorrt.monitor import Report, make_monitor
+from swapnet.builder.compilers.tensorrt.network import add_profile, parse_network
+from swapnet.builder.compilers.tensorrt.timing import timing_cached
+from swapnet.tensorrt import (
+    Log,
+    Severity,
+    interrupts_deferred,
+    listening,
+    load_tensorrt,
+    logger,
+)
+
+__all__ = ["compile_engine"]
+
+
+_ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
+
+
+def compile_engine(job: Job, report: Report) -> int | None:
+    """Write the engine of a block.
+
+    Parameters
+    ----------
+    job
+        What to do.
+    report
+        Told of the builder's steps; what it raises stops the builder and is raised here.
+
+    Returns
+    -------
+    int or None
+        Bytes that its values and kernels take beside weights, as the library logs them.
+
+    Raises
+    ------
+    ModelError
+        The library refuses the block.
+    BackendUnavailableError
+        The library is not installed, or can't build here.
+    OSError
+        The engine can't be written.
+    """
+    trt = load_tensorrt(job.backend)
+    with interrupts_deferred() as interrupted, listening(job.backend) as log:
+        builder = _make_builder(trt, job, log)
+        network = parse_network(trt, builder, job, log)
+        config = make_config(trt, builder, job, log)
+        add_profile(builder, config, job, log)
+        monitor = make_monitor(trt, report, interrupted.is_set)
+        config.progress_monitor = monitor
+        cached = (
+            timing_cached(config, Path(job.timing_cache)) if job.timing_cache else nullcontext()
+        )
+        with cached:
+            plan = builder.build_serialized_network(network, config)
+            if monitor.raised is not None:
+                raise monitor.raised
+            if plan is None and not interrupted.is_set():
+                raise builder_refusal(job, log)
+    Path(job.engine).write_bytes(plan)
+    return _activation_bytes(log)
+
+
+def _activation_bytes(log: Log) -> int | None:
+    found = [match for text in log.texts(Severity.INFO) if (match := _ACTIVATIONS.search(text))]
+    return int(found[-1][1]) if found else None
+
+
+def _make_builder(trt: Any, job: Job, log: Log) -> Any:
+    try:
+        return trt.Builder(logger(job.backend))
+    except TypeError as error:  # pybind11's word for a factory that returned nothing
+        raise unavailable(job.backend, log) from error

@@ -1,0 +1,150 @@
+"""The graph as parts: where it is cut, what goes in and out, which part stores which weight."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from swapnet.builder.cutting.cut import CUT_COST_BYTES, Operator, Span, cut, live_bytes
+from swapnet.builder.importing.graph import Graph, used_names
+from swapnet.builder.importing.lookup import is_lookup, table_parts
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Ownership", "Part", "assign_weights", "partition"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive operators with what goes in and out.
+
+    Attributes
+    ----------
+    inputs, outputs
+        Values read from, and needed by, others: in order of first use.
+    weights, inline
+        Constants by name, those captured by subgraphs included.
+    lookup
+        It reads rows of a table, and nothing else.
+    """
+
+    nodes: tuple[onnx.NodeProto, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    inline: tuple[str, ...]
+    lookup: bool
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """Names of the operator kinds, in order."""
+        return tuple(node.op_type for node in self.nodes)
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """Which weights are stored where; each is stored once.
+
+    Attributes
+    ----------
+    shared
+        Used by several parts that a backend executes.
+    own
+        By part: stored in its extent.
+    """
+
+    shared: tuple[str, ...]
+    own: tuple[tuple[str, ...], ...]
+
+
+def partition(
+    graph: Graph,
+    max_block_bytes: int,
+    *,
+    cut_cost_bytes: int = CUT_COST_BYTES,
+    uncut: Collection[str] = (),
+) -> list[Part]:
+    """Cut ``graph`` into parts of at most ``max_block_bytes`` of weights where possible.
+
+    Parameters
+    ----------
+    graph
+        With planned shapes.
+    max_block_bytes
+        Limit of a part's weights.
+    cut_cost_bytes
+        What one more part costs, in bytes of live values.
+    uncut
+        Values that must not cross a cut.
+    """
+    given = {value.name for value in graph.inputs}
+    results = [value.name for value in graph.outputs]
+    operators = [_operator(graph, index) for index in range(len(graph.nodes))]
+    crossing = {
+        n: None if n in uncut else v.nbytes for n, v in graph.values.items() if n not in given
+    }
+    live = live_bytes(operators, [name for name in results if name not in uncut], crossing)
+    operators = [
+        replace(op, alone=op.alone and None not in live[index : index + 2])
+        for index, op in enumerate(operators)
+    ]
+    spans = cut(operators, max_block_bytes, live, cut_cost_bytes)
+    later: list[set[str]] = [set(results)]
+    for span in reversed(spans[1:]):
+        used = {n for node in graph.nodes[span.start : span.stop] for n in used_names(node)}
+        later.append(later[-1] | used)
+    return [
+        _part(graph, span, needed, lookup=operators[span.start].alone)
+        for span, needed in zip(spans, reversed(later), strict=True)
+    ]
+
+
+def assign_weights(graph: Graph, parts: Sequence[Part]) -> Ownership:
+    """Store each weight with the part that uses it, or apart where several do.
+
+    A table that is also multiplied lies with the parts that multiply it; one that is only
+    looked up lies with its lookup.
+    """
+    users = Counter(name for part in parts if not part.lookup for name in part.weights)
+    stored = {name for name, count in users.items() if count > 1}
+    shared = tuple(name for name in users if name in stored)
+    own: list[tuple[str, ...]] = []
+    for part in parts:
+        if part.lookup:
+            pieces: Iterable[str] = table_parts(graph, part.weights[0])
+            kept = tuple(n for n in pieces if n not in stored and n not in users)
+        else:
+            kept = tuple(n for n in part.weights if n not in stored)
+        stored.update(kept)
+        own.append(kept)
+    return Ownership(shared, tuple(own))
+
+
+def _operator(graph: Graph, index: int) -> Operator:
+    node = graph.nodes[index]
+    weights = graph.weights_of[index]
+    lookup = is_lookup(graph, node)
+    return Operator(
+        weights=weights,
+        weights_bytes=tuple(0 if lookup else graph.constants[n].nbytes for n in weights),
+        inputs=tuple(dict.fromkeys(n for n in used_names(node) if n in graph.values)),
+        outputs=tuple(filter(None, node.output)),
+        alone=lookup and node.input[1] in graph.values,
+    )
+
+
+def _part(graph: Graph, span: Span, needed_later: set[str], *, lookup: bool) -> Part:
+    nodes = tuple(graph.nodes[span.start : span.stop])
+    produced = dict.fromkeys(name for node in nodes for name in node.output if name)
+    used = dict.fromkeys(name for node in nodes for name in used_names(node))
+    return Part(
+        nodes=nodes,
+        inputs=tuple(n for n in used if n in graph.values and n not in produced),
+        outputs=tuple(n for n in produced if n in needed_later),
+        weights=tuple(n for n in used if n in graph.constants),
+        inline=tuple(n for n in used if n in graph.inline),
+        lookup=lookup,
+    )

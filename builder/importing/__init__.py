@@ -1,0 +1,1 @@
+"""Read an ONNX model: its graph, constants and shapes."""

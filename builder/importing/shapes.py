@@ -1,0 +1,153 @@
+"""Concrete shapes of every value, for the input shapes that a model is planned for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from swapnet.builder.importing.graph import Graph, Value
+from swapnet.builder.importing.lookup import is_lookup
+from swapnet.builder.importing.sessions import open_session, quiet_options
+from swapnet.errors import InputError, ModelError
+from swapnet.sampling import sample_inputs
+from swapnet.shapes import as_option, input_shapes
+from swapnet.tensors import ONNX_TYPES
+
+__all__ = ["plan_shapes", "plan_smallest"]
+
+
+def plan_shapes(
+    graph: Graph,
+    types_path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    option: str = "--shapes",
+) -> Graph:
+    """The graph with the planned shape of every value.
+
+    Parameters
+    ----------
+    graph
+        An optimised graph, not sliced yet.
+    types_path
+        The same graph as a model in which every value is an output; run once where shapes are
+        symbolic.
+    shapes
+        Of inputs, as the user gave them.
+    option
+        What the user calls them.
+
+    Raises
+    ------
+    InputError
+        A given shape does not fit.
+    ModelError
+        The model does not run on seeded inputs of these shapes.
+    """
+    planned = input_shapes(graph.inputs, shapes, option=option)
+    planned |= {
+        value.name: tuple(int(dim) for dim in value.shape)
+        for value in graph.values.values()
+        if value.name not in planned
+        and value.shape
+        and all(isinstance(dim, int) for dim in value.shape)
+    }
+    unknown = [name for name in graph.values if name not in planned]
+    if unknown:
+        planned |= _run(graph, types_path, planned, unknown, option)
+    return replace(
+        graph,
+        values={n: _planned(v, planned[n]) for n, v in graph.values.items()},
+        inputs=tuple(_planned(v, planned[v.name]) for v in graph.inputs),
+        outputs=tuple(_planned(v, planned[v.name]) for v in graph.outputs),
+    )
+
+
+def plan_smallest(graph: Graph, types_path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+    """The graph with the smallest shape of every value, where no dimension exceeds the planned one.
+
+    Parameters
+    ----------
+    graph, types_path
+        As for `plan_shapes`, planned.
+    shapes
+        Of inputs, the smallest that the user gave; symbolic dimensions that are not given are 1.
+
+    Raises
+    ------
+    InputError
+        A shape does not fit, or exceeds the planned one.
+    ModelError
+        The model does not run on seeded inputs of these shapes.
+    """
+    smallest = plan_shapes(graph, types_path, shapes, "--min-shapes").values
+    for value in graph.inputs:
+        given = smallest[value.name].planned
+        if any(low > high for low, high in zip(given, value.planned, strict=True)):
+            raise InputError(
+                f"--min-shapes gives {as_option({value.name: given})}",
+                why=f"it is planned for {as_option({value.name: value.planned})}",
+                hint="give smaller --min-shapes or larger --shapes",
+            )
+    return replace(
+        graph,
+        values={
+            name: replace(value, smallest=_smaller(value.planned, smallest[name].planned))
+            for name, value in graph.values.items()
+        },
+    )
+
+
+def _smaller(planned: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    """The smaller of each dimension; a rank that depends on the input shapes has no smallest."""
+    return tuple(map(min, planned, other)) if len(planned) == len(other) else ()
+
+
+def _planned(value: Value, shape: tuple[int, ...]) -> Value:
+    """The value with its planned shape; ONNX Runtime reports an unknown rank as no dimensions."""
+    known = len(value.shape) == len(shape)
+    dims = value.shape if known else tuple(f"{value.name}.{axis}" for axis in range(len(shape)))
+    return replace(value, shape=dims, planned=shape)
+
+
+def _run(
+    graph: Graph,
+    path: Path,
+    planned: Mapping[str, tuple[int, ...]],
+    unknown: list[str],
+    option: str,
+) -> dict[str, tuple[int, ...]]:
+    session = open_session(path, quiet_options(optimise=False))
+    limits = {
+        node.input[1]: graph.constants[node.input[0]].shape[0]
+        for node in graph.nodes
+        if is_lookup(graph, node)
+    }
+    feeds = sample_inputs([(v.name, v.dtype, planned[v.name]) for v in graph.inputs], limits)
+    try:
+        outputs = session.run_with_ort_values(unknown, _ort_values(feeds, graph.inputs))
+    except Exception as error:
+        given = as_option({v.name: planned[v.name] for v in graph.inputs})
+        raise ModelError(
+            f"the model does not run on seeded inputs of {given}",
+            why=str(error).strip().splitlines()[0],
+            hint=f"give the shapes that it is used with: {option} name:1x3x224x224",
+        ) from error
+    return {
+        name: tuple(value.shape()) if value.is_tensor() else ()
+        for name, value in zip(unknown, outputs, strict=True)
+    }
+
+
+def _ort_values(feeds: Mapping[str, object], inputs: tuple[Value, ...]) -> dict[str, object]:
+    import onnxruntime as ort
+
+    make = ort.OrtValue
+    return {
+        value.name: make.ortvalue_from_numpy_with_onnx_type(
+            feeds[value.name], ONNX_TYPES["bfloat16"]
+        )
+        if value.dtype == "bfloat16"
+        else make.ortvalue_from_numpy(feeds[value.name])
+        for value in inputs
+    }

@@ -1,0 +1,1 @@
+"""Write blocks, weights and the engine directory."""

@@ -1,0 +1,193 @@
+"""Parts into the engine directory: extents, engines, and the manifest's record of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from swapnet.builder.compilers.base import Compiler, Engine, Piece
+from swapnet.builder.cutting.inplace import inplace_outputs
+from swapnet.builder.cutting.partition import Ownership, Part
+from swapnet.builder.importing.graph import Constant, Graph, Value
+from swapnet.builder.importing.lookup import table_parts
+from swapnet.builder.importing.source import file_sha256
+from swapnet.builder.writing.weights import StoredExtent, WeightWriter
+from swapnet.manifest import (
+    SCHEMA,
+    WEIGHTS,
+    Block,
+    Lookup,
+    Manifest,
+    Rows,
+    Source,
+    Tensor,
+    Weight,
+)
+from swapnet.progress import Progress
+
+__all__ = ["compile_parts", "pieces_of"]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Where a block's bytes were written."""
+
+    extent: StoredExtent
+    file: str = ""
+    file_checksum: str = ""
+    plan_nbytes: int = 0
+    activation_bytes: int = 0
+
+
+def pieces_of(graph: Graph, parts: Sequence[Part], ownership: Ownership) -> tuple[Piece, ...]:
+    """The parts with what they store."""
+    tables = {name for part in parts if part.lookup for name in table_parts(graph, part.weights[0])}
+    return tuple(
+        Piece(index, part, own, readable=not part.lookup and not tables.isdisjoint(own))
+        for index, (part, own) in enumerate(zip(parts, ownership.own, strict=True))
+    )
+
+
+def compile_parts(
+    graph: Graph,
+    pieces: Sequence[Piece],
+    ownership: Ownership,
+    folder: Path,
+    work: Path,
+    compiler: Compiler,
+    *,
+    source: Source,
+    max_block_bytes: int,
+    progress: Progress,
+) -> Manifest:
+    """Write weights and engines into ``folder``.
+
+    Parameters
+    ----------
+    graph, pieces, ownership
+        What to compile.
+    folder, work
+        Where the engine directory is written, and a folder beside it for files on their way.
+    compiler
+        The library.
+    source, max_block_bytes
+        For the manifest.
+    progress
+        Told of each block.
+
+    Returns
+    -------
+    Manifest
+        Complete but for what blocks need beside their weights.
+
+    Raises
+    ------
+    ModelError
+        The library refuses a block.
+    """
+    (folder / "blocks").mkdir()
+    styles = compiler.styles(graph, pieces)
+    with WeightWriter(folder / WEIGHTS) as writer:
+        shared = writer.append([graph.constants[n] for n in ownership.shared])
+        stored: list[_Stored] = []
+        for piece, style in zip(pieces, styles, strict=True):
+            progress("compile", piece.index, len(pieces))
+            constants = [graph.constants[name] for name in piece.own]
+            if piece.part.lookup:
+                stored.append(_Stored(writer.append(constants)))
+                continue
+            file = work / f"{piece.index:03}{compiler.suffix}"
+            engine = compiler.compile(graph, piece, style, file, progress)
+            stored.append(_store(writer, constants, engine, file, folder))
+    located = {
+        weight.name: weight
+        for extent in (shared, *(block.extent for block in stored))
+        for weight in extent.weights
+    }
+    blocks = tuple(
+        _lookup_block(graph, piece, record.extent, located)
+        if piece.part.lookup
+        else _graph_block(graph, piece, record, inplace=compiler.inplace)
+        for piece, record in zip(pieces, stored, strict=True)
+    )
+    parts = [piece.part for piece in pieces]
+    ends = {value.name for value in (*graph.inputs, *graph.outputs)}
+    crossing = dict.fromkeys(n for part in parts for n in part.outputs if n not in ends)
+    return Manifest(
+        schema=SCHEMA,
+        source=source,
+        compiled=compiler.compiled,
+        max_block_bytes=max_block_bytes,
+        sliced=graph.sliced,
+        inputs=tuple(map(_tensor, graph.inputs)),
+        outputs=tuple(map(_tensor, graph.outputs)),
+        values=tuple(_tensor(graph.values[name]) for name in crossing),
+        planned_shapes={value.name: value.planned for value in graph.inputs},
+        blocks=blocks,
+        weights_nbytes=writer.nbytes,
+        shared=shared.weights,
+        shared_extent=shared.extent,
+        shared_checksum=shared.checksum,
+    )
+
+
+def _store(
+    writer: WeightWriter, constants: Sequence[Constant], engine: Engine, file: Path, folder: Path
+) -> _Stored:
+    """Put an engine into the weights with what it embeds, or beside them."""
+    activations = engine.activation_bytes
+    if engine.style == "embedded":
+        nbytes = file.stat().st_size
+        extent = writer.append_file(file)
+        file.unlink()
+        return _Stored(extent, plan_nbytes=nbytes, activation_bytes=activations)
+    name = f"blocks/{file.name}"
+    checksum = file_sha256(file)
+    file.replace(folder / name)
+    return _Stored(writer.append(constants), name, checksum, activation_bytes=activations)
+
+
+def _graph_block(graph: Graph, piece: Piece, stored: _Stored, *, inplace: bool) -> Block:
+    return Block(
+        index=piece.index,
+        kind="graph",
+        operators=piece.part.operators,
+        inputs=piece.part.inputs,
+        outputs=piece.part.outputs,
+        extent=stored.extent.extent,
+        checksum=stored.extent.checksum,
+        weights=stored.extent.weights,
+        weight_style="embedded" if stored.plan_nbytes else "external",
+        plan_nbytes=stored.plan_nbytes,
+        inplace=inplace_outputs(graph, piece.part) if inplace else {},
+        file=stored.file,
+        file_checksum=stored.file_checksum,
+        activation_bytes=stored.activation_bytes,
+    )
+
+
+def _lookup_block(
+    graph: Graph, piece: Piece, stored: StoredExtent, located: Mapping[str, Weight]
+) -> Block:
+    table = graph.constants[piece.part.weights[0]]
+    rows = [located[name] for name in table_parts(graph, table.name)]
+    return Block(
+        index=piece.index,
+        kind="lookup",
+        operators=piece.part.operators,
+        inputs=(piece.part.nodes[0].input[1],),
+        outputs=piece.part.outputs,
+        extent=stored.extent,
+        checksum=stored.checksum,
+        lookup=Lookup(
+            dtype=table.dtype,
+            row_shape=table.whole_shape[1:],
+            row_nbytes=table.nbytes // table.shape[0],
+            rows=tuple(Rows(piece.shape[0], piece.offset) for piece in rows),
+        ),
+    )
+
+
+def _tensor(value: Value) -> Tensor:
+    return Tensor(value.name, value.dtype, value.shape, value.nbytes or 0)

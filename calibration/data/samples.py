@@ -1,0 +1,360 @@
+"""Representative inputs: what ``--data DIR|file.npz|module:function`` gives."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from swapnet.arrays import Array, load_npz
+from swapnet.calibration.data.images import IMAGENET, Preprocessing, image_files, read_image
+from swapnet.errors import InputError, ModelError
+from swapnet.feeds import as_dims, check_feed, check_names, fits, wrong_shape
+from swapnet.tensors import ONNX_TYPES
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["InputType", "Samples", "inputs_of", "open_samples"]
+
+_WAYS = "give a folder of images, an .npz file, or module:function"
+_MODULE = "swapnet_data_{}"
+"""Name of a module that is given as a file, so that it hides no other."""
+
+
+@dataclass(frozen=True)
+class InputType:
+    """What a model takes as one of its inputs; a string is a symbolic dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class _Source(Protocol):
+    """Samples in their order, not checked yet."""
+
+    @property
+    def name(self) -> str:
+        """What errors call the whole."""
+
+    @property
+    def count(self) -> int | None:
+        """How many there are; None if only reading all of them says."""
+
+    def __iter__(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """What errors call the sample, and its arrays by input."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Representative inputs of a model: one feed per sample, checked when it is read.
+
+    Each iteration starts anew, and holds one sample of a folder or a function in memory at a time.
+    """
+
+    source: _Source
+    inputs: tuple[InputType, ...]
+    limit: int | None = None
+
+    @property
+    def count(self) -> int | None:
+        """Samples within the limit; None for a function's, which are counted as they are read."""
+        known = self.source.count
+        return known if known is None or self.limit is None else min(known, self.limit)
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        """C-contiguous arrays by input, in the order of the model's inputs.
+
+        Raises
+        ------
+        InputError
+            A sample is not what the model takes, is not finite or can't be read, or there is none.
+        """
+        read = 0
+        for where, sample in self.source:
+            yield check_feed(sample, self.inputs, where)
+            read += 1
+            if read == self.limit:
+                return
+        if not read:
+            raise InputError(
+                f"no samples in {self.source.name}",
+                why="it yields nothing",
+                hint="yield at least one dict of an array for each input",
+            )
+
+
+def open_samples(
+    data: str,
+    inputs: Sequence[InputType],
+    *,
+    limit: int | None = None,
+    preprocessing: Preprocessing = IMAGENET,
+    size: tuple[int, int] | None = None,
+) -> Samples:
+    """Representative inputs out of a folder, a file or a function.
+
+    Parameters
+    ----------
+    data
+        A folder of images; an ``.npz`` of arrays by input, with a leading sample axis or each the
+        input of one sample; or ``module:function`` or ``file.py:function``, called without
+        arguments in each iteration, which yields one dict of arrays per sample.
+    inputs
+        What the model takes.
+    limit
+        At most so many samples, the first ones.
+    preprocessing
+        What makes an input of an image.
+    size
+        Height and width in pixels of images for a model whose own are symbolic.
+
+    Raises
+    ------
+    InputError
+        There are no such data, they hold nothing, or they are not for such a model.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(
+            f"{limit} samples can't be read", why="at least 1 is needed", hint="raise the limit"
+        )
+    path = Path(data)
+    source: _Source
+    if path.is_dir():
+        taken, chosen = _image_input(inputs, data, size)
+        source = _Folder(data, image_files(path), preprocessing, taken, chosen)
+    elif path.exists():
+        source = _open_npz(path, inputs)
+    elif ":" in data:
+        source = _open_function(data)
+    else:
+        raise InputError(f"{data} can't be read", why="there is nothing of that name", hint=_WAYS)
+    return Samples(source, tuple(inputs), limit)
+
+
+def inputs_of(model: Path) -> tuple[InputType, ...]:
+    """What an ONNX file takes: inputs that are no initialisers. External data is not loaded.
+
+    Raises
+    ------
+    ModelError
+        The file can't be read, or an input is no tensor that can be given.
+    """
+    from swapnet.builder.importing.source import open_source
+
+    graph = open_source(model).proto.graph
+    stored = {tensor.name for tensor in graph.initializer}
+    stored.update(sparse.values.name for sparse in graph.sparse_initializer)
+    return tuple(_input_type(value) for value in graph.input if value.name not in stored)
+
+
+def _input_type(value: onnx.ValueInfoProto) -> InputType:
+    tensor = value.type.tensor_type
+    dtype = next((name for name, kind in ONNX_TYPES.items() if kind == tensor.elem_type), None)
+    if dtype is None or not tensor.HasField("shape"):
+        kind = value.type.WhichOneof("value") or "value"
+        raise ModelError(
+            f"input {value.name!r} can't be given",
+            why=f"it is a {kind} of unknown rank"
+            if dtype
+            else f"it is a {kind} of TensorProto.DataType {tensor.elem_type}; "
+            f"models take tensors of {', '.join(ONNX_TYPES)}",
+            hint="export the model with tensors of such types and known ranks as inputs",
+        )
+    return InputType(
+        value.name,
+        dtype,
+        tuple(
+            dim.dim_value if dim.dim_value > 0 else dim.dim_param or f"{value.name}.{axis}"
+            for axis, dim in enumerate(tensor.shape.dim)
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Folder:
+    name: str
+    images: tuple[Path, ...]
+    preprocessing: Preprocessing
+    input: InputType
+    size: tuple[int, int]
+
+    @property
+    def count(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Array]]]:
+        channels = int(self.input.shape[1])
+        for path in self.images:
+            planes = read_image(path, self.preprocessing, channels, self.size)
+            yield f"the image {path}", {self.input.name: planes[None]}
+
+
+def _image_input(
+    inputs: Sequence[InputType], data: str, size: tuple[int, int] | None
+) -> tuple[InputType, tuple[int, int]]:
+    """The only input, and its height and width."""
+    taken = inputs[0] if len(inputs) == 1 else None
+    if (
+        taken is None
+        or taken.dtype != "float32"
+        or len(taken.shape) != 4
+        or taken.shape[1] not in (1, 3)
+        or (taken.shape[0] != 1 and not isinstance(taken.shape[0], str))
+    ):
+        found = ", ".join(f"{t.name!r} {t.dtype} {as_dims(t.shape)}" for t in inputs) or "nothing"
+        raise InputError(
+            f"the model can't be given the images in {data}",
+            why=f"it takes {found}; images are one float32 input of 1x3xHEIGHTxWIDTH or "
+            "1x1xHEIGHTxWIDTH",
+            hint="give its inputs as an .npz file or module:function",
+        )
+    height, width = taken.shape[2:]
+    if size is None and not (isinstance(height, int) and isinstance(width, int)):
+        raise InputError(
+            f"the size of the images in {data} is not known",
+            why=f"the model takes {as_dims(taken.shape)}: any height or width",
+            hint="say which size it is used with, or give inputs as .npz or module:function",
+        )
+    chosen = size or (int(height), int(width))
+    if min(chosen) < 1 or not fits(chosen, (height, width)):
+        raise InputError(
+            f"the images in {data} can't be made {as_dims(chosen)}",
+            why=f"the model takes {as_dims(taken.shape)}",
+            hint="choose another size, or none where the model's is fixed",
+        )
+    return taken, chosen
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    name: str
+    arrays: Mapping[str, Array]
+    """With a leading sample axis."""
+    count: int
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Array]]]:
+        for index in range(self.count):
+            sample = {name: array[index] for name, array in self.arrays.items()}
+            yield f"sample {index + 1} of {self.name}", sample
+
+
+def _open_npz(path: Path, inputs: Sequence[InputType]) -> _Arrays:
+    """The arrays of a file; they stay in memory."""
+    if path.suffix.lower() != ".npz":
+        raise InputError(f"{path} can't be read", why="it is a file but no .npz", hint=_WAYS)
+    arrays = load_npz(path)
+    check_names(arrays, inputs, str(path))
+    leading = {taken.name: arrays[taken.name].ndim - len(taken.shape) for taken in inputs}
+    for taken in inputs:
+        if leading[taken.name] not in (0, 1):
+            raise wrong_shape(arrays[taken.name].shape, taken, str(path))
+    if not any(leading.values()):
+        return _Arrays(str(path), {name: array[None] for name, array in arrays.items()}, 1)
+    counts = {name: arrays[name].shape[0] if axes else 1 for name, axes in leading.items()}
+    if not all(leading.values()) or len(set(counts.values())) > 1:
+        raise InputError(
+            f"the arrays of {path} differ in their number of samples",
+            why=", ".join(
+                f"{name!r} has {counts[name]}" + ("" if axes else " without an axis of samples")
+                for name, axes in leading.items()
+            ),
+            hint="give each the same leading axis of samples",
+        )
+    samples = next(iter(counts.values()))
+    if not samples:
+        raise InputError(
+            f"no samples in {path}",
+            why=f"{inputs[0].name!r} is {as_dims(arrays[inputs[0].name].shape)}",
+            hint="give at least one sample",
+        )
+    return _Arrays(str(path), arrays, samples)
+
+
+@dataclass(frozen=True)
+class _Function:
+    name: str
+    folder: str
+    """Where it may import from."""
+    call: Callable[[], Iterable[Mapping[str, Any]]]
+    count: None = None
+
+    def __iter__(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        samples: Iterator[Any] | None = None
+        for number in count(1):
+            where = f"sample {number} of {self.name}"
+            try:
+                with _importing_from(self.folder):
+                    samples = iter(self.call()) if samples is None else samples
+                    sample = next(samples)
+            except StopIteration:
+                return
+            except (Exception, SystemExit) as error:
+                raise InputError(
+                    f"{where} can't be made",
+                    why=f"{type(error).__name__}: {error}",
+                    hint="correct the function: it takes no arguments and yields dicts of arrays",
+                ) from error
+            if not isinstance(sample, Mapping):
+                raise InputError(
+                    f"{where} is no dict",
+                    why=f"the function yields {type(sample).__name__}",
+                    hint="yield one dict per sample, of an array for each input",
+                )
+            yield where, sample
+
+
+def _open_function(data: str) -> _Function:
+    target, _, name = data.rpartition(":")
+    is_file = target.endswith(".py")
+    folder = str(Path(target).absolute().parent) if is_file else os.getcwd()
+    try:
+        with _importing_from(folder):
+            module = _load(Path(target)) if is_file else importlib.import_module(target)
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"{target} can't be imported",
+            why=f"{type(error).__name__}: {error}",
+            hint=f"{_WAYS}; a module lies in this folder or is installed",
+        ) from error
+    call = getattr(module, name, None)
+    if not callable(call):
+        raise InputError(
+            f"{data} is no function",
+            why=f"{target} has {'no' if call is None else 'another'} {name!r}",
+            hint="name a function that takes no arguments and yields dicts of arrays",
+        )
+    return _Function(data, folder, call)
+
+
+def _load(path: Path) -> Any:
+    """A module of its own, made anew."""
+    spec = importlib.util.spec_from_file_location(_MODULE.format(path.stem), path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
+
+
+@contextmanager
+def _importing_from(folder: str) -> Iterator[None]:
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)

@@ -1,0 +1,1 @@
+"""How long storage and blocks take on this device."""

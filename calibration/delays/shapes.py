@@ -1,0 +1,77 @@
+"""An engine at other input shapes than those that it was built for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from swapnet.errors import EngineError
+from swapnet.executor.probing.activations import measure
+from swapnet.manifest import Manifest, at_shapes, load_manifest
+from swapnet.shapes import MeasuredShapes, as_option, input_shapes, save_shapes, shapes_key
+
+__all__ = ["ensure_shapes", "to_stderr"]
+
+
+def to_stderr(line: str) -> None:
+    """Say what takes so long."""
+    sys.stderr.write(f"{line}\n")
+
+
+def ensure_shapes(
+    folder: str | Path,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    say: Callable[[str], None] = to_stderr,
+) -> Manifest:
+    """The manifest at input shapes, measured first where it was not.
+
+    Parameters
+    ----------
+    folder
+        Engine directory.
+    shapes
+        By input; those of the build where none are given.
+    say
+        Told, in one line, when something is measured.
+
+    Raises
+    ------
+    EngineError
+        The folder is no engine directory.
+    InputError
+        A shape is not what the model takes.
+    ModelError
+        The model does not run at these shapes.
+    StorageError
+        The engine directory can't be written.
+    """
+    folder = Path(folder)
+    manifest = load_manifest(folder)
+    if not shapes:
+        return manifest
+    planned = input_shapes(manifest.inputs, shapes, manifest.planned_shapes)
+    try:
+        return at_shapes(folder, manifest, planned)
+    except EngineError:
+        if manifest.is_tensorrt:
+            raise EngineError(
+                f"{folder} can't be planned for other shapes than those of its build",
+                why=f"{manifest.compiled.backend} compiled it for inputs up to "
+                f"{as_option(manifest.planned_shapes)}",
+                hint="leave --shapes out, smaller inputs run; for larger ones build it again",
+            ) from None
+        say(f"{folder}: measuring activations at {as_option(planned)} …")
+    measured = measure(folder, planned)
+    save_shapes(
+        folder,
+        shapes_key(manifest.inputs, planned),
+        MeasuredShapes(
+            engine=manifest.identity,
+            planned_shapes=planned,
+            nbytes=measured.nbytes,
+            activation_bytes=measured.limiting_activation_bytes,
+        ),
+    )
+    return at_shapes(folder, manifest, planned)

@@ -1,0 +1,209 @@
+"""The process that measures: a `Job` in, a profile out.
+
+A process of its own, so that compute threads are those of the benchmark's workers and the command
+line: one pool for the process. Standard input has one `Job` as JSON; standard output gets lines of
+JSON, each a `Reached`, then one `Found` or `Failed`.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from swapnet.budget import Budget
+from swapnet.calibration.delays.blocks import (
+    APART,
+    MERGED,
+    Sides,
+    alone,
+    block_times,
+    intervals,
+    measure_rounds,
+    storage_of,
+)
+from swapnet.calibration.delays.requests import (
+    LEAST_BYTES,
+    PAIRS,
+    RequestMeter,
+    choose,
+    measure_requests,
+)
+from swapnet.errors import SwapnetError
+from swapnet.executor.backends import device_for
+from swapnet.executor.device import Device
+from swapnet.executor.executor import SwapExecutor
+from swapnet.executor.inputs import planned_sample
+from swapnet.executor.planning.plan import PlanOptions
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.planning.usage import demand, for_pool
+from swapnet.executor.probing.reader import BackgroundReader
+from swapnet.executor.swapping.storage import LoadMode, WeightFile
+from swapnet.machine import memory_bytes
+from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest, load_manifest
+from swapnet.process.failure import Failed, failure_of
+from swapnet.profile import Need, Profile, Request, assumed_profile
+from swapnet.progress import Progress
+
+__all__ = ["Answer", "Failed", "Found", "Job", "Reached", "measure_profile"]
+
+_SHARE = 3
+"""Of the machine's memory, for the model is held twice."""
+
+_LEAST_SHARE = 0.25
+"""Of the weights, in memory, of a model that does not fit on a GPU."""
+
+_SAMPLE_BYTES = 48 << 20
+"""Read at most so much for the bandwidth beside one round of blocks."""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What is measured.
+
+    Attributes
+    ----------
+    folder
+        Engine directory.
+    threads
+        That compute.
+    load_mode
+        How weights are read.
+    shapes
+        Input shapes; those of the build where there are none.
+    requests
+        Storage as it was measured before; measured anew where there are none.
+    gpu_memory
+        Where weights lie on a GPU.
+    """
+
+    folder: str
+    threads: int
+    load_mode: str
+    shapes: dict[str, tuple[int, ...]]
+    requests: tuple[Request, ...]
+    gpu_memory: str = "auto"
+
+
+class Reached(msgspec.Struct, frozen=True, tag=True):
+    """So many parts of a stage are done."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class Found(msgspec.Struct, frozen=True, tag=True):
+    """The end: what was measured."""
+
+    profile: Profile
+
+
+Answer = Reached | Found | Failed
+
+
+def measure_profile(job: Job, device: Device, progress: Progress) -> Profile:
+    """Measure in this process.
+
+    The model is held in memory where it fits, else it is swapped while it is measured.
+
+    Raises
+    ------
+    SwapnetError
+        The engine does not open or does not run.
+    """
+    folder = Path(job.folder)
+    manifest = for_pool(load_manifest(folder, job.shapes), device.pool)
+    budget = _budget(manifest, device)
+    inputs = planned_sample(manifest)
+    mode = LoadMode.parse(job.load_mode)
+
+    def opened(options: PlanOptions) -> SwapExecutor:
+        return SwapExecutor(
+            folder, budget, device=device, load_mode=mode, options=options, shapes=job.shapes
+        )
+
+    nbytes = manifest.weights_nbytes // EXTENT_ALIGNMENT * EXTENT_ALIGNMENT
+    progress("open", 0, 1)
+    with (
+        closing(WeightFile(folder / WEIGHTS, mode)) as storage,
+        opened(MERGED) as merged,
+        opened(APART) as apart,
+    ):
+        meter = RequestMeter(storage, nbytes, max(size * readers for size, readers in PAIRS))
+        requests = job.requests
+        if not requests and nbytes >= LEAST_BYTES:
+            alone_ms = alone(apart, inputs)
+            requests = measure_requests(meter, lambda: intervals(apart, inputs, alone_ms), progress)
+        pair = choose(requests)
+        reader = BackgroundReader(storage, _sample(manifest), read_bytes=pair[0], readers=pair[1])
+        sides = Sides(merged, apart, reader, meter, min(pair[0], nbytes), inputs)
+        rounds = measure_rounds(sides, progress)
+        needs = needs_of(merged.manifest)
+        blocks, step_ms = block_times(rounds, sides.calls)
+    profile = msgspec.structs.replace(
+        assumed_profile(manifest),
+        device=device.fingerprint,
+        blocks=blocks,
+        step_ms=step_ms,
+        needs=needs,
+    )
+    if any(turn.bytes_per_s for turn in rounds):
+        found = storage_of(rounds, pair)
+        profile = msgspec.structs.replace(
+            profile, storage=msgspec.structs.replace(found, requests=requests)
+        )
+    return profile
+
+
+def _budget(manifest: Manifest, device: Device) -> Budget:
+    """Everything in memory where that fits; on a GPU a share, for what blocks need is not known."""
+    needed = demand(manifest)
+    if manifest.runs_on_gpu:
+        from swapnet.executor.gpu.cuda import open_cuda
+
+        most = open_cuda(device.gpu_index).free_bytes() // _SHARE - needed.other_bytes
+        share = max(_LEAST_SHARE, min(1.0, most / max(needed.weights_bytes, 1)))
+        return Budget.parse(f"weights:{share:.0%}")
+    smallest, _ = smallest_budget(manifest)
+    return Budget(max(smallest, min(needed.total_bytes, memory_bytes() // _SHARE)))
+
+
+def needs_of(manifest: Manifest) -> tuple[Need, ...]:
+    """What blocks were found to need on a GPU; elsewhere it is known since the build."""
+    if not manifest.runs_on_gpu:
+        return ()
+    return tuple(Need(b.skeleton_bytes, b.activation_bytes) for b in manifest.blocks)
+
+
+def _sample(manifest: Manifest) -> list[Extent]:
+    """The first extents, as many as say enough of storage."""
+    extents: list[Extent] = []
+    for block in manifest.blocks:
+        if block.extent.nbytes and sum(e.nbytes for e in extents) < _SAMPLE_BYTES:
+            extents.append(block.extent)
+    return extents
+
+
+def main() -> int:
+    """Measure what standard input asks for; the exit status."""
+
+    def answer(value: Answer) -> None:
+        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+        sys.stdout.flush()
+
+    job = msgspec.json.decode(sys.stdin.readline(), type=Job)
+    try:
+        manifest = load_manifest(Path(job.folder))
+        device = device_for(manifest, job.threads, own=True, gpu_memory=job.gpu_memory)
+        profile = measure_profile(job, device, lambda *told: answer(Reached(*told)))
+    except SwapnetError as error:
+        answer(failure_of(error))
+        return 2
+    answer(Found(profile))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""Rows of a table in storage: only those asked for are read, neighbours in one request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from swapnet.errors import InputError, StorageError
+from swapnet.executor.backends.base import Array, Backend, ValueStore
+from swapnet.executor.planning.usage import LOOKUP_BYTES
+from swapnet.executor.swapping.arena import Arena
+from swapnet.executor.swapping.loading import Reader, unreadable
+from swapnet.manifest import EXTENT_ALIGNMENT, Block
+from swapnet.tensors import numpy_dtype
+from swapnet.units import align_up
+
+__all__ = ["LookupSegment", "RowReader"]
+
+_LANES = 12
+"""Small requests in flight: they wait for the large ones of the ring."""
+
+_GAP_BYTES = 32 << 10
+"""Rows that are nearer than this are read in one request."""
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Aligned bytes of the file that hold some of the wanted rows."""
+
+    offset: int
+    nbytes: int
+    first: int
+    last: int
+    """Positions among the sorted wanted rows, both included."""
+
+
+class RowReader:
+    """Reads rows of one table.
+
+    Parameters
+    ----------
+    block
+        A lookup block.
+    storage
+        The weight file.
+    """
+
+    def __init__(self, block: Block, storage: Reader) -> None:
+        assert block.lookup is not None
+        self._block = block
+        self._lookup = block.lookup
+        self._storage = storage
+        self._first_rows = np.cumsum([0] + [run.count for run in self._lookup.rows])
+        self._offsets = np.array([run.offset for run in self._lookup.rows], np.int64)
+        self._staging = Arena(LOOKUP_BYTES)
+        self._pool = ThreadPoolExecutor(_LANES, thread_name_prefix="swapnet-rows")
+        self.read_bytes = 0
+        """Since the reader was made."""
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        return self._lookup.row_shape
+
+    def new_rows(self, shape: tuple[int, ...]) -> Array:
+        """An uninitialised array for the rows of indices of this shape."""
+        return np.empty((*shape, *self._lookup.row_shape), numpy_dtype(self._lookup.dtype))
+
+    def read(self, indices: Array, destination: Array) -> None:
+        """Read the rows at ``indices``, straight from the staging memory to their places.
+
+        Parameters
+        ----------
+        indices
+            Integers of any shape; negative ones count from the end.
+        destination
+            C-contiguous, shape ``indices.shape + row_shape``; bfloat16 as its bits in uint16.
+
+        Raises
+        ------
+        InputError
+            An index is outside of the table.
+        StorageError
+            Rows can't be read.
+        """
+        wanted = self._in_table(indices.reshape(-1).astype(np.int64))
+        order = np.argsort(wanted, kind="stable")
+        runs = np.searchsorted(self._first_rows, wanted[order], side="right") - 1
+        row_nbytes = self._lookup.row_nbytes
+        offsets = self._offsets[runs] + (wanted[order] - self._first_rows[runs]) * row_nbytes
+        rows = destination.reshape(-1).view(np.uint8).reshape(len(wanted), row_nbytes)
+        for batch in self._batches(offsets):
+            for view, span in self._staged(batch):
+                data = np.frombuffer(view, np.uint8)
+                for position in range(span.first, span.last + 1):
+                    begin = int(offsets[position]) - span.offset
+                    rows[order[position]] = data[begin : begin + row_nbytes]
+
+    def close(self) -> None:
+        """Stop the reading threads. Safe to call twice."""
+        self._pool.shutdown()
+
+    def _in_table(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        count = self._lookup.count
+        outside = (indices < -count) | (indices >= count)
+        if outside.any():
+            raise InputError(
+                f"index {indices[outside][0]} in {self._block.inputs[0]!r} is outside of its table",
+                why=f"the table has {count} rows",
+                hint=f"give indices from {-count} to {count - 1}",
+            )
+        return np.where(indices < 0, indices + count, indices)
+
+    def _batches(self, offsets: npt.NDArray[np.int64]) -> Iterator[list[_Span]]:
+        """Spans that fill the staging memory, batch after batch."""
+        batch: list[_Span] = []
+        filled = 0
+        for span in self._spans(offsets):
+            if filled + span.nbytes > self._staging.nbytes and batch:
+                yield batch
+                batch, filled = [], 0
+            batch.append(span)
+            filled += span.nbytes
+        if batch:
+            yield batch
+
+    def _spans(self, offsets: npt.NDArray[np.int64]) -> Iterator[_Span]:
+        first = 0
+        row_nbytes = self._lookup.row_nbytes
+        for position in range(1, len(offsets) + 1):
+            if position < len(offsets):
+                gap = offsets[position] - offsets[position - 1] - row_nbytes
+                length = offsets[position] + row_nbytes - offsets[first]
+                if -row_nbytes <= gap <= _GAP_BYTES and length <= self._staging.nbytes // _LANES:
+                    continue
+            start = int(offsets[first]) // EXTENT_ALIGNMENT * EXTENT_ALIGNMENT
+            end = align_up(int(offsets[position - 1]) + row_nbytes, EXTENT_ALIGNMENT)
+            yield _Span(start, end - start, first, position - 1)
+            first = position
+
+    def _staged(self, batch: list[_Span]) -> Iterator[tuple[memoryview, _Span]]:
+        """The bytes of a batch of spans, read with several requests in flight."""
+        starts = np.cumsum([0] + [span.nbytes for span in batch])
+        staged = [
+            (self._staging.view(int(start), span.nbytes), span)
+            for start, span in zip(starts, batch, strict=False)
+        ]
+        lanes = [staged[lane::_LANES] for lane in range(min(_LANES, len(staged)))]
+        reading = [self._pool.submit(self._read_lane, lane) for lane in lanes]
+        # All of them end before an error is raised: the staging memory is used again.
+        wait(reading)
+        for future in reading:
+            future.result()
+        self.read_bytes += int(starts[-1])
+        yield from staged
+
+    def _read_lane(self, lane: list[tuple[memoryview, _Span]]) -> None:
+        for view, span in lane:
+            try:
+                self._storage.read_into(view, span.offset)
+            except StorageError as error:
+                raise unreadable(self._block.index, error) from error
+
+
+class LookupSegment:
+    """A lookup block as a segment: done by us, whatever the backend.
+
+    Parameters
+    ----------
+    block
+        A lookup block.
+    storage
+        The weight file.
+    values
+        Where placed values lie.
+    backend
+        Gives values of its own as arrays.
+    """
+
+    def __init__(self, block: Block, storage: Reader, values: ValueStore, backend: Backend) -> None:
+        self._indices, self._output = block.inputs[0], block.outputs[0]
+        self._reader = RowReader(block, storage)
+        self._values = values
+        self._backend = backend
+
+    @property
+    def read_bytes(self) -> int:
+        """Read since the segment was made."""
+        return self._reader.read_bytes
+
+    def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
+        """Read the rows; see `Segment.run`."""
+        indices = self._find(given, results)
+        if self._output in self._values:
+            shape = (*indices.shape, *self._reader.row_shape)
+            with self._values.writing(self._output, shape) as destination:
+                self._reader.read(indices, destination)
+        elif self._output in results:
+            self._reader.read(indices, results[self._output])
+        else:
+            given[self._output] = self._reader.new_rows(indices.shape)
+            self._reader.read(indices, given[self._output])
+
+    def close(self) -> None:
+        """Stop the reading threads. Safe to call twice."""
+        self._reader.close()
+
+    def _find(self, given: dict[str, Any], results: Mapping[str, Array]) -> Array:
+        if self._indices in results:
+            return results[self._indices]
+        if self._indices in given:
+            return self._backend.array(given[self._indices])
+        return self._values.array(self._indices)

@@ -1,0 +1,1 @@
+"""Which blocks stay in memory, where the others lie, and what is read when."""

@@ -1,0 +1,102 @@
+"""Predicted latency over budget: what a model costs at every size that it fits in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swapnet.executor.planning.plan import PlanOptions
+from swapnet.executor.planning.planner import make_plan, smallest_budget
+from swapnet.executor.planning.timeline import predict
+from swapnet.executor.planning.usage import demand
+from swapnet.manifest import Manifest
+from swapnet.profile import Profile
+
+__all__ = ["Point", "curve", "curve_budgets"]
+
+_POINTS = 24
+
+
+@dataclass(frozen=True)
+class Point:
+    """One budget.
+
+    Attributes
+    ----------
+    budget_bytes
+        What is allowed.
+    predicted_ms
+        Steady-state latency of the plan.
+    bound_ms
+        What no pipeline goes below: the larger of the blocks' idle times and of streaming at the
+        idle bandwidth of storage.
+    streamed_bytes
+        Read in every inference.
+    resident_bytes
+        Weights that stay in memory.
+    reading_ms
+        Streaming at the idle bandwidth of storage.
+    """
+
+    budget_bytes: int
+    predicted_ms: float
+    bound_ms: float
+    streamed_bytes: int
+    resident_bytes: int
+    reading_ms: float = 0.0
+
+
+def curve_budgets(manifest: Manifest, count: int = _POINTS) -> tuple[int, ...]:
+    """Budgets from the smallest that works to everything resident, each the same factor larger."""
+    smallest, _ = smallest_budget(manifest)
+    largest = max(demand(manifest).total_bytes, smallest)
+    factor = (largest / smallest) ** (1 / max(count - 1, 1))
+    between = [int(smallest * factor**index) for index in range(1, count - 1)]
+    return tuple(sorted({smallest, largest, *(b for b in between if smallest < b < largest)}))
+
+
+def curve(
+    manifest: Manifest,
+    profile: Profile,
+    options: PlanOptions | None = None,
+    *,
+    delays: Profile | None = None,
+    execution_ms: float | None = None,
+    count: int = _POINTS,
+    budgets: Sequence[int] | None = None,
+) -> tuple[Point, ...]:
+    """Plan for budgets from the smallest that works to everything resident.
+
+    Parameters
+    ----------
+    manifest, profile
+        The engine, and the delays that it is planned by.
+    options
+        How to plan.
+    delays
+        To predict by, and for the bound: those of another hour. By default the same.
+    execution_ms
+        Of the bound: the unswapped model. By default the sum of the blocks alone.
+    count
+        Of budgets, at most: fewer where they would be the same.
+    budgets
+        Others, in bytes; the engine must run in all of them.
+    """
+    delays = delays or profile
+    if execution_ms is None:
+        execution_ms = sum(block.idle_ms for block in delays.blocks)
+    points = []
+    for budget_bytes in curve_budgets(manifest, count) if budgets is None else budgets:
+        plan = make_plan(manifest, profile, budget_bytes, options)
+        reading_ms = plan.streamed_bytes / delays.storage.bytes_per_s * 1e3
+        points.append(
+            Point(
+                budget_bytes=budget_bytes,
+                predicted_ms=predict(plan.steps, plan.reads, delays).steady_ms,
+                bound_ms=max(execution_ms, reading_ms),
+                reading_ms=reading_ms,
+                streamed_bytes=plan.streamed_bytes,
+                resident_bytes=plan.resident_bytes + plan.shared_bytes,
+            )
+        )
+    return tuple(points)

@@ -1,0 +1,175 @@
+"""From manifest, delays and budget to a plan: a pure function, without input or output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import ceil
+
+from swapnet.errors import BudgetError
+from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step
+from swapnet.executor.planning.schedule import Flow, outline_of, schedule
+from swapnet.executor.planning.search import Planner, equal_blocks, parted
+from swapnet.executor.planning.timeline import Delays, predict
+from swapnet.executor.planning.usage import mappable_bytes, page_table_bytes, usage
+from swapnet.manifest import EXTENT_ALIGNMENT, Manifest
+from swapnet.profile import Profile
+from swapnet.units import align_up, format_size
+
+__all__ = ["make_plan", "smallest_budget"]
+
+
+def smallest_budget(manifest: Manifest) -> tuple[int, str]:
+    """The smallest budget in bytes that works, and what sets it."""
+    used = usage(manifest)
+    largest = max(manifest.blocks, key=lambda b: b.extent.nbytes * b.is_graph)
+    streamed = largest.extent.nbytes * largest.is_graph
+    arena = manifest.shared_extent.nbytes + streamed
+    smallest = used.total_bytes + arena + page_table_bytes(arena)
+    widest = max(manifest.blocks, key=lambda b: b.activation_bytes)
+    parts = {
+        "weights of the largest block take": streamed,
+        f"activations, most of them in block {widest.index} ({widest.operators[0]} …), take": (
+            used.activation_bytes
+        ),
+        "weights that several blocks share take": manifest.shared_extent.nbytes,
+        "inputs and outputs take": used.io_bytes,
+        "loaded skeletons take": used.skeleton_bytes,
+        "readers and bookkeeping take": used.staging_bytes,
+    }
+    name, nbytes = max(parts.items(), key=lambda part: part[1])
+    reason = (
+        f"{name} {format_size(nbytes)}; the largest block is {largest.index} "
+        f"({largest.operators[0]} …) with {format_size(streamed)} of weights"
+    )
+    return smallest, reason
+
+
+def make_plan(
+    manifest: Manifest,
+    profile: Profile,
+    budget_bytes: int,
+    options: PlanOptions | None = None,
+) -> Plan:
+    """The placement with the lowest predicted latency found, reading the least.
+
+    Parameters
+    ----------
+    manifest, profile
+        The engine and its delays.
+    budget_bytes
+        All bytes that the model may use.
+    options
+        How to plan.
+
+    Raises
+    ------
+    BudgetError
+        The budget is below the smallest that works.
+    """
+    options = options or PlanOptions()
+    request_bytes = options.read_bytes or profile.storage.request_bytes
+    readers = options.readers or profile.storage.readers
+    used = usage(manifest, copies_bytes=readers * request_bytes * options.copy)
+    smallest, reason = smallest_budget(manifest)
+    smallest += readers * request_bytes * options.copy
+    if budget_bytes < smallest:
+        raise BudgetError(
+            f"{manifest.source.name} does not fit in {format_size(budget_bytes)}",
+            why=f"it needs {smallest} bytes, the budget allows {budget_bytes}; {reason}",
+            hint=f"give at least {_rounded_up(smallest)}, or build with a smaller --max-block if "
+            "weights set it",
+            smallest_bytes=smallest,
+        )
+    arena = mappable_bytes(budget_bytes - used.total_bytes)
+    available = arena - manifest.shared_extent.nbytes
+    outline = outline_of(manifest)
+    if options.equal:
+        choice = equal_blocks(outline, available)
+    else:
+        planner = Planner(
+            outline,
+            Delays(profile),
+            available,
+            cyclic=options.cyclic,
+            least_bytes=request_bytes // 2,
+            reading_weight=options.reading_weight,
+        )
+        choice = planner.best(resident=options.resident, join=options.merge).choice
+    if options.most_step_ms is not None:
+        choice = parted(choice, outline, Delays(profile), options.most_step_ms)
+    order = schedule(outline, choice, cyclic=options.cyclic, least_bytes=request_bytes // 2)
+    places = _places(manifest, order.offsets)
+    at_most = options.copy or manifest.runs_on_gpu
+    reads = tuple(_reads(manifest, places, order.flows, request_bytes, at_most=at_most))
+    steps = tuple(_steps(order.spans, reads))
+    return Plan(
+        budget_bytes=budget_bytes,
+        places=places,
+        steps=steps,
+        reads=reads,
+        readers=readers,
+        request_bytes=request_bytes,
+        copy=options.copy,
+        shared_bytes=manifest.shared_extent.nbytes,
+        ring_bytes=order.ring_bytes,
+        resident_bytes=sum(place.nbytes for place in places if place.resident),
+        usage=used,
+        predicted_ms=predict(steps, reads, profile).steady_ms,
+    )
+
+
+def _rounded_up(nbytes: int) -> str:
+    return f"{-(-nbytes * 10 // (1 << 20)) / 10:g}MiB"
+
+
+def _places(manifest: Manifest, offsets: Sequence[int | None]) -> tuple[Place, ...]:
+    """The arena: what is shared, what is resident, the ring."""
+    resident = manifest.shared_extent.nbytes
+    ring = resident + sum(
+        block.extent.nbytes * block.is_graph
+        for block, offset in zip(manifest.blocks, offsets, strict=True)
+        if offset is None
+    )
+    places: list[Place] = []
+    for block, offset in zip(manifest.blocks, offsets, strict=True):
+        nbytes = block.extent.nbytes * block.is_graph
+        if offset is None:
+            places.append(Place(resident, nbytes, resident=True))
+            resident += nbytes
+        else:
+            places.append(Place(ring + offset, nbytes, resident=False))
+    return tuple(places)
+
+
+def _reads(
+    manifest: Manifest,
+    places: Sequence[Place],
+    flows: Sequence[Flow],
+    request_bytes: int,
+    *,
+    at_most: bool,
+) -> Iterator[Read]:
+    """Each flow in equal requests of about, or at most, ``request_bytes``."""
+    for flow in flows:
+        pieces = (
+            ceil(flow.nbytes / request_bytes) if at_most else round(flow.nbytes / request_bytes)
+        )
+        piece = align_up(-(-flow.nbytes // max(pieces, 1)), EXTENT_ALIGNMENT)
+        extent = manifest.blocks[flow.block].extent
+        for start in range(0, flow.nbytes, piece):
+            begin = flow.start + start
+            yield Read(
+                flow.block,
+                extent.offset + begin,
+                places[flow.block].offset + begin,
+                min(piece, flow.nbytes - start),
+                flow.after,
+            )
+
+
+def _steps(spans: Sequence[tuple[int, int]], reads: Sequence[Read]) -> Iterator[Step]:
+    arrived = 0
+    for first, last in spans:
+        while arrived < len(reads) and reads[arrived].block <= last:
+            arrived += 1
+        yield Step(first, last, arrived)

@@ -1,0 +1,376 @@
+"""The choice with the lowest predicted latency: what is resident, joined, and how large the ring.
+
+Every candidate is simulated. The first ones follow from what a pipeline wants: residents where
+bytes are dense in time, spread, first or last, beside rings of several sizes. The best of them are
+improved step by step: a simulation says which step waits longest, and a block before it becomes
+resident in place of one that nothing waits for; blocks join and part, the ring grows and shrinks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, combinations
+
+from swapnet.executor.planning.schedule import Choice, Outline, schedule
+from swapnet.executor.planning.timeline import Delays, simulate
+
+__all__ = ["Candidate", "Planner", "equal_blocks", "parted"]
+
+_ALIKE = 1.002
+"""Predictions this close are the same: the plan that reads least is taken."""
+
+_NEAR = 4
+"""Blocks before a wait that are considered first."""
+
+_KEPT = 16
+"""Candidates that are remembered, and improved."""
+
+_RINGS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
+"""Shares of the memory to try."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A choice and what it was predicted to cost.
+
+    Attributes
+    ----------
+    choice
+        With the ring that is left beside its residents.
+    steady_ms
+        Latency once prefetching has settled.
+    cost_ms
+        What is minimised: latency, and reading as far as it counts.
+    stalls_ms
+        By step.
+    streamed_bytes
+        Read in every inference.
+    """
+
+    choice: Choice
+    steady_ms: float
+    cost_ms: float
+    stalls_ms: tuple[float, ...]
+    streamed_bytes: int
+
+
+class Planner:
+    """Searches the choices for one engine and one amount of memory.
+
+    Parameters
+    ----------
+    outline
+        The blocks.
+    delays
+        What they take.
+    available_bytes
+        Memory for residents and ring together; every block fits.
+    cyclic, least_bytes
+        See `schedule`.
+    reading_weight
+        See `PlanOptions`.
+    """
+
+    EFFORT = 100_000
+    """Simulated reads and steps after which the search ends: well below a second."""
+    EFFORT_PER_BLOCK = 2_000
+    """The same for small engines."""
+
+    def __init__(
+        self,
+        outline: Outline,
+        delays: Delays,
+        available_bytes: int,
+        *,
+        cyclic: bool,
+        least_bytes: int,
+        reading_weight: float = 0.0,
+    ) -> None:
+        self._reading_weight = reading_weight
+        self._outline = outline
+        self._delays = delays
+        self._available = available_bytes
+        self._cyclic = cyclic
+        self._least = least_bytes
+        self._effort = min(self.EFFORT, self.EFFORT_PER_BLOCK * len(outline.nbytes))
+        self.simulated_events = 0
+        """Reads and steps that were simulated so far."""
+        self._tried: set[tuple[int, int, int]] = set()
+        """Choices as bits: many are tried, in a process that counts its memory."""
+        self._found: list[Candidate] = []
+        """The best ones, fastest first."""
+        self._swapped = [b for b, nbytes in enumerate(outline.nbytes) if nbytes]
+        self._ms = [delays.step(b, b)[0] for b in range(len(outline.nbytes))]
+
+    def best(self, *, resident: bool, join: bool) -> Candidate:
+        """The fastest candidate found; of equally fast ones, the one that reads least.
+
+        Parameters
+        ----------
+        resident
+            Blocks may stay in memory.
+        join
+            Blocks may be executed together.
+        """
+        everything = frozenset(self._swapped)
+        fits = resident and sum(self._outline.nbytes) <= self._available
+        if fits or not everything:
+            joined = self._joined(everything, 0, after_streamed=True) if join else frozenset()
+            return self._simulated(Choice(everything, joined, 0))
+        for choice in self._first(resident=resident, join=join):
+            self._try(choice)
+        for candidate in tuple(self._found):
+            self._improve(candidate, resident=resident, join=join)
+        alike = [c for c in self._found if c.cost_ms <= self._found[0].cost_ms * _ALIKE]
+        return min(alike, key=lambda c: (c.streamed_bytes, c.steady_ms))
+
+    def _try(self, choice: Choice) -> Candidate | None:
+        """Simulate a choice that is possible and was not tried yet, while effort is left."""
+        key = (_bits(choice.resident), _bits(choice.joined), choice.ring_bytes)
+        spent = bool(self._found) and self.simulated_events >= self._effort
+        if key in self._tried or spent:
+            return None
+        self._tried.add(key)
+        if not self._is_possible(choice):
+            return None
+        candidate = self._simulated(choice)
+        insort(self._found, candidate, key=lambda c: (c.cost_ms, c.streamed_bytes))
+        del self._found[_KEPT:]
+        return candidate
+
+    def _is_possible(self, choice: Choice) -> bool:
+        nbytes = self._outline.nbytes
+        streamed = [nbytes[b] for b in self._swapped if b not in choice.resident]
+        kept = sum(nbytes[b] for b in choice.resident)
+        if not streamed or kept + choice.ring_bytes > self._available:
+            return False
+        return max(streamed) <= choice.ring_bytes and all(
+            self._together(first, last, choice.resident) <= choice.ring_bytes
+            for first, last in _runs(len(nbytes), choice.joined)
+        )
+
+    def _together(self, first: int, last: int, resident: frozenset[int]) -> int:
+        """Bytes of one step that are streamed."""
+        nbytes = self._outline.nbytes
+        return sum(nbytes[b] for b in range(first, last + 1) if b not in resident)
+
+    def _simulated(self, choice: Choice) -> Candidate:
+        plan = schedule(self._outline, choice, cyclic=self._cyclic, least_bytes=self._least)
+        timeline = simulate(
+            plan.spans,
+            [(flow.nbytes, flow.after) for flow in plan.flows],
+            plan.needed,
+            self._delays,
+        )
+        self.simulated_events += (len(plan.spans) + len(plan.flows)) * len(timeline.ends_ms)
+        streamed = sum(flow.nbytes for flow in plan.flows)
+        reading_ms = streamed * self._delays.ms_per_byte
+        cost = timeline.steady_ms + self._reading_weight * reading_ms
+        return Candidate(choice, timeline.steady_ms, cost, timeline.stalls_ms, streamed)
+
+    def _first(self, *, resident: bool, join: bool) -> Iterator[Choice]:
+        nbytes = self._outline.nbytes
+        largest = max(nbytes)
+        sizes = {int(self._available * share) // 4096 * 4096 for share in _RINGS}
+        sizes |= {factor * largest for factor in (1, 2, 3)} | {self._available}
+        for ring in sorted((s for s in sizes if s <= self._available), reverse=True):
+            forced = [b for b in self._swapped if nbytes[b] > ring]
+            room = self._available - ring - sum(nbytes[b] for b in forced)
+            if room < 0:
+                continue
+            optional = [b for b in self._swapped if nbytes[b] <= ring]
+            for order in self._orders(optional, room) if resident else ([],):
+                kept = frozenset([*forced, *self._fill(order, room)])
+                if kept and not resident:
+                    continue
+                left = self._available - sum(nbytes[b] for b in kept)
+                yield from self._groupings(kept, left, join=join)
+
+    def _groupings(self, resident: frozenset[int], ring: int, *, join: bool) -> Iterator[Choice]:
+        yield Choice(resident, self._joined(resident, 0, after_streamed=False, join=join), ring)
+        if join:
+            for share in (0, 8, 4):
+                limit = ring // share if share else 0
+                yield Choice(resident, self._joined(resident, limit, after_streamed=True), ring)
+
+    def _joined(
+        self, resident: frozenset[int], limit: int, *, after_streamed: bool, join: bool = True
+    ) -> frozenset[int]:
+        """Resident blocks join those before them, streamed ones up to ``limit`` bytes a step."""
+        if not join:
+            return frozenset()
+        joined: list[int] = []
+        bytes_of_step = 0
+        for block, nbytes in enumerate(self._outline.nbytes):
+            streamed = nbytes if block not in resident else 0
+            fits = bytes_of_step + streamed <= limit if streamed else True
+            if bytes_of_step and not streamed and not after_streamed:
+                fits = False
+            if self._outline.joinable[block] and fits:
+                joined.append(block)
+                bytes_of_step += streamed
+            else:
+                bytes_of_step = streamed
+        return frozenset(joined)
+
+    def _fill(self, order: Sequence[int], room: int) -> Iterator[int]:
+        for block in order:
+            if self._outline.nbytes[block] <= room:
+                room -= self._outline.nbytes[block]
+                yield block
+
+    def _improve(self, candidate: Candidate, *, resident: bool, join: bool) -> None:
+        """Take the first neighbour that is faster, again and again."""
+        while True:
+            for choice in self._neighbours(candidate, resident=resident, join=join):
+                neighbour = self._try(choice)
+                if neighbour is not None and _is_better(neighbour, candidate):
+                    candidate = neighbour
+                    break
+                if self.simulated_events >= self._effort:
+                    return
+            else:
+                return
+
+    def _neighbours(self, candidate: Candidate, *, resident: bool, join: bool) -> Iterator[Choice]:
+        choice = candidate.choice
+        if resident:
+            yield from self._other_residents(candidate)
+        for ring in self._rings(choice):
+            yield replace(choice, ring_bytes=ring)
+        joinable = [b for b, can in enumerate(self._outline.joinable) if can and join]
+        for block in joinable:
+            yield replace(choice, joined=choice.joined ^ {block})
+        for pair in combinations(joinable, 2):
+            yield replace(choice, joined=choice.joined ^ {*pair})
+        for other in self._other_residents(candidate) if resident else ():
+            for ring in self._rings(other):
+                yield replace(other, ring_bytes=ring)
+            for block in joinable:
+                yield replace(other, joined=choice.joined ^ {block})
+
+    def _rings(self, choice: Choice) -> list[int]:
+        """The largest rings that consecutive streamed blocks fill to the end."""
+        nbytes = [self._outline.nbytes[b] for b in self._swapped if b not in choice.resident]
+        ends = [0, *accumulate(nbytes)]
+        sums = {end for end in ends if 0 < end <= choice.ring_bytes}
+        for first, start in enumerate(ends[:-1]):
+            last = bisect_right(ends, start + choice.ring_bytes) - 1
+            if last > first:
+                sums.add(ends[last] - start)
+        return sorted(sums, reverse=True)[: 2 * _NEAR]
+
+    def _other_residents(self, candidate: Candidate) -> Iterator[Choice]:
+        """Blocks near the longest waits stay instead of others, one more or one less stays."""
+        choice, nbytes = candidate.choice, self._outline.nbytes
+        spans = _runs(len(nbytes), choice.joined)
+        waits = sorted(range(len(spans)), key=lambda s: -candidate.stalls_ms[s])
+        wanted = list(
+            dict.fromkeys(
+                block
+                for step in waits
+                for block in range(spans[step][1], max(spans[step][0] - _NEAR, -1), -1)
+                if nbytes[block] and block not in choice.resident
+            )
+        )
+        wanted += [b for b in self._swapped if b not in choice.resident and b not in set(wanted)]
+        kept = sorted(choice.resident, key=self._density)
+        for block in wanted:
+            yield self._with(choice, add=block)
+        for block in kept:
+            yield self._with(choice, remove=block)
+        for block in wanted:
+            for other in kept:
+                yield self._with(choice, add=block, remove=other)
+
+    def _with(self, choice: Choice, add: int | None = None, remove: int | None = None) -> Choice:
+        resident = frozenset(b for b in {*choice.resident, add} if b not in (None, remove))
+        ring = self._available - sum(self._outline.nbytes[b] for b in resident)
+        return replace(choice, resident=resident, ring_bytes=ring)
+
+    def _density(self, block: int) -> float:
+        return self._outline.nbytes[block] / (self._ms[block] or 1e-9)
+
+    def _orders(self, blocks: Sequence[int], room: int) -> Iterator[Sequence[int]]:
+        """Which blocks to keep first."""
+        yield self._evenly_in_time(blocks, room)
+        yield self._every_nth(blocks, room)
+        yield sorted(blocks, key=lambda b: (-self._density(b), b))
+        yield blocks
+        yield blocks[::-1]
+
+    def _evenly_in_time(self, blocks: Sequence[int], room: int) -> list[int]:
+        """Residents such that streamed bytes grow in proportion to time."""
+        ends_ms = list(accumulate(self._ms))
+        streamed = sum(self._outline.nbytes[b] for b in blocks) - room
+        chosen: list[int] = []
+        others: list[int] = []
+        read = 0
+        for block in blocks:
+            nbytes = self._outline.nbytes[block]
+            if read + nbytes / 2 > streamed * ends_ms[block] / (ends_ms[-1] or 1.0):
+                chosen.append(block)
+            else:
+                others.append(block)
+                read += nbytes
+        return chosen + others
+
+    def _every_nth(self, blocks: Sequence[int], room: int) -> list[int]:
+        """Residents spread evenly over bytes."""
+        total = sum(self._outline.nbytes[b] for b in blocks)
+        seen = kept = 0
+        chosen: list[int] = []
+        others: list[int] = []
+        for block in blocks:
+            nbytes = self._outline.nbytes[block]
+            seen += nbytes
+            if kept + nbytes <= room * seen / total:
+                chosen.append(block)
+                kept += nbytes
+            else:
+                others.append(block)
+        return chosen + others
+
+
+def equal_blocks(outline: Outline, available_bytes: int) -> Choice:
+    """Steps of equal size, two of which fill the memory: nothing resident, nothing searched."""
+    limit = max(available_bytes // 2, *outline.nbytes, 1)
+    joined: list[int] = []
+    bytes_of_step = 0
+    for block, nbytes in enumerate(outline.nbytes):
+        if outline.joinable[block] and bytes_of_step + nbytes <= limit:
+            joined.append(block)
+            bytes_of_step += nbytes
+        else:
+            bytes_of_step = nbytes
+    return Choice(frozenset(), frozenset(joined), available_bytes)
+
+
+def parted(choice: Choice, outline: Outline, delays: Delays, most_ms: float) -> Choice:
+    """The same choice with steps of at most ``most_ms``, where one block does not take longer."""
+    joined: list[int] = []
+    first = 0
+    for block in range(len(outline.nbytes)):
+        if block in choice.joined and delays.step(first, block)[0] <= most_ms:
+            joined.append(block)
+        else:
+            first = block
+    return replace(choice, joined=frozenset(joined))
+
+
+def _bits(blocks: frozenset[int]) -> int:
+    return sum(1 << block for block in blocks)
+
+
+def _runs(count: int, joined: frozenset[int]) -> list[tuple[int, int]]:
+    """First and last block of each step."""
+    starts = [b for b in range(count) if b == 0 or b not in joined]
+    return list(zip(starts, [*(s - 1 for s in starts[1:]), count - 1], strict=True))
+
+
+def _is_better(one: Candidate, other: Candidate) -> bool:
+    if one.cost_ms < other.cost_ms * (1 - 1e-6):
+        return True
+    return one.cost_ms <= other.cost_ms and one.streamed_bytes < other.streamed_bytes

@@ -1,0 +1,168 @@
+"""What a model uses beside its weights, counted before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from swapnet.budget import Demand
+from swapnet.executor.device import ThreadPool
+from swapnet.executor.planning.layout import is_placed, lay_out_all, lay_out_staged, lay_out_values
+from swapnet.manifest import SESSION_BYTES, Manifest
+from swapnet.units import align_up
+
+__all__ = [
+    "LOOKUP_BYTES",
+    "PIPELINE_BYTES",
+    "PLANS_AT_ONCE",
+    "READ_BYTES",
+    "Usage",
+    "demand",
+    "for_pool",
+    "gpu_staging_bytes",
+    "mappable_bytes",
+    "page_table_bytes",
+    "usage",
+]
+
+READ_BYTES = 4 << 20
+"""One request to storage: large enough for full bandwidth with one in flight."""
+
+LOOKUP_BYTES = 2 << 20
+"""Rows of a lookup on their way."""
+
+_DYNAMIC_SLACK = 1.25
+"""Values of unknown size share the backend's arena: room for its fragments."""
+
+_POOLLESS_SESSION_BYTES = 48 << 10
+"""A session without threads of its own; 40 to 57 KiB with its graph were measured."""
+
+PLANS_AT_ONCE = 2
+"""Serialized engines on their way: one is read while another is loaded."""
+
+PIPELINE_BYTES = 4 << 20
+"""Threads, their stacks, the bookkeeping of a plan, and the heap's fragments."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Bytes beside the weights, at the planned shapes.
+
+    Attributes
+    ----------
+    values_bytes
+        Values across cuts, placed by us, and looked-up rows.
+    scratch_bytes
+        Limit of the backend's arena: values inside a block and scratch of its kernels.
+    io_bytes
+        Model inputs and outputs.
+    staging_bytes
+        Rows on their way from a lookup table, the pipeline, and page tables.
+    skeleton_bytes
+        Loaded skeletons.
+    """
+
+    values_bytes: int
+    scratch_bytes: int
+    io_bytes: int
+    staging_bytes: int
+    skeleton_bytes: int
+
+    @property
+    def activation_bytes(self) -> int:
+        """Values and scratch."""
+        return self.values_bytes + self.scratch_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.activation_bytes + self.io_bytes + self.staging_bytes + self.skeleton_bytes
+
+
+def for_pool(manifest: Manifest, pool: ThreadPool) -> Manifest:
+    """The manifest with what sessions take where their threads are these.
+
+    `load_manifest` counts threads for each session; with one pool for the process there are none.
+    """
+    if pool is ThreadPool.SESSION or manifest.runs_on_gpu:
+        return manifest
+    saved = SESSION_BYTES - _POOLLESS_SESSION_BYTES
+    blocks = tuple(
+        msgspec.structs.replace(b, skeleton_bytes=max(b.skeleton_bytes - saved, 0))
+        for b in manifest.blocks
+    )
+    return msgspec.structs.replace(manifest, blocks=blocks)
+
+
+def page_table_bytes(nbytes: int) -> int:
+    """What the kernel keeps to map so much memory: eight bytes for each page of 4096."""
+    return -(-nbytes // 512)
+
+
+def mappable_bytes(nbytes: int) -> int:
+    """How much memory fits in ``nbytes`` with its page tables: the inverse of the above."""
+    return nbytes * 512 // 513
+
+
+def usage(manifest: Manifest, *, copies_bytes: int = 0) -> Usage:
+    """What the model uses beside its weights; the same for every plan.
+
+    Parameters
+    ----------
+    manifest
+        The engine.
+    copies_bytes
+        Memory that requests are copied from, where they do not go to their place at once.
+    """
+    scratch = max((block.activation_bytes for block in manifest.blocks), default=0)
+    io = sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs))
+    if manifest.runs_on_gpu:
+        io += lay_out_staged(manifest).nbytes
+        copies_bytes += gpu_staging_bytes(manifest)
+    if manifest.is_tensorrt:
+        values = lay_out_all(manifest).nbytes
+        copies_bytes += PLANS_AT_ONCE * max(_plan_bytes(manifest), default=0)
+    else:
+        values = lay_out_values(manifest).nbytes + _looked_up_bytes(manifest)
+        if not all(is_placed(value) for value in manifest.values):
+            scratch = int(scratch * _DYNAMIC_SLACK)
+    scratch = align_up(scratch, 4096)
+    rows = 0 if all(block.is_graph for block in manifest.blocks) else LOOKUP_BYTES
+    tables = page_table_bytes(values + scratch + io)
+    return Usage(
+        values_bytes=values,
+        scratch_bytes=scratch,
+        io_bytes=io,
+        staging_bytes=PIPELINE_BYTES + rows + tables + copies_bytes,
+        skeleton_bytes=sum(block.skeleton_bytes for block in manifest.blocks),
+    )
+
+
+def gpu_staging_bytes(manifest: Manifest) -> int:
+    """Page-locked memory from which weights are copied to a GPU; none is used where it reads there.
+
+    Enough for two of the largest requests: storage fills one while the other is copied.
+    """
+    extents = [manifest.shared_extent.nbytes]
+    extents += [b.extent.nbytes for b in manifest.blocks if b.is_graph]
+    return 2 * min(max(extents), READ_BYTES)
+
+
+def _plan_bytes(manifest: Manifest) -> Iterator[int]:
+    """Extents that hold serialized engines: they are read to the host before they are loaded."""
+    return (b.extent.nbytes for b in manifest.blocks if b.weight_style == "embedded")
+
+
+def _looked_up_bytes(manifest: Manifest) -> int:
+    """Rows whose number is known only at run time: on the heap, not in the backend's arena."""
+    outputs = {tensor.name for tensor in manifest.outputs}
+    tensors = [manifest.tensors[b.outputs[0]] for b in manifest.blocks if not b.is_graph]
+    return sum(t.nbytes for t in tensors if not is_placed(t) and t.name not in outputs)
+
+
+def demand(manifest: Manifest) -> Demand:
+    """What the unswapped model uses."""
+    weights = manifest.swappable_bytes + manifest.shared_extent.nbytes
+    return Demand(weights + page_table_bytes(weights), usage(manifest).total_bytes)

@@ -1,0 +1,1 @@
+"""Measure what an engine needs by running it."""

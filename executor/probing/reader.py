@@ -1,0 +1,160 @@
+"""Bandwidth of storage through the executor's own reader."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from statistics import linear_regression
+
+from swapnet.executor.planning.usage import READ_BYTES
+from swapnet.executor.swapping.arena import Arena
+from swapnet.executor.swapping.loading import READERS, Reader
+from swapnet.manifest import EXTENT_ALIGNMENT, Extent
+from swapnet.units import align_up
+
+__all__ = ["BackgroundReader", "End", "Ring", "flow"]
+
+End = tuple[float, int]
+"""When a request ended, in seconds, and the bytes of all that had ended until then."""
+
+
+def flow(ends: Sequence[End]) -> float:
+    """Bytes per second while requests follow each other; 0 where there are too few to say.
+
+    The slope over the ends of requests: what is in flight when counting begins and ends, and that
+    several end at once, does not matter.
+    """
+    times = [time for time, _ in ends]
+    if len(times) < 3 or times[0] == times[-1]:
+        return 0.0
+    slope: float = linear_regression(times, [float(nbytes) for _, nbytes in ends]).slope
+    return max(slope, 0.0)
+
+
+_REQUESTS_PER_READER = 4
+_RING_BYTES = 32 << 20
+
+
+class Ring:
+    """Memory for requests, one place after the other, large enough for huge pages as a plan's ring.
+
+    Parameters
+    ----------
+    nbytes
+        In flight at most.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self._arena = Arena(max(nbytes, _RING_BYTES))
+        self._next = 0
+
+    def next(self, nbytes: int) -> memoryview:
+        """The place after the one before, which may be overwritten when all others were given."""
+        offset = self._next if self._next + nbytes <= self._arena.nbytes else 0
+        self._next = offset + nbytes
+        return self._arena.view(offset, nbytes)
+
+
+class BackgroundReader:
+    """Reads extents over and over into memory that nobody looks at.
+
+    Parameters
+    ----------
+    storage
+        The weight file.
+    extents
+        What to read, in order; each in equal requests, as a plan does.
+    readers
+        Requests in flight.
+    read_bytes
+        About the size of one request.
+    """
+
+    def __init__(
+        self,
+        storage: Reader,
+        extents: Sequence[Extent],
+        *,
+        readers: int = READERS,
+        read_bytes: int = READ_BYTES,
+    ) -> None:
+        self._storage = storage
+        self._readers = readers
+        self._pieces = [piece for extent in extents for piece in _pieces(extent, read_bytes)]
+        self._ring = Ring(readers * max((nbytes for _, nbytes in self._pieces), default=0))
+        self.total_bytes = sum(nbytes for _, nbytes in self._pieces)
+        """Of all extents, once."""
+        self.read_bytes = 0
+        """Since the reader was made."""
+        self.ends: list[End] = []
+        """Of all requests since the latest beginning."""
+
+    def once(self) -> float:
+        """Read everything once; seconds taken."""
+        start = time.perf_counter()
+        self._run(iter(self._pieces))
+        return time.perf_counter() - start
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read in the background while the block of the ``with`` statement runs."""
+        stop = threading.Event()
+
+        def endless() -> Iterator[tuple[int, int]]:
+            while self._pieces and not stop.is_set():
+                for piece in self._pieces:
+                    if stop.is_set():
+                        return
+                    yield piece
+
+        thread = threading.Thread(target=self._run, args=(endless(),), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def flow(self, least_s: float, most_s: float = 0.5) -> float:
+        """Bytes per second while nothing else is done: for a while, each reader several times."""
+        start = time.perf_counter()
+        with self.reading():
+            while (elapsed := time.perf_counter() - start) < most_s and self._pieces:
+                if elapsed > least_s and len(self.ends) >= _REQUESTS_PER_READER * self._readers:
+                    break
+                time.sleep(1e-3)
+            ends = self.ends[:]
+        return flow(ends)
+
+    def _run(self, pieces: Iterator[tuple[int, int]]) -> None:
+        self.ends = []
+        lock = threading.Lock()
+
+        def work() -> None:
+            while True:
+                with lock:
+                    piece = next(pieces, None)
+                    if piece is None:
+                        return
+                    offset, nbytes = piece
+                    view = self._ring.next(nbytes)
+                self._storage.read_into(view, offset)
+                with lock:
+                    self.read_bytes += nbytes
+                    done = self.ends[-1][1] if self.ends else 0
+                    self.ends.append((time.perf_counter(), done + nbytes))
+
+        threads = [threading.Thread(target=work) for _ in range(self._readers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def _pieces(extent: Extent, read_bytes: int) -> Iterator[tuple[int, int]]:
+    count = max(1, round(extent.nbytes / read_bytes))
+    size = max(align_up(-(-extent.nbytes // count), EXTENT_ALIGNMENT), EXTENT_ALIGNMENT)
+    for start in range(extent.offset, extent.end, size):
+        yield start, min(size, extent.end - start)

@@ -1,0 +1,103 @@
+"""What a swap of each block takes on this GPU, in a process of its own.
+
+``python -m swapnet.executor.probing.swaps FOLDER`` runs an engine with nothing resident and
+prints a JSON list: milliseconds by block, the longer of loading and execution, for they overlap.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from swapnet.errors import BackendError, SwapnetError
+from swapnet.executor.executor import SwapExecutor
+from swapnet.executor.gpu.accelerator import Accelerator
+from swapnet.executor.inputs import planned_sample
+from swapnet.executor.planning.plan import PlanOptions
+from swapnet.manifest import load_manifest
+
+__all__ = ["measure_swaps", "swap_times"]
+
+_INFERENCES = 9
+_STREAMED = PlanOptions(resident=False, merge=False, cyclic=False)
+"""With room for all: every block is read in each inference, and none waits for its place."""
+
+
+def measure_swaps(folder: Path) -> tuple[float, ...]:
+    """`swap_times` in a child process, which ends with all that a runtime library keeps.
+
+    Raises
+    ------
+    BackendError
+        The engine does not run here; the message has the child's last line.
+    """
+    child = subprocess.run(
+        [sys.executable, "-m", "swapnet.executor.probing.swaps", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if child.returncode:
+        raise BackendError(
+            f"{folder.name} can't be measured on this GPU",
+            why=child.stderr.strip().rpartition("\n")[2]
+            or f"the process ended with {child.returncode}",
+            hint="choose --weights external or embedded, which needs no measurement",
+        )
+    return msgspec.json.decode(child.stdout, type=tuple[float, ...])
+
+
+def swap_times(folder: Path, gpu: Accelerator | None = None) -> tuple[float, ...]:
+    """Milliseconds by block: the longer of its loading and its execution, medians, warm.
+
+    Parameters
+    ----------
+    folder
+        Engine directory of a GPU backend.
+    gpu
+        In place of the first one.
+
+    Raises
+    ------
+    SwapnetError
+        The engine does not open or does not run.
+    """
+    inputs = planned_sample(load_manifest(folder))
+    loads: list[list[float]] = []
+    runs: list[list[float]] = []
+    with SwapExecutor(folder, "100%", options=_STREAMED, trace=True, gpu=gpu) as executor:
+        count = len(executor.manifest.blocks)
+        executor(inputs)
+        for _ in range(_INFERENCES):
+            executor(inputs)
+            last = executor.stats.last
+            assert last is not None
+            load, run = [0.0] * count, [0.0] * count
+            for read in last.reads:
+                load[read.block] += (read.end - read.start) * 1e3
+            for step in last.steps:
+                run[executor.plan.steps[step.step].first] = (step.end - step.start) * 1e3
+            loads.append(load)
+            runs.append(run)
+    return tuple(
+        max(median(load), median(run))
+        for load, run in zip(zip(*loads, strict=True), zip(*runs, strict=True), strict=True)
+    )
+
+
+def main(folder: str) -> int:
+    """Measure and print; the exit status."""
+    try:
+        sys.stdout.write(msgspec.json.encode(swap_times(Path(folder))).decode())
+    except SwapnetError as error:
+        sys.stderr.write(" ".join(str(error).splitlines()) + "\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

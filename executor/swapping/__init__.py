@@ -1,0 +1,1 @@
+"""Bytes from storage to their place in memory, in time."""

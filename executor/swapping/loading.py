@@ -1,0 +1,205 @@
+"""From storage to a place in the arena: straight there, or through memory of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from swapnet.errors import BackendError, StorageError
+from swapnet.executor.planning.plan import Read
+from swapnet.executor.planning.usage import READ_BYTES
+from swapnet.executor.swapping.arena import Arena
+from swapnet.executor.swapping.moments import Mark, Passed
+from swapnet.manifest import Extent
+
+__all__ = [
+    "READERS",
+    "BeforeRead",
+    "CopyLoader",
+    "DirectLoader",
+    "Loader",
+    "Reader",
+    "Writable",
+    "load_once",
+    "pieces",
+    "unreadable",
+    "unusable",
+]
+
+READERS = 3
+"""Requests in flight while what stays is read."""
+
+BeforeRead = Callable[[Read], None]
+"""Called before a request overwrites its place; tests poison it."""
+
+
+class Reader(Protocol):
+    """What loading asks of storage."""
+
+    def read_into(self, destination: memoryview, offset: int) -> None:
+        """Fill ``destination`` from ``offset`` on."""
+
+
+class Writable(Protocol):
+    """Memory that the host writes to."""
+
+    def view(self, offset: int, nbytes: int) -> memoryview:
+        """Writable bytes ``offset`` to ``offset + nbytes``."""
+
+
+class Loader(Protocol):
+    """Brings the bytes of requests to their places; safe to use from several threads."""
+
+    @property
+    def largest_bytes(self) -> int:
+        """Limit of one request."""
+
+    def load(self, read: Read, after: Mark | None) -> Mark:
+        """Bring one request to its place.
+
+        Parameters
+        ----------
+        read
+            From where to where.
+        after
+            What is executed before it may still use the place; None where nothing does.
+
+        Returns
+        -------
+        Mark
+            When the bytes are there.
+
+        Raises
+        ------
+        StorageError
+            They can't be read.
+        BackendError
+            They can't be brought to the device.
+        """
+
+    def reset(self) -> None:
+        """Forget what came in part: nothing is in flight, and reading begins again."""
+
+    def close(self) -> None:
+        """Give memory of its own back. Safe to call twice."""
+
+
+class DirectLoader:
+    """Reads into the place itself.
+
+    Parameters
+    ----------
+    storage, arena
+        From where to where.
+    before_read
+        See `BeforeRead`.
+    """
+
+    largest_bytes = READ_BYTES
+
+    def __init__(
+        self, storage: Reader, arena: Writable, *, before_read: BeforeRead | None = None
+    ) -> None:
+        self._storage = storage
+        self._arena = arena
+        self._before_read = before_read
+
+    def load(self, read: Read, after: Mark | None) -> Mark:
+        """See `Loader.load`."""
+        if after is not None:
+            after.wait()
+        if self._before_read is not None:
+            self._before_read(read)
+        self._fill(self._arena.view(read.arena_offset, read.nbytes), read)
+        return Passed()
+
+    def reset(self) -> None:
+        """Nothing comes in part."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def _fill(self, place: memoryview, read: Read) -> None:
+        self._storage.read_into(place, read.file_offset)
+
+
+class CopyLoader(DirectLoader):
+    """Reads into memory of the reading thread and copies: what a framework does that owns weights.
+
+    Parameters
+    ----------
+    storage, arena, before_read
+        See `DirectLoader`.
+    largest_bytes
+        Limit of one request.
+    """
+
+    def __init__(
+        self,
+        storage: Reader,
+        arena: Writable,
+        *,
+        largest_bytes: int,
+        before_read: BeforeRead | None = None,
+    ) -> None:
+        super().__init__(storage, arena, before_read=before_read)
+        self.largest_bytes = largest_bytes
+        self._staging = threading.local()
+
+    def _fill(self, place: memoryview, read: Read) -> None:
+        if not hasattr(self._staging, "arena"):
+            self._staging.arena = Arena(self.largest_bytes)
+        staged = self._staging.arena.view(0, read.nbytes)
+        self._storage.read_into(staged, read.file_offset)
+        place[:] = staged
+
+
+def pieces(block: int, extent: Extent, offset: int, largest_bytes: int) -> Iterator[Read]:
+    """Requests that bring a whole extent to ``offset`` of the arena."""
+    for start in range(0, extent.nbytes, largest_bytes):
+        nbytes = min(largest_bytes, extent.nbytes - start)
+        yield Read(block, extent.offset + start, offset + start, nbytes, 0)
+
+
+def load_once(loader: Loader, reads: Sequence[Read]) -> None:
+    """Bring what stays in memory to its places, several requests in flight.
+
+    Raises
+    ------
+    StorageError, BackendError
+        A request failed; the message names the block.
+    """
+
+    def fetch(read: Read) -> Mark:
+        try:
+            return loader.load(read, None)
+        except (StorageError, BackendError) as error:
+            raise unusable(read.block, error) from error
+
+    with ThreadPoolExecutor(READERS, thread_name_prefix="swapnet-load") as pool:
+        for mark in pool.map(fetch, reads):
+            mark.wait()
+
+
+def unreadable(block: int, error: BaseException) -> StorageError:
+    """A failed read, with the block that it was for; -1 is what several share."""
+    return StorageError(
+        f"{_name(block)} could not be read",
+        why=error.why if isinstance(error, StorageError) else str(error),
+        hint="check the storage, then: swapnet verify",
+    )
+
+
+def unusable(block: int, error: BaseException) -> StorageError | BackendError:
+    """The same for whatever a loader raised: the device may have refused what was read."""
+    if not isinstance(error, BackendError):
+        return unreadable(block, error)
+    return BackendError(
+        f"{_name(block)} could not be loaded", why=f"{error.what}: {error.why}", hint=error.hint
+    )
+
+
+def _name(block: int) -> str:
+    return "what several blocks share" if block < 0 else f"block {block}"

@@ -1,0 +1,248 @@
+"""The swap pipeline: ring places are filled in cyclic order, the executing side waits for bytes.
+
+One counter on each side decides everything. ``_arrived`` counts reads that have landed in order,
+``_ended`` counts steps that have ended; a read waits for steps, a step waits for reads. On a GPU
+both run ahead of the device: a landed read is a copy under way, an ended step one that was
+launched, and each carries the mark that the other side's device work waits for. A read waits for
+what those before it wait for, too: reads are claimed in order, but several readers enqueue their
+work on the device in any.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from swapnet.executor.planning.plan import Plan, Read
+from swapnet.executor.swapping.loading import Loader, unusable
+from swapnet.executor.swapping.moments import Mark
+from swapnet.executor.swapping.readers import Channel, Rank
+
+__all__ = ["Arrival", "Pipeline", "ReadEvent", "Urgency"]
+
+Urgency = Callable[[int], Rank]
+"""How urgent a read is for an inference, counted from the one that is executed or comes next."""
+
+
+@dataclass(frozen=True)
+class ReadEvent:
+    """One finished request, for the timeline: times of `time.perf_counter`, in seconds."""
+
+    block: int
+    nbytes: int
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """The reads of a step.
+
+    Attributes
+    ----------
+    waited_s
+        How long the host waited for them.
+    marks
+        When their bytes are there, of all that arrived since the step before.
+    """
+
+    waited_s: float
+    marks: tuple[Mark, ...]
+
+
+class Pipeline:
+    """The reads of one plan, a `Source` of the channel that does them.
+
+    Parameters
+    ----------
+    plan
+        What to read, to where, and when it may be.
+    loader
+        Brings bytes to their places.
+    channel
+        Reads for others too; by default one of its own, with the readers of the plan.
+    urgency
+        Among the others; may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        loader: Loader,
+        channel: Channel | None = None,
+        *,
+        urgency: Urgency = lambda _: (),
+    ) -> None:
+        self._plan = plan
+        self._loader = loader
+        self._is_alone = channel is None
+        self._channel = channel or Channel(plan.readers if plan.reads else 0)
+        self._changed = self._channel.changed
+        self._urgency = urgency
+        self._reset()
+        self._closed = False
+        self._paused = True
+        self._in_flight = 0
+        self._events: list[ReadEvent] | None = None
+        self.read_bytes = 0
+        """Since the pipeline was made."""
+        if plan.reads:
+            self._channel.attach(self)
+
+    def _reset(self) -> None:
+        self._next = 0
+        self._arrived = 0
+        self._landed: set[int] = set()
+        self._lap_bytes: Counter[int] = Counter()
+        self._ended = len(self._plan.steps)
+        self._waited = 0
+        self._step_marks: dict[int, Mark] = {}
+        self._read_marks: dict[int, Mark] = {}
+        self._failure: tuple[Read, BaseException] | None = None
+
+    def start(self, *, trace: bool = False) -> None:
+        """Begin to prefetch; the next step to execute is the first of an inference.
+
+        Parameters
+        ----------
+        trace
+            Record every request from now on.
+        """
+        with self._changed:
+            self._paused = False
+            self._events = [] if trace else self._events
+            self._changed.notify_all()
+
+    def wait(self, lap: int, step: int) -> Arrival:
+        """Wait until the reads of a step have arrived.
+
+        Parameters
+        ----------
+        lap
+            Inferences since `start` or `restart`.
+        step
+            Index of the step.
+
+        Raises
+        ------
+        StorageError, BackendError
+            A read failed; the message names the block.
+        """
+        needed = self._needed(lap, step)
+        waited_s = 0.0
+        with self._changed:
+            if self._arrived < needed:
+                start = time.perf_counter()
+                while self._arrived < needed and self._failure is None:
+                    self._changed.wait()
+                if self._arrived < needed and self._failure is not None:
+                    read, error = self._failure
+                    raise unusable(read.block, error) from error
+                waited_s = time.perf_counter() - start
+            numbers = [number for number in self._read_marks if number < needed]
+            return Arrival(waited_s, tuple(map(self._read_marks.pop, numbers)))
+
+    def has_arrived(self, lap: int, step: int) -> bool:
+        """Whether `wait` would return at once."""
+        with self._changed:
+            return self._arrived >= self._needed(lap, step)
+
+    def done(self, mark: Mark) -> None:
+        """The step that was waited for last has ended, or will have at ``mark``.
+
+        What lay under it may be overwritten then.
+        """
+        with self._changed:
+            self._step_marks[self._ended] = mark
+            self._step_marks.pop(self._ended - 2 * len(self._plan.steps), None)
+            self._ended += 1
+            self._changed.notify_all()
+
+    def take_events(self) -> tuple[ReadEvent, ...]:
+        """Requests that ended since this was last asked; empty unless tracing."""
+        with self._changed:
+            taken = tuple(self._events or ())
+            if self._events is not None:
+                self._events = []
+            return taken
+
+    def take_read_bytes(self, lap: int) -> int:
+        """Bytes that were read for an inference that has ended; asked once."""
+        with self._changed:
+            return self._lap_bytes.pop(lap, 0)
+
+    def restart(self) -> None:
+        """After a failed inference: let requests in flight end and begin with the first block."""
+        with self._changed:
+            self._paused = True
+            self._changed.notify_all()
+            while self._in_flight:
+                self._changed.wait()
+            self._loader.reset()
+            self._reset()
+        self.start()
+
+    def close(self) -> None:
+        """Stop reading and wait for requests in flight. Safe to call twice."""
+        with self._changed:
+            if not self._closed and self._plan.reads:
+                self._channel.detach(self)
+            self._closed = True
+            while self._in_flight:
+                self._changed.wait()
+        if self._is_alone:
+            self._channel.close()
+
+    def rank(self) -> Rank | None:
+        """See `Source.rank`."""
+        lap, _ = divmod(self._next, len(self._plan.reads))
+        if self._paused or self._failure is not None or self._ended <= self._allowed():
+            return None
+        return self._urgency(lap + 1 - self._ended // len(self._plan.steps))
+
+    def claim(self) -> Callable[[], None]:
+        """See `Source.claim`."""
+        number, self._waited = self._next, max(self._waited, self._allowed())
+        self._next += 1
+        self._in_flight += 1
+        read = self._plan.reads[number % len(self._plan.reads)]
+        return partial(self._load, number, read, self._step_marks.get(self._waited))
+
+    def _needed(self, lap: int, step: int) -> int:
+        """Reads that must have arrived before a step."""
+        return lap * len(self._plan.reads) + self._plan.steps[step].reads
+
+    def _allowed(self) -> int:
+        """The step, counted as in ``_ended``, that the next read waits for."""
+        lap, index = divmod(self._next, len(self._plan.reads))
+        return (lap + 1) * len(self._plan.steps) + self._plan.reads[index].after
+
+    def _load(self, number: int, read: Read, after: Mark | None) -> None:
+        start = time.perf_counter()
+        try:
+            landed: Mark | Exception = self._loader.load(read, after)
+        except Exception as error:
+            landed = error
+        self._land(number, read, start, landed)
+
+    def _land(self, number: int, read: Read, start: float, landed: Mark | Exception) -> None:
+        with self._changed:
+            self._in_flight -= 1
+            if isinstance(landed, Exception):
+                self._failure = self._failure or (read, landed)
+            else:
+                self.read_bytes += read.nbytes
+                self._lap_bytes[number // len(self._plan.reads)] += read.nbytes
+                self._read_marks[number] = landed
+                if self._events is not None:
+                    self._events.append(
+                        ReadEvent(read.block, read.nbytes, start, time.perf_counter())
+                    )
+                self._landed.add(number)
+                while self._arrived in self._landed:
+                    self._landed.remove(self._arrived)
+                    self._arrived += 1
+            self._changed.notify_all()

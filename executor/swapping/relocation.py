@@ -1,0 +1,47 @@
+"""From one plan's arena to the next one's: what stays in memory moves, the rest is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swapnet.executor.planning.plan import Place
+
+__all__ = ["Move", "moves"]
+
+
+@dataclass(frozen=True)
+class Move:
+    """Bytes of a resident block that go from one offset of the arena to another."""
+
+    block: int
+    source: int
+    target: int
+    nbytes: int
+
+
+def moves(before: Sequence[Place], after: Sequence[Place]) -> list[Move]:
+    """Moves, in an order in which none overwrites what another still has to take.
+
+    Residents lie one after the other in the order of the blocks in every plan. Those that go down
+    are moved first to last, then those that go up last to first: a block's target never reaches
+    below the targets, nor above the sources, of the blocks on its way.
+
+    Parameters
+    ----------
+    before, after
+        Places by block.
+
+    Returns
+    -------
+    list of Move
+        Of all blocks that are resident in both, those that stay where they are included.
+    """
+    kept = [
+        Move(block, old.offset, new.offset, new.nbytes)
+        for block, (old, new) in enumerate(zip(before, after, strict=True))
+        if old.resident and new.resident and new.nbytes
+    ]
+    down = [move for move in kept if move.target <= move.source]
+    up = [move for move in kept if move.target > move.source]
+    return down + up[::-1]

@@ -1,0 +1,1 @@
+"""Child processes of ours: how they start, answer, fail and are limited."""

@@ -1,0 +1,158 @@
+"""A process of our own as its parent sees it: lines of JSON in, lines of JSON out."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+
+from swapnet.errors import BackendError, BudgetError, SwapnetError
+from swapnet.process.cgroup import MemoryGroup
+from swapnet.process.failure import Failed, raised
+from swapnet.units import format_size
+
+__all__ = ["Child"]
+
+T = TypeVar("T", bound="Child")
+
+
+class Child:
+    """A process that runs a module; a context manager that ends it.
+
+    Parameters
+    ----------
+    module
+        What the process runs.
+    who
+        The process, for messages: ``"the process that measures"``.
+    group
+        Where the kernel counts, and perhaps limits, its memory.
+    limit_bytes
+        The group's limit, for the message when the kernel kills the process.
+    python
+        Interpreter; None for this one.
+    patience_s
+        How long an answer may take; None for ever.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        who: str,
+        *,
+        group: MemoryGroup | None = None,
+        limit_bytes: int | None = None,
+        python: Path | None = None,
+        patience_s: float | None = None,
+    ) -> None:
+        self._who = who
+        self._patience_s = patience_s
+        self._limit_bytes = limit_bytes
+        command = [str(python or sys.executable), "-m", module]
+        if group is not None:
+            join = f'echo $$ > "{group.processes_file}"; exec "$@"'
+            command = ["sh", "-c", join, "sh", *command]
+        # A pipe that nobody reads would stop a process that says much.
+        self._said = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            start_new_session=True,
+        )
+
+    def tell(self, line: str) -> None:
+        """Write one line to the process; one that has ended says so when it is listened to."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
+
+    def hear(self) -> Any:
+        """The next line of the process, decoded.
+
+        Raises
+        ------
+        SwapnetError
+            Whatever the process raised.
+        BudgetError
+            The kernel killed it for memory.
+        BackendError
+            It died of something else, or took too long and was killed.
+        """
+        line = self._line()
+        if not line:
+            raise self._death()
+        value = msgspec.json.decode(line)
+        if isinstance(value, dict) and value.get("type") == Failed.__name__:
+            raise raised(msgspec.convert(value, Failed))
+        return value
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process and wait for it. Safe to call twice."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate()
+        self._said.close()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        if self._patience_s is None:
+            return self._process.stdout.readline()
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(self._patience_s, end)
+        timer.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        if not line and late.is_set():
+            raise BackendError(
+                f"{self._who} is too slow", why=f"it gave no answer for {self._patience_s:g} s"
+            )
+        return line
+
+    def _death(self) -> SwapnetError:
+        self._process.communicate()
+        status = self._process.returncode
+        limit = self._limit_bytes
+        if status in (-signal.SIGKILL, 128 + signal.SIGKILL) and limit is not None:
+            return BudgetError(
+                f"{self._who} was killed by the kernel",
+                why=f"it went above the limit of {limit} bytes ({format_size(limit)})",
+                hint="give a larger budget, and report it: a budget should hold",
+            )
+        self._said.seek(0)
+        lines = self._said.read().strip().splitlines()
+        return BackendError(
+            f"{self._who} ended with status {status}",
+            why=lines[-1] if lines else "it said nothing",
+            hint="run it again; if it stays, report it with this message",
+        )

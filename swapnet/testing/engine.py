@@ -1,0 +1,266 @@
+"""A device that computes nothing and times everything: the pipeline's semantics, checked.
+
+A simulated engine (`write_engine`) has blocks without operators, whose weights repeat one byte.
+Executing a block verifies that its bytes have arrived and are still there. `VirtualClock` gives
+each request and each block its duration and refuses a request that comes too early.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swapnet.errors import BackendError, StorageError
+from swapnet.executor.backends.base import Array, Bindings
+from swapnet.executor.backends.host import HostBackend
+from swapnet.executor.planning.plan import Plan, Step
+from swapnet.manifest import (
+    EXTENT_ALIGNMENT,
+    SCHEMA,
+    WEIGHTS,
+    Block,
+    Compiled,
+    Extent,
+    Manifest,
+    Source,
+    Tensor,
+    Weight,
+    save_manifest,
+    sha256_of,
+)
+from swapnet.profile import Profile
+
+__all__ = ["SimulatedBackend", "SimulatedStorage", "VirtualClock", "block_byte", "write_engine"]
+
+
+def block_byte(index: int) -> int:
+    """The byte that fills the weights of a block; never 0, the byte of fresh memory."""
+    return index % 255 + 1
+
+
+def write_engine(folder: Path, weights_bytes: Sequence[int]) -> Manifest:
+    """Write a simulated engine: a chain of blocks with so many bytes of weights each.
+
+    The model takes and gives ``x``, float64 of shape (1,); each block adds its byte.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scalar = np.dtype(np.float64).itemsize
+    names = ["x", *(f"v{i}" for i in range(len(weights_bytes) - 1)), "y"]
+    blocks: list[Block] = []
+    offset = 0
+    with (folder / WEIGHTS).open("wb") as file:
+        for index, nbytes in enumerate(weights_bytes):
+            data = bytes([block_byte(index)]) * nbytes
+            data += bytes(-nbytes % EXTENT_ALIGNMENT)
+            file.write(data)
+            blocks.append(
+                Block(
+                    index=index,
+                    kind="graph",
+                    operators=("Simulated",),
+                    inputs=(names[index],),
+                    outputs=(names[index + 1],),
+                    extent=Extent(offset, len(data)),
+                    checksum=sha256_of(data),
+                    weights=(Weight(f"w{index}", "uint8", (nbytes,), offset, nbytes),),
+                )
+            )
+            offset += len(data)
+    tensors = [Tensor(name, "float64", (1,), scalar) for name in names]
+    manifest = Manifest(
+        schema=SCHEMA,
+        source=Source("simulated", "", ""),
+        compiled=Compiled("simulated", "1", "any"),
+        max_block_bytes=max(weights_bytes),
+        sliced=(),
+        inputs=(tensors[0],),
+        outputs=(tensors[-1],),
+        values=tuple(tensors[1:-1]),
+        planned_shapes={"x": (1,)},
+        blocks=tuple(blocks),
+        weights_nbytes=offset,
+        shared=(),
+        shared_extent=Extent(0, 0),
+        shared_checksum=sha256_of(b""),
+    )
+    save_manifest(folder, manifest)
+    return manifest
+
+
+class SimulatedBackend(HostBackend):
+    """Executes simulated engines; see the module.
+
+    Parameters
+    ----------
+    manifest
+        A simulated engine.
+    on_step
+        Called before each segment with its step; may raise.
+    """
+
+    name = "simulated"
+
+    def __init__(self, manifest: Manifest, on_step: Callable[[Step], None] | None = None) -> None:
+        super().__init__(manifest)
+        self._on_step = on_step
+
+    def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[_SimulatedSegment]:
+        """See `Backend.segments`."""
+        return [_SimulatedSegment(self.manifest, s, bindings, self._on_step) for s in steps]
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class _SimulatedSegment:
+    def __init__(
+        self,
+        manifest: Manifest,
+        step: Step,
+        bindings: Bindings,
+        on_step: Callable[[Step], None] | None,
+    ) -> None:
+        self._manifest = manifest
+        self._step = step
+        self._bindings = bindings
+        self._on_step = on_step
+
+    def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
+        """Verify each block's bytes and add them up; see `Segment.run`."""
+        if self._on_step is not None:
+            self._on_step(self._step)
+        for block in self._manifest.blocks[self._step.first : self._step.last + 1]:
+            weight = block.weights[0]
+            address = self._bindings.weights[block.index, weight.name]
+            found = set(ctypes.string_at(address, weight.nbytes))
+            if found != {block_byte(block.index)}:
+                raise BackendError(
+                    f"block {block.index} ran without its weights",
+                    why=f"its bytes are {sorted(found)[:4]}, they should be "
+                    f"{block_byte(block.index)}",
+                    hint="the pipeline is wrong",
+                )
+            value = self._read(block.inputs[0], given) + block_byte(block.index)
+            self._write(block.outputs[0], value, results)
+
+    def _read(self, name: str, given: dict[str, Any]) -> float:
+        if name in given:
+            return float(given[name][0])
+        return ctypes.c_double.from_address(self._bindings.values[name]).value
+
+    def _write(self, name: str, value: float, results: Mapping[str, Array]) -> None:
+        if name in results:
+            results[name][0] = value
+        else:
+            ctypes.c_double.from_address(self._bindings.values[name]).value = value
+
+
+class VirtualClock:
+    """Gives requests and steps of one plan their times on two lanes, storage and compute.
+
+    Parameters
+    ----------
+    plan
+        What is executed.
+    profile
+        Durations; the two lanes do not slow each other.
+    """
+
+    def __init__(self, plan: Plan, profile: Profile) -> None:
+        self._plan = plan
+        self._profile = profile
+        self._lock = threading.Lock()
+        self._number = {read.file_offset: n for n, read in enumerate(plan.reads)}
+        self._laps = dict.fromkeys(self._number, 0)
+        self._arrivals: dict[int, float] = {}
+        self._step_ends: list[float] = []
+
+    @property
+    def step_ends_ms(self) -> tuple[float, ...]:
+        """End of every step executed so far."""
+        return tuple(self._step_ends)
+
+    def inference_ends_ms(self) -> tuple[float, ...]:
+        """End of every inference executed so far."""
+        return tuple(self._step_ends[len(self._plan.steps) - 1 :: len(self._plan.steps)])
+
+    def request(self, file_offset: int) -> None:
+        """A request begins.
+
+        Raises
+        ------
+        StorageError
+            The step whose place it overwrites has not ended.
+        """
+        with self._lock:
+            lap = self._laps[file_offset]
+            self._laps[file_offset] += 1
+            index = self._number[file_offset]
+            after = lap * len(self._plan.steps) + self._plan.reads[index].after
+            if after >= len(self._step_ends):
+                raise StorageError(
+                    f"request {index} of inference {lap} came too early",
+                    why=f"step {after} has not ended, {len(self._step_ends)} have",
+                    hint="the pipeline is wrong",
+                )
+            self._arrivals[lap * len(self._plan.reads) + index] = (
+                self._step_ends[after] if after >= 0 else 0.0
+            )
+
+    def step(self, step: Step) -> None:
+        """A step is executed."""
+        lap = len(self._step_ends) // len(self._plan.steps)
+        with self._lock:
+            storage = 0.0
+            bytes_per_ms = self._profile.storage.bytes_per_s / 1e3
+            for number in range(lap * len(self._plan.reads) + step.reads):
+                read = self._plan.reads[number % len(self._plan.reads)]
+                free = self._arrivals[number]
+                storage = max(storage, free) + read.nbytes / bytes_per_ms
+            before = self._step_ends[-1] if self._step_ends else 0.0
+            blocks = self._profile.blocks[step.first : step.last + 1]
+            duration = self._profile.step_ms + sum(block.idle_ms for block in blocks)
+            self._step_ends.append(max(before, storage) + duration)
+
+
+class SimulatedStorage:
+    """Reads simulated weights on a virtual clock, and fails where it is told to.
+
+    Parameters
+    ----------
+    manifest
+        A simulated engine.
+    clock
+        Told of each request.
+    failing
+        Numbers of the requests that fail, counted over the storage's life.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        clock: VirtualClock | None = None,
+        failing: Sequence[int] = (),
+    ) -> None:
+        self._manifest = manifest
+        self._clock = clock
+        self._failing = set(failing)
+        self._lock = threading.Lock()
+        self.requests = 0
+
+    def read_into(self, destination: memoryview, offset: int) -> None:
+        """Fill with the byte of the block that lies at ``offset``."""
+        with self._lock:
+            number = self.requests
+            self.requests += 1
+        if number in self._failing:
+            raise StorageError("simulated", why=f"request {number} fails", hint="")
+        if self._clock is not None:
+            self._clock.request(offset)
+        block = next(b for b in self._manifest.blocks if b.extent.offset <= offset < b.extent.end)
+        destination[:] = bytes([block_byte(block.index)]) * len(destination)

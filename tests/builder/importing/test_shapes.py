@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from swapnet.builder.importing.graph import Graph
+from swapnet.errors import ModelError
+from tests.helpers.zoo import TOYS, Net
+
+
+def test_every_value_gets_a_shape(import_model: Callable[..., Graph]) -> None:
+    graph = import_model(TOYS["dynamic"].make(), {"x": (3, 7, 64)})
+    assert {v.name: v.planned for v in graph.inputs} == {"x": (3, 7, 64), "mask": (3, 7)}
+    assert [v.planned for v in graph.outputs] == [(3, 7, 64)]
+    assert all(value.nbytes for value in graph.values.values())
+
+
+def test_an_unknown_rank_becomes_symbols(import_model: Callable[..., Graph]) -> None:
+    graph = import_model(TOYS["sequence"].make())
+    ranks = {node.op_type: graph.values[node.output[0]] for node in graph.nodes}
+    picked = ranks["SequenceAt"]
+    assert picked.planned == (1, 64)
+    assert [type(dim) for dim in picked.shape] == [str, str]
+
+
+def test_says_which_shapes_do_not_run(import_model: Callable[..., Graph]) -> None:
+    net = Net()
+    value = net.input("x", ("n", 64))
+    net.output(net("Reshape", value, net.constant(np.array([5, -1]))))
+    with pytest.raises(ModelError, match="does not run on seeded inputs of x:2x64") as caught:
+        import_model(net.model(), {"x": (2, 64)})
+    assert "--shapes" in caught.value.hint

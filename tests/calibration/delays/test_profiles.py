@@ -1,0 +1,255 @@
+"""The profile of an engine: measured, kept, refreshed."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+import swapnet.calibration
+from swapnet.calibration import calibrate, ensure_profile, ensure_shapes
+from swapnet.calibration.delays import child, profiles, worker
+from swapnet.calibration.delays.blocks import infer, intervals
+from swapnet.calibration.delays.cache import load_requests
+from swapnet.calibration.delays.requests import measure_requests
+from swapnet.calibration.delays.worker import Failed, Found, Job, Reached, measure_profile
+from swapnet.errors import BackendError, EngineError, InputError, StorageError
+from swapnet.executor import SwapExecutor
+from swapnet.executor.device import Device
+from swapnet.manifest import load_manifest
+from swapnet.profile import PROFILE, Profile, Request, load_profile, save_profile
+from swapnet.progress import Progress, silent
+from tests.helpers.engines import Arrays, BuildToy, Engine
+
+DEVICE = Device(threads=1)
+
+
+def job(folder: Path, requests: tuple[Request, ...] = ()) -> Job:
+    return Job(str(folder), 1, "auto", {}, requests)
+
+
+@pytest.fixture
+def toy(engine: BuildToy, tmp_path: Path) -> Path:
+    """A copy of a small engine with symbolic shapes."""
+    made: Engine = engine("dynamic")
+    return Path(shutil.copytree(made.folder, tmp_path / "toy"))
+
+
+@pytest.mark.parametrize("name", ["images", "weightless", "dynamic", "only-lookup"])
+def test_every_block_is_measured(engine: BuildToy, name: str) -> None:
+    toy = engine(name)
+    profile = measure_profile(job(toy.folder), DEVICE, silent)
+    assert (profile.device, profile.engine) == (DEVICE.fingerprint, toy.manifest.identity)
+    assert len(profile.blocks) == len(toy.manifest.blocks)
+    assert all(block.busy_ms >= block.idle_ms >= 0 for block in profile.blocks)
+    assert all(block.spread >= 0 for block in profile.blocks)
+    assert profile.storage.requests == ()
+    assert (profile.storage.request_bytes, profile.storage.readers) == (4 << 20, 1)
+
+
+def test_steps_add_up_to_the_latency(small: Path) -> None:
+    inputs = {"x": np.ones(1)}
+    with SwapExecutor(small, "100%") as executor:
+        took = infer(executor, inputs)
+        last = executor.stats.last
+        assert last is not None
+        waited = sum(step.start - step.wait for step in last.steps) * 1e3
+        assert sum(took) + waited == pytest.approx(last.latency_ms)
+        works = intervals(executor, inputs, [5.0] * len(took))
+        assert all(work.end >= work.start and work.alone_s == 0.005 for work in works)
+
+
+@pytest.mark.slow
+def test_storage_is_measured_where_the_weights_are_large(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [(4096, 3), (8192, 2)]
+    monkeypatch.setattr(worker, "LEAST_BYTES", 8192)
+    monkeypatch.setattr(worker, "measure_requests", partial(measure_requests, pairs=pairs))
+    seen: set[str] = set()
+    profile = measure_profile(job(small), DEVICE, lambda stage, *_: seen.add(stage))
+    assert len(profile.storage.requests) == 4
+    assert (profile.storage.request_bytes, profile.storage.readers) in pairs
+    assert seen == {"open", "storage", "blocks"}
+    known = (Request(1 << 20, 2, 1e9, 1.0, True),)
+    again = measure_profile(job(small, known), DEVICE, silent)
+    assert again.storage.requests == known
+    assert (again.storage.request_bytes, again.storage.readers) == (1 << 20, 2)
+
+
+@pytest.mark.slow
+def test_calibrate_writes_what_a_child_measured(toy: Path) -> None:
+    profile = calibrate(toy, device=DEVICE)
+    manifest = load_manifest(toy)
+    assert load_profile(toy, manifest, DEVICE.fingerprint) == profile
+    assert load_profile(toy, manifest, "another").is_assumed
+
+
+def test_what_the_child_refuses_is_raised_here(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="is not an engine directory"):
+        child.measure_in_child(job(tmp_path), silent)
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("import sys; sys.stdin.readline(); sys.exit('odd')", "odd"),
+        ("import os; os._exit(3)", "it said nothing"),
+        ("import os; os.close(0); os._exit(3)", "it said nothing"),
+    ],
+)
+def test_a_child_that_dies_is_named(
+    small: Path, monkeypatch: pytest.MonkeyPatch, code: str, why: str
+) -> None:
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda _, **options: popen([sys.executable, "-c", code], **options)
+    )
+    with pytest.raises(BackendError, match="ended with status") as caught:
+        child.measure_in_child(job(small), silent)
+    assert caught.value.why == why
+
+
+def test_the_child_answers_in_lines(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def served(folder: Path) -> tuple[int, list[worker.Answer]]:
+        text = msgspec.json.encode(job(folder)).decode()
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text + "\n"))
+        status = worker.main()
+        lines = capsys.readouterr().out.splitlines()
+        return status, [msgspec.json.decode(line, type=worker.Answer) for line in lines]
+
+    status, answers = served(small)
+    assert status == 0
+    assert isinstance(answers[-1], Found)
+    assert all(isinstance(answer, Reached) for answer in answers[:-1])
+    status, answers = served(tmp_path)
+    assert status == 2
+    assert isinstance(answers[-1], Failed)
+
+
+def test_a_stored_profile_is_taken(toy: Path, jobs: list[Job]) -> None:
+    said: list[str] = []
+    first = ensure_profile(toy, DEVICE, say=said.append)
+    assert ensure_profile(toy, DEVICE, say=said.append) == first
+    assert len(jobs) == len(said) == 1
+    assert "it has no profile yet" in said[0]
+
+
+@pytest.mark.parametrize("changes", [{"device": "another"}, {"engine": "another"}])
+def test_a_stale_profile_is_measured_again(
+    toy: Path, jobs: list[Job], changes: dict[str, str]
+) -> None:
+    said: list[str] = []
+    first = ensure_profile(toy, DEVICE, say=said.append)
+    save_profile(toy, msgspec.structs.replace(first, **changes))
+    assert ensure_profile(toy, DEVICE, say=said.append) == first
+    assert "of another device or engine" in said[1]
+    assert len(jobs) == 2
+
+
+def test_other_threads_are_another_device(toy: Path, jobs: list[Job]) -> None:
+    ensure_profile(toy, DEVICE)
+    ensure_profile(toy, Device(threads=2))
+    assert [asked.threads for asked in jobs] == [1, 2]
+
+
+@pytest.mark.usefixtures("jobs")
+def test_what_can_not_be_kept_is_measured_all_the_same(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StorageError("no", why="it is read-only")
+
+    monkeypatch.setattr(profiles, "save_profile", refuse)
+    said: list[str] = []
+    assert not ensure_profile(toy, DEVICE, say=said.append).is_assumed
+    assert "it is read-only" in said[1]
+    with pytest.raises(StorageError):
+        calibrate(toy, device=DEVICE)
+    assert not (toy / PROFILE).exists()
+
+
+def test_the_table_of_storage_is_shared_by_engines(
+    toy: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiles, "LEAST_BYTES", 1)
+    table = (Request(1 << 20, 2, 1e9, 1.0, True),)
+    measured: Callable[[Job, Progress], Profile] = vars(profiles)["measure_in_child"]
+
+    def with_table(asked: Job, progress: Progress) -> Profile:
+        profile = measured(asked, progress)
+        storage = msgspec.structs.replace(profile.storage, requests=table)
+        return msgspec.structs.replace(profile, storage=storage)
+
+    monkeypatch.setattr(profiles, "measure_in_child", with_table)
+    for fresh in (False, False, True):
+        calibrate(toy, device=DEVICE, fresh=fresh)
+    assert [asked.requests for asked in jobs] == [(), table, ()]
+    assert load_requests("another key") == ()
+
+
+def test_other_shapes_are_measured_first_and_kept(toy: Path, jobs: list[Job]) -> None:
+    said: list[str] = []
+    shapes = {"x": (2, 9, 64)}
+    profile = ensure_profile(toy, DEVICE, shapes=shapes, say=said.append)
+    assert [line.split(": ")[1][:12] for line in said] == ["measuring ac", "it has no pr"]
+    manifest = ensure_shapes(toy, shapes, say=said.append)
+    assert len(said) == 2
+    assert manifest.planned_shapes == {"x": (2, 9, 64), "mask": (2, 9)}
+    assert load_profile(toy, manifest, DEVICE.fingerprint) == profile
+    assert load_profile(toy, load_manifest(toy), DEVICE.fingerprint).is_assumed
+    assert ensure_profile(toy, DEVICE, shapes=shapes, say=said.append) == profile
+    assert len(jobs) == 1
+    kept = sorted(path.name for path in (toy / "shapes").iterdir())
+    assert kept == ["profile-x-2x9x64_mask-2x9.json", "x-2x9x64_mask-2x9.json"]
+
+
+def test_an_engine_runs_at_measured_shapes(engine: BuildToy, toy: Path) -> None:
+    made = engine("dynamic")
+    shapes = {"x": (2, 9, 64)}
+    feeds: Arrays = {
+        "x": np.random.default_rng(0).standard_normal((2, 9, 64), np.float32),
+        "mask": np.ones((2, 9), np.int64),
+    }
+    with pytest.raises(EngineError, match="was not measured"):
+        SwapExecutor(toy, "100%", shapes=shapes)
+    ensure_shapes(toy, shapes, say=lambda _: None)
+    with SwapExecutor(toy, "weights:50%", shapes=shapes) as executor:
+        outputs = executor(feeds)
+    for name, expected in made.original(feeds).items():
+        found: Any = outputs[name]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_shapes_of_the_build_are_the_build(toy: Path) -> None:
+    manifest = load_manifest(toy)
+    assert ensure_shapes(toy) == ensure_shapes(toy, manifest.planned_shapes) == manifest
+    assert not (toy / "shapes").exists()
+
+
+def test_wrong_shapes_are_refused(toy: Path) -> None:
+    with pytest.raises(InputError, match="names 'y'"):
+        ensure_shapes(toy, {"y": (1,)})
+
+
+def test_what_is_measured_is_said_on_standard_error(
+    toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ensure_shapes(toy, {"x": (1, 2, 64)})
+    assert "measuring activations at x:1x2x64,mask:1x2" in capsys.readouterr().err
+
+
+def test_other_names_do_not_exist() -> None:
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = swapnet.calibration.nothing

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swapnet.executor.planning.layout import Interval, lay_out_values, lifetimes, pack
+from swapnet.manifest import TENSOR_ALIGNMENT, Manifest, Tensor
+from tests.helpers.engines import BuildToy
+
+intervals = st.lists(
+    st.tuples(st.integers(0, 3000), st.integers(0, 8), st.integers(0, 8)), max_size=10
+).map(
+    lambda drawn: [
+        Interval(f"v{i}", nbytes, min(ends), max(ends)) for i, (nbytes, *ends) in enumerate(drawn)
+    ]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(intervals)
+def test_what_lives_together_lies_apart(drawn: list[Interval]) -> None:
+    layout = pack(drawn)
+    ends = {item.name: layout.offsets[item.name] + item.nbytes for item in drawn}
+    assert all(offset % TENSOR_ALIGNMENT == 0 for offset in layout.offsets.values())
+    assert layout.nbytes == max(ends.values(), default=0)
+    for a, b in combinations(drawn, 2):
+        if a.first <= b.last and b.first <= a.last and a.nbytes and b.nbytes:
+            starts = layout.offsets[a.name], layout.offsets[b.name]
+            assert ends[a.name] <= starts[1] or ends[b.name] <= starts[0]
+    assert pack(reversed(drawn)) == layout
+
+
+def test_places_are_used_again() -> None:
+    chain = [Interval(f"v{i}", 1024, i, i + 1) for i in range(10)]
+    assert pack(chain).nbytes == 2048
+    assert pack([]).nbytes == 0
+
+
+def test_values_live_from_their_birth_to_their_last_use(engine: BuildToy) -> None:
+    manifest = engine("images").manifest
+    spans = lifetimes(manifest)
+    assert spans.keys() == {value.name for value in manifest.values}
+    for name, (first, last) in spans.items():
+        assert name in manifest.blocks[first].outputs
+        assert name in manifest.blocks[last].inputs
+        assert not any(name in block.inputs for block in manifest.blocks[last + 1 :])
+    assert lay_out_values(manifest).offsets.keys() == spans.keys()
+
+
+def test_values_of_unknown_size_are_not_placed(engine: BuildToy) -> None:
+    manifest = engine("dynamic").manifest
+    assert manifest.values
+    assert not lay_out_values(manifest).offsets
+
+
+def test_an_output_lies_over_an_input_that_dies(engine: BuildToy) -> None:
+    """A chain of three values, each of which may be written over the one before it."""
+    manifest = engine("images").manifest
+    values = tuple(Tensor(f"v{i}", "float32", (256,), 1024) for i in range(3))
+    names = ["x", "v0", "v1", "v2", "y"]
+
+    def made(last_reader: int) -> Manifest:
+        blocks = [
+            msgspec.structs.replace(
+                manifest.blocks[0],
+                index=i,
+                inputs=(names[i], *(("v0",) if i == last_reader else ())),
+                outputs=(names[i + 1],),
+                inplace={names[i + 1]: names[i]},
+            )
+            for i in range(4)
+        ]
+        return msgspec.structs.replace(manifest, values=values, blocks=tuple(blocks))
+
+    together = lay_out_values(made(1))
+    assert (set(together.offsets.values()), together.nbytes) == ({0}, 1024)
+    apart = lay_out_values(made(3))
+    assert apart.offsets["v1"] == apart.offsets["v2"] != apart.offsets["v0"]
+    assert apart.nbytes == 2048

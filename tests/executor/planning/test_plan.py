@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swapnet.errors import BudgetError
+from swapnet.executor.planning.plan import Plan, PlanOptions
+from swapnet.executor.planning.planner import make_plan, smallest_budget
+from swapnet.executor.planning.usage import demand, usage
+from swapnet.manifest import Manifest
+from swapnet.profile import Profile, assumed_profile
+from tests.helpers.engines import BuildToy, Engine
+from tests.helpers.profiles import delays
+
+PAGE = 4096
+MakeManifest = Callable[..., Manifest]
+
+
+@st.composite
+def planned(draw: st.DrawFn) -> tuple[list[int], list[int], float, PlanOptions, list[float]]:
+    """Sizes of blocks, which are lookups, the share of the way to everything, options, times."""
+    sizes = draw(st.lists(st.integers(1, 9 * PAGE), min_size=1, max_size=9))
+    lookups = draw(st.lists(st.integers(0, len(sizes) - 1), max_size=2))
+    share = draw(st.floats(0, 1))
+    options = PlanOptions(
+        read_bytes=draw(st.sampled_from([PAGE, 3 * PAGE, 64 * PAGE])),
+        resident=draw(st.booleans()),
+        cyclic=draw(st.booleans()),
+        merge=draw(st.booleans()),
+        equal=draw(st.booleans()),
+        copy=draw(st.booleans()),
+        reading_weight=draw(st.sampled_from([0.0, 0.5, 10.0])),
+        most_step_ms=draw(st.sampled_from([None, 0.0, 0.5])),
+    )
+    times = st.floats(0, 1)
+    return sizes, lookups, share, options, [draw(times) for _ in sizes]
+
+
+def plan_for(manifest: Manifest, share: float, options: PlanOptions, times: list[float]) -> Plan:
+    profile = delays(manifest, [(ms, ms) for ms in times], bytes_per_s=1e8)
+    smallest, _ = smallest_budget(manifest)
+    if options.copy:
+        smallest += 3 * (options.read_bytes or 0)
+    everything = max(demand(manifest).total_bytes, smallest)
+    budget = smallest + int(share * (everything - smallest))
+    plan = make_plan(manifest, profile, budget, options)
+    assert make_plan(manifest, profile, budget, options) == plan
+    assert plan.planned_bytes <= budget
+    return plan
+
+
+def pages(offset: int, nbytes: int) -> range:
+    return range(offset // PAGE, -(-(offset + nbytes) // PAGE))
+
+
+def assert_runs(manifest: Manifest, plan: Plan) -> None:
+    """Three inferences with a reader that reads each request as early as it may."""
+    memory: dict[int, int] = {}
+    reads = [(read, lap) for lap in range(3) for read in plan.reads]
+    done = ended = 0
+    for lap in range(3):
+        for step in plan.steps:
+            while done < len(reads):
+                read, read_lap = reads[done]
+                if ended <= read_lap * len(plan.steps) + read.after:
+                    break
+                places = pages(read.arena_offset, read.nbytes)
+                memory |= dict(zip(places, pages(read.file_offset, read.nbytes), strict=True))
+                done += 1
+            assert done >= lap * len(plan.reads) + step.reads, "the reader waits for this step"
+            for block in manifest.blocks[step.first : step.last + 1]:
+                place = plan.places[block.index]
+                if block.is_graph and not place.resident:
+                    found = [memory[page] for page in pages(place.offset, place.nbytes)]
+                    assert found == list(pages(block.extent.offset, block.extent.nbytes))
+            ended += 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(drawn=planned())
+def test_plans_keep_every_promise(
+    simulated_manifest: MakeManifest,
+    drawn: tuple[list[int], list[int], float, PlanOptions, list[float]],
+) -> None:
+    sizes, lookups, share, options, times = drawn
+    manifest = simulated_manifest(sizes, lookups)
+    plan = plan_for(manifest, share, options, times)
+    assert_runs(manifest, plan)
+    assert_read_once(manifest, plan)
+    assert_placed(manifest, plan)
+    assert_steps(manifest, plan)
+
+
+def assert_read_once(manifest: Manifest, plan: Plan) -> None:
+    streamed = [b for b in manifest.blocks if b.is_graph and not plan.places[b.index].resident]
+    expected = [page for b in streamed for page in pages(b.extent.offset, b.extent.nbytes)]
+    found = [page for read in plan.reads for page in pages(read.file_offset, read.nbytes)]
+    assert found == expected
+    assert plan.streamed_bytes == sum(block.extent.nbytes for block in streamed)
+
+
+def assert_placed(manifest: Manifest, plan: Plan) -> None:
+    residents = [place for place in plan.places if place.resident and place.nbytes]
+    ends = [plan.shared_bytes, *(place.offset + place.nbytes for place in residents)]
+    assert [place.offset for place in residents] == ends[:-1]
+    ring = plan.shared_bytes + plan.resident_bytes
+    assert ends[-1] == ring == plan.arena_bytes - plan.ring_bytes
+    for block, place in zip(manifest.blocks, plan.places, strict=True):
+        assert place.nbytes == (block.extent.nbytes if block.is_graph else 0)
+        assert place.resident or (
+            ring <= place.offset <= place.offset + place.nbytes <= plan.arena_bytes
+        )
+
+
+def assert_steps(manifest: Manifest, plan: Plan) -> None:
+    assert [plan.steps[0].first, plan.steps[-1].last] == [0, len(manifest.blocks) - 1]
+    assert all(a.last + 1 == b.first and a.reads <= b.reads for a, b in pairwise(plan.steps))
+    assert plan.steps[-1].reads == len(plan.reads)
+    for step in plan.steps:
+        kinds = {block.kind for block in manifest.blocks[step.first : step.last + 1]}
+        assert len(kinds) == 1
+        assert kinds == {"graph"} or step.first == step.last
+
+
+def test_everything_resident_is_one_segment(simulated_manifest: MakeManifest) -> None:
+    manifest = simulated_manifest([PAGE] * 5)
+    plan = make_plan(manifest, assumed_profile(manifest), 1 << 30)
+    assert [(step.first, step.last) for step in plan.steps] == [(0, 4)]
+    assert (plan.ring_bytes, plan.reads) == (0, ())
+    plan = make_plan(manifest, assumed_profile(manifest), 1 << 30, PlanOptions(merge=False))
+    assert len(plan.steps) == 5
+
+
+def test_what_fits_is_not_streamed(simulated_manifest: MakeManifest) -> None:
+    manifest = simulated_manifest([9 * PAGE, PAGE, 5 * PAGE, 7 * PAGE, 2 * PAGE, 4 * PAGE])
+    everything = demand(manifest).total_bytes
+    budgets = (smallest_budget(manifest)[0], everything - PAGE, everything)
+    plans = [make_plan(manifest, assumed_profile(manifest), budget) for budget in budgets]
+    first, middle, last = (plan.streamed_bytes for plan in plans)
+    assert first > middle > last == 0
+    assert plans[0].predicted_ms > plans[2].predicted_ms
+
+
+@pytest.mark.parametrize("most_ms", [0.0, 2.5, 5.0, 100.0])
+def test_no_step_is_longer_than_it_may_be(simulated_manifest: MakeManifest, most_ms: float) -> None:
+    """Calls cost more than what a plan gains from reading in between, so plans would join all."""
+    manifest = simulated_manifest([PAGE] * 8)
+    profile = delays(manifest, [(1.0, 1.0)] * 8, step_ms=0.5)
+    budget = demand(manifest).total_bytes
+    free = make_plan(manifest, profile, budget)
+    plan = make_plan(manifest, profile, budget, PlanOptions(most_step_ms=most_ms))
+    lengths = [step.last - step.first + 1 for step in plan.steps]
+    assert max(lengths) == min(max(int(most_ms - 0.5), 1), 8)
+    assert sum(lengths) == 8
+    assert len(free.steps) == 1
+    assert plan.predicted_ms == pytest.approx(8 + 0.5 * len(plan.steps))
+    assert (plan.resident_bytes, plan.arena_bytes) == (free.resident_bytes, free.arena_bytes)
+
+
+def test_too_small_names_the_smallest_and_the_block(simulated_manifest: MakeManifest) -> None:
+    manifest = simulated_manifest([PAGE, 300 * PAGE, PAGE])
+    smallest, _ = smallest_budget(manifest)
+    profile: Profile = assumed_profile(manifest)
+    assert make_plan(manifest, profile, smallest).planned_bytes == smallest
+    with pytest.raises(BudgetError, match="does not fit") as caught:
+        make_plan(manifest, profile, smallest - 1)
+    assert caught.value.smallest_bytes == smallest
+    assert f"it needs {smallest} bytes, the budget allows {smallest - 1}" in caught.value.why
+    assert "the largest block is 1 (Simulated …) with 1.2MiB of weights" in caught.value.why
+    assert "--max-block" in caught.value.hint
+
+
+def test_what_sets_the_smallest_is_the_largest_part(
+    simulated_manifest: MakeManifest, engine: BuildToy
+) -> None:
+    _, reason = smallest_budget(engine("only-lookup").manifest)
+    assert reason.startswith("readers and bookkeeping take")
+    manifest = simulated_manifest([PAGE, 3000 * PAGE])
+    assert smallest_budget(manifest)[1].startswith("weights of the largest block take 11.7MiB")
+    wide = msgspec.structs.replace(manifest.blocks[0], activation_bytes=20 << 20)
+    manifest = msgspec.structs.replace(manifest, blocks=(wide, manifest.blocks[1]))
+    assert smallest_budget(manifest)[1].startswith("activations, most of them in block 0")
+
+
+def test_the_hint_is_enough(small_zoo: Engine) -> None:
+    manifest = small_zoo.manifest
+    with pytest.raises(BudgetError) as caught:
+        make_plan(manifest, assumed_profile(manifest), 1)
+    assert caught.value.smallest_bytes == small_zoo.smallest
+    hinted = float(caught.value.hint.split("MiB")[0].split()[-1])
+    make_plan(manifest, assumed_profile(manifest), int(hinted * (1 << 20)))
+
+
+def test_the_rest_is_the_same_for_every_budget(engine: BuildToy) -> None:
+    toy = engine("used-twice")
+    profile = assumed_profile(toy.manifest)
+    budgets: Sequence[int] = (toy.smallest, toy.demand)
+    small, large = (make_plan(toy.manifest, profile, budget) for budget in budgets)
+    assert small.usage == large.usage == usage(toy.manifest)
+    assert small.shared_bytes == toy.manifest.shared_extent.nbytes == 64 * 64 * 4

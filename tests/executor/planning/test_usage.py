@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import os
+
+from swapnet.executor.device import ThreadPool
+from swapnet.executor.planning.usage import READ_BYTES, demand, for_pool, usage
+from swapnet.machine import memory_bytes
+from swapnet.manifest import SESSION_BYTES
+from tests.helpers.engines import BuildToy, Engine
+
+
+def test_everything_is_counted(small_zoo: Engine) -> None:
+    manifest = small_zoo.manifest
+    used = usage(manifest)
+    ends = (*manifest.inputs, *manifest.outputs)
+    assert used.io_bytes == sum(tensor.nbytes for tensor in ends)
+    assert used.scratch_bytes >= max(block.activation_bytes for block in manifest.blocks)
+    assert used.skeleton_bytes == sum(block.skeleton_bytes for block in manifest.blocks)
+    parts = (used.activation_bytes, used.io_bytes, used.staging_bytes, used.skeleton_bytes)
+    assert used.total_bytes == sum(parts)
+    assert demand(manifest).total_bytes == used.total_bytes + demand(manifest).weights_bytes
+
+
+def test_tables_are_no_demand(engine: BuildToy) -> None:
+    manifest = engine("only-lookup").manifest
+    assert demand(manifest).weights_bytes == 0
+    assert usage(manifest).staging_bytes > READ_BYTES
+
+
+def test_the_machine_has_at_most_its_memory() -> None:
+    assert 0 < memory_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_sessions_without_threads_of_their_own_take_less(small_zoo: Engine) -> None:
+    own = small_zoo.in_own_process
+    graphs = sum(block.is_graph for block in own.blocks)
+    saved = usage(small_zoo.manifest).skeleton_bytes - usage(own).skeleton_bytes
+    assert saved == graphs * (SESSION_BYTES - (48 << 10))
+    assert for_pool(small_zoo.manifest, ThreadPool.SESSION) is small_zoo.manifest
+    assert own.identity == small_zoo.manifest.identity

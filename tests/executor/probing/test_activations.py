@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from swapnet.builder import build
+from swapnet.errors import ModelError
+from swapnet.executor.probing.activations import main, measure
+from tests.helpers.engines import BuildToy, Engine
+from tests.helpers.zoo import Net
+
+
+def test_every_block_is_measured(engine: BuildToy) -> None:
+    toy = engine("dynamic")
+    measured = measure(toy.folder)
+    assert len(measured.activation_bytes) == len(toy.manifest.blocks)
+    assert all(nbytes > 0 for nbytes in measured.activation_bytes)
+    assert measured.scratch_bytes >= max(measured.activation_bytes)
+
+
+def test_sizes_are_those_of_the_build(engine: BuildToy) -> None:
+    toy = engine("dynamic")
+    measured = measure(toy.folder)
+    tensors = toy.manifest.tensors
+    assert measured.nbytes == {n: t.nbytes for n, t in tensors.items() if t.is_symbolic}
+    assert max(measured.limiting_activation_bytes) == measured.scratch_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dynamic", "computed-indices-dynamic", "lookups"])
+def test_other_shapes_measure_as_if_built_for_them(
+    engine: BuildToy, tmp_path: Path, name: str
+) -> None:
+    toy = engine(name)
+    shapes = {
+        name: tuple(
+            size + 4 * isinstance(dim, str)
+            for dim, size in zip(tensor.shape, toy.manifest.planned_shapes[name], strict=True)
+        )
+        for name, tensor in ((t.name, t) for t in toy.manifest.inputs)
+    }
+    measured = measure(toy.folder, shapes)
+    folder = tmp_path / "engine"
+    built = build(toy.model, folder, shapes=shapes, max_block=toy.toy.max_block)
+    assert {n: b for n, b in measured.nbytes.items() if n in built.tensors} == {
+        n: t.nbytes for n, t in built.tensors.items() if t.is_symbolic
+    }
+
+
+def test_the_child_prints_or_refuses(
+    engine: BuildToy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(str(engine("dynamic").folder), '{"x": [2, 3, 64], "mask": [2, 3]}') == 0
+    assert json.loads(capsys.readouterr().out)["nbytes"]["x"] == 4 * 2 * 3 * 64
+    assert main(str(tmp_path)) == 3
+    assert "is not an engine directory" in capsys.readouterr().err
+
+
+def test_larger_inputs_take_more(engine: BuildToy, tmp_path: Path) -> None:
+    toy: Engine = engine("dynamic")
+    larger = build(toy.model, tmp_path / "engine", shapes={"x": (8, 64, 64)})
+    assert max(block.activation_bytes for block in larger.blocks) > 2 * max(
+        block.activation_bytes for block in toy.manifest.blocks
+    )
+
+
+def test_a_model_that_does_not_run_is_refused(tmp_path: Path) -> None:
+    net = Net()
+    net.output(net("Gather", net.weight(1, 64), net.input("ids", (3,), TensorProto.INT64)))
+    onnx.save(net.model(), tmp_path / "toy.onnx")
+    with pytest.raises(ModelError, match="do not run on seeded inputs") as caught:
+        build(tmp_path / "toy.onnx", tmp_path / "engine")
+    assert "indices element out of data bounds" in caught.value.why
+    assert "--shapes" in caught.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("code", "complaint", "why"),
+    [
+        (-9, "", "killed by signal 9 (Killed), likely for memory"),
+        (-11, "", "killed by signal 11 (Segmentation fault)"),
+        (1, "Traceback:\n  ...\nValueError: odd\n", "ValueError: odd"),
+        (2, "", "the process ended with 2"),
+    ],
+)
+def test_a_failing_child_is_not_blamed_on_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, complaint: str, why: str
+) -> None:
+    done = subprocess.CompletedProcess([], code, "", complaint)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(ModelError, match="can't be measured") as caught:
+        measure(tmp_path)
+    assert caught.value.why.endswith(why)
+    assert "--shapes" not in caught.value.hint
+
+
+def test_a_damaged_engine_is_named(engine: BuildToy, tmp_path: Path) -> None:
+    folder = tmp_path / "engine"
+    shutil.copytree(engine("dynamic").folder, folder)
+    (folder / "blocks" / "000.onnx").write_bytes(np.zeros(9).tobytes())
+    with pytest.raises(ModelError, match="was changed after it was written"):
+        measure(folder)
