@@ -16,7 +16,7 @@ SHAPES ?=
 PRECISION ?=
 DATA ?=
 
-.PHONY: help setup engines test test-quick test-oldest prove prove-precision prove-scenarios check bench test-gpu bench-gpu peers clean
+.PHONY: help setup engines test test-quick test-oldest prove prove-precision prove-scenarios check bench test-gpu bench-gpu peers wheel clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -77,6 +77,9 @@ peers: ## The environment of accelerate's disk_offload, for the suite: .venv-pee
 	@test -x $(VENV)-peers/bin/python || $(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
 	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check -e '.[peers]'
+
+wheel: $(READY) ## The wheel in dist/, tried in an empty environment
+	$(BIN)/python -m tests.evidence.wheel
 
 clean: ## Remove engines, results and the virtual environment
 	rm -rf engines results $(VENV) $(VENV)-oldest $(VENV)-peers

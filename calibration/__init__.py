@@ -9,17 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swapnet.calibration.delays.profiles import calibrate, ensure_profile
+    from swapnet.calibration.delays.measure import ensure_measured, measure
     from swapnet.calibration.delays.shapes import ensure_shapes
     from swapnet.calibration.ranges.model import calibrate_model
 
-__all__ = ["calibrate", "calibrate_model", "ensure_profile", "ensure_shapes"]
+__all__ = ["calibrate_model", "ensure_measured", "ensure_shapes", "measure"]
 
 _LAZY = {
-    "calibrate": "swapnet.calibration.delays.profiles",
     "calibrate_model": "swapnet.calibration.ranges.model",
-    "ensure_profile": "swapnet.calibration.delays.profiles",
+    "ensure_measured": "swapnet.calibration.delays.measure",
     "ensure_shapes": "swapnet.calibration.delays.shapes",
+    "measure": "swapnet.calibration.delays.measure",
 }
 
 

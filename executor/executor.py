@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
@@ -18,19 +17,19 @@ from swapnet.executor.backends import open_backend
 from swapnet.executor.backends.base import Array, Backend, Memory
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
 from swapnet.executor.execution import Execution, Stats
 from swapnet.executor.gpu.accelerator import Accelerator
 from swapnet.executor.inputs import check_inputs
 from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.plan import Plan, PlanOptions, Read
 from swapnet.executor.planning.planner import make_plan
-from swapnet.executor.planning.usage import for_pool, usage
+from swapnet.executor.planning.usage import usage
 from swapnet.executor.sharing import ALONE, Sharing, Turn
 from swapnet.executor.swapping.relocation import moves
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.executor.swapping.verify import check_weights
-from swapnet.manifest import WEIGHTS, Manifest, load_manifest
-from swapnet.profile import load_profile
+from swapnet.manifest import WEIGHTS, Manifest
 
 __all__ = ["SwapExecutor"]
 
@@ -43,18 +42,18 @@ class SwapExecutor:
 
     Parameters
     ----------
-    folder
-        Engine directory.
+    engine
+        Engine directory, or an engine that is open.
     budget
         ``"64MiB"``, ``"25%"`` of the demand, ``"weights:25%"``, or bytes.
     device
-        Compute threads and whose they are.
+        Compute threads and whose they are; by default those of the engine.
     load_mode
         How weights are read; `load_mode` says afterwards which way is used.
     options
         How to plan.
     shapes
-        Input shapes to plan for, measured before by ``swapnet calibrate --shapes``; those of the
+        Input shapes to plan for, measured before by ``swapnet measure --shapes``; those of the
         build where none are given.
     verify
         Compare all checksums first.
@@ -91,7 +90,7 @@ class SwapExecutor:
 
     def __init__(
         self,
-        folder: str | Path,
+        engine: Engine | str | Path,
         budget: Budget | str | int,
         *,
         device: Device | None = None,
@@ -104,9 +103,7 @@ class SwapExecutor:
         gpu: Accelerator | None = None,
         sharing: Sharing | None = None,
     ) -> None:
-        self.folder = Path(folder)
-        self._device = device or Device()
-        manifest = for_pool(load_manifest(self.folder, shapes), self._device.pool)
+        opening = Engine.open(engine, shapes=shapes, device=device)
         self._trace = trace
         self._before_read = before_read
         self._sharing = sharing
@@ -121,21 +118,19 @@ class SwapExecutor:
         parsed = Budget.parse(budget)
         with ExitStack() as opened:
             self._backend: Backend = open_backend(
-                self.folder,
-                manifest,
-                self._device,
-                sharing.scratch if sharing else Scratch(usage(manifest).scratch_bytes),
+                opening.folder,
+                opening.manifest,
+                opening.device,
+                sharing.scratch if sharing else Scratch(usage(opening.manifest).scratch_bytes),
                 gpu=gpu,
             )
             opened.callback(self._backend.close)
-            self.manifest: Manifest = self._backend.manifest
+            self.engine = opening.as_loaded(self._backend.manifest, self._backend.gpu)
             self._available_bytes = self._backend.available_bytes()
-            fingerprint = replace(self._device, gpu=self._backend.gpu).fingerprint
-            self._profile = self._device.paced(
-                load_profile(self.folder, self.manifest, fingerprint)
-            )
             self._storage = WeightFile(
-                self.folder / WEIGHTS, LoadMode.parse(load_mode), pace=self._device.pace
+                self.engine.folder / WEIGHTS,
+                LoadMode.parse(load_mode),
+                pace=self.engine.device.pace,
             )
             opened.callback(self._storage.close)
             if self._storage.nbytes != self.manifest.weights_nbytes:
@@ -148,13 +143,18 @@ class SwapExecutor:
             if verify:
                 check_weights(self.manifest, self._storage)
             self._plan_of = lru_cache(_KEPT_PLANS)(
-                partial(make_plan, self.manifest, self._profile, options=options)
+                partial(make_plan, self.manifest, self.engine.delays, options=options)
             )
             plan = self._make_plan(parsed)
             self._values = self._backend.values()
             opened.callback(self._values.close)
             self._load(plan)
             self._resources = opened.pop_all()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The engine's manifest, as its backend found it."""
+        return self.engine.manifest
 
     @property
     def load_mode(self) -> LoadMode:

@@ -18,45 +18,104 @@ from swapnet.errors import (
     StorageError,
     SwapnetError,
 )
+from swapnet.version import VERSION
 
 if TYPE_CHECKING:
-    from swapnet.budget import Budget
+    from swapnet.budget import Budget, Demand
     from swapnet.builder.build import build
+    from swapnet.calibration.accuracy.runner import SwapRunner
+    from swapnet.calibration.delays.measure import measure
     from swapnet.calibration.quantize import quantize
-    from swapnet.executor import SwapExecutor, SwapRuntime
+    from swapnet.executor.device import Device, ThreadPool
+    from swapnet.executor.engine import Engine
+    from swapnet.executor.execution import Inference, Stats, StepEvent
+    from swapnet.executor.executor import SwapExecutor
+    from swapnet.executor.pace import Pace
+    from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step
+    from swapnet.executor.planning.usage import Usage
+    from swapnet.executor.runtime.model import ModelStats, RuntimeModel
+    from swapnet.executor.runtime.runtime import SwapRuntime
+    from swapnet.executor.swapping.storage import LoadMode
+    from swapnet.manifest import Manifest
+    from swapnet.profile import Profile
+    from swapnet.ranges import RangeCache
 
-__version__ = "0.2.0"
+__version__ = VERSION
 
 __all__ = [
     "BackendError",
     "BackendUnavailableError",
     "Budget",
     "BudgetError",
+    "Demand",
+    "Device",
+    "Engine",
     "EngineError",
+    "Inference",
     "InputError",
+    "LoadMode",
+    "Manifest",
     "ModelError",
+    "ModelStats",
+    "Pace",
+    "Place",
+    "Plan",
+    "PlanOptions",
+    "Profile",
+    "RangeCache",
+    "Read",
+    "RuntimeModel",
+    "Stats",
+    "Step",
+    "StepEvent",
     "StorageError",
     "SwapExecutor",
+    "SwapRunner",
     "SwapRuntime",
     "SwapnetError",
+    "ThreadPool",
+    "Usage",
     "__version__",
     "build",
+    "measure",
     "quantize",
 ]
 
 _LAZY = {
-    "Budget": "swapnet.budget",
-    "SwapExecutor": "swapnet.executor",
-    "SwapRuntime": "swapnet.executor",
-    "build": "swapnet.builder",
-    "quantize": "swapnet.calibration.quantize",
+    "Budget": "budget",
+    "Demand": "budget",
+    "Device": "executor.device",
+    "Engine": "executor.engine",
+    "Inference": "executor.execution",
+    "LoadMode": "executor.swapping.storage",
+    "Manifest": "manifest",
+    "ModelStats": "executor.runtime.model",
+    "Pace": "executor.pace",
+    "Place": "executor.planning.plan",
+    "Plan": "executor.planning.plan",
+    "PlanOptions": "executor.planning.plan",
+    "Profile": "profile",
+    "RangeCache": "ranges",
+    "Read": "executor.planning.plan",
+    "RuntimeModel": "executor.runtime.model",
+    "Stats": "executor.execution",
+    "Step": "executor.planning.plan",
+    "StepEvent": "executor.execution",
+    "SwapExecutor": "executor.executor",
+    "SwapRunner": "calibration.accuracy.runner",
+    "SwapRuntime": "executor.runtime.runtime",
+    "ThreadPool": "executor.device",
+    "Usage": "executor.planning.usage",
+    "build": "builder.build",
+    "measure": "calibration.delays.measure",
+    "quantize": "calibration.quantize",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'swapnet' has no attribute {name!r}")
-    value = getattr(import_module(_LAZY[name]), name)
+    value = getattr(import_module(f"swapnet.{_LAZY[name]}"), name)
     globals()[name] = value
     return value
 

@@ -6,7 +6,7 @@
       manifest.json      this module
       blocks/000.onnx    skeleton: operators and tiny constants; weights are graph inputs
       weights.bin        one extent per block, 4096-aligned; tensors 256-aligned inside
-      profile.json       block times on a device, written by `swapnet calibrate`
+      profile.json       block times on a device, written by `swapnet measure`
       shapes/            KEY.json, profile-KEY.json: the same at other input shapes
 """
 
@@ -283,7 +283,7 @@ def at_shapes(folder: Path, manifest: Manifest, shapes: Mapping[str, Sequence[in
         raise EngineError(
             f"{folder} was not measured at {as_option(planned)}",
             why=f"it was built for {as_option(manifest.planned_shapes)}",
-            hint=f"measure it: swapnet calibrate {folder} --shapes {as_option(shapes)}",
+            hint=f"measure it: swapnet measure {folder} --shapes {as_option(shapes)}",
         )
     nbytes = measured.nbytes
 

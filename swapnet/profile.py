@@ -254,7 +254,7 @@ def _read(path: Path, folder: Path) -> Profile | None:
         return None
     except (OSError, msgspec.MsgspecError) as error:
         raise EngineError(
-            f"{path} is damaged", why=str(error), hint=f"measure again: swapnet calibrate {folder}"
+            f"{path} is damaged", why=str(error), hint=f"measure again: swapnet measure {folder}"
         ) from error
 
 

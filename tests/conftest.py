@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from swapnet.calibration.delays import profiles
+from swapnet.calibration.delays import measure as measuring
 from swapnet.calibration.delays.worker import Job
 from swapnet.executor.device import Device
 from swapnet.manifest import load_manifest
@@ -65,5 +65,5 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
             assumed_profile(manifest), device=Device(job.threads).fingerprint
         )
 
-    monkeypatch.setattr(profiles, "measure_in_child", measured)
+    monkeypatch.setattr(measuring, "measure_in_child", measured)
     return asked

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import swapnet
 from swapnet.builder.compilers.base import BlockMemory, Cutting, Engine, Piece, WeightStyle
 from swapnet.builder.compilers.skeleton import skeleton
 from swapnet.builder.cutting.cut import CUT_COST_BYTES
@@ -18,6 +17,7 @@ from swapnet.executor.probing.activations import measure
 from swapnet.fingerprint import PORTABLE, cpu_fingerprint, processor_fingerprint
 from swapnet.manifest import SESSION_BYTES, Compiled, Manifest
 from swapnet.progress import Progress
+from swapnet.version import VERSION
 
 __all__ = ["OnnxRuntimeCompiler", "OnnxRuntimeCudaCompiler"]
 
@@ -57,7 +57,7 @@ class OnnxRuntimeCompiler:
         """This version, this processor unless portable."""
         here = processor_fingerprint() if self.full_range else cpu_fingerprint()
         fingerprint = PORTABLE if self.portable else here
-        return Compiled("onnxruntime", version(), fingerprint, swapnet.__version__)
+        return Compiled("onnxruntime", version(), fingerprint, VERSION)
 
     @property
     def operators(self) -> Operators:
@@ -107,7 +107,7 @@ class OnnxRuntimeCudaCompiler(OnnxRuntimeCompiler):
     @property
     def compiled(self) -> Compiled:
         """Any GPU."""
-        return Compiled("onnxruntime-cuda", version(), PORTABLE, swapnet.__version__)
+        return Compiled("onnxruntime-cuda", version(), PORTABLE, VERSION)
 
     @property
     def operators(self) -> Operators:

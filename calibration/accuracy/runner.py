@@ -12,8 +12,8 @@ from polygraphy.backend.base import BaseRunner
 from polygraphy.common import TensorMetadata
 
 from swapnet.budget import Budget
+from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
-from swapnet.manifest import load_manifest
 from swapnet.tensors import numpy_dtype
 
 __all__ = ["SwapRunner"]
@@ -24,8 +24,8 @@ class SwapRunner(BaseRunner):  # type: ignore[misc]
 
     Parameters
     ----------
-    folder
-        Engine directory.
+    engine
+        Engine directory, or an engine that is open.
     budget
         As for `SwapExecutor`.
     name
@@ -38,19 +38,19 @@ class SwapRunner(BaseRunner):  # type: ignore[misc]
     """
 
     def __init__(
-        self, folder: str | Path, budget: Budget | str | int, name: str | None = None
+        self, engine: Engine | str | Path, budget: Budget | str | int, name: str | None = None
     ) -> None:
         super().__init__(name=name, prefix="swapnet-runner")
-        self._folder = Path(folder)
+        self._engine = engine
         self._budget = budget
 
     def activate_impl(self) -> None:
         """Open the executor."""
-        self._executor = SwapExecutor(self._folder, self._budget)
+        self._executor = SwapExecutor(self._engine, self._budget)
 
     def get_input_metadata_impl(self) -> TensorMetadata:
         """Names, element types and planned shapes of the inputs."""
-        manifest = load_manifest(self._folder)
+        manifest = Engine.open(self._engine).manifest
         metadata = TensorMetadata()
         for tensor in manifest.inputs:
             metadata.add(

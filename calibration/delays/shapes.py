@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from swapnet.errors import EngineError
+from swapnet.executor.engine import Engine
 from swapnet.executor.probing.activations import measure
-from swapnet.manifest import Manifest, at_shapes, load_manifest
 from swapnet.shapes import MeasuredShapes, as_option, input_shapes, save_shapes, shapes_key
 
 __all__ = ["ensure_shapes", "to_stderr"]
@@ -20,17 +20,17 @@ def to_stderr(line: str) -> None:
 
 
 def ensure_shapes(
-    folder: str | Path,
+    engine: Engine | str | Path,
     shapes: Mapping[str, Sequence[int]] | None = None,
     *,
     say: Callable[[str], None] = to_stderr,
-) -> Manifest:
-    """The manifest at input shapes, measured first where it was not.
+) -> Engine:
+    """The engine at input shapes, measured first where it was not.
 
     Parameters
     ----------
-    folder
-        Engine directory.
+    engine
+        Engine directory, or an engine that is open.
     shapes
         By input; those of the build where none are given.
     say
@@ -47,13 +47,13 @@ def ensure_shapes(
     StorageError
         The engine directory can't be written.
     """
-    folder = Path(folder)
-    manifest = load_manifest(folder)
+    opened = Engine.open(engine)
     if not shapes:
-        return manifest
+        return opened
+    folder, manifest = opened.folder, opened.built
     planned = input_shapes(manifest.inputs, shapes, manifest.planned_shapes)
     try:
-        return at_shapes(folder, manifest, planned)
+        return opened.at(planned)
     except EngineError:
         if manifest.is_tensorrt:
             raise EngineError(
@@ -74,4 +74,4 @@ def ensure_shapes(
             activation_bytes=measured.limiting_activation_bytes,
         ),
     )
-    return at_shapes(folder, manifest, planned)
+    return opened.at(planned)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
-from pathlib import Path
 
 import msgspec
 
@@ -32,17 +31,15 @@ from swapnet.calibration.delays.requests import (
     measure_requests,
 )
 from swapnet.errors import SwapnetError
-from swapnet.executor.backends import device_for
-from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.planning.planner import smallest_budget
-from swapnet.executor.planning.usage import demand, for_pool
 from swapnet.executor.probing.reader import BackgroundReader
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.machine import memory_bytes
-from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest, load_manifest
+from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest
 from swapnet.process.failure import Failed, failure_of
 from swapnet.profile import Need, Profile, Request, assumed_profile
 from swapnet.progress import Progress
@@ -103,8 +100,8 @@ class Found(msgspec.Struct, frozen=True, tag=True):
 Answer = Reached | Found | Failed
 
 
-def measure_profile(job: Job, device: Device, progress: Progress) -> Profile:
-    """Measure in this process.
+def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
+    """Measure in this process, on the engine's device.
 
     The model is held in memory where it fits, else it is swapped while it is measured.
 
@@ -113,21 +110,18 @@ def measure_profile(job: Job, device: Device, progress: Progress) -> Profile:
     SwapnetError
         The engine does not open or does not run.
     """
-    folder = Path(job.folder)
-    manifest = for_pool(load_manifest(folder, job.shapes), device.pool)
-    budget = _budget(manifest, device)
+    manifest, device = engine.manifest, engine.device
+    budget = _budget(engine)
     inputs = planned_sample(manifest)
     mode = LoadMode.parse(job.load_mode)
 
     def opened(options: PlanOptions) -> SwapExecutor:
-        return SwapExecutor(
-            folder, budget, device=device, load_mode=mode, options=options, shapes=job.shapes
-        )
+        return SwapExecutor(engine, budget, load_mode=mode, options=options)
 
     nbytes = manifest.weights_nbytes // EXTENT_ALIGNMENT * EXTENT_ALIGNMENT
     progress("open", 0, 1)
     with (
-        closing(WeightFile(folder / WEIGHTS, mode)) as storage,
+        closing(WeightFile(engine.folder / WEIGHTS, mode)) as storage,
         opened(MERGED) as merged,
         opened(APART) as apart,
     ):
@@ -157,13 +151,13 @@ def measure_profile(job: Job, device: Device, progress: Progress) -> Profile:
     return profile
 
 
-def _budget(manifest: Manifest, device: Device) -> Budget:
+def _budget(engine: Engine) -> Budget:
     """Everything in memory where that fits; on a GPU a share, for what blocks need is not known."""
-    needed = demand(manifest)
+    manifest, needed = engine.manifest, engine.demand
     if manifest.runs_on_gpu:
         from swapnet.executor.gpu.cuda import open_cuda
 
-        most = open_cuda(device.gpu_index).free_bytes() // _SHARE - needed.other_bytes
+        most = open_cuda(engine.device.gpu_index).free_bytes() // _SHARE - needed.other_bytes
         share = max(_LEAST_SHARE, min(1.0, most / max(needed.weights_bytes, 1)))
         return Budget.parse(f"weights:{share:.0%}")
     smallest, _ = smallest_budget(manifest)
@@ -195,9 +189,10 @@ def main() -> int:
 
     job = msgspec.json.decode(sys.stdin.readline(), type=Job)
     try:
-        manifest = load_manifest(Path(job.folder))
-        device = device_for(manifest, job.threads, own=True, gpu_memory=job.gpu_memory)
-        profile = measure_profile(job, device, lambda *told: answer(Reached(*told)))
+        engine = Engine.open(job.folder).on_threads(
+            job.threads, own=True, gpu_memory=job.gpu_memory
+        )
+        profile = measure_profile(engine.at(job.shapes), job, lambda *told: answer(Reached(*told)))
     except SwapnetError as error:
         answer(failure_of(error))
         return 2

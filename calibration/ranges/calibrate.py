@@ -22,10 +22,10 @@ from swapnet.calibration.ranges.spool import Spool, spool
 from swapnet.calibration.ranges.worker import Found, Job
 from swapnet.errors import BudgetError, InputError
 from swapnet.executor.device import Device, ThreadPool
+from swapnet.executor.engine import Engine
 from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.planner import smallest_budget
-from swapnet.executor.planning.usage import demand, for_pool
-from swapnet.manifest import load_manifest
+from swapnet.executor.planning.usage import demand
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.progress import Progress, silent
 from swapnet.ranges import METHODS, Method, Range, RangeCache
@@ -231,7 +231,7 @@ class _Passes:
         engine = variant.path.with_suffix("")
         shapes = {name: self.shapes[name] for name in variant.inputs}
         build(variant.path, engine, backend="onnxruntime", shapes=shapes, progress=self.progress)
-        manifest = for_pool(load_manifest(engine), ThreadPool.GLOBAL)
+        manifest = Engine.open(engine, device=Device(pool=ThreadPool.GLOBAL)).manifest
         job = Job(
             folder=str(engine),
             budget_bytes=0,

@@ -20,8 +20,8 @@ from swapnet.calibration.ranges.collect import (
     means_bytes,
 )
 from swapnet.calibration.ranges.worker import Job
-from swapnet.executor.device import ThreadPool
-from swapnet.executor.planning.usage import demand, for_pool
+from swapnet.executor.device import Device, ThreadPool
+from swapnet.executor.engine import Engine
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.progress import silent
 from swapnet.ranges import Method
@@ -81,12 +81,13 @@ def _job(folder: Path, method: Method, threads: int) -> Job:
     )
     path = folder / "one_operator.onnx"
     path.write_bytes(model.SerializeToString())
-    manifest = build(path, folder / "engine", backend="onnxruntime")
+    build(path, folder / "engine", backend="onnxruntime")
+    engine = Engine.open(folder / "engine", device=Device(pool=ThreadPool.GLOBAL))
     piece = np.linspace(-1, 1, PIECE, dtype=np.float32)
     save_npz(folder / "sample.npz", {"x": np.ones(1, np.float32), "piece": piece})
     return Job(
-        folder=str(folder / "engine"),
-        budget_bytes=demand(for_pool(manifest, ThreadPool.GLOBAL)).total_bytes,
+        folder=str(engine.folder),
+        budget_bytes=engine.demand.total_bytes,
         threads=threads,
         samples=(str(folder / "sample.npz"),) * _SAMPLES,
         method=method,

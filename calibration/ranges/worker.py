@@ -8,7 +8,6 @@ does.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -17,10 +16,8 @@ import numpy as np
 from swapnet.arrays import Array
 from swapnet.calibration.ranges.collect import Collector, Extreme, Extremes, Histograms, Means
 from swapnet.errors import SwapnetError
-from swapnet.executor.backends import device_for
-from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
-from swapnet.manifest import load_manifest
 from swapnet.process.failure import Failed, failure_of
 from swapnet.progress import Progress
 
@@ -78,7 +75,7 @@ class Found(msgspec.Struct, frozen=True, tag=True):
 Answer = Ran | Found | Failed
 
 
-def observe(job: Job, device: Device, progress: Progress) -> Found:
+def observe(engine: Engine, job: Job, progress: Progress) -> Found:
     """Run the samples in this process, one in memory at a time.
 
     Raises
@@ -90,7 +87,7 @@ def observe(job: Job, device: Device, progress: Progress) -> Found:
     """
     collector, means = _collector(job), Means(job.channels)
     total = len(job.samples)
-    with SwapExecutor(job.folder, job.budget_bytes, device=device) as executor:
+    with SwapExecutor(engine, job.budget_bytes) as executor:
         names = [tensor.name for tensor in executor.manifest.inputs]
         progress("observe", 0, total)
         for number, path in enumerate(job.samples):
@@ -124,8 +121,8 @@ def main() -> int:
 
     job = msgspec.json.decode(sys.stdin.readline(), type=Job)
     try:
-        device = device_for(load_manifest(Path(job.folder)), job.threads, own=True)
-        found = observe(job, device, lambda _, done, __: answer(Ran(done)))
+        engine = Engine.open(job.folder).on_threads(job.threads, own=True)
+        found = observe(engine, job, lambda _, done, __: answer(Ran(done)))
     except SwapnetError as error:
         answer(failure_of(error))
         return 2

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import swapnet
 from swapnet.executor.bench.prediction import paired_predictions
 from swapnet.executor.bench.report import Machine, Peer, Report, Verdict
 from swapnet.executor.bench.roles import Round
@@ -19,6 +18,7 @@ from swapnet.executor.planning.usage import demand
 from swapnet.machine import memory_bytes
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile
+from swapnet.version import VERSION
 
 __all__ = ["Measured", "machine_of", "make_report", "peer_of"]
 
@@ -169,7 +169,7 @@ def machine_of(manifest: Manifest, device: Device, load_mode: str) -> Machine:
         memory_bytes=memory_bytes(),
         kernel=platform.release(),
         python=platform.python_version(),
-        swapnet=swapnet.__version__,
+        swapnet=VERSION,
         backend=f"{manifest.compiled.backend} {_installed(manifest)}",
         load_mode=load_mode,
         threads=device.threads,

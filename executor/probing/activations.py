@@ -29,13 +29,14 @@ from swapnet.executor.backends.lookup import LookupSegment
 from swapnet.executor.backends.onnxruntime import LARGEST_CHUNK_BYTES, OnnxRuntimeBackend
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.layout import is_placed, last_uses
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.swapping.arena import new_array
 from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
-from swapnet.manifest import WEIGHTS, Manifest, load_manifest
+from swapnet.manifest import WEIGHTS, Manifest
 from swapnet.tensors import ELEMENT_BYTES
 from swapnet.units import align_up
 
@@ -135,7 +136,7 @@ class _Blocks:
 
     def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
         self._folder = folder
-        manifest = load_manifest(folder)
+        manifest = Engine.open(folder).built
         self.manifest: Manifest = msgspec.structs.replace(
             manifest, planned_shapes=dict(shapes or manifest.planned_shapes)
         )

@@ -14,11 +14,11 @@ from statistics import median
 import msgspec
 
 from swapnet.errors import BackendError, SwapnetError
+from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.gpu.accelerator import Accelerator
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.plan import PlanOptions
-from swapnet.manifest import load_manifest
 
 __all__ = ["measure_swaps", "swap_times"]
 
@@ -66,10 +66,11 @@ def swap_times(folder: Path, gpu: Accelerator | None = None) -> tuple[float, ...
     SwapnetError
         The engine does not open or does not run.
     """
-    inputs = planned_sample(load_manifest(folder))
+    engine = Engine.open(folder)
+    inputs = planned_sample(engine.manifest)
     loads: list[list[float]] = []
     runs: list[list[float]] = []
-    with SwapExecutor(folder, "100%", options=_STREAMED, trace=True, gpu=gpu) as executor:
+    with SwapExecutor(engine, "100%", options=_STREAMED, trace=True, gpu=gpu) as executor:
         count = len(executor.manifest.blocks)
         executor(inputs)
         for _ in range(_INFERENCES):

@@ -71,7 +71,7 @@ def open_engine(
     measured = load_profile(folder, manifest, device.fingerprint)
     if measured.is_assumed:
         logging.getLogger(__name__).warning(
-            "delays of %s are assumed, not measured: swapnet calibrate %s --threads %d",
+            "delays of %s are assumed, not measured: swapnet measure %s --threads %d",
             folder,
             folder,
             device.threads,

@@ -24,7 +24,7 @@ _COMMANDS: Mapping[str, str] = {
     "run": "Run one inference inside a budget.",
     "bench": "Measure latency and memory against the unswapped model.",
     "accuracy": "Compare a model in lower precision with its reference.",
-    "calibrate": "Measure this device: block times and storage.",
+    "measure": "Measure this device: block times and storage.",
     "quantize": "Write a model in int8 or float16, from representative inputs.",
     "inspect": "Show the blocks of an engine.",
     "verify": "Compare all checksums of an engine.",
@@ -34,6 +34,10 @@ _COMMANDS: Mapping[str, str] = {
 }
 
 
+_RENAMED: Mapping[str, str] = {"calibrate": "measure"}
+"""Former names of commands, which work with a notice for one version."""
+
+
 class _LazyGroup(click.Group):
     """A group whose commands are imported when they are called."""
 
@@ -41,6 +45,9 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _RENAMED:
+            former, cmd_name = cmd_name, _RENAMED[cmd_name]
+            click.echo(f"swapnet {former} is now called swapnet {cmd_name}", err=True)
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = import_module(f"swapnet.cli.{cmd_name}").command

@@ -168,14 +168,14 @@ def build_engine(model: Path, folder: Path, *, calibrate: bool, **options: Any) 
         Of `swapnet.builder.build`.
     """
     from swapnet.builder import build
-    from swapnet.calibration import calibrate as measure
+    from swapnet.calibration import measure
     from swapnet.executor.backends import can_run
 
     started = time.perf_counter()
     with progress(folder.name) as report:
         manifest = build(model, folder, progress=report, **options)
         if calibrate and can_run(manifest.compiled.backend):
-            report("calibrate", 0, 1)
+            report("measure", 0, 1)
             try:
                 measure(folder, progress=report)
             except SwapnetError as error:

@@ -348,7 +348,7 @@ def _reading(path: Path) -> tuple[Finding, ...]:
         bytes_per_s = _bandwidth(file)
     finally:
         file.close()
-    reads = f"{file.mode}, {format_size(file.nbytes)} once; swapnet calibrate measures it well"
+    reads = f"{file.mode}, {format_size(file.nbytes)} once; swapnet measure measures it well"
     return (
         direct,
         Finding(

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,9 @@ from swapnet.cli.console import progress
 from swapnet.errors import InputError
 
 if TYPE_CHECKING:
-    from swapnet.executor.device import Device
-    from swapnet.manifest import Manifest
-    from swapnet.profile import Profile
+    from swapnet.executor.engine import Engine
 
-__all__ = ["delays", "engine_device", "engine_or_model", "measured_engine", "say"]
+__all__ = ["engine_or_model", "open_engine", "say", "with_delays"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -29,63 +28,67 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def measured_engine(engine: Path, shapes: Shapes) -> Manifest:
-    """The manifest at input shapes; activations are measured first where they were not.
+def open_engine(
+    folder: Path,
+    shapes: Shapes,
+    threads: int | None = None,
+    gpu_memory: str = "auto",
+    *,
+    own: bool | None = None,
+) -> Engine:
+    """An engine at input shapes, on the device that it was compiled for.
 
-    It counts memory in a process of our own, where sessions share one thread pool.
-    """
-    from swapnet.executor.device import ThreadPool
-    from swapnet.executor.planning.usage import for_pool
-    from swapnet.manifest import load_manifest
-
-    if not shapes:
-        return for_pool(load_manifest(engine), ThreadPool.GLOBAL)
-    from swapnet.calibration import ensure_shapes
-
-    return for_pool(ensure_shapes(engine, shapes, say=say), ThreadPool.GLOBAL)
-
-
-def engine_device(
-    engine: Path, threads: int | None, gpu_memory: str, *, own: bool = False
-) -> Device:
-    """Where an engine executes, with all processors unless a number is given; see `device_for`."""
-    from swapnet.executor.backends import device_for
-    from swapnet.executor.device import available_processors
-    from swapnet.manifest import load_manifest
-
-    count = threads or available_processors()
-    return device_for(load_manifest(engine), count, own=own, gpu_memory=gpu_memory)
-
-
-def delays(
-    engine: Path, device: Device, load_mode: str, shapes: Shapes, *, calibrate: bool, name: str
-) -> Profile:
-    """The profile of an engine; measured first where there is none, or the assumed one.
+    Activations are measured first where they were not.
 
     Parameters
     ----------
-    engine, device, load_mode, shapes
-        As for `swapnet.calibration.ensure_profile`.
-    calibrate
+    folder
+        Engine directory.
+    shapes
+        By input; those of the build where none are given.
+    threads
+        Compute threads; all processors where none are given.
+    gpu_memory
+        Where weights lie on a GPU.
+    own
+        Whether this process is ours, where it executes; its sessions then share one thread pool.
+        None where children of ours execute: memory is counted as they take it.
+    """
+    from swapnet.calibration import ensure_shapes
+    from swapnet.executor.device import ThreadPool
+    from swapnet.executor.engine import Engine
+
+    engine = Engine.open(folder).on_threads(threads, own=bool(own), gpu_memory=gpu_memory)
+    if own is None:
+        engine = engine.on(replace(engine.device, pool=ThreadPool.GLOBAL))
+    return ensure_shapes(engine, shapes, say=say)
+
+
+def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> Engine:
+    """The engine with its delays; measured first where there are none, or the assumed ones.
+
+    Parameters
+    ----------
+    engine, load_mode
+        As for `swapnet.calibration.ensure_measured`.
+    measure
         Whether to measure.
     name
         What the user calls the engine.
     """
     from swapnet.executor.backends import can_run
-    from swapnet.profile import load_profile
 
-    manifest = measured_engine(engine, shapes)
-    if calibrate and not can_run(backend := manifest.compiled.backend):
+    if measure and not can_run(backend := engine.manifest.compiled.backend):
         say(f"{name}: {backend} can't run here, delays are assumed: swapnet doctor says why")
-        calibrate = False
-    if not calibrate:
-        return load_profile(engine, manifest, device.fingerprint)
-    from swapnet.calibration import ensure_profile
+        measure = False
+    if not measure:
+        return engine
+    from swapnet.calibration import ensure_measured
 
     def tell(line: str) -> None:
-        say(line.replace(str(engine), name))
+        say(line.replace(str(engine.folder), name))
 
-    return ensure_profile(engine, device, load_mode, shapes, say=tell)
+    return ensure_measured(engine, load_mode=load_mode, say=tell)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from swapnet.cli.console import print_table, write_json
-from swapnet.cli.engine import measured_engine
+from swapnet.cli.engine import open_engine
 from swapnet.cli.options import engine_argument, shapes_option
 from swapnet.shapes import as_option
 from swapnet.units import format_size
@@ -29,7 +29,7 @@ def command(engine: Path, json_target: str | None, shapes: dict[str, tuple[int, 
     from swapnet.executor.planning.layout import lifetimes
     from swapnet.executor.planning.usage import usage
 
-    manifest = measured_engine(engine, shapes)
+    manifest = open_engine(engine, shapes).manifest
     if json_target:
         write_json(manifest, json_target)
         return

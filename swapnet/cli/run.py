@@ -8,7 +8,7 @@ import click
 
 from swapnet.arrays import save_npz
 from swapnet.cli.console import print_table
-from swapnet.cli.engine import engine_device, measured_engine, say
+from swapnet.cli.engine import open_engine, say
 from swapnet.cli.options import (
     budget_option,
     engine_argument,
@@ -62,26 +62,19 @@ def command(
     """Run one inference of the engine DIR inside a budget."""
     from swapnet.executor import SwapExecutor
     from swapnet.executor.inputs import planned_sample
-    from swapnet.profile import load_profile
 
     if output is not None:
         check_writable(output)
     arrays = read_inputs(tuple(map(_pair, inputs)))
-    device = engine_device(engine, threads, gpu_memory, own=bool(context.obj))
-    manifest = measured_engine(engine, shapes)
-    with SwapExecutor(
-        engine,
-        budget,
-        device=device,
-        load_mode=load_mode,
-        shapes=manifest.planned_shapes,
-        verify=verify,
-    ) as executor:
+    opened = open_engine(engine, shapes, threads, gpu_memory, own=bool(context.obj))
+    manifest = opened.manifest
+    with SwapExecutor(opened, budget, load_mode=load_mode, verify=verify) as executor:
         outputs = executor(arrays or planned_sample(manifest))
         stats, plan = executor.stats, executor.plan
-    if load_profile(engine, manifest, device.fingerprint).is_assumed:
+        is_assumed = executor.engine.measured.is_assumed
+    if is_assumed:
         at = f" --shapes {as_option(shapes)}" if shapes else ""
-        say(f"delays are assumed, not measured: swapnet calibrate {engine}{at}")
+        say(f"delays are assumed, not measured: swapnet measure {engine}{at}")
     if output is not None:
         save_npz(output, outputs)
     print_table(

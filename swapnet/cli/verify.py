@@ -22,24 +22,26 @@ def command(engine: Path, load_mode: str) -> None:
     from swapnet.executor import SwapExecutor
     from swapnet.executor.backends import can_run
     from swapnet.executor.backends.skeletons import Skeletons
+    from swapnet.executor.engine import Engine
     from swapnet.executor.planning.planner import smallest_budget
     from swapnet.executor.swapping.storage import LoadMode, WeightFile
     from swapnet.executor.swapping.verify import check_weights
-    from swapnet.manifest import WEIGHTS, load_manifest
+    from swapnet.manifest import WEIGHTS
 
-    manifest = load_manifest(engine)
+    opened = Engine.open(engine)
+    manifest = opened.manifest
     with closing(WeightFile(engine / WEIGHTS, LoadMode(load_mode))) as storage:
         check_weights(manifest, storage)
     skeletons = Skeletons(engine, manifest)
     for block in manifest.blocks:
         if block.file:
             skeletons.read(block.index)
-    opened = not manifest.runs_on_gpu or can_run(manifest.compiled.backend)
-    if opened:
+    runs = not manifest.runs_on_gpu or can_run(manifest.compiled.backend)
+    if runs:
         budget = "100%" if manifest.runs_on_gpu else smallest_budget(manifest)[0]
-        SwapExecutor(engine, budget, load_mode=load_mode).close()
+        SwapExecutor(opened, budget, load_mode=load_mode).close()
     click.echo(
         f"{engine}: {len(manifest.blocks)} blocks and {format_size(manifest.weights_nbytes)} of "
         "weights are as they were written"
-        + ("" if opened else f"; it was not opened, for {manifest.compiled.backend} can't run here")
+        + ("" if runs else f"; it was not opened, for {manifest.compiled.backend} can't run here")
     )

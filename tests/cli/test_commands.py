@@ -17,8 +17,8 @@ from tests.helpers.engines import BuildToy, Engine, build_toy
 from tests.helpers.gpu import BuildGpu
 
 COMMANDS = (
-    *("accuracy", "bench", "build", "calibrate", "doctor", "inspect"),
-    *("models", "plan", "quantize", "run", "scenario", "verify"),
+    *("accuracy", "bench", "build", "doctor", "inspect"),
+    *("measure", "models", "plan", "quantize", "run", "scenario", "verify"),
 )
 
 
@@ -43,7 +43,7 @@ def test_build_plan_inspect_verify(call: Call, toy: Engine, tmp_path: Path) -> N
     folder = tmp_path / "mine"
     built = call("build", toy.model, "-o", folder, "--max-block", "64KiB")
     assert built.status == 0
-    assert "calibrate" in built.err
+    assert "measure" in built.err
     assert f"{len(load_manifest(folder).blocks)} blocks" in built.err
     assert "of memory" in built.err
     assert (folder / "profile.json").exists()
@@ -51,7 +51,7 @@ def test_build_plan_inspect_verify(call: Call, toy: Engine, tmp_path: Path) -> N
     assert "Conv" in call("inspect", folder).out
     assert json.loads(call("inspect", folder, "--json", "-").out)["schema"] == "swapnet-engine/1"
     assert "as they were written" in call("verify", folder).out
-    assert "MB/s" in call("calibrate", folder, "--threads", 1).out
+    assert "MB/s" in call("measure", folder, "--threads", 1).out
 
 
 def test_portable_engines_say_so(call: Call, toy: Engine, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_run_and_inspect_take_shapes(call: Call, dynamic: Path, tmp_path: Path) 
     ran = call("run", dynamic, "--budget", "100%", *shapes, "--output", tmp_path / "out.npz")
     assert ran.status == 0
     assert "measuring activations at x:2x9x64,mask:2x9" in ran.err
-    assert f"swapnet calibrate {dynamic} --shapes x:2x9x64" in ran.err
+    assert f"swapnet measure {dynamic} --shapes x:2x9x64" in ran.err
     (result,) = np.load(tmp_path / "out.npz").values()
     assert result.shape == (2, 9, 64)
     assert "x:2x9x64,mask:2x9" in call("inspect", dynamic, *shapes).out.replace("\n", "")

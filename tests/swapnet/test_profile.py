@@ -66,4 +66,4 @@ def test_damage_is_named(tmp_path: Path, manifest: Manifest, text: str) -> None:
     (tmp_path / PROFILE).write_text(text)
     with pytest.raises(EngineError, match="damaged") as caught:
         load_profile(tmp_path, manifest, "here")
-    assert "swapnet calibrate" in caught.value.hint
+    assert "swapnet measure" in caught.value.hint

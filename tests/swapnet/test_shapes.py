@@ -105,7 +105,7 @@ def test_shapes_that_were_not_measured_name_the_command(tmp_path: Path, manifest
     with pytest.raises(EngineError, match="was not measured at x:5") as caught:
         load_manifest(tmp_path, {"x": (5,)})
     assert "it was built for x:1" in caught.value.why
-    assert f"swapnet calibrate {tmp_path} --shapes x:5" in caught.value.hint
+    assert f"swapnet measure {tmp_path} --shapes x:5" in caught.value.hint
 
 
 @pytest.mark.parametrize(

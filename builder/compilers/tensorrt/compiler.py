@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import msgspec
 
-import swapnet
 from swapnet.builder.compilers.base import BlockMemory, Cutting, Engine, Piece, WeightStyle
 from swapnet.builder.compilers.tensorrt.child import compile_in_child
 from swapnet.builder.compilers.tensorrt.engine import compile_engine
@@ -30,6 +29,7 @@ from swapnet.errors import BackendUnavailableError, ModelError
 from swapnet.manifest import Block, Compiled, Manifest
 from swapnet.progress import Progress
 from swapnet.tensorrt import version
+from swapnet.version import VERSION
 
 __all__ = ["ENGINE_CUT_COST_BYTES", "TensorRTCompiler"]
 
@@ -78,7 +78,7 @@ class TensorRTCompiler:
         """This version, and the GPUs that engines run on."""
         later = "+" if self.options.version_compatible else ""
         made = version(self.backend) + later
-        return Compiled(self.backend, made, self._fingerprint, swapnet.__version__)
+        return Compiled(self.backend, made, self._fingerprint, VERSION)
 
     @property
     def _fingerprint(self) -> str:

@@ -14,7 +14,6 @@ import pytest
 
 from swapnet.arrays import save_npz
 from swapnet.builder import build
-from swapnet.calibration.ranges import worker
 from swapnet.calibration.ranges.child import observe_in_child
 from swapnet.calibration.ranges.collect import Extreme
 from swapnet.calibration.ranges.graph import open_model
@@ -22,6 +21,7 @@ from swapnet.calibration.ranges.runtime import kept_bytes, runtime_bytes
 from swapnet.calibration.ranges.worker import Answer, Failed, Found, Job, Ran, main, observe
 from swapnet.errors import BackendError, BudgetError, EngineError, InputError
 from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import demand
 from swapnet.manifest import load_manifest
@@ -57,7 +57,9 @@ def changed(job: Job, **fields: Any) -> Job:
 
 def test_every_sample_is_told_of(job: Job) -> None:
     told: list[tuple[str, int, int]] = []
-    found = observe(job, Device(1), lambda *stage: told.append(stage)).extremes
+    found = observe(
+        Engine.open(job.folder, device=Device(1)), job, lambda *stage: told.append(stage)
+    ).extremes
     assert told == [("observe", number, 3) for number in range(4)]
     assert set(found) == {"x", *job.tensors}
     values = [np.load(path)["x"] for path in job.samples]
@@ -67,7 +69,7 @@ def test_every_sample_is_told_of(job: Job) -> None:
 
 def answers(job: Job, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[Answer]]:
     """What the process says, said by this one."""
-    monkeypatch.setattr(worker, "device_for", lambda *_, **__: Device(1))
+    monkeypatch.setattr("swapnet.executor.engine.device_for", lambda *_, **__: Device(1))
     monkeypatch.setattr(sys, "stdin", io.StringIO(msgspec.json.encode(job).decode() + "\n"))
     monkeypatch.setattr(sys, "stdout", said := io.StringIO())
     status = main()
@@ -118,7 +120,9 @@ def test_errors_of_the_child_reach_the_caller(job: Job, tmp_path: Path) -> None:
 def test_the_child_finds_what_this_process_finds(job: Job, method: Any) -> None:
     known = {"x": Extreme(-20.0, 20.0)} if method == "percentile" else {}
     asked = changed(job, method=method, known=known, tensors=job.tensors if not known else ())
-    assert observe_in_child(asked, silent) == observe(asked, Device(1), silent)
+    assert observe_in_child(asked, silent) == observe(
+        Engine.open(asked.folder, device=Device(1)), asked, silent
+    )
 
 
 @pytest.mark.parametrize(

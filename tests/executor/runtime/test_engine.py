@@ -23,7 +23,7 @@ def folder(engine: BuildToy, tmp_path: Path) -> Path:
 def test_delays_that_are_assumed_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     opened = open_engine(folder, Device(3))
     (record,) = caplog.records
-    assert f"swapnet calibrate {folder} --threads 3" in record.getMessage()
+    assert f"swapnet measure {folder} --threads 3" in record.getMessage()
     measured = msgspec.structs.replace(
         assumed_profile(opened.manifest), device=Device(3).fingerprint
     )

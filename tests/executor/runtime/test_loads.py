@@ -229,7 +229,7 @@ def test_a_load_fails_while_others_are_asked(
     asking = [started(ask) for _ in range(2)]
     for where in (
         "swapnet.executor.executor.open_backend",
-        "swapnet.executor.executor.load_profile",
+        "swapnet.executor.engine.load_profile",
         "swapnet.executor.executor.WeightFile",
         "swapnet.executor.runtime.runtime.RuntimeModel",
     ):

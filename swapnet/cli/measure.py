@@ -1,4 +1,4 @@
-"""``swapnet calibrate``."""
+"""``swapnet measure``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from swapnet.cli.console import print_table, progress
-from swapnet.cli.engine import engine_device, say
+from swapnet.cli.engine import open_engine, say
 from swapnet.cli.options import (
     engine_argument,
     gpu_memory_option,
@@ -20,10 +20,12 @@ from swapnet.units import format_size
 __all__ = ["command"]
 
 
-@click.command("calibrate")
+@click.command("measure")
 @engine_argument
 @shapes_option
-@click.option("--fresh", is_flag=True, help="Measure storage anew, though it was in the last day.")
+@click.option(
+    "--fresh", is_flag=True, help="Measure storage again even if it was measured within a day."
+)
 @click.option("--requests", "show_requests", is_flag=True, help="Show storage by request size.")
 @threads_option
 @load_mode_option
@@ -38,18 +40,13 @@ def command(
     gpu_memory: str,
 ) -> None:
     """Measure block times and storage, and write DIR/profile.json."""
-    from swapnet.calibration import calibrate
+    from swapnet.calibration import measure
 
+    opened = open_engine(engine, shapes, threads, gpu_memory)
     with progress(engine.name) as report:
-        profile = calibrate(
-            engine,
-            device=engine_device(engine, threads, gpu_memory),
-            load_mode=load_mode,
-            shapes=shapes,
-            fresh=fresh,
-            progress=report,
-            say=say,
-        )
+        profile = measure(
+            opened, load_mode=load_mode, fresh=fresh, progress=report, say=say
+        ).measured
     storage = profile.storage
     if show_requests:
         print_table(

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 import swapnet.calibration
-from swapnet.calibration import calibrate, ensure_profile, ensure_shapes
-from swapnet.calibration.delays import child, profiles, worker
+from swapnet.calibration import ensure_measured, ensure_shapes, measure
+from swapnet.calibration.delays import child, worker
+from swapnet.calibration.delays import measure as measuring
 from swapnet.calibration.delays.blocks import infer, intervals
 from swapnet.calibration.delays.cache import load_requests
 from swapnet.calibration.delays.requests import measure_requests
@@ -25,10 +26,12 @@ from swapnet.calibration.delays.worker import Failed, Found, Job, Reached, measu
 from swapnet.errors import BackendError, EngineError, InputError, StorageError
 from swapnet.executor import SwapExecutor
 from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
 from swapnet.manifest import load_manifest
 from swapnet.profile import PROFILE, Profile, Request, load_profile, save_profile
 from swapnet.progress import Progress, silent
-from tests.helpers.engines import Arrays, BuildToy, Engine
+from tests.helpers.engines import Arrays, BuildToy
+from tests.helpers.engines import Engine as Toy
 
 DEVICE = Device(threads=1)
 
@@ -40,14 +43,14 @@ def job(folder: Path, requests: tuple[Request, ...] = ()) -> Job:
 @pytest.fixture
 def toy(engine: BuildToy, tmp_path: Path) -> Path:
     """A copy of a small engine with symbolic shapes."""
-    made: Engine = engine("dynamic")
+    made: Toy = engine("dynamic")
     return Path(shutil.copytree(made.folder, tmp_path / "toy"))
 
 
 @pytest.mark.parametrize("name", ["images", "weightless", "dynamic", "only-lookup"])
 def test_every_block_is_measured(engine: BuildToy, name: str) -> None:
     toy = engine(name)
-    profile = measure_profile(job(toy.folder), DEVICE, silent)
+    profile = measure_profile(Engine.open(toy.folder, device=DEVICE), job(toy.folder), silent)
     assert (profile.device, profile.engine) == (DEVICE.fingerprint, toy.manifest.identity)
     assert len(profile.blocks) == len(toy.manifest.blocks)
     assert all(block.busy_ms >= block.idle_ms >= 0 for block in profile.blocks)
@@ -76,19 +79,21 @@ def test_storage_is_measured_where_the_weights_are_large(
     monkeypatch.setattr(worker, "LEAST_BYTES", 8192)
     monkeypatch.setattr(worker, "measure_requests", partial(measure_requests, pairs=pairs))
     seen: set[str] = set()
-    profile = measure_profile(job(small), DEVICE, lambda stage, *_: seen.add(stage))
+    profile = measure_profile(
+        Engine.open(small, device=DEVICE), job(small), lambda stage, *_: seen.add(stage)
+    )
     assert len(profile.storage.requests) == 4
     assert (profile.storage.request_bytes, profile.storage.readers) in pairs
     assert seen == {"open", "storage", "blocks"}
     known = (Request(1 << 20, 2, 1e9, 1.0, True),)
-    again = measure_profile(job(small, known), DEVICE, silent)
+    again = measure_profile(Engine.open(small, device=DEVICE), job(small, known), silent)
     assert again.storage.requests == known
     assert (again.storage.request_bytes, again.storage.readers) == (1 << 20, 2)
 
 
 @pytest.mark.slow
-def test_calibrate_writes_what_a_child_measured(toy: Path) -> None:
-    profile = calibrate(toy, device=DEVICE)
+def test_measure_writes_what_a_child_measured(toy: Path) -> None:
+    profile = measure(toy, device=DEVICE).measured
     manifest = load_manifest(toy)
     assert load_profile(toy, manifest, DEVICE.fingerprint) == profile
     assert load_profile(toy, manifest, "another").is_assumed
@@ -140,10 +145,10 @@ def test_the_child_answers_in_lines(
 
 def test_a_stored_profile_is_taken(toy: Path, jobs: list[Job]) -> None:
     said: list[str] = []
-    first = ensure_profile(toy, DEVICE, say=said.append)
-    assert ensure_profile(toy, DEVICE, say=said.append) == first
+    first = ensure_measured(toy, device=DEVICE, say=said.append).measured
+    assert ensure_measured(toy, device=DEVICE, say=said.append).measured == first
     assert len(jobs) == len(said) == 1
-    assert "it has no profile yet" in said[0]
+    assert "it was not measured yet" in said[0]
 
 
 @pytest.mark.parametrize("changes", [{"device": "another"}, {"engine": "another"}])
@@ -151,16 +156,16 @@ def test_a_stale_profile_is_measured_again(
     toy: Path, jobs: list[Job], changes: dict[str, str]
 ) -> None:
     said: list[str] = []
-    first = ensure_profile(toy, DEVICE, say=said.append)
+    first = ensure_measured(toy, device=DEVICE, say=said.append).measured
     save_profile(toy, msgspec.structs.replace(first, **changes))
-    assert ensure_profile(toy, DEVICE, say=said.append) == first
+    assert ensure_measured(toy, device=DEVICE, say=said.append).measured == first
     assert "of another device or engine" in said[1]
     assert len(jobs) == 2
 
 
 def test_other_threads_are_another_device(toy: Path, jobs: list[Job]) -> None:
-    ensure_profile(toy, DEVICE)
-    ensure_profile(toy, Device(threads=2))
+    ensure_measured(toy, device=DEVICE)
+    ensure_measured(toy, device=Device(threads=2))
     assert [asked.threads for asked in jobs] == [1, 2]
 
 
@@ -171,30 +176,30 @@ def test_what_can_not_be_kept_is_measured_all_the_same(
     def refuse(*_: object) -> None:
         raise StorageError("no", why="it is read-only")
 
-    monkeypatch.setattr(profiles, "save_profile", refuse)
+    monkeypatch.setattr(measuring, "save_profile", refuse)
     said: list[str] = []
-    assert not ensure_profile(toy, DEVICE, say=said.append).is_assumed
+    assert not ensure_measured(toy, device=DEVICE, say=said.append).measured.is_assumed
     assert "it is read-only" in said[1]
     with pytest.raises(StorageError):
-        calibrate(toy, device=DEVICE)
+        measure(toy, device=DEVICE)
     assert not (toy / PROFILE).exists()
 
 
 def test_the_table_of_storage_is_shared_by_engines(
     toy: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profiles, "LEAST_BYTES", 1)
+    monkeypatch.setattr(measuring, "LEAST_BYTES", 1)
     table = (Request(1 << 20, 2, 1e9, 1.0, True),)
-    measured: Callable[[Job, Progress], Profile] = vars(profiles)["measure_in_child"]
+    measured: Callable[[Job, Progress], Profile] = vars(measuring)["measure_in_child"]
 
     def with_table(asked: Job, progress: Progress) -> Profile:
         profile = measured(asked, progress)
         storage = msgspec.structs.replace(profile.storage, requests=table)
         return msgspec.structs.replace(profile, storage=storage)
 
-    monkeypatch.setattr(profiles, "measure_in_child", with_table)
+    monkeypatch.setattr(measuring, "measure_in_child", with_table)
     for fresh in (False, False, True):
-        calibrate(toy, device=DEVICE, fresh=fresh)
+        measure(toy, device=DEVICE, fresh=fresh)
     assert [asked.requests for asked in jobs] == [(), table, ()]
     assert load_requests("another key") == ()
 
@@ -202,14 +207,14 @@ def test_the_table_of_storage_is_shared_by_engines(
 def test_other_shapes_are_measured_first_and_kept(toy: Path, jobs: list[Job]) -> None:
     said: list[str] = []
     shapes = {"x": (2, 9, 64)}
-    profile = ensure_profile(toy, DEVICE, shapes=shapes, say=said.append)
-    assert [line.split(": ")[1][:12] for line in said] == ["measuring ac", "it has no pr"]
-    manifest = ensure_shapes(toy, shapes, say=said.append)
+    profile = ensure_measured(toy, device=DEVICE, shapes=shapes, say=said.append).measured
+    assert [line.split(": ")[1][:12] for line in said] == ["measuring ac", "it was not m"]
+    manifest = ensure_shapes(toy, shapes, say=said.append).manifest
     assert len(said) == 2
     assert manifest.planned_shapes == {"x": (2, 9, 64), "mask": (2, 9)}
     assert load_profile(toy, manifest, DEVICE.fingerprint) == profile
     assert load_profile(toy, load_manifest(toy), DEVICE.fingerprint).is_assumed
-    assert ensure_profile(toy, DEVICE, shapes=shapes, say=said.append) == profile
+    assert ensure_measured(toy, device=DEVICE, shapes=shapes, say=said.append).measured == profile
     assert len(jobs) == 1
     kept = sorted(path.name for path in (toy / "shapes").iterdir())
     assert kept == ["profile-x-2x9x64_mask-2x9.json", "x-2x9x64_mask-2x9.json"]
@@ -234,7 +239,8 @@ def test_an_engine_runs_at_measured_shapes(engine: BuildToy, toy: Path) -> None:
 
 def test_shapes_of_the_build_are_the_build(toy: Path) -> None:
     manifest = load_manifest(toy)
-    assert ensure_shapes(toy) == ensure_shapes(toy, manifest.planned_shapes) == manifest
+    assert ensure_shapes(toy).manifest == manifest
+    assert ensure_shapes(toy, manifest.planned_shapes).manifest == manifest
     assert not (toy / "shapes").exists()
 
 

@@ -1,0 +1,143 @@
+"""The delays of one engine on this device: measured, kept, and measured again when stale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from swapnet.calibration.delays.cache import filesystem_of, load_requests, save_requests
+from swapnet.calibration.delays.child import measure_in_child
+from swapnet.calibration.delays.requests import LEAST_BYTES
+from swapnet.calibration.delays.shapes import ensure_shapes, to_stderr
+from swapnet.calibration.delays.worker import Job
+from swapnet.errors import StorageError
+from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
+from swapnet.executor.swapping.storage import LoadMode, WeightFile
+from swapnet.manifest import WEIGHTS
+from swapnet.profile import profile_paths, save_profile
+from swapnet.progress import Progress, silent
+from swapnet.shapes import shapes_key
+
+__all__ = ["ensure_measured", "measure"]
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def measure(
+    engine: Engine | str | Path,
+    *,
+    device: Device | None = None,
+    load_mode: LoadMode | str = LoadMode.AUTO,
+    shapes: Shapes | None = None,
+    fresh: bool = False,
+    progress: Progress = silent,
+    say: Callable[[str], None] = to_stderr,
+) -> Engine:
+    """Measure block times and storage in a process of its own, and write ``profile.json``.
+
+    Each figure is the median of rounds in which all are measured in turn, after a warm-up.
+
+    Parameters
+    ----------
+    engine
+        Engine directory, or an engine that is open.
+    device
+        Compute threads to measure.
+    load_mode
+        How weights are read.
+    shapes
+        Input shapes, by input; those of the build where none are given. Activations at other
+        shapes are measured first, and the delays are kept beside them.
+    fresh
+        Measure storage by size and number of requests again, even if it was within a day.
+    progress
+        Told of each stage.
+    say
+        Told, in one line, when activations are measured first.
+
+    Returns
+    -------
+    Engine
+        The engine with the delays that were measured.
+
+    Raises
+    ------
+    SwapnetError
+        The engine does not open or does not run, or the delays can't be written.
+    """
+    opened = ensure_shapes(Engine.open(engine, device=device), shapes, say=say)
+    measured = _measure(opened, load_mode, fresh, progress)
+    _save(measured)
+    return measured
+
+
+def ensure_measured(
+    engine: Engine | str | Path,
+    *,
+    device: Device | None = None,
+    load_mode: LoadMode | str = LoadMode.AUTO,
+    shapes: Shapes | None = None,
+    progress: Progress = silent,
+    say: Callable[[str], None] = to_stderr,
+) -> Engine:
+    """The engine with delays of this device, measured now where none are stored or they are stale.
+
+    Delays are stale when they are of another device (processor, threads, ONNX Runtime), of other
+    blocks, or of another format. Where they can't be stored they are measured all the same.
+
+    Parameters
+    ----------
+    engine, device, load_mode, shapes, progress
+        As for `measure`.
+    say
+        Told, in one line, when something is measured.
+
+    Raises
+    ------
+    SwapnetError
+        The engine does not open or does not run.
+    """
+    opened = ensure_shapes(Engine.open(engine, device=device), shapes, say=say)
+    if not opened.measured.is_assumed:
+        return opened
+    folder = opened.folder
+    outdated = any(path.exists() for path in profile_paths(folder, opened.manifest))
+    why = "its delays are of another device or engine" if outdated else "it was not measured yet"
+    say(f"{folder}: {why}: measuring this device …")
+    measured = _measure(opened, load_mode, False, progress)
+    try:
+        _save(measured)
+    except StorageError as error:
+        say(f"{folder}: what was measured can't be kept: {error.why}")
+    return measured
+
+
+def _measure(engine: Engine, load_mode: LoadMode | str, fresh: bool, progress: Progress) -> Engine:
+    weights = engine.folder / WEIGHTS
+    with closing(WeightFile(weights, LoadMode.parse(load_mode))) as storage:
+        mode = storage.mode
+    key = f"{engine.device.fingerprint}, {filesystem_of(weights)}, {mode}"
+    known = () if fresh else load_requests(key)
+    delays = measure_in_child(
+        Job(
+            folder=str(engine.folder),
+            threads=engine.device.threads,
+            load_mode=str(mode),
+            shapes=engine.manifest.planned_shapes,
+            requests=known,
+            gpu_memory=engine.device.gpu_memory,
+        ),
+        progress,
+    )
+    if not known and engine.manifest.weights_nbytes >= LEAST_BYTES:
+        save_requests(key, delays.storage.requests)
+    return engine.with_delays(delays)
+
+
+def _save(engine: Engine) -> None:
+    planned = engine.manifest.planned_shapes
+    is_built = planned == engine.built.planned_shapes
+    key = "" if is_built else shapes_key(engine.manifest.inputs, planned)
+    save_profile(engine.folder, engine.measured, key)

@@ -1,0 +1,165 @@
+"""`Engine`: an engine directory, opened once and passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from swapnet.budget import Demand
+from swapnet.executor.backends import device_for
+from swapnet.executor.device import Device, available_processors
+from swapnet.executor.planning.usage import demand, for_pool
+from swapnet.manifest import Manifest, at_shapes, load_manifest
+from swapnet.profile import Profile, load_profile
+
+__all__ = ["Engine"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What is known of an engine directory before anything runs; made by `open`.
+
+    Each file is read at most once: the manifest when the engine is opened, the delays when they are
+    first asked for.
+
+    Attributes
+    ----------
+    folder
+        Engine directory.
+    device
+        Where the engine executes.
+    built
+        The manifest as it was written, at the shapes of the build.
+    shaped
+        The same at the shapes that were asked for.
+    loaded
+        The same as the backend found it: what blocks need on a GPU is known when they load.
+    known_delays
+        Delays that were measured in this process; None to read those that are stored.
+
+    Examples
+    --------
+    >>> engine = swapnet.Engine.open("engines/resnet101")  # doctest: +SKIP
+    >>> engine.demand.total_bytes  # doctest: +SKIP
+    >>> executor = swapnet.SwapExecutor(engine, budget="64MiB")  # doctest: +SKIP
+    """
+
+    folder: Path
+    device: Device
+    built: Manifest
+    shaped: Manifest
+    loaded: Manifest | None = None
+    known_delays: Profile | None = None
+
+    @classmethod
+    def open(
+        cls,
+        engine: Engine | str | Path,
+        *,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        device: Device | None = None,
+    ) -> Engine:
+        """Read the manifest of an engine directory.
+
+        Parameters
+        ----------
+        engine
+            Engine directory. An engine that is open already is not read again.
+        shapes
+            Input shapes to plan for, by input; those of the build where none are given. A symbolic
+            dimension that is not given stays as built.
+        device
+            Where to execute; by default the CPU with all processors.
+
+        Raises
+        ------
+        EngineError
+            The folder is no engine directory, is damaged, has another format, or was not measured
+            at these shapes.
+        InputError
+            A shape is not what the model takes.
+        """
+        if isinstance(engine, Engine):
+            opened = engine if device is None else engine.on(device)
+        else:
+            built = load_manifest(Path(engine))
+            opened = cls(Path(engine), device or Device(), built, built)
+        return opened.at(shapes) if shapes else opened
+
+    def at(self, shapes: Mapping[str, Sequence[int]]) -> Engine:
+        """The engine at other input shapes.
+
+        Raises
+        ------
+        EngineError
+            It was not measured at these shapes.
+        InputError
+            A shape is not what the model takes.
+        """
+        shaped = at_shapes(self.folder, self.built, shapes)
+        if shaped.planned_shapes == self.shaped.planned_shapes:
+            return self
+        return replace(self, shaped=shaped, loaded=None, known_delays=None)
+
+    def on(self, device: Device) -> Engine:
+        """The engine on another device."""
+        if device == self.device:
+            return self
+        return replace(self, device=device, loaded=None, known_delays=None)
+
+    def on_threads(
+        self, threads: int | None = None, *, own: bool = False, gpu_memory: str = "auto"
+    ) -> Engine:
+        """The engine on the device that it was compiled for; see `device_for`.
+
+        Parameters
+        ----------
+        threads
+            Compute threads of the host; all processors where none are given.
+        own
+            The process is ours: its sessions share one thread pool.
+        gpu_memory
+            Where weights lie on a GPU.
+
+        Raises
+        ------
+        InputError, BackendError
+            There is no such memory.
+        """
+        count = threads or available_processors()
+        return self.on(device_for(self.built, count, own=own, gpu_memory=gpu_memory))
+
+    def as_loaded(self, manifest: Manifest, gpu: str) -> Engine:
+        """The engine as its backend found it, on the GPU that the backend names."""
+        device = replace(self.device, gpu=gpu)
+        if manifest is self.manifest and device == self.device:
+            return self
+        return replace(self, device=device, loaded=manifest, known_delays=None)
+
+    def with_delays(self, delays: Profile | None) -> Engine:
+        """The engine with delays that were measured now; None to read those that are stored."""
+        return replace(self, known_delays=delays)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """At the shapes that were asked for; memory as sessions of the device's pool take it."""
+        return self.loaded or for_pool(self.shaped, self.device.pool)
+
+    @cached_property
+    def measured(self) -> Profile:
+        """Delays as they were measured on this device, or assumed ones."""
+        if self.known_delays is not None:
+            return self.known_delays
+        return load_profile(self.folder, self.manifest, self.device.fingerprint)
+
+    @cached_property
+    def delays(self) -> Profile:
+        """Delays to plan with: as measured, storage no faster than the device's pace."""
+        return self.device.paced(self.measured)
+
+    @property
+    def demand(self) -> Demand:
+        """Bytes that the unswapped model uses: weights, and everything else."""
+        return demand(self.manifest)

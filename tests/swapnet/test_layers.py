@@ -1,0 +1,126 @@
+"""Imports go one way, from the command line down to the kernel, and never in a circle."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("builder", "executor", "calibration", "models")
+
+BELOW = {
+    "kernel": set[str](),
+    "models": {"kernel"},
+    "executor": {"kernel"},
+    "builder": {"kernel", "executor"},
+    "calibration": {"kernel", "executor", "builder"},
+    "above": {"kernel", "models", "executor", "builder", "calibration"},
+}
+"""What each part of the house may import beside itself."""
+
+FLOORS = (
+    ("device", "pace"),
+    ("planning",),
+    ("swapping",),
+    ("gpu",),
+    ("backends",),
+    ("engine", "inputs", "sharing"),
+    ("execution",),
+    ("executor",),
+    ("probing", "runtime"),
+    ("bench",),
+    ("scenario",),
+)
+"""Inside of executor, from the ground up."""
+
+STAGES = (
+    ("importing",),
+    ("rewriting",),
+    ("precision", "cutting"),
+    ("compilers",),
+    ("writing", "one_operator"),
+    ("build",),
+)
+"""Inside of builder, in the order of a build."""
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Files of the product by the name that they are imported by."""
+    found = {}
+    for folder in ("swapnet", *FOLDERS):
+        for path in (ROOT / folder).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts if folder == "swapnet" else ("swapnet", *parts))
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imports(name: str) -> Iterator[str]:
+    """Modules of the product that a module imports, at any place in it."""
+    for node in ast.walk(ast.parse(modules()[name].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules())
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                yield inside if inside in modules() else node.module
+
+
+@cache
+def graph() -> dict[str, frozenset[str]]:
+    """What each module imports of the product."""
+    known = modules()
+    return {name: frozenset(m for m in imports(name) if m in known) - {name} for name in known}
+
+
+def room(name: str) -> str:
+    """The part of the house that a module stands in."""
+    parts = name.split(".")
+    if parts[1:] and parts[1] in FOLDERS:
+        return parts[1]
+    return "above" if name == "swapnet" or parts[1] in ("cli", "testing", "__main__") else "kernel"
+
+
+def level(name: str, folder: str, order: tuple[tuple[str, ...], ...]) -> int:
+    """How high a module stands inside a folder; the folder's own names stand above all."""
+    parts = name.split(".")
+    if len(parts) < 3:
+        return len(order)
+    heights = [height for height, names in enumerate(order) if parts[2] in names]
+    assert heights, f"{folder}/{parts[2]} stands on no floor: add it to the order in this test"
+    return heights[0]
+
+
+def test_folders_import_what_stands_below() -> None:
+    wrong = [
+        f"{name} -> {other}"
+        for name, used in graph().items()
+        for other in used
+        if room(other) not in BELOW[room(name)] | {room(name)}
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(("folder", "order"), [("executor", FLOORS), ("builder", STAGES)])
+def test_floors_import_what_lies_below(folder: str, order: tuple[tuple[str, ...], ...]) -> None:
+    inside = {name: used for name, used in graph().items() if room(name) == folder}
+    wrong = [
+        f"{name} -> {other}"
+        for name, used in inside.items()
+        for other in used
+        if other in inside and level(other, folder, order) > level(name, folder, order)
+    ]
+    assert not wrong
+
+
+def test_no_circle() -> None:
+    try:
+        TopologicalSorter(graph()).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
