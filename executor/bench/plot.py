@@ -22,10 +22,7 @@ _FAR = 3.0
 """Peers so many times above the slowest prediction need a logarithmic axis."""
 
 _BLUE, _ORANGE, _GREY, _LIGHT = "#1f5fa8", "#c2571a", "#666666", "#aaaaaa"
-_PEERS = {
-    "mapped": ("memory-mapped ONNX Runtime", "s", "#c2571a"),
-    "offload": ("accelerate disk_offload", "D", "#7a3b9a"),
-}
+_PEERS = {"mapped": ("memory-mapped ONNX Runtime", "s", _ORANGE)}
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,8 @@ from swapnet.files import check_writable
 
 if TYPE_CHECKING:
     from swapnet.executor.bench.bench import Findings
-    from swapnet.manifest import Manifest
 
-__all__ = ["command", "mappable_model", "one_operator_engine", "source_model"]
+__all__ = ["command"]
 
 
 @click.command("bench")
@@ -106,7 +105,10 @@ def command(
 ) -> None:
     """Measure latency and memory of the engine DIR at a budget."""
     from swapnet.budget import Budget
-    from swapnet.executor.bench.bench import Setup, bench
+    from swapnet.builder.importing.source import original_model
+    from swapnet.builder.one_operator import one_operator_engine
+    from swapnet.builder.rewriting.optimise import operators_of, save_optimised
+    from swapnet.executor.bench.bench import Other, Setup, bench
     from swapnet.executor.bench.plot import check_drawable
     from swapnet.executor.bench.report import as_text
     from swapnet.executor.bench.rounds import Schedule
@@ -127,8 +129,8 @@ def command(
             hint="leave it out: memory of the GPU is measured, and limited by our allocators",
         )
     if against is not None:
-        others = (manifest, load_manifest(against, shapes or None))
-        check_comparable((str(engine), str(against)), others)
+        manifests = (manifest, load_manifest(against, shapes or None))
+        check_comparable((str(engine), str(against)), manifests)
     parsed = Budget.parse(budget)
     for target in (json_target, export_times, export_profile, export_trace, plot):
         if target and target != "-":
@@ -145,10 +147,16 @@ def command(
     inputs = check_inputs(manifest, arrays) if arrays else planned_sample(manifest)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swapnet-")))
-        source = source_model(manifest, model) if compare or mapped else None
+        source = original_model(manifest, model) if compare or mapped else None
         make_plan(manifest, assumed_profile(manifest), admitted_bytes(parsed, manifest), options)
         for directory in filter(None, (engine, against)):
             delays(directory, device, load_mode, shapes, calibrate=calibrate, name=str(directory))
+        others: dict[str, Other] = {}
+        if mapped and source is not None:
+            whole = save_optimised(source, folder, operators=operators_of(manifest.compiled))
+            others["mapped"] = Other(whole, "mapped")
+        if against is not None:
+            others["against"] = Other(against)
         findings = bench(
             Setup(
                 folder=engine,
@@ -157,8 +165,7 @@ def command(
                 runtime_engine=one_operator_engine(folder),
                 device=device,
                 unswapped=source if compare else None,
-                mapped=mappable_model(source, folder, manifest) if mapped and source else None,
-                against=against,
+                others=others,
                 load_mode=LoadMode(load_mode),
                 options=options,
                 shapes=shapes,
@@ -194,58 +201,6 @@ def _plot(engine: Path, findings: Findings, device: Device, path: Path) -> None:
     delays = scaled(profile, report.idle_ms, report.storage_bytes_per_s)
     points = curve(manifest, profile, delays=delays, execution_ms=report.execution_ms)
     save_plot([panel_of(report.model, points, [report])], path)
-
-
-def source_model(manifest: Manifest, given: Path | None) -> Path:
-    """The original model, checked against the engine.
-
-    Raises
-    ------
-    InputError
-        It is gone, or another one.
-    """
-    from swapnet.builder.importing.source import file_sha256
-
-    path = given or Path(manifest.source.path)
-    found = file_sha256(path) if path.is_file() else None
-    if found != manifest.source.sha256:
-        raise InputError(
-            f"{path} is not what the engine was built from",
-            why=f"its SHA-256 is {found[:12]}…, it should be {manifest.source.sha256[:12]}…"
-            if found
-            else "there is no such file",
-            hint="give the original with --model, or leave --compare out",
-        )
-    return path
-
-
-def one_operator_engine(folder: Path) -> Path:
-    """An engine of one operator: what its process uses is the fixed cost of the runtime."""
-    from onnx import TensorProto, helper
-
-    from swapnet.builder import build
-
-    model = helper.make_model(
-        helper.make_graph(
-            [helper.make_node("Relu", ["x"], ["y"])],
-            "one_operator",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
-        ),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    path = folder / "one_operator.onnx"
-    path.write_bytes(model.SerializeToString())
-    build(path, folder / "one_operator", backend="onnxruntime")
-    return folder / "one_operator"
-
-
-def mappable_model(source: Path, folder: Path, manifest: Manifest) -> Path:
-    """The optimised model with its weights in external data, which ONNX Runtime maps."""
-    from swapnet.builder.rewriting.optimise import operators_of, save_optimised
-
-    return save_optimised(source, folder, operators=operators_of(manifest.compiled))
 
 
 def _percentiles(text: str) -> tuple[float, ...]:
