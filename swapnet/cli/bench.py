@@ -71,8 +71,6 @@ __all__ = ["command"]
 @threads_option
 @load_mode_option
 @gpu_memory_option
-@click.option("--copy", is_flag=True, help="Slower: copy weights instead of binding them.")
-@click.option("--equal-blocks", is_flag=True, help="Slower: equal blocks, not planned ones.")
 @click.option("--no-resident", is_flag=True, help="Slower: nothing stays in memory.")
 @click.option("--no-cyclic", is_flag=True, help="Slower: never read for the next inference.")
 def command(
@@ -98,8 +96,6 @@ def command(
     threads: int | None,
     load_mode: str,
     gpu_memory: str,
-    copy: bool,
-    equal_blocks: bool,
     no_resident: bool,
     no_cyclic: bool,
 ) -> None:
@@ -139,9 +135,7 @@ def command(
         check_drawable(Path(plot))
     device = engine_device(engine, threads, gpu_memory)
     wanted = _percentiles(percentile)
-    options = PlanOptions(
-        copy=copy, equal=equal_blocks, resident=not no_resident, cyclic=not no_cyclic
-    )
+    options = PlanOptions(resident=not no_resident, cyclic=not no_cyclic)
     pairs = [part.rpartition(":") for part in (load_inputs or "").split(",") if part]
     arrays = read_inputs(tuple((name, Path(path)) for name, _, path in pairs))
     inputs = check_inputs(manifest, arrays) if arrays else planned_sample(manifest)
