@@ -105,12 +105,12 @@ def command(
     from swapnet.builder.one_operator import one_operator_engine
     from swapnet.builder.rewriting.optimise import operators_of, save_optimised
     from swapnet.executor.bench.bench import Other, Setup, bench
+    from swapnet.executor.bench.difference import check_comparable
     from swapnet.executor.bench.plot import check_drawable
     from swapnet.executor.bench.report import as_text
     from swapnet.executor.bench.rounds import Schedule
     from swapnet.executor.inputs import check_inputs, planned_sample
     from swapnet.executor.planning.admission import admitted_bytes
-    from swapnet.executor.planning.comparison import check_comparable
     from swapnet.executor.planning.plan import PlanOptions
     from swapnet.executor.planning.planner import make_plan
     from swapnet.executor.swapping.storage import LoadMode
