@@ -16,7 +16,7 @@ SHAPES ?=
 PRECISION ?=
 DATA ?=
 
-.PHONY: help setup engines test test-quick test-oldest prove prove-precision prove-scenarios check bench test-gpu bench-gpu peers wheel clean
+.PHONY: help setup engines test test-quick test-oldest prove prove-precision prove-scenarios check bench accuracy test-gpu bench-gpu peers wheel clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -51,13 +51,13 @@ test-oldest: ## The quick tests on the oldest ONNX Runtime that is supported
 	$(VENV)-oldest/bin/python -m pytest -m 'not slow' -q -n auto --dist loadgroup
 
 prove: $(READY) ## Equality and memory of the zoo at many budgets, under the kernel's limit: docs/results.md
-	$(BIN)/python -m tests.prove
+	$(BIN)/python -m tests.evidence.prove
 
 prove-precision: $(READY) ## The same in float16 and int8: docs/quantization-results.md
-	$(BIN)/python -m tests.prove_precision
+	$(BIN)/python -m tests.evidence.prove_precision
 
 prove-scenarios: $(READY) ## Three applications under one budget each, over two hours: docs/multi-dnn-results.md
-	$(BIN)/python -m tests.prove_scenarios
+	$(BIN)/python -m tests.evidence.prove_scenarios
 
 check: $(READY) ## Lint, format and types
 	$(BIN)/ruff check .
@@ -65,13 +65,16 @@ check: $(READY) ## Lint, format and types
 	$(BIN)/mypy
 
 bench: $(READY) ## The suite: the zoo at five budgets, peers, ablations; results/, resumable
-	$(BIN)/python -m swapnet models bench
+	$(BIN)/python -m tests.evidence.suite
+
+accuracy: $(READY) ## Lower precision against float32, on inputs that did not calibrate it: docs/accuracy.md
+	$(BIN)/python -m tests.evidence.accuracy --page docs/accuracy.md
 
 test-gpu: $(READY) ## The tests that need a CUDA GPU (pip install pycuda and a runtime library first)
 	SWAPNET_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu tests/gpu
 
 bench-gpu: $(READY) ## Unswapped and swapped on this GPU, per weight style: the table in docs/gpu.md
-	$(BIN)/python -m swapnet models bench-gpu --backend '$(BACKEND)' --page docs/gpu.md
+	$(BIN)/python -m tests.evidence.bench_gpu --backend '$(BACKEND)' --page docs/gpu.md
 
 peers: ## The environment of accelerate's disk_offload, for the suite: .venv-peers
 	@test -x $(VENV)-peers/bin/python || $(PYTHON) -m venv $(VENV)-peers

@@ -34,6 +34,14 @@ def test_make_targets_in_the_readme_exist() -> None:
     assert named <= targets
 
 
+def test_what_is_installed_does_not_import_tests() -> None:
+    folders = ("swapnet", "builder", "executor", "calibration", "models")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    importing = re.compile(r"^\s*(from|import) tests\b|\"tests\.", re.M)
+    assert files
+    assert not [path for path in files if importing.search(path.read_text())]
+
+
 def test_the_version_is_one() -> None:
     assert f'version = "{swapnet.__version__}"' in (ROOT / "pyproject.toml").read_text()
 

@@ -17,6 +17,8 @@ from swapnet.tensors import ELEMENT_BYTES, ONNX_TYPES
 if TYPE_CHECKING:
     import onnx
 
+    from swapnet.manifest import Manifest
+
 __all__ = [
     "OPSETS",
     "PROTOBUF_LIMIT_BYTES",
@@ -24,6 +26,7 @@ __all__ = [
     "check_apart",
     "file_sha256",
     "open_source",
+    "original_model",
 ]
 
 PROTOBUF_LIMIT_BYTES = 2 << 30
@@ -62,6 +65,34 @@ def file_sha256(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def original_model(manifest: Manifest, given: Path | None = None) -> Path:
+    """The file that an engine was built from, checked by its SHA-256.
+
+    Parameters
+    ----------
+    manifest
+        The engine.
+    given
+        Where the file lies now; None for where it lay at build time.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it is another one.
+    """
+    path = given or Path(manifest.source.path)
+    found = file_sha256(path) if path.is_file() else None
+    if found != manifest.source.sha256:
+        raise InputError(
+            f"{path} is not what the engine was built from",
+            why=f"its SHA-256 is {found[:12]}…, it should be {manifest.source.sha256[:12]}…"
+            if found
+            else "there is no such file",
+            hint="give the original with --model, or leave --compare out",
+        )
+    return path
 
 
 def open_source(path: Path) -> SourceModel:

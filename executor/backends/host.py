@@ -9,7 +9,7 @@ from swapnet.executor.backends.base import Memory
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.host_values import Values
-from swapnet.executor.swapping.loading import BeforeRead, CopyLoader, DirectLoader, Loader, Reader
+from swapnet.executor.swapping.loading import BeforeRead, DirectLoader, Loader, Reader
 from swapnet.executor.swapping.moments import Mark, Passed
 from swapnet.machine import memory_bytes
 from swapnet.manifest import Manifest
@@ -48,12 +48,8 @@ class HostBackend:
     def loader(
         self, storage: Reader, arena: Memory, plan: Plan, before_read: BeforeRead | None
     ) -> Loader:
-        """Straight to the place, or as `Plan.copy` says."""
+        """Straight to the place."""
         assert isinstance(arena, Arena)
-        if plan.copy:
-            return CopyLoader(
-                storage, arena, largest_bytes=plan.request_bytes, before_read=before_read
-            )
         return DirectLoader(storage, arena, before_read=before_read)
 
     def forget_segments(self) -> None:

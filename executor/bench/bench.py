@@ -7,20 +7,18 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from swapnet.arrays import save_npz
 from swapnet.budget import Budget
 from swapnet.errors import BackendUnavailableError, SwapnetError
 from swapnet.executor.backends.base import Array
-from swapnet.executor.bench.ablation import Variant
 from swapnet.executor.bench.difference import largest_difference
-from swapnet.executor.bench.process import Worker
+from swapnet.executor.bench.fixed_cost import FixedCost, Runtime
+from swapnet.executor.bench.process import Program, Worker
 from swapnet.executor.bench.report import Peer, Report
-from swapnet.executor.bench.roles import Request, Role, Round
 from swapnet.executor.bench.rounds import Schedule, Turns, take_turns
-from swapnet.executor.bench.runtime import FixedCost, Runtime
+from swapnet.executor.bench.sides import Request, Round
 from swapnet.executor.bench.summary import Measured, make_report, peer_of
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.planning.admission import admitted_bytes
@@ -31,30 +29,35 @@ from swapnet.executor.swapping.storage import LoadMode
 from swapnet.manifest import Manifest, load_manifest
 from swapnet.process.cgroup import MemoryGroup, is_available
 from swapnet.profile import load_profile, with_needs
-from swapnet.units import format_size
 
-__all__ = ["Findings", "Offload", "Setup", "bench"]
+__all__ = ["Findings", "Other", "Setup", "bench"]
 
 _PATIENCE_S = 60.0
 """For one turn of a side that may fail: under a small limit others read the model over and over."""
 
-_UNLIMITED_INFERENCES = 3
-
 
 @dataclass(frozen=True)
-class Offload:
-    """The same model on PyTorch, offloaded to disk by accelerate.
+class Other:
+    """Another way to run the model, in turn with ours at the same bytes of budget.
 
     Attributes
     ----------
-    folder
-        Its weights, as `swapnet.executor.bench.offload` writes them.
-    python
-        An interpreter that has PyTorch and accelerate.
+    path
+        What it runs: an engine directory, an ONNX file.
+    role
+        See `Request`.
+    options, load_mode
+        How one that swaps plans and reads; None as ours does.
+    program
+        Runs it in a process that is not ours, with a fixed cost of its own: that of the same
+        program with the path ``""``. None for a process of ours.
     """
 
-    folder: Path
-    python: Path
+    path: Path
+    role: str = "swapped"
+    options: PlanOptions | None = None
+    load_mode: LoadMode | None = None
+    program: Program | None = None
 
 
 @dataclass(frozen=True)
@@ -76,26 +79,18 @@ class Setup:
     unswapped
         The original ONNX file, run by ONNX Runtime at its own best settings in turn with ours;
         None to leave it out.
-    mapped
-        An optimised ONNX file with external data, run by ONNX Runtime with memory-mapped weights
-        in turn with ours, under the same limit; None to leave it out.
-    offload
-        accelerate in turn with ours, under the limit of its own fixed cost and the budget; None
-        to leave it out.
-    against
-        Another engine directory of the same model, such as one in another precision, swapped in
-        turn with ours at the same bytes of budget, under the same limit; None to leave it out.
+    others
+        Other ways to run the model by name, in turn with ours, under the same limit: such as
+        ``"mapped"``, which the report compares with ours. They may fail.
     shapes
         Input shapes, measured before; empty for those of the build.
-    ablations
-        Other ways to swap by name, in turn with ours, under the same limit.
     load_mode, options
         How weights are read, and how to plan.
     memory_limit
         Run under the kernel's limit of the fixed cost and the budget.
     fixed_bytes
-        Fixed costs that are known already, by side (``"swapped"``, ``"offload"``); others are
-        measured.
+        Fixed costs that are known already: ``"swapped"`` is that of our processes, others have
+        the names of ``others``. Those that are missing are measured.
     schedule
         How long.
     percentiles
@@ -112,11 +107,8 @@ class Setup:
     runtime_engine: Path
     device: Device
     unswapped: Path | None = None
-    mapped: Path | None = None
-    offload: Offload | None = None
-    against: Path | None = None
+    others: Mapping[str, Other] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    ablations: Mapping[str, Variant] = field(default_factory=dict)
     load_mode: LoadMode = LoadMode.AUTO
     options: PlanOptions = field(default_factory=PlanOptions)
     memory_limit: bool = False
@@ -181,7 +173,7 @@ def bench(setup: Setup) -> Findings:
     with tempfile.TemporaryDirectory(prefix="swapnet-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         sides = _Sides(setup, plan, folder, stack, counted)
-        turns = take_turns(setup.schedule, sides.workers, sides.optional)
+        turns = take_turns(setup.schedule, sides.workers, setup.others)
         turns.notes.update(sides.notes)
         swapped = sides.workers["swapped"]
         details = swapped.details()
@@ -197,7 +189,7 @@ def bench(setup: Setup) -> Findings:
             if setup.unswapped is not None
             else None
         )
-        peers = {name: _peer(sides, turns, name, outputs, folder) for name in sides.optional}
+        peers = {name: _peer(sides, turns, name, outputs, folder) for name in setup.others}
         report = make_report(
             Measured(
                 manifest=manifest,
@@ -206,8 +198,7 @@ def bench(setup: Setup) -> Findings:
                 swapped=tuple(turns.rounds["swapped"]),
                 resident=tuple(turns.rounds["resident"]),
                 unswapped=tuple(turns.rounds.get("unswapped", ())),
-                peers={k: p for k, p in peers.items() if k not in setup.ablations},
-                ablations={k: p for k, p in peers.items() if k in setup.ablations},
+                peers=peers,
                 runtime_bytes=sides.runtime_bytes,
                 peak_bytes=peak,
                 accounting=_accounting(setup, manifest, counted),
@@ -249,8 +240,6 @@ class _Sides:
         By name; those that could not start are missing.
     groups
         Where the kernel counts, by name.
-    optional
-        Names of the sides that may fail, whether they started or not.
     notes
         Why a side did not start.
     runtime_bytes
@@ -274,7 +263,6 @@ class _Sides:
         self._counted = counted
         self.workers: dict[str, Worker] = {}
         self.groups: dict[str, MemoryGroup] = {}
-        self.optional: list[str] = []
         self.fixed_bytes: dict[str, int] = {}
         self._turns = Turns()
         save_npz(folder / "inputs.npz", setup.inputs)
@@ -290,25 +278,6 @@ class _Sides:
             self.groups[name].lift()
         return self.workers[name].outputs(folder)
 
-    def unlimited_offload(self) -> str:
-        """In words: how accelerate fares with no limit, where it does not live under this one."""
-        offload = self._setup.offload
-        assert offload is not None
-        request = self._request("offload", offload.folder)
-        try:
-            with ExitStack() as stack:
-                group = stack.enter_context(MemoryGroup(None)) if self._counted else None
-                worker = Worker(request, group, python=offload.python)
-                turn = stack.enter_context(worker).run(_UNLIMITED_INFERENCES)
-                peak = group.peak_bytes if group else worker.details()["resident_peak_bytes"]
-                worker.close()
-        except SwapnetError as error:
-            return f"without a limit: {error.what}"
-        return (
-            f"without a limit it takes {median(turn.latency_ms):.0f} ms and "
-            f"{format_size(peak)}, its weights in the page cache"
-        )
-
     def _open(self) -> None:
         setup = self._setup
         runtime = Runtime(
@@ -321,65 +290,56 @@ class _Sides:
         self._start("resident", self._request("resident", setup.folder))
         if setup.unswapped is not None:
             self._start("unswapped", self._request("unswapped", setup.unswapped))
-        if setup.mapped is not None:
-            mapped = self._request("mapped", setup.mapped)
-            self._try("mapped", mapped, self.runtime_bytes)
-        if setup.against is not None:
-            other = self._request("swapped", setup.against)
-            self._try("against", other, self.runtime_bytes)
-        for name, variant in setup.ablations.items():
-            request = self._request("swapped", setup.folder, variant)
-            self._try(name, request, self.runtime_bytes)
-        if setup.offload is not None:
-            self._open_offload(setup.offload)
+        for name, other in setup.others.items():
+            try:
+                self._start_other(name, other)
+            except SwapnetError as error:
+                self._turns.fail(name, error)
 
-    def _open_offload(self, offload: Offload) -> None:
-        cost = FixedCost(self._request("offload", None), python=offload.python)
-        fixed = self._setup.fixed_bytes.get("offload")
-        try:
-            if fixed is None:
-                fixed = cost.measure(counted=self._counted)
+    def _start_other(self, name: str, other: Other) -> None:
+        fixed_bytes = self.runtime_bytes
+        if other.program is not None:
+            trivial = self._request(other.role, None)
+            cost = FixedCost(trivial, program=other.program)
+            known = self._setup.fixed_bytes.get(name)
+            if known is None:
+                fixed_bytes = cost.measure(counted=self._counted)
             else:
+                fixed_bytes = known
                 cost.warm_up()
-        except SwapnetError as error:
-            self.optional.append("offload")
-            self._turns.fail("offload", error)
-            return
-        self.fixed_bytes["offload"] = fixed
-        self._try("offload", self._request("offload", offload.folder), fixed, offload.python)
+            self.fixed_bytes[name] = fixed_bytes
+        request = self._request(other.role, other.path, other.options, other.load_mode)
+        self._start(name, request, fixed_bytes, other.program, patience_s=_PATIENCE_S)
 
-    def _request(self, role: Role, path: Path | None, variant: Variant | None = None) -> Request:
-        variant = variant or Variant("", self._setup.options)
+    def _request(
+        self,
+        role: str,
+        path: Path | None,
+        options: PlanOptions | None = None,
+        load_mode: LoadMode | None = None,
+    ) -> Request:
+        setup = self._setup
         return Request(
             role=role,
             path=str(path) if path else "",
             inputs=str(self._folder / "inputs.npz"),
-            threads=self._setup.device.threads,
+            threads=setup.device.threads,
             budget_bytes=self._plan.budget_bytes,
-            load_mode=(variant.load_mode or self._setup.load_mode).value,
-            options=variant.options,
+            load_mode=(load_mode or setup.load_mode).value,
+            options=options or setup.options,
             streamed=tuple((read.file_offset, read.nbytes) for read in self._plan.reads),
             readers=max(self._plan.readers, 1),
-            trace=self._setup.trace,
-            shapes=self._setup.shapes or None,
-            gpu_memory=self._setup.device.gpu_memory,
+            trace=setup.trace,
+            shapes=setup.shapes or None,
+            gpu_memory=setup.device.gpu_memory,
         )
-
-    def _try(
-        self, name: str, request: Request, fixed_bytes: int, python: Path | None = None
-    ) -> None:
-        self.optional.append(name)
-        try:
-            self._start(name, request, fixed_bytes, python, patience_s=_PATIENCE_S)
-        except SwapnetError as error:
-            self._turns.fail(name, error)
 
     def _start(
         self,
         name: str,
         request: Request,
         fixed_bytes: int | None = None,
-        python: Path | None = None,
+        program: Program | None = None,
         *,
         patience_s: float | None = None,
     ) -> None:
@@ -391,7 +351,7 @@ class _Sides:
             if self._counted:
                 group = self._stack.enter_context(MemoryGroup(limit))
                 self.groups[name] = group
-        worker = Worker(request, group, limit, python=python, patience_s=patience_s)
+        worker = Worker(request, group, limit, program=program, patience_s=patience_s)
         self.workers[name] = self._stack.enter_context(worker)
 
 
@@ -401,13 +361,10 @@ def _peer(sides: _Sides, turns: Turns, name: str, ours: Mapping[str, Array], fol
     if rounds and name not in turns.notes:
         theirs = {k: v for k, v in sides.outputs(name, folder).items() if k in ours}
         error = largest_difference(ours, theirs)[1] if theirs else None
-    note = turns.notes.get(name, "")
-    if note and name == "offload" and name in sides.fixed_bytes:
-        note = f"{note}; {sides.unlimited_offload()}"
     return peer_of(
         turns.rounds["swapped"],
         rounds,
         runtime_bytes=sides.fixed_bytes.get(name),
         max_rel_error=error,
-        note=note,
+        note=turns.notes.get(name, ""),
     )

@@ -1,14 +1,47 @@
-"""How far two sets of outputs are apart."""
+"""Two engines of one model: whether they can be compared, and how far their outputs are apart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from swapnet.errors import InputError
 from swapnet.executor.backends.base import Array
+from swapnet.manifest import Manifest
 
-__all__ = ["largest_difference"]
+__all__ = ["check_comparable", "largest_difference"]
+
+
+def check_comparable(names: Sequence[str], manifests: Sequence[Manifest]) -> None:
+    """Check that two engines were built from one model, and are planned for the same input shapes.
+
+    Parameters
+    ----------
+    names
+        Of the engines, for the message.
+    manifests
+        The engines.
+
+    Raises
+    ------
+    InputError
+        Models or shapes differ.
+    """
+    sources = [manifest.source for manifest in manifests]
+    if sources[0].sha256 != sources[1].sha256:
+        raise InputError(
+            f"{names[0]} and {names[1]} are not engines of one model",
+            why=" and ".join(f"{s.name} has SHA-256 {s.sha256}" for s in sources),
+            hint="compare engines that were built from the same file",
+        )
+    shapes = [manifest.planned_shapes for manifest in manifests]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"{names[0]} and {names[1]} are planned for other input shapes",
+            why=f"{shapes[0]} and {shapes[1]}",
+            hint="give both the same: --shapes name:1x3x224x224",
+        )
 
 
 def largest_difference(

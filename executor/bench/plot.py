@@ -22,10 +22,7 @@ _FAR = 3.0
 """Peers so many times above the slowest prediction need a logarithmic axis."""
 
 _BLUE, _ORANGE, _GREY, _LIGHT = "#1f5fa8", "#c2571a", "#666666", "#aaaaaa"
-_PEERS = {
-    "mapped": ("memory-mapped ONNX Runtime", "s", "#c2571a"),
-    "offload": ("accelerate disk_offload", "D", "#7a3b9a"),
-}
+_PEERS = {"mapped": ("memory-mapped ONNX Runtime", "s", _ORANGE)}
 
 
 @dataclass(frozen=True)
@@ -44,10 +41,6 @@ class Panel:
         The same of other ways to run the model, by name.
     unswapped_ms
         Without swapping; None where it was not measured.
-    against
-        Predictions for other engines of the model, by name.
-    label
-        What the prediction is called.
     """
 
     title: str
@@ -55,8 +48,6 @@ class Panel:
     measured: Sequence[tuple[int, float]] = ()
     peers: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     unswapped_ms: float | None = None
-    against: Mapping[str, Sequence[Point]] = field(default_factory=dict)
-    label: str = "predicted"
 
 
 def panel_of(title: str, curve: Sequence[Point], reports: Sequence[Report]) -> Panel:
@@ -148,16 +139,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
     budgets = [point.budget_bytes / _MIB for point in panel.curve]
     predicted = [point.predicted_ms for point in panel.curve]
     bounds = [point.bound_ms for point in panel.curve]
-    axes.plot(budgets, predicted, color=_BLUE, lw=1.6, label=panel.label)
+    axes.plot(budgets, predicted, color=_BLUE, lw=1.6, label="predicted")
     axes.plot(budgets, bounds, color=_GREY, lw=1.2, ls="--", label="bound")
-    for name, other in panel.against.items():
-        axes.plot(
-            [point.budget_bytes / _MIB for point in other],
-            [point.predicted_ms for point in other],
-            color=_ORANGE,
-            lw=1.6,
-            label=name,
-        )
     if panel.unswapped_ms is not None:
         axes.axhline(panel.unswapped_ms, color=_LIGHT, lw=1, ls=":", label="unswapped")
     if panel.measured:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,27 @@ import msgspec
 
 from swapnet.arrays import load_npz
 from swapnet.executor.backends.base import Array
-from swapnet.executor.bench.roles import Request, Round
+from swapnet.executor.bench.sides import Request, Round
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.child import Child
 
-__all__ = ["Worker"]
+__all__ = ["Program", "Worker"]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the process of a side runs.
+
+    Attributes
+    ----------
+    module
+        Calls `swapnet.executor.bench.worker.serve`.
+    python
+        Interpreter; None for this one.
+    """
+
+    module: str = "swapnet.executor.bench.worker"
+    python: Path | None = None
 
 
 class Worker(Child):
@@ -23,8 +40,10 @@ class Worker(Child):
     ----------
     request
         What it runs.
-    group, limit_bytes, python, patience_s
+    group, limit_bytes, patience_s
         See `Child`.
+    program
+        Runs it; None for ours.
 
     Raises
     ------
@@ -40,15 +59,16 @@ class Worker(Child):
         group: MemoryGroup | None = None,
         limit_bytes: int | None = None,
         *,
-        python: Path | None = None,
+        program: Program | None = None,
         patience_s: float | None = None,
     ) -> None:
+        program = program or Program()
         super().__init__(
-            "swapnet.executor.bench.worker",
+            program.module,
             f"the process of the {request.role} model",
             group=group,
             limit_bytes=limit_bytes,
-            python=python,
+            python=program.python,
             patience_s=patience_s,
         )
         self.request = request

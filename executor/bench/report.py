@@ -86,9 +86,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     overlap_fraction
         Share of the reading that was hidden behind execution.
     peers
-        Other ways to run a model that does not fit, under the same limit.
-    ablations
-        Ours with something switched off.
+        Other ways to run the model, under the same limit.
     """
 
     schema: Literal["swapnet-bench/1"] = "swapnet-bench/1"
@@ -130,18 +128,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     max_rel_error: float | None
     verdict: Verdict
     peers: dict[str, Peer] = {}
-    ablations: dict[str, Peer] = {}
     iterations: int
     rounds: int
     command: str
     machine: Machine
 
 
-_TITLES = {
-    "mapped": "Memory-mapped",
-    "offload": "accelerate disk_offload",
-    "against": "The other engine",
-}
+_TITLES = {"mapped": "Memory-mapped", "against": "The other engine"}
 
 
 def as_text(report: Report) -> str:
@@ -168,7 +161,7 @@ def as_text(report: Report) -> str:
             f"{report.ratio_to_unswapped:.3f}; largest difference {report.max_rel_error:.2e} of "
             "the largest output"
         )
-    for name, peer in {**report.peers, **report.ablations}.items():
+    for name, peer in report.peers.items():
         lines.append(f"{_TITLES.get(name, name)}: {_peer(peer)}")
     lines += [
         f"Bound: {report.bound_ms:.2f} ms, ratio {report.ratio_to_bound:.3f}; contended "

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Protocol
 
 from swapnet.errors import SwapnetError
-from swapnet.executor.bench.roles import Round
+from swapnet.executor.bench.sides import Round
 
 __all__ = ["Runner", "Schedule", "Turns", "take_turns"]
 

@@ -10,7 +10,7 @@ from statistics import median
 
 from swapnet.executor.bench.prediction import paired_predictions
 from swapnet.executor.bench.report import Machine, Peer, Report, Verdict
-from swapnet.executor.bench.roles import Round
+from swapnet.executor.bench.sides import Round
 from swapnet.executor.bench.statistics import percentile, summarise
 from swapnet.executor.device import Device, available_processors
 from swapnet.executor.planning.plan import Plan
@@ -33,7 +33,7 @@ class Measured:
         What was executed, and by which delays it was planned.
     swapped, resident, unswapped
         Rounds of these sides; none of the last where it was left out.
-    peers, ablations
+    peers
         The other sides.
     runtime_bytes, peak_bytes
         The fixed cost, and the most that was in use above it.
@@ -52,7 +52,6 @@ class Measured:
     resident: Sequence[Round]
     unswapped: Sequence[Round]
     peers: Mapping[str, Peer]
-    ablations: Mapping[str, Peer]
     runtime_bytes: int
     peak_bytes: int
     accounting: str
@@ -143,7 +142,6 @@ def make_report(
         max_rel_error=measured.error[1] if measured.error else None,
         verdict=verdict if plan.streamed_bytes else "not swapped",
         peers=dict(measured.peers),
-        ablations=dict(measured.ablations),
         iterations=len(latencies),
         rounds=len(measured.swapped),
         command=command,

@@ -8,6 +8,7 @@ answered by a `Failed` and ends the process with status 2.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,25 @@ import msgspec
 
 from swapnet.arrays import save_npz
 from swapnet.errors import SwapnetError
-from swapnet.executor.bench.roles import Request, open_side
+from swapnet.executor.bench.sides import Request, Side, open_side
 from swapnet.process.failure import failure_of
 
+__all__ = ["serve"]
 
-def main() -> int:
-    """Serve until standard input ends."""
+
+def serve(open_side: Callable[[Request], Side]) -> int:
+    """Answer requests until standard input ends.
+
+    Parameters
+    ----------
+    open_side
+        Opens the side that the first line asks for.
+
+    Returns
+    -------
+    int
+        Status to exit with.
+    """
     try:
         side = open_side(msgspec.json.decode(sys.stdin.readline(), type=Request))
         _answer({"ready": True})
@@ -46,4 +60,4 @@ def _answer(value: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(open_side))

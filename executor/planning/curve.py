@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swapnet.executor.planning.plan import PlanOptions
@@ -63,7 +62,6 @@ def curve(
     delays: Profile | None = None,
     execution_ms: float | None = None,
     count: int = _POINTS,
-    budgets: Sequence[int] | None = None,
 ) -> tuple[Point, ...]:
     """Plan for budgets from the smallest that works to everything resident.
 
@@ -79,14 +77,12 @@ def curve(
         Of the bound: the unswapped model. By default the sum of the blocks alone.
     count
         Of budgets, at most: fewer where they would be the same.
-    budgets
-        Others, in bytes; the engine must run in all of them.
     """
     delays = delays or profile
     if execution_ms is None:
         execution_ms = sum(block.idle_ms for block in delays.blocks)
     points = []
-    for budget_bytes in curve_budgets(manifest, count) if budgets is None else budgets:
+    for budget_bytes in curve_budgets(manifest, count):
         plan = make_plan(manifest, profile, budget_bytes, options)
         reading_ms = plan.streamed_bytes / delays.storage.bytes_per_s * 1e3
         points.append(

@@ -19,23 +19,12 @@ class PlanOptions:
 
     Attributes
     ----------
-    read_bytes
-        One request to storage; a block is read in equal requests of about this size. By default
-        the size that was measured to be the fastest.
-    readers
-        Requests in flight; by default as measured.
     resident
         Keep what fits beside the ring in memory.
     cyclic
         Read the first blocks of the next inference during the last blocks of this one.
     merge
         Execute several blocks by one call where that is faster.
-    equal
-        Stream everything in parts of equal size through two places, without a search: what a
-        swapper without a planner does.
-    copy
-        Read into memory of its own and copy from there: what a framework that owns its weights
-        does.
     reading_weight
         How much a millisecond of reading counts beside one of latency, though it may be hidden:
         other models wait for storage, and compute more slowly meanwhile.
@@ -44,13 +33,9 @@ class PlanOptions:
         for its end. None for any.
     """
 
-    read_bytes: int | None = None
-    readers: int | None = None
     resident: bool = True
     cyclic: bool = True
     merge: bool = True
-    equal: bool = False
-    copy: bool = False
     reading_weight: float = 0.0
     most_step_ms: float | None = None
 
@@ -119,9 +104,7 @@ class Plan:
     readers
         Requests in flight.
     request_bytes
-        Size of one request, about; its limit where requests are copied.
-    copy
-        Requests go to memory of their own and are copied from there.
+        Size of one request, about; its limit on a GPU.
     shared_bytes, resident_bytes, ring_bytes
         Regions of the arena, in this order.
     usage
@@ -136,7 +119,6 @@ class Plan:
     reads: tuple[Read, ...]
     readers: int
     request_bytes: int
-    copy: bool
     shared_bytes: int
     resident_bytes: int
     ring_bytes: int

@@ -8,7 +8,7 @@ from math import ceil
 from swapnet.errors import BudgetError
 from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step
 from swapnet.executor.planning.schedule import Flow, outline_of, schedule
-from swapnet.executor.planning.search import Planner, equal_blocks, parted
+from swapnet.executor.planning.search import Planner, parted
 from swapnet.executor.planning.timeline import Delays, predict
 from swapnet.executor.planning.usage import mappable_bytes, page_table_bytes, usage
 from swapnet.manifest import EXTENT_ALIGNMENT, Manifest
@@ -67,11 +67,9 @@ def make_plan(
         The budget is below the smallest that works.
     """
     options = options or PlanOptions()
-    request_bytes = options.read_bytes or profile.storage.request_bytes
-    readers = options.readers or profile.storage.readers
-    used = usage(manifest, copies_bytes=readers * request_bytes * options.copy)
+    request_bytes = profile.storage.request_bytes
+    used = usage(manifest)
     smallest, reason = smallest_budget(manifest)
-    smallest += readers * request_bytes * options.copy
     if budget_bytes < smallest:
         raise BudgetError(
             f"{manifest.source.name} does not fit in {format_size(budget_bytes)}",
@@ -83,33 +81,28 @@ def make_plan(
     arena = mappable_bytes(budget_bytes - used.total_bytes)
     available = arena - manifest.shared_extent.nbytes
     outline = outline_of(manifest)
-    if options.equal:
-        choice = equal_blocks(outline, available)
-    else:
-        planner = Planner(
-            outline,
-            Delays(profile),
-            available,
-            cyclic=options.cyclic,
-            least_bytes=request_bytes // 2,
-            reading_weight=options.reading_weight,
-        )
-        choice = planner.best(resident=options.resident, join=options.merge).choice
+    planner = Planner(
+        outline,
+        Delays(profile),
+        available,
+        cyclic=options.cyclic,
+        least_bytes=request_bytes // 2,
+        reading_weight=options.reading_weight,
+    )
+    choice = planner.best(resident=options.resident, join=options.merge).choice
     if options.most_step_ms is not None:
         choice = parted(choice, outline, Delays(profile), options.most_step_ms)
     order = schedule(outline, choice, cyclic=options.cyclic, least_bytes=request_bytes // 2)
     places = _places(manifest, order.offsets)
-    at_most = options.copy or manifest.runs_on_gpu
-    reads = tuple(_reads(manifest, places, order.flows, request_bytes, at_most=at_most))
+    reads = tuple(_reads(manifest, places, order.flows, request_bytes))
     steps = tuple(_steps(order.spans, reads))
     return Plan(
         budget_bytes=budget_bytes,
         places=places,
         steps=steps,
         reads=reads,
-        readers=readers,
+        readers=profile.storage.readers,
         request_bytes=request_bytes,
-        copy=options.copy,
         shared_bytes=manifest.shared_extent.nbytes,
         ring_bytes=order.ring_bytes,
         resident_bytes=sum(place.nbytes for place in places if place.resident),
@@ -146,14 +139,11 @@ def _reads(
     places: Sequence[Place],
     flows: Sequence[Flow],
     request_bytes: int,
-    *,
-    at_most: bool,
 ) -> Iterator[Read]:
-    """Each flow in equal requests of about, or at most, ``request_bytes``."""
+    """Each flow in equal requests of about ``request_bytes``, on a GPU of no more."""
+    rounded = ceil if manifest.runs_on_gpu else round
     for flow in flows:
-        pieces = (
-            ceil(flow.nbytes / request_bytes) if at_most else round(flow.nbytes / request_bytes)
-        )
+        pieces = rounded(flow.nbytes / request_bytes)
         piece = align_up(-(-flow.nbytes // max(pieces, 1)), EXTENT_ALIGNMENT)
         extent = manifest.blocks[flow.block].extent
         for start in range(0, flow.nbytes, piece):

@@ -16,7 +16,7 @@ from itertools import accumulate, combinations
 from swapnet.executor.planning.schedule import Choice, Outline, schedule
 from swapnet.executor.planning.timeline import Delays, simulate
 
-__all__ = ["Candidate", "Planner", "equal_blocks", "parted"]
+__all__ = ["Candidate", "Planner", "parted"]
 
 _ALIKE = 1.002
 """Predictions this close are the same: the plan that reads least is taken."""
@@ -332,20 +332,6 @@ class Planner:
             else:
                 others.append(block)
         return chosen + others
-
-
-def equal_blocks(outline: Outline, available_bytes: int) -> Choice:
-    """Steps of equal size, two of which fill the memory: nothing resident, nothing searched."""
-    limit = max(available_bytes // 2, *outline.nbytes, 1)
-    joined: list[int] = []
-    bytes_of_step = 0
-    for block, nbytes in enumerate(outline.nbytes):
-        if outline.joinable[block] and bytes_of_step + nbytes <= limit:
-            joined.append(block)
-            bytes_of_step += nbytes
-        else:
-            bytes_of_step = nbytes
-    return Choice(frozenset(), frozenset(joined), available_bytes)
 
 
 def parted(choice: Choice, outline: Outline, delays: Delays, most_ms: float) -> Choice:

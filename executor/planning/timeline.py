@@ -38,11 +38,6 @@ class Timeline:
     stalls_ms: tuple[float, ...]
 
     @property
-    def first_ms(self) -> float:
-        """Latency of the first inference."""
-        return self.ends_ms[0]
-
-    @property
     def steady_ms(self) -> float:
         """Latency once prefetching has settled."""
         return self.ends_ms[-1] - self.ends_ms[-2] if len(self.ends_ms) > 1 else self.ends_ms[0]

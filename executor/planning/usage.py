@@ -106,16 +106,9 @@ def mappable_bytes(nbytes: int) -> int:
     return nbytes * 512 // 513
 
 
-def usage(manifest: Manifest, *, copies_bytes: int = 0) -> Usage:
-    """What the model uses beside its weights; the same for every plan.
-
-    Parameters
-    ----------
-    manifest
-        The engine.
-    copies_bytes
-        Memory that requests are copied from, where they do not go to their place at once.
-    """
+def usage(manifest: Manifest) -> Usage:
+    """What the model uses beside its weights; the same for every plan."""
+    copies_bytes = 0
     scratch = max((block.activation_bytes for block in manifest.blocks), default=0)
     io = sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs))
     if manifest.runs_on_gpu:

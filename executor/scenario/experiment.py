@@ -12,7 +12,7 @@ from statistics import median
 
 from swapnet.arrays import save_npz
 from swapnet.errors import BudgetError, SwapnetError
-from swapnet.executor.bench.runtime import Runtime
+from swapnet.executor.bench.fixed_cost import Runtime
 from swapnet.executor.bench.summary import machine_of
 from swapnet.executor.scenario.answers import Answers
 from swapnet.executor.scenario.bandwidth import Bandwidth

@@ -17,7 +17,7 @@ import msgspec
 
 from swapnet.arrays import Array, load_npz
 from swapnet.errors import SwapnetError
-from swapnet.executor.bench.roles import peak_resident_bytes
+from swapnet.executor.bench.sides import peak_resident_bytes
 from swapnet.executor.pace import Pace
 from swapnet.executor.runtime.terms import Changes
 from swapnet.executor.scenario.digests import HELD, Digests

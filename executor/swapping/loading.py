@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -10,14 +9,12 @@ from typing import Protocol
 from swapnet.errors import BackendError, StorageError
 from swapnet.executor.planning.plan import Read
 from swapnet.executor.planning.usage import READ_BYTES
-from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.moments import Mark, Passed
 from swapnet.manifest import Extent
 
 __all__ = [
     "READERS",
     "BeforeRead",
-    "CopyLoader",
     "DirectLoader",
     "Loader",
     "Reader",
@@ -112,7 +109,8 @@ class DirectLoader:
             after.wait()
         if self._before_read is not None:
             self._before_read(read)
-        self._fill(self._arena.view(read.arena_offset, read.nbytes), read)
+        place = self._arena.view(read.arena_offset, read.nbytes)
+        self._storage.read_into(place, read.file_offset)
         return Passed()
 
     def reset(self) -> None:
@@ -120,40 +118,6 @@ class DirectLoader:
 
     def close(self) -> None:
         """Nothing to give back."""
-
-    def _fill(self, place: memoryview, read: Read) -> None:
-        self._storage.read_into(place, read.file_offset)
-
-
-class CopyLoader(DirectLoader):
-    """Reads into memory of the reading thread and copies: what a framework does that owns weights.
-
-    Parameters
-    ----------
-    storage, arena, before_read
-        See `DirectLoader`.
-    largest_bytes
-        Limit of one request.
-    """
-
-    def __init__(
-        self,
-        storage: Reader,
-        arena: Writable,
-        *,
-        largest_bytes: int,
-        before_read: BeforeRead | None = None,
-    ) -> None:
-        super().__init__(storage, arena, before_read=before_read)
-        self.largest_bytes = largest_bytes
-        self._staging = threading.local()
-
-    def _fill(self, place: memoryview, read: Read) -> None:
-        if not hasattr(self._staging, "arena"):
-            self._staging.arena = Arena(self.largest_bytes)
-        staged = self._staging.arena.view(0, read.nbytes)
-        self._storage.read_into(staged, read.file_offset)
-        place[:] = staged
 
 
 def pieces(block: int, extent: Extent, offset: int, largest_bytes: int) -> Iterator[Read]:

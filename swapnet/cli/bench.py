@@ -30,9 +30,8 @@ from swapnet.files import check_writable
 
 if TYPE_CHECKING:
     from swapnet.executor.bench.bench import Findings
-    from swapnet.manifest import Manifest
 
-__all__ = ["command", "mappable_model", "one_operator_engine", "source_model"]
+__all__ = ["command"]
 
 
 @click.command("bench")
@@ -72,8 +71,6 @@ __all__ = ["command", "mappable_model", "one_operator_engine", "source_model"]
 @threads_option
 @load_mode_option
 @gpu_memory_option
-@click.option("--copy", is_flag=True, help="Slower: copy weights instead of binding them.")
-@click.option("--equal-blocks", is_flag=True, help="Slower: equal blocks, not planned ones.")
 @click.option("--no-resident", is_flag=True, help="Slower: nothing stays in memory.")
 @click.option("--no-cyclic", is_flag=True, help="Slower: never read for the next inference.")
 def command(
@@ -99,20 +96,21 @@ def command(
     threads: int | None,
     load_mode: str,
     gpu_memory: str,
-    copy: bool,
-    equal_blocks: bool,
     no_resident: bool,
     no_cyclic: bool,
 ) -> None:
     """Measure latency and memory of the engine DIR at a budget."""
     from swapnet.budget import Budget
-    from swapnet.executor.bench.bench import Setup, bench
+    from swapnet.builder.importing.source import original_model
+    from swapnet.builder.one_operator import one_operator_engine
+    from swapnet.builder.rewriting.optimise import operators_of, save_optimised
+    from swapnet.executor.bench.bench import Other, Setup, bench
+    from swapnet.executor.bench.difference import check_comparable
     from swapnet.executor.bench.plot import check_drawable
     from swapnet.executor.bench.report import as_text
     from swapnet.executor.bench.rounds import Schedule
     from swapnet.executor.inputs import check_inputs, planned_sample
     from swapnet.executor.planning.admission import admitted_bytes
-    from swapnet.executor.planning.comparison import check_comparable
     from swapnet.executor.planning.plan import PlanOptions
     from swapnet.executor.planning.planner import make_plan
     from swapnet.executor.swapping.storage import LoadMode
@@ -127,8 +125,8 @@ def command(
             hint="leave it out: memory of the GPU is measured, and limited by our allocators",
         )
     if against is not None:
-        others = (manifest, load_manifest(against, shapes or None))
-        check_comparable((str(engine), str(against)), others)
+        manifests = (manifest, load_manifest(against, shapes or None))
+        check_comparable((str(engine), str(against)), manifests)
     parsed = Budget.parse(budget)
     for target in (json_target, export_times, export_profile, export_trace, plot):
         if target and target != "-":
@@ -137,18 +135,22 @@ def command(
         check_drawable(Path(plot))
     device = engine_device(engine, threads, gpu_memory)
     wanted = _percentiles(percentile)
-    options = PlanOptions(
-        copy=copy, equal=equal_blocks, resident=not no_resident, cyclic=not no_cyclic
-    )
+    options = PlanOptions(resident=not no_resident, cyclic=not no_cyclic)
     pairs = [part.rpartition(":") for part in (load_inputs or "").split(",") if part]
     arrays = read_inputs(tuple((name, Path(path)) for name, _, path in pairs))
     inputs = check_inputs(manifest, arrays) if arrays else planned_sample(manifest)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swapnet-")))
-        source = source_model(manifest, model) if compare or mapped else None
+        source = original_model(manifest, model) if compare or mapped else None
         make_plan(manifest, assumed_profile(manifest), admitted_bytes(parsed, manifest), options)
         for directory in filter(None, (engine, against)):
             delays(directory, device, load_mode, shapes, calibrate=calibrate, name=str(directory))
+        others: dict[str, Other] = {}
+        if mapped and source is not None:
+            whole = save_optimised(source, folder, operators=operators_of(manifest.compiled))
+            others["mapped"] = Other(whole, "mapped")
+        if against is not None:
+            others["against"] = Other(against)
         findings = bench(
             Setup(
                 folder=engine,
@@ -157,8 +159,7 @@ def command(
                 runtime_engine=one_operator_engine(folder),
                 device=device,
                 unswapped=source if compare else None,
-                mapped=mappable_model(source, folder, manifest) if mapped and source else None,
-                against=against,
+                others=others,
                 load_mode=LoadMode(load_mode),
                 options=options,
                 shapes=shapes,
@@ -194,58 +195,6 @@ def _plot(engine: Path, findings: Findings, device: Device, path: Path) -> None:
     delays = scaled(profile, report.idle_ms, report.storage_bytes_per_s)
     points = curve(manifest, profile, delays=delays, execution_ms=report.execution_ms)
     save_plot([panel_of(report.model, points, [report])], path)
-
-
-def source_model(manifest: Manifest, given: Path | None) -> Path:
-    """The original model, checked against the engine.
-
-    Raises
-    ------
-    InputError
-        It is gone, or another one.
-    """
-    from swapnet.builder.importing.source import file_sha256
-
-    path = given or Path(manifest.source.path)
-    found = file_sha256(path) if path.is_file() else None
-    if found != manifest.source.sha256:
-        raise InputError(
-            f"{path} is not what the engine was built from",
-            why=f"its SHA-256 is {found[:12]}…, it should be {manifest.source.sha256[:12]}…"
-            if found
-            else "there is no such file",
-            hint="give the original with --model, or leave --compare out",
-        )
-    return path
-
-
-def one_operator_engine(folder: Path) -> Path:
-    """An engine of one operator: what its process uses is the fixed cost of the runtime."""
-    from onnx import TensorProto, helper
-
-    from swapnet.builder import build
-
-    model = helper.make_model(
-        helper.make_graph(
-            [helper.make_node("Relu", ["x"], ["y"])],
-            "one_operator",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
-        ),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    path = folder / "one_operator.onnx"
-    path.write_bytes(model.SerializeToString())
-    build(path, folder / "one_operator", backend="onnxruntime")
-    return folder / "one_operator"
-
-
-def mappable_model(source: Path, folder: Path, manifest: Manifest) -> Path:
-    """The optimised model with its weights in external data, which ONNX Runtime maps."""
-    from swapnet.builder.rewriting.optimise import operators_of, save_optimised
-
-    return save_optimised(source, folder, operators=operators_of(manifest.compiled))
 
 
 def _percentiles(text: str) -> tuple[float, ...]:

@@ -6,21 +6,16 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-import swapnet
-from swapnet.arrays import Array, load_npz
-from swapnet.cli import bench_gpu, zoo_accuracy
+from swapnet.arrays import load_npz
 from swapnet.cli.console import print_table, write_json
 from swapnet.cli.options import engines_option
+from swapnet.cli.zoo import current_engine
 from swapnet.units import format_size
 
-if TYPE_CHECKING:
-    from swapnet.models import ZooFiles
-
-__all__ = ["command", "current_engine", "engine_folder"]
+__all__ = ["command"]
 
 weights_option = click.option(
     "--weights",
@@ -33,10 +28,6 @@ weights_option = click.option(
 @click.group("models")
 def command() -> None:
     """The model zoo: ONNX files, real inputs, readable answers."""
-
-
-command.add_command(bench_gpu.command)
-command.add_command(zoo_accuracy.command)
 
 
 @command.command("list")
@@ -92,7 +83,7 @@ def run_models(
     """Build, swap and compare models on real inputs. [default: all]"""
     from swapnet import models
     from swapnet.budget import Budget
-    from swapnet.cli.bench import one_operator_engine
+    from swapnet.builder.one_operator import one_operator_engine
     from swapnet.cli.engine import engine_device
     from swapnet.executor.backends import best_backend, can_run
     from swapnet.executor.bench.bench import Setup, bench
@@ -161,69 +152,6 @@ def run_models(
         click.echo(f"\n{title}\n  " + text.replace("\n", "\n  "))
 
 
-@command.command("bench")
-@click.argument("names", nargs=-1)
-@click.option(
-    "--budget",
-    "budgets",
-    multiple=True,
-    default=("weights:66%", "weights:43%", "weights:25%", "weights:17%", "smallest"),
-    show_default=True,
-    metavar="SIZE",
-    help="May be given several times; smallest is the smallest that works.",
-)
-@click.option(
-    "--results",
-    default="results",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Where cases, tables and plots go; cases that are there are not measured again.",
-)
-@engines_option
-@click.option("--peers/--no-peers", default=True, help="Other ways to run what does not fit.")
-@click.option(
-    "--peers-python",
-    default=".venv-peers/bin/python",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="An interpreter that has PyTorch and accelerate.",
-)
-@click.option("--ablations/--no-ablations", default=True, help="Switch off one thing at a time.")
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
-@click.option(
-    "--memory-limit/--no-memory-limit", default=True, help="Under the kernel's limit; needs root."
-)
-def bench_models(
-    names: tuple[str, ...],
-    budgets: tuple[str, ...],
-    results: Path,
-    engines: Path,
-    peers: bool,
-    peers_python: Path,
-    ablations: bool,
-    rounds: int,
-    memory_limit: bool,
-) -> None:
-    """Measure models at several budgets: JSON, tables and plots. [default: all]"""
-    from swapnet import models
-    from swapnet.cli.suite import Suite, run_suite
-
-    chosen = tuple(models.find(name).name for name in names or models.names())
-    suite = Suite(
-        names=chosen,
-        budgets=budgets,
-        results=results,
-        engines=engines,
-        peers=peers,
-        peers_python=peers_python,
-        ablated=(chosen if names else None) if ablations else (),
-        rounds=rounds,
-        memory_limit=memory_limit,
-    )
-    if run_suite(suite):
-        raise SystemExit(1)
-
-
 def show_built(names: Sequence[str], engines: Path, backend: str) -> None:
     """Build models for a backend that can't run here, and say what was built."""
     from swapnet import models
@@ -267,39 +195,3 @@ def show_built(names: Sequence[str], engines: Path, backend: str) -> None:
         rows,
     )
     click.echo(f"Running them needs a CUDA GPU and {backend}.")
-
-
-def engine_folder(engines: Path, name: str, backend: str) -> Path:
-    """Where the engine of a model lies: ``NAME`` for ONNX Runtime, else ``NAME-BACKEND``."""
-    return engines / (name if backend == "onnxruntime" else f"{name}-{backend}")
-
-
-def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], backend: str) -> Path:
-    """The engine of a model for inputs of these shapes; built if missing, outdated or damaged."""
-    from swapnet.cli.build import build_engine
-    from swapnet.errors import SwapnetError
-    from swapnet.executor import SwapExecutor
-    from swapnet.executor.backends import can_run
-    from swapnet.executor.planning.planner import smallest_budget
-    from swapnet.manifest import load_manifest
-    from swapnet.tensorrt import version
-
-    folder = engine_folder(engines, files.name, backend)
-    shapes = {name: array.shape for name, array in inputs.items()}
-    try:
-        manifest = load_manifest(folder)
-        current = (
-            manifest.source.sha256 == files.sha256
-            and manifest.compiled.builder == swapnet.__version__
-            and manifest.planned_shapes == shapes
-        )
-        if manifest.is_tensorrt:
-            current &= manifest.compiled.version == version(manifest.compiled.backend)
-        if current and can_run(manifest.compiled.backend):
-            smallest = "100%" if manifest.runs_on_gpu else smallest_budget(manifest)[0]
-            SwapExecutor(folder, smallest).close()
-    except SwapnetError:
-        current = False
-    if not current:
-        build_engine(files.onnx, folder, calibrate=True, backend=backend, shapes=shapes)
-    return folder

@@ -17,13 +17,11 @@ from swapnet.cli.options import (
     shapes_option,
     threads_option,
 )
-from swapnet.errors import InputError
 from swapnet.files import check_writable
 from swapnet.units import format_size
 
 if TYPE_CHECKING:
     from swapnet.budget import Budget
-    from swapnet.executor.planning.comparison import Comparison
     from swapnet.executor.planning.curve import Point
     from swapnet.executor.planning.plan import Plan
     from swapnet.manifest import Manifest
@@ -46,12 +44,6 @@ _SHARES = (17, 25, 43, 66, 100)
 @click.option(
     "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="The curve as a picture."
 )
-@click.option(
-    "--against",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Another engine of the model: which of the two is faster at which budget.",
-)
 @shapes_option
 @click.option("--max-block", metavar="SIZE", help="Largest block, for a model; as on build.")
 @click.option("--portable", is_flag=True, help="No hardware layout, for a model; as on build.")
@@ -65,7 +57,6 @@ def command(
     json_target: str | None,
     with_curve: bool,
     plot: Path | None,
-    against: Path | None,
     shapes: dict[str, tuple[int, ...]],
     max_block: str | None,
     portable: bool,
@@ -76,22 +67,14 @@ def command(
 ) -> None:
     """Will it fit, and what will it cost?
 
-    A model is built into a temporary folder that is removed afterwards. Two engines are compared
-    by measured delays of both, or by assumed ones.
+    A model is built into a temporary folder that is removed afterwards.
     """
     from swapnet.budget import Budget
     from swapnet.executor.bench.plot import Panel, check_drawable, save_plot
-    from swapnet.executor.planning.comparison import check_comparable, compare
     from swapnet.executor.planning.curve import curve
     from swapnet.executor.planning.planner import make_plan
-    from swapnet.profile import assumed_profile, with_needs
+    from swapnet.profile import with_needs
 
-    if against and (budget or with_curve):
-        raise InputError(
-            f"--{'budget' if budget else 'curve'} is not for --against",
-            why="two engines are compared at all budgets of both",
-            hint="leave one of them out",
-        )
     parsed = Budget.parse(budget) if budget else None
     for target in (json_target, plot):
         if target and target != "-":
@@ -100,46 +83,18 @@ def command(
         check_drawable(plot)
     with engine_or_model(engine, shapes, max_block=max_block, portable=portable) as folder:
         manifest = measured_engine(folder, shapes)
-        names, manifests = (str(engine), str(against)), [manifest]
-        if against:
-            manifests.append(measured_engine(against, shapes))
-            check_comparable(names, manifests)
         budgets = _budgets(manifest, parsed)
-        profiles = [
-            delays(
-                place,
-                engine_device(place, threads, gpu_memory),
-                load_mode,
-                shapes,
-                calibrate=calibrate,
-                name=name,
-            )
-            for place, name in zip([folder, *filter(None, [against])], names, strict=False)
-        ]
-        if against and any(profile.is_assumed for profile in profiles):
-            profiles = [assumed_profile(manifest) for manifest in manifests]
-        manifests = [with_needs(m, p.needs) for m, p in zip(manifests, profiles, strict=True)]
-        manifest, profile = manifests[0], profiles[0]
+        device = engine_device(folder, threads, gpu_memory)
+        profile = delays(folder, device, load_mode, shapes, calibrate=calibrate, name=str(engine))
+        manifest = with_needs(manifest, profile.needs)
         plans = [make_plan(manifest, profile, nbytes) for nbytes in budgets]
-        comparison = compare(manifests, profiles) if against else None
-        points = curve(manifest, profile) if with_curve or (plot and not against) else ()
+        points = curve(manifest, profile) if with_curve or plot else ()
     if plot:
-        title = f"{manifest.source.name}\n{profile.device}"
-        panel = Panel(title, points)
-        if comparison:
-            first, second = comparison.curves
-            panel = Panel(title, first, against={names[1]: second}, label=names[0])
-        save_plot([panel], plot)
+        save_plot([Panel(f"{manifest.source.name}\n{profile.device}", points)], plot)
     if json_target:
-        records = _records(manifest, profile, plans, points)
-        if comparison:
-            records.append(_comparison_record(names, profiles, comparison))
-        write_json(records, json_target)
+        write_json(_records(manifest, profile, plans, points), json_target)
     if json_target != "-":
-        if comparison:
-            _print_comparison(manifest, names, profiles, comparison)
-        else:
-            _print(manifest, profile, plans, points if with_curve else ())
+        _print(manifest, profile, plans, points if with_curve else ())
 
 
 def _budgets(manifest: Manifest, budget: Budget | None) -> list[int]:
@@ -205,53 +160,6 @@ def _print(
     click.echo(f"The smallest budget is {smallest} bytes ({format_size(smallest)}): {reason}.")
 
 
-def _print_comparison(
-    manifest: Manifest,
-    names: Sequence[str],
-    profiles: Sequence[Profile],
-    comparison: Comparison,
-) -> None:
-    from swapnet.executor.planning.comparison import verdict
-    from swapnet.shapes import as_option
-
-    print_table(
-        f"{manifest.source.name} at {as_option(manifest.planned_shapes)}: predicted ms",
-        ["budget", *names],
-        [
-            (
-                format_size(budget_bytes),
-                *(
-                    "does not fit" if latency_ms is None else f"{latency_ms:.1f}"
-                    for latency_ms in comparison.latencies_ms(budget_bytes)
-                ),
-            )
-            for budget_bytes in comparison.budgets
-        ],
-    )
-    click.echo(f"{verdict(names, comparison.leads)}.")
-    devices = dict.fromkeys(profile.device for profile in profiles)
-    click.echo(f"Delays are those of: {' and '.join(devices)}.")
-
-
-def _comparison_record(
-    names: Sequence[str], profiles: Sequence[Profile], comparison: Comparison
-) -> dict[str, Any]:
-    """Engines are told by their position in ``engines``; null where none leads or one can't run."""
-    from swapnet.executor.planning.comparison import verdict
-
-    return {
-        "schema": "swapnet-comparison/1",
-        "engines": names,
-        "delays": [profile.device for profile in profiles],
-        "points": [
-            {"budget_bytes": nbytes, "predicted_ms": comparison.latencies_ms(nbytes)}
-            for nbytes in comparison.budgets
-        ],
-        "leads": comparison.leads,
-        "verdict": verdict(names, comparison.leads),
-    }
-
-
 def _records(
     manifest: Manifest, profile: Profile, plans: Sequence[Plan], points: Sequence[Point]
 ) -> list[dict[str, Any]]:
@@ -271,7 +179,7 @@ def _records(
     }
     records = [{"schema": "swapnet-plan/1", **model, **_record(plan)} for plan in plans]
     if points:
-        records.append({"schema": "swapnet-curve/1", **model, "points": points})
+        records.append({"schema": "swapnet-plan-curve/1", **model, "points": points})
     return records
 
 

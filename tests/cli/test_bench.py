@@ -1,4 +1,4 @@
-"""``swapnet bench --against``: two engines of one model in turn."""
+"""``swapnet bench``: other sides, parts that are switched off, a plot."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from swapnet.executor.planning.usage import for_pool
 from swapnet.manifest import load_manifest
 from tests.builder.precision.conftest import convolutions
 from tests.cli.conftest import Call
-from tests.helpers.engines import BuildToy
+from tests.helpers.engines import BuildToy, Engine
 
 BRIEF = ("--iterations", 3, "--duration", 0, "--warm-up", 0, "--threads", 1, "--no-calibrate")
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def toy(engine: BuildToy) -> Engine:
+    """A small convolutional model."""
+    return engine("images")
 
 
 @pytest.fixture
@@ -74,3 +81,20 @@ def test_an_engine_of_another_model_is_refused(call: Call, engine: BuildToy) -> 
     failed = call(*common, other.folder)
     assert failed.is_user_error("are not engines of one model", *hashes)
     assert call(*common, other.folder / "none").is_user_error("is not an engine directory")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["--no-resident", "--no-cyclic"])
+def test_each_part_can_be_switched_off(call: Call, toy: Engine, option: str) -> None:
+    few = ["--iterations", 1, "--duration", 0, "--warm-up", 0, "--json", "-"]
+    ran = call("bench", toy.folder, "--budget", "weights:80%", option, "--compare", *few)
+    assert ran.status == 0, ran.err
+    assert json.loads(ran.out)["max_rel_error"] < 1e-4
+
+
+@pytest.mark.slow
+def test_bench_draws_a_plot(call: Call, toy: Engine, tmp_path: Path) -> None:
+    few = ["--iterations", 1, "--duration", 0, "--warm-up", 0]
+    ran = call("bench", toy.folder, "--budget", toy.smallest, "--plot", tmp_path / "p.png", *few)
+    assert ran.status == 0, ran.err
+    assert (tmp_path / "p.png").read_bytes().startswith(PNG)

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from swapnet.calibration.delays.worker import Job
-from swapnet.cli.engine import measured_engine
 from swapnet.executor.device import Device
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import demand
@@ -172,7 +171,7 @@ def test_a_curve_as_picture_table_and_json(call: Call, toy: Engine, tmp_path: Pa
     assert "Latency over budget" in call("plan", *common, "--curve").out
     *plans, curve = json.loads(call("plan", *common, "--curve", "--json", "-").out)
     assert {plan["schema"] for plan in plans} == {"swapnet-plan/1"}
-    assert curve["schema"] == "swapnet-curve/1"
+    assert curve["schema"] == "swapnet-plan-curve/1"
     budgets = [point["budget_bytes"] for point in curve["points"]]
     own = toy.in_own_process
     assert (budgets[0], budgets[-1]) == (smallest_budget(own)[0], demand(own).total_bytes)
@@ -195,55 +194,6 @@ def test_pictures_that_can_not_be_drawn(
     monkeypatch.setattr(builtins, "__import__", without)
     failed = call("plan", *common, tmp_path / "curve.png")
     assert failed.is_user_error("plots need Matplotlib", "pip install 'swapnet-trt[plot]'")
-
-
-@pytest.fixture
-def finer(call: Call, toy: Engine, tmp_path: Path) -> Path:
-    """An engine of the same model in smaller blocks, without hardware layouts; it is measured."""
-    folder = tmp_path / "finer"
-    assert call("build", toy.model, "-o", folder, "--max-block", "8KiB", "--portable").status == 0
-    return folder
-
-
-@pytest.mark.slow
-def test_two_engines_are_compared(call: Call, toy: Engine, finer: Path, tmp_path: Path) -> None:
-    common = ("plan", toy.folder, "--against", finer, "--no-calibrate")
-    picture = tmp_path / "both.svg"
-    shown = call(*common, "--plot", picture)
-    assert (shown.status, shown.err) == (0, "")
-    assert shown.out.count("Delays are those of: ") == 1
-    assert shown.out.count("faster") == 1
-    assert picture.stat().st_size > 0
-    *plans, compared = json.loads(call(*common, "--json", "-").out)
-    assert {plan["schema"] for plan in plans} == {"swapnet-plan/1"}
-    assert compared["schema"] == "swapnet-comparison/1"
-    assert compared["engines"] == [str(toy.folder), str(finer)]
-    assert f"{compared['verdict']}." in shown.out
-    points = compared["points"]
-    manifests = [toy.in_own_process, measured_engine(finer, {})]
-    smallest = [smallest_budget(manifest)[0] for manifest in manifests]
-    assert points[0]["budget_bytes"] == min(smallest)
-    for point in points:
-        fits = [nbytes <= point["budget_bytes"] for nbytes in smallest]
-        assert [ms is not None for ms in point["predicted_ms"]] == fits
-    assert compared["leads"][0]["from_bytes"] == min(smallest)
-
-
-def test_an_engine_against_itself(call: Call, toy: Engine) -> None:
-    shown = call("plan", toy.folder, "--against", toy.folder, "--no-calibrate")
-    assert shown.status == 0
-    assert "are equally fast at every budget." in shown.out
-
-
-def test_engines_that_can_not_be_compared(call: Call, toy: Engine, dynamic: Path) -> None:
-    hashes = [load_manifest(folder).source.sha256 for folder in (toy.folder, dynamic)]
-    failed = call("plan", toy.folder, "--against", dynamic)
-    assert failed.is_user_error("are not engines of one model", *hashes)
-    missing = call("plan", toy.folder, "--against", dynamic / "none")
-    assert missing.is_user_error("is not an engine directory")
-    for option in (("--budget", "1MiB"), ("--curve",)):
-        both = call("plan", toy.folder, "--against", toy.folder, *option)
-        assert both.is_user_error(f"{option[0]} is not for --against", "at all budgets")
 
 
 @pytest.mark.slow

@@ -160,9 +160,7 @@ def test_smaller_inputs_than_planned(engine: BuildToy, tmp_path: Path) -> None:
 
 
 def test_threads_are_chosen(toy: Engine, expected: list[Arrays]) -> None:
-    options = PlanOptions(readers=1)
-    device = Device(threads=1)
-    with SwapExecutor(toy.folder, toy.smallest, device=device, options=options) as executor:
+    with SwapExecutor(toy.folder, toy.smallest, device=Device(threads=1)) as executor:
         assert_same(executor(toy.feeds()), expected[0])
 
 

@@ -33,7 +33,7 @@ def _part(entry: Entry, engines: Path, device: Device) -> Part:
     from swapnet import models
     from swapnet.arrays import load_npz
     from swapnet.cli.engine import delays, measured_engine
-    from swapnet.cli.models import current_engine
+    from swapnet.cli.zoo import current_engine
     from swapnet.executor.scenario.setup import Part, samples_for
     from swapnet.files import make_folder
 

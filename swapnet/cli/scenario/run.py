@@ -103,7 +103,7 @@ def command(
     long as the DNN that is asked least needs for its requests.
     """
     from swapnet.budget import Budget
-    from swapnet.cli.bench import one_operator_engine
+    from swapnet.builder.one_operator import one_operator_engine
     from swapnet.executor.bench.plot import check_drawable
     from swapnet.executor.device import Device, available_processors
     from swapnet.executor.pace import Pace

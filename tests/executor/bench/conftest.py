@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 
-from swapnet.executor.bench.case import Case, Key, Outline
 from swapnet.executor.bench.report import Machine, Peer, Report
-from swapnet.executor.bench.roles import Round
+from swapnet.executor.bench.sides import Round
 from swapnet.executor.bench.statistics import summarise
 from swapnet.executor.planning.curve import Point
 from swapnet.manifest import Manifest
 from swapnet.testing.engine import write_engine
 
 MIB = 1 << 20
+CURVE = (
+    Point(20 * MIB, 130.0, 120.0, 180 * MIB, 0),
+    Point(64 * MIB, 104.0, 95.0, 100 * MIB, 32 * MIB),
+    Point(200 * MIB, 96.0, 95.0, 0, 180 * MIB),
+)
 
 
 def a_peer(ratio: float | None = 7.0, **fields: Any) -> Peer:
@@ -68,7 +72,7 @@ def a_report(**fields: Any) -> Report:
         "peers": {"mapped": a_peer()},
         "iterations": 15,
         "rounds": 5,
-        "command": "swapnet models bench toy",
+        "command": "swapnet bench toy",
         "machine": Machine(
             processor="A processor",
             processors=2,
@@ -82,38 +86,6 @@ def a_report(**fields: Any) -> Report:
         ),
     }
     return Report(**{**usual, **fields})
-
-
-def a_case(
-    model: str = "toy",
-    budget: str = "weights:25%",
-    kind: str = "",
-    *,
-    engine: str = "e",
-    note: str = "",
-    **fields: Any,
-) -> Case:
-    """A case, or one that failed for the reason in ``note``."""
-    key = Key(engine, "0.1.0", budget, kind, ("mapped",), 5, 2, True)
-    return Case(model=model, key=key, report=None if note else a_report(**fields), note=note)
-
-
-def an_outline(model: str = "toy", *, smallest_bytes: int = 20 * MIB) -> Outline:
-    """An outline whose ideal is 18 MiB."""
-    return Outline(
-        model=model,
-        engine="e",
-        profile="p",
-        smallest_bytes=smallest_bytes,
-        reason="activations take 8MiB",
-        ideal_bytes=8 * MIB,
-        skeleton_bytes=2 * MIB,
-        curve=(
-            Point(20 * MIB, 130.0, 120.0, 180 * MIB, 0),
-            Point(64 * MIB, 104.0, 95.0, 100 * MIB, 32 * MIB),
-            Point(200 * MIB, 96.0, 95.0, 0, 180 * MIB),
-        ),
-    )
 
 
 def a_round(latency_ms: Sequence[float], **fields: Any) -> Round:

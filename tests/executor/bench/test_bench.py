@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from swapnet.budget import Budget
-from swapnet.cli.bench import one_operator_engine
+from swapnet.builder.one_operator import one_operator_engine
 from swapnet.errors import BudgetError
-from swapnet.executor.bench.bench import Offload, Setup, bench
+from swapnet.executor.bench.bench import Other, Setup, bench
+from swapnet.executor.bench.fixed_cost import FixedCost
+from swapnet.executor.bench.process import Program
 from swapnet.executor.bench.rounds import Schedule
-from swapnet.executor.bench.runtime import FixedCost
 from swapnet.executor.device import Device
 from tests.helpers.engines import BuildToy
 
@@ -26,7 +27,7 @@ while read line; do %s; done
 
 @pytest.fixture
 def setup(engine: BuildToy, tmp_path: Path) -> Setup:
-    """A short benchmark of a toy, beside a script in the place of accelerate."""
+    """A short benchmark of a toy, beside a script in the place of another library."""
     toy = engine("images")
     python = tmp_path / "python"
     return Setup(
@@ -35,36 +36,36 @@ def setup(engine: BuildToy, tmp_path: Path) -> Setup:
         inputs=toy.feeds(),
         runtime_engine=one_operator_engine(tmp_path),
         device=Device(),
-        offload=Offload(tmp_path, python),
+        others={"foreign": Other(tmp_path, "foreign", program=Program(python=python))},
         schedule=Schedule(iterations=1, warm_up_ms=0, duration_s=0, rounds=1),
     )
 
 
 def script(setup: Setup, text: str) -> None:
-    assert setup.offload is not None
-    setup.offload.python.write_text(text)
-    setup.offload.python.chmod(0o755)
+    program = setup.others["foreign"].program
+    assert program is not None
+    assert program.python is not None
+    program.python.write_text(text)
+    program.python.chmod(0o755)
 
 
-def test_an_interpreter_without_accelerate_is_told(setup: Setup) -> None:
+def test_an_interpreter_that_fails_is_told(setup: Setup) -> None:
     script(setup, "#!/bin/sh\necho no torch >&2; exit 1\n")
     report = bench(setup).report
-    assert "no torch" in report.peers["offload"].note
-    assert report.peers["offload"].latency_ms is None
+    assert "no torch" in report.peers["foreign"].note
+    assert report.peers["foreign"].latency_ms is None
     assert report.latency_ms.median > 0
 
 
-def test_one_that_dies_is_tried_without_a_limit(
+def test_one_that_dies_later_is_told_with_its_fixed_cost(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = """
-if [ "$line" = details ]; then echo '{"resident_peak_bytes": 1}'
-elif [ "$line" = 1 ]; then exit 1
-else echo '{"latency_ms": [5.0, 6.0, 7.0]}'; fi"""
+    answer = 'if [ "$line" = 1 ]; then exit 1; else echo "{}"; fi'
     script(setup, ANSWERS % answer)
     monkeypatch.setattr(FixedCost, "warm_up", lambda _: None)
-    report = bench(replace(setup, fixed_bytes={"offload": 1 << 30})).report
-    assert "without a limit it takes 6 ms" in report.peers["offload"].note
+    report = bench(replace(setup, fixed_bytes={"foreign": 1 << 30})).report
+    assert "the process of the foreign model ended" in report.peers["foreign"].note
+    assert report.peers["foreign"].runtime_bytes == 1 << 30
 
 
 def test_a_budget_beyond_the_machine(setup: Setup) -> None:

@@ -1,13 +1,18 @@
-"""How far outputs are apart."""
-
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf, nan
 
+import msgspec
 import numpy as np
 import pytest
 
-from swapnet.executor.bench.difference import largest_difference
+from swapnet.errors import InputError
+from swapnet.executor.bench.difference import check_comparable, largest_difference
+from swapnet.manifest import Manifest, Source
+
+MIB = 1 << 20
+NAMES = ("engines/x", "engines/x-int8")
 
 
 @pytest.mark.parametrize(
@@ -30,3 +35,19 @@ def test_absolute_and_relative(
 def test_nan_in_one_place_only_is_no_small_matter() -> None:
     absolute, _ = largest_difference({"y": np.array([nan])}, {"y": np.array([1.0])})
     assert absolute > 1e300
+
+
+def test_engines_of_other_models(simulated_manifest: Callable[..., Manifest]) -> None:
+    manifest = simulated_manifest([MIB])
+    sources = [Source("one", "11ab", ""), Source("two", "22cd", "")]
+    others = [msgspec.structs.replace(manifest, source=source) for source in sources]
+    check_comparable(NAMES, [others[0], others[0]])
+    with pytest.raises(InputError, match=r"(?s)not engines of one model.*11ab.*22cd"):
+        check_comparable(NAMES, others)
+
+
+def test_engines_at_other_shapes(simulated_manifest: Callable[..., Manifest]) -> None:
+    manifest = simulated_manifest([MIB])
+    other = msgspec.structs.replace(manifest, planned_shapes={"x": (2,)})
+    with pytest.raises(InputError, match=r"(?s)other input shapes.*\(1,\).*\(2,\).*--shapes"):
+        check_comparable(NAMES, [manifest, other])

@@ -9,7 +9,7 @@ import pytest
 from swapnet.errors import StorageError
 from swapnet.executor.bench.plot import Panel, panel_of, save_plot
 from swapnet.executor.bench.statistics import summarise
-from tests.executor.bench.conftest import MIB, a_peer, a_report, an_outline
+from tests.executor.bench.conftest import CURVE, MIB, a_peer, a_report
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -17,7 +17,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def test_a_panel_has_the_points_of_its_reports() -> None:
     killed = {"mapped": a_peer(None, note="killed")}
     reports = [a_report(), a_report(budget_bytes=20 * MIB, peers=killed, unswapped_ms=None)]
-    panel = panel_of("toy", an_outline().curve, reports)
+    panel = panel_of("toy", CURVE, reports)
     assert list(panel.measured) == [(64 * MIB, 100.0), (20 * MIB, 100.0)]
     assert panel.peers == {"mapped": [(64 * MIB, 700.0)]}
     assert panel.unswapped_ms == summarise([95.0]).median
@@ -26,9 +26,8 @@ def test_a_panel_has_the_points_of_its_reports() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("peer_ms", [110.0, 900.0])
 def test_a_picture_is_drawn(tmp_path: Path, peer_ms: float) -> None:
-    curve = an_outline().curve
     peers = {"mapped": [(64 * MIB, peer_ms)], "unheard of": [(64 * MIB, 100.0)]}
-    panels = [panel_of("one", curve, [a_report()]), Panel("two", curve, [(1, 2.0)], peers)]
+    panels = [panel_of("one", CURVE, [a_report()]), Panel("two", CURVE, [(1, 2.0)], peers)]
     save_plot(panels, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
     save_plot(panels[:1], tmp_path / "plot.svg")
@@ -36,6 +35,6 @@ def test_a_picture_is_drawn(tmp_path: Path, peer_ms: float) -> None:
 
 
 def test_a_picture_that_can_not_be_written(tmp_path: Path) -> None:
-    panel = panel_of("one", an_outline().curve, [a_report()])
+    panel = panel_of("one", CURVE, [a_report()])
     with pytest.raises(StorageError):
         save_plot([panel], tmp_path / "nowhere" / "plot.png")

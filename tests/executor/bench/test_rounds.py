@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from swapnet.errors import BudgetError
-from swapnet.executor.bench.roles import Round
 from swapnet.executor.bench.rounds import Schedule, take_turns
+from swapnet.executor.bench.sides import Round
 
 
 class Fake:

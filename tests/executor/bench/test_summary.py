@@ -41,7 +41,6 @@ def report(simulated: Simulated) -> Callable[..., Report]:
             ],
             "unswapped": [a_round([5.0]), a_round([20.0])],
             "peers": {"mapped": a_peer(6.0)},
-            "ablations": {},
             "runtime_bytes": 40,
             "peak_bytes": 90,
             "accounting": "kernel",
@@ -110,13 +109,16 @@ def test_peers_are_compared_with_the_rounds_that_they_ran() -> None:
 def test_text_names_all_sides() -> None:
     shown = as_text(
         a_report(
-            peers={"mapped": a_peer(7.0), "offload": a_peer(None, note="killed")},
-            ablations={"copy": a_peer(1.2, note="late")},
+            peers={
+                "mapped": a_peer(7.0),
+                "against": a_peer(None, note="killed"),
+                "third": a_peer(1.2, note="late"),
+            },
         )
     )
     assert "Memory-mapped: median = 700.00 ms, 7.00 times ours" in shown
-    assert "accelerate disk_offload: killed" in shown
-    assert "copy: median = 120.00 ms, 1.20 times ours; late" in shown
+    assert "The other engine: killed" in shown
+    assert "third: median = 120.00 ms, 1.20 times ours; late" in shown
     assert "with the delays of these rounds 102.00 ms, measured -2.0%" in shown
     assert "Verdict: compute-bound" in shown
     assert "a larger budget" in as_text(a_report(verdict="storage-bound"))

@@ -12,13 +12,14 @@ import onnxruntime
 import pytest
 
 from swapnet.errors import BackendError, BackendUnavailableError
-from swapnet.executor import Device, PlanOptions, SwapExecutor
+from swapnet.executor import PlanOptions, SwapExecutor
 from swapnet.executor.backends import check_runnable
 from swapnet.executor.backends.onnxruntime_cuda import check_provider
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.testing.gpu import SimulatedAccelerator
 from tests.helpers.engines import Arrays
 from tests.helpers.gpu import BuildGpu
+from tests.helpers.profiles import SmallRequests
 from tests.helpers.zoo import TOYS
 
 QUICK = ("used-twice", "lookups", "computed-indices", "dynamic", "sequence")
@@ -44,8 +45,8 @@ def test_equals_the_unswapped_model_in_any_order_of_work(
         with SwapExecutor(
             folder,
             budget + (seed << 14),
-            device=Device(gpu_memory=memory),
-            options=PlanOptions(read_bytes=4096, readers=2, resident=seed == 0),
+            device=SmallRequests(gpu_memory=memory),
+            options=PlanOptions(resident=seed == 0),
             gpu=SimulatedAccelerator(seed),
             before_read=poison,
         ) as executor:

@@ -28,6 +28,7 @@ from swapnet.manifest import Manifest
 from swapnet.profile import assumed_profile
 from swapnet.testing.engine import SimulatedBackend, SimulatedStorage, block_byte
 from swapnet.testing.gpu import SimulatedAccelerator
+from tests.helpers.profiles import with_requests
 
 PAGE = 4096
 MakeManifest = Callable[..., Manifest]
@@ -103,10 +104,10 @@ class Rig:
         self.loader.close()
 
 
-def plan_of(manifest: Manifest, spare: int, **options: Any) -> Plan:
+def plan_of(manifest: Manifest, spare: int, *, readers: int = 2, **options: Any) -> Plan:
     budget = smallest_budget(manifest)[0] + spare
-    merged = {"read_bytes": PAGE, "readers": 2, "merge": False, **options}
-    return make_plan(manifest, assumed_profile(manifest), budget, PlanOptions(**merged))
+    profile = with_requests(assumed_profile(manifest), PAGE, readers)
+    return make_plan(manifest, profile, budget, PlanOptions(merge=False, **options))
 
 
 @settings(max_examples=60, deadline=None)

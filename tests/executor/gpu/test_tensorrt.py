@@ -23,6 +23,7 @@ from swapnet.testing.gpu import SimulatedAccelerator
 from tests.helpers.engines import Arrays
 from tests.helpers.fake_tensorrt import DeferringRuntime, Runtime
 from tests.helpers.gpu import BuildGpu
+from tests.helpers.profiles import SmallRequests
 
 TOYS = (
     *("used-twice", "images-sliced", "transformer", "transformer-dynamic", "dynamic", "half"),
@@ -33,7 +34,7 @@ STYLES = (
     *(("tensorrt", "none"), ("tensorrt", "odd"), ("tensorrt", "all")),
     *(("tensorrt-rtx", "none"), ("tensorrt-rtx", "all")),
 )
-SMALL = PlanOptions(read_bytes=4096, readers=2, resident=False)
+STREAMED = PlanOptions(resident=False)
 
 
 def poison(arena: Any, read: Any) -> None:
@@ -96,8 +97,8 @@ def test_equals_the_unswapped_model_in_any_order_of_work(
         with open_at(
             folder,
             spare=seed << 13,
-            device=Device(gpu_memory=memory),
-            options=SMALL,
+            device=SmallRequests(gpu_memory=memory),
+            options=STREAMED,
             gpu=SimulatedAccelerator(seed),
             before_read=poison,
         ) as executor:
@@ -128,7 +129,7 @@ def test_smaller_inputs_than_planned_for(gpu_engine: BuildGpu) -> None:
     whole = gpu_engine("transformer-dynamic")
     random = np.random.default_rng(0)
     with (
-        open_at(folder, options=SMALL) as executor,
+        open_at(folder, device=SmallRequests(), options=STREAMED) as executor,
         SwapExecutor(whole, "100%", gpu=SimulatedAccelerator()) as other,
     ):
         for smaller in (0, 1, 2):
@@ -157,7 +158,7 @@ def test_the_budget_changes_while_it_runs(
     folder = gpu_engine("images-sliced", "tensorrt", embedded)
     gpu = SimulatedAccelerator()
     given, wanted = feeds(folder), expected("images-sliced")
-    with open_at(folder, options=PlanOptions(read_bytes=4096), gpu=gpu) as executor:
+    with open_at(folder, device=SmallRequests(readers=1), gpu=gpu) as executor:
         small = executor.plan.budget_bytes
         used = gpu.free_bytes()
         for budget in ("100%", "100%", small, small, small + (1 << 15), small):
@@ -179,7 +180,7 @@ def test_nothing_is_left_after_loading_and_unloading(
     folder = gpu_engine("images-sliced", backend, embedded)
     gpu = SimulatedAccelerator()
     for _ in range(3):
-        with open_at(folder, options=SMALL, gpu=gpu) as executor:
+        with open_at(folder, device=SmallRequests(), options=STREAMED, gpu=gpu) as executor:
             executor(feeds(folder))
         gc.collect()
         assert gpu.free_bytes() == gpu.attributes.total_bytes
@@ -209,7 +210,7 @@ def test_a_refused_plan_fails_one_inference(
 ) -> None:
     folder = gpu_engine("images-sliced", "tensorrt", "all")
     given, wanted = feeds(folder), expected("images-sliced")
-    with open_at(folder, options=SMALL) as executor:
+    with open_at(folder, device=SmallRequests(), options=STREAMED) as executor:
         assert_same(executor(given), wanted)
         runtime = Runtime.made[-1]
         Runtime.failing = [runtime.asked + 3]
@@ -230,7 +231,7 @@ def test_a_copy_that_fails_fails_one_inference(
 ) -> None:
     folder = gpu_engine("images-sliced", "tensorrt", "none")
     given, wanted = feeds(folder), expected("images-sliced")
-    with open_at(folder, options=SMALL) as executor:
+    with open_at(folder, device=SmallRequests(), options=STREAMED) as executor:
         gpu: Any = executor._backend._accelerator  # type: ignore[attr-defined]
         gpu.failing = {gpu.copies + failing}
         outcomes = [outcome(executor, given, wanted) for _ in range(4)]
@@ -286,11 +287,11 @@ def test_what_outgrows_its_place_is_counted_beside_it(
     """A library that takes twice what it has: the rest comes from the heap, within its limit."""
     folder = gpu_engine("images-sliced", "tensorrt", "all")
     wanted = expected("images-sliced")
-    with open_at(folder, options=SMALL) as executor:
+    with open_at(folder, device=SmallRequests(), options=STREAMED) as executor:
         fitting = usage(executor.manifest).skeleton_bytes
     monkeypatch.setattr("tests.helpers.fake_tensorrt.Engine.greed", 2)
     gpu = SimulatedAccelerator()
-    with open_at(folder, options=SMALL, gpu=gpu) as executor:
+    with open_at(folder, device=SmallRequests(), options=STREAMED, gpu=gpu) as executor:
         assert usage(executor.manifest).skeleton_bytes > fitting
         for _ in range(3):
             assert_same(executor(feeds(folder)), wanted)
@@ -329,8 +330,8 @@ def test_plans_that_can_not_be_read_end_the_inference(
         read(file, destination, offset)
 
     monkeypatch.setattr(WeightFile, "read_into", read_into)
-    options = PlanOptions(read_bytes=4096, readers=readers, resident=False)
-    with open_at(folder, spare=1 << 15, options=options) as executor:
+    device = SmallRequests(readers=readers)
+    with open_at(folder, spare=1 << 15, device=device, options=STREAMED) as executor:
         assert_same(executor(given), wanted)
         broken.set()
         with pytest.raises((StorageError, BackendError)):

@@ -44,10 +44,3 @@ def test_points_are_plans_above_their_bound(simulated_manifest: Callable[..., Ma
         assert point.bound_ms <= point.predicted_ms * 1.0001
     assert points[0].streamed_bytes > points[-1].streamed_bytes == 0
     assert points[-1].resident_bytes == 7 * MIB
-
-
-def test_points_at_budgets_of_ones_own(simulated_manifest: Callable[..., Manifest]) -> None:
-    manifest = simulated_manifest([MIB] * 4)
-    budgets = [smallest_budget(manifest)[0], 2 * demand(manifest).total_bytes]
-    points = curve(manifest, assumed_profile(manifest), budgets=budgets)
-    assert [point.budget_bytes for point in points] == budgets

@@ -19,33 +19,31 @@ from tests.helpers.profiles import delays
 
 PAGE = 4096
 MakeManifest = Callable[..., Manifest]
+Drawn = tuple[list[int], list[int], float, PlanOptions, Profile]
 
 
 @st.composite
-def planned(draw: st.DrawFn) -> tuple[list[int], list[int], float, PlanOptions, list[float]]:
-    """Sizes of blocks, which are lookups, the share of the way to everything, options, times."""
+def planned(draw: st.DrawFn) -> Drawn:
+    """Sizes of blocks, which are lookups, the share of the way to everything, options, delays."""
     sizes = draw(st.lists(st.integers(1, 9 * PAGE), min_size=1, max_size=9))
     lookups = draw(st.lists(st.integers(0, len(sizes) - 1), max_size=2))
     share = draw(st.floats(0, 1))
     options = PlanOptions(
-        read_bytes=draw(st.sampled_from([PAGE, 3 * PAGE, 64 * PAGE])),
         resident=draw(st.booleans()),
         cyclic=draw(st.booleans()),
         merge=draw(st.booleans()),
-        equal=draw(st.booleans()),
-        copy=draw(st.booleans()),
         reading_weight=draw(st.sampled_from([0.0, 0.5, 10.0])),
         most_step_ms=draw(st.sampled_from([None, 0.0, 0.5])),
     )
     times = st.floats(0, 1)
-    return sizes, lookups, share, options, [draw(times) for _ in sizes]
+    request_bytes = draw(st.sampled_from([PAGE, 3 * PAGE, 64 * PAGE]))
+    blocks = [(ms, ms) for ms in (draw(times) for _ in sizes)]
+    profile = delays(None, blocks, bytes_per_s=1e8, request_bytes=request_bytes)
+    return sizes, lookups, share, options, profile
 
 
-def plan_for(manifest: Manifest, share: float, options: PlanOptions, times: list[float]) -> Plan:
-    profile = delays(manifest, [(ms, ms) for ms in times], bytes_per_s=1e8)
+def plan_for(manifest: Manifest, share: float, options: PlanOptions, profile: Profile) -> Plan:
     smallest, _ = smallest_budget(manifest)
-    if options.copy:
-        smallest += 3 * (options.read_bytes or 0)
     everything = max(demand(manifest).total_bytes, smallest)
     budget = smallest + int(share * (everything - smallest))
     plan = make_plan(manifest, profile, budget, options)
@@ -83,13 +81,10 @@ def assert_runs(manifest: Manifest, plan: Plan) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(drawn=planned())
-def test_plans_keep_every_promise(
-    simulated_manifest: MakeManifest,
-    drawn: tuple[list[int], list[int], float, PlanOptions, list[float]],
-) -> None:
-    sizes, lookups, share, options, times = drawn
+def test_plans_keep_every_promise(simulated_manifest: MakeManifest, drawn: Drawn) -> None:
+    sizes, lookups, share, options, profile = drawn
     manifest = simulated_manifest(sizes, lookups)
-    plan = plan_for(manifest, share, options, times)
+    plan = plan_for(manifest, share, options, profile)
     assert_runs(manifest, plan)
     assert_read_once(manifest, plan)
     assert_placed(manifest, plan)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swapnet.executor.planning.schedule import Choice, Outline, schedule
-from swapnet.executor.planning.search import Candidate, Planner, equal_blocks, parted
+from swapnet.executor.planning.search import Candidate, Planner, parted
 from swapnet.executor.planning.timeline import Delays, simulate
 from tests.helpers.profiles import delays
 
@@ -102,13 +102,6 @@ def test_effort_is_bounded() -> None:
     found = planner.best(resident=True, join=True)
     assert planner.simulated_events <= 1.1 * Planner.EFFORT
     assert found.steady_ms < other.best(resident=False, join=True).steady_ms
-
-
-def test_equal_blocks_fill_two_places() -> None:
-    outline = Outline((PAGE, 2 * PAGE, PAGE, PAGE, 3 * PAGE), (False, True, True, False, True))
-    choice = equal_blocks(outline, 8 * PAGE)
-    assert choice == Choice(frozenset(), frozenset({1, 2, 4}), 8 * PAGE)
-    assert equal_blocks(outline, 3 * PAGE).joined == frozenset({1})
 
 
 @given(

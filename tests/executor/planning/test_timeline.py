@@ -21,7 +21,7 @@ def test_first_and_steady_inference() -> None:
     """One block of 10 ms; the next inference's bytes are read while it executes."""
     times = Delays(delays(None, [(10.0, 10.0)], bytes_per_s=MIB * 250))
     found = simulate([(0, 0)], [(MIB, -1)], [1], times)
-    assert found.first_ms == pytest.approx(4 + 10)
+    assert found.ends_ms[0] == pytest.approx(4 + 10)
     assert found.steady_ms == pytest.approx(4 + 10)
     assert found.stalls_ms == pytest.approx([4])
     ahead = simulate(
@@ -30,14 +30,14 @@ def test_first_and_steady_inference() -> None:
         [1, 1],
         Delays(delays(None, [(10.0, 10.0), (6.0, 6.0)], bytes_per_s=MIB * 250)),
     )
-    assert (ahead.first_ms, ahead.steady_ms) == pytest.approx((20, 20))
+    assert (ahead.ends_ms[0], ahead.steady_ms) == pytest.approx((20, 20))
     early = simulate(
         [(0, 0), (1, 1)],
         [(MIB, -2)],
         [1, 1],
         Delays(delays(None, [(10.0, 10.0), (6.0, 6.0)], bytes_per_s=MIB * 250)),
     )
-    assert (early.first_ms, early.steady_ms) == pytest.approx((20, 16))
+    assert (early.ends_ms[0], early.steady_ms) == pytest.approx((20, 16))
 
 
 def test_each_side_is_slower_beside_the_other() -> None:
@@ -51,7 +51,7 @@ def test_each_side_is_slower_beside_the_other() -> None:
         busy_bytes_per_s=MIB * 125,
     )
     found = simulate([(0, 0), (1, 1)], [(MIB, -1)], [0, 1], Delays(profile))
-    assert found.first_ms == pytest.approx(8 + 2 / 3 + 1)
+    assert found.ends_ms[0] == pytest.approx(8 + 2 / 3 + 1)
     assert found.stalls_ms == pytest.approx([0, 0])
 
 

@@ -18,7 +18,7 @@ from swapnet.executor.planning.plan import Plan, PlanOptions, Read
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.planning.timeline import predict
 from swapnet.executor.swapping.arena import Arena
-from swapnet.executor.swapping.loading import CopyLoader, DirectLoader, load_once
+from swapnet.executor.swapping.loading import DirectLoader, load_once
 from swapnet.executor.swapping.moments import Passed
 from swapnet.executor.swapping.pipeline import Pipeline
 from swapnet.manifest import Manifest
@@ -29,7 +29,7 @@ from swapnet.testing.engine import (
     VirtualClock,
     block_byte,
 )
-from tests.helpers.profiles import delays
+from tests.helpers.profiles import delays, with_requests
 
 PAGE = 4096
 MakeManifest = Callable[..., Manifest]
@@ -86,9 +86,7 @@ def make_rig(
         arena.fill(read.arena_offset, read.nbytes, 0xFF)
 
     before_read = overwrite if poison else None
-    direct = DirectLoader(storage, arena, before_read=before_read)
-    copy = CopyLoader(storage, arena, largest_bytes=plan.request_bytes, before_read=before_read)
-    pipeline = Pipeline(plan, copy if plan.copy else direct)
+    pipeline = Pipeline(plan, DirectLoader(storage, arena, before_read=before_read))
     bindings = Bindings(
         {
             (block.index, block.weights[0].name): arena.address + place.offset
@@ -105,8 +103,8 @@ def make_rig(
 def streaming_plan(manifest: Manifest, spare_bytes: int = 0, readers: int = 3) -> Plan:
     """The smallest ring, or one a little larger; nothing is resident."""
     budget = smallest_budget(manifest)[0] + spare_bytes
-    options = PlanOptions(read_bytes=PAGE, readers=readers, resident=False, merge=False)
-    return make_plan(manifest, assumed_profile(manifest), budget, options)
+    profile = with_requests(assumed_profile(manifest), PAGE, readers)
+    return make_plan(manifest, profile, budget, PlanOptions(resident=False, merge=False))
 
 
 @settings(max_examples=40, deadline=None)
@@ -116,26 +114,23 @@ def streaming_plan(manifest: Manifest, spare_bytes: int = 0, readers: int = 3) -
     ),
     share=st.floats(0, 1),
     options=st.builds(
-        PlanOptions,
-        read_bytes=st.sampled_from([PAGE, 2 * PAGE, 64 * PAGE]),
-        resident=st.booleans(),
-        cyclic=st.booleans(),
-        merge=st.booleans(),
-        copy=st.booleans(),
-        readers=st.integers(1, 4),
+        PlanOptions, resident=st.booleans(), cyclic=st.booleans(), merge=st.booleans()
     ),
+    request_bytes=st.sampled_from([PAGE, 2 * PAGE, 64 * PAGE]),
+    readers=st.integers(1, 4),
 )
 def test_takes_the_time_that_was_predicted(
     simulated_manifest: MakeManifest,
     blocks: list[tuple[int, float]],
     share: float,
     options: PlanOptions,
+    request_bytes: int,
+    readers: int,
 ) -> None:
     manifest = simulated_manifest([nbytes for nbytes, _ in blocks])
     profile = delays(manifest, [(ms, ms) for _, ms in blocks], step_ms=0.002)
+    profile = with_requests(profile, request_bytes, readers)
     smallest = smallest_budget(manifest)[0]
-    if options.copy:
-        smallest += (options.readers or 0) * (options.read_bytes or 0)
     plan = make_plan(manifest, profile, smallest + int(share * manifest.swappable_bytes), options)
     clock = VirtualClock(plan, profile)
     rig = make_rig(manifest, plan, clock)

@@ -21,6 +21,7 @@ from swapnet.executor.swapping.readers import Channel, Rank
 from swapnet.manifest import Manifest
 from swapnet.profile import assumed_profile
 from swapnet.testing.engine import SimulatedStorage
+from tests.helpers.profiles import with_requests
 from tests.helpers.threads import LIMIT_S, ended, started
 
 PAGE = 4096
@@ -148,8 +149,8 @@ def test_closing_waits_for_reads_in_flight(until: Until) -> None:
 
 def streaming(manifest: Manifest) -> Plan:
     budget = smallest_budget(manifest)[0] + 3 * PAGE
-    options = PlanOptions(read_bytes=PAGE, resident=False, merge=False)
-    return make_plan(manifest, assumed_profile(manifest), budget, options)
+    profile = with_requests(assumed_profile(manifest), PAGE, 1)
+    return make_plan(manifest, profile, budget, PlanOptions(resident=False, merge=False))
 
 
 def piped(

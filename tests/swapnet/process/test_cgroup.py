@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from swapnet.arrays import save_npz
-from swapnet.cli.bench import one_operator_engine
+from swapnet.builder.one_operator import one_operator_engine
 from swapnet.errors import BackendError, BackendUnavailableError, BudgetError
-from swapnet.executor.bench.process import Worker
-from swapnet.executor.bench.roles import Request
-from swapnet.executor.bench.runtime import Runtime
+from swapnet.executor.bench.fixed_cost import Runtime
+from swapnet.executor.bench.process import Program, Worker
+from swapnet.executor.bench.sides import Request
 from swapnet.executor.device import Device
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.process.cgroup import MemoryGroup, is_available
@@ -82,7 +82,7 @@ def test_a_side_that_never_answers_is_ended(tmp_path: Path) -> None:
     silent.chmod(0o755)
     request = Request("mapped", "", "", 1)
     with pytest.raises(BackendError, match="mapped model is too slow") as caught:
-        Worker(request, python=silent, patience_s=0.2)
+        Worker(request, program=Program(python=silent), patience_s=0.2)
     assert caught.value.why == "it gave no answer for 0.2 s"
 
 

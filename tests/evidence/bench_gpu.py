@@ -1,31 +1,36 @@
-"""``swapnet models bench-gpu``."""
+"""``make bench-gpu``: models on this GPU, unswapped and swapped, in docs/gpu.md."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+import onnxruntime
 
+from swapnet import models
 from swapnet.arrays import load_npz
+from swapnet.cli.build import build_engine
 from swapnet.cli.console import write_json
 from swapnet.cli.engine import say
 from swapnet.cli.options import gpu_memory_option
-
-if TYPE_CHECKING:
-    from swapnet.models import ZooFiles
-    from swapnet.tensors import Array
-
-__all__ = ["command"]
+from swapnet.executor.backends import best_backend, check_runnable
+from swapnet.executor.gpu.accelerator import choose_memory, describe
+from swapnet.executor.gpu.cuda import open_cuda
+from swapnet.models import ZooFiles
+from swapnet.tensorrt import TENSORRT
+from swapnet.tensors import Array
+from tests.evidence.command import run
+from tests.evidence.gpu import as_markdown, measure_cases
+from tests.evidence.pages import check_page, update_page
 
 _DEFAULT = ("resnet18", "mobilenet_v2", "resnet101", "ppocrv4_rec", "minilm", "vgg19")
 _WHOLE = "1024GiB"
 """No model has a block so large: it stays in one piece."""
 
 
-@click.command("bench-gpu")
+@click.command()
 @click.argument("names", nargs=-1)
 @click.option("--backend", default="auto", show_default=True, help="A backend of a GPU.")
 @click.option(
@@ -42,7 +47,7 @@ _WHOLE = "1024GiB"
     default="engines",
     show_default=True,
     type=click.Path(path_type=Path),
-    help="Where engine directories lie; all are built anew.",
+    help="Where engine directories lie; all are built again.",
 )
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--json", "json_target", metavar="FILE", help="The cases; - for stdout.")
@@ -63,12 +68,8 @@ def command(
     gpu_memory: str,
 ) -> None:
     """Measure models on this GPU, unswapped and at several budgets, per weight style."""
-    from swapnet import models
-    from swapnet.executor.backends import best_backend, check_runnable
-    from swapnet.executor.bench.gpu import as_markdown, measure_cases, update_page
-    from swapnet.executor.gpu.accelerator import choose_memory, describe
-    from swapnet.executor.gpu.cuda import open_cuda
-
+    if page:
+        check_page(page, "bench-gpu")
     if backend == "auto":
         backend = best_backend()
     if backend == "onnxruntime":
@@ -93,22 +94,20 @@ def command(
             gpu_memory=gpu_memory,
             rounds=rounds,
         )
-    table = as_markdown(cases, device, shlex.join(["swapnet", *sys.argv[1:]]))
+    asked = shlex.join(["python", "-m", "tests.evidence.bench_gpu", *sys.argv[1:]])
+    table = as_markdown(cases, device, asked)
     if json_target:
         write_json(cases, json_target)
     if json_target != "-":
         click.echo(table)
     if page:
-        update_page(page, table)
+        update_page(page, table, "bench-gpu")
 
 
 def _build(
     files: ZooFiles, inputs: dict[str, Array], engines: Path, backend: str
 ) -> tuple[Path, dict[str, Path]]:
     """The whole model as one engine, and cut, in each weight style of the backend."""
-    from swapnet.cli.build import build_engine
-    from swapnet.tensorrt import TENSORRT
-
     shapes = {name: array.shape for name, array in inputs.items()}
 
     def built(name: str, **options: object) -> Path:
@@ -125,8 +124,10 @@ def _build(
 
 def _expected(files: ZooFiles, inputs: dict[str, Array]) -> dict[str, Array]:
     """What ONNX Runtime gives on the CPU."""
-    import onnxruntime
-
     session = onnxruntime.InferenceSession(files.onnx, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+if __name__ == "__main__":
+    run(command)

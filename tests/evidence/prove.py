@@ -7,26 +7,24 @@ optimised graph run whole, and with ONNX Runtime's defaults on the original file
 
 from __future__ import annotations
 
-import platform
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import onnxruntime
+from typing import Protocol, TypeVar
 
 from swapnet import models
 from swapnet.arrays import Array, load_npz, save_npz
 from swapnet.budget import Budget
 from swapnet.builder.importing.source import open_source
+from swapnet.builder.one_operator import one_operator_engine
 from swapnet.builder.rewriting.optimise import WHOLE, operators_of, optimise
-from swapnet.cli.bench import one_operator_engine
-from swapnet.cli.models import current_engine
+from swapnet.cli.zoo import current_engine
 from swapnet.executor.bench.difference import largest_difference
+from swapnet.executor.bench.fixed_cost import Runtime
 from swapnet.executor.bench.process import Worker
-from swapnet.executor.bench.roles import Request, Role, Round
-from swapnet.executor.bench.runtime import Runtime
+from swapnet.executor.bench.sides import Request, Round
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.planning.usage import demand, for_pool
@@ -34,12 +32,13 @@ from swapnet.manifest import Manifest, load_manifest
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.profile import load_profile
 from swapnet.units import format_size
+from tests.evidence.pages import DOCS, conditions, table, write_page
 
 INFERENCES = 20
 BUDGETS = ("weights:43%", "weights:25%", "weights:17%", "smallest")
 SLICED_LIMIT = 1e-6
 ORIGINAL_LIMIT = 1e-4
-RESULTS = Path(__file__).parent.parent / "docs" / "results.md"
+RESULTS = DOCS / "results.md"
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,11 @@ class Row:
     to_whole: float
     to_original: float
 
+    @property
+    def title(self) -> str:
+        return f"{self.model} at {self.budget}"
+
     def failures(self) -> Iterator[str]:
-        """What does not hold."""
         if self.peak_bytes > self.budget_bytes:
             yield f"peak {self.peak_bytes} above {self.budget_bytes}"
         if self.read_bytes != self.streamed_bytes:
@@ -68,16 +70,47 @@ class Row:
             yield f"{self.to_original:.2e} from the original"
 
 
-def main() -> int:
-    """Prove all models, or those named; 1 if anything does not hold."""
-    rows: list[Row] = []
+class Claim(Protocol):
+    """A row of a page of proofs."""
+
+    @property
+    def title(self) -> str:
+        """The case, for people."""
+
+    def failures(self) -> Iterator[str]:
+        """Whatever does not hold."""
+
+
+C = TypeVar("C", bound=Claim)
+
+
+def prove_all(
+    prove: Callable[[str], Iterable[C]], results: Path, page: Callable[[Sequence[C]], list[str]]
+) -> int:
+    """Prove all models, or those that are named on the command line.
+
+    Parameters
+    ----------
+    prove
+        Proves one model.
+    results
+        Where the page is written, if all models were proved.
+    page
+        Makes its lines.
+
+    Returns
+    -------
+    int
+        Status to exit with: 1 if anything does not hold.
+    """
+    rows: list[C] = []
     for name in sys.argv[1:] or models.names():
         for row in prove(name):
             rows.append(row)
             verdict = "; ".join(row.failures()) or "holds"
-            print(f"{row.model} at {row.budget}: {verdict}", flush=True)  # noqa: T201
+            print(f"{row.title}: {verdict}", flush=True)  # noqa: T201
     if not sys.argv[1:]:
-        RESULTS.write_text(_page(rows))
+        write_page(results, page(rows))
     return int(any(True for row in rows for _ in row.failures()))
 
 
@@ -141,7 +174,7 @@ def run_limited(
         return Survived(counted, worker.outputs(folder), peak_bytes)
 
 
-def _reference(role: Role, path: Path, folder: Path) -> dict[str, Array]:
+def _reference(role: str, path: Path, folder: Path) -> dict[str, Array]:
     request = Request(role, str(path), str(folder / "inputs.npz"), Device().threads)
     with Worker(request) as worker:
         worker.run(1)
@@ -149,14 +182,29 @@ def _reference(role: Role, path: Path, folder: Path) -> dict[str, Array]:
 
 
 def budget_bytes_of(text: str, manifest: Manifest) -> int:
+    """Bytes of a budget as it is written, or of the smallest one that works."""
     smallest, _ = smallest_budget(manifest)
     if text == "smallest":
         return smallest
     return Budget.parse(text).resolve(demand(manifest))
 
 
-def _page(rows: list[Row]) -> str:
-    lines = [
+def _page(rows: Sequence[Row]) -> list[str]:
+    columns = ("model", "budget", "bytes:", "survived", "read per inference:", "sliced")
+    cells = (
+        (
+            row.model,
+            row.budget,
+            format_size(row.budget_bytes),
+            "yes",
+            format_size(row.read_bytes),
+            "yes" if row.sliced else "no",
+            f"{row.to_whole:.1e}",
+            f"{row.to_original:.1e}",
+        )
+        for row in rows
+    )
+    return [
         "# Equality and memory of the zoo",
         "",
         f"Written by `make prove`: {INFERENCES} inferences of each model at each budget under the",
@@ -166,20 +214,11 @@ def _page(rows: list[Row]) -> str:
         "defaults on the original file, both over the output's largest magnitude. Models with",
         "sliced operators may differ from the whole by 1e-6, all others by nothing.",
         "",
-        f"ONNX Runtime {onnxruntime.__version__}, Python {platform.python_version()}, "
-        f"{Device().threads} threads.",
+        conditions(),
         "",
-        "| model | budget | bytes | survived | read per inference | sliced | whole | original |",
-        "|---|---|---:|---|---:|---|---:|---:|",
+        *table([*columns, "whole:", "original:"], cells),
     ]
-    for row in rows:
-        lines.append(
-            f"| {row.model} | {row.budget} | {format_size(row.budget_bytes)} | yes | "
-            f"{format_size(row.read_bytes)} | {'yes' if row.sliced else 'no'} | "
-            f"{row.to_whole:.1e} | {row.to_original:.1e} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(prove_all(prove, RESULTS, _page))

@@ -1,28 +1,28 @@
-"""``swapnet models accuracy``."""
+"""``make accuracy``: what lower precision costs models of the zoo, in docs/accuracy.md."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
+from swapnet import models
+from swapnet.builder import build
+from swapnet.calibration import calibrate_model
+from swapnet.calibration.accuracy.report import AccuracyReport, summary
+from swapnet.calibration.accuracy.run import compare_outputs
+from swapnet.calibration.quantize import quantize
 from swapnet.cli.accuracy import decibels
 from swapnet.cli.console import progress, write_json
-from swapnet.files import check_writable, replacing
-
-if TYPE_CHECKING:
-    from swapnet.calibration.accuracy.report import AccuracyReport
-    from swapnet.models import ZooFiles
-    from swapnet.models.evaluation import Inputs
-    from swapnet.ranges import RangeCache
-
-__all__ = ["BEGIN", "END", "Form", "Lowered", "as_markdown", "command", "make_candidate"]
-
-BEGIN, END = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
-"""What stands between them in a page is replaced by the table."""
+from swapnet.files import check_writable
+from swapnet.models import ZooFiles
+from swapnet.ranges import RangeCache
+from tests.evidence.command import run
+from tests.evidence.evaluation import Inputs, Recipe, calibration_inputs, evaluation, recipe
+from tests.evidence.pages import check_page, table, update_page
 
 Lowered = Literal["fp16", "int8"]
 Form = Literal["engine", "file"]
@@ -40,7 +40,7 @@ def _parse(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]
     return chosen
 
 
-@click.command("accuracy")
+@click.command()
 @click.argument("names", nargs=-1)
 @click.option(
     "--precision",
@@ -65,11 +65,9 @@ def command(
     page: Path | None,
 ) -> None:
     """What lower precision costs models of the zoo, on inputs that did not calibrate them."""
-    from swapnet import models
-
     chosen = [models.find(name).name for name in names or _DEFAULT]
     if page is not None:
-        _parts(page)
+        check_page(page, "accuracy")
     if json_target and json_target != "-":
         check_writable(Path(json_target))
     reports: dict[str, AccuracyReport] = {}
@@ -79,15 +77,13 @@ def command(
             reports.update(_reports(files, precision, threads))
     if json_target:
         write_json(reports, json_target)
-    table = as_markdown(reports)
+    shown = as_markdown(reports)
     if "int8" in precisions and (left_out := _left_out(chosen)):
-        table += f"\n\n{left_out}"
+        shown += f"\n\n{left_out}"
     if json_target != "-":
-        click.echo(table)
+        click.echo(shown)
     if page is not None:
-        head, tail = _parts(page)
-        with replacing(page) as temporary:
-            temporary.write_text(f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}")
+        update_page(page, shown, "accuracy")
 
 
 def make_candidate(
@@ -113,9 +109,6 @@ def make_candidate(
     folder
         Where.
     """
-    from swapnet.builder import build
-    from swapnet.calibration.quantize import quantize
-
     exclude = _excluded(files.name, precision, form)
     target = folder / f"{files.name}-{precision}{'.onnx' if form == 'file' else ''}"
     if form == "file":
@@ -136,8 +129,6 @@ def make_candidate(
 
 def _excluded(name: str, precision: Lowered, form: Form) -> tuple[str, ...]:
     """Operators that the model's recipe leaves in float32."""
-    from swapnet.models.evaluation import recipe
-
     if precision == "fp16":
         return ()
     chosen = recipe(name)
@@ -146,10 +137,6 @@ def _excluded(name: str, precision: Lowered, form: Form) -> tuple[str, ...]:
 
 def _reports(files: ZooFiles, precision: Lowered, threads: int | None) -> dict[str, AccuracyReport]:
     """Both forms of one model in one precision, calibrated once."""
-    from swapnet.calibration import calibrate_model
-    from swapnet.calibration.accuracy.run import compare_outputs
-    from swapnet.models.evaluation import Recipe, calibration_inputs, evaluation, recipe
-
     inputs = evaluation(files.name)
     shapes = _largest_shapes(inputs)
     chosen = recipe(files.name) if precision == "int8" else Recipe()
@@ -191,45 +178,34 @@ def _largest_shapes(inputs: Inputs) -> dict[str, tuple[int, ...]]:
 
 def as_markdown(reports: Mapping[str, AccuracyReport]) -> str:
     """The reports as a table, one row for each output; keys are ``model precision form``."""
-    from swapnet.calibration.accuracy.report import summary
-
-    lines = [
-        "| model | precision | form | output | samples | signal to noise | largest error | task |",
-        "|---|---|---|---|---:|---:|---:|---|",
+    columns = ("model", "precision", "form", "output", "samples:", "signal to noise:")
+    rows = [
+        (
+            *key.split(),
+            output.name,
+            str(report.samples),
+            decibels(output.snr_db),
+            f"{output.max_rel_error:.2%}",
+            summary(output),
+        )
+        for key, report in reports.items()
+        for output in report.outputs
     ]
-    for key, report in reports.items():
-        for output in report.outputs:
-            cells: Sequence[str] = (
-                *key.split(),
-                output.name,
-                str(report.samples),
-                decibels(output.snr_db),
-                f"{output.max_rel_error:.2%}",
-                summary(output),
-            )
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join(table([*columns, "largest error:", "task"], rows))
 
 
 def _left_out(names: Sequence[str]) -> str:
     """What int8 leaves in float32, a line for each model; empty where it leaves nothing."""
-    from swapnet.models.evaluation import recipe
-
-    lines = ["| model | ranges | in float32 | in the file too | why |", "|---|---|---|---|---|"]
+    rows = []
     for name in names:
         chosen = recipe(name)
         if chosen.reason:
-            operators = (", ".join(chosen.exclude), ", ".join(chosen.exclude_symmetric))
             share = f" {chosen.percentile:g}" if chosen.method == "percentile" else ""
-            ranges = f"{chosen.method}{share}"
-            lines.append(f"| {' | '.join((name, ranges, *operators, chosen.reason))} |")
-    return "\n".join(lines) if len(lines) > 2 else ""
+            operators = (", ".join(chosen.exclude), ", ".join(chosen.exclude_symmetric))
+            rows.append((name, f"{chosen.method}{share}", *operators, chosen.reason))
+    columns = ("model", "ranges", "in float32", "in the file too", "why")
+    return "\n".join(table(columns, rows)) if rows else ""
 
 
-def _parts(page: Path) -> tuple[str, str]:
-    """What stands before and after the table."""
-    head, begin, rest = page.read_text().partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise click.BadParameter(f"{page} has no place for the table: {BEGIN} … {END}")
-    return head, tail
+if __name__ == "__main__":
+    run(command)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from swapnet.executor.bench.case import ABLATION
-from swapnet.executor.bench.targets import Target, check_targets, floor_ratio
-from tests.executor.bench.conftest import MIB, a_case, an_outline
+from tests.evidence.cases import ABLATION
+from tests.evidence.conftest import MIB, a_case, an_outline
+from tests.evidence.targets import Target, check_targets, floor_ratio
 
 
 def found(targets: tuple[Target, ...], start: str) -> Target:

@@ -5,15 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from swapnet.executor.bench.gpu import (
-    BEGIN,
-    END,
+from swapnet.testing.gpu import SimulatedAccelerator
+from tests.evidence.gpu import (
     GpuCase,
     as_markdown,
     measure_cases,
-    update_page,
 )
-from swapnet.testing.gpu import SimulatedAccelerator
 from tests.helpers.engines import Arrays
 from tests.helpers.gpu import BuildGpu
 
@@ -55,20 +52,9 @@ def test_cases_say_what_was_measured(cases: list[GpuCase]) -> None:
 
 
 def test_the_table_has_a_row_for_each_case(cases: list[GpuCase]) -> None:
-    table = as_markdown(cases, "simulated", "swapnet models bench-gpu")
-    assert table.startswith("`swapnet models bench-gpu` on simulated.")
+    table = as_markdown(cases, "simulated", "make bench-gpu")
+    assert table.startswith("`make bench-gpu` on simulated.")
     rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
     assert len(rows) == 4
     assert len(set(map(len, rows))) == 1
     assert rows[2][1].strip() == "toy"
-
-
-def test_a_page_takes_the_table_between_its_marks(tmp_path: Path) -> None:
-    page = tmp_path / "gpu.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    update_page(page, "new")
-    update_page(page, "newer")
-    assert page.read_text() == f"before\n{BEGIN}\n\nnewer\n\n{END}\nafter\n"
-    page.write_text("no place")
-    with pytest.raises(ValueError, match="no place for the table"):
-        update_page(page, "new")

@@ -11,12 +11,12 @@ import pytest
 from swapnet import models
 from swapnet.arrays import save_npz
 from swapnet.executor import backends
-from swapnet.executor.bench.gpu import BEGIN, END
-from swapnet.executor.gpu import cuda
 from swapnet.manifest import load_manifest
 from swapnet.models import ZooFiles
 from swapnet.testing.gpu import SimulatedAccelerator
-from tests.cli.conftest import Call
+from tests.evidence import bench_gpu
+from tests.evidence.bench_gpu import command
+from tests.evidence.conftest import Call
 from tests.helpers.zoo import TOYS
 
 
@@ -46,8 +46,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ZooFiles:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> SimulatedAccelerator:
     """A simulated one in the place of CUDA's."""
     found = SimulatedAccelerator()
-    monkeypatch.setattr(cuda, "open_cuda", lambda *_: found)
-    monkeypatch.setattr(backends, "check_runnable", lambda _: None)
+    monkeypatch.setattr(bench_gpu, "open_cuda", lambda *_: found)
+    monkeypatch.setattr(bench_gpu, "check_runnable", lambda _: None)
     monkeypatch.setattr(backends, "can_run", lambda _: False)
     return found
 
@@ -55,9 +55,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimulatedAccelerator:
 @pytest.mark.usefixtures("toy", "gpu")
 def test_a_model_is_measured_and_its_page_written(call: Call, tmp_path: Path) -> None:
     page, cases = tmp_path / "gpu.md", tmp_path / "cases.json"
-    page.write_text(f"{BEGIN}\n{END}\n")
+    page.write_text("<!-- bench-gpu: begin -->\n<!-- bench-gpu: end -->\n")
     shown = call(
-        *("models", "bench-gpu", "toy", "--backend", "onnxruntime-cuda", "--rounds", 1),
+        *(command, "toy", "--backend", "onnxruntime-cuda", "--rounds", 1),
         *("--budget", "100%", "--engines", tmp_path / "engines"),
         *("--json", cases, "--page", page),
     )
@@ -80,10 +80,10 @@ def test_styles_are_built_for_tensorrt(
         measured.append(arguments[1:3])
         return []
 
-    monkeypatch.setattr("swapnet.executor.bench.gpu.measure_cases", measure)
+    monkeypatch.setattr(bench_gpu, "measure_cases", measure)
     engines = tmp_path / "engines"
     options = ("--backend", "tensorrt-rtx", "--engines", engines, "--json", "-")
-    assert call("models", "bench-gpu", "toy", *options).out.strip() == "[]"
+    assert call(command, "toy", *options).out.strip() == "[]"
     ((whole, styles),) = measured
     assert whole == engines / "toy-tensorrt-rtx-whole"
     assert {style: folder.name for style, folder in styles.items()} == {
@@ -98,4 +98,4 @@ def test_a_machine_without_a_gpu_is_told(call: Call, monkeypatch: pytest.MonkeyP
         raise OSError(f"{name} is not here")
 
     monkeypatch.setattr("ctypes.CDLL", missing)
-    assert call("models", "bench-gpu").is_user_error("no CUDA driver here")
+    assert call(command).is_user_error("no CUDA driver here")

@@ -7,8 +7,8 @@ from statistics import median
 
 import msgspec
 
-from swapnet.executor.bench.case import ABLATION, Case, Outline
 from swapnet.executor.bench.report import Report
+from tests.evidence.cases import ABLATION, Case, Outline
 
 __all__ = ["FLOOR_BYTES", "Target", "check_targets", "floor_ratio"]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -17,9 +17,7 @@ from swapnet.executor.backends.base import Array
 from swapnet.executor.device import Device
 from swapnet.executor.planning.plan import PlanOptions
 
-__all__ = ["Request", "Role", "Round", "Side", "gpu_free_bytes", "open_side", "peak_resident_bytes"]
-
-Role = Literal["swapped", "resident", "unswapped", "mapped", "offload"]
+__all__ = ["Request", "Round", "Side", "gpu_free_bytes", "open_side", "peak_resident_bytes"]
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -30,10 +28,10 @@ class Request(msgspec.Struct, frozen=True):
     role
         ``swapped``: our executor at the budget. ``resident``: our executor with everything in
         memory, beside a reader of the streamed extents. ``unswapped``: ONNX Runtime at its own
-        best settings. ``mapped``: ONNX Runtime with memory-mapped weights. ``offload``: PyTorch
-        with accelerate's ``disk_offload``.
+        best settings. ``mapped``: ONNX Runtime with memory-mapped weights. Programs that are not
+        ours have roles of their own.
     path
-        Engine directory, ONNX file, or folder of offloaded weights.
+        Engine directory, or ONNX file.
     inputs
         ``.npz`` of inputs.
     budget_bytes
@@ -49,7 +47,7 @@ class Request(msgspec.Struct, frozen=True):
         Where weights lie on a GPU.
     """
 
-    role: Role
+    role: str
     path: str
     inputs: str
     threads: int
@@ -111,10 +109,6 @@ def open_side(request: Request) -> Side:
         return _Swapped(request, inputs)
     if request.role == "resident":
         return _Resident(request, inputs)
-    if request.role == "offload":
-        from swapnet.executor.bench.offload import Offloaded
-
-        return Offloaded(request, inputs)
     return _Whole(request, inputs)
 
 

@@ -1,4 +1,4 @@
-"""``swapnet models bench`` and the options of ``swapnet bench`` that it stands on."""
+"""``make bench``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import pytest
 from swapnet import models
 from swapnet.arrays import save_npz
 from swapnet.errors import BackendError, BudgetError
-from swapnet.executor.bench.bench import Setup
+from swapnet.executor.bench.bench import Other, Setup
+from swapnet.executor.bench.process import Program
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import demand
 from swapnet.manifest import load_manifest
 from swapnet.models import ZooFiles
 from swapnet.process.cgroup import is_available
-from tests.cli.conftest import Call
-from tests.executor.bench.conftest import a_peer, a_report
+from tests.evidence.conftest import Call, a_peer, a_report
+from tests.evidence.suite import command
 from tests.helpers.engines import BuildToy, Engine
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -45,11 +46,11 @@ def zoo(monkeypatch: pytest.MonkeyPatch, toy: Engine, tmp_path: Path) -> str:
         licence="Apache-2.0",
         sha256=toy.manifest.source.sha256,
     )
-    monkeypatch.setattr("swapnet.cli.suite._ABLATION_BUDGET", "weights:80%")
+    monkeypatch.setattr("tests.evidence.suite._ABLATION_BUDGET", "weights:80%")
     monkeypatch.setattr(models, "get", lambda _: files)
     monkeypatch.setattr(models, "names", lambda: (name, "not-built"))
     monkeypatch.setattr(
-        "swapnet.cli.suite.current_engine", lambda engines, *_: linked(engines / name, toy)
+        "tests.evidence.suite.current_engine", lambda engines, *_: linked(engines / name, toy)
     )
     return name
 
@@ -71,17 +72,16 @@ class Bench:
         self.setups.append(setup)
         if self.error is not None:
             raise self.error
-        ablations = {name: a_peer(1.1) for name in setup.ablations}
-        peers = {"mapped": a_peer()} if setup.mapped else {}
+        peers = {name: a_peer() for name in setup.others}
         budget_bytes = setup.budget.resolve(demand(load_manifest(setup.folder)))
-        report = a_report(budget_bytes=budget_bytes, peers=peers, ablations=ablations)
+        report = a_report(budget_bytes=budget_bytes, peers=peers)
         return type("Found", (), {"report": report})
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Nothing is measured."""
-    import swapnet.cli.suite as suite
+    import tests.evidence.suite as suite
 
     fake = Bench()
     monkeypatch.setattr(suite, "bench", fake)
@@ -92,12 +92,12 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 @pytest.fixture
 def measure(call: Call, zoo: str, bench: Bench, tmp_path: Path) -> Callable[..., Any]:
-    """Calls ``swapnet models bench`` for the toy."""
+    """Calls the suite for the toy."""
     del bench
 
     def run(*arguments: object) -> Any:
         folders = ["--results", tmp_path / "results", "--engines", tmp_path / "engines"]
-        return call("models", "bench", zoo, *folders, *arguments)
+        return call(command, zoo, *folders, *arguments)
 
     return run
 
@@ -126,10 +126,9 @@ def test_everything_is_written(
     assert "| vgg19 | weights:80% |" in (results / "ablations.md").read_text()
     assert (results / "vgg19.png").read_bytes().startswith(PNG)
     assert bench.setups[1].budget.amount == outline["smallest_bytes"]
-    assert bench.setups[0].mapped is not None
-    assert bench.setups[2].mapped is None
+    assert set(bench.setups[0].others) == {"mapped"}
     assert bench.setups[2].unswapped is None
-    assert set(bench.setups[2].ablations) >= {"buffered", "copy", "no-cyclic"}
+    assert set(bench.setups[2].others) == {"buffered", "no-resident", "no-cyclic"}
 
 
 @pytest.mark.slow
@@ -160,7 +159,7 @@ def test_an_interrupt_keeps_what_was_measured(
         return whole(self, setup)
 
     monkeypatch.setattr(Bench, "__call__", stop)
-    assert measure(*options).status == 130
+    assert measure(*options).status == 1
     assert [path.name for path in (tmp_path / "results" / "cases").iterdir()] == [
         "vgg19-weights-60.json"
     ]
@@ -201,8 +200,8 @@ def test_bad_options(
     assert measure("--budget", "much").is_user_error("is not a budget")
     (tmp_path / "file").write_text("")
     assert measure("--results", tmp_path / "file").is_user_error("can't be made")
-    assert call("models", "bench", "unheard-of").is_user_error("no model named")
-    monkeypatch.setattr("swapnet.cli.suite.is_available", lambda: False)
+    assert call(command, "unheard-of").is_user_error("no model named")
+    monkeypatch.setattr("tests.evidence.suite.is_available", lambda: False)
     assert measure().is_user_error("--no-memory-limit")
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     assert measure().is_user_error("swapnet-trt[plot]")
@@ -211,9 +210,9 @@ def test_bad_options(
 def test_bert_is_offloaded_where_that_can_be(
     monkeypatch: pytest.MonkeyPatch, zoo: str, toy: Engine, tmp_path: Path
 ) -> None:
-    import swapnet.cli.suite as suite
+    import tests.evidence.suite as suite
 
-    monkeypatch.setattr("swapnet.models.bert_base.state_dict", lambda _: {})
+    monkeypatch.setattr(suite, "state_dict", lambda _: {})
     monkeypatch.setattr(suite, "_OFFLOADED", zoo)
     python = tmp_path / "python"
     asked = suite.Suite((zoo,), (), tmp_path, tmp_path, peers_python=python)
@@ -226,7 +225,7 @@ def test_bert_is_offloaded_where_that_can_be(
     python.chmod(0o755)
     assert not list(suite._notes(asked, {zoo: "e"}))
     assert subject.key("smallest", "").peers == ("mapped", "offload")
-    assert subject.offload.folder.is_dir()
+    assert subject.offload.path.is_dir()
     assert not (tmp_path / "weights.npz").exists()
     python.write_text("#!/bin/sh\necho no torch >&2; exit 1\n")
     with pytest.raises(BackendError, match="can't offload"):
@@ -237,7 +236,7 @@ def test_bert_is_offloaded_where_that_can_be(
 def test_a_toy_is_measured(call: Call, zoo: str, tmp_path: Path) -> None:
     folders = ["--results", tmp_path / "results", "--engines", tmp_path / "engines"]
     limit = [] if is_available() else ["--no-memory-limit"]
-    ran = call("models", "bench", zoo, *folders, "--budget", "smallest", "--rounds", 2, *limit)
+    ran = call(command, zoo, *folders, "--budget", "smallest", "--rounds", 2, *limit)
     assert ran.status == 0, ran.err
     record = json.loads((tmp_path / "results" / "results.json").read_text())
     plain, ablated = (case["report"] for case in record["cases"])
@@ -246,31 +245,41 @@ def test_a_toy_is_measured(call: Call, zoo: str, tmp_path: Path) -> None:
     assert "mapped" in plain["peers"]
     assert plain["paired_predicted_ms"] > 0
     assert plain["rounds"] == 2
-    assert set(ablated["ablations"]) == {"buffered", "copy", "equal", "no-resident", "no-cyclic"}
-    assert all(v["ratio"] or v["note"] for v in ablated["ablations"].values())
-    assert all(v["max_rel_error"] in (0.0, None) for v in ablated["ablations"].values())
+    variants = ablated["peers"]
+    assert set(variants) == {"buffered", "no-resident", "no-cyclic"}
+    assert all(v["ratio"] or v["note"] for v in variants.values())
+    assert all(v["max_rel_error"] in (0.0, None) for v in variants.values())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("option", "budget"),
-    [
-        ("--copy", "64MiB"),
-        ("--equal-blocks", "weights:80%"),
-        ("--no-resident", "weights:80%"),
-        ("--no-cyclic", "weights:80%"),
-    ],
-)
-def test_each_part_can_be_switched_off(call: Call, toy: Engine, option: str, budget: str) -> None:
-    few = ["--iterations", 1, "--duration", 0, "--warm-up", 0, "--json", "-"]
-    ran = call("bench", toy.folder, "--budget", budget, option, "--compare", *few)
-    assert ran.status == 0, ran.err
-    assert json.loads(ran.out)["max_rel_error"] < 1e-4
+def test_accelerate_is_tried_without_a_limit_where_it_died(
+    monkeypatch: pytest.MonkeyPatch, zoo: str, toy: Engine, tmp_path: Path
+) -> None:
+    import tests.evidence.suite as suite
 
-
-@pytest.mark.slow
-def test_bench_draws_a_plot(call: Call, toy: Engine, tmp_path: Path) -> None:
-    few = ["--iterations", 1, "--duration", 0, "--warm-up", 0]
-    ran = call("bench", toy.folder, "--budget", toy.smallest, "--plot", tmp_path / "p.png", *few)
-    assert ran.status == 0, ran.err
-    assert (tmp_path / "p.png").read_bytes().startswith(PNG)
+    python = tmp_path / "python"
+    python.write_text(
+        """#!/bin/sh
+read request; echo '{"ready": true}'
+while read line; do
+    if [ "$line" = details ]; then echo '{"resident_peak_bytes": 1}'
+    else echo '{"latency_ms": [5.0, 6.0, 7.0]}'; fi
+done
+"""
+    )
+    python.chmod(0o755)
+    (tmp_path / zoo).symlink_to(toy.folder)
+    monkeypatch.setattr(suite, "current_engine", lambda *_: toy.folder)
+    subject = suite._Subject(
+        suite.Suite((zoo,), (), tmp_path, tmp_path), zoo, tmp_path, toy.folder, {}
+    )
+    other = Other(tmp_path, "offload", program=Program("tests.evidence.offload", python))
+    monkeypatch.setitem(vars(subject), "offload", other)
+    killed = a_report(peers={"offload": a_peer(None, note="it was killed", runtime_bytes=1)})
+    told = subject._with_unlimited(killed).peers["offload"].note
+    assert told.startswith("it was killed; without a limit it takes 6 ms and ")
+    python.write_text("#!/bin/sh\nexit 1\n")
+    told = subject._with_unlimited(killed).peers["offload"].note
+    assert told.startswith("it was killed; without a limit: the process of the offload model ended")
+    untold = a_report(peers={"offload": a_peer(None, note="no torch")})
+    assert subject._with_unlimited(untold) == untold

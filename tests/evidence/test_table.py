@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from swapnet.executor.bench.ablation import ABLATIONS
-from swapnet.executor.bench.case import ABLATION
-from swapnet.executor.bench.table import ablation_page, results_page
-from swapnet.executor.bench.targets import check_targets
-from tests.executor.bench.conftest import MIB, a_case, a_peer, an_outline
+from tests.evidence.ablations import ABLATIONS
+from tests.evidence.cases import ABLATION
+from tests.evidence.conftest import MIB, a_case, a_peer, an_outline
+from tests.evidence.table import ablation_page, results_page
+from tests.evidence.targets import check_targets
 
 
 @pytest.fixture
@@ -63,13 +63,13 @@ def test_a_page_of_nothing() -> None:
 
 def test_ablations() -> None:
     found = {name: a_peer(1.25, streamed_bytes=50 * MIB) for name in ABLATIONS}
-    found["copy"] = a_peer(None, note="it does not fit")
-    del found["equal"]
+    found["no-resident"] = a_peer(None, note="it does not fit")
+    del found["no-cyclic"]
     page = ablation_page(
-        [a_case(), a_case(kind=ABLATION, ablations=found), a_case(kind=ABLATION, note="killed")]
+        [a_case(), a_case(kind=ABLATION, peers=found), a_case(kind=ABLATION, note="killed")]
     )
     times = "1.25 (50.0 MiB read)"
-    assert f"| toy | weights:25% | 100.0 | {times} | fails | — | {times} | {times} |" in page
-    assert "| toy | weights:25% | — | — | — | — | — | — |" in page
-    assert "- toy at weights:25%, copy: it does not fit" in page
+    assert f"| toy | weights:25% | 100.0 | {times} | fails | — |" in page
+    assert "| toy | weights:25% | — | — | — | — |" in page
+    assert "- toy at weights:25%, no-resident: it does not fit" in page
     assert "- toy at weights:25%: killed" in page

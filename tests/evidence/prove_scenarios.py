@@ -20,6 +20,7 @@ import msgspec
 from swapnet.executor.scenario.plot import save_plot
 from swapnet.executor.scenario.report import Report
 from swapnet.units import format_size
+from tests.evidence.pages import DOCS, table, write_page
 
 SCENARIOS = ("self_driving", "roadside_unit", "uav")
 BUDGETS = ("weights:43%", "weights:17%")
@@ -27,7 +28,6 @@ COMPARED = "weights:25%"
 SLOW = "400MB"
 """Of storage, per second."""
 RESULTS = Path("results") / "scenarios"
-DOCS = Path(__file__).parent.parent / "docs"
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Case:
     @property
     def path(self) -> Path:
         """Of its report."""
-        name = f"{self.scenario}-{self.budget.strip('weights:%')}{self.kind}"
-        return RESULTS / f"{name}.json"
+        share = self.budget.removeprefix("weights:").removesuffix("%")
+        return RESULTS / f"{self.scenario}-{share}{self.kind}.json"
 
     def report(self) -> Report:
         """Measured now, if the same was not before."""
@@ -108,7 +108,7 @@ def main() -> int:
         *_long(long),
         *_cut(cut),
     ]
-    (DOCS / "multi-dnn-results.md").write_text("\n".join(page) + "\n")
+    write_page(DOCS / "multi-dnn-results.md", page)
     return int(bool(broken))
 
 
@@ -136,7 +136,34 @@ def _head(report: Report) -> list[str]:
 
 
 def _single(reports: Sequence[Report]) -> list[str]:
-    lines = [
+    columns = (
+        *("application", "storage MB/s:", "budget:", "peak:", "DNN", "per s:", "requests:"),
+        *("failed:", "wrong:", "bound ms:", "median ms:", "p99 ms:", "over unlimited:"),
+        *("simulated:", "missed:", "read each:"),
+    )
+    rows = [
+        (
+            report.scenario,
+            f"{report.storage_bytes_per_s / 1e6:.0f}",
+            f"{report.budget}: {format_size(report.budget_bytes)}",
+            format_size(report.peak_bytes or 0),
+            f"{line.name} ({line.model})",
+            f"{line.rate_per_s:g}",
+            str(line.requests),
+            str(line.failures),
+            str(line.wrong_outputs),
+            f"{line.bound_ms:.0f}",
+            _ms(line.latency_ms.median if line.latency_ms else None),
+            _ms(line.latency_ms.p99 if line.latency_ms else None),
+            _ratio(line.ratio_to_unlimited),
+            _ratio(line.simulated_ratio),
+            str(line.deadline_misses),
+            format_size(line.read_bytes_per_inference),
+        )
+        for report in sorted(reports, key=_order)
+        for line in report.models
+    ]
+    return [
         "",
         "## In turn with unlimited memory",
         "",
@@ -145,24 +172,16 @@ def _single(reports: Sequence[Report]) -> list[str]:
         "deadlines, with and without reading. *Bound*: what no inference beats: the fastest one",
         "with everything in memory, or reading what its ring does not hold from idle storage.",
         "",
-        "| application | storage MB/s | budget | peak | DNN | per s | requests | failed | wrong | "
-        "bound ms | median ms | p99 ms | over unlimited | simulated | missed | read each |",
-        "|---|---:|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        *table(columns, rows),
     ]
-    for report in sorted(reports, key=_order):
-        for line in report.models:
-            assert line.latency_ms is not None
-            assert line.ratio_to_unlimited is not None
-            lines.append(
-                f"| {report.scenario} | {report.storage_bytes_per_s / 1e6:.0f} | "
-                f"{report.budget}: {format_size(report.budget_bytes)} | "
-                f"{format_size(report.peak_bytes or 0)} | {line.name} ({line.model}) | "
-                f"{line.rate_per_s:g} | {line.requests} | {line.failures} | {line.wrong_outputs} | "
-                f"{line.bound_ms:.0f} | {line.latency_ms.median:.0f} | {line.latency_ms.p99:.0f} | "
-                f"{line.ratio_to_unlimited:.2f} | {line.simulated_ratio:.2f} | "
-                f"{line.deadline_misses} | {format_size(line.read_bytes_per_inference)} |"
-            )
-    return lines
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _order(report: Report) -> tuple[str, float, float]:
@@ -196,48 +215,51 @@ def _long(reports: Sequence[Report]) -> list[str]:
 
 
 def _ways(reports: Sequence[Report]) -> list[str]:
-    lines = [
-        "| application | storage MB/s | ours ms | equal | proportional | whole model | unlimited | "
-        "missed: ours | equal | proportional | whole model | unlimited |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for report in reports:
-        ratios = [report.compare.get(way) for way in _WAYS]
         found = [report.ways.get(name) for name in ("ours", *_WAYS)]
-        missed = ["-" if way is None else way.deadline_misses for way in found]
-        lines.append(
-            f"| {report.scenario} | {report.storage_bytes_per_s / 1e6:.0f} | "
-            f"{report.weighted_latency_ms or 0:.0f} | "
-            + " | ".join("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
-            + " | "
-            + " | ".join(map(str, missed))
-            + " |"
+        rows.append(
+            (
+                report.scenario,
+                f"{report.storage_bytes_per_s / 1e6:.0f}",
+                _ms(report.weighted_latency_ms or 0),
+                *(_ratio(report.compare.get(way)) for way in _WAYS),
+                *("-" if way is None else str(way.deadline_misses) for way in found),
+            )
         )
-    return lines
+    others = [f"{way.replace('_', ' ')}:" for way in _WAYS]
+    columns = ("application", "storage MB/s:", "ours ms:", *others, "missed: ours:", *others)
+    return table(columns, rows)
 
 
 _WAYS = ("equal", "proportional", "whole_model", "unlimited")
 
 
 def _cut(report: Report) -> list[str]:
-    lines = [
+    rows = [
+        (
+            format_size(phase.budget_bytes),
+            f"{phase.start_s:.0f}",
+            f"{phase.end_s:.0f}",
+            _ms(phase.rebalance_ms),
+            str(phase.requests),
+            str(phase.failures),
+            _ms(phase.weighted_latency_ms or 0),
+            _ms(phase.unlimited_weighted_latency_ms or 0),
+        )
+        for phase in report.phases
+    ]
+    columns = ("budget:", "from s:", "to s:", "took ms:", "requests:", "failed:", "weighted ms:")
+    return [
         "",
         "## A budget that is cut in half and restored",
         "",
         f"`{report.command}`",
         "",
-        "| budget | from s | to s | took ms | requests | failed | weighted ms | unlimited ms |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+        *table([*columns, "unlimited ms:"], rows),
+        "",
+        "![Shares of the budget and waiting requests](multi-dnn.png)",
     ]
-    for phase in report.phases:
-        unlimited_ms = phase.unlimited_weighted_latency_ms or 0
-        took = "-" if phase.rebalance_ms is None else f"{phase.rebalance_ms:.0f}"
-        lines.append(
-            f"| {format_size(phase.budget_bytes)} | {phase.start_s:.0f} | {phase.end_s:.0f} | "
-            f"{took} | {phase.requests} | {phase.failures} | "
-            f"{phase.weighted_latency_ms or 0:.0f} | {unlimited_ms:.0f} |"
-        )
-    return [*lines, "", "![Shares of the budget and waiting requests](multi-dnn.png)"]
 
 
 if __name__ == "__main__":

@@ -7,35 +7,33 @@ those with everything in memory to the bit.
 
 from __future__ import annotations
 
-import platform
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 import swapnet
 from swapnet import models
 from swapnet.arrays import Array, load_npz, save_npz
+from swapnet.builder.one_operator import one_operator_engine
 from swapnet.calibration import calibrate_model
-from swapnet.cli.bench import one_operator_engine
 from swapnet.executor.bench.difference import largest_difference
-from swapnet.executor.bench.runtime import Runtime
+from swapnet.executor.bench.fixed_cost import Runtime
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.planning.usage import for_pool
 from swapnet.manifest import Manifest, load_manifest
-from swapnet.models.evaluation import calibration_inputs
 from swapnet.units import format_size
-from tests.prove import budget_bytes_of, run_limited
+from tests.evidence.evaluation import calibration_inputs
+from tests.evidence.pages import DOCS, conditions, table
+from tests.evidence.prove import budget_bytes_of, prove_all, run_limited
 
 INFERENCES = 3
 SAMPLES = 4
 BUDGETS = ("100%", "weights:25%", "smallest")
-RESULTS = Path(__file__).parent.parent / "docs" / "quantization-results.md"
+RESULTS = DOCS / "quantization-results.md"
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,11 @@ class Row:
     peak_bytes: tuple[int, ...] = ()
     differences: tuple[float, ...] = ()
 
+    @property
+    def title(self) -> str:
+        return f"{self.model} in {self.precision}"
+
     def failures(self) -> Iterator[str]:
-        """What does not hold."""
         for text, budget, peak, difference in zip(
             BUDGETS, self.budget_bytes, self.peak_bytes, self.differences, strict=True
         ):
@@ -60,22 +61,13 @@ class Row:
                 yield f"{text}: {difference:.2e} from everything in memory"
 
 
-def main() -> int:
-    """Prove all models, or those named; 1 if anything does not hold."""
-    rows: list[Row] = []
-    for name in sys.argv[1:] or models.names():
-        with tempfile.TemporaryDirectory(prefix="swapnet-prove-") as folder:
-            for row in prove(name, Path(folder)):
-                rows.append(row)
-                verdict = "; ".join(row.failures()) or "holds"
-                print(f"{row.model} in {row.precision}: {verdict}", flush=True)  # noqa: T201
-    if not sys.argv[1:]:
-        RESULTS.write_text(_page(rows))
-    return int(any(True for row in rows for _ in row.failures()))
-
-
-def prove(name: str, folder: Path) -> Iterator[Row]:
+def prove(name: str) -> Iterator[Row]:
     """One model in all precisions at all budgets."""
+    with tempfile.TemporaryDirectory(prefix="swapnet-prove-") as folder:
+        yield from _prove(name, Path(folder))
+
+
+def _prove(name: str, folder: Path) -> Iterator[Row]:
     files = models.get(name)
     inputs = load_npz(files.example)
     shapes = {key: array.shape for key, array in inputs.items()}
@@ -120,8 +112,22 @@ def _stored_bytes(manifest: Manifest) -> int:
     )
 
 
-def _page(rows: list[Row]) -> str:
-    lines = [
+def _page(rows: Sequence[Row]) -> list[str]:
+    columns = ["model", "precision", "narrower:", *(f"{budget}:" for budget in BUDGETS), "equal"]
+    cells = (
+        (
+            row.model,
+            row.precision,
+            f"{row.narrower:.2f}",
+            *(
+                f"{format_size(peak)} of {format_size(budget)}"
+                for peak, budget in zip(row.peak_bytes, row.budget_bytes, strict=True)
+            ),
+            "no" if any(row.differences) else "yes",
+        )
+        for row in rows
+    )
+    return [
         "# The zoo in lower precision",
         "",
         f"Written by `make prove-precision`: {INFERENCES} inferences of each model at each budget",
@@ -131,23 +137,11 @@ def _page(rows: list[Row]) -> str:
         "everything in memory to the bit. Budgets, at least the smallest that works, and the peaks",
         "above the runtime:",
         "",
-        f"ONNX Runtime {onnxruntime.__version__}, Python {platform.python_version()}, "
-        f"{Device().threads} threads.",
+        conditions(),
         "",
-        f"| model | precision | narrower | {' | '.join(BUDGETS)} | equal |",
-        "|---|---|---:|" + "---:|" * len(BUDGETS) + "---|",
+        *table(columns, cells),
     ]
-    for row in rows:
-        sizes = (
-            f"{format_size(peak)} of {format_size(budget)}"
-            for peak, budget in zip(row.peak_bytes, row.budget_bytes, strict=True)
-        )
-        lines.append(
-            f"| {row.model} | {row.precision} | {row.narrower:.2f} | {' | '.join(sizes)} | "
-            f"{'no' if any(row.differences) else 'yes'} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(prove_all(prove, RESULTS, _page))

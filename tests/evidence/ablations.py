@@ -32,9 +32,7 @@ class Variant:
 
 ABLATIONS: Mapping[str, Variant] = {
     "buffered": Variant("page cache instead of direct I/O", load_mode=LoadMode.BUFFERED),
-    "copy": Variant("copy instead of by reference", PlanOptions(copy=True)),
-    "equal": Variant("equal blocks instead of planned", PlanOptions(equal=True)),
     "no-resident": Variant("no resident set", PlanOptions(resident=False)),
     "no-cyclic": Variant("no cyclic prefetch", PlanOptions(cyclic=False)),
 }
-"""By name, as the options of ``swapnet bench`` are called."""
+"""By name; those without a part of the plan as the options of ``swapnet bench`` are called."""

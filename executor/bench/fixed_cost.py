@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from swapnet.arrays import save_npz
-from swapnet.executor.bench.process import Worker
-from swapnet.executor.bench.roles import Request
+from swapnet.executor.bench.process import Program, Worker
+from swapnet.executor.bench.sides import Request
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.planning.usage import demand, for_pool
 from swapnet.executor.swapping.storage import LoadMode
@@ -28,24 +28,24 @@ class FixedCost:
     ----------
     request
         The trivial thing.
-    python
-        Interpreter; None for this one.
+    program
+        Runs it; None for ours.
     drop_cache
         Drop the page cache before each warm-up (needs root).
     """
 
     def __init__(
-        self, request: Request, *, python: Path | None = None, drop_cache: bool = False
+        self, request: Request, *, program: Program | None = None, drop_cache: bool = False
     ) -> None:
         self._request = request
-        self._python = python
+        self._program = program
         self._drop_cache = drop_cache
 
     def warm_up(self) -> None:
         """Put libraries into the page cache, charged to nobody; weights are not there."""
         if self._drop_cache:
             drop_page_cache()
-        with Worker(self._request, python=self._python) as worker:
+        with Worker(self._request, program=self._program) as worker:
             worker.run(1)
 
     def measure(self, *, counted: bool) -> int:
@@ -53,7 +53,7 @@ class FixedCost:
         self.warm_up()
         with ExitStack() as stack:
             group = stack.enter_context(MemoryGroup(None)) if counted else None
-            worker = stack.enter_context(Worker(self._request, group, python=self._python))
+            worker = stack.enter_context(Worker(self._request, group, program=self._program))
             worker.run(_INFERENCES)
             used = group.peak_bytes if group else int(worker.details()["resident_peak_bytes"])
             worker.close()

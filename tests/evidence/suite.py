@@ -1,4 +1,4 @@
-"""The benchmark suite behind ``swapnet models bench``."""
+"""``make bench``: models at several budgets, peers and ablations; tables, plots, JSON."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import click
 import msgspec
@@ -23,14 +22,31 @@ from swapnet.budget import Budget
 from swapnet.builder.importing.graph import used_names
 from swapnet.builder.importing.shapes import plan_shapes
 from swapnet.builder.importing.source import open_source
+from swapnet.builder.one_operator import one_operator_engine
 from swapnet.builder.rewriting.optimise import TYPES, operators_of, optimise
 from swapnet.calibration import calibrate
-from swapnet.cli.bench import one_operator_engine
-from swapnet.cli.models import current_engine
-from swapnet.errors import BackendError, BackendUnavailableError, StorageError, SwapnetError
-from swapnet.executor.bench.ablation import ABLATIONS
-from swapnet.executor.bench.bench import Offload, Setup, bench
-from swapnet.executor.bench.case import (
+from swapnet.cli.engine import say
+from swapnet.cli.options import engines_option
+from swapnet.cli.zoo import current_engine
+from swapnet.errors import BackendError, BackendUnavailableError, SwapnetError
+from swapnet.executor.bench.bench import Other, Setup, bench
+from swapnet.executor.bench.plot import Panel, check_drawable, panel_of, save_plot
+from swapnet.executor.bench.prediction import scaled
+from swapnet.executor.bench.process import Program
+from swapnet.executor.bench.report import Report
+from swapnet.executor.bench.rounds import Schedule
+from swapnet.executor.device import Device, ThreadPool
+from swapnet.executor.planning.curve import curve
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.planning.usage import demand, for_pool, usage
+from swapnet.files import make_folder, replacing
+from swapnet.manifest import Manifest, load_manifest, sha256_of
+from swapnet.models.bert_base import state_dict
+from swapnet.process.cgroup import is_available
+from swapnet.profile import load_profile
+from swapnet.units import format_size
+from tests.evidence.ablations import ABLATIONS
+from tests.evidence.cases import (
     ABLATION,
     Case,
     Key,
@@ -42,22 +58,11 @@ from swapnet.executor.bench.case import (
     read_outlines,
     save,
 )
-from swapnet.executor.bench.liveness import live_peak_bytes
-from swapnet.executor.bench.plot import check_drawable, panel_of, save_plot
-from swapnet.executor.bench.prediction import scaled
-from swapnet.executor.bench.report import Report
-from swapnet.executor.bench.rounds import Schedule
-from swapnet.executor.bench.table import ablation_page, results_page
-from swapnet.executor.bench.targets import check_targets
-from swapnet.executor.device import Device, ThreadPool
-from swapnet.executor.planning.curve import curve
-from swapnet.executor.planning.planner import smallest_budget
-from swapnet.executor.planning.usage import demand, for_pool, usage
-from swapnet.files import replacing
-from swapnet.manifest import Manifest, load_manifest, sha256_of
-from swapnet.process.cgroup import is_available
-from swapnet.profile import load_profile
-from swapnet.units import format_size
+from tests.evidence.command import run
+from tests.evidence.liveness import live_peak_bytes
+from tests.evidence.offload import without_limit
+from tests.evidence.table import ablation_page, results_page
+from tests.evidence.targets import check_targets
 
 __all__ = ["SMALLEST", "Suite", "run_suite"]
 
@@ -70,6 +75,8 @@ _PICTURED = ("resnet101", "yolov3", "vgg19")
 _ABLATION_BUDGET = "weights:25%"
 _OFFLOADED = "bert_base"
 """The model that there is a PyTorch module of."""
+_LABELS = {"offload": "accelerate disk_offload"}
+"""In pictures."""
 
 
 @dataclass(frozen=True)
@@ -147,21 +154,21 @@ def run_suite(suite: Suite) -> int:
     Raises
     ------
     InputError
-        A budget is none, or matplotlib is not here.
+        A budget is invalid, or Matplotlib is not here.
     BackendUnavailableError
-        The kernel's limit is not to be had.
+        The kernel's limit is not available.
     StorageError
         The folder of results can't be written.
     """
     check_drawable(Path("latency.png"))
     if suite.memory_limit and not is_available():
         raise BackendUnavailableError(
-            "the kernel's memory limit is not to be had here",
+            "the kernel's memory limit is not available here",
             why="making a cgroup with a memory limit needs root and a memory controller",
             hint="run as root, or give --no-memory-limit",
         )
     for folder in (suite.cases, suite.outlines):
-        _make(folder)
+        make_folder(folder)
     for budget in suite.budgets:
         if budget != SMALLEST:
             Budget.parse(budget)
@@ -204,7 +211,7 @@ class _Subject:
 
     @cached_property
     def engine(self) -> Path:
-        _make(self.suite.engines)
+        make_folder(self.suite.engines)
         return current_engine(self.suite.engines, self.files, self.inputs, "onnxruntime")
 
     @cached_property
@@ -229,14 +236,12 @@ class _Subject:
         return self.folder / "optimised.onnx", peak
 
     @cached_property
-    def offload(self) -> Offload:
-        """Weights in accelerate's format."""
-        from swapnet.models.bert_base import state_dict
-
+    def offload(self) -> Other:
+        """Weights in accelerate's format, and what runs them."""
         python = self.suite.peers_python.absolute()
         weights, folder = self.folder / "weights.npz", self.folder / "offload"
         save_npz(weights, state_dict(self.files.onnx))
-        command = [python, "-m", "swapnet.executor.bench.offload", weights, folder]
+        command = [python, "-m", "tests.evidence.offload", weights, folder]
         child = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
         weights.unlink()
         if child.returncode:
@@ -245,12 +250,12 @@ class _Subject:
                 why=child.stderr.strip().rpartition("\n")[2],
                 hint="make it again: make peers, or give --no-peers",
             )
-        return Offload(folder, python)
+        return Other(folder, "offload", program=Program("tests.evidence.offload", python))
 
     def key(self, budget: str, kind: str) -> Key:
-        peers = ["mapped"] if self.suite.peers and kind != ABLATION else []
-        if peers and self.name == _OFFLOADED and self.suite.peers_python.exists():
-            peers.append("offload")
+        peers = list(ABLATIONS) if kind == ABLATION else ["mapped"] if self.suite.peers else []
+        if self.suite.peers and kind != ABLATION and self.name == _OFFLOADED:
+            peers += ["offload"] if self.suite.peers_python.exists() else []
         return Key(
             engine=self.manifest.identity,
             swapnet=swapnet.__version__,
@@ -277,9 +282,9 @@ class _Subject:
                 started = time.perf_counter()
                 case = self._measured(key)
                 save(path, case)
-                _say(f"[{number}/{total}] {_line(case)} ({time.perf_counter() - started:.0f} s)")
+                say(f"[{number}/{total}] {_line(case)} ({time.perf_counter() - started:.0f} s)")
             else:
-                _say(f"[{number}/{total}] {case.title} {kind}: there")
+                say(f"[{number}/{total}] {case.title} {kind}: there")
             if case.report is not None and kind != ABLATION:
                 reports.append(case.report)
             yield case
@@ -299,25 +304,46 @@ class _Subject:
         for name, peer in report.peers.items():
             if peer.runtime_bytes:
                 self.fixed_bytes[name] = peer.runtime_bytes
-        return Case(model=self.name, key=key, report=report)
+        return Case(model=self.name, key=key, report=self._with_unlimited(report))
+
+    def _with_unlimited(self, report: Report) -> Report:
+        """The report, which says how accelerate fares with no limit where it died under this."""
+        peer = report.peers.get("offload")
+        if peer is None or not peer.note or peer.runtime_bytes is None:
+            return report
+        inputs = self.folder / "inputs.npz"
+        save_npz(inputs, self.inputs)
+        note = f"{peer.note}; {without_limit(self.offload, inputs, self.device.threads)}"
+        told = msgspec.structs.replace(peer, note=note)
+        return msgspec.structs.replace(report, peers={**report.peers, "offload": told})
+
+    def _others(self, key: Key) -> dict[str, Other]:
+        if key.kind == ABLATION:
+            return {
+                name: Other(self.engine, options=variant.options, load_mode=variant.load_mode)
+                for name, variant in ABLATIONS.items()
+            }
+        others = {}
+        if "mapped" in key.peers:
+            others["mapped"] = Other(self.optimised[0], "mapped")
+        if "offload" in key.peers:
+            others["offload"] = self.offload
+        return others
 
     def _setup(self, key: Key, budget: Budget) -> Setup:
-        ablation = key.kind == ABLATION
         return Setup(
             folder=self.engine,
             budget=budget,
             inputs=self.inputs,
             runtime_engine=self.runtime,
             device=self.device,
-            unswapped=None if ablation else self.files.onnx,
-            mapped=self.optimised[0] if "mapped" in key.peers else None,
-            offload=self.offload if "offload" in key.peers else None,
-            ablations=ABLATIONS if ablation else {},
+            unswapped=None if key.kind == ABLATION else self.files.onnx,
+            others=self._others(key),
             memory_limit=key.memory_limit,
             fixed_bytes=dict(self.fixed_bytes),
             schedule=self.suite.schedule(key.kind),
             command=shlex.join(
-                ["swapnet", "models", "bench", self.name, "--budget", key.budget]
+                ["python", "-m", "tests.evidence.suite", self.name, "--budget", key.budget]
                 + ([] if key.memory_limit else ["--no-memory-limit"])
             ),
         )
@@ -387,7 +413,7 @@ def write_results(suite: Suite) -> None:
     if any(case.key.kind == ABLATION for case in cases):
         _write(suite.results / "ablations.md", ablation_page(cases).encode())
     _plot(suite, cases, outlines)
-    _say(f"{suite.results / 'results.md'}: {len(cases)} cases")
+    say(f"{suite.results / 'results.md'}: {len(cases)} cases")
 
 
 def _current_engines(suite: Suite) -> Iterator[tuple[str, str]]:
@@ -405,12 +431,14 @@ def _notes(suite: Suite, current: dict[str, str]) -> Iterator[str]:
 
 
 def _plot(suite: Suite, cases: Sequence[Case], outlines: Sequence[Outline]) -> None:
-    panels = {}
+    panels: dict[str, Panel] = {}
     for outline in outlines:
         mine = [c for c in cases if c.model == outline.model and c.key.kind != ABLATION]
         reports = [case.report for case in mine if case.report is not None]
         if reports:
-            panels[outline.model] = panel_of(outline.model, outline.curve, reports)
+            panel = panel_of(outline.model, outline.curve, reports)
+            peers = {_LABELS.get(name, name): points for name, points in panel.peers.items()}
+            panels[outline.model] = replace(panel, peers=peers)
     for name, panel in panels.items():
         save_plot([panel], suite.results / f"{name}.png")
     several = [panels[name] for name in _PICTURED if name in panels]
@@ -428,25 +456,75 @@ def _line(case: Case) -> str:
     parts.append(f"{report.ratio_to_bound:.2f} of the bound")
     parts.append(f"{report.ratio_to_contended_bound:.2f} of the contended one")
     parts.append(f"{report.prediction_error * 100:+.1f}% of the prediction")
-    others: dict[str, Any] = {**report.peers, **report.ablations}
-    for name, peer in others.items():
+    for name, peer in report.peers.items():
         parts.append(f"{name} {peer.ratio:.2f}" if peer.ratio is not None else f"{name} failed")
     return f"{case.title}: {', '.join(parts)}"
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{folder} can't be made", why=error.strerror or "", hint="choose another place"
-        ) from error
 
 
 def _write(path: Path, data: bytes) -> None:
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    default=("weights:66%", "weights:43%", "weights:25%", "weights:17%", "smallest"),
+    show_default=True,
+    metavar="SIZE",
+    help="May be given several times; smallest is the smallest that works.",
+)
+@click.option(
+    "--results",
+    default="results",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where cases, tables and plots go; cases that are there are not measured again.",
+)
+@engines_option
+@click.option("--peers/--no-peers", default=True, help="Other ways to run what does not fit.")
+@click.option(
+    "--peers-python",
+    default=".venv-peers/bin/python",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="An interpreter that has PyTorch and accelerate.",
+)
+@click.option("--ablations/--no-ablations", default=True, help="Switch off one thing at a time.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--memory-limit/--no-memory-limit", default=True, help="Under the kernel's limit; needs root."
+)
+def command(
+    names: tuple[str, ...],
+    budgets: tuple[str, ...],
+    results: Path,
+    engines: Path,
+    peers: bool,
+    peers_python: Path,
+    ablations: bool,
+    rounds: int,
+    memory_limit: bool,
+) -> None:
+    """Measure models at several budgets: JSON, tables and plots. [default: all]"""
+    chosen = tuple(models.find(name).name for name in names or models.names())
+    suite = Suite(
+        names=chosen,
+        budgets=budgets,
+        results=results,
+        engines=engines,
+        peers=peers,
+        peers_python=peers_python,
+        ablated=(chosen if names else None) if ablations else (),
+        rounds=rounds,
+        memory_limit=memory_limit,
+    )
+    if run_suite(suite):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    run(command)

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from swapnet.executor.bench.case import (
+from tests.evidence.cases import (
     ABLATION,
     case_path,
     load_case,
@@ -16,7 +16,7 @@ from swapnet.executor.bench.case import (
     read_outlines,
     save,
 )
-from tests.executor.bench.conftest import a_case, an_outline
+from tests.evidence.conftest import a_case, an_outline
 
 
 def test_a_case_comes_back(tmp_path: Path) -> None:

@@ -18,14 +18,11 @@ from swapnet.executor.gpu.accelerator import Accelerator
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.probing.reader import BackgroundReader
 from swapnet.executor.swapping.storage import WeightFile
-from swapnet.files import replacing
 from swapnet.manifest import WEIGHTS, Extent
 from swapnet.tensors import Array
+from tests.evidence.pages import table
 
-__all__ = ["BEGIN", "END", "GpuCase", "as_markdown", "measure_cases", "update_page"]
-
-BEGIN, END = "<!-- bench-gpu: begin -->", "<!-- bench-gpu: end -->"
-"""What stands between them in a page is replaced by the table."""
+__all__ = ["GpuCase", "as_markdown", "measure_cases"]
 
 _WARM_UP = 3
 
@@ -224,38 +221,24 @@ def as_markdown(cases: Sequence[GpuCase], device: str, command: str) -> str:
     command
         That measured.
     """
-    lines = [
-        f"`{command}` on {device}. Medians; ratios are medians over pairs of turns.",
-        "",
-        "| model | backend | weights | budget | blocks | budget MiB | GPU MiB | streamed MiB | "
-        "unswapped ms | ms | ratio | to bound | overlap | difference |",
-        "|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {c.model} | {c.backend} | {c.style} | {c.budget} | {c.blocks} | "
-        f"{c.budget_bytes / 2**20:.0f} | {c.gpu_bytes / 2**20:.0f} | "
-        f"{c.streamed_bytes / 2**20:.0f} | {c.unswapped_ms:.2f} | {c.swapped_ms:.2f} | "
-        f"{c.ratio_to_unswapped:.2f} | {c.ratio_to_bound:.2f} | {c.overlap_fraction:.2f} | "
-        f"{c.max_rel_error:.1e} |"
+    columns = (
+        *("model", "backend", "weights", "budget", "blocks:", "budget MiB:", "GPU MiB:"),
+        *("streamed MiB:", "unswapped ms:", "ms:", "ratio:", "to bound:", "overlap:"),
+        "difference:",
+    )
+    rows = [
+        (
+            c.model,
+            c.backend,
+            c.style,
+            c.budget,
+            str(c.blocks),
+            *(f"{n / 2**20:.0f}" for n in (c.budget_bytes, c.gpu_bytes, c.streamed_bytes)),
+            *(f"{ms:.2f}" for ms in (c.unswapped_ms, c.swapped_ms)),
+            *(f"{r:.2f}" for r in (c.ratio_to_unswapped, c.ratio_to_bound, c.overlap_fraction)),
+            f"{c.max_rel_error:.1e}",
+        )
         for c in cases
     ]
-    return "\n".join(lines)
-
-
-def update_page(page: Path, table: str) -> None:
-    """Replace what stands between `BEGIN` and `END` in a page.
-
-    Raises
-    ------
-    StorageError
-        The page can't be written.
-    ValueError
-        The page has no such place.
-    """
-    text = page.read_text()
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} has no place for the table: {BEGIN} … {END}")
-    with replacing(page) as temporary:
-        temporary.write_text(f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}")
+    head = f"`{command}` on {device}. Medians; ratios are medians over pairs of turns."
+    return "\n".join([head, "", *table(columns, rows)])

@@ -1,7 +1,8 @@
 """accelerate's ``disk_offload`` as a side: PyTorch, weights read from disk module by module.
 
-``python -m swapnet.executor.bench.offload WEIGHTS.npz FOLDER`` writes the folder that it reads
-from. Both need PyTorch and accelerate, in an environment of their own (``make peers``).
+``python -m tests.evidence.offload`` is the process of that side, and with ``WEIGHTS.npz FOLDER``
+writes the folder that it reads from. Both need PyTorch and accelerate, in an environment of their
+own (``make peers``).
 """
 
 from __future__ import annotations
@@ -9,14 +10,23 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from swapnet.arrays import Array, load_npz
-from swapnet.errors import BackendUnavailableError
-from swapnet.executor.bench.roles import Request, Round, peak_resident_bytes
+from swapnet.errors import BackendUnavailableError, SwapnetError
+from swapnet.executor.bench.bench import Other
+from swapnet.executor.bench.process import Worker
+from swapnet.executor.bench.sides import Request, Round, peak_resident_bytes
+from swapnet.executor.bench.worker import serve
+from swapnet.process.cgroup import MemoryGroup, is_available
+from swapnet.units import format_size
 
-__all__ = ["Offloaded", "write_folder"]
+__all__ = ["Offloaded", "open_side", "without_limit", "write_folder"]
+
+_UNLIMITED_INFERENCES = 3
 
 
 class Offloaded:
@@ -38,7 +48,7 @@ class Offloaded:
 
     def __init__(self, request: Request, inputs: Mapping[str, Array]) -> None:
         torch, accelerate = _libraries()
-        from swapnet.executor.bench.bert import Bert
+        from tests.evidence.bert import Bert
 
         torch.set_num_threads(request.threads)
         self._torch = torch
@@ -56,7 +66,6 @@ class Offloaded:
         self._run = lambda: model(**given)
 
     def run(self, count: int) -> Round:
-        """See `Side.run`."""
         latency = []
         with self._torch.inference_mode():
             self._run()
@@ -68,15 +77,50 @@ class Offloaded:
         return Round(tuple(latency))
 
     def outputs(self) -> Mapping[str, Array]:
-        """See `Side.outputs`."""
         return self._outputs
 
     def details(self) -> Any:
-        """See `Side.details`."""
         return {"resident_peak_bytes": peak_resident_bytes()}
 
     def close(self) -> None:
-        """Nothing to release."""
+        pass
+
+
+def open_side(request: Request) -> Offloaded:
+    """The side that a request asks for."""
+    return Offloaded(request, load_npz(Path(request.inputs)))
+
+
+def without_limit(other: Other, inputs: Path, threads: int) -> str:
+    """Run it with all the memory of the machine, where it does not live under a limit.
+
+    Parameters
+    ----------
+    other
+        What did not live.
+    inputs
+        ``.npz`` of its inputs.
+    threads
+        Compute threads.
+
+    Returns
+    -------
+    str
+        Its latency and peak, or why it fails there too, in words.
+    """
+    request = Request(other.role, str(other.path), str(inputs), threads)
+    try:
+        with ExitStack() as stack:
+            group = stack.enter_context(MemoryGroup(None)) if is_available() else None
+            worker = stack.enter_context(Worker(request, group, program=other.program))
+            turn = worker.run(_UNLIMITED_INFERENCES)
+            peak = group.peak_bytes if group else worker.details()["resident_peak_bytes"]
+    except SwapnetError as error:
+        return f"without a limit: {error.what}"
+    return (
+        f"without a limit it takes {median(turn.latency_ms):.0f} ms and {format_size(peak)}, "
+        "its weights in the page cache"
+    )
 
 
 def write_folder(weights: Path, folder: Path) -> None:
@@ -115,4 +159,7 @@ def _libraries() -> tuple[Any, Any]:
 
 
 if __name__ == "__main__":
-    write_folder(Path(sys.argv[1]), Path(sys.argv[2]))
+    if sys.argv[1:]:
+        write_folder(Path(sys.argv[1]), Path(sys.argv[2]))
+    else:
+        sys.exit(serve(open_side))

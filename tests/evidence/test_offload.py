@@ -13,10 +13,11 @@ import pytest
 
 from swapnet.arrays import save_npz
 from swapnet.errors import BackendUnavailableError
-from swapnet.executor.bench.process import Worker
-from swapnet.executor.bench.roles import Request, open_side
+from swapnet.executor.bench.process import Program, Worker
+from swapnet.executor.bench.sides import Request
+from tests.evidence.offload import open_side, write_folder
 
-PYTHON = Path(__file__).parents[3] / ".venv-peers" / "bin" / "python"
+PYTHON = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 
 
 def request(folder: Path, path: str = "") -> Request:
@@ -71,7 +72,7 @@ def offloaded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setitem(sys.modules, "accelerate", accelerate)
     monkeypatch.setitem(sys.modules, "accelerate.utils", utils)
-    monkeypatch.setitem(sys.modules, "swapnet.executor.bench.bert", bert)
+    monkeypatch.setitem(sys.modules, "tests.evidence.bert", bert)
     return calls
 
 
@@ -92,8 +93,6 @@ def test_without_a_folder_it_is_the_fixed_cost(offloaded: list[Any], tmp_path: P
 
 
 def test_weights_are_written(offloaded: list[Any], tmp_path: Path) -> None:
-    from swapnet.executor.bench.offload import write_folder
-
     save_npz(tmp_path / "weights.npz", {"b": np.ones(1), "a": np.ones(2)})
     write_folder(tmp_path / "weights.npz", tmp_path / "folder")
     assert offloaded == [(tmp_path / "folder", ["a", "b"])]
@@ -117,12 +116,12 @@ def test_bert_is_the_zoo_s(tmp_path: Path) -> None:
     }
     save_npz(tmp_path / "inputs.npz", inputs)
     save_npz(tmp_path / "weights.npz", bert_base.state_dict(model))
-    command = [PYTHON, "-m", "swapnet.executor.bench.offload"]
+    command = [PYTHON, "-m", "tests.evidence.offload"]
     subprocess.run(
         [*map(str, command), str(tmp_path / "weights.npz"), str(tmp_path / "weights")], check=True
     )
     asked = Request("offload", str(tmp_path / "weights"), str(tmp_path / "inputs.npz"), 2)
-    with Worker(asked, python=PYTHON) as worker:
+    with Worker(asked, program=Program("tests.evidence.offload", PYTHON)) as worker:
         assert len(worker.run(1).latency_ms) == 1
         theirs = worker.outputs(tmp_path)
     session = onnxruntime.InferenceSession(model)

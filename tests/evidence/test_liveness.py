@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swapnet.executor.bench.liveness import live_peak_bytes
+from tests.evidence.liveness import live_peak_bytes
 
 
 def test_a_chain_keeps_two() -> None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from swapnet.executor.bench.ablation import ABLATIONS
-from swapnet.executor.bench.case import ABLATION, Case, Outline
 from swapnet.executor.bench.report import Machine, Peer, Report
-from swapnet.executor.bench.targets import FLOOR_BYTES, Target, floor_ratio
 from swapnet.units import format_size
+from tests.evidence.ablations import ABLATIONS
+from tests.evidence.cases import ABLATION, Case, Outline
+from tests.evidence.pages import table
+from tests.evidence.targets import FLOOR_BYTES, Target, floor_ratio
 
 __all__ = ["ablation_page", "results_page"]
 
 _NONE = "—"
+
+_COLUMNS = (
+    *("model", "budget", "MiB:", "streamed MiB:", "ms:", "unswapped:", "bound:"),
+    *("contended bound:", "predicted:", "peak:", "mapped:", "accelerate:"),
+)
 
 
 def results_page(
@@ -50,25 +56,20 @@ def results_page(
             *_machine(cases),
             *(f"- {note}" for note in notes),
             "",
-            "| model | budget | MiB | streamed MiB | ms | unswapped | bound | contended bound | "
-            "predicted | peak | mapped | accelerate |",
-            "|---|---|" + "---:|" * 10,
-            *map(_row, rows),
+            *table(_COLUMNS, map(_row, rows)),
             "",
             "## What must be shown",
             "",
-            "| what | found | target | holds | where |",
-            "|---|---:|---:|---|---|",
-            *map(_target, targets),
+            *table(("what", "found:", "target:", "holds", "where"), map(_target, targets)),
             "",
             "## The smallest budgets",
             "",
             "*Ideal*: live activations at their peak, skeletons and two ring places of "
             f"{format_size(FLOOR_BYTES // 2)}.",
             "",
-            "| model | smallest | ideal | ratio | what sets it |",
-            "|---|---:|---:|---:|---|",
-            *map(_floor, outlines),
+            *table(
+                ("model", "smallest:", "ideal:", "ratio:", "what sets it"), map(_floor, outlines)
+            ),
             *_remarks(rows),
         ]
     )
@@ -83,6 +84,16 @@ def ablation_page(cases: Sequence[Case]) -> str:
         Those with something switched off.
     """
     cases = [case for case in cases if case.key.kind == ABLATION]
+    rows: list[tuple[str, ...]] = []
+    remarks: list[str] = []
+    for case in cases:
+        found = case.report.peers if case.report else {}
+        ours = f"{case.report.latency_ms.median:.1f}" if case.report else _NONE
+        variants = (_variant(found.get(name)) for name in ABLATIONS)
+        rows.append((case.model, case.key.budget, ours, *variants))
+        remarks += [f"- {case.title}: {case.note}"] if case.note else []
+        remarks += [f"- {case.title}, {n}: {p.note}" for n, p in found.items() if p.note]
+    titles = [f"{variant.title}:" for variant in ABLATIONS.values()]
     lines = [
         "# What each part is worth",
         "",
@@ -91,17 +102,8 @@ def ablation_page(cases: Sequence[Case]) -> str:
         "",
         *_machine(cases),
         "",
-        "| model | budget | ours ms | " + " | ".join(v.title for v in ABLATIONS.values()) + " |",
-        "|---|---|---:|" + "---:|" * len(ABLATIONS),
+        *table(["model", "budget", "ours ms:", *titles], rows),
     ]
-    remarks: list[str] = []
-    for case in cases:
-        found = case.report.ablations if case.report else {}
-        ours = f"{case.report.latency_ms.median:.1f}" if case.report else _NONE
-        cells = " | ".join(_variant(found.get(name)) for name in ABLATIONS)
-        lines.append(f"| {case.model} | {case.key.budget} | {ours} | {cells} |")
-        remarks += [f"- {case.title}: {case.note}"] if case.note else []
-        remarks += [f"- {case.title}, {n}: {p.note}" for n, p in found.items() if p.note]
     return _page([*lines, *(["", *remarks] if remarks else [])])
 
 
@@ -109,25 +111,23 @@ def _page(lines: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(case: Case) -> str:
-    head = f"| {case.model} | {case.key.budget} |"
+def _row(case: Case) -> tuple[str, ...]:
     report = case.report
     if report is None:
-        return head + f" {_NONE} |" * 10
-    return " ".join(
-        [
-            head,
-            f"{_mib(report.budget_bytes)} |",
-            f"{_mib(report.streamed_bytes)} |",
-            f"{report.latency_ms.median:.1f} |",
-            f"{_number(report.ratio_to_unswapped)} |",
-            f"{report.ratio_to_bound:.2f} |",
-            f"{report.ratio_to_contended_bound:.2f} |",
-            f"{1 + report.prediction_error:.2f} |",
-            f"{report.peak_bytes / report.budget_bytes:.2f} |",
-            f"{_peer(report, 'mapped')} |",
-            f"{_peer(report, 'offload')} |",
-        ]
+        return (case.model, case.key.budget, *[_NONE] * (len(_COLUMNS) - 2))
+    return (
+        case.model,
+        case.key.budget,
+        _mib(report.budget_bytes),
+        _mib(report.streamed_bytes),
+        f"{report.latency_ms.median:.1f}",
+        _number(report.ratio_to_unswapped),
+        f"{report.ratio_to_bound:.2f}",
+        f"{report.ratio_to_contended_bound:.2f}",
+        f"{1 + report.prediction_error:.2f}",
+        f"{report.peak_bytes / report.budget_bytes:.2f}",
+        _peer(report, "mapped"),
+        _peer(report, "offload"),
     )
 
 
@@ -145,17 +145,20 @@ def _variant(peer: Peer | None) -> str:
     return f"{peer.ratio:.2f}{streamed}"
 
 
-def _target(target: Target) -> str:
+def _target(target: Target) -> tuple[str, ...]:
     limit = _NONE if target.limit is None else f"{'≥' if target.at_least else '≤'} {target.limit:g}"
     holds = {True: "yes", False: "**no**", None: _NONE}[target.holds]
-    return f"| {target.name} | {target.found:.3f} | {limit} | {holds} | {target.where} |"
+    return target.name, f"{target.found:.3f}", limit, holds, target.where
 
 
-def _floor(outline: Outline) -> str:
+def _floor(outline: Outline) -> tuple[str, ...]:
     ideal = outline.ideal_bytes + outline.skeleton_bytes + FLOOR_BYTES
     return (
-        f"| {outline.model} | {format_size(outline.smallest_bytes)} | {format_size(ideal)} | "
-        f"{floor_ratio(outline):.2f} | {outline.reason} |"
+        outline.model,
+        format_size(outline.smallest_bytes),
+        format_size(ideal),
+        f"{floor_ratio(outline):.2f}",
+        outline.reason,
     )
 
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from swapnet.errors import InputError
-from swapnet.models import evaluation as module
 from swapnet.models import find, images, minilm, names, ppocr
-from swapnet.models.evaluation import (
+from tests.evidence import evaluation as module
+from tests.evidence.evaluation import (
     CALIBRATION_SENTENCES,
     EVALUATION_SENTENCES,
     Inputs,

@@ -1,0 +1,40 @@
+"""The smallest engine: the process that runs it takes what every process of ours takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnx import TensorProto, helper
+
+from swapnet.builder.build import build
+
+__all__ = ["one_operator_engine"]
+
+
+def one_operator_engine(folder: Path) -> Path:
+    """Build an engine of one operator; what its process uses is the fixed cost of a process.
+
+    Parameters
+    ----------
+    folder
+        An empty one, for the model and the engine.
+
+    Returns
+    -------
+    Path
+        The engine directory.
+    """
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Relu", ["x"], ["y"])],
+            "one_operator",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    path = folder / "one_operator.onnx"
+    path.write_bytes(model.SerializeToString())
+    build(path, folder / "one_operator", backend="onnxruntime")
+    return folder / "one_operator"

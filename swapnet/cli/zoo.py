@@ -1,0 +1,50 @@
+"""Engines of the model zoo, as commands find them: built where they are missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import swapnet
+from swapnet.arrays import Array
+from swapnet.errors import SwapnetError
+from swapnet.manifest import load_manifest
+
+if TYPE_CHECKING:
+    from swapnet.models import ZooFiles
+
+__all__ = ["current_engine", "engine_folder"]
+
+
+def engine_folder(engines: Path, name: str, backend: str) -> Path:
+    """Where the engine of a model lies: ``NAME`` for ONNX Runtime, else ``NAME-BACKEND``."""
+    return engines / (name if backend == "onnxruntime" else f"{name}-{backend}")
+
+
+def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], backend: str) -> Path:
+    """The engine of a model for inputs of these shapes; built if missing, outdated or damaged."""
+    from swapnet.cli.build import build_engine
+    from swapnet.executor import SwapExecutor
+    from swapnet.executor.backends import can_run
+    from swapnet.executor.planning.planner import smallest_budget
+    from swapnet.tensorrt import version
+
+    folder = engine_folder(engines, files.name, backend)
+    shapes = {name: array.shape for name, array in inputs.items()}
+    try:
+        manifest = load_manifest(folder)
+        current = (
+            manifest.source.sha256 == files.sha256
+            and manifest.compiled.builder == swapnet.__version__
+            and manifest.planned_shapes == shapes
+        )
+        if manifest.is_tensorrt:
+            current &= manifest.compiled.version == version(manifest.compiled.backend)
+        if current and can_run(manifest.compiled.backend):
+            smallest = "100%" if manifest.runs_on_gpu else smallest_budget(manifest)[0]
+            SwapExecutor(folder, smallest).close()
+    except SwapnetError:
+        current = False
+    if not current:
+        build_engine(files.onnx, folder, calibrate=True, backend=backend, shapes=shapes)
+    return folder
