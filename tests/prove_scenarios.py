@@ -140,14 +140,13 @@ def _single(reports: Sequence[Report]) -> list[str]:
         "",
         "## In turn with unlimited memory",
         "",
-        "*Over unlimited*: mean latency over that with everything in memory. *Simulated*: the same",
-        "of two simulations of these requests, with one storage and one processor in the order of",
-        "deadlines, with and without reading. *Bound*: what no inference beats: the fastest one",
-        "with everything in memory, or reading what its ring does not hold from idle storage.",
+        "*Over unlimited*: mean latency over that with everything in memory. *Bound*: what no",
+        "inference beats: the fastest one with everything in memory, or reading what its ring does",
+        "not hold from idle storage.",
         "",
         "| application | storage MB/s | budget | peak | DNN | per s | requests | failed | wrong | "
-        "bound ms | median ms | p99 ms | over unlimited | simulated | missed | read each |",
-        "|---|---:|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "bound ms | median ms | p99 ms | over unlimited | missed | read each |",
+        "|---|---:|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for report in sorted(reports, key=_order):
         for line in report.models:
@@ -159,7 +158,7 @@ def _single(reports: Sequence[Report]) -> list[str]:
                 f"{format_size(report.peak_bytes or 0)} | {line.name} ({line.model}) | "
                 f"{line.rate_per_s:g} | {line.requests} | {line.failures} | {line.wrong_outputs} | "
                 f"{line.bound_ms:.0f} | {line.latency_ms.median:.0f} | {line.latency_ms.p99:.0f} | "
-                f"{line.ratio_to_unlimited:.2f} | {line.simulated_ratio:.2f} | "
+                f"{line.ratio_to_unlimited:.2f} | "
                 f"{line.deadline_misses} | {format_size(line.read_bytes_per_inference)} |"
             )
     return lines

@@ -36,6 +36,9 @@ def flow(ends: Sequence[End]) -> float:
 _REQUESTS_PER_READER = 4
 _RING_BYTES = 32 << 20
 
+_MOST_S = 0.5
+"""Longest measurement of `BackgroundReader.flow`."""
+
 
 class Ring:
     """Memory for requests, one place after the other, large enough for huge pages as a plan's ring.
@@ -117,11 +120,11 @@ class BackgroundReader:
             stop.set()
             thread.join()
 
-    def flow(self, least_s: float, most_s: float = 0.5) -> float:
+    def flow(self, least_s: float) -> float:
         """Bytes per second while nothing else is done: for a while, each reader several times."""
         start = time.perf_counter()
         with self.reading():
-            while (elapsed := time.perf_counter() - start) < most_s and self._pieces:
+            while (elapsed := time.perf_counter() - start) < _MOST_S and self._pieces:
                 if elapsed > least_s and len(self.ends) >= _REQUESTS_PER_READER * self._readers:
                     break
                 time.sleep(1e-3)

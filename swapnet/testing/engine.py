@@ -180,11 +180,6 @@ class VirtualClock:
         self._arrivals: dict[int, float] = {}
         self._step_ends: list[float] = []
 
-    @property
-    def step_ends_ms(self) -> tuple[float, ...]:
-        """End of every step executed so far."""
-        return tuple(self._step_ends)
-
     def inference_ends_ms(self) -> tuple[float, ...]:
         """End of every inference executed so far."""
         return tuple(self._step_ends[len(self._plan.steps) - 1 :: len(self._plan.steps)])
