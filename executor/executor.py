@@ -65,6 +65,8 @@ class SwapExecutor:
         A GPU in place of the device's, such as a simulated one.
     sharing
         Of reading and of scratch memory with other models (`SwapRuntime`).
+    plan
+        Made before for this engine and budget; searched for where None.
 
     Raises
     ------
@@ -102,6 +104,7 @@ class SwapExecutor:
         before_read: Callable[[Any, Read], None] | None = None,
         gpu: Accelerator | None = None,
         sharing: Sharing | None = None,
+        plan: Plan | None = None,
     ) -> None:
         opening = Engine.open(engine, shapes=shapes, device=device)
         self._trace = trace
@@ -145,7 +148,7 @@ class SwapExecutor:
             self._plan_of = lru_cache(_KEPT_PLANS)(
                 partial(make_plan, self.manifest, self.engine.delays, options=options)
             )
-            plan = self._make_plan(parsed)
+            plan = plan or self._make_plan(parsed)
             self._values = self._backend.values()
             opened.callback(self._values.close)
             self._load(plan)
@@ -287,21 +290,14 @@ class SwapExecutor:
                     self._load(before)
                 raise
 
-    def pause(self, *, evict: bool = False) -> None:
+    def pause(self) -> None:
         """Forget segments, so that their scratch memory can be another; the next inference loads.
 
-        Parameters
-        ----------
-        evict
-            Give the memory of the weights back too.
+        Weights stay where they are.
         """
         with self._turn:
-            arena = self._park()
+            self._parked = self._park()
             self._backend.forget_segments()
-            if evict and arena is not None:
-                arena.discard()
-            else:
-                self._parked = arena
 
     def close(self) -> None:
         """Finish what was submitted, then release everything. Safe to call twice."""

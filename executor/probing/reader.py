@@ -38,6 +38,9 @@ _MOST_S = 0.5
 """Time in which a flow is measured, at most."""
 _RING_BYTES = 32 << 20
 
+_MOST_S = 0.5
+"""Longest measurement of `BackgroundReader.flow`."""
+
 
 class Ring:
     """Memory for requests, one place after the other, large enough for huge pages as a plan's ring.

@@ -9,10 +9,10 @@ from swapnet.errors import BudgetError, InputError
 from swapnet.executor.planning.admission import check_available
 from swapnet.units import format_size
 
-__all__ = ["runtime_bytes", "too_small"]
+__all__ = ["budget_bytes", "too_small"]
 
 
-def runtime_bytes(budget: Budget | str | int) -> int:
+def budget_bytes(budget: Budget | str | int) -> int:
     """A budget for models that come and go, in bytes.
 
     Raises

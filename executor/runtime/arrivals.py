@@ -1,107 +1,105 @@
-"""Made-up requests for simulated DNNs: when they come, and for which."""
+"""Seeded requests: when they come, and for which DNN.
+
+``poisson`` requests know nothing of each other; ``periodic`` ones come at equal intervals from a
+random phase; ``bursty`` ones are a two-state Markov-modulated Poisson process: a fifth of the time
+four times the rate, a quarter of the rate otherwise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from heapq import merge
-from itertools import islice
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from swapnet.executor.runtime.simulate import SimulatedModel
+__all__ = ["Arrivals", "Times", "arrival_times", "poisson"]
 
-__all__ = ["ARRIVALS", "bursty", "poisson"]
+Arrivals = Literal["poisson", "periodic", "bursty"]
+Times = npt.NDArray[np.float64]
 
-_CHUNK = 1 << 16
-"""Requests that are drawn at once."""
-
-_FACTOR = 4.0
+_BURST = 4.0
 """Rate in a burst, over the mean rate."""
 
-_BURSTS = 0.2
-"""Share of time in bursts; between them the rate is what keeps the mean."""
+_CALM = 0.25
+"""Rate between bursts, over the mean rate."""
 
-_REQUESTS_PER_BURST = 10.0
+_BURST_SHARE = 0.2
+"""Share of time in bursts; with the two rates above it keeps the mean rate."""
+
+_BURST_REQUESTS = 8.0
+"""In a burst, on average."""
 
 
-def poisson(
-    models: Sequence[SimulatedModel], requests: int, seed: int
-) -> Iterator[tuple[float, int]]:
-    """Requests that know nothing of each other.
+def poisson(rates_per_s: Sequence[float], requests: int, seed: int) -> Iterator[tuple[float, int]]:
+    """Requests of several DNNs, one Poisson process each.
 
     Parameters
     ----------
-    models
-        With their rates.
+    rates_per_s
+        By DNN.
     requests
-        Of all models together; none come if no model has a rate.
+        Of all DNNs together; none come if no DNN has a rate.
     seed
         The same one gives the same requests.
 
     Yields
     ------
     tuple of float and int
-        Time in seconds, and the position of the model; by time.
+        Time in seconds, and the position of the DNN; by time.
     """
-    rates = np.array([model.rate_per_s for model in models])
+    rates = np.array(rates_per_s)
     total = float(rates.sum())
     if not total:
         return
-    rng = np.random.default_rng(seed)
-    ends = np.cumsum(rates) / total
-    now_s = 0.0
-    for start in range(0, requests, _CHUNK):
-        count = min(_CHUNK, requests - start)
-        times = now_s + np.cumsum(rng.exponential(1 / total, count))
-        which = np.searchsorted(ends, rng.random(count), side="right")
-        now_s = float(times[-1])
-        yield from zip(times.tolist(), np.minimum(which, len(rates) - 1).tolist(), strict=True)
+    random = np.random.default_rng(seed)
+    times = np.cumsum(random.exponential(1 / total, requests))
+    which = np.searchsorted(np.cumsum(rates) / total, random.random(requests), side="right")
+    yield from zip(times.tolist(), np.minimum(which, len(rates) - 1).tolist(), strict=True)
 
 
-def bursty(
-    models: Sequence[SimulatedModel], requests: int, seed: int
-) -> Iterator[tuple[float, int]]:
-    """Requests in bursts, of each model on its own; parameters and order are those of `poisson`.
+def arrival_times(
+    kind: Arrivals, rate_per_s: float, seconds: float, random: np.random.Generator
+) -> Times:
+    """Requests of one DNN within a time, as many as its rate says and at least one.
 
-    Notes
-    -----
-    Each model is a Markov-modulated Poisson process of two states: in bursts, a fifth of the time
-    and ten requests long on average, requests come four times as often as on average.
+    Parameters
+    ----------
+    kind
+        How requests follow each other, given their number.
+    rate_per_s
+        On average.
+    seconds
+        How long they come.
+    random
+        What decides.
+
+    Returns
+    -------
+    ndarray of float64, shape (requests,)
+        In seconds, in order.
     """
-    generators = np.random.default_rng(seed).spawn(len(models))
-    streams = (
-        _bursts(model.rate_per_s, index, rng)
-        for index, (model, rng) in enumerate(zip(models, generators, strict=True))
-        if model.rate_per_s
-    )
-    yield from islice(merge(*streams), requests)
+    count = max(1, round(rate_per_s * seconds))
+    if kind == "periodic":
+        return (random.uniform() + np.arange(count, dtype=np.float64)) / rate_per_s
+    uniform: Times = np.sort(random.uniform(size=count))
+    if kind == "poisson":
+        return uniform * seconds
+    borders, expected = _bursts(rate_per_s, seconds, random)
+    times: Times = np.interp(uniform * expected[-1], expected, borders)
+    return times
 
 
-def _bursts(rate_per_s: float, index: int, rng: np.random.Generator) -> Iterator[tuple[float, int]]:
-    """Dwell times, and in each as many requests as come, at times that are uniform in it."""
-    fast, slow = _FACTOR, (1 - _BURSTS * _FACTOR) / (1 - _BURSTS)
-    dwell_s = _REQUESTS_PER_BURST / (_FACTOR * rate_per_s)
-    between_s = dwell_s * (1 - _BURSTS) / _BURSTS
-    cycles = 32
-    now_s = 0.0
-    in_burst = rng.random() < _BURSTS
-    while True:
-        means = np.tile([dwell_s, between_s] if in_burst else [between_s, dwell_s], cycles)
-        factors = np.tile([fast, slow] if in_burst else [slow, fast], cycles)
-        lengths = rng.exponential(means)
-        counts = rng.poisson(lengths * factors * rate_per_s)
-        starts = now_s + np.cumsum(lengths) - lengths
-        times = np.repeat(starts, counts) + rng.random(int(counts.sum())) * np.repeat(
-            lengths, counts
-        )
-        times.sort()
-        now_s += float(lengths.sum())
-        for time_s in times.tolist():
-            yield time_s, index
-
-
-ARRIVALS: Mapping[str, Callable[[Sequence[SimulatedModel], int, int], Iterator[tuple[float, int]]]]
-ARRIVALS = {"poisson": poisson, "bursty": bursty}
-"""By name."""
+def _bursts(rate_per_s: float, seconds: float, random: np.random.Generator) -> tuple[Times, Times]:
+    """Where states change, and how many requests are expected until there."""
+    burst_s = _BURST_REQUESTS / (_BURST * rate_per_s)
+    calm_s = burst_s * (1 - _BURST_SHARE) / _BURST_SHARE
+    borders, expected = [0.0], [0.0]
+    bursting = random.uniform() < _BURST_SHARE
+    while borders[-1] < seconds:
+        lasts = random.exponential(burst_s if bursting else calm_s)
+        lasts = min(lasts, seconds - borders[-1])
+        borders.append(borders[-1] + lasts)
+        expected.append(expected[-1] + lasts * (_BURST if bursting else _CALM))
+        bursting = not bursting
+    return np.array(borders), np.array(expected)

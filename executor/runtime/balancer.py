@@ -12,9 +12,6 @@ __all__ = ["Balancer"]
 _DRIFT = 2.0
 """A rate that differs from the one that the budget was split for by this factor is another."""
 
-_REST_S = 2.0
-"""Between two looks."""
-
 
 class Balancer:
     """Looks at rates where requests come, and splits in a thread of its own.
@@ -24,10 +21,13 @@ class Balancer:
     rebalance
         Called in the thread, after rates have drifted. What it raises is logged, and it is tried
         again when they drift.
+    rest_s
+        Between two looks.
     """
 
-    def __init__(self, rebalance: Callable[[], None]) -> None:
+    def __init__(self, rebalance: Callable[[], None], *, rest_s: float = 2.0) -> None:
         self._rebalance = rebalance
+        self._rest_s = rest_s
         self._drifted = threading.Event()
         self._closed = False
         self._looked_s = time.perf_counter()
@@ -47,7 +47,7 @@ class Balancer:
             Gives those that are seen; a model of which nothing was expected does not count.
         """
         now = time.perf_counter()
-        if now - self._looked_s < _REST_S:
+        if now - self._looked_s < self._rest_s:
             return
         self._looked_s = now
         if any(_differ(expected_per_s.get(name), rate) for name, rate in seen().items()):

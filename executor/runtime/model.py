@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from types import TracebackType
@@ -20,9 +19,9 @@ from swapnet.executor.planning.plan import Plan
 from swapnet.executor.runtime.batching import agree, are_alike, join, largest_batch, part, rows_of
 from swapnet.executor.runtime.lanes import Lanes, LaneTurn, Uninterrupted
 from swapnet.executor.runtime.memory import is_interruptible
+from swapnet.executor.runtime.objectives import Changes, Objectives
 from swapnet.executor.runtime.policy import Job
 from swapnet.executor.runtime.rates import RateMeter
-from swapnet.executor.runtime.terms import Changes, Terms
 from swapnet.executor.sharing import Turn
 from swapnet.executor.swapping.readers import Rank
 from swapnet.tensors import Array
@@ -89,9 +88,6 @@ class Urgencies:
 class Owner(Protocol):
     """What a model asks of the runtime that it belongs to."""
 
-    def hold(self, model: RuntimeModel) -> AbstractContextManager[int]:
-        """Keep a model in memory while an inference runs; the bytes that have to be read first."""
-
     def asked(self) -> None:
         """A request has come."""
 
@@ -114,7 +110,7 @@ class RuntimeModel:
         Unique in the runtime.
     executor
         Of the engine; the model closes it.
-    terms
+    objectives
         Priority, deadline, expected rate.
     lanes
         What it computes on.
@@ -128,14 +124,14 @@ class RuntimeModel:
         self,
         name: str,
         executor: SwapExecutor,
-        terms: Terms,
+        objectives: Objectives,
         lanes: Lanes,
         urgencies: Urgencies,
         owner: Owner,
     ) -> None:
         self.name = name
         self.executor = executor
-        self.terms = terms
+        self.objectives = objectives
         self._lanes = lanes
         self._urgencies = urgencies
         self._owner = owner
@@ -215,8 +211,8 @@ class RuntimeModel:
             model=self.name,
             sequence=next(_SEQUENCE),
             arrival_s=now,
-            deadline_s=now + self.terms.patience_s,
-            weight=self.terms.priority,
+            deadline_s=now + self.objectives.patience_s,
+            weight=self.objectives.priority,
             service_ms=self.executor.plan.predicted_ms,
         )
         with self._changed:
@@ -292,11 +288,11 @@ class RuntimeModel:
         return threading.current_thread() is self._thread
 
     def expect(self, changes: Changes) -> None:
-        """Take other terms; where a rate is given, what was seen so far is forgotten."""
+        """Take other objectives; where a rate is given, what was seen so far is forgotten."""
         with self._changed:
-            self.terms = replace(self.terms, **changes)
+            self.objectives = replace(self.objectives, **changes)
             if "rate_per_s" in changes:
-                self._urgencies.meter = RateMeter(self.terms.rate_per_s)
+                self._urgencies.meter = RateMeter(self.objectives.rate_per_s)
 
     def close(self) -> None:
         """Finish what was submitted, then release everything. Safe to call twice."""
@@ -361,16 +357,11 @@ class RuntimeModel:
         """Of each request: together where that is known to be the same, else one by one."""
         if not inputs:
             return []
-        try:
-            with self._owner.hold(self) as read_bytes:
-                self._count(read_bytes=read_bytes)
-                kept = turn if self._is_interruptible else Uninterrupted(turn)
-                joined = self._joined(inputs, kept) if len(inputs) > 1 else None
-                if joined is not None and self._joins_well:
-                    return list(joined)
-                alone = [self._attempt(one, kept) for one in inputs]
-        except Exception as error:
-            return [error] * len(inputs)
+        kept = turn if self._is_interruptible else Uninterrupted(turn)
+        joined = self._joined(inputs, kept) if len(inputs) > 1 else None
+        if joined is not None and self._joins_well:
+            return list(joined)
+        alone = [self._attempt([one], kept) for one in inputs]
         if joined is not None:
             whole = [answer for answer in alone if not isinstance(answer, Exception)]
             self._joins_well = len(whole) == len(alone) and agree(joined, whole)
@@ -382,14 +373,14 @@ class RuntimeModel:
         self, inputs: Sequence[dict[str, Array]], turn: Turn
     ) -> Sequence[dict[str, Array]] | None:
         """None where they fail together: one of them may be at fault."""
-        answer = self._attempt(join(inputs), turn)
+        answer = self._attempt(inputs, turn)
         if isinstance(answer, Exception):
             return None
         return part(answer, [rows_of(one) for one in inputs])
 
-    def _attempt(self, inputs: dict[str, Array], turn: Turn) -> _Answer:
+    def _attempt(self, inputs: Sequence[dict[str, Array]], turn: Turn) -> _Answer:
         try:
-            answer: _Answer = self.executor.infer(inputs, turn)
+            answer: _Answer = self.executor.infer(join(inputs), turn)
         except Exception as error:
             answer = error
         last = self.executor.stats.last

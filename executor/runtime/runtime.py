@@ -16,17 +16,17 @@ from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.planning.plan import Plan
-from swapnet.executor.runtime.admission import runtime_bytes, too_small
+from swapnet.executor.runtime.admission import budget_bytes, too_small
 from swapnet.executor.runtime.balancer import Balancer
-from swapnet.executor.runtime.division import division_for
-from swapnet.executor.runtime.engine import OPTIONS, Engine, open_engine
+from swapnet.executor.runtime.engine_curve import OPTIONS, EngineCurve, open_engine
 from swapnet.executor.runtime.giving_way import giving_way
 from swapnet.executor.runtime.lanes import Lanes
 from swapnet.executor.runtime.memory import scratch_bytes, together
 from swapnet.executor.runtime.model import RuntimeModel, Urgencies, unloaded
+from swapnet.executor.runtime.objectives import Changes, Objectives
 from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.rates import RateMeter
-from swapnet.executor.runtime.terms import Changes, Terms
+from swapnet.executor.runtime.share_rules import share_rule
 from swapnet.executor.sharing import Sharing
 from swapnet.executor.swapping.loading import READERS
 from swapnet.executor.swapping.readers import Channel
@@ -54,9 +54,9 @@ class SwapRuntime:
     load_mode
         How weights are read.
     split
-        One of `swapnet.executor.runtime.division.DIVISIONS`. ``latency``: the lowest expected
-        latency, weighted by priorities and rates. ``equal``, ``proportional`` and ``whole-model``
-        are what that is compared with.
+        One of `swapnet.executor.runtime.split.RULES`. ``latency``: the lowest expected latency,
+        weighted by priorities and rates. ``equal`` and ``proportional`` are what that is compared
+        with.
     lanes
         Steps of different models that are executed at the same moment.
     policy
@@ -90,16 +90,16 @@ class SwapRuntime:
     ) -> None:
         if lanes < 1:
             raise InputError(f"{lanes} lanes execute nothing", why="there must be 1 or more")
-        self._division = division_for(split, lanes=lanes, policy=policy)
-        self._budget_bytes = runtime_bytes(budget)
+        self._rule = share_rule(split, lanes=lanes, policy=policy)
+        self._budget_bytes = budget_bytes(budget)
         self._device = device or Device()
         self._load_mode = LoadMode.parse(load_mode)
         self._lanes = Lanes(lanes, policy)
         self._balance = threading.RLock()
         """Held while models come, go, or change their shares."""
         self._models: dict[str, RuntimeModel] = {}
-        self._engines: dict[str, Engine] = {}
-        self._shares: dict[str, int] = {}
+        self._engines: dict[str, EngineCurve] = {}
+        self._shares_bytes: dict[str, int] = {}
         self._rates: dict[str, float] = {}
         """That the budget was split for."""
         self._scratch = Scratch(0)
@@ -120,7 +120,7 @@ class SwapRuntime:
     @property
     def shares(self) -> dict[str, int]:
         """Memory for weights, in bytes, by model; everything else is shared or does not vary."""
-        return dict(self._shares)
+        return dict(self._shares_bytes)
 
     def load(
         self,
@@ -159,7 +159,7 @@ class SwapRuntime:
         EngineError, StorageError, BackendError
             The engine can't be opened; all others are as before.
         """
-        terms = Terms(priority, deadline_ms, rate_per_s)
+        objectives = Objectives(priority, deadline_ms, rate_per_s)
         with giving_way():
             engine = open_engine(Path(folder), self._device, shapes)
         name = name or engine.folder.absolute().name
@@ -167,13 +167,12 @@ class SwapRuntime:
             self._check_open()
             self._check_loadable(name, engine)
             engines = {**self._engines, name: engine}
-            shares = self._shares_of(engines, {**self._terms(), name: terms})
-            before = dict(self._shares)
+            shares_bytes = self._split(engines, {**self._objectives(), name: objectives})
+            before = dict(self._shares_bytes)
             try:
-                self._make_room({n: b for n, b in shares.items() if n != name})
+                self._make_room({n: b for n, b in shares_bytes.items() if n != name})
                 self._fit_scratch(engines.values())
-                self._division.resize(self._available_bytes(engines.values()))
-                model = self._open(name, engine, terms, shares[name])
+                model = self._open(name, engine, objectives, shares_bytes[name])
             except BaseException:
                 self._forget(name)
                 with suppress(SwapnetError):
@@ -183,9 +182,9 @@ class SwapRuntime:
                 raise
             self._models[name] = model
             self._engines[name] = engine
-            self._shares[name] = shares[name]
+            self._shares_bytes[name] = shares_bytes[name]
             with suppress(SwapnetError):
-                self._apply(shares)
+                self._apply(shares_bytes)
             return model
 
     def unload(self, model: RuntimeModel) -> None:
@@ -220,7 +219,7 @@ class SwapRuntime:
         """
         with self._changing():
             for model, given in changes.items():
-                replace(model.terms, **given)  # refuses what is out of its range
+                replace(model.objectives, **given)  # refuses what is out of its range
                 if self._models.get(model.name) is not model:
                     raise unloaded(model.name)
             for model, given in changes.items():
@@ -241,7 +240,7 @@ class SwapRuntime:
             A plan could not be put in force; its model keeps the one before, and the larger of the
             two budgets is in force.
         """
-        wanted = runtime_bytes(budget)
+        wanted = budget_bytes(budget)
         with self._changing():
             self._check_open()
             before, self._budget_bytes = self._budget_bytes, wanted
@@ -273,14 +272,6 @@ class SwapRuntime:
     ) -> None:
         self.close()
 
-    @contextmanager
-    def hold(self, model: RuntimeModel) -> Iterator[int]:
-        """See `Owner.hold`."""
-        evict = partial(model.executor.pause, evict=True)
-        with self._division.hold(model.name, self._shares[model.name], evict) as is_new:
-            plan = model.executor.plan
-            yield (plan.resident_bytes + plan.shared_bytes) * is_new
-
     def asked(self) -> None:
         """See `Owner.asked`: the balancer is woken where rates are not those expected."""
         self._balancer.look(self._rates, lambda: {m.name: m.rate_per_s() for m in self.models})
@@ -289,46 +280,39 @@ class SwapRuntime:
         """See `Owner.serving`."""
         return next((model for model in self.models if model.is_served_here()), None)
 
-    def _open(self, name: str, engine: Engine, terms: Terms, share: int) -> RuntimeModel:
-        urgencies = Urgencies(RateMeter(terms.rate_per_s))
-        opened: list[SwapExecutor] = []
-
-        def evict() -> None:
-            for executor in opened:  # none where it could not be opened
-                executor.pause(evict=True)
-
-        with self._division.hold(name, share, evict), giving_way():
-            opened.append(
-                SwapExecutor(
-                    engine.folder,
-                    engine.alone_bytes + share,
-                    device=self._device,
-                    load_mode=self._load_mode,
-                    options=OPTIONS,
-                    shapes=engine.shapes,
-                    sharing=Sharing(self._channel, self._scratch, urgencies),
-                )
+    def _open(
+        self, name: str, engine: EngineCurve, objectives: Objectives, share_bytes: int
+    ) -> RuntimeModel:
+        urgencies = Urgencies(RateMeter(objectives.rate_per_s))
+        with giving_way():
+            executor = SwapExecutor(
+                engine.folder,
+                engine.alone_bytes + share_bytes,
+                device=self._device,
+                load_mode=self._load_mode,
+                options=OPTIONS,
+                shapes=engine.shapes,
+                sharing=Sharing(self._channel, self._scratch, urgencies),
             )
         try:
-            return RuntimeModel(name, opened[0], terms, self._lanes, urgencies, self)
+            return RuntimeModel(name, executor, objectives, self._lanes, urgencies, self)
         except BaseException:
-            opened[0].close()
+            executor.close()
             raise
 
     def _forget(self, name: str) -> None:
-        for known in (self._models, self._engines, self._shares, self._rates):
+        for known in (self._models, self._engines, self._shares_bytes, self._rates):
             known.pop(name, None)
-        self._division.forget(name)
 
-    def _terms(self) -> dict[str, Terms]:
+    def _objectives(self) -> dict[str, Objectives]:
         """With the rates that are seen."""
         return {
-            name: replace(model.terms, rate_per_s=model.rate_per_s())
+            name: replace(model.objectives, rate_per_s=model.rate_per_s())
             for name, model in self._models.items()
         }
 
-    def _shares_of(
-        self, engines: Mapping[str, Engine], terms: Mapping[str, Terms]
+    def _split(
+        self, engines: Mapping[str, EngineCurve], objectives: Mapping[str, Objectives]
     ) -> dict[str, int]:
         """Bytes for the weights of each engine, together as much as the budget leaves.
 
@@ -339,29 +323,28 @@ class SwapRuntime:
         """
         if not engines:
             return {}
-        claims = [engine.claim(name, terms[name]) for name, engine in engines.items()]
+        claims = [engine.claim(name, objectives[name]) for name, engine in engines.items()]
         available = self._available_bytes(engines.values())
-        needed = self._division.needed_bytes(claims)
+        needed = self._rule.needed_bytes(claims)
         if needed > available:
             smallest_bytes = self._budget_bytes - available + needed
             raise too_small(tuple(engines), smallest_bytes, self._budget_bytes)
-        self._rates.update({name: terms[name].rate_per_s for name in engines})
+        self._rates.update({name: objectives[name].rate_per_s for name in engines})
         with giving_way():
-            return self._division.shares(claims, available)
+            return self._rule.shares_bytes(claims, available)
 
     def _rebalance(self) -> None:
-        self._apply(self._shares_of(self._engines, self._terms()))
+        self._apply(self._split(self._engines, self._objectives()))
 
-    def _apply(self, shares: Mapping[str, int]) -> None:
-        """Change what has to change: first who gives, then who gets."""
-        self._make_room(shares)
-        self._division.resize(self._available_bytes(self._engines.values()))
-        self._adopt({n: b for n, b in shares.items() if b > self._shares[n]})
+    def _apply(self, shares_bytes: Mapping[str, int]) -> None:
+        """Apply the new shares: shrink first, then grow."""
+        self._make_room(shares_bytes)
+        self._adopt({n: b for n, b in shares_bytes.items() if b > self._shares_bytes[n]})
 
-    def _make_room(self, shares: Mapping[str, int]) -> None:
-        self._adopt({n: b for n, b in shares.items() if b < self._shares[n]})
+    def _make_room(self, shares_bytes: Mapping[str, int]) -> None:
+        self._adopt({n: b for n, b in shares_bytes.items() if b < self._shares_bytes[n]})
 
-    def _adopt(self, shares: Mapping[str, int]) -> None:
+    def _adopt(self, shares_bytes: Mapping[str, int]) -> None:
         """Put plans in force, all at once; each model between two of its inferences.
 
         Raises
@@ -371,25 +354,25 @@ class SwapRuntime:
         """
         with giving_way():
             plans = {
-                name: self._models[name].executor.prepare(self._engines[name].alone_bytes + share)
-                for name, share in shares.items()
+                name: self._models[name].executor.prepare(
+                    self._engines[name].alone_bytes + share_bytes
+                )
+                for name, share_bytes in shares_bytes.items()
             }
         changes = [
-            self._models[name].between(partial(self._change, name, plan, shares[name]))
+            self._models[name].between(partial(self._change, name, plan, shares_bytes[name]))
             for name, plan in plans.items()
         ]
         failed = [error for change in changes if (error := change.exception()) is not None]
         if failed:
             raise failed[0]
 
-    def _change(self, name: str, plan: Plan, share: int) -> None:
+    def _change(self, name: str, plan: Plan, share_bytes: int) -> None:
         """In the model's thread: its next inference finds the share that the plan is for."""
-        model = self._models[name]
-        self._division.leave(name)
-        model.adopt(plan)
-        self._shares[name] = share
+        self._models[name].adopt(plan)
+        self._shares_bytes[name] = share_bytes
 
-    def _fit_scratch(self, engines: Iterable[Engine]) -> None:
+    def _fit_scratch(self, engines: Iterable[EngineCurve]) -> None:
         """Make scratch memory as large as engines need; all of them pause while it changes."""
         limit = scratch_bytes([e.manifest for e in engines], lanes=self._lanes.count)
         if limit == self._scratch.limit_bytes:
@@ -413,7 +396,7 @@ class SwapRuntime:
         for pause in pauses:
             pause.result()
 
-    def _available_bytes(self, engines: Iterable[Engine]) -> int:
+    def _available_bytes(self, engines: Iterable[EngineCurve]) -> int:
         """What the budget leaves for the weights of engines."""
         manifests = [engine.manifest for engine in engines]
         return self._budget_bytes - together(manifests, lanes=self._lanes.count).other_bytes
@@ -421,12 +404,16 @@ class SwapRuntime:
     def _follow_rates(self) -> None:
         """Split for the rates that are seen, where that is worth it; in the balancer's thread."""
         with self._changing(), suppress(SwapnetError):
-            terms = self._terms()
-            shares = self._shares_of(self._engines, terms)
-            claims = [engine.claim(name, terms[name]) for name, engine in self._engines.items()]
-            then, now = (self._division.cost(claims, each) for each in (shares, self._shares))
+            objectives = self._objectives()
+            shares_bytes = self._split(self._engines, objectives)
+            claims = [
+                engine.claim(name, objectives[name]) for name, engine in self._engines.items()
+            ]
+            then, now = (
+                self._rule.cost(claims, each) for each in (shares_bytes, self._shares_bytes)
+            )
             if then < _WORTH * now:
-                self._apply(shares)
+                self._apply(shares_bytes)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -454,7 +441,7 @@ class SwapRuntime:
                 hint="open a new SwapRuntime",
             )
 
-    def _check_loadable(self, name: str, engine: Engine) -> None:
+    def _check_loadable(self, name: str, engine: EngineCurve) -> None:
         if name in self._models:
             raise InputError(
                 f"there is a model {name!r} already",

@@ -6,7 +6,6 @@ urgent request by the ranks of one `ReadyQueue`, and are never interrupted withi
 
 from __future__ import annotations
 
-import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -23,12 +22,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = ["Outcome", "SimulatedModel", "simulate"]
-
-_SAMPLED = 61
-"""One event in so many is timed: a clock is not free, and a prime meets all kinds of events."""
-
-_CUT = 10.0
-"""Times the median: no decision takes longer."""
 
 _ROUNDING = 1e-9
 
@@ -85,15 +78,8 @@ class Outcome:
         By model: requests that ended after their deadline.
     compute_utilisation, storage_utilisation
         Busy share of lanes and of the channel, until the last request has ended.
-    prefetched_fraction
-        Of reads, those before the request that needed them had come.
-    scheduling_us_per_request
-        Real time of all decisions: what a scheduler would cost. Estimated from samples; those in
-        which another process had the processor are cut.
-    simulated_s, wall_s
-        Virtual time and real time.
-    most_waiting
-        Requests that had come and had not ended, at the worst moment.
+    simulated_s
+        Virtual time until the last request has ended.
     """
 
     models: tuple[SimulatedModel, ...]
@@ -101,16 +87,7 @@ class Outcome:
     misses: tuple[int, ...]
     compute_utilisation: float
     storage_utilisation: float
-    prefetched_fraction: float
-    scheduling_us_per_request: float
     simulated_s: float
-    wall_s: float
-    most_waiting: int
-
-    @property
-    def requests(self) -> int:
-        """Of all models."""
-        return sum(len(latencies) for latencies in self.latencies_ms)
 
     @property
     def weighted_latency_ms(self) -> float:
@@ -119,22 +96,6 @@ class Outcome:
         weights = sum(model.priority * len(latencies) for model, latencies in pairs)
         total = sum(model.priority * float(latencies.sum()) for model, latencies in pairs)
         return _share(total, weights)
-
-    @property
-    def miss_fraction(self) -> float:
-        """Misses over requests that have a deadline; 0 if none has."""
-        asked = sum(
-            len(latencies)
-            for model, latencies in zip(self.models, self.latencies_ms, strict=True)
-            if model.deadline_ms is not None
-        )
-        return _share(sum(self.misses), asked)
-
-    def percentile_ms(self, percent: float) -> float:
-        """Latency of all requests together; 0 without requests."""
-        if not self.requests:
-            return 0.0
-        return float(np.percentile(np.concatenate(self.latencies_ms), percent))
 
 
 def simulate(
@@ -250,16 +211,13 @@ class _Device:
         self._reading: _Served | None = None
         self._read_end_s = inf
         self._now_s = 0.0
-        self._sequence = self._started = self._waiting = self._most_waiting = 0
+        self._sequence = self._started = self._waiting = 0
         self._compute_s = self._storage_s = 0.0
-        self._reads_done = self._prefetched = 0
         self._which = array("q")
         self._latencies = array("d")
 
     def run(self, arrivals: Iterable[tuple[float, int]]) -> Outcome:
         """Until the last request has ended."""
-        clock = time.perf_counter
-        started_s, samples_s, events = clock(), array("d"), 0
         coming, computing = iter(arrivals), self._computing
         arrival_s, which = next(coming, _NONE)
         for served in self._served:
@@ -279,16 +237,9 @@ class _Device:
             else:
                 assert self._reading is not None
                 self._now_s, served, handle = self._read_end_s, self._reading, self._end_read
-            events += 1
-            if events % _SAMPLED:
-                handle(served)
-                self._dispatch()
-            else:
-                before = clock()
-                handle(served)
-                self._dispatch()
-                samples_s.append(clock() - before)
-        return self._outcome(_typical(samples_s) * events, clock() - started_s)
+            handle(served)
+            self._dispatch()
+        return self._outcome()
 
     def _arrive(self, served: _Served) -> None:
         now_s, model = self._now_s, served.model
@@ -305,8 +256,6 @@ class _Device:
         served.jobs.append(job)
         served.expected_s = now_s + served.period_s
         self._waiting += 1
-        if self._waiting > self._most_waiting:
-            self._most_waiting = self._waiting
         self._make_ready(served)
         self._ask_read(served)
 
@@ -333,7 +282,6 @@ class _Device:
         self._reading, self._read_end_s = None, inf
         served.at_storage = False
         served.read += 1
-        self._reads_done += 1
         self._make_ready(served)
         self._ask_read(served)
 
@@ -380,11 +328,10 @@ class _Device:
             if expected_s < served.expected_s:
                 self._ask_read(served)
             elif served.has_room:
-                self._prefetched += 1
                 return served
         return None
 
-    def _outcome(self, scheduling_s: float, wall_s: float) -> Outcome:
+    def _outcome(self) -> Outcome:
         which = np.array(self._which, np.int64)
         latencies_ms = np.array(self._latencies, np.float64) * 1e3
         order = np.argsort(which, kind="stable")
@@ -396,22 +343,8 @@ class _Device:
             misses=tuple(served.misses for served in self._served),
             compute_utilisation=_share(self._compute_s, self._now_s * self._lanes),
             storage_utilisation=_share(self._storage_s, self._now_s),
-            prefetched_fraction=_share(self._prefetched, self._reads_done),
-            scheduling_us_per_request=_share(scheduling_s * 1e6, len(which)),
             simulated_s=self._now_s,
-            wall_s=wall_s,
-            most_waiting=self._most_waiting,
         )
-
-
-def _typical(samples_s: Sequence[float]) -> float:
-    """The mean without what the clock itself takes, and without interruptions."""
-    if not samples_s:
-        return 0.0
-    clock = time.perf_counter
-    itself_s = min(-clock() + clock() for _ in range(100))
-    cut = np.minimum(samples_s, _CUT * float(np.median(samples_s)))
-    return max(float(cut.mean()) - itself_s, 0.0)
 
 
 def _share(part: float, whole: float) -> float:

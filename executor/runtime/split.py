@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["RULES", "Claim", "Option", "Share", "cost_of", "expected_costs", "fitting", "split"]
+__all__ = ["RULES", "Claim", "Option", "Share", "cost_of", "fitting", "split"]
 
 RULES = ("latency", "equal", "proportional")
 """How a budget may be split."""
@@ -118,13 +118,12 @@ def split(
     available_bytes
         For all of them together.
     rule
-        ``latency``: of the lowest sums of `expected_costs` at a few loads of storage, each that of
-        the split before, and of the other two rules, the one with the lowest `cost_of`. A sum is
-        exact to 1/2048 of what there is beside the smallest shares; of equal sums, the one that
-        gives more to the earliest deadline. What the grid leaves over goes where it gains most per
-        byte. ``equal``: as much for each, never more
-        than its largest option. ``proportional``: by largest options. In the last two an engine
-        whose smallest option is larger gets that, and the others share what remains.
+        ``latency``: the split with the lowest `cost_of` among the equal one, the proportional one
+        and a few knapsacks, each at the prices of the split before. A knapsack is exact to 1/2048
+        of the bytes beside the smallest shares. Between equal costs the earliest deadline gets
+        more. Bytes that the grid leaves over go where they gain most. ``equal``: as much for each,
+        never more than its largest option. ``proportional``: by largest options. In the last two
+        an engine whose smallest option is larger gets that, and the others share what remains.
 
     Raises
     ------
@@ -156,49 +155,31 @@ def split(
     )
 
 
-def expected_costs(
-    claims: Sequence[Claim], reading_ms: Sequence[float] | None = None
-) -> list[tuple[float, ...]]:
-    """Of each claim's useful options, by size: what they add to the expected cost.
-
-    Parameters
-    ----------
-    claims
-        The engines.
-    reading_ms
-        Of one inference of each, as it is now; none where None.
-
-    Returns
-    -------
-    list of tuple of float
-        In weighted milliseconds of latency per second. One tuple per claim, of those options
-        that are faster, or read less, than all smaller ones.
-
-    Notes
-    -----
-    With rate r, priority p, latency L and reading R, all requests together are expected to cost the
-    sum of r p u L / (1 - s). The urgency u is 1 up to the deadline and L / deadline beyond it. The
-    storage of a request is busy with those of earlier deadlines for the share s of the time, the
-    sum of their r R, at most 0.95: reading is served by deadline, and in the time of others
-    everything stands still (priority queueing; Kleinrock, Queueing Systems II, 1976, section 3.3).
-    An option costs its own term, and its reading at the price of that: the derivative of the sum.
-    """
-    fronts = [_front(claim) for claim in claims]
-    return _costs(claims, fronts, reading_ms or [0.0] * len(claims))
-
-
-def cost_of(claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
-    """What shares are expected to cost together: the sum in the notes of `expected_costs`.
+def cost_of(claims: Sequence[Claim], shares_bytes: Mapping[str, int]) -> float:
+    """Expected cost of shares, of all requests together.
 
     Parameters
     ----------
     claims
         The engines, with their rates.
-    shares
-        Bytes by name; what lies between two options counts as the smaller one.
+    shares_bytes
+        By name; what lies between two options counts as the smaller one.
+
+    Returns
+    -------
+    float
+        In weighted milliseconds of latency per second.
+
+    Notes
+    -----
+    With rate r, priority p, latency L and reading R, the cost is the sum of r p u L / (1 - s). The
+    urgency u is 1 up to the deadline and L / deadline beyond it. Storage is busy with requests of
+    earlier deadlines for the share s of the time, the sum of their r R, at most 0.95: reading is
+    served by deadline, and everything stands still in the time of others (priority queueing;
+    Kleinrock, Queueing Systems II, 1976, section 3.3).
     """
     fronts = [_front(claim) for claim in claims]
-    return _total(claims, fronts, [shares[claim.name] for claim in claims])
+    return _total(claims, fronts, [shares_bytes[claim.name] for claim in claims])
 
 
 def fitting(claim: Claim, nbytes: int) -> Option:
@@ -234,6 +215,7 @@ def _check_possible(fronts: Sequence[Sequence[Option]], available_bytes: int) ->
 def _costs(
     claims: Sequence[Claim], fronts: Sequence[Sequence[Option]], reading_ms: Sequence[float]
 ) -> list[tuple[float, ...]]:
+    """By claim and option: its own term of the sum, and its reading at the price of that."""
     idle = _idle(claims, reading_ms)
     prices = _prices(claims, fronts, reading_ms, idle)
     return [

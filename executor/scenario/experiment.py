@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from math import inf
 from pathlib import Path
 from statistics import median
@@ -14,15 +13,27 @@ from swapnet.arrays import save_npz
 from swapnet.errors import BudgetError, SwapnetError
 from swapnet.executor.bench.fixed_cost import Runtime
 from swapnet.executor.bench.summary import machine_of
-from swapnet.executor.scenario.answers import Answers
 from swapnet.executor.scenario.bandwidth import Bandwidth
+from swapnet.executor.scenario.expected_outputs import ExpectedOutputs
+from swapnet.executor.scenario.experiment_options import (
+    OTHERS,
+    OURS,
+    SPLIT,
+    UNLIMITED,
+    ExperimentOptions,
+)
 from swapnet.executor.scenario.messages import Engine, Job, Turn, Turned
-from swapnet.executor.scenario.player import Player
 from swapnet.executor.scenario.report import Line, Report
-from swapnet.executor.scenario.setup import OTHERS, OURS, SPLIT, UNLIMITED, Setup
 from swapnet.executor.scenario.steps import changes_of
-from swapnet.executor.scenario.summary import Played, Summing, latencies, samples, summary
-from swapnet.executor.scenario.virtual import bound_ms, on_virtual_clock, virtual_model
+from swapnet.executor.scenario.summary import (
+    Played,
+    Summing,
+    bound_ms,
+    latencies,
+    samples,
+    summary,
+)
+from swapnet.executor.scenario.worker_process import WorkerProcess
 from swapnet.machine import memory_bytes
 from swapnet.process.cgroup import MemoryGroup, is_available
 from swapnet.progress import Progress, silent
@@ -30,13 +41,13 @@ from swapnet.progress import Progress, silent
 __all__ = ["experiment"]
 
 _PATIENCE_S, _PATIENCE = 300.0, 20.0
-"""A round may take so long, or so many times the time in which its requests come."""
+"""Time-out of a round: in seconds, or times its arrival window, whichever is longer."""
 
 _ALONE = 4
 """Inferences that say what a DNN takes alone; the first does not count."""
 
 
-def experiment(setup: Setup, progress: Progress = silent) -> Report:
+def experiment(options: ExperimentOptions, progress: Progress = silent) -> Report:
     """Measure one scenario at one budget.
 
     Raises
@@ -45,24 +56,24 @@ def experiment(setup: Setup, progress: Progress = silent) -> Report:
         The budget is too small, the machine has too little memory for all ways at the same time,
         or the kernel killed our process.
     BackendUnavailableError
-        A kernel limit was asked for and is not to be had.
+        A kernel limit was asked for and is not available.
     SwapnetError
         Whatever our process raised, or the one with unlimited memory; others may fail, which the
         report says.
     """
-    _check_memory(setup)
-    if setup.memory_limit:
+    _check_memory(options)
+    if options.memory_limit:
         MemoryGroup(None).remove()
     with ExitStack() as stack:
-        ways = _Ways(setup, stack)
+        ways = _Ways(options, stack)
         return ways.run(progress)
 
 
-def _check_memory(setup: Setup) -> None:
-    needed, available = setup.all_ways_bytes, memory_bytes()
+def _check_memory(options: ExperimentOptions) -> None:
+    needed, available = options.all_ways_bytes, memory_bytes()
     if needed > available:
         raise BudgetError(
-            f"{setup.name} and what it is compared with take more than this machine has",
+            f"{options.name} and what it is compared with take more than this machine has",
             why=f"all ways, one with unlimited memory, need {needed} bytes, there are {available}",
             hint="compare with fewer, give a smaller budget, or use `swapnet scenario forecast`",
         )
@@ -71,26 +82,26 @@ def _check_memory(setup: Setup) -> None:
 class _Ways:
     """All processes of one scenario."""
 
-    def __init__(self, setup: Setup, stack: ExitStack) -> None:
-        self._setup = setup
+    def __init__(self, options: ExperimentOptions, stack: ExitStack) -> None:
+        self._options = options
         self._stack = stack
         self._counted = is_available()
         self._groups: dict[str, MemoryGroup] = {}
-        self._players: dict[str, Player] = {}
+        self._processes: dict[str, WorkerProcess] = {}
         self._rounds: dict[str, list[Turned]] = {}
         self._peaks: dict[str, int] = {}
         self._notes: dict[str, str] = {}
-        self._answers = Answers([part.can_join for part in setup.parts])
+        self._answers = ExpectedOutputs([part.can_join for part in options.parts])
         self._compute_ms: list[float] = []
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swapnet-")))
 
     def run(self, progress: Progress) -> Report:
         """Open all, let them take turns, close them, sum up."""
-        setup = self._setup
-        names = (UNLIMITED, OURS, *setup.others)
+        options = self._options
+        names = (UNLIMITED, OURS, *options.others)
         progress("open", 0, len(names))
         runtime = Runtime(
-            setup.runtime_engine, self._folder, setup.device, drop_cache=setup.memory_limit
+            options.runtime_engine, self._folder, options.device, drop_cache=options.memory_limit
         )
         self._runtime_bytes = runtime.measure(counted=self._counted)
         runtime.warm_up()
@@ -98,13 +109,13 @@ class _Ways:
         for index, name in enumerate(names):
             progress("open", index, len(names))
             self._open(name)
-        engines = [(part.folder, part.manifest) for part in setup.parts]
-        bandwidth = self._stack.enter_context(Bandwidth(engines, pace=setup.device.pace))
+        engines = [(part.folder, part.manifest) for part in options.parts]
+        bandwidth = self._stack.enter_context(Bandwidth(engines, pace=options.device.pace))
         rates = []
-        for turn in range(setup.rounds):
+        for turn in range(options.rounds):
             rates.append(bandwidth.measure())
             for name in names if turn % 2 == 0 else reversed(names):
-                progress(f"round {turn + 1} of {setup.rounds}, {name}", 0, 1)
+                progress(f"round {turn + 1} of {options.rounds}, {name}", 0, 1)
                 self._turn(name, turn)
         for name in names:
             self._release(name)
@@ -112,24 +123,24 @@ class _Ways:
 
     def _write_samples(self) -> None:
         """After the page cache was dropped: what we have written is not charged to who reads it."""
-        for index, part in enumerate(self._setup.parts):
+        for index, part in enumerate(self._options.parts):
             save_npz(self._samples(index), part.samples)
 
     def _samples(self, index: int) -> Path:
         return self._folder / f"{index}.npz"
 
     def _open(self, name: str) -> None:
-        setup = self._setup
+        options = self._options
         limited = name != UNLIMITED
         group = limit = None
-        if limited and setup.memory_limit:
-            limit = self._runtime_bytes + setup.budget_bytes + setup.traffic_bytes
+        if limited and options.memory_limit:
+            limit = self._runtime_bytes + options.budget_bytes + options.traffic_bytes
         if limited and self._counted:
             group = self._groups[name] = self._stack.enter_context(MemoryGroup(limit))
-        patience_s = max(_PATIENCE_S, _PATIENCE * setup.round_seconds)
+        patience_s = max(_PATIENCE_S, _PATIENCE * options.round_seconds)
         with self._unless_optional(name):
-            player = self._stack.enter_context(
-                Player(
+            process = self._stack.enter_context(
+                WorkerProcess(
                     name,
                     self._job(name),
                     group=group,
@@ -137,12 +148,12 @@ class _Ways:
                     patience_s=patience_s,
                 )
             )
-            self._players[name] = player
+            self._processes[name] = process
             self._rounds[name] = []
-            self._run_alone(name, player)
+            self._run_alone(name, process)
 
     def _job(self, name: str) -> Job:
-        setup = self._setup
+        options = self._options
         engines = (
             Engine(
                 name=part.entry.name,
@@ -153,60 +164,60 @@ class _Ways:
                 deadline_ms=part.entry.deadline_ms,
                 shapes=part.entry.shapes or None,
             )
-            for index, part in enumerate(setup.parts)
+            for index, part in enumerate(options.parts)
         )
         limited = name != UNLIMITED
-        pace = setup.device.pace
+        pace = options.device.pace
         return Job(
             engines=tuple(engines),
-            budget_bytes=setup.budget_bytes if limited else setup.unlimited_bytes,
+            budget_bytes=options.budget_bytes if limited else options.unlimited_bytes,
             split=name if name in OTHERS else SPLIT,
-            threads=setup.device.threads,
+            threads=options.device.threads,
             storage_bytes_per_s=None if pace is None else pace.bytes_per_s,
-            lanes=setup.lanes,
-            budgets=tuple(step.budget_bytes for step in setup.steps) if limited else (),
+            lanes=options.lanes,
+            budgets=tuple(step.budget_bytes for step in options.steps) if limited else (),
             known=self._answers.known,
         )
 
-    def _run_alone(self, name: str, player: Player) -> None:
+    def _run_alone(self, name: str, process: WorkerProcess) -> None:
         """Every input once; with unlimited memory this gives the answers, and the time it takes."""
-        for index, part in enumerate(self._setup.parts):
+        for index, part in enumerate(self._options.parts):
             for sample in range(part.count):
                 if name != UNLIMITED:
-                    player.alone(index, sample)
+                    process.alone(index, sample)
                     continue
                 count = _ALONE if sample == 0 else 1
-                found = player.alone(index, sample, count)
+                found = process.alone(index, sample, count)
                 key = (index, sample, found.digest)
-                self._answers.expect(key, player.outputs.pop(key))
+                self._answers.expect(key, process.outputs.pop(key))
                 if sample == 0:
                     self._compute_ms.append(median(found.latency_ms[1:]))
 
     def _turn(self, name: str, turn: int) -> None:
-        setup = self._setup
+        options = self._options
         if name in self._notes:
             return
-        steps = setup.steps if name != UNLIMITED else ()
-        changes = changes_of(steps, turn, setup.rounds, setup.round_seconds)
+        steps = options.steps if name != UNLIMITED else ()
+        changes = changes_of(steps, turn, options.rounds, options.round_seconds)
         with self._unless_optional(name):
-            turned = self._players[name].turn(Turn(setup.arrivals(turn), changes))
+            turned = self._processes[name].turn(Turn(options.arrivals(turn), changes))
             self._rounds[name].append(turned)
 
     def _release(self, name: str) -> None:
-        if name not in self._players:
+        if name not in self._processes:
             return
-        player = self._players[name]
-        self._answers.judge(player.outputs)
+        process = self._processes[name]
+        self._answers.judge(process.outputs)
         if name in self._notes:
             return
         with self._unless_optional(name):
             group = self._groups.get(name)
             peak = group.peak_bytes if group is not None else 0
-            resident = player.release().resident_peak_bytes
+            resident = process.release().resident_peak_bytes
             if name != UNLIMITED:
-                others = self._runtime_bytes + self._setup.traffic_bytes
+                others = self._runtime_bytes + self._options.traffic_bytes
                 self._peaks[name] = (peak or resident) - others
-        player.close()
+        process.close()
 
     @contextmanager
     def _unless_optional(self, name: str) -> Iterator[None]:
@@ -214,12 +225,12 @@ class _Ways:
         try:
             yield
         except SwapnetError as error:
-            if name not in self._setup.others:
+            if name not in self._options.others:
                 raise
             self._notes[name] = f"{error.what}: {error.why}" if error.why else error.what
 
     def _report(self, storage_bytes_per_s: float, load_mode: str) -> Report:
-        setup = self._setup
+        options = self._options
         played = {
             name: Played(tuple(rounds), self._peaks.get(name), self._notes.get(name, ""))
             for name, rounds in self._rounds.items()
@@ -227,21 +238,21 @@ class _Ways:
         for name, note in self._notes.items():
             played.setdefault(name, Played(note=note))
         ours, unlimited = played[OURS], played[UNLIMITED]
-        summing = Summing([part.entry for part in setup.parts], self._answers)
-        others = [*setup.others, UNLIMITED]
+        summing = Summing([part.entry for part in options.parts], self._answers)
+        others = [*options.others, UNLIMITED]
         return Report(
-            scenario=setup.name,
-            title=setup.scenario.title,
+            scenario=options.name,
+            title=options.scenario.title,
             split=SPLIT,
-            lanes=setup.lanes,
-            budget=str(setup.budget),
-            budget_bytes=setup.budget_bytes,
-            demand_bytes=setup.demand.total_bytes,
-            weights_bytes=setup.demand.weights_bytes,
+            lanes=options.lanes,
+            budget=str(options.budget),
+            budget_bytes=options.budget_bytes,
+            demand_bytes=options.demand.total_bytes,
+            weights_bytes=options.demand.weights_bytes,
             peak_bytes=self._peaks[OURS],
             runtime_bytes=self._runtime_bytes,
-            traffic_bytes=setup.traffic_bytes,
-            memory_accounting=_accounting(setup, self._counted),
+            traffic_bytes=options.traffic_bytes,
+            memory_accounting=_accounting(options, self._counted),
             storage_bytes_per_s=storage_bytes_per_s,
             weighted_latency_ms=summing.weighted_ms(ours.served),
             models=tuple(self._lines(summing, ours, unlimited, storage_bytes_per_s)),
@@ -253,37 +264,24 @@ class _Ways:
             },
             ways={name.replace("-", "_"): summing.way(played[name]) for name in (OURS, *others)},
             phases=summing.phases(
-                setup.steps, setup.budget_bytes, setup.round_seconds, ours, unlimited
+                options.steps, options.budget_bytes, options.round_seconds, ours, unlimited
             ),
             samples=samples(ours),
             errors=summing.errors(ours.served),
-            rounds=setup.rounds,
-            seed=setup.seed,
-            command=setup.command,
-            machine=machine_of(setup.parts[0].manifest, setup.device, load_mode),
+            rounds=options.rounds,
+            seed=options.seed,
+            command=options.command,
+            machine=machine_of(options.parts[0].manifest, options.device, load_mode),
         )
 
     def _lines(
         self, summing: Summing, ours: Played, unlimited: Played, storage_bytes_per_s: float
     ) -> Iterator[Line]:
-        setup = self._setup
-        shares = ours.rounds[-1].moments[-1].shares
-        read_bytes = [sum(t.read_bytes[i] for t in ours.rounds) for i in range(len(setup.parts))]
-        served = [[s for s in ours.served if s.model == i] for i in range(len(setup.parts))]
-        virtual = [
-            virtual_model(
-                part.entry,
-                part.manifest,
-                compute_ms=self._compute_ms[index],
-                read_bytes=read_bytes[index] / len(served[index]),
-                share_bytes=shares[index],
-                storage_bytes_per_s=storage_bytes_per_s,
-            )
-            for index, part in enumerate(setup.parts)
-        ]
-        rounds = [setup.arrivals(turn) for turn in range(setup.rounds)]
-        means = on_virtual_clock(virtual, rounds, lanes=setup.lanes)
-        for index, part in enumerate(setup.parts):
+        options = self._options
+        shares_bytes = ours.rounds[-1].moments[-1].shares_bytes
+        read_bytes = [sum(t.read_bytes[i] for t in ours.rounds) for i in range(len(options.parts))]
+        served = [[s for s in ours.served if s.model == i] for i in range(len(options.parts))]
+        for index, part in enumerate(options.parts):
             mine = served[index]
             entry = part.entry
             unlimited_ms = summary(latencies(unlimited.served, index))
@@ -301,18 +299,23 @@ class _Ways:
                 latency_ms=summary(latencies(mine, index)),
                 unlimited_ms=unlimited_ms,
                 ratio_to_unlimited=summing.ratio_of(index, ours, unlimited),
-                bound_ms=bound_ms(replace(virtual[index], compute_ms=fastest_ms)),
-                simulated_ratio=means[index].ratio,
+                bound_ms=bound_ms(
+                    fastest_ms,
+                    part.manifest.weights_nbytes,
+                    read_bytes[index] / len(mine),
+                    shares_bytes[index],
+                    storage_bytes_per_s,
+                ),
                 compute_ms=self._compute_ms[index],
                 deadline_misses=summing.misses(mine),
-                budget_bytes=shares[index],
+                budget_bytes=shares_bytes[index],
                 weights_bytes=part.manifest.weights_nbytes,
                 read_bytes=read_bytes[index],
                 read_bytes_per_inference=read_bytes[index] // len(mine),
             )
 
 
-def _accounting(setup: Setup, counted: bool) -> str:
-    if setup.memory_limit:
+def _accounting(options: ExperimentOptions, counted: bool) -> str:
+    if options.memory_limit:
         return "kernel limit"
     return "kernel" if counted else "resident set"

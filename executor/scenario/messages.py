@@ -1,4 +1,8 @@
-"""What a worker process and its parent say to each other, one line of JSON each."""
+"""What a worker process and its parent say to each other, one line of JSON each.
+
+The bytes of its arrays follow an `Output`, as they lie in memory: no text, and no file, whose page
+cache would count as memory of the worker.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ from swapnet.executor.scenario.steps import Change
 from swapnet.executor.scenario.traffic import Arrival
 
 __all__ = [
-    "PIECE_BYTES",
     "Alone",
     "Changed",
     "Close",
@@ -19,7 +22,6 @@ __all__ = [
     "Measured",
     "Moment",
     "Output",
-    "Piece",
     "Ready",
     "Reply",
     "Served",
@@ -27,9 +29,6 @@ __all__ = [
     "Turn",
     "Turned",
 ]
-
-PIECE_BYTES = 256 << 10
-"""Outputs go to the parent in pieces: through a file they would be page cache of the worker."""
 
 Key = tuple[int, int, str]
 """Outputs: number of the DNN, number of its input, digest."""
@@ -66,8 +65,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     engines
         In the order of the scenario.
-    budget_bytes, split
-        Of the runtime.
+    budget_bytes
+        Of all engines together.
+    split
+        One of `swapnet.executor.runtime.split.RULES`, or
+        `swapnet.executor.scenario.baselines.WHOLE_MODEL`.
     threads, lanes
         That compute, and inferences that do so at once.
     storage_bytes_per_s
@@ -115,13 +117,10 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
     Attributes
     ----------
-    shares
-        By DNN: bytes of its budget.
     resident_peak_bytes
         The most that the process had resident.
     """
 
-    shares: tuple[int, ...] = ()
     resident_peak_bytes: int = 0
 
 
@@ -164,13 +163,13 @@ class Moment(msgspec.Struct, frozen=True, array_like=True):
         From the beginning of the round.
     budget_bytes
         In force.
-    shares, waiting
+    shares_bytes, waiting
         By DNN: bytes of its budget, and requests that wait.
     """
 
     time_s: float
     budget_bytes: int
-    shares: tuple[int, ...]
+    shares_bytes: tuple[int, ...]
     waiting: tuple[int, ...]
 
 
@@ -205,7 +204,7 @@ class Turned(msgspec.Struct, frozen=True, tag=True):
 
 
 class Tensor(msgspec.Struct, frozen=True):
-    """One array of an `Output`; ``dtype`` as NumPy writes it."""
+    """One array of an `Output`, in C order; ``dtype`` as NumPy writes it."""
 
     name: str
     dtype: str
@@ -219,10 +218,4 @@ class Output(msgspec.Struct, frozen=True, tag=True):
     tensors: tuple[Tensor, ...]
 
 
-class Piece(msgspec.Struct, frozen=True, tag=True):
-    """Some of the bytes that follow an `Output`."""
-
-    data: bytes
-
-
-Reply = Ready | Measured | Turned | Output | Piece
+Reply = Ready | Measured | Turned | Output

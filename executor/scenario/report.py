@@ -21,13 +21,11 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         As in the scenario; the rate as it was, with the run's speed.
     requests, failures, wrong_outputs
         Wrong: not the bytes that unlimited memory gives. What was answered together with other
-        requests may differ by `swapnet.executor.scenario.answers.JOINED_LIMIT`.
+        requests may differ by `swapnet.executor.scenario.expected_outputs.JOINED_LIMIT`.
     latency_ms, unlimited_ms
         From when a request was due to its end; None where all failed.
     ratio_to_unlimited
         Of mean latencies: the median over rounds.
-    simulated_ratio
-        The same of two simulations of these requests, with and without reading.
     bound_ms
         What no inference beats: the fastest one with everything in memory, or reading what its
         ring does not hold at the bandwidth of idle storage.
@@ -55,7 +53,6 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: Summary | None
     unlimited_ms: Summary | None
     ratio_to_unlimited: float | None
-    simulated_ratio: float
     bound_ms: float
     compute_ms: float
     deadline_misses: int

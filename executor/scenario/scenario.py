@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
 from swapnet.errors import InputError
+from swapnet.executor.runtime.arrivals import Arrivals
 
-__all__ = ["Arrivals", "Entry", "Scenario", "at_rates", "at_speed", "load_scenario"]
+__all__ = ["Entry", "Scenario", "at_rates", "at_speed", "load_scenario"]
 
-Arrivals = Literal["poisson", "periodic", "bursty"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 Dimension = Annotated[int, msgspec.Meta(gt=0)]
@@ -37,7 +37,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     priority
         What its milliseconds weigh.
     arrivals
-        How requests follow each other; see `swapnet.executor.scenario.traffic`.
+        How requests follow each other; see `swapnet.executor.runtime.arrivals`.
     shapes
         Input shapes; those of the engine where there are none.
     """

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from statistics import mean, median
 
 from swapnet.executor.bench.statistics import Summary, summarise
-from swapnet.executor.scenario.answers import Answers
+from swapnet.executor.scenario.expected_outputs import ExpectedOutputs
 from swapnet.executor.scenario.messages import Served, Turned
 from swapnet.executor.scenario.report import Phase, Sample, Way
 from swapnet.executor.scenario.scenario import Entry
 from swapnet.executor.scenario.steps import BudgetStep
 
-__all__ = ["Played", "Summing"]
+__all__ = ["Played", "Summing", "bound_ms", "latencies", "samples", "summary"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Summing:
     """
 
     entries: Sequence[Entry]
-    answers: Answers
+    answers: ExpectedOutputs
 
     def weighted_ms(self, served: Iterable[Served]) -> float | None:
         """Mean latency of what did not fail, weighted by priority."""
@@ -183,13 +183,40 @@ def summary(latency_ms: Sequence[float]) -> Summary | None:
     return summarise(latency_ms) if latency_ms else None
 
 
+def bound_ms(
+    compute_ms: float,
+    weights_bytes: int,
+    read_bytes: float,
+    share_bytes: int,
+    storage_bytes_per_s: float,
+) -> float:
+    """What no inference beats: computing, or reading what the ring does not hold.
+
+    Parameters
+    ----------
+    compute_ms
+        Alone, with everything in memory.
+    weights_bytes, read_bytes
+        Of the DNN, and read in one inference.
+    share_bytes
+        For weights: what resident ones leave of it is the ring.
+    storage_bytes_per_s
+        Of idle storage; 0 where there is nothing to read.
+    """
+    if not storage_bytes_per_s:
+        return compute_ms
+    ring_bytes = max(share_bytes - (weights_bytes - read_bytes), 0.0)
+    return max(compute_ms, max(read_bytes - ring_bytes, 0.0) / storage_bytes_per_s * 1e3)
+
+
 def samples(played: Played) -> tuple[Sample, ...]:
     """Moments of all rounds, one after the other."""
     found = []
     before = 0.0
     for turn in played.rounds:
         found += [
-            Sample(before + m.time_s, m.budget_bytes, m.shares, m.waiting) for m in turn.moments
+            Sample(before + m.time_s, m.budget_bytes, m.shares_bytes, m.waiting)
+            for m in turn.moments
         ]
         before += turn.seconds
     return tuple(found)

@@ -1,4 +1,4 @@
-"""A process of our own as its parent sees it: lines of JSON in, lines of JSON out."""
+"""A process of our own as its parent sees it: lines of JSON in; lines of JSON and raw bytes out."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -66,7 +67,6 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            text=True,
             start_new_session=True,
         )
 
@@ -74,7 +74,7 @@ class Child:
         """Write one line to the process; one that has ended says so when it is listened to."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(line + "\n")
+            self._process.stdin.write(f"{line}\n".encode())
             self._process.stdin.flush()
         except BrokenPipeError:
             pass
@@ -91,13 +91,22 @@ class Child:
         BackendError
             It died of something else, or took too long and was killed.
         """
-        line = self._line()
-        if not line:
-            raise self._death()
-        value = msgspec.json.decode(line)
+        value = msgspec.json.decode(
+            self._read(lambda out: out.readline(), lambda line: line.endswith(b"\n"))
+        )
         if isinstance(value, dict) and value.get("type") == Failed.__name__:
             raise raised(msgspec.convert(value, Failed))
         return value
+
+    def take(self, nbytes: int) -> bytes:
+        """The next bytes of the process, as they are.
+
+        Raises
+        ------
+        BudgetError, BackendError
+            As `hear`: the process died before it had written all of them.
+        """
+        return self._read(lambda out: out.read(nbytes), lambda data: len(data) == nbytes)
 
     def __enter__(self: T) -> T:
         return self
@@ -117,27 +126,30 @@ class Child:
         self._process.communicate()
         self._said.close()
 
-    def _line(self) -> str:
+    def _read(self, read: Callable[[IO[bytes]], bytes], is_whole: Callable[[bytes], bool]) -> bytes:
+        """Read from the process; where what comes is not whole, the process has died."""
         assert self._process.stdout is not None
-        if self._patience_s is None:
-            return self._process.stdout.readline()
         late = threading.Event()
 
         def end() -> None:
             late.set()
             self._process.kill()
 
-        timer = threading.Timer(self._patience_s, end)
-        timer.start()
+        timer = None if self._patience_s is None else threading.Timer(self._patience_s, end)
+        if timer is not None:
+            timer.start()
         try:
-            line = self._process.stdout.readline()
+            data = read(self._process.stdout)
         finally:
-            timer.cancel()
-        if not line and late.is_set():
+            if timer is not None:
+                timer.cancel()
+        if is_whole(data):
+            return data
+        if late.is_set():
             raise BackendError(
                 f"{self._who} is too slow", why=f"it gave no answer for {self._patience_s:g} s"
             )
-        return line
+        raise self._death()
 
     def _death(self) -> SwapnetError:
         self._process.communicate()

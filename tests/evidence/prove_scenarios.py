@@ -139,7 +139,7 @@ def _single(reports: Sequence[Report]) -> list[str]:
     columns = (
         *("application", "storage MB/s:", "budget:", "peak:", "DNN", "per s:", "requests:"),
         *("failed:", "wrong:", "bound ms:", "median ms:", "p99 ms:", "over unlimited:"),
-        *("simulated:", "missed:", "read each:"),
+        *("missed:", "read each:"),
     )
     rows = [
         (
@@ -156,7 +156,6 @@ def _single(reports: Sequence[Report]) -> list[str]:
             _ms(line.latency_ms.median if line.latency_ms else None),
             _ms(line.latency_ms.p99 if line.latency_ms else None),
             _ratio(line.ratio_to_unlimited),
-            _ratio(line.simulated_ratio),
             str(line.deadline_misses),
             format_size(line.read_bytes_per_inference),
         )
@@ -167,10 +166,9 @@ def _single(reports: Sequence[Report]) -> list[str]:
         "",
         "## In turn with unlimited memory",
         "",
-        "*Over unlimited*: mean latency over that with everything in memory. *Simulated*: the same",
-        "of two simulations of these requests, with one storage and one processor in the order of",
-        "deadlines, with and without reading. *Bound*: what no inference beats: the fastest one",
-        "with everything in memory, or reading what its ring does not hold from idle storage.",
+        "*Over unlimited*: mean latency over that with everything in memory. *Bound*: what no",
+        "inference beats: the fastest one with everything in memory, or reading what its ring does",
+        "not hold from idle storage.",
         "",
         *table(columns, rows),
     ]

@@ -377,52 +377,64 @@ def reads_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return offsets
 
 
-@pytest.mark.parametrize("evict", [False, True])
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_pause_forgets_segments_and_no_weights_unless_asked(
-    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch, evict: bool, times: int
+def test_a_pause_forgets_segments_and_no_weights(
+    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     with SwapExecutor(toy.folder, "100%") as executor:
         assert executor.plan.streamed_bytes == 0
         assert_same(executor(toy.feeds()), expected[0])
         offsets = reads_of(monkeypatch)
         for _ in range(times):
-            executor.pause(evict=evict)
+            executor.pause()
         assert executor.stats.inferences == 1
         assert offsets == []
         assert_same(executor(toy.feeds(1)), expected[1])
-        assert bool(offsets) == evict
+        assert offsets == []
 
 
-@pytest.mark.parametrize("evict", [False, True])
-def test_a_plan_may_be_adopted_in_a_pause(toy: Engine, expected: list[Arrays], evict: bool) -> None:
+def test_a_plan_may_be_adopted_in_a_pause(toy: Engine, expected: list[Arrays]) -> None:
     """Its weights are where they have to be, whichever plan was before."""
     with SwapExecutor(toy.folder, toy.smallest) as executor:
         budgets: tuple[str | int, ...] = ("100%", toy.smallest, "weights:60%", "100%")
         for seed, budget in enumerate(budgets):
-            executor.pause(evict=evict)
+            executor.pause()
             executor.adopt(executor.prepare(budget))
             if seed % 2:
-                executor.pause(evict=evict)
+                executor.pause()
             assert_same(executor(toy.feeds(seed)), expected[seed])
 
 
-@pytest.mark.parametrize("evict", [False, True])
 def test_what_can_not_be_loaded_after_a_pause_is_loaded_at_the_next_inference(
-    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch, evict: bool
+    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
         raise BackendError("refused")
 
     with SwapExecutor(toy.folder, "100%") as executor:
-        executor.pause(evict=evict)
+        executor.pause()
         with monkeypatch.context() as patch:
             patch.setattr("swapnet.executor.backends.onnxruntime.OrtSegment", refuse)
             for _ in range(2):
                 with pytest.raises(BackendError, match="refused"):
                     executor(toy.feeds())
         assert_same(executor(toy.feeds()), expected[0])
-        executor.pause(evict=evict)
+        executor.pause()
+
+
+def test_a_plan_that_was_made_before_is_not_searched_again(
+    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SwapExecutor(toy.folder, "weights:50%") as executor:
+        plan = executor.plan
+
+    def search(*_: object, **__: object) -> None:
+        raise AssertionError("it was made before")
+
+    monkeypatch.setattr("swapnet.executor.executor.make_plan", search)
+    with SwapExecutor(toy.folder, plan.budget_bytes, plan=plan) as executor:
+        assert executor.plan is plan
+        assert_same(executor(toy.feeds()), expected[0])
 
 
 # Errors

@@ -1,6 +1,6 @@
 """Loads and unloads one engine many times beside another that is asked; run as a program.
 
-    python -m tests.helpers.cycles CYCLED ASKED SPLIT FIRST LAST
+    python -m tests.helpers.cycles CYCLED ASKED FIRST LAST
 
 Writes what the process uses after the first and the last of so many cycles, as JSON.
 """
@@ -75,8 +75,8 @@ def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(one[name].tobytes() == np.asarray(other[name]).tobytes() for name in one)
 
 
-def main(cycled: str, asked: str, split: str, first: int, last: int) -> None:
-    with SwapRuntime("64MiB", split=split) as runtime:
+def main(cycled: str, asked: str, first: int, last: int) -> None:
+    with SwapRuntime("64MiB") as runtime:
         other = runtime.load(asked, name="asked")
         feeds = planned_sample(other.executor.manifest)
         expected = other.submit(feeds).result(_LIMIT_S)
@@ -113,4 +113,4 @@ def main(cycled: str, asked: str, split: str, first: int, last: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], *map(int, sys.argv[4:]))  # type: ignore[arg-type]
+    main(*sys.argv[1:3], *map(int, sys.argv[3:]))  # type: ignore[arg-type]

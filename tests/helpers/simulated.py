@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 
-from swapnet.executor import Device, RuntimeModel
+from swapnet.executor import Device, RuntimeModel, SwapRuntime
 from swapnet.executor.planning.plan import Step
+from swapnet.executor.runtime.engine_curve import open_engine
 from swapnet.executor.runtime.memory import together
+from swapnet.executor.runtime.share_rules import share_rule
 from swapnet.manifest import Manifest, save_manifest
 from swapnet.profile import save_profile
-from swapnet.testing.engine import block_byte, write_engine
+from swapnet.testing.engine import SimulatedBackend, block_byte, write_engine
 from tests.helpers.profiles import delays
-from tests.helpers.threads import LIMIT_S
+from tests.helpers.threads import LIMIT_S, ended, started
 
-__all__ = ["Gate", "Outputs", "Simulated", "budget_for", "simulated"]
+__all__ = [
+    "Engines",
+    "Gate",
+    "Outputs",
+    "Simulated",
+    "asking",
+    "budget_for",
+    "expected_shares",
+    "hooked_steps",
+    "load",
+    "load_all",
+    "simulated",
+]
 
 Outputs = dict[str, Any]
 
@@ -67,6 +84,64 @@ def budget_for(*engines: Simulated, share: float, lanes: int = 1) -> int:
     """Everything but weights, and that share of the weights."""
     demand = together([one.manifest for one in engines], lanes=lanes)
     return demand.other_bytes + int(share * demand.weights_bytes)
+
+
+Engines = dict[str, Simulated]
+
+
+def load(runtime: SwapRuntime, engine: Simulated, **objectives: Any) -> RuntimeModel:
+    return ended(partial(runtime.load, engine.folder, **objectives))
+
+
+def load_all(runtime: SwapRuntime, engines: Engines, **objectives: Any) -> dict[str, RuntimeModel]:
+    return {name: load(runtime, one, **objectives) for name, one in engines.items()}
+
+
+def expected_shares(runtime: SwapRuntime, engines: Engines, rule: str = "latency") -> Any:
+    """What `split` gives to the models that are loaded."""
+    available = runtime.budget_bytes - together([e.manifest for e in engines.values()]).other_bytes
+    claims = [
+        open_engine(engines[m.name].folder, Device()).claim(m.name, m.objectives)
+        for m in runtime.models
+    ]
+    return share_rule(rule).shares_bytes(claims, available)
+
+
+@contextmanager
+def asking(
+    engines: Engines, models: Mapping[str, RuntimeModel], *, least: int = 3
+) -> Iterator[None]:
+    """Threads that ask each model until the block has ended; all answers must be right."""
+    enough = threading.Event()
+
+    def ask(name: str) -> None:
+        count = 0
+        while count < least or not enough.is_set():
+            engines[name].ask(models[name], count)()
+            count += 1
+
+    threads = [started(partial(ask, name)) for name in models for _ in range(2)]
+    try:
+        yield
+    finally:
+        enough.set()
+        for thread in threads:
+            thread.result(LIMIT_S)
+    assert not any(model.stats.failures for model in models.values())
+
+
+def hooked_steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[Step], None]]:
+    """What is called before each step, by engine; to be filled."""
+    hooks: dict[str, Callable[[Step], None]] = {}
+    segments = SimulatedBackend.segments
+
+    def hooked(self: SimulatedBackend, *given: object) -> object:
+        name = self.manifest.source.name
+        self._on_step = lambda step: hooks[name](step) if name in hooks else None
+        return segments(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SimulatedBackend, "segments", hooked)
+    return hooks
 
 
 class Gate:

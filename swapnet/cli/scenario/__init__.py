@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from swapnet.cli.scenario import forecast, listing, run, simulate
+from swapnet.cli.scenario import forecast, listing, run
 
 __all__ = ["command"]
 
@@ -14,5 +14,5 @@ def command() -> None:
     """Several DNNs under one budget, with requests as a device has them."""
 
 
-for module in (listing, run, forecast, simulate):
+for module in (listing, run, forecast):
     command.add_command(module.command)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from swapnet.executor.device import Device
+    from swapnet.executor.scenario.experiment_options import Part
     from swapnet.executor.scenario.scenario import Entry, Scenario
-    from swapnet.executor.scenario.setup import Part
 
 __all__ = ["parts_of"]
 
@@ -34,7 +34,7 @@ def _part(entry: Entry, engines: Path, device: Device) -> Part:
     from swapnet.arrays import load_npz
     from swapnet.cli.engine import delays, measured_engine
     from swapnet.cli.zoo import current_engine
-    from swapnet.executor.scenario.setup import Part, samples_for
+    from swapnet.executor.scenario.experiment_options import Part, samples_for
     from swapnet.files import make_folder
 
     given: dict[str, Any] = {}

@@ -6,7 +6,6 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -25,10 +24,6 @@ from swapnet.cli.scenario.parts import parts_of
 from swapnet.cli.scenario.table import show
 from swapnet.errors import InputError
 from swapnet.files import check_writable
-
-if TYPE_CHECKING:
-    from swapnet.executor.device import Device
-    from swapnet.executor.scenario.setup import Part
 
 __all__ = ["command"]
 
@@ -64,10 +59,11 @@ __all__ = ["command"]
 @seed_option
 @click.option(
     "--lanes",
-    default="1",
+    default=1,
     show_default=True,
-    metavar="N|auto",
-    help="Inferences that compute at once; auto measures whether 2 are faster than 1.",
+    type=click.IntRange(1, 2),
+    metavar="1|2",
+    help="Inferences that compute at once.",
 )
 @threads_option
 @engines_option
@@ -90,7 +86,7 @@ def command(
     rates_per_s: dict[str, float],
     speed: float,
     seed: int,
-    lanes: str,
+    lanes: int,
     threads: int | None,
     engines: Path,
     budget_steps: str | None,
@@ -108,8 +104,8 @@ def command(
     from swapnet.executor.device import Device, available_processors
     from swapnet.executor.pace import Pace
     from swapnet.executor.scenario.experiment import experiment
+    from swapnet.executor.scenario.experiment_options import ExperimentOptions
     from swapnet.executor.scenario.plot import save_plot
-    from swapnet.executor.scenario.setup import Setup
     from swapnet.executor.scenario.steps import parse_steps
 
     path = scenario_path(scenario)
@@ -126,7 +122,7 @@ def command(
     device = Device(threads or available_processors(), pace=pace)
     parts = parts_of(chosen, engines, device)
     with tempfile.TemporaryDirectory(prefix="swapnet-") as name, progress(path.stem) as told:
-        setup = Setup(
+        options = ExperimentOptions(
             name=path.stem,
             scenario=chosen,
             parts=parts,
@@ -138,11 +134,11 @@ def command(
             requests=requests,
             rounds=rounds,
             seed=seed,
-            lanes=_lanes(lanes, parts, device),
+            lanes=lanes,
             memory_limit=memory_limit,
             command=shlex.join(["swapnet", *sys.argv[1:]]),
         )
-        report = experiment(setup, told)
+        report = experiment(options, told)
     if json_target:
         write_json(report, json_target)
     if json_target != "-":
@@ -152,7 +148,7 @@ def command(
 
 
 def _others(texts: tuple[str, ...]) -> tuple[str, ...]:
-    from swapnet.executor.scenario.setup import OTHERS, UNLIMITED
+    from swapnet.executor.scenario.experiment_options import OTHERS, UNLIMITED
 
     given = [part.strip() for text in texts for part in text.split(",") if part.strip()]
     unknown = [name for name in given if name not in (*OTHERS, UNLIMITED)]
@@ -163,35 +159,3 @@ def _others(texts: tuple[str, ...]) -> tuple[str, ...]:
             hint="write them like --compare equal,whole-model",
         )
     return tuple(name for name in OTHERS if name in given)
-
-
-def _lanes(text: str, parts: tuple[Part, ...], device: Device) -> int:
-    """How many inferences compute at once.
-
-    Raises
-    ------
-    InputError
-        It is no number above 0.
-    """
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    if text != "auto":
-        raise InputError(
-            f"{text!r} lanes are not possible",
-            why="it must be a whole number above 0, or auto",
-            hint="leave it out for 1: one inference computes at a time, step by step",
-        )
-    from swapnet.executor.runtime.concurrency import Trial, best_lanes, measure_lanes
-
-    trials = [
-        Trial(
-            part.folder,
-            {name: array[0] for name, array in part.samples.items()},
-            part.entry.shapes,
-        )
-        for part in parts
-    ]
-    ratios = measure_lanes(trials, device=device)
-    count = best_lanes(ratios)
-    click.echo(f"Two lanes take {ratios[2]:.2f} of one lane's time: {count}", err=True)
-    return count

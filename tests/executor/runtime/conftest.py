@@ -7,12 +7,11 @@ from functools import cache
 
 import pytest
 
-from swapnet.executor import Device, SwapRuntime
+from swapnet.executor import Device, RuntimeModel, SwapRuntime
 from swapnet.executor.planning.plan import Step
-from swapnet.executor.runtime.engine import open_engine
-from swapnet.testing.engine import SimulatedBackend
+from swapnet.executor.runtime.engine_curve import open_engine
 from tests.helpers.engines import Arrays, BuildToy
-from tests.helpers.simulated import Simulated, simulated
+from tests.helpers.simulated import Simulated, hooked_steps, simulated
 from tests.helpers.threads import ended
 
 KIB = 1 << 10
@@ -33,16 +32,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Simulated]:
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[Step], None]]:
     """What is called before each step, by engine; may raise or wait."""
-    hooks: dict[str, Callable[[Step], None]] = {}
-    segments = SimulatedBackend.segments
-
-    def hooked(self: SimulatedBackend, *given: object) -> object:
-        name = self.manifest.source.name
-        self._on_step = lambda step: hooks[name](step) if name in hooks else None
-        return segments(self, *given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(SimulatedBackend, "segments", hooked)
-    return hooks
+    return hooked_steps(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +48,16 @@ def answers(
         return feeds, engine(name).whole(feeds, folder)
 
     return answered
+
+
+@pytest.fixture
+def expectations(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Rates that are seen, by model; those expected where a test does not say."""
+    seen: dict[str, float] = {}
+    monkeypatch.setattr(
+        RuntimeModel, "rate_per_s", lambda self: seen.get(self.name, self.objectives.rate_per_s)
+    )
+    return seen
 
 
 Open = Callable[..., SwapRuntime]

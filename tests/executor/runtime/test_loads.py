@@ -37,15 +37,14 @@ _ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", ["latency", "whole-model"])
-def test_fifty_cycles_leave_nothing_behind(engine: BuildToy, split: str) -> None:
+def test_fifty_cycles_leave_nothing_behind(engine: BuildToy) -> None:
     """Beside another engine that is asked all the time, whose answers are the same bits.
 
     An arena of weights is 2.6 MiB, one of scratch 192 KiB, a session 100 KiB.
     """
     folders = [str(engine(name).folder) for name in ("transformer", "used-twice")]
     child = subprocess.run(
-        [sys.executable, "-m", "tests.helpers.cycles", *folders, split, "5", "50"],
+        [sys.executable, "-m", "tests.helpers.cycles", *folders, "5", "50"],
         cwd=_ROOT,
         capture_output=True,
         text=True,
@@ -242,7 +241,7 @@ def test_a_load_fails_while_others_are_asked(
     others.check_all_as_before()
 
 
-@pytest.mark.parametrize("split", ["latency", "equal", "whole-model"])
+@pytest.mark.parametrize("split", ["latency", "equal"])
 def test_what_does_not_fit_says_what_would(
     engine: BuildToy, opened: Open, answers: Answers, split: str
 ) -> None:

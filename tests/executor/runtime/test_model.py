@@ -101,22 +101,6 @@ def test_an_error_of_one_model_does_not_reach_the_others(
     assert (healthy.stats.requests, healthy.stats.failures) == (4, 0)
 
 
-def test_a_model_that_finds_no_room_fails_its_request(
-    engines: dict[str, Simulated], opened: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise BackendError("no room")
-
-    runtime = opened(budget_for(engines["a"], share=1.0))
-    model = ended(partial(runtime.load, engines["a"].folder))
-    with monkeypatch.context() as patch:
-        patch.setattr(runtime, "hold", refuse)
-        with pytest.raises(BackendError, match="no room"):
-            model.submit(engines["a"].feeds()).result(LIMIT_S)
-    assert (model.stats.requests, model.stats.failures) == (1, 1)
-    engines["a"].ask(model)()
-
-
 def test_wrong_inputs_come_with_the_future(engines: dict[str, Simulated], opened: Open) -> None:
     runtime = opened(budget_for(engines["a"], share=1.0))
     model = ended(partial(runtime.load, engines["a"].folder))

@@ -16,7 +16,6 @@ from swapnet.executor.runtime.split import (
     Option,
     Share,
     cost_of,
-    expected_costs,
     split,
 )
 
@@ -61,20 +60,15 @@ def fronts(claims: Sequence[Claim]) -> list[list[Option]]:
 
 def cost(claims: Sequence[Claim], shares: Sequence[Share]) -> float:
     """Of the options that fit in the shares."""
-    return sum(
-        costs[max(at for at, option in enumerate(options) if option.nbytes <= share.nbytes)]
-        for share, options, costs in zip(
-            shares, fronts(claims), expected_costs(claims), strict=True
-        )
-    )
+    return cost_of(claims, {share.name: share.nbytes for share in shares})
 
 
 def optimum(claims: Sequence[Claim], available: int) -> float:
+    names = [each.name for each in claims]
     return min(
-        sum(costs[at] for costs, at in zip(expected_costs(claims), choice, strict=True))
-        for choice in product(*(range(len(options)) for options in fronts(claims)))
-        if sum(options[at].nbytes for options, at in zip(fronts(claims), choice, strict=True))
-        <= available
+        cost_of(claims, dict(zip(names, (option.nbytes for option in choice), strict=True)))
+        for choice in product(*fronts(claims))
+        if sum(option.nbytes for option in choice) <= available
     )
 
 
@@ -173,20 +167,17 @@ def test_equal_costs_are_decided_by_deadline() -> None:
 
 def test_late_answers_cost_more() -> None:
     curve = [(10, 100.0), (20, 50.0)]
-    costs = expected_costs([claim("a", *curve), claim("b", *curve, deadline_ms=50)])
-    assert costs[1][0] - costs[0][0] == pytest.approx(100)
-    assert costs[1][1] == costs[0][1]
+    in_time, late = claim("a", *curve), claim("a", *curve, deadline_ms=50)
+    costs = [[cost_of([each], {"a": nbytes}) for nbytes in (10, 20)] for each in (in_time, late)]
+    assert costs == [[pytest.approx(100), pytest.approx(50)], [pytest.approx(200), costs[0][1]]]
 
 
 def test_reading_keeps_others_waiting() -> None:
     """Storage is busy for an early deadline 40 % of the time: later ones take 1 / 0.6 times."""
     early = Claim("early", (Option(1, 20.0, 40.0),), 1.0, 10.0, 100.0)
     late = Claim("late", (Option(1, 100.0, 30.0),), 3.0, 2.0, None)
-    own, other = expected_costs([early, late], [40.0, 30.0])
-    assert other == pytest.approx((2 * 3 * 100 / 0.6,))
-    price = 2 * 3 * 100 / 0.6**2 / 1e3
-    assert own == pytest.approx((10 * (20 + price * 40),))
-    assert cost_of([early, late], {"early": 1, "late": 1}) == pytest.approx(10 * 20 + other[0])
+    found = cost_of([early, late], {"early": 1, "late": 1})
+    assert found == pytest.approx(10 * 20 + 2 * 3 * 100 / 0.6)
 
 
 def test_who_reads_often_is_kept_in_memory() -> None:

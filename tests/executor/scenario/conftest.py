@@ -14,7 +14,7 @@ import pytest
 from swapnet.arrays import Array, save_npz
 from swapnet.errors import BackendError, BudgetError
 from swapnet.executor.bench.statistics import summarise
-from swapnet.executor.runtime.terms import Changes
+from swapnet.executor.runtime.objectives import Changes
 from swapnet.executor.scenario.messages import Engine, Job, Served
 from swapnet.executor.scenario.report import Line, Report, Way
 from swapnet.executor.scenario.scenario import Entry, Scenario
@@ -55,7 +55,6 @@ def a_line(name: str = "one", **fields: Any) -> Line:
         "latency_ms": summarise([120.0]),
         "unlimited_ms": summarise([100.0]),
         "ratio_to_unlimited": 1.2,
-        "simulated_ratio": 1.1,
         "bound_ms": 95.0,
         "compute_ms": 90.0,
         "deadline_misses": 3,
@@ -113,7 +112,7 @@ class FakeStats:
 
 @dataclass(eq=False)
 class FakeModel:
-    """Answers at once with its input doubled; fails where it is told to."""
+    """ExpectedOutputs at once with its input doubled; fails where it is told to."""
 
     failing: set[float] = field(default_factory=set)
     refusing: set[float] = field(default_factory=set)

@@ -14,16 +14,16 @@ from swapnet.errors import BudgetError, SwapnetError
 from swapnet.executor.device import Device
 from swapnet.executor.pace import Pace
 from swapnet.executor.scenario import experiment as module
+from swapnet.executor.scenario.experiment_options import ExperimentOptions, Part
+from swapnet.executor.scenario.load_generator import LoadGenerator
 from swapnet.executor.scenario.messages import Alone, Job, Measured, Output, Ready, Turn, Turned
 from swapnet.executor.scenario.scenario import at_speed
-from swapnet.executor.scenario.setup import Part, Setup
-from swapnet.executor.scenario.side import Side
 from swapnet.testing.engine import write_engine
 from tests.executor.scenario.conftest import MIB, FakeRuntime, a_scenario
 
 
-class FakePlayer:
-    """A side in this process; ``calls`` are of all of them, in order."""
+class FakeProcess:
+    """A worker in this process; ``calls`` are of all of them, in order."""
 
     calls: list[str]
     jobs: list[Job]
@@ -37,31 +37,31 @@ class FakePlayer:
         self.calls.append(f"open {name}")
         if error := self.breaking.get(f"open {name}"):
             raise error
-        self.side = Side(job, FakeRuntime(job.budget_bytes), self._say)
+        self.generator = LoadGenerator(job, FakeRuntime(job.budget_bytes), self._say)
 
-    def _say(self, message: Any) -> None:
+    def _say(self, message: Any, _: Any) -> None:
         if isinstance(message, Output):
             self.outputs[message.key] = {"y": np.zeros(1, np.float32)}
 
     def alone(self, model: int, sample: int, count: int = 1) -> Measured:
-        return self.side.alone(Alone(model, sample, count))
+        return self.generator.alone(Alone(model, sample, count))
 
     def turn(self, turn: Turn) -> Turned:
         self.calls.append(f"turn {self.name}")
         if error := self.breaking.get(f"turn {self.name}"):
             raise error
         if self.name in self.wrong:
-            for arrays in self.side._samples:
+            for arrays in self.generator._samples:
                 arrays["x"][1] = 5.0
-        return self.side.turn(turn)
+        return self.generator.turn(turn)
 
     def release(self) -> Ready:
-        return Ready((), 50 * MIB)
+        return Ready(50 * MIB)
 
     def close(self) -> None:
         self.calls.append(f"close {self.name}")
 
-    def __enter__(self) -> FakePlayer:
+    def __enter__(self) -> FakeProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,17 +83,19 @@ class FakeCost:
 
 
 @pytest.fixture
-def player(monkeypatch: pytest.MonkeyPatch) -> type[FakePlayer]:
+def process(monkeypatch: pytest.MonkeyPatch) -> type[FakeProcess]:
     """No process is started, and no memory counted."""
-    fake = type("Player", (FakePlayer,), {"calls": [], "jobs": [], "breaking": {}, "wrong": set()})
-    monkeypatch.setattr(module, "Player", fake)
+    fake = type(
+        "WorkerProcess", (FakeProcess,), {"calls": [], "jobs": [], "breaking": {}, "wrong": set()}
+    )
+    monkeypatch.setattr(module, "WorkerProcess", fake)
     monkeypatch.setattr(module, "Runtime", FakeCost)
     monkeypatch.setattr(module, "is_available", lambda: False)
     return fake
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> Callable[..., Setup]:
+def options(tmp_path: Path) -> Callable[..., ExperimentOptions]:
     """Two DNNs with two inputs each, in two short rounds."""
     folder = tmp_path / "engine"
     manifest = write_engine(folder, [MIB] * 4)
@@ -101,7 +103,7 @@ def setup(tmp_path: Path) -> Callable[..., Setup]:
     samples = {"x": np.array([[1.0], [2.0]], np.float32)}
     parts = tuple(Part(entry, folder, manifest, dict(samples)) for entry in scenario.models)
 
-    def make(**fields: Any) -> Setup:
+    def make(**fields: Any) -> ExperimentOptions:
         usual: dict[str, Any] = {
             "name": "device",
             "scenario": scenario,
@@ -112,22 +114,26 @@ def setup(tmp_path: Path) -> Callable[..., Setup]:
             "requests": 2,
             "rounds": 2,
         }
-        return Setup(**{**usual, **fields})
+        return ExperimentOptions(**{**usual, **fields})
 
     return make
 
 
-def test_all_read_at_the_same_pace(player: type[FakePlayer], setup: Callable[..., Setup]) -> None:
+def test_all_read_at_the_same_pace(
+    process: type[FakeProcess], options: Callable[..., ExperimentOptions]
+) -> None:
     """And so does what measures storage."""
-    report = module.experiment(setup(others=("equal",), device=Device(1, pace=Pace(4e7))))
-    assert [job.storage_bytes_per_s for job in player.jobs] == [4e7] * 3
+    report = module.experiment(options(others=("equal",), device=Device(1, pace=Pace(4e7))))
+    assert [job.storage_bytes_per_s for job in process.jobs] == [4e7] * 3
     assert report.storage_bytes_per_s < 4.4e7
 
 
 def test_memory_for_all_ways_is_needed(
-    player: type[FakePlayer], setup: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch
+    process: type[FakeProcess],
+    options: Callable[..., ExperimentOptions],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wanted = setup(others=("equal",))
+    wanted = options(others=("equal",))
     needed = wanted.all_ways_bytes
     assert needed > wanted.unlimited_bytes + 2 * wanted.budget_bytes
     monkeypatch.setattr(module, "memory_bytes", lambda: needed - 1)
@@ -135,17 +141,17 @@ def test_memory_for_all_ways_is_needed(
         module.experiment(wanted)
     assert str(needed) in caught.value.why
     assert str(needed - 1) in caught.value.why
-    assert player.jobs == []
+    assert process.jobs == []
     monkeypatch.setattr(module, "memory_bytes", lambda: needed)
     module.experiment(wanted)
 
 
 def test_ways_take_turns_in_alternating_order(
-    player: type[FakePlayer], setup: Callable[..., Setup]
+    process: type[FakeProcess], options: Callable[..., ExperimentOptions]
 ) -> None:
     told: list[str] = []
-    report = module.experiment(setup(others=("equal",)), lambda stage, *_: told.append(stage))
-    turns = [call for call in player.calls if call.startswith("turn")]
+    report = module.experiment(options(others=("equal",)), lambda stage, *_: told.append(stage))
+    turns = [call for call in process.calls if call.startswith("turn")]
     order = ["turn unlimited", "turn ours", "turn equal"]
     assert turns == order + order[::-1]
     assert "round 2 of 2, equal" in told
@@ -159,26 +165,30 @@ def test_ways_take_turns_in_alternating_order(
 
 @pytest.mark.parametrize("when", ["open equal", "turn equal"])
 def test_what_we_are_compared_with_may_fail(
-    player: type[FakePlayer], setup: Callable[..., Setup], when: str
+    process: type[FakeProcess], options: Callable[..., ExperimentOptions], when: str
 ) -> None:
-    player.breaking[when] = BudgetError("it does not fit", why="it needs 3 bytes")
-    report = module.experiment(setup(others=("equal",)))
+    process.breaking[when] = BudgetError("it does not fit", why="it needs 3 bytes")
+    report = module.experiment(options(others=("equal",)))
     assert report.ways["equal"].note == "it does not fit: it needs 3 bytes"
     assert report.compare["equal"] is None
     assert report.compare["unlimited"] is not None
-    assert sum(call == "turn equal" for call in player.calls) == (when == "turn equal")
+    assert sum(call == "turn equal" for call in process.calls) == (when == "turn equal")
 
 
 @pytest.mark.parametrize("when", ["open ours", "turn ours", "open unlimited", "turn unlimited"])
-def test_ours_may_not(player: type[FakePlayer], setup: Callable[..., Setup], when: str) -> None:
-    player.breaking[when] = BudgetError("it does not fit", smallest_bytes=3)
+def test_ours_may_not(
+    process: type[FakeProcess], options: Callable[..., ExperimentOptions], when: str
+) -> None:
+    process.breaking[when] = BudgetError("it does not fit", smallest_bytes=3)
     with pytest.raises(BudgetError, match="it does not fit"):
-        module.experiment(setup())
+        module.experiment(options())
 
 
-def test_other_outputs_are_wrong(player: type[FakePlayer], setup: Callable[..., Setup]) -> None:
-    player.wrong.add("ours")
-    report = module.experiment(setup(requests=20))
+def test_other_outputs_are_wrong(
+    process: type[FakeProcess], options: Callable[..., ExperimentOptions]
+) -> None:
+    process.wrong.add("ours")
+    report = module.experiment(options(requests=20))
     wrong = report.ways["ours"].wrong_outputs
     assert 0 < wrong < report.ways["ours"].requests
     assert sum(line.wrong_outputs for line in report.models) == wrong
@@ -186,10 +196,10 @@ def test_other_outputs_are_wrong(player: type[FakePlayer], setup: Callable[..., 
 
 
 def test_the_budget_changes_for_all_but_the_unlimited(
-    player: type[FakePlayer], setup: Callable[..., Setup]
+    process: type[FakeProcess], options: Callable[..., ExperimentOptions]
 ) -> None:
-    report = module.experiment(setup(others=("equal",), budget_steps="0.25:50%,0.75:100%"))
+    report = module.experiment(options(others=("equal",), budget_steps="0.25:50%,0.75:100%"))
     assert [phase.budget_bytes for phase in report.phases] == [32 * MIB, 16 * MIB, 32 * MIB]
     assert sum(phase.requests for phase in report.phases) == report.ways["ours"].requests
     assert report.samples[-1].budget_bytes == 32 * MIB
-    assert len(player.calls) == 3 + 6 + 3
+    assert len(process.calls) == 3 + 6 + 3

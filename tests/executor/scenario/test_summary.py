@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swapnet.executor.scenario.answers import Answers
+from swapnet.executor.scenario.expected_outputs import ExpectedOutputs
 from swapnet.executor.scenario.messages import Changed, Moment, Turned
 from swapnet.executor.scenario.steps import BudgetStep
 from swapnet.executor.scenario.summary import Played, Summing, samples
@@ -14,7 +14,7 @@ from tests.executor.scenario.conftest import an_entry, served
 @pytest.fixture
 def summing() -> Summing:
     """Two DNNs; the second weighs three times the first and has a deadline."""
-    answers = Answers([False, False])
+    answers = ExpectedOutputs([False, False])
     for model in (0, 1):
         answers.expect((model, 0, "right"), {})
     return Summing((an_entry(), an_entry("two", priority=3.0, deadline_ms=50.0)), answers)

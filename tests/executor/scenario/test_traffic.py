@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from swapnet.executor.scenario.traffic import round_arrivals, round_seconds
@@ -46,16 +45,3 @@ def test_another_dnn_changes_nothing_for_the_first() -> None:
     both = round_arrivals(a_scenario(one, two), (2, 2), 30, seed=4, turn=2)
     alone = round_arrivals(a_scenario(one), (2,), 30, seed=4, turn=2)
     assert tuple(a for a in both if a.model == 0) == alone
-
-
-def test_bursts_vary_more_than_chance_and_periods_not_at_all() -> None:
-    def spread(kind: Any) -> float:
-        """Variance over mean of the requests in equal intervals: 1 for a Poisson process."""
-        scenario = a_scenario(an_entry(arrivals=kind, rate_per_s=10.0))
-        times = [a.due_s for a in round_arrivals(scenario, (1,), 4000, seed=3, turn=0)]
-        counts, _ = np.histogram(times, bins=200, range=(0.0, 400.0))
-        return float(counts.var() / counts.mean())
-
-    assert spread("periodic") < 0.1
-    assert 0.7 < spread("poisson") < 1.4
-    assert spread("bursty") > 2.0

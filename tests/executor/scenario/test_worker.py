@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from swapnet.executor import Device
 from swapnet.executor.scenario import worker
+from swapnet.executor.scenario.load_generator import LoadGenerator, open_generator
 from swapnet.executor.scenario.messages import Alone, Close, Job, Turn
-from swapnet.executor.scenario.side import Side, open_side
 from swapnet.executor.scenario.steps import Change
 from swapnet.executor.scenario.traffic import Arrival
 from swapnet.process.failure import Failed
@@ -28,21 +29,32 @@ Said = Callable[..., tuple[int, list[Any]]]
 def said(monkeypatch: pytest.MonkeyPatch, job: Callable[..., Job]) -> Said:
     """Serves commands in this process; the status, and what it says."""
     runtime = FakeRuntime(64 * MIB, smallest_bytes=16 * MIB)
-    monkeypatch.setattr(worker, "open_side", lambda job, say: Side(job, runtime, say))
+    monkeypatch.setattr(worker, "open_generator", lambda job, say: LoadGenerator(job, runtime, say))
 
     def serve(*commands: msgspec.Struct) -> tuple[int, list[Any]]:
         lines = [msgspec.json.encode(line).decode() + "\n" for line in (job(), *commands)]
         monkeypatch.setattr(sys, "stdin", io.StringIO("".join(lines)))
-        monkeypatch.setattr(sys, "stdout", out := io.StringIO())
+        out = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, write_through=True))
         status = worker.main()
         assert runtime.closed == any(isinstance(command, Close) for command in commands)
-        return status, [msgspec.json.decode(line) for line in out.getvalue().splitlines()]
+        return status, _decoded(io.BytesIO(out.getvalue()))
 
     return serve
 
 
+def _decoded(out: io.BytesIO) -> list[Any]:
+    """Messages; the bytes that follow outputs in their place."""
+    found: list[Any] = []
+    while line := out.readline():
+        found.append(msgspec.json.decode(line))
+        if found[-1]["type"] == "Output":
+            found.append(out.read(4))
+    return found
+
+
 @pytest.mark.parametrize("storage_bytes_per_s", [None, 4e8])
-def test_a_side_has_the_device_that_its_job_says(
+def test_a_generator_has_the_device_that_its_job_says(
     job: Callable[..., Job],
     engine: BuildToy,
     monkeypatch: pytest.MonkeyPatch,
@@ -60,7 +72,7 @@ def test_a_side_has_the_device_that_its_job_says(
     engines = tuple(
         msgspec.structs.replace(each, folder=str(engine("images").folder)) for each in asked.engines
     )
-    open_side(msgspec.structs.replace(asked, engines=engines), lambda _: None)
+    open_generator(msgspec.structs.replace(asked, engines=engines), lambda *_: None)
     pace = made["device"].pace
     assert (pace and pace.bytes_per_s) == storage_bytes_per_s
 
@@ -68,8 +80,9 @@ def test_a_side_has_the_device_that_its_job_says(
 def test_commands_are_answered_in_order(said: Said) -> None:
     status, answers = said(Alone(0, 0), Turn((Arrival(0.0, 0, 0),)), Close())
     assert status == 0
+    assert answers.pop(2) == np.float32(2.0).tobytes()
     assert [answer["type"] for answer in answers] == [
-        *("Ready", "Output", "Piece", "Measured", "Turned", "Ready"),
+        *("Ready", "Output", "Measured", "Turned", "Ready"),
     ]
 
 
@@ -87,6 +100,6 @@ def test_it_imports_no_onnx() -> None:
     child = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert "swapnet.executor.scenario.side" in child.stdout.split()
+    assert "swapnet.executor.scenario.load_generator" in child.stdout.split()
     unwanted = {"onnx", "google.protobuf", "swapnet.builder", "onnxruntime.quantization"}
     assert not unwanted.intersection(child.stdout.split())

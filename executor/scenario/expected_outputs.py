@@ -8,13 +8,13 @@ from swapnet.arrays import Array
 from swapnet.executor.bench.difference import largest_difference
 from swapnet.executor.scenario.messages import Key
 
-__all__ = ["JOINED_LIMIT", "Answers"]
+__all__ = ["JOINED_LIMIT", "ExpectedOutputs"]
 
 JOINED_LIMIT = 1e-5
 """Of the largest output: what a request may differ that was answered together with others."""
 
 
-class Answers:
+class ExpectedOutputs:
     """Outputs of each DNN for each of its inputs.
 
     Parameters

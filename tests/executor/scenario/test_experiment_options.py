@@ -13,7 +13,7 @@ from swapnet.budget import Budget
 from swapnet.builder import build
 from swapnet.executor.device import Device
 from swapnet.executor.runtime.batching import largest_batch
-from swapnet.executor.scenario.setup import Part, Setup, samples_for
+from swapnet.executor.scenario.experiment_options import ExperimentOptions, Part, samples_for
 from tests.executor.scenario.conftest import MIB, a_scenario, an_entry
 from tests.helpers.engines import BuildToy, Engine
 from tests.helpers.zoo import Net
@@ -56,7 +56,7 @@ def test_what_a_worker_needs(toy: Engine) -> None:
     samples = samples_for(toy.manifest, {}, 2)
     part = Part(an_entry(), toy.folder, toy.in_own_process, samples)
     assert part.count == 2
-    setup = Setup(
+    options = ExperimentOptions(
         name="device",
         scenario=a_scenario(),
         parts=(part, part),
@@ -67,11 +67,11 @@ def test_what_a_worker_needs(toy: Engine) -> None:
         requests=10,
         rounds=4,
     )
-    assert setup.steps[0].budget_bytes == 32 * MIB
-    assert setup.round_requests == 3
-    assert setup.round_seconds == 1.5
-    assert setup.unlimited_bytes >= setup.demand.total_bytes
+    assert options.steps[0].budget_bytes == 32 * MIB
+    assert options.round_requests == 3
+    assert options.round_seconds == 1.5
+    assert options.unlimited_bytes >= options.demand.total_bytes
     held = sum(tensor.nbytes for tensor in toy.manifest.outputs)
     inputs = sum(array.nbytes for array in samples.values())
-    assert setup.traffic_bytes >= 2 * inputs + 2 * held
-    assert setup.arrivals(0) != setup.arrivals(1)
+    assert options.traffic_bytes >= 2 * inputs + 2 * held
+    assert options.arrivals(0) != options.arrivals(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TypeVar
 
 import msgspec
@@ -16,7 +17,6 @@ from swapnet.executor.scenario.messages import (
     Key,
     Measured,
     Output,
-    Piece,
     Ready,
     Reply,
     Turn,
@@ -25,12 +25,12 @@ from swapnet.executor.scenario.messages import (
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.child import Child
 
-__all__ = ["Player"]
+__all__ = ["WorkerProcess"]
 
 T = TypeVar("T", Ready, Measured, Turned)
 
 
-class Player(Child):
+class WorkerProcess(Child):
     """One way to share a budget, in a process of its own.
 
     Parameters
@@ -74,7 +74,7 @@ class Player(Child):
         self.outputs: dict[Key, dict[str, Array]] = {}
         try:
             self.tell(msgspec.json.encode(job).decode())
-            self.ready = self._hear(Ready)
+            self._hear(Ready)
         except BaseException:
             self.close()
             raise
@@ -104,15 +104,10 @@ class Player(Child):
                 return reply
 
     def _arrays(self, output: Output) -> dict[str, Array]:
-        """The bytes that follow an output."""
-        arrays = {}
+        """The arrays whose bytes follow an output."""
+        arrays: dict[str, Array] = {}
         for tensor in output.tensors:
-            array = np.empty(tensor.shape, tensor.dtype)
-            raw = array.reshape(-1).view(np.uint8)
-            done = 0
-            while done < len(raw):
-                piece = msgspec.convert(self.hear(), Piece)
-                raw[done : done + len(piece.data)] = np.frombuffer(piece.data, np.uint8)
-                done += len(piece.data)
-            arrays[tensor.name] = array
+            dtype = np.dtype(tensor.dtype)
+            data = self.take(dtype.itemsize * prod(tensor.shape))
+            arrays[tensor.name] = np.frombuffer(data, dtype).reshape(tensor.shape)
         return arrays

@@ -1,4 +1,4 @@
-"""A split tried on the virtual clock: the formula leaves out who waits for the processor."""
+"""The cost of shares in a simulation: the formula leaves out who waits for the processor."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.simulate import SimulatedModel, simulate
 from swapnet.executor.runtime.split import Claim, Option, fitting
 
-__all__ = ["MOST_CLAIMS", "rehearse"]
+__all__ = ["MOST_CLAIMS", "simulated_cost", "simulated_model"]
 
 MOST_CLAIMS = 32
-"""Of more engines each is asked too seldom in a rehearsal."""
+"""With more engines each is asked too seldom in a simulation."""
 
 _REQUESTS = 800
 """Of all engines together: milliseconds of work, beside inferences that run."""
 
 _STEP_MS = 10.0
-"""Of computing: what plans of a runtime aim at (`swapnet.executor.runtime.engine.OPTIONS`)."""
+"""Of computing: what `swapnet.executor.runtime.engine_curve.OPTIONS` aim at."""
 
 _MOST_STEPS = 64
-"""Of one inference: long ones compute in longer steps here, or a rehearsal would take too long."""
+"""Of one inference: long ones compute in longer steps here, or a simulation would take too long."""
 
 _MOST_READS = 24
-"""The same for what only reads in so many."""
+"""Of one inference whose steps are made for reading alone."""
 
 _RING_READS = 2
 """A ring holds what is computed with and what is read meanwhile, so that both go on; what a smaller
@@ -37,9 +37,9 @@ _LEAST_MS = 1e-3
 _SEED = 0
 
 
-def rehearse(
+def simulated_cost(
     claims: Sequence[Claim],
-    shares: Mapping[str, int],
+    shares_bytes: Mapping[str, int],
     *,
     lanes: int = 1,
     policy: Policy | str = Policy.DEADLINE,
@@ -50,8 +50,8 @@ def rehearse(
     ----------
     claims
         The engines; requests come as Poisson processes of their rates, for all splits the same.
-    shares
-        Bytes by name.
+    shares_bytes
+        By name.
     lanes, policy
         As in `swapnet.executor.runtime.simulate.simulate`.
 
@@ -59,10 +59,11 @@ def rehearse(
     -------
     float
         In weighted milliseconds. A latency L counts L / deadline times beyond the deadline, as in
-        `swapnet.executor.runtime.split.expected_costs`. 0 where nothing is asked.
+        `swapnet.executor.runtime.split.cost_of`. 0 where nothing is asked.
     """
-    models = [_model(claim, fitting(claim, shares[claim.name])) for claim in claims]
-    outcome = simulate(models, poisson(models, _REQUESTS, _SEED), lanes=lanes, policy=policy)
+    models = [simulated_model(claim, fitting(claim, shares_bytes[claim.name])) for claim in claims]
+    arrivals = poisson([claim.rate_per_s for claim in claims], _REQUESTS, _SEED)
+    outcome = simulate(models, arrivals, lanes=lanes, policy=policy)
     cost = weights = 0.0
     for claim, latencies in zip(claims, outcome.latencies_ms, strict=True):
         late = latencies / claim.deadline_ms if claim.deadline_ms else 0.0 * latencies
@@ -71,11 +72,21 @@ def rehearse(
     return cost / weights if weights else 0.0
 
 
-def _model(claim: Claim, option: Option) -> SimulatedModel:
-    """An option alone takes its latency; what that exceeds its slower side by counts as computing.
+def simulated_model(claim: Claim, option: Option) -> SimulatedModel:
+    """An engine with one of its options, on the virtual clock.
 
-    Of what is read before a request comes, a ring that is smaller than `_RING_READS` steps holds
-    up to ``_RING_READS / _MOST_READS`` of all more here than it does.
+    Parameters
+    ----------
+    claim
+        The engine; its fastest option says what computing takes.
+    option
+        What the engine does with its share.
+
+    Notes
+    -----
+    A request that meets no other takes the option's latency: what that exceeds the slower of
+    computing and reading by counts as computing. A ring that is smaller than `_RING_READS` steps
+    holds up to ``_RING_READS / _MOST_READS`` of all reads more here than it does.
     """
     compute_ms = min(each.latency_ms for each in claim.options)
     extra_ms = option.latency_ms - max(compute_ms, option.reading_ms)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from swapnet.errors import BudgetError
-from swapnet.executor.scenario.digests import digest_of
+from swapnet.executor.scenario.load_generator import LoadGenerator
 from swapnet.executor.scenario.messages import Alone, Job, Output, Turn
-from swapnet.executor.scenario.side import Side
+from swapnet.executor.scenario.output_digests import digest_of
 from swapnet.executor.scenario.steps import Change
 from swapnet.executor.scenario.traffic import Arrival
 from tests.executor.scenario.conftest import MIB, FakeRuntime
@@ -32,13 +32,17 @@ def runtime() -> FakeRuntime:
 
 
 @pytest.fixture
-def side(job: Callable[..., Job], runtime: FakeRuntime, said: list[msgspec.Struct]) -> Side:
+def generator(
+    job: Callable[..., Job], runtime: FakeRuntime, said: list[msgspec.Struct]
+) -> LoadGenerator:
     """Of two DNNs."""
-    return Side(job(), runtime, said.append)
+    return LoadGenerator(job(), runtime, lambda message, _: said.append(message))
 
 
-def test_a_round_answers_every_request(side: Side, said: list[msgspec.Struct]) -> None:
-    turned = side.turn(Turn(ARRIVALS))
+def test_a_round_answers_every_request(
+    generator: LoadGenerator, said: list[msgspec.Struct]
+) -> None:
+    turned = generator.turn(Turn(ARRIVALS))
     assert sorted((s.due_s, s.model, s.sample) for s in turned.served) == [
         (a.due_s, a.model, a.sample) for a in ARRIVALS
     ]
@@ -47,15 +51,17 @@ def test_a_round_answers_every_request(side: Side, said: list[msgspec.Struct]) -
     assert [s.digest for s in turned.served if s.sample == 0] == [first, first]
     assert turned.read_bytes == (300, 100)
     assert turned.seconds >= 0.03
-    assert turned.moments[-1].shares == (32 * MIB, 32 * MIB)
+    assert turned.moments[-1].shares_bytes == (32 * MIB, 32 * MIB)
     assert turned.moments[-1].waiting == (0, 0)
     assert sum(isinstance(message, Output) for message in said) == 3
 
 
-def test_requests_that_fail_or_are_refused_are_counted(side: Side, runtime: FakeRuntime) -> None:
+def test_requests_that_fail_or_are_refused_are_counted(
+    generator: LoadGenerator, runtime: FakeRuntime
+) -> None:
     runtime.models["one"].failing.add(2.0)
     runtime.models["two"].refusing.add(2.0)
-    errors = {(s.model, s.sample): s.error for s in side.turn(Turn(ARRIVALS)).served}
+    errors = {(s.model, s.sample): s.error for s in generator.turn(Turn(ARRIVALS)).served}
     assert errors == {
         (0, 0): "",
         (0, 1): "BackendError: it failed",
@@ -63,9 +69,9 @@ def test_requests_that_fail_or_are_refused_are_counted(side: Side, runtime: Fake
     }
 
 
-def test_the_budget_changes_meanwhile(side: Side, runtime: FakeRuntime) -> None:
+def test_the_budget_changes_meanwhile(generator: LoadGenerator, runtime: FakeRuntime) -> None:
     changes = (Change(0.01, 32 * MIB), Change(0.05, 64 * MIB))
-    turned = side.turn(Turn(ARRIVALS, changes))
+    turned = generator.turn(Turn(ARRIVALS, changes))
     assert runtime.budgets == [32 * MIB, 64 * MIB]
     assert [change.budget_bytes for change in turned.changed] == runtime.budgets
     assert all(
@@ -74,38 +80,37 @@ def test_the_budget_changes_meanwhile(side: Side, runtime: FakeRuntime) -> None:
     assert turned.seconds >= 0.05
 
 
-def test_an_impossible_budget_ends_the_round(side: Side) -> None:
+def test_an_impossible_budget_ends_the_round(generator: LoadGenerator) -> None:
     with pytest.raises(BudgetError, match="too little"):
-        side.turn(Turn(ARRIVALS, (Change(0.0, MIB),)))
+        generator.turn(Turn(ARRIVALS, (Change(0.0, MIB),)))
 
 
 def test_budgets_to_come_are_tried_first(job: Callable[..., Job], runtime: FakeRuntime) -> None:
-    Side(job(budgets=(32 * MIB, 48 * MIB)), runtime, lambda _: None)
+    LoadGenerator(job(budgets=(32 * MIB, 48 * MIB)), runtime, lambda *_: None)
     assert runtime.budgets == [32 * MIB, 48 * MIB, 64 * MIB]
     with pytest.raises(BudgetError):
-        Side(job(budgets=(MIB,)), runtime, lambda _: None)
+        LoadGenerator(job(budgets=(MIB,)), runtime, lambda *_: None)
 
 
-def test_rates_of_a_pause_are_forgotten(side: Side, runtime: FakeRuntime) -> None:
-    side.turn(Turn(ARRIVALS))
-    side.turn(Turn(ARRIVALS))
+def test_rates_of_a_pause_are_forgotten(generator: LoadGenerator, runtime: FakeRuntime) -> None:
+    generator.turn(Turn(ARRIVALS))
+    generator.turn(Turn(ARRIVALS))
     expected = {model: {"rate_per_s": 2.0} for model in runtime.models.values()}
     assert runtime.updates == [expected, expected]
 
 
-def test_one_input_alone(side: Side) -> None:
-    measured = side.alone(Alone(1, 1, 3))
+def test_one_input_alone(generator: LoadGenerator) -> None:
+    measured = generator.alone(Alone(1, 1, 3))
     assert len(measured.latency_ms) == 3
     assert measured.digest == digest_of({"y": np.array([4.0], np.float32)})
 
 
-def test_a_round_of_nothing(side: Side) -> None:
-    assert side.turn(Turn(())).served == ()
+def test_a_round_of_nothing(generator: LoadGenerator) -> None:
+    assert generator.turn(Turn(())).served == ()
 
 
-def test_what_is_in_force_and_its_end(side: Side, runtime: FakeRuntime) -> None:
-    ready = side.ready()
-    assert ready.shares == (32 * MIB, 32 * MIB)
+def test_what_is_in_force_and_its_end(generator: LoadGenerator, runtime: FakeRuntime) -> None:
+    ready = generator.ready()
     assert ready.resident_peak_bytes > 0
-    side.close()
+    generator.close()
     assert runtime.closed

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from swapnet.arrays import Array
-from swapnet.executor.scenario.messages import PIECE_BYTES, Key, Output, Piece, Tensor
+from swapnet.executor.scenario.messages import Key, Output, Tensor
 
-__all__ = ["HELD", "Digests", "digest_of"]
+__all__ = ["HELD", "OutputDigests", "Say", "digest_of", "raw"]
 
 HELD = 2
 """Outputs of so many requests are held at most: one is looked at, one waits for that."""
 
-Say = Callable[[msgspec.Struct], None]
+Say = Callable[[msgspec.Struct, Sequence[Array]], None]
+"""Tells the parent a message, and the bytes of arrays after it."""
 
 
-class Digests:
+class OutputDigests:
     """Which outputs the parent has.
 
     Parameters
@@ -40,16 +41,9 @@ class Digests:
         key = (model, sample, digest_of(arrays))
         if key not in self._known:
             self._known.add(key)
-            self._send(key, arrays)
+            tensors = (Tensor(name, array.dtype.str, array.shape) for name, array in arrays.items())
+            self._say(Output(key, tuple(tensors)), list(arrays.values()))
         return key[2]
-
-    def _send(self, key: Key, arrays: Mapping[str, Array]) -> None:
-        tensors = (Tensor(name, array.dtype.str, array.shape) for name, array in arrays.items())
-        self._say(Output(key, tuple(tensors)))
-        for array in arrays.values():
-            data = _raw(array)
-            for start in range(0, len(data), PIECE_BYTES):
-                self._say(Piece(bytes(data[start : start + PIECE_BYTES])))
 
 
 def digest_of(arrays: Mapping[str, Array]) -> str:
@@ -57,9 +51,10 @@ def digest_of(arrays: Mapping[str, Array]) -> str:
     digest = hashlib.sha256()
     for name, array in arrays.items():
         digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        digest.update(_raw(array))
+        digest.update(raw(array))
     return digest.hexdigest()[:32]
 
 
-def _raw(array: Array) -> memoryview:
+def raw(array: Array) -> memoryview:
+    """The bytes of an array in C order, not copied."""
     return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]

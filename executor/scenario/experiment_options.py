@@ -17,24 +17,21 @@ from swapnet.executor.inputs import check_inputs, planned_sample
 from swapnet.executor.planning.usage import demand
 from swapnet.executor.runtime.batching import largest_batch
 from swapnet.executor.runtime.memory import together
-from swapnet.executor.scenario.digests import HELD
-from swapnet.executor.scenario.messages import PIECE_BYTES
+from swapnet.executor.scenario.baselines import WHOLE_MODEL
+from swapnet.executor.scenario.output_digests import HELD
 from swapnet.executor.scenario.scenario import Entry, Scenario
 from swapnet.executor.scenario.steps import BudgetStep, parse_steps
 from swapnet.executor.scenario.traffic import Arrival, round_arrivals, round_seconds
 from swapnet.manifest import Manifest
 
-__all__ = ["OTHERS", "OURS", "SPLIT", "UNLIMITED", "Part", "Setup", "samples_for"]
+__all__ = ["OTHERS", "OURS", "SPLIT", "UNLIMITED", "ExperimentOptions", "Part", "samples_for"]
 
 OURS, UNLIMITED = "ours", "unlimited"
 SPLIT = "latency"
 """Our way to share a budget, as the runtime calls it."""
 
-OTHERS = ("equal", "proportional", "whole-model")
+OTHERS = ("equal", "proportional", WHOLE_MODEL)
 """Other ways."""
-
-_PIECES = 8
-"""Copies of a piece of outputs on its way: as bytes, as text, as a line."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Setup:
+class ExperimentOptions:
     """What to measure.
 
     Attributes
@@ -149,7 +146,7 @@ class Setup:
         """Memory of a worker that is not its runtime's: inputs, and outputs being compared."""
         held = max(sum(t.nbytes for t in part.manifest.outputs) for part in self.parts)
         inputs = sum(array.nbytes for part in self.parts for array in part.samples.values())
-        return inputs + HELD * held + _PIECES * PIECE_BYTES
+        return inputs + HELD * held
 
     @property
     def round_requests(self) -> int:

@@ -1,10 +1,10 @@
-"""What a worker process does: all DNNs of a scenario in one runtime, asked in time."""
+"""Asks all DNNs of a scenario, in one runtime, each request when it is due."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,14 +13,11 @@ from pathlib import Path
 from queue import Queue
 from typing import Any, NamedTuple, Protocol
 
-import msgspec
-
 from swapnet.arrays import Array, load_npz
 from swapnet.errors import SwapnetError
 from swapnet.executor.bench.sides import peak_resident_bytes
 from swapnet.executor.pace import Pace
-from swapnet.executor.runtime.terms import Changes
-from swapnet.executor.scenario.digests import HELD, Digests
+from swapnet.executor.runtime.objectives import Changes
 from swapnet.executor.scenario.messages import (
     Alone,
     Changed,
@@ -32,18 +29,17 @@ from swapnet.executor.scenario.messages import (
     Turn,
     Turned,
 )
+from swapnet.executor.scenario.output_digests import HELD, OutputDigests, Say
 from swapnet.executor.scenario.steps import Change
 from swapnet.executor.scenario.traffic import Arrival
 
-__all__ = ["Model", "Runtime", "Side", "open_side"]
+__all__ = ["LoadGenerator", "Model", "Runtime", "open_generator"]
 
 _MOMENTS = 100
 """In a round, about."""
 
 _SHORTEST_S = 0.02
 """Between two moments."""
-
-Say = Callable[[msgspec.Struct], None]
 
 
 class Counts(Protocol):
@@ -92,24 +88,29 @@ class Runtime(Protocol):
     def close(self) -> None: ...
 
 
-def open_side(job: Job, say: Say) -> Side:
-    """The side of a process of our own."""
+def open_generator(job: Job, say: Say) -> LoadGenerator:
+    """The load generator of a process of our own."""
     from swapnet.executor.backends import device_for
     from swapnet.executor.runtime import SwapRuntime
+    from swapnet.executor.scenario.baselines import WHOLE_MODEL, WholeModels
     from swapnet.manifest import load_manifest
 
     device = device_for(load_manifest(Path(job.engines[0].folder)), job.threads, own=True)
     if job.storage_bytes_per_s is not None:
         device = replace(device, pace=Pace(job.storage_bytes_per_s))
-    runtime = SwapRuntime(job.budget_bytes, device=device, split=job.split, lanes=job.lanes)
+    runtime: Runtime
+    if job.split == WHOLE_MODEL:
+        runtime = WholeModels(job.budget_bytes, device=device, lanes=job.lanes)
+    else:
+        runtime = SwapRuntime(job.budget_bytes, device=device, split=job.split, lanes=job.lanes)
     try:
-        return Side(job, runtime, say)
+        return LoadGenerator(job, runtime, say)
     except BaseException:
         runtime.close()
         raise
 
 
-class Side:
+class LoadGenerator:
     """All DNNs of a scenario in one runtime.
 
     Parameters
@@ -117,7 +118,7 @@ class Side:
     job
         What to load.
     runtime
-        Where to; the side closes it.
+        Where to; the generator closes it.
     say
         Tells the parent of new outputs.
 
@@ -132,7 +133,7 @@ class Side:
         self._names = [engine.name for engine in job.engines]
         self._expected = [Changes(rate_per_s=engine.rate_per_s) for engine in job.engines]
         self._samples = [load_npz(Path(engine.samples)) for engine in job.engines]
-        self._digests = Digests(job.known, say)
+        self._digests = OutputDigests(job.known, say)
         self._models = [
             runtime.load(
                 Path(engine.folder),
@@ -151,7 +152,7 @@ class Side:
 
     def ready(self) -> Ready:
         """What is in force."""
-        return Ready(self._shares(), peak_resident_bytes())
+        return Ready(peak_resident_bytes())
 
     def alone(self, asked: Alone) -> Measured:
         """Run one input while nothing else runs."""
@@ -191,7 +192,7 @@ class Side:
         self._runtime.close()
 
     def _forget_pause(self) -> None:
-        """While other sides had their turns nobody asked, which says nothing of the rates."""
+        """While other processes had their turns nobody asked, which says nothing of the rates."""
         self._runtime.update(dict(zip(self._models, self._expected, strict=True)))
 
     def _submit(self, model: int, sample: int) -> Future[dict[str, Array]]:
@@ -251,11 +252,11 @@ class Side:
 
     def _moment(self, time_s: float) -> Moment:
         waiting = tuple(model.stats.waiting for model in self._models)
-        return Moment(time_s, self._runtime.budget_bytes, self._shares(), waiting)
+        return Moment(time_s, self._runtime.budget_bytes, self._shares_bytes(), waiting)
 
-    def _shares(self) -> tuple[int, ...]:
-        shares = self._runtime.shares
-        return tuple(shares.get(name, 0) for name in self._names)
+    def _shares_bytes(self) -> tuple[int, ...]:
+        shares_bytes = self._runtime.shares
+        return tuple(shares_bytes.get(name, 0) for name in self._names)
 
     def _read_bytes(self) -> tuple[int, ...]:
         return tuple(model.stats.read_bytes for model in self._models)

@@ -1,20 +1,25 @@
+"""An engine as the split sees it, and its curve, which is planned once."""
+
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from swapnet.executor.device import Device
 from swapnet.executor.planning import usage as memory
 from swapnet.executor.planning.curve import Point, curve
 from swapnet.executor.planning.plan import PlanOptions
-from swapnet.executor.runtime import curves
-from swapnet.executor.runtime.curves import CURVE, load_curve
+from swapnet.executor.runtime import engine_curve
+from swapnet.executor.runtime.engine_curve import CURVE, load_curve, open_engine
 from swapnet.manifest import Manifest
-from swapnet.profile import Profile, assumed_profile, with_storage
+from swapnet.profile import Profile, assumed_profile, save_profile, with_storage
 from swapnet.testing.engine import write_engine
+from tests.helpers.engines import BuildToy
 from tests.helpers.profiles import delays
 
 OPTIONS = PlanOptions()
@@ -35,7 +40,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[Manifest]:
         asked.append(given[0])  # type: ignore[arg-type]
         return curve(*given, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(curves, "curve", counted)
+    monkeypatch.setattr(engine_curve, "curve", counted)
     return asked
 
 
@@ -80,9 +85,10 @@ def test_another_profile_shape_or_option_is_another_curve(
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"nonsense", b"{}", b'{"schema": "swapnet-curve/9", "key": "", "points": []}']
+    "data",
+    [b"", b"nonsense", b"{}", b'{"schema": "swapnet-latency-curve/9", "key": "", "points": []}'],
 )
-def test_a_damaged_curve_is_planned_anew(
+def test_a_damaged_curve_is_planned_again(
     tmp_path: Path, manifest: Manifest, planned: list[Manifest], data: bytes
 ) -> None:
     profile = assumed_profile(manifest)
@@ -91,6 +97,19 @@ def test_a_damaged_curve_is_planned_anew(
     assert load_curve(tmp_path, manifest, profile, OPTIONS) == points
     assert load_curve(tmp_path, manifest, profile, OPTIONS) == points
     assert len(planned) == 2
+
+
+def test_a_curve_of_the_schema_before_is_planned_again(
+    tmp_path: Path, manifest: Manifest, planned: list[Manifest]
+) -> None:
+    """Whatever it says: `swapnet-curve/1` is what `swapnet plan` writes."""
+    profile = assumed_profile(manifest)
+    points = load_curve(tmp_path, manifest, profile, OPTIONS)
+    kept = (tmp_path / CURVE).read_bytes()
+    (tmp_path / CURVE).write_bytes(kept.replace(b"swapnet-latency-curve/1", b"swapnet-curve/1"))
+    assert load_curve(tmp_path, manifest, profile, OPTIONS) == points
+    assert len(planned) == 2
+    assert (tmp_path / CURVE).read_bytes() == kept
 
 
 @pytest.fixture
@@ -113,7 +132,7 @@ def test_a_folder_that_can_not_be_written_costs_planning_only(
     assert len(planned) == 2
 
 
-def test_a_curve_of_other_memory_counts_is_planned_anew(
+def test_a_curve_of_other_memory_counts_is_planned_again(
     tmp_path: Path,
     manifest: Manifest,
     planned: list[Manifest],
@@ -126,3 +145,22 @@ def test_a_curve_of_other_memory_counts_is_planned_anew(
     after = load_curve(tmp_path, manifest, profile, OPTIONS)
     assert after[0].budget_bytes == before[0].budget_bytes + (1 << 20)
     assert len(planned) == 2
+
+
+@pytest.fixture
+def folder(engine: BuildToy, tmp_path: Path) -> Path:
+    """An engine that a test may change."""
+    return Path(shutil.copytree(engine("images").folder, tmp_path / "engine"))
+
+
+def test_delays_that_are_assumed_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    opened = open_engine(folder, Device(3))
+    (record,) = caplog.records
+    assert f"swapnet calibrate {folder} --threads 3" in record.getMessage()
+    measured = msgspec.structs.replace(
+        assumed_profile(opened.manifest), device=Device(3).fingerprint
+    )
+    save_profile(folder, measured)
+    caplog.clear()
+    open_engine(folder, Device(3))
+    assert caplog.records == []

@@ -9,11 +9,11 @@ from typing import TypedDict
 from swapnet.errors import InputError
 from swapnet.executor.runtime.policy import PATIENCE_S
 
-__all__ = ["Changes", "Terms"]
+__all__ = ["Changes", "Objectives"]
 
 
 @dataclass(frozen=True)
-class Terms:
+class Objectives:
     """Of one model among others.
 
     Attributes
@@ -48,7 +48,7 @@ class Terms:
 
 
 class Changes(TypedDict, total=False):
-    """Some of the fields of `Terms`."""
+    """Some of the fields of `Objectives`."""
 
     priority: float
     deadline_ms: float

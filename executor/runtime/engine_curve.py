@@ -1,0 +1,141 @@
+"""An engine with its latency over memory, as the split of a budget sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from swapnet.errors import SwapnetError
+from swapnet.executor.device import Device
+from swapnet.executor.planning.curve import Point, curve, curve_budgets
+from swapnet.executor.planning.plan import PlanOptions
+from swapnet.executor.planning.usage import for_pool, usage
+from swapnet.executor.runtime.objectives import Objectives
+from swapnet.executor.runtime.split import Claim, Option
+from swapnet.files import replacing
+from swapnet.manifest import Manifest, load_manifest
+from swapnet.profile import Profile, load_profile
+
+__all__ = ["CURVE", "OPTIONS", "POINTS", "EngineCurve", "load_curve", "open_engine"]
+
+OPTIONS = PlanOptions(reading_weight=0.5, most_step_ms=10.0)
+"""How engines are planned that share storage and processor: others wait for both."""
+
+POINTS = 12
+"""Of a curve: each takes a search of plans."""
+
+CURVE = "curve.json"
+"""Where a curve is kept in an engine directory."""
+
+_SCHEMA: Final = "swapnet-latency-curve/1"
+
+
+class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    schema: Literal["swapnet-latency-curve/1"]
+    key: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class EngineCurve:
+    """One engine directory.
+
+    Attributes
+    ----------
+    folder, manifest, shapes
+        The engine, at these input shapes.
+    curve
+        Latency over budget, alone on the device.
+    """
+
+    folder: Path
+    manifest: Manifest
+    shapes: Mapping[str, Sequence[int]] | None
+    curve: tuple[Point, ...]
+
+    @property
+    def alone_bytes(self) -> int:
+        """What it uses beside weights where it shares with nobody: in each of its budgets."""
+        return usage(self.manifest).total_bytes
+
+    def claim(self, name: str, objectives: Objectives) -> Claim:
+        """What it asks of the memory for weights."""
+        options = tuple(map(self.option, self.curve))
+        return Claim(
+            name, options, objectives.priority, objectives.rate_per_s, objectives.deadline_ms
+        )
+
+    def option(self, point: Point) -> Option:
+        """What it does with a share, by a point of its curve or by another one."""
+        nbytes = point.budget_bytes - self.alone_bytes
+        ring_bytes = max(nbytes - point.resident_bytes, 0)
+        held = min(ring_bytes / point.streamed_bytes, 1.0) if point.streamed_bytes else 0.0
+        return Option(nbytes, point.predicted_ms, point.reading_ms, held * point.reading_ms)
+
+
+def open_engine(
+    folder: Path, device: Device, shapes: Mapping[str, Sequence[int]] | None = None
+) -> EngineCurve:
+    """Read an engine directory, and plan its curve the first time.
+
+    Raises
+    ------
+    EngineError
+        It is missing, damaged, or not measured at these shapes.
+    """
+    manifest = for_pool(load_manifest(folder, shapes), device.pool)
+    measured = load_profile(folder, manifest, device.fingerprint)
+    if measured.is_assumed:
+        logging.getLogger(__name__).warning(
+            "delays of %s are assumed, not measured: swapnet calibrate %s --threads %d",
+            folder,
+            folder,
+            device.threads,
+        )
+    profile = device.paced(measured)
+    is_kept = device.pace is None
+    points = load_curve(folder, manifest, profile, OPTIONS, keep=is_kept)
+    return EngineCurve(folder, manifest, shapes, points)
+
+
+def load_curve(
+    folder: Path, manifest: Manifest, profile: Profile, options: PlanOptions, *, keep: bool = True
+) -> tuple[Point, ...]:
+    """The curve of an engine; planned, and kept where the folder can be written, the first time.
+
+    Parameters
+    ----------
+    folder, manifest
+        The engine.
+    profile, options
+        What it is planned with. A kept curve of others is stale: it is planned again.
+    keep
+        In place of the one that is kept.
+    """
+    path = folder / CURVE
+    key = _key(manifest, profile, options)
+    with suppress(OSError, msgspec.MsgspecError):
+        kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
+        if kept.key == key:
+            return kept.points
+    points = curve(manifest, profile, options, count=POINTS)
+    if not keep:
+        return points
+    with suppress(SwapnetError), replacing(path) as temporary:
+        temporary.write_bytes(msgspec.json.encode(_Kept(_SCHEMA, key, points)))
+    return points
+
+
+def _key(manifest: Manifest, profile: Profile, options: PlanOptions) -> str:
+    """Of everything that the curve depends on; budgets tell what memory is counted, and how."""
+    digest = hashlib.sha256()
+    for part in (manifest, profile, options, curve_budgets(manifest, POINTS)):
+        digest.update(msgspec.json.encode(part))
+    return digest.hexdigest()

@@ -1,0 +1,255 @@
+"""What ours is compared with: whole models by turns, as a server without a planner loads them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache, partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from swapnet.arrays import Array
+from swapnet.executor.device import Device
+from swapnet.executor.executor import SwapExecutor
+from swapnet.executor.planning.plan import Plan
+from swapnet.executor.planning.planner import make_plan
+from swapnet.executor.planning.usage import demand, for_pool
+from swapnet.executor.runtime.engine_curve import OPTIONS
+from swapnet.executor.runtime.lanes import Lanes, LaneTurn
+from swapnet.executor.runtime.memory import ENGINE_BYTES
+from swapnet.executor.runtime.model import ModelStats
+from swapnet.executor.runtime.objectives import Objectives
+from swapnet.executor.runtime.policy import Job
+from swapnet.manifest import load_manifest
+from swapnet.profile import load_profile
+
+__all__ = ["WHOLE_MODEL", "WholeModel", "WholeModels"]
+
+WHOLE_MODEL = "whole-model"
+
+_SEQUENCE = count()
+
+
+class WholeModels:
+    """One executor for each model; those used least recently are closed where there is no room.
+
+    A model larger than the budget is swapped in all of it. Computing goes by deadlines as in
+    `SwapRuntime`, and a plan is searched once for each budget: only memory is shared in another
+    way. Requests are not joined.
+
+    Parameters
+    ----------
+    budget_bytes
+        Of all models together.
+    device
+        Compute threads and whose they are.
+    lanes
+        Steps of different models that are executed at the same moment.
+    """
+
+    def __init__(self, budget_bytes: int, *, device: Device, lanes: int = 1) -> None:
+        self.budget_bytes = budget_bytes
+        self._device = device
+        self._lanes = Lanes(lanes)
+        self._changed = threading.Condition()
+        self._models: list[WholeModel] = []  # the least recently used one first
+        self._asking: deque[WholeModel] = deque()
+
+    @property
+    def shares(self) -> dict[str, int]:
+        """Bytes of those that are in memory."""
+        return {model.name: model.held_bytes for model in self._models}
+
+    def load(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        priority: float = 1.0,
+        deadline_ms: float | None = None,
+        rate_per_s: float = 1.0,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+    ) -> WholeModel:
+        """Load an engine; parameters are those of `SwapRuntime.load`.
+
+        Raises
+        ------
+        BudgetError
+            It does not fit in the budget alone.
+        EngineError, StorageError, BackendError
+            It can't be opened.
+        """
+        objectives = Objectives(priority, deadline_ms, rate_per_s)
+        model = WholeModel(folder, name, objectives, shapes, self._device, self._lanes, self.held)
+        with self._changed:
+            self._models.append(model)
+        with self.held(model):
+            return model
+
+    def update(self, changes: Mapping[Any, Any]) -> None:
+        """Nothing here depends on what is expected of a model."""
+
+    def set_budget(self, budget: int) -> None:
+        """Allow another amount of memory; returns when it is kept.
+
+        Raises
+        ------
+        BudgetError
+            A model does not fit in it alone; the budget before stays in force.
+        """
+        for model in self._models:
+            model.plan(self._available_bytes(budget))
+        with self._changed:
+            self.budget_bytes = budget
+            self._changed.wait_for(lambda: self._make_room(0))
+
+    def close(self) -> None:
+        """Finish what was submitted, then release everything."""
+        for model in self._models:
+            model.close()
+
+    @contextmanager
+    def held(self, model: WholeModel) -> Iterator[SwapExecutor]:
+        """Keep a model in memory while its thread uses it."""
+        with self._changed:
+            self._asking.append(model)
+            try:
+                # In the order of asking: who is always in memory can't keep others out.
+                self._changed.wait_for(lambda: self._asking[0] is model and self._admit(model))
+            finally:
+                self._asking.remove(model)
+                self._changed.notify_all()
+        try:
+            yield model.opened()
+        finally:
+            with self._changed:
+                model.is_used = False
+                self._changed.notify_all()
+
+    def _admit(self, model: WholeModel) -> bool:
+        plan = model.plan(self._available_bytes(self.budget_bytes))
+        if model.in_force is not plan:
+            model.evict()
+            if not self._make_room(plan.budget_bytes):
+                return False
+            model.in_force = plan
+        self._models.remove(model)
+        self._models.append(model)
+        model.is_used = True
+        return True
+
+    def _make_room(self, nbytes: int) -> bool:
+        """Close idle models until there is room; False where those in use leave none."""
+        most = self._available_bytes(self.budget_bytes) - nbytes
+        for model in self._models:
+            if sum(each.held_bytes for each in self._models) > most and not model.is_used:
+                model.evict()
+        return sum(each.held_bytes for each in self._models) <= most
+
+    def _available_bytes(self, budget_bytes: int) -> int:
+        """Threads and plans of models that are closed stay."""
+        return budget_bytes - len(self._models) * ENGINE_BYTES
+
+
+class WholeModel:
+    """One model with a thread of its own; made by `WholeModels.load`.
+
+    Attributes
+    ----------
+    in_force
+        Plan of the executor that is open, or that there is room for.
+    is_used
+        Whether an inference needs it in memory.
+    stats
+        What was counted so far.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        objectives: Objectives,
+        shapes: Mapping[str, Sequence[int]] | None,
+        device: Device,
+        lanes: Lanes,
+        held: Callable[[WholeModel], AbstractContextManager[SwapExecutor]],
+    ) -> None:
+        manifest = for_pool(load_manifest(folder, shapes), device.pool)
+        profile = device.paced(load_profile(folder, manifest, device.fingerprint))
+        self.name = name
+        self.in_force: Plan | None = None
+        self.is_used = False
+        self._demand_bytes = demand(manifest).total_bytes
+        self._plan_of = lru_cache(partial(make_plan, manifest, profile, options=OPTIONS))
+        self._open = partial(SwapExecutor, folder, device=device, options=OPTIONS, shapes=shapes)
+        self._executor: SwapExecutor | None = None
+        self._objectives = objectives
+        self._lanes = lanes
+        self._held = held
+        self._submitted = self._begun = self._read_bytes = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"whole-{name}")
+
+    @property
+    def stats(self) -> ModelStats:
+        """What was counted so far."""
+        return ModelStats(read_bytes=self._read_bytes, waiting=self._submitted - self._begun)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that is kept for it."""
+        return self.in_force.budget_bytes if self.in_force else 0
+
+    def plan(self, most_bytes: int) -> Plan:
+        """With everything resident, or in all of the memory there is; searched the first time."""
+        return self._plan_of(min(self._demand_bytes, most_bytes))
+
+    def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]:
+        """Queue one inference; errors come with the future's result."""
+        now = time.perf_counter()
+        deadline_s = now + self._objectives.patience_s
+        job = Job(self.name, next(_SEQUENCE), now, deadline_s, self._objectives.priority, 0.0)
+        self._lanes.admit(job)
+        self._submitted += 1
+        return self._thread.submit(self._serve, inputs, job)
+
+    def opened(self) -> SwapExecutor:
+        """The executor of the plan in force."""
+        if self._executor is None:
+            assert self.in_force is not None
+            plan = self.in_force
+            try:
+                self._executor = self._open(plan.budget_bytes, plan=plan)
+            except BaseException:
+                self.in_force = None
+                raise
+            self._read_bytes += plan.resident_bytes + plan.shared_bytes
+        return self._executor
+
+    def evict(self) -> None:
+        """Give the memory back; called while it is not used."""
+        executor, self._executor, self.in_force = self._executor, None, None
+        if executor is not None:
+            executor.close()
+
+    def close(self) -> None:
+        """Finish what was submitted, then release everything."""
+        self._thread.shutdown()
+        self.evict()
+
+    def _serve(self, inputs: Mapping[str, Any], job: Job) -> dict[str, Array]:
+        self._begun += 1
+        turn = LaneTurn(self._lanes, job)
+        try:
+            with self._held(self) as executor:
+                outputs = executor.infer(inputs, turn)
+                last = executor.stats.last
+                self._read_bytes += last.read_bytes if last else 0
+                return outputs
+        finally:
+            turn.leave()
+            self._lanes.dismiss(job)

@@ -1,0 +1,79 @@
+"""A process that answers in lines and bytes, or dies before it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from swapnet.errors import BackendError, BudgetError
+from swapnet.process.child import Child
+from swapnet.process.failure import failure_of
+
+pytestmark = pytest.mark.slow
+
+Start = Callable[..., Child]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Starts a process that writes bytes, says something and ends with status 3."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def started(
+        written: bytes, last: str = "sys.exit(3)", patience_s: float | None = None
+    ) -> Child:
+        (tmp_path / "written").write_bytes(written)
+        (tmp_path / "answering.py").write_text(
+            "import pathlib, sys, time\n"
+            f"sys.stdout.buffer.write(pathlib.Path({str(tmp_path / 'written')!r}).read_bytes())\n"
+            "sys.stdout.flush()\n"
+            "print('out of paper', file=sys.stderr, flush=True)\n"
+            f"{last}\n"
+        )
+        return Child("answering", "the process that answers", patience_s=patience_s)
+
+    return started
+
+
+def test_bytes_follow_a_line_as_they_are(start: Start) -> None:
+    data = bytes(range(256)) * 4096
+    with start(b'{"size": 1}\n' + data + b'"end"\n') as child:
+        assert child.hear() == {"size": 1}
+        assert child.take(0) == b""
+        assert child.take(len(data)) == data
+        assert child.hear() == "end"
+
+
+@pytest.mark.parametrize("written", [b"", b'{"size": 9}\n', b'{"size"', b'{"size": 9}\nfew'])
+def test_a_process_that_dies_before_it_has_answered_says_why(start: Start, written: bytes) -> None:
+    """Within a line, or within the bytes after it."""
+    with start(written) as child:
+        last: Callable[[], object] = child.hear
+        if b"\n" in written:
+            assert child.hear() == {"size": 9}
+            last = partial(child.take, 9)
+        with pytest.raises(BackendError, match="the process that answers ended with status 3") as e:
+            last()
+        assert e.value.why == "out of paper"
+
+
+def test_our_error_is_raised_again(start: Start) -> None:
+    error = BudgetError("too small", why="9 of 10", hint="give 10", smallest_bytes=10)
+    with (
+        start(msgspec.json.encode(failure_of(error)) + b"\n") as child,
+        pytest.raises(BudgetError, match="too small") as found,
+    ):
+        child.hear()
+    assert found.value.smallest_bytes == 10
+
+
+def test_a_process_that_is_silent_is_ended(start: Start) -> None:
+    with (
+        start(b"", "time.sleep(60)", patience_s=0.5) as child,
+        pytest.raises(BackendError, match="the process that answers is too slow"),
+    ):
+        child.hear()
