@@ -9,10 +9,10 @@ from pathlib import Path
 
 from swapnet.budget import Demand
 from swapnet.executor.backends import device_for
-from swapnet.executor.device import Device, available_processors
+from swapnet.executor.device import Device, ThreadPool, available_processors
 from swapnet.executor.planning.usage import demand, for_pool
 from swapnet.manifest import Manifest, at_shapes, load_manifest
-from swapnet.profile import Profile, load_profile
+from swapnet.profile import Profile, load_profile, with_needs
 
 __all__ = ["Engine"]
 
@@ -130,6 +130,14 @@ class Engine:
         """
         count = threads or available_processors()
         return self.on(device_for(self.built, count, own=own, gpu_memory=gpu_memory))
+
+    def in_child(self) -> Engine:
+        """The engine as a process of ours executes it: its sessions share one thread pool."""
+        return self.on(replace(self.device, pool=ThreadPool.GLOBAL))
+
+    def with_needs(self) -> Engine:
+        """The engine with what its blocks were found to need when they were measured on a GPU."""
+        return replace(self, loaded=with_needs(self.manifest, self.measured.needs))
 
     def as_loaded(self, manifest: Manifest, gpu: str) -> Engine:
         """The engine as its backend found it, on the GPU that the backend names."""

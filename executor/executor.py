@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from swapnet.budget import Budget
 from swapnet.errors import BackendError, StorageError, SwapnetError
@@ -32,6 +32,8 @@ from swapnet.executor.swapping.verify import check_weights
 from swapnet.manifest import WEIGHTS, Manifest
 
 __all__ = ["SwapExecutor"]
+
+E = TypeVar("E", bound="SwapExecutor")
 
 _KEPT_PLANS = 4
 """Of the latest budgets: one that is restored has its plan already."""
@@ -63,10 +65,6 @@ class SwapExecutor:
         Called before each request overwrites its place; tests poison it.
     gpu
         A GPU in place of the device's, such as a simulated one.
-    sharing
-        Of reading and of scratch memory with other models (`SwapRuntime`).
-    plan
-        Made before for this engine and budget; searched for where None.
 
     Raises
     ------
@@ -90,6 +88,9 @@ class SwapExecutor:
     ...     outputs = executor({"input": image})
     """
 
+    _sharing: Sharing | None = None
+    _given_plan: Plan | None = None
+
     def __init__(
         self,
         engine: Engine | str | Path,
@@ -103,13 +104,10 @@ class SwapExecutor:
         trace: bool = False,
         before_read: Callable[[Any, Read], None] | None = None,
         gpu: Accelerator | None = None,
-        sharing: Sharing | None = None,
-        plan: Plan | None = None,
     ) -> None:
         opening = Engine.open(engine, shapes=shapes, device=device)
         self._trace = trace
         self._before_read = before_read
-        self._sharing = sharing
         self._parked: Memory | None = None
         self._plan: Plan
         self._turn = threading.Lock()
@@ -124,7 +122,9 @@ class SwapExecutor:
                 opening.folder,
                 opening.manifest,
                 opening.device,
-                sharing.scratch if sharing else Scratch(usage(opening.manifest).scratch_bytes),
+                self._sharing.scratch
+                if self._sharing
+                else Scratch(usage(opening.manifest).scratch_bytes),
                 gpu=gpu,
             )
             opened.callback(self._backend.close)
@@ -148,7 +148,7 @@ class SwapExecutor:
             self._plan_of = lru_cache(_KEPT_PLANS)(
                 partial(make_plan, self.manifest, self.engine.delays, options=options)
             )
-            plan = plan or self._make_plan(parsed)
+            plan = self._given_plan or self._make_plan(parsed)
             self._values = self._backend.values()
             opened.callback(self._values.close)
             self._load(plan)
@@ -204,23 +204,9 @@ class SwapExecutor:
         BackendError
             The runtime library refused.
         """
-        return self.infer(inputs, ALONE)
+        return self._infer(inputs, ALONE)
 
-    def infer(self, inputs: Mapping[str, Any], turn: Turn) -> dict[str, Array]:
-        """Run one inference that takes turns with other models.
-
-        Parameters
-        ----------
-        inputs
-            One array per model input, by name.
-        turn
-            Asked before each step.
-
-        Raises
-        ------
-        SwapnetError
-            As calling the executor does.
-        """
+    def _infer(self, inputs: Mapping[str, Any], turn: Turn) -> dict[str, Array]:
         checked = check_inputs(self.manifest, inputs)
         with self._turn:
             return self._opened().infer(checked, turn)
@@ -249,31 +235,14 @@ class SwapExecutor:
         Raises
         ------
         InputError, BudgetError
-            The budget is none, or impossible; the plan before stays in force.
+            The budget is invalid or too small; the current plan stays in force.
         StorageError, BackendError
             The new plan could not be loaded; the plan before is loaded again, or, if that fails
             too, at the next inference.
         """
-        self.adopt(self.prepare(budget))
+        self._adopt(self._make_plan(Budget.parse(budget)))
 
-    def prepare(self, budget: Budget | str | int) -> Plan:
-        """The plan for another budget, for `adopt`; requests keep running.
-
-        Raises
-        ------
-        InputError, BudgetError
-            The budget is none, or impossible.
-        """
-        return self._make_plan(Budget.parse(budget))
-
-    def adopt(self, plan: Plan) -> None:
-        """Put a prepared plan in force, between two inferences; at the next one after `pause`.
-
-        Raises
-        ------
-        StorageError, BackendError
-            As `set_budget`.
-        """
+    def _adopt(self, plan: Plan) -> None:
         with self._turn:
             if self._closed:
                 raise _closed()
@@ -290,15 +259,6 @@ class SwapExecutor:
                     self._load(before)
                 raise
 
-    def pause(self) -> None:
-        """Forget segments, so that their scratch memory can be another; the next inference loads.
-
-        Weights stay where they are.
-        """
-        with self._turn:
-            self._parked = self._park()
-            self._backend.forget_segments()
-
     def close(self) -> None:
         """Finish what was submitted, then release everything. Safe to call twice."""
         with self._admission:
@@ -313,7 +273,7 @@ class SwapExecutor:
                 arena.discard()
             self._resources.close()
 
-    def __enter__(self) -> SwapExecutor:
+    def __enter__(self: E) -> E:
         return self
 
     def __exit__(

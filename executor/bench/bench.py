@@ -20,15 +20,13 @@ from swapnet.executor.bench.report import Peer, Report
 from swapnet.executor.bench.rounds import Schedule, Turns, take_turns
 from swapnet.executor.bench.sides import Request, Round
 from swapnet.executor.bench.summary import Measured, make_report, peer_of
-from swapnet.executor.device import Device, ThreadPool
+from swapnet.executor.engine import Engine
 from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.plan import Plan, PlanOptions
 from swapnet.executor.planning.planner import make_plan
-from swapnet.executor.planning.usage import for_pool
 from swapnet.executor.swapping.storage import LoadMode
-from swapnet.manifest import Manifest, load_manifest
+from swapnet.manifest import Manifest
 from swapnet.process.cgroup import MemoryGroup, is_available
-from swapnet.profile import load_profile, with_needs
 
 __all__ = ["Findings", "Other", "Setup", "bench"]
 
@@ -66,24 +64,20 @@ class Setup:
 
     Attributes
     ----------
-    folder
-        Engine directory.
+    engine
+        At its input shapes, on its device.
     budget
         Of the swapped side.
     inputs
         Arrays by name.
     runtime_engine
         An engine of one operator: its process is the fixed cost.
-    device
-        Compute threads.
     unswapped
         The original ONNX file, run by ONNX Runtime at its own best settings in turn with ours;
         None to leave it out.
     others
         Other ways to run the model by name, in turn with ours, under the same limit: such as
         ``"mapped"``, which the report compares with ours. They may fail.
-    shapes
-        Input shapes, measured before; empty for those of the build.
     load_mode, options
         How weights are read, and how to plan.
     memory_limit
@@ -101,14 +95,12 @@ class Setup:
         For the report.
     """
 
-    folder: Path
+    engine: Engine
     budget: Budget
     inputs: dict[str, Array]
     runtime_engine: Path
-    device: Device
     unswapped: Path | None = None
     others: Mapping[str, Other] = field(default_factory=dict)
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     load_mode: LoadMode = LoadMode.AUTO
     options: PlanOptions = field(default_factory=PlanOptions)
     memory_limit: bool = False
@@ -158,9 +150,8 @@ def bench(setup: Setup) -> Findings:
     SwapnetError
         Whatever a side raised; other ways to run the model may fail, which the report says.
     """
-    manifest = for_pool(load_manifest(setup.folder, setup.shapes or None), ThreadPool.GLOBAL)
-    profile = load_profile(setup.folder, manifest, setup.device.fingerprint)
-    manifest = with_needs(manifest, profile.needs)
+    engine = setup.engine.in_child().with_needs()
+    manifest, profile = engine.manifest, engine.measured
     budget_bytes = admitted_bytes(setup.budget, manifest)
     plan = make_plan(manifest, profile, budget_bytes, setup.options)
     counted = is_available()
@@ -207,7 +198,7 @@ def bench(setup: Setup) -> Findings:
             ),
             budget=str(setup.budget),
             percentiles=setup.percentiles,
-            device=setup.device,
+            device=setup.engine.device,
             command=setup.command,
         )
         for worker in sides.workers.values():
@@ -281,13 +272,13 @@ class _Sides:
     def _open(self) -> None:
         setup = self._setup
         runtime = Runtime(
-            setup.runtime_engine, self._folder, setup.device, drop_cache=setup.memory_limit
+            setup.runtime_engine, self._folder, setup.engine.device, drop_cache=setup.memory_limit
         )
         known = setup.fixed_bytes.get("swapped")
         self.runtime_bytes = known or runtime.measure(counted=self._counted)
         runtime.warm_up()
-        self._start("swapped", self._request("swapped", setup.folder), self.runtime_bytes)
-        self._start("resident", self._request("resident", setup.folder))
+        self._start("swapped", self._request("swapped", setup.engine.folder), self.runtime_bytes)
+        self._start("resident", self._request("resident", setup.engine.folder))
         if setup.unswapped is not None:
             self._start("unswapped", self._request("unswapped", setup.unswapped))
         for name, other in setup.others.items():
@@ -323,15 +314,15 @@ class _Sides:
             role=role,
             path=str(path) if path else "",
             inputs=str(self._folder / "inputs.npz"),
-            threads=setup.device.threads,
+            threads=setup.engine.device.threads,
             budget_bytes=self._plan.budget_bytes,
             load_mode=(load_mode or setup.load_mode).value,
             options=options or setup.options,
             streamed=tuple((read.file_offset, read.nbytes) for read in self._plan.reads),
             readers=max(self._plan.readers, 1),
             trace=setup.trace,
-            shapes=setup.shapes or None,
-            gpu_memory=setup.device.gpu_memory,
+            shapes=setup.engine.manifest.planned_shapes,
+            gpu_memory=setup.engine.device.gpu_memory,
         )
 
     def _start(

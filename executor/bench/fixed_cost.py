@@ -10,10 +10,9 @@ import numpy as np
 from swapnet.arrays import save_npz
 from swapnet.executor.bench.process import Program, Worker
 from swapnet.executor.bench.sides import Request
-from swapnet.executor.device import Device, ThreadPool
-from swapnet.executor.planning.usage import demand, for_pool
+from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
 from swapnet.executor.swapping.storage import LoadMode
-from swapnet.manifest import load_manifest
 from swapnet.process.cgroup import MemoryGroup, drop_page_cache
 
 __all__ = ["FixedCost", "Runtime"]
@@ -78,7 +77,8 @@ class Runtime(FixedCost):
     def __init__(
         self, engine: Path, folder: Path, device: Device, *, drop_cache: bool = False
     ) -> None:
-        manifest = for_pool(load_manifest(engine), ThreadPool.GLOBAL)
+        opened = Engine.open(engine).in_child()
+        manifest = opened.manifest
         inputs = folder / "runtime.npz"
         shapes = manifest.planned_shapes
         save_npz(inputs, {t.name: np.zeros(shapes[t.name], np.float32) for t in manifest.inputs})
@@ -87,7 +87,7 @@ class Runtime(FixedCost):
             path=str(engine),
             inputs=str(inputs),
             threads=device.threads,
-            budget_bytes=demand(manifest).total_bytes,
+            budget_bytes=opened.demand.total_bytes,
             load_mode=str(LoadMode.AUTO),
         )
         super().__init__(request, drop_cache=drop_cache)

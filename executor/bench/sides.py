@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -16,6 +16,9 @@ from swapnet.arrays import load_npz
 from swapnet.executor.backends.base import Array
 from swapnet.executor.device import Device
 from swapnet.executor.planning.plan import PlanOptions
+
+if TYPE_CHECKING:
+    from swapnet.executor.engine import Engine
 
 __all__ = ["Request", "Round", "Side", "gpu_free_bytes", "open_side", "peak_resident_bytes"]
 
@@ -117,19 +120,17 @@ class _Swapped:
         from swapnet.executor.executor import SwapExecutor
 
         self._inputs = inputs
-        device = _device(request)
-        self._gpu_bytes = gpu_free_bytes(device)
+        engine = _engine(request)
+        self._device = engine.device
+        self._gpu_bytes = gpu_free_bytes(self._device)
         self._started = time.perf_counter()
         self._executor = SwapExecutor(
-            request.path,
+            engine,
             request.budget_bytes,
-            device=device,
             load_mode=request.load_mode,
             options=request.options,
             trace=request.trace,
-            shapes=request.shapes,
         )
-        self._device = device
         self._outputs: dict[str, Array] = {}
         self._steps_ms: list[list[float]] = [[] for _ in self._executor.plan.steps]
 
@@ -183,9 +184,7 @@ class _Resident:
         from swapnet.manifest import WEIGHTS, Extent
 
         self._inputs = inputs
-        self._executor = SwapExecutor(
-            request.path, "100%", device=_device(request), shapes=request.shapes
-        )
+        self._executor = SwapExecutor(_engine(request), "100%")
         self._storage = WeightFile(Path(request.path) / WEIGHTS, LoadMode(request.load_mode))
         extents = [Extent(offset, nbytes) for offset, nbytes in request.streamed]
         largest = max((extent.nbytes for extent in extents), default=1)
@@ -263,12 +262,13 @@ class _Whole:
         del self._session
 
 
-def _device(request: Request) -> Device:
-    from swapnet.executor.backends import device_for
-    from swapnet.manifest import load_manifest
+def _engine(request: Request) -> Engine:
+    from swapnet.executor.engine import Engine
 
-    manifest = load_manifest(Path(request.path))
-    return device_for(manifest, request.threads, own=True, gpu_memory=request.gpu_memory)
+    engine = Engine.open(request.path).on_threads(
+        request.threads, own=True, gpu_memory=request.gpu_memory
+    )
+    return engine.at(request.shapes) if request.shapes else engine
 
 
 def gpu_free_bytes(device: Device) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swapnet.executor.planning.plan import PlanOptions
@@ -62,8 +63,9 @@ def curve(
     delays: Profile | None = None,
     execution_ms: float | None = None,
     count: int = _POINTS,
+    budgets: Sequence[int] = (),
 ) -> tuple[Point, ...]:
-    """Plan for budgets from the smallest that works to everything resident.
+    """Plan for budgets from the smallest that works to everything resident, or for given ones.
 
     Parameters
     ----------
@@ -77,12 +79,14 @@ def curve(
         Of the bound: the unswapped model. By default the sum of the blocks alone.
     count
         Of budgets, at most: fewer where they would be the same.
+    budgets
+        Bytes, in place of these.
     """
     delays = delays or profile
     if execution_ms is None:
         execution_ms = sum(block.idle_ms for block in delays.blocks)
     points = []
-    for budget_bytes in curve_budgets(manifest, count):
+    for budget_bytes in budgets or curve_budgets(manifest, count):
         plan = make_plan(manifest, profile, budget_bytes, options)
         reading_ms = plan.streamed_bytes / delays.storage.bytes_per_s * 1e3
         points.append(

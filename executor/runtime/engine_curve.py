@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +12,17 @@ from typing import Final, Literal
 import msgspec
 
 from swapnet.errors import SwapnetError
-from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
 from swapnet.executor.planning.curve import Point, curve, curve_budgets
 from swapnet.executor.planning.plan import PlanOptions
-from swapnet.executor.planning.usage import for_pool, usage
+from swapnet.executor.planning.usage import usage
 from swapnet.executor.runtime.objectives import Objectives
 from swapnet.executor.runtime.split import Claim, Option
 from swapnet.files import replacing
-from swapnet.manifest import Manifest, load_manifest
-from swapnet.profile import Profile, load_profile
+from swapnet.manifest import Manifest
+from swapnet.profile import Profile
 
-__all__ = ["CURVE", "OPTIONS", "POINTS", "EngineCurve", "load_curve", "open_engine"]
+__all__ = ["CURVE", "OPTIONS", "POINTS", "EngineCurve", "load_curve", "with_curve"]
 
 OPTIONS = PlanOptions(reading_weight=0.5, most_step_ms=10.0)
 """How engines are planned that share storage and processor: others wait for both."""
@@ -45,25 +44,23 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class EngineCurve:
-    """One engine directory.
+    """One engine.
 
     Attributes
     ----------
-    folder, manifest, shapes
-        The engine, at these input shapes.
+    engine
+        At its input shapes, on the device of the runtime.
     curve
         Latency over budget, alone on the device.
     """
 
-    folder: Path
-    manifest: Manifest
-    shapes: Mapping[str, Sequence[int]] | None
+    engine: Engine
     curve: tuple[Point, ...]
 
     @property
     def alone_bytes(self) -> int:
         """What it uses beside weights where it shares with nobody: in each of its budgets."""
-        return usage(self.manifest).total_bytes
+        return usage(self.engine.manifest).total_bytes
 
     def claim(self, name: str, objectives: Objectives) -> Claim:
         """What it asks of the memory for weights."""
@@ -80,29 +77,25 @@ class EngineCurve:
         return Option(nbytes, point.predicted_ms, point.reading_ms, held * point.reading_ms)
 
 
-def open_engine(
-    folder: Path, device: Device, shapes: Mapping[str, Sequence[int]] | None = None
-) -> EngineCurve:
-    """Read an engine directory, and plan its curve the first time.
+def with_curve(engine: Engine) -> EngineCurve:
+    """An engine with its curve, which is planned the first time.
 
     Raises
     ------
     EngineError
-        It is missing, damaged, or not measured at these shapes.
+        Its delays are damaged.
     """
-    manifest = for_pool(load_manifest(folder, shapes), device.pool)
-    measured = load_profile(folder, manifest, device.fingerprint)
-    if measured.is_assumed:
+    folder, device = engine.folder, engine.device
+    if engine.measured.is_assumed:
         logging.getLogger(__name__).warning(
-            "delays of %s are assumed, not measured: swapnet calibrate %s --threads %d",
+            "delays of %s are assumed, not measured: swapnet measure %s --threads %d",
             folder,
             folder,
             device.threads,
         )
-    profile = device.paced(measured)
     is_kept = device.pace is None
-    points = load_curve(folder, manifest, profile, OPTIONS, keep=is_kept)
-    return EngineCurve(folder, manifest, shapes, points)
+    points = load_curve(folder, engine.manifest, engine.delays, OPTIONS, keep=is_kept)
+    return EngineCurve(engine, points)
 
 
 def load_curve(

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from swapnet.errors import BackendError
-from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.inputs import check_inputs
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.runtime.batching import agree, are_alike, join, largest_batch, part, rows_of
@@ -22,6 +21,7 @@ from swapnet.executor.runtime.memory import is_interruptible
 from swapnet.executor.runtime.objectives import Changes, Objectives
 from swapnet.executor.runtime.policy import Job
 from swapnet.executor.runtime.rates import RateMeter
+from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.sharing import Turn
 from swapnet.executor.swapping.readers import Rank
 from swapnet.tensors import Array
@@ -123,7 +123,7 @@ class RuntimeModel:
     def __init__(
         self,
         name: str,
-        executor: SwapExecutor,
+        executor: SharedExecutor,
         objectives: Objectives,
         lanes: Lanes,
         urgencies: Urgencies,

@@ -14,11 +14,11 @@ from swapnet.budget import Budget
 from swapnet.errors import BackendError, InputError, SwapnetError
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
-from swapnet.executor.executor import SwapExecutor
+from swapnet.executor.engine import Engine
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.runtime.admission import budget_bytes, too_small
 from swapnet.executor.runtime.balancer import Balancer
-from swapnet.executor.runtime.engine_curve import OPTIONS, EngineCurve, open_engine
+from swapnet.executor.runtime.engine_curve import OPTIONS, EngineCurve, with_curve
 from swapnet.executor.runtime.giving_way import giving_way
 from swapnet.executor.runtime.lanes import Lanes
 from swapnet.executor.runtime.memory import scratch_bytes, together
@@ -27,6 +27,7 @@ from swapnet.executor.runtime.objectives import Changes, Objectives
 from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.rates import RateMeter
 from swapnet.executor.runtime.share_rules import share_rule
+from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.sharing import Sharing
 from swapnet.executor.swapping.loading import READERS
 from swapnet.executor.swapping.readers import Channel
@@ -124,7 +125,7 @@ class SwapRuntime:
 
     def load(
         self,
-        folder: str | Path,
+        engine: Engine | str | Path,
         *,
         name: str | None = None,
         priority: float = 1.0,
@@ -136,8 +137,8 @@ class SwapRuntime:
 
         Parameters
         ----------
-        folder
-            Engine directory.
+        engine
+            Engine directory, or an engine that is open.
         name
             Unique; by default that of the folder.
         priority
@@ -161,18 +162,19 @@ class SwapRuntime:
         """
         objectives = Objectives(priority, deadline_ms, rate_per_s)
         with giving_way():
-            engine = open_engine(Path(folder), self._device, shapes)
-        name = name or engine.folder.absolute().name
+            opened = Engine.open(engine, shapes=shapes, device=self._device)
+            curve = with_curve(opened)
+        name = name or opened.folder.absolute().name
         with self._changing():
             self._check_open()
-            self._check_loadable(name, engine)
-            engines = {**self._engines, name: engine}
+            self._check_loadable(name, opened)
+            engines = {**self._engines, name: curve}
             shares_bytes = self._split(engines, {**self._objectives(), name: objectives})
             before = dict(self._shares_bytes)
             try:
                 self._make_room({n: b for n, b in shares_bytes.items() if n != name})
                 self._fit_scratch(engines.values())
-                model = self._open(name, engine, objectives, shares_bytes[name])
+                model = self._open(name, curve, objectives, shares_bytes[name])
             except BaseException:
                 self._forget(name)
                 with suppress(SwapnetError):
@@ -181,7 +183,7 @@ class SwapRuntime:
                     self._apply(before)
                 raise
             self._models[name] = model
-            self._engines[name] = engine
+            self._engines[name] = curve
             self._shares_bytes[name] = shares_bytes[name]
             with suppress(SwapnetError):
                 self._apply(shares_bytes)
@@ -281,17 +283,15 @@ class SwapRuntime:
         return next((model for model in self.models if model.is_served_here()), None)
 
     def _open(
-        self, name: str, engine: EngineCurve, objectives: Objectives, share_bytes: int
+        self, name: str, curve: EngineCurve, objectives: Objectives, share_bytes: int
     ) -> RuntimeModel:
         urgencies = Urgencies(RateMeter(objectives.rate_per_s))
         with giving_way():
-            executor = SwapExecutor(
-                engine.folder,
-                engine.alone_bytes + share_bytes,
-                device=self._device,
+            executor = SharedExecutor(
+                curve.engine,
+                curve.alone_bytes + share_bytes,
                 load_mode=self._load_mode,
                 options=OPTIONS,
-                shapes=engine.shapes,
                 sharing=Sharing(self._channel, self._scratch, urgencies),
             )
         try:
@@ -374,7 +374,7 @@ class SwapRuntime:
 
     def _fit_scratch(self, engines: Iterable[EngineCurve]) -> None:
         """Make scratch memory as large as engines need; all of them pause while it changes."""
-        limit = scratch_bytes([e.manifest for e in engines], lanes=self._lanes.count)
+        limit = scratch_bytes([e.engine.manifest for e in engines], lanes=self._lanes.count)
         if limit == self._scratch.limit_bytes:
             return
         models = self.models
@@ -398,7 +398,7 @@ class SwapRuntime:
 
     def _available_bytes(self, engines: Iterable[EngineCurve]) -> int:
         """What the budget leaves for the weights of engines."""
-        manifests = [engine.manifest for engine in engines]
+        manifests = [e.engine.manifest for e in engines]
         return self._budget_bytes - together(manifests, lanes=self._lanes.count).other_bytes
 
     def _follow_rates(self) -> None:
@@ -441,7 +441,7 @@ class SwapRuntime:
                 hint="open a new SwapRuntime",
             )
 
-    def _check_loadable(self, name: str, engine: EngineCurve) -> None:
+    def _check_loadable(self, name: str, engine: Engine) -> None:
         if name in self._models:
             raise InputError(
                 f"there is a model {name!r} already",

@@ -15,18 +15,16 @@ from typing import Any
 
 from swapnet.arrays import Array
 from swapnet.executor.device import Device
-from swapnet.executor.executor import SwapExecutor
+from swapnet.executor.engine import Engine
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.planner import make_plan
-from swapnet.executor.planning.usage import demand, for_pool
 from swapnet.executor.runtime.engine_curve import OPTIONS
 from swapnet.executor.runtime.lanes import Lanes, LaneTurn
 from swapnet.executor.runtime.memory import ENGINE_BYTES
 from swapnet.executor.runtime.model import ModelStats
 from swapnet.executor.runtime.objectives import Objectives
 from swapnet.executor.runtime.policy import Job
-from swapnet.manifest import load_manifest
-from swapnet.profile import load_profile
+from swapnet.executor.runtime.shared_executor import SharedExecutor
 
 __all__ = ["WHOLE_MODEL", "WholeModel", "WholeModels"]
 
@@ -114,7 +112,7 @@ class WholeModels:
             model.close()
 
     @contextmanager
-    def held(self, model: WholeModel) -> Iterator[SwapExecutor]:
+    def held(self, model: WholeModel) -> Iterator[SharedExecutor]:
         """Keep a model in memory while its thread uses it."""
         with self._changed:
             self._asking.append(model)
@@ -177,17 +175,18 @@ class WholeModel:
         shapes: Mapping[str, Sequence[int]] | None,
         device: Device,
         lanes: Lanes,
-        held: Callable[[WholeModel], AbstractContextManager[SwapExecutor]],
+        held: Callable[[WholeModel], AbstractContextManager[SharedExecutor]],
     ) -> None:
-        manifest = for_pool(load_manifest(folder, shapes), device.pool)
-        profile = device.paced(load_profile(folder, manifest, device.fingerprint))
+        engine = Engine.open(folder, shapes=shapes, device=device)
         self.name = name
         self.in_force: Plan | None = None
         self.is_used = False
-        self._demand_bytes = demand(manifest).total_bytes
-        self._plan_of = lru_cache(partial(make_plan, manifest, profile, options=OPTIONS))
-        self._open = partial(SwapExecutor, folder, device=device, options=OPTIONS, shapes=shapes)
-        self._executor: SwapExecutor | None = None
+        self._demand_bytes = engine.demand.total_bytes
+        self._plan_of = lru_cache(
+            partial(make_plan, engine.manifest, engine.delays, options=OPTIONS)
+        )
+        self._open = partial(SharedExecutor, engine, options=OPTIONS)
+        self._executor: SharedExecutor | None = None
         self._objectives = objectives
         self._lanes = lanes
         self._held = held
@@ -217,7 +216,7 @@ class WholeModel:
         self._submitted += 1
         return self._thread.submit(self._serve, inputs, job)
 
-    def opened(self) -> SwapExecutor:
+    def opened(self) -> SharedExecutor:
         """The executor of the plan in force."""
         if self._executor is None:
             assert self.in_force is not None

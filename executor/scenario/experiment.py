@@ -109,7 +109,7 @@ class _Ways:
         for index, name in enumerate(names):
             progress("open", index, len(names))
             self._open(name)
-        engines = [(part.folder, part.manifest) for part in options.parts]
+        engines = [(part.engine.folder, part.manifest) for part in options.parts]
         bandwidth = self._stack.enter_context(Bandwidth(engines, pace=options.device.pace))
         rates = []
         for turn in range(options.rounds):
@@ -157,7 +157,7 @@ class _Ways:
         engines = (
             Engine(
                 name=part.entry.name,
-                folder=str(part.folder),
+                folder=str(part.engine.folder),
                 samples=str(self._samples(index)),
                 priority=part.entry.priority,
                 rate_per_s=part.entry.rate_per_s,

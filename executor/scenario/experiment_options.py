@@ -13,6 +13,7 @@ from swapnet.arrays import Array
 from swapnet.budget import Budget, Demand
 from swapnet.errors import SwapnetError
 from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
 from swapnet.executor.inputs import check_inputs, planned_sample
 from swapnet.executor.planning.usage import demand
 from swapnet.executor.runtime.batching import largest_batch
@@ -42,16 +43,20 @@ class Part:
     ----------
     entry
         What the scenario says of it.
-    folder, manifest
-        The engine, at the shapes of its inputs.
+    engine
+        At the shapes of its inputs.
     samples
         Inputs by name, with a leading sample axis.
     """
 
     entry: Entry
-    folder: Path
-    manifest: Manifest
+    engine: Engine
     samples: dict[str, Array]
+
+    @property
+    def manifest(self) -> Manifest:
+        """The engine's."""
+        return self.engine.manifest
 
     @property
     def count(self) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from swapnet.executor.planning.curve import curve
+from swapnet.executor.engine import Engine
+from swapnet.executor.planning.curve import curve as latency_curve
 from swapnet.executor.runtime.admission import too_small
 from swapnet.executor.runtime.engine_curve import OPTIONS, POINTS, EngineCurve
 from swapnet.executor.runtime.memory import together
@@ -19,7 +19,6 @@ from swapnet.executor.runtime.simulated_cost import simulated_model
 from swapnet.executor.runtime.split import RULES, Claim
 from swapnet.executor.scenario.scenario import Entry, Scenario
 from swapnet.executor.scenario.traffic import Arrival, round_arrivals
-from swapnet.manifest import Manifest
 from swapnet.profile import Profile, with_storage
 
 __all__ = ["Candidate", "Forecast", "candidate", "forecast"]
@@ -32,21 +31,23 @@ class Candidate:
     """One DNN of a scenario, with what it takes on a device."""
 
     entry: Entry
-    engine: EngineCurve
-    profile: Profile
+    curve: EngineCurve
+    delays: Profile
 
     @property
     def claim(self) -> Claim:
         """What it asks of the memory for weights."""
         entry = self.entry
         objectives = Objectives(entry.priority, entry.deadline_ms, entry.rate_per_s)
-        return self.engine.claim(entry.name, objectives)
+        return self.curve.claim(entry.name, objectives)
 
     def with_share(self, share_bytes: int) -> SimulatedModel:
         """On the virtual clock, by the plan for a share of the memory for weights."""
-        budget_bytes = self.engine.alone_bytes + share_bytes
-        (point,) = curve(self.engine.manifest, self.profile, OPTIONS, budgets=[budget_bytes])
-        return simulated_model(self.claim, self.engine.option(point))
+        budget_bytes = self.curve.alone_bytes + share_bytes
+        (point,) = latency_curve(
+            self.curve.engine.manifest, self.delays, OPTIONS, budgets=[budget_bytes]
+        )
+        return simulated_model(self.claim, self.curve.option(point))
 
 
 @dataclass(frozen=True)
@@ -71,28 +72,24 @@ class Forecast:
 
 
 def candidate(
-    entry: Entry,
-    folder: Path,
-    manifest: Manifest,
-    profile: Profile,
-    *,
-    storage_bytes_per_s: float | None = None,
+    entry: Entry, engine: Engine, *, storage_bytes_per_s: float | None = None
 ) -> Candidate:
     """A DNN on this device, or on one with other storage.
 
     Parameters
     ----------
-    entry, folder, manifest, profile
-        What is asked, of which engine, with which delays.
+    entry, engine
+        What is asked, of which engine.
     storage_bytes_per_s
         In place of the measured one, idle and busy.
     """
+    delays = engine.delays
     if storage_bytes_per_s is not None:
-        profile = with_storage(
-            profile, bytes_per_s=storage_bytes_per_s, busy_bytes_per_s=storage_bytes_per_s
+        delays = with_storage(
+            delays, bytes_per_s=storage_bytes_per_s, busy_bytes_per_s=storage_bytes_per_s
         )
-    points = curve(manifest, profile, OPTIONS, count=POINTS)
-    return Candidate(entry, EngineCurve(folder, manifest, entry.shapes, points), profile)
+    points = latency_curve(engine.manifest, delays, OPTIONS, count=POINTS)
+    return Candidate(entry, EngineCurve(engine, points), delays)
 
 
 def forecast(
@@ -117,7 +114,7 @@ def forecast(
         The DNNs do not fit.
     """
     claims = [each.claim for each in candidates]
-    other_bytes = together([each.engine.manifest for each in candidates]).other_bytes
+    other_bytes = together([each.curve.engine.manifest for each in candidates]).other_bytes
     available_bytes = budget_bytes - other_bytes
     rules = {name: share_rule(name) for name in RULES}
     needed_bytes = max(rule.needed_bytes(claims) for rule in rules.values())

@@ -90,12 +90,11 @@ class Runtime(Protocol):
 
 def open_generator(job: Job, say: Say) -> LoadGenerator:
     """The load generator of a process of our own."""
-    from swapnet.executor.backends import device_for
+    from swapnet.executor.engine import Engine
     from swapnet.executor.runtime import SwapRuntime
     from swapnet.executor.scenario.baselines import WHOLE_MODEL, WholeModels
-    from swapnet.manifest import load_manifest
 
-    device = device_for(load_manifest(Path(job.engines[0].folder)), job.threads, own=True)
+    device = Engine.open(job.engines[0].folder).on_threads(job.threads, own=True).device
     if job.storage_bytes_per_s is not None:
         device = replace(device, pace=Pace(job.storage_bytes_per_s))
     runtime: Runtime

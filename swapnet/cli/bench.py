@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import write_json
-from swapnet.cli.engine import delays, engine_device, measured_engine
+from swapnet.cli.engine import open_engine, with_delays
 from swapnet.cli.options import (
     budget_option,
-    calibrate_option,
     engine_argument,
     gpu_memory_option,
     load_mode_option,
+    measure_option,
     read_inputs,
     shapes_option,
     threads_option,
 )
 from swapnet.errors import InputError
-from swapnet.executor.device import Device
 from swapnet.files import check_writable
 
 if TYPE_CHECKING:
     from swapnet.executor.bench.bench import Findings
+    from swapnet.executor.engine import Engine
 
 __all__ = ["command"]
 
@@ -67,7 +67,7 @@ __all__ = ["command"]
 @click.option("--export-trace", metavar="FILE", help="One inference, for Perfetto.")
 @click.option("--plot", metavar="FILE", help="Latency over budget, with this measurement.")
 @shapes_option
-@calibrate_option
+@measure_option
 @threads_option
 @load_mode_option
 @gpu_memory_option
@@ -92,7 +92,7 @@ def command(
     export_trace: str | None,
     plot: str | None,
     shapes: dict[str, tuple[int, ...]],
-    calibrate: bool,
+    measure: bool,
     threads: int | None,
     load_mode: str,
     gpu_memory: str,
@@ -114,26 +114,26 @@ def command(
     from swapnet.executor.planning.plan import PlanOptions
     from swapnet.executor.planning.planner import make_plan
     from swapnet.executor.swapping.storage import LoadMode
-    from swapnet.manifest import load_manifest
     from swapnet.profile import assumed_profile
 
-    manifest = measured_engine(engine, shapes)
+    opened = open_engine(engine, shapes, threads, gpu_memory)
+    manifest = opened.manifest
     if memory_limit and manifest.runs_on_gpu:
         raise InputError(
             f"--memory-limit is not for {manifest.compiled.backend}",
             why="the kernel's limit is of the host's memory, where CUDA keeps what it likes",
             hint="leave it out: memory of the GPU is measured, and limited by our allocators",
         )
+    other = None
     if against is not None:
-        manifests = (manifest, load_manifest(against, shapes or None))
-        check_comparable((str(engine), str(against)), manifests)
+        other = open_engine(against, shapes, threads, gpu_memory)
+        check_comparable((str(engine), str(against)), (manifest, other.manifest))
     parsed = Budget.parse(budget)
     for target in (json_target, export_times, export_profile, export_trace, plot):
         if target and target != "-":
             check_writable(Path(target))
     if plot:
         check_drawable(Path(plot))
-    device = engine_device(engine, threads, gpu_memory)
     wanted = _percentiles(percentile)
     options = PlanOptions(resident=not no_resident, cyclic=not no_cyclic)
     pairs = [part.rpartition(":") for part in (load_inputs or "").split(",") if part]
@@ -143,8 +143,9 @@ def command(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swapnet-")))
         source = original_model(manifest, model) if compare or mapped else None
         make_plan(manifest, assumed_profile(manifest), admitted_bytes(parsed, manifest), options)
-        for directory in filter(None, (engine, against)):
-            delays(directory, device, load_mode, shapes, calibrate=calibrate, name=str(directory))
+        opened = with_delays(opened, load_mode, measure=measure, name=str(engine))
+        if other is not None:
+            with_delays(other, load_mode, measure=measure, name=str(against))
         others: dict[str, Other] = {}
         if mapped and source is not None:
             whole = save_optimised(source, folder, operators=operators_of(manifest.compiled))
@@ -153,16 +154,14 @@ def command(
             others["against"] = Other(against)
         findings = bench(
             Setup(
-                folder=engine,
+                engine=opened,
                 budget=parsed,
                 inputs=inputs,
                 runtime_engine=one_operator_engine(folder),
-                device=device,
                 unswapped=source if compare else None,
                 others=others,
                 load_mode=LoadMode(load_mode),
                 options=options,
-                shapes=shapes,
                 memory_limit=memory_limit,
                 schedule=Schedule(iterations=iterations, warm_up_ms=warm_up, duration_s=duration),
                 percentiles=wanted,
@@ -181,17 +180,15 @@ def command(
     if export_trace:
         write_json({"traceEvents": findings.trace_events}, export_trace)
     if plot:
-        _plot(engine, findings, device, Path(plot))
+        _plot(opened, findings, Path(plot))
 
 
-def _plot(engine: Path, findings: Findings, device: Device, path: Path) -> None:
+def _plot(engine: Engine, findings: Findings, path: Path) -> None:
     from swapnet.executor.bench.plot import panel_of, save_plot
     from swapnet.executor.bench.prediction import scaled
     from swapnet.executor.planning.curve import curve
-    from swapnet.profile import load_profile
 
-    manifest, report = findings.manifest, findings.report
-    profile = load_profile(engine, manifest, device.fingerprint)
+    manifest, report, profile = findings.manifest, findings.report, engine.measured
     delays = scaled(profile, report.idle_ms, report.storage_bytes_per_s)
     points = curve(manifest, profile, delays=delays, execution_ms=report.execution_ms)
     save_plot([panel_of(report.model, points, [report])], path)

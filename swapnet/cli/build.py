@@ -65,6 +65,8 @@ __all__ = ["build_engine", "command"]
 @precision_options
 @shapes_option
 @click.option(
+    "measure",
+    "--measure/--no-measure",
     "--calibrate/--no-calibrate",
     default=True,
     help="Measure block times afterwards, where the backend runs here.",
@@ -102,7 +104,7 @@ __all__ = ["build_engine", "command"]
 def command(
     model: Path,
     output: Path | None,
-    calibrate: bool,
+    measure: bool,
     targets: str | None,
     data: str | None,
     calibration: Path | None,
@@ -140,7 +142,7 @@ def command(
             progress=report,
         )
     manifest = build_engine(
-        model, folder, calibrate=calibrate, targets=names, calibration=ranges, **options
+        model, folder, measure=measure, targets=names, calibration=ranges, **options
     )
     backend = manifest.compiled.backend
     if not can_run(backend):
@@ -155,29 +157,29 @@ def command(
         _compare(folder, manifest, options["smallest_budget"])
 
 
-def build_engine(model: Path, folder: Path, *, calibrate: bool, **options: Any) -> Manifest:
+def build_engine(model: Path, folder: Path, *, measure: bool, **options: Any) -> Manifest:
     """Build, measure, and say what was built.
 
     Parameters
     ----------
     model, folder
         From where, to where.
-    calibrate
+    measure
         Measure block times, if the backend runs here.
     options
         Of `swapnet.builder.build`.
     """
+    from swapnet import calibration
     from swapnet.builder import build
-    from swapnet.calibration import measure
     from swapnet.executor.backends import can_run
 
     started = time.perf_counter()
     with progress(folder.name) as report:
         manifest = build(model, folder, progress=report, **options)
-        if calibrate and can_run(manifest.compiled.backend):
+        if measure and can_run(manifest.compiled.backend):
             report("measure", 0, 1)
             try:
-                measure(folder, progress=report)
+                calibration.measure(folder, progress=report)
             except SwapnetError as error:
                 click.echo(f"{folder} was built but not measured: {error}", err=True)
     seconds = time.perf_counter() - started

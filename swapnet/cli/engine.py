@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +54,10 @@ def open_engine(
         None where children of ours execute: memory is counted as they take it.
     """
     from swapnet.calibration import ensure_shapes
-    from swapnet.executor.device import ThreadPool
     from swapnet.executor.engine import Engine
 
     engine = Engine.open(folder).on_threads(threads, own=bool(own), gpu_memory=gpu_memory)
-    if own is None:
-        engine = engine.on(replace(engine.device, pool=ThreadPool.GLOBAL))
-    return ensure_shapes(engine, shapes, say=say)
+    return ensure_shapes(engine.in_child() if own is None else engine, shapes, say=say)
 
 
 def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> Engine:

@@ -84,7 +84,7 @@ def run_models(
     from swapnet import models
     from swapnet.budget import Budget
     from swapnet.builder.one_operator import one_operator_engine
-    from swapnet.cli.engine import engine_device
+    from swapnet.cli.engine import open_engine
     from swapnet.executor.backends import best_backend, can_run
     from swapnet.executor.bench.bench import Setup, bench
     from swapnet.executor.bench.rounds import Schedule
@@ -106,11 +106,10 @@ def run_models(
             folder = current_engine(engines, files, inputs, backend)
             findings = bench(
                 Setup(
-                    folder=folder,
+                    engine=open_engine(folder, {}),
                     budget=parsed,
                     inputs=inputs,
                     runtime_engine=runtime,
-                    device=engine_device(folder, None, "auto"),
                     unswapped=files.onnx,
                     schedule=Schedule(rounds=3, iterations=3, warm_up_ms=0, duration_s=duration),
                 )
@@ -155,8 +154,8 @@ def run_models(
 def show_built(names: Sequence[str], engines: Path, backend: str) -> None:
     """Build models for a backend that can't run here, and say what was built."""
     from swapnet import models
+    from swapnet.executor.engine import Engine
     from swapnet.executor.planning.planner import smallest_budget
-    from swapnet.manifest import load_manifest
 
     rows = []
     for name in names:
@@ -164,7 +163,7 @@ def show_built(names: Sequence[str], engines: Path, backend: str) -> None:
         started = time.perf_counter()
         folder = current_engine(engines, files, load_npz(files.example), backend)
         seconds = time.perf_counter() - started
-        manifest = load_manifest(folder)
+        manifest = Engine.open(folder).manifest
         graphs = [block for block in manifest.blocks if block.is_graph]
         embedded = sum(block.weight_style == "embedded" for block in graphs)
         plans = sum(block.plan_nbytes or (folder / block.file).stat().st_size for block in graphs)

@@ -14,11 +14,11 @@ from swapnet.tensors import parse_shapes
 
 __all__ = [
     "budget_option",
-    "calibrate_option",
     "engine_argument",
     "engines_option",
     "gpu_memory_option",
     "load_mode_option",
+    "measure_option",
     "read_inputs",
     "shapes_option",
     "shapes_option_named",
@@ -43,10 +43,12 @@ load_mode_option = click.option(
     show_default=True,
     help="How weights are read.",
 )
-calibrate_option = click.option(
+measure_option = click.option(
+    "measure",
+    "--measure/--no-measure",
     "--calibrate/--no-calibrate",
     default=True,
-    help="Measure this device first where no profile of it is stored. [default: calibrate]",
+    help="Measure this device first where no delays of it are stored. [default: measure]",
 )
 gpu_memory_option = click.option(
     "--gpu-memory",

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import print_table, write_json
-from swapnet.cli.engine import delays, engine_device, engine_or_model, measured_engine
+from swapnet.cli.engine import engine_or_model, open_engine, with_delays
 from swapnet.cli.options import (
-    calibrate_option,
     gpu_memory_option,
     load_mode_option,
+    measure_option,
     shapes_option,
     threads_option,
 )
@@ -47,7 +47,7 @@ _SHARES = (17, 25, 43, 66, 100)
 @shapes_option
 @click.option("--max-block", metavar="SIZE", help="Largest block, for a model; as on build.")
 @click.option("--portable", is_flag=True, help="No hardware layout, for a model; as on build.")
-@calibrate_option
+@measure_option
 @threads_option
 @load_mode_option
 @gpu_memory_option
@@ -60,7 +60,7 @@ def command(
     shapes: dict[str, tuple[int, ...]],
     max_block: str | None,
     portable: bool,
-    calibrate: bool,
+    measure: bool,
     threads: int | None,
     load_mode: str,
     gpu_memory: str,
@@ -73,7 +73,6 @@ def command(
     from swapnet.executor.bench.plot import Panel, check_drawable, save_plot
     from swapnet.executor.planning.curve import curve
     from swapnet.executor.planning.planner import make_plan
-    from swapnet.profile import with_needs
 
     parsed = Budget.parse(budget) if budget else None
     for target in (json_target, plot):
@@ -82,11 +81,10 @@ def command(
     if plot:
         check_drawable(plot)
     with engine_or_model(engine, shapes, max_block=max_block, portable=portable) as folder:
-        manifest = measured_engine(folder, shapes)
-        budgets = _budgets(manifest, parsed)
-        device = engine_device(folder, threads, gpu_memory)
-        profile = delays(folder, device, load_mode, shapes, calibrate=calibrate, name=str(engine))
-        manifest = with_needs(manifest, profile.needs)
+        opened = open_engine(folder, shapes, threads, gpu_memory)
+        budgets = _budgets(opened.manifest, parsed)
+        opened = with_delays(opened, load_mode, measure=measure, name=str(engine)).with_needs()
+        manifest, profile = opened.manifest, opened.measured
         plans = [make_plan(manifest, profile, nbytes) for nbytes in budgets]
         points = curve(manifest, profile) if with_curve or plot else ()
     if plot:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import swapnet
 from swapnet.arrays import Array
 from swapnet.errors import SwapnetError
-from swapnet.manifest import load_manifest
+from swapnet.version import VERSION
 
 if TYPE_CHECKING:
     from swapnet.models import ZooFiles
@@ -26,25 +25,27 @@ def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], bac
     from swapnet.cli.build import build_engine
     from swapnet.executor import SwapExecutor
     from swapnet.executor.backends import can_run
+    from swapnet.executor.engine import Engine
     from swapnet.executor.planning.planner import smallest_budget
     from swapnet.tensorrt import version
 
     folder = engine_folder(engines, files.name, backend)
     shapes = {name: array.shape for name, array in inputs.items()}
     try:
-        manifest = load_manifest(folder)
+        engine = Engine.open(folder)
+        manifest = engine.manifest
         current = (
             manifest.source.sha256 == files.sha256
-            and manifest.compiled.builder == swapnet.__version__
+            and manifest.compiled.builder == VERSION
             and manifest.planned_shapes == shapes
         )
         if manifest.is_tensorrt:
             current &= manifest.compiled.version == version(manifest.compiled.backend)
         if current and can_run(manifest.compiled.backend):
             smallest = "100%" if manifest.runs_on_gpu else smallest_budget(manifest)[0]
-            SwapExecutor(folder, smallest).close()
+            SwapExecutor(engine, smallest).close()
     except SwapnetError:
         current = False
     if not current:
-        build_engine(files.onnx, folder, calibrate=True, backend=backend, shapes=shapes)
+        build_engine(files.onnx, folder, measure=True, backend=backend, shapes=shapes)
     return folder

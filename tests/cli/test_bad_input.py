@@ -102,7 +102,7 @@ def test_the_error_of_a_plan_comes_before_anything_is_measured(call: Call, copy:
 
 def test_a_budget_too_small_says_what_sets_the_smallest(call: Call, toy: Engine) -> None:
     smallest, _ = smallest_budget(toy.in_own_process)
-    failed = call("plan", toy.folder, "--budget", smallest - 1, "--no-calibrate")
+    failed = call("plan", toy.folder, "--budget", smallest - 1, "--no-measure")
     assert failed.is_user_error(str(smallest), str(smallest - 1), "block")
 
 

@@ -17,7 +17,7 @@ from tests.builder.precision.conftest import convolutions
 from tests.cli.conftest import Call
 from tests.helpers.engines import BuildToy, Engine
 
-BRIEF = ("--iterations", 3, "--duration", 0, "--warm-up", 0, "--threads", 1, "--no-calibrate")
+BRIEF = ("--iterations", 3, "--duration", 0, "--warm-up", 0, "--threads", 1, "--no-measure")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

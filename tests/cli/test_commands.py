@@ -56,7 +56,7 @@ def test_build_plan_inspect_verify(call: Call, toy: Engine, tmp_path: Path) -> N
 
 def test_portable_engines_say_so(call: Call, toy: Engine, tmp_path: Path) -> None:
     folder = tmp_path / "portable"
-    assert call("build", toy.model, "-o", folder, "--portable", "--no-calibrate").status == 0
+    assert call("build", toy.model, "-o", folder, "--portable", "--no-measure").status == 0
     assert load_manifest(folder).compiled.fingerprint == "portable"
     assert not (folder / "profile.json").exists()
 
@@ -224,7 +224,7 @@ def test_bench_at_other_shapes(call: Call, tmp_path: Path) -> None:
         for tensor in dynamic.manifest.inputs
     )
     common = ("bench", dynamic.folder, "--budget", "100%", "--iterations", 3, "--duration", 0)
-    ran = call(*common, "--no-calibrate", "--compare", "--shapes", given, "--json", "-")
+    ran = call(*common, "--no-measure", "--compare", "--shapes", given, "--json", "-")
     assert ran.status == 0, ran.err
     larger, built = json.loads(ran.out), json.loads(call(*common, "--json", "-").out)
     assert larger["max_rel_error"] < 1e-4
@@ -241,7 +241,7 @@ def test_engines_of_a_gpu_say_that_there_is_none(
 
     monkeypatch.setattr("ctypes.CDLL", missing)
     folder = gpu_engine("used-twice")
-    budget = () if command == "calibrate" else ("--budget", "100%", "--no-calibrate")
+    budget = () if command == "calibrate" else ("--budget", "100%", "--no-measure")
     options = budget[:2] if command == "run" else budget
     failed = call(command, folder, *options)
     assert failed.is_user_error("no CUDA driver here", "libcuda.so.1")

@@ -58,7 +58,7 @@ def test_an_engine_is_measured_once(call: Call, dynamic: Path, jobs: list[Job]) 
 def test_nothing_is_measured_where_that_is_not_wanted(
     call: Call, dynamic: Path, jobs: list[Job]
 ) -> None:
-    shown = call("plan", dynamic, "--no-calibrate")
+    shown = call("plan", dynamic, "--no-measure")
     assert (shown.status, shown.err, jobs) == (0, "", [])
     assert "Delays are those of: assumed." in shown.out
     assert not (dynamic / PROFILE).exists()
@@ -136,7 +136,7 @@ def test_a_model_is_planned_and_nothing_stays(call: Call, model: Path, jobs: lis
 @pytest.mark.usefixtures("jobs")
 def test_a_model_is_planned_with_the_options_of_build(call: Call, model: Path, toy: Engine) -> None:
     plans = [
-        json.loads(call("plan", model, "--json", "-", "--no-calibrate", *options).out)
+        json.loads(call("plan", model, "--json", "-", "--no-measure", *options).out)
         for options in ((), ("--max-block", toy.toy.max_block))
     ]
     assert [plan[0]["model"] for plan in plans] == ["toy", "toy"]
@@ -164,7 +164,7 @@ def test_options_of_a_build_are_not_for_an_engine(
 
 @pytest.mark.slow
 def test_a_curve_as_picture_table_and_json(call: Call, toy: Engine, tmp_path: Path) -> None:
-    common = (toy.folder, "--no-calibrate")
+    common = (toy.folder, "--no-measure")
     drawn = call("plan", *common, "--plot", tmp_path / "curve.png")
     assert drawn.status == 0
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
@@ -181,7 +181,7 @@ def test_a_curve_as_picture_table_and_json(call: Call, toy: Engine, tmp_path: Pa
 def test_pictures_that_can_not_be_drawn(
     call: Call, toy: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    common = (toy.folder, "--no-calibrate", "--plot")
+    common = (toy.folder, "--no-measure", "--plot")
     assert call("plan", *common, tmp_path / "curve.odd").is_user_error("'.odd'", "png")
     assert call("plan", *common, tmp_path / "none" / "c.png").is_user_error("can't be written")
     real = builtins.__import__

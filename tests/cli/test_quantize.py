@@ -62,7 +62,7 @@ def test_quantize_then_reuse_the_ranges(
     assert again.read_bytes() == target.read_bytes()
     assert not (tmp_path / "again.ranges.json").exists()
     engine = tmp_path / "engine"
-    built = call("build", model, "-o", engine, "--precision", "int8", *reuse, "--no-calibrate")
+    built = call("build", model, "-o", engine, "--precision", "int8", *reuse, "--no-measure")
     assert built.status == 0
     assert load_manifest(engine).precision == "int8"
     before = _names(tmp_path)
@@ -81,7 +81,7 @@ def test_other_methods_and_data_in_one_go(
 ) -> None:
     engine = tmp_path / "engine"
     arguments = ("--precision", "int8", "--data", data, "--method", method, "--limit", "2")
-    assert call("build", model, "-o", engine, *arguments, "--no-calibrate").status == 0
+    assert call("build", model, "-o", engine, *arguments, "--no-measure").status == 0
     cache = load_ranges(engine / "ranges.json")
     assert (cache.method, cache.samples) == (method, 2)
 

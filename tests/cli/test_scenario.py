@@ -190,7 +190,7 @@ def test_models_of_the_zoo_are_built(
     path.write_text("title='x'\n[[models]]\nname='one'\nmodel='resnet18'\nrate_per_s=1\n")
     assert run(call, path, "--engines", tmp_path / "engines").status == 0
     (part,) = experiment.options[0].parts
-    assert (part.folder, part.count) == (toy.folder, 1)
+    assert (part.engine.folder, part.count) == (toy.folder, 1)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def _build(
 
     def built(name: str, **options: object) -> Path:
         folder = engines / f"{files.name}-{backend}-{name}"
-        build_engine(files.onnx, folder, calibrate=True, backend=backend, shapes=shapes, **options)
+        build_engine(files.onnx, folder, measure=True, backend=backend, shapes=shapes, **options)
         return folder
 
     if backend not in TENSORRT:

@@ -24,7 +24,7 @@ from swapnet.builder.importing.shapes import plan_shapes
 from swapnet.builder.importing.source import open_source
 from swapnet.builder.one_operator import one_operator_engine
 from swapnet.builder.rewriting.optimise import TYPES, operators_of, optimise
-from swapnet.calibration import calibrate
+from swapnet.calibration import measure
 from swapnet.cli.engine import say
 from swapnet.cli.options import engines_option
 from swapnet.cli.zoo import current_engine
@@ -35,15 +35,15 @@ from swapnet.executor.bench.prediction import scaled
 from swapnet.executor.bench.process import Program
 from swapnet.executor.bench.report import Report
 from swapnet.executor.bench.rounds import Schedule
-from swapnet.executor.device import Device, ThreadPool
+from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
 from swapnet.executor.planning.curve import curve
 from swapnet.executor.planning.planner import smallest_budget
-from swapnet.executor.planning.usage import demand, for_pool, usage
+from swapnet.executor.planning.usage import demand, usage
 from swapnet.files import make_folder, replacing
-from swapnet.manifest import Manifest, load_manifest, sha256_of
+from swapnet.manifest import Manifest, sha256_of
 from swapnet.models.bert_base import state_dict
 from swapnet.process.cgroup import is_available
-from swapnet.profile import load_profile
 from swapnet.units import format_size
 from tests.evidence.ablations import ABLATIONS
 from tests.evidence.cases import (
@@ -210,13 +210,14 @@ class _Subject:
         return load_npz(self.files.example)
 
     @cached_property
-    def engine(self) -> Path:
+    def engine(self) -> Engine:
         make_folder(self.suite.engines)
-        return current_engine(self.suite.engines, self.files, self.inputs, "onnxruntime")
+        folder = current_engine(self.suite.engines, self.files, self.inputs, "onnxruntime")
+        return Engine.open(folder).in_child()
 
     @cached_property
     def manifest(self) -> Manifest:
-        return for_pool(load_manifest(self.engine), ThreadPool.GLOBAL)
+        return self.engine.manifest
 
     @cached_property
     def optimised(self) -> tuple[Path, int]:
@@ -277,7 +278,7 @@ class _Subject:
             case = load_case(path, key)
             if case is None:
                 if not fresh:
-                    calibrate(self.engine)
+                    measure(self.engine.folder)
                     fresh = True
                 started = time.perf_counter()
                 case = self._measured(key)
@@ -320,7 +321,9 @@ class _Subject:
     def _others(self, key: Key) -> dict[str, Other]:
         if key.kind == ABLATION:
             return {
-                name: Other(self.engine, options=variant.options, load_mode=variant.load_mode)
+                name: Other(
+                    self.engine.folder, options=variant.options, load_mode=variant.load_mode
+                )
                 for name, variant in ABLATIONS.items()
             }
         others = {}
@@ -332,11 +335,10 @@ class _Subject:
 
     def _setup(self, key: Key, budget: Budget) -> Setup:
         return Setup(
-            folder=self.engine,
+            engine=self.engine,
             budget=budget,
             inputs=self.inputs,
             runtime_engine=self.runtime,
-            device=self.device,
             unswapped=None if key.kind == ABLATION else self.files.onnx,
             others=self._others(key),
             memory_limit=key.memory_limit,
@@ -350,7 +352,7 @@ class _Subject:
 
     def _outline(self, reports: Sequence[Report]) -> None:
         """Write the outline, its curve by the delays of the reports as a whole."""
-        profile = load_profile(self.engine, self.manifest, self.device.fingerprint)
+        profile = Engine.open(self.engine.folder).measured
         delays = scaled(
             profile,
             median(r.idle_ms for r in reports) if reports else 0.0,
@@ -420,7 +422,7 @@ def _current_engines(suite: Suite) -> Iterator[tuple[str, str]]:
     """Name and identity of the engines that are there, in the order of the zoo."""
     for name in models.names():
         try:
-            yield name, load_manifest(suite.engines / name).identity
+            yield name, Engine.open(suite.engines / name).manifest.identity
         except SwapnetError:
             continue
 

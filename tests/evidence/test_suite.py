@@ -16,8 +16,6 @@ from swapnet.errors import BackendError, BudgetError
 from swapnet.executor.bench.bench import Other, Setup
 from swapnet.executor.bench.process import Program
 from swapnet.executor.planning.planner import smallest_budget
-from swapnet.executor.planning.usage import demand
-from swapnet.manifest import load_manifest
 from swapnet.models import ZooFiles
 from swapnet.process.cgroup import is_available
 from tests.evidence.conftest import Call, a_peer, a_report
@@ -73,7 +71,7 @@ class Bench:
         if self.error is not None:
             raise self.error
         peers = {name: a_peer() for name in setup.others}
-        budget_bytes = setup.budget.resolve(demand(load_manifest(setup.folder)))
+        budget_bytes = setup.budget.resolve(setup.engine.demand)
         report = a_report(budget_bytes=budget_bytes, peers=peers)
         return type("Found", (), {"report": report})
 

@@ -18,6 +18,7 @@ from swapnet.errors import BackendError, BudgetError, EngineError, InputError, S
 from swapnet.executor import Device, LoadMode, Pace, PlanOptions, SwapExecutor
 from swapnet.executor.backends.onnxruntime import OrtSegment
 from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.storage import WeightFile
 from swapnet.manifest import MANIFEST, WEIGHTS
@@ -226,7 +227,7 @@ def test_the_budget_changes_between_inferences(toy: Engine, expected: list[Array
 
 def test_a_budget_that_is_restored_has_its_plan(toy: Engine) -> None:
     """Those of the latest few; older ones are made again."""
-    with SwapExecutor(toy.folder, toy.smallest) as executor:
+    with SharedExecutor(toy.folder, toy.smallest) as executor:
         first = executor.plan
         assert executor.prepare(toy.smallest) is first
         budgets = range(toy.smallest, toy.smallest + 5 * 4096, 4096)
@@ -294,7 +295,7 @@ class Turns:
 
 
 def test_each_step_asks_for_its_turn(toy: Engine, expected: list[Arrays]) -> None:
-    with SwapExecutor(toy.folder, toy.smallest) as executor:
+    with SharedExecutor(toy.folder, toy.smallest) as executor:
         for seed in range(3):
             turns = Turns()
             assert_same(executor.infer(toy.feeds(seed), turns), expected[seed])
@@ -313,7 +314,7 @@ def test_a_failed_inference_leaves_its_turn(
     toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = PlanOptions(resident=False, cyclic=False)
-    with SwapExecutor(toy.folder, toy.smallest, options=options) as executor:
+    with SharedExecutor(toy.folder, toy.smallest, options=options) as executor:
         failing(monkeypatch, 1)
         turns = Turns()
         with pytest.raises(StorageError):
@@ -337,7 +338,7 @@ def test_a_step_without_room_is_executed_again_alone(
 
     monkeypatch.setattr(OrtSegment, "run", run)
     turns = Turns(could_wait=could_wait)
-    with SwapExecutor(toy.folder, toy.smallest) as executor:
+    with SharedExecutor(toy.folder, toy.smallest) as executor:
         if could_wait:
             assert_same(executor.infer(toy.feeds(), turns), expected[0])
         else:
@@ -350,7 +351,7 @@ def test_a_step_without_room_is_executed_again_alone(
 def test_a_prepared_plan_is_in_force_once_it_is_adopted(
     toy: Engine, expected: list[Arrays]
 ) -> None:
-    with SwapExecutor(toy.folder, toy.smallest) as executor:
+    with SharedExecutor(toy.folder, toy.smallest) as executor:
         before = executor.plan
         plan = executor.prepare("100%")
         with pytest.raises(BudgetError):
@@ -381,7 +382,7 @@ def reads_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_pause_forgets_segments_and_no_weights(
     toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    with SwapExecutor(toy.folder, "100%") as executor:
+    with SharedExecutor(toy.folder, "100%") as executor:
         assert executor.plan.streamed_bytes == 0
         assert_same(executor(toy.feeds()), expected[0])
         offsets = reads_of(monkeypatch)
@@ -395,7 +396,7 @@ def test_a_pause_forgets_segments_and_no_weights(
 
 def test_a_plan_may_be_adopted_in_a_pause(toy: Engine, expected: list[Arrays]) -> None:
     """Its weights are where they have to be, whichever plan was before."""
-    with SwapExecutor(toy.folder, toy.smallest) as executor:
+    with SharedExecutor(toy.folder, toy.smallest) as executor:
         budgets: tuple[str | int, ...] = ("100%", toy.smallest, "weights:60%", "100%")
         for seed, budget in enumerate(budgets):
             executor.pause()
@@ -411,7 +412,7 @@ def test_what_can_not_be_loaded_after_a_pause_is_loaded_at_the_next_inference(
     def refuse(*_: Any) -> None:
         raise BackendError("refused")
 
-    with SwapExecutor(toy.folder, "100%") as executor:
+    with SharedExecutor(toy.folder, "100%") as executor:
         executor.pause()
         with monkeypatch.context() as patch:
             patch.setattr("swapnet.executor.backends.onnxruntime.OrtSegment", refuse)
@@ -425,14 +426,14 @@ def test_what_can_not_be_loaded_after_a_pause_is_loaded_at_the_next_inference(
 def test_a_plan_that_was_made_before_is_not_searched_again(
     toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with SwapExecutor(toy.folder, "weights:50%") as executor:
+    with SharedExecutor(toy.folder, "weights:50%") as executor:
         plan = executor.plan
 
     def search(*_: object, **__: object) -> None:
         raise AssertionError("it was made before")
 
     monkeypatch.setattr("swapnet.executor.executor.make_plan", search)
-    with SwapExecutor(toy.folder, plan.budget_bytes, plan=plan) as executor:
+    with SharedExecutor(toy.folder, plan.budget_bytes, plan=plan) as executor:
         assert executor.plan is plan
         assert_same(executor(toy.feeds()), expected[0])
 

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from swapnet.executor import Device, RuntimeModel, SwapRuntime
+from swapnet.executor.engine import Engine
 from swapnet.executor.planning.plan import Step
-from swapnet.executor.runtime.engine_curve import open_engine
+from swapnet.executor.runtime.engine_curve import with_curve
 from swapnet.executor.runtime.memory import together
 from swapnet.executor.runtime.share_rules import share_rule
 from swapnet.manifest import Manifest, save_manifest
@@ -101,7 +102,7 @@ def expected_shares(runtime: SwapRuntime, engines: Engines, rule: str = "latency
     """What `split` gives to the models that are loaded."""
     available = runtime.budget_bytes - together([e.manifest for e in engines.values()]).other_bytes
     claims = [
-        open_engine(engines[m.name].folder, Device()).claim(m.name, m.objectives)
+        with_curve(Engine.open(engines[m.name].folder)).claim(m.name, m.objectives)
         for m in runtime.models
     ]
     return share_rule(rule).shares_bytes(claims, available)

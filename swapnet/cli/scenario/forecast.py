@@ -57,7 +57,6 @@ def command(
     from swapnet.executor.device import Device, available_processors
     from swapnet.executor.runtime.memory import together
     from swapnet.executor.scenario.forecast import candidate, forecast
-    from swapnet.profile import load_profile
 
     chosen = chosen_scenario(scenario_path(scenario), rates_per_s, speed=speed)
     parsed = Budget.parse(budget)
@@ -65,13 +64,7 @@ def command(
     parts = parts_of(chosen, engines, device)
     budget_bytes = parsed.resolve(together([part.manifest for part in parts]))
     candidates = [
-        candidate(
-            part.entry,
-            part.folder,
-            part.manifest,
-            load_profile(part.folder, part.manifest, device.fingerprint),
-            storage_bytes_per_s=storage_bytes_per_s,
-        )
+        candidate(part.entry, part.engine, storage_bytes_per_s=storage_bytes_per_s)
         for part in parts
     ]
     found = forecast(candidates, budget_bytes, requests=requests, seed=seed)

@@ -19,20 +19,20 @@ _SAMPLES = 3
 def parts_of(scenario: Scenario, engines: Path, device: Device) -> tuple[Part, ...]:
     """All engines, built and measured where they must be, with their inputs."""
     from swapnet import models
-    from swapnet.manifest import load_manifest
+    from swapnet.executor.engine import Engine
 
     for entry in scenario.models:
         if entry.model is not None:
             models.find(entry.model)
         else:
-            load_manifest(Path(entry.source))
+            Engine.open(entry.source)
     return tuple(_part(entry, engines, device) for entry in scenario.models)
 
 
 def _part(entry: Entry, engines: Path, device: Device) -> Part:
     from swapnet import models
     from swapnet.arrays import load_npz
-    from swapnet.cli.engine import delays, measured_engine
+    from swapnet.cli.engine import open_engine, with_delays
     from swapnet.cli.zoo import current_engine
     from swapnet.executor.scenario.experiment_options import Part, samples_for
     from swapnet.files import make_folder
@@ -45,6 +45,6 @@ def _part(entry: Entry, engines: Path, device: Device) -> Part:
         given = load_npz(files.data)
     else:
         folder = Path(entry.source)
-    manifest = measured_engine(folder, entry.shapes)
-    delays(folder, device, "auto", entry.shapes, calibrate=True, name=entry.source)
-    return Part(entry, folder, manifest, samples_for(manifest, given, _SAMPLES))
+    opened = open_engine(folder, entry.shapes, device.threads)
+    engine = with_delays(opened, "auto", measure=True, name=entry.source)
+    return Part(entry, engine, samples_for(engine.manifest, given, _SAMPLES))

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from swapnet.executor import SwapExecutor
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.planning.usage import usage
+from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.sharing import ALONE, Sharing
 from swapnet.executor.swapping.readers import Channel
 from tests.helpers.engines import BuildToy
@@ -66,7 +66,7 @@ def test_sessions_share_one_arena_and_are_made_anew_with_another(engine: BuildTo
     limit = max(usage(toy.manifest).scratch_bytes for toy in toys)
     channel, scratch = Channel(2), Scratch(limit)
     sharing = Sharing(channel, scratch, lambda ahead: (float(ahead),))
-    executors = [SwapExecutor(toy.folder, toy.smallest, sharing=sharing) for toy in toys]
+    executors = [SharedExecutor(toy.folder, toy.smallest, sharing=sharing) for toy in toys]
 
     def run() -> None:
         expected = [one(toy.feeds()) for one, toy in zip(executors, toys, strict=True)]

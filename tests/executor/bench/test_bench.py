@@ -14,7 +14,7 @@ from swapnet.executor.bench.bench import Other, Setup, bench
 from swapnet.executor.bench.fixed_cost import FixedCost
 from swapnet.executor.bench.process import Program
 from swapnet.executor.bench.rounds import Schedule
-from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
 from tests.helpers.engines import BuildToy
 
 pytestmark = pytest.mark.slow
@@ -31,11 +31,10 @@ def setup(engine: BuildToy, tmp_path: Path) -> Setup:
     toy = engine("images")
     python = tmp_path / "python"
     return Setup(
-        folder=toy.folder,
+        engine=Engine.open(toy.folder),
         budget=Budget(toy.smallest),
         inputs=toy.feeds(),
         runtime_engine=one_operator_engine(tmp_path),
-        device=Device(),
         others={"foreign": Other(tmp_path, "foreign", program=Program(python=python))},
         schedule=Schedule(iterations=1, warm_up_ms=0, duration_s=0, rounds=1),
     )

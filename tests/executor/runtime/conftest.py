@@ -7,9 +7,10 @@ from functools import cache
 
 import pytest
 
-from swapnet.executor import Device, RuntimeModel, SwapRuntime
+from swapnet.executor import RuntimeModel, SwapRuntime
+from swapnet.executor.engine import Engine
 from swapnet.executor.planning.plan import Step
-from swapnet.executor.runtime.engine_curve import open_engine
+from swapnet.executor.runtime.engine_curve import with_curve
 from tests.helpers.engines import Arrays, BuildToy
 from tests.helpers.simulated import Simulated, hooked_steps, simulated
 from tests.helpers.threads import ended
@@ -25,7 +26,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Simulated]:
     folder = tmp_path_factory.mktemp("simulated")
     made = {name: simulated(folder / name, sizes) for name, sizes in SIZES.items()}
     for one in made.values():
-        open_engine(one.folder, Device())
+        with_curve(Engine.open(one.folder))
     return made
 
 

@@ -11,11 +11,12 @@ import msgspec
 import pytest
 
 from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
 from swapnet.executor.planning import usage as memory
 from swapnet.executor.planning.curve import Point, curve
 from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.runtime import engine_curve
-from swapnet.executor.runtime.engine_curve import CURVE, load_curve, open_engine
+from swapnet.executor.runtime.engine_curve import CURVE, load_curve, with_curve
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile, assumed_profile, save_profile, with_storage
 from swapnet.testing.engine import write_engine
@@ -154,13 +155,13 @@ def folder(engine: BuildToy, tmp_path: Path) -> Path:
 
 
 def test_delays_that_are_assumed_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    opened = open_engine(folder, Device(3))
+    opened = with_curve(Engine.open(folder, device=Device(3)))
     (record,) = caplog.records
-    assert f"swapnet calibrate {folder} --threads 3" in record.getMessage()
+    assert f"swapnet measure {folder} --threads 3" in record.getMessage()
     measured = msgspec.structs.replace(
-        assumed_profile(opened.manifest), device=Device(3).fingerprint
+        assumed_profile(opened.engine.manifest), device=Device(3).fingerprint
     )
     save_profile(folder, measured)
     caplog.clear()
-    open_engine(folder, Device(3))
+    with_curve(Engine.open(folder, device=Device(3)))
     assert caplog.records == []

@@ -12,6 +12,7 @@ import pytest
 from swapnet.budget import Budget
 from swapnet.errors import BudgetError, SwapnetError
 from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
 from swapnet.executor.pace import Pace
 from swapnet.executor.scenario import experiment as module
 from swapnet.executor.scenario.experiment_options import ExperimentOptions, Part
@@ -98,10 +99,11 @@ def process(monkeypatch: pytest.MonkeyPatch) -> type[FakeProcess]:
 def options(tmp_path: Path) -> Callable[..., ExperimentOptions]:
     """Two DNNs with two inputs each, in two short rounds."""
     folder = tmp_path / "engine"
-    manifest = write_engine(folder, [MIB] * 4)
+    write_engine(folder, [MIB] * 4)
+    engine = Engine.open(folder)
     scenario = at_speed(a_scenario(), 20.0)
     samples = {"x": np.array([[1.0], [2.0]], np.float32)}
-    parts = tuple(Part(entry, folder, manifest, dict(samples)) for entry in scenario.models)
+    parts = tuple(Part(entry, engine, dict(samples)) for entry in scenario.models)
 
     def make(**fields: Any) -> ExperimentOptions:
         usual: dict[str, Any] = {

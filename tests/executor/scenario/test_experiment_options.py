@@ -12,6 +12,7 @@ import pytest
 from swapnet.budget import Budget
 from swapnet.builder import build
 from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine as Opened
 from swapnet.executor.runtime.batching import largest_batch
 from swapnet.executor.scenario.experiment_options import ExperimentOptions, Part, samples_for
 from tests.executor.scenario.conftest import MIB, a_scenario, an_entry
@@ -54,7 +55,7 @@ def test_requests_that_can_be_joined_have_one_row(tmp_path: Path) -> None:
 
 def test_what_a_worker_needs(toy: Engine) -> None:
     samples = samples_for(toy.manifest, {}, 2)
-    part = Part(an_entry(), toy.folder, toy.in_own_process, samples)
+    part = Part(an_entry(), Opened.open(toy.folder).in_child(), samples)
     assert part.count == 2
     options = ExperimentOptions(
         name="device",

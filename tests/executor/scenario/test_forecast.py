@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from swapnet.errors import BudgetError
+from swapnet.executor.engine import Engine
 from swapnet.executor.runtime.memory import together
 from swapnet.executor.runtime.split import RULES
 from swapnet.executor.scenario.forecast import Candidate, Forecast, candidate, forecast
 from swapnet.executor.scenario.scenario import Entry
-from swapnet.profile import assumed_profile
 from tests.helpers.engines import BuildToy
 
 pytestmark = pytest.mark.slow
@@ -22,13 +22,7 @@ def candidates(engine: BuildToy, storage_bytes_per_s: float | None = None) -> li
     ]
     toys = [engine(entry.source) for entry in entries]
     return [
-        candidate(
-            entry,
-            toy.folder,
-            toy.manifest,
-            assumed_profile(toy.manifest),
-            storage_bytes_per_s=storage_bytes_per_s,
-        )
+        candidate(entry, Engine.open(toy.folder), storage_bytes_per_s=storage_bytes_per_s)
         for entry, toy in zip(entries, toys, strict=True)
     ]
 
@@ -39,9 +33,9 @@ def by_rule(found: tuple[Forecast, ...]) -> dict[str, Forecast]:
 
 def test_every_way_gets_the_same_requests_and_no_more_memory(engine: BuildToy) -> None:
     dnns = candidates(engine, 2e7)
-    weights = [each.engine.manifest.weights_nbytes for each in dnns]
+    weights = [each.curve.engine.manifest.weights_nbytes for each in dnns]
     available = sum(weights) // 2
-    budget_bytes = together([each.engine.manifest for each in dnns]).other_bytes + available
+    budget_bytes = together([each.curve.engine.manifest for each in dnns]).other_bytes + available
     found = forecast(dnns, budget_bytes, requests=500)
     assert found == forecast(dnns, budget_bytes, requests=500)
     ways = by_rule(found)
@@ -54,7 +48,7 @@ def test_every_way_gets_the_same_requests_and_no_more_memory(engine: BuildToy) -
 
 def test_slower_storage_takes_longer(engine: BuildToy) -> None:
     dnns = candidates(engine)
-    demand = together([each.engine.manifest for each in dnns])
+    demand = together([each.curve.engine.manifest for each in dnns])
     budget_bytes = demand.other_bytes + demand.weights_bytes // 2
     fast, slow = (
         by_rule(forecast(candidates(engine, speed), budget_bytes, requests=200))

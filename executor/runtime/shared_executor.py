@@ -1,0 +1,91 @@
+"""A `SwapExecutor` beside others: from outside comes when it computes and when its plan changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from swapnet.budget import Budget
+from swapnet.executor.backends.base import Array
+from swapnet.executor.engine import Engine
+from swapnet.executor.executor import SwapExecutor
+from swapnet.executor.planning.plan import Plan, PlanOptions
+from swapnet.executor.sharing import Sharing, Turn
+from swapnet.executor.swapping.storage import LoadMode
+
+__all__ = ["SharedExecutor"]
+
+
+class SharedExecutor(SwapExecutor):
+    """Executes an engine that shares storage, scratch memory or processors with others.
+
+    Parameters
+    ----------
+    engine, budget, load_mode, options
+        As for `SwapExecutor`.
+    sharing
+        The model's part in reading and in scratch memory; None where it has its own.
+    plan
+        A plan of this engine for the budget; None to search one.
+    """
+
+    def __init__(
+        self,
+        engine: Engine | str | Path,
+        budget: Budget | str | int,
+        *,
+        load_mode: LoadMode | str = LoadMode.AUTO,
+        options: PlanOptions | None = None,
+        sharing: Sharing | None = None,
+        plan: Plan | None = None,
+    ) -> None:
+        self._sharing = sharing
+        self._given_plan = plan
+        super().__init__(engine, budget, load_mode=load_mode, options=options)
+
+    def infer(self, inputs: Mapping[str, Any], turn: Turn) -> dict[str, Array]:
+        """Run one inference that takes turns with other models.
+
+        Parameters
+        ----------
+        inputs
+            One array per model input, by name.
+        turn
+            Asked before each step.
+
+        Raises
+        ------
+        SwapnetError
+            As calling the executor does.
+        """
+        return self._infer(inputs, turn)
+
+    def prepare(self, budget: Budget | str | int) -> Plan:
+        """The plan for another budget, for `adopt`; requests keep running.
+
+        Raises
+        ------
+        InputError, BudgetError
+            The budget is invalid or too small.
+        """
+        return self._make_plan(Budget.parse(budget))
+
+    def adopt(self, plan: Plan) -> None:
+        """Put a prepared plan in force, between two inferences; at the next one after `pause`.
+
+        Raises
+        ------
+        StorageError, BackendError
+            As `set_budget`.
+        """
+        self._adopt(plan)
+
+    def pause(self) -> None:
+        """Forget segments, so that their scratch memory can be another; the next inference loads.
+
+        Weights stay where they are.
+        """
+        with self._turn:
+            self._parked = self._park()
+            self._backend.forget_segments()
