@@ -285,7 +285,7 @@ def _installed() -> dict[str, str]:
 
 def _machine() -> tuple[Finding, ...]:
     return (
-        _fact("processor", processor_name() or platform.machine()),
+        _fact("processor", processor_name()),
         _fact("engines are compiled for", cpu_fingerprint()),
         _fact("int8 weights have", "7 bits: no VNNI" if int8_saturates() else "8 bits"),
         Finding(

@@ -15,6 +15,7 @@ import pytest
 
 from swapnet.errors import BackendError, BackendUnavailableError, InputError, StorageError
 from swapnet.executor import cuda, diagnosis
+from swapnet.executor.device import processor_name
 from swapnet.executor.diagnosis import BACKENDS, Capability, Diagnosis, Finding, diagnose
 from swapnet.executor.gpu.accelerator import Attributes
 from swapnet.executor.storage import LoadMode, WeightFile
@@ -242,6 +243,7 @@ def test_every_missing_package_has_a_hint(
 
 def test_the_machine_is_told(tmp_path: Path) -> None:
     machine = topic(diagnose(tmp_path), "machine")
+    assert machine["processor"].detail == processor_name()
     assert machine["engines are compiled for"].detail == cpu_fingerprint()
     assert machine["processors available"].value == len(os.sched_getaffinity(0))
     assert machine["Python"].detail == ".".join(map(str, sys.version_info[:3]))
