@@ -377,14 +377,12 @@ def _bandwidth(file: WeightFile) -> float:
 
 
 def _memory_limit() -> Finding:
-    from swapnet.executor.bench.cgroup import is_available
+    from swapnet.executor.bench.cgroup import MemoryGroup
 
-    if is_available():
-        return Finding("kernel's limit", "ok", "can be set: swapnet bench --memory-limit")
-    return Finding(
-        "kernel's limit",
-        "no",
-        "can't be set here",
-        "it needs root and a cgroup memory controller; without it budgets are kept, not enforced: "
-        "leave --memory-limit out",
-    )
+    try:
+        with MemoryGroup(None) as group:
+            peaks = "; peaks are sampled, for this kernel keeps none" if group.is_sampled else ""
+    except BackendUnavailableError as error:
+        hint = f"{error.hint}; without a limit budgets are kept, not enforced"
+        return Finding("kernel's limit", "no", f"can't be set here: {error.why}", hint)
+    return Finding("kernel's limit", "ok", f"can be set: swapnet bench --memory-limit{peaks}")

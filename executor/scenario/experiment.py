@@ -12,7 +12,12 @@ from statistics import median
 
 from swapnet.arrays import save_npz
 from swapnet.errors import BudgetError, SwapnetError
-from swapnet.executor.bench.cgroup import MemoryGroup, is_available
+from swapnet.executor.bench.cgroup import (
+    MemoryGroup,
+    accounting,
+    check_available,
+    is_available,
+)
 from swapnet.executor.bench.runtime import Runtime
 from swapnet.executor.bench.summary import machine_of
 from swapnet.executor.machine import memory_bytes
@@ -52,7 +57,7 @@ def experiment(setup: Setup, progress: Progress = silent) -> Report:
     """
     _check_memory(setup)
     if setup.memory_limit:
-        MemoryGroup(None).remove()
+        check_available()
     with ExitStack() as stack:
         ways = _Ways(setup, stack)
         return ways.run(progress)
@@ -241,7 +246,7 @@ class _Ways:
             peak_bytes=self._peaks[OURS],
             runtime_bytes=self._runtime_bytes,
             traffic_bytes=setup.traffic_bytes,
-            memory_accounting=_accounting(setup, self._counted),
+            memory_accounting=accounting(counted=self._counted, limited=setup.memory_limit),
             storage_bytes_per_s=storage_bytes_per_s,
             weighted_latency_ms=summing.weighted_ms(ours.served),
             models=tuple(self._lines(summing, ours, unlimited, storage_bytes_per_s)),
@@ -310,9 +315,3 @@ class _Ways:
                 read_bytes=read_bytes[index],
                 read_bytes_per_inference=read_bytes[index] // len(mine),
             )
-
-
-def _accounting(setup: Setup, counted: bool) -> str:
-    if setup.memory_limit:
-        return "kernel limit"
-    return "kernel" if counted else "resident set"

@@ -27,7 +27,7 @@ from swapnet.builder.source import open_source
 from swapnet.calibration import calibrate
 from swapnet.cli.bench import one_operator_engine
 from swapnet.cli.models import current_engine
-from swapnet.errors import BackendError, BackendUnavailableError, StorageError, SwapnetError
+from swapnet.errors import BackendError, StorageError, SwapnetError
 from swapnet.executor.bench.ablation import ABLATIONS
 from swapnet.executor.bench.bench import Offload, Setup, bench
 from swapnet.executor.bench.case import (
@@ -42,7 +42,7 @@ from swapnet.executor.bench.case import (
     read_outlines,
     save,
 )
-from swapnet.executor.bench.cgroup import is_available
+from swapnet.executor.bench.cgroup import check_available
 from swapnet.executor.bench.liveness import live_peak_bytes
 from swapnet.executor.bench.plot import check_drawable, panel_of, save_plot
 from swapnet.executor.bench.prediction import scaled
@@ -154,12 +154,8 @@ def run_suite(suite: Suite) -> int:
         The folder of results can't be written.
     """
     check_drawable(Path("latency.png"))
-    if suite.memory_limit and not is_available():
-        raise BackendUnavailableError(
-            "the kernel's memory limit is not to be had here",
-            why="making a cgroup with a memory limit needs root and a memory controller",
-            hint="run as root, or give --no-memory-limit",
-        )
+    if suite.memory_limit:
+        check_available("give --no-memory-limit")
     for folder in (suite.cases, suite.outlines):
         _make(folder)
     for budget in suite.budgets:

@@ -14,13 +14,14 @@ from swapnet import models
 from swapnet.arrays import save_npz
 from swapnet.errors import BackendError, BudgetError
 from swapnet.executor.bench.bench import Setup
-from swapnet.executor.bench.cgroup import is_available
+from swapnet.executor.bench.cgroup import check_available, is_available
 from swapnet.executor.memory import demand
 from swapnet.executor.plan import smallest_budget
 from swapnet.manifest import load_manifest
 from swapnet.models import ZooFiles
 from tests.cli.conftest import Call
 from tests.executor.bench.conftest import a_peer, a_report
+from tests.helpers.control_groups import stand_in
 from tests.helpers.engines import BuildToy, Engine
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -86,7 +87,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     fake = Bench()
     monkeypatch.setattr(suite, "bench", fake)
     monkeypatch.setattr(suite, "calibrate", lambda _: None)
-    monkeypatch.setattr(suite, "is_available", lambda: True)
+    monkeypatch.setattr(suite, "check_available", lambda _: None)
     return fake
 
 
@@ -202,8 +203,9 @@ def test_bad_options(
     (tmp_path / "file").write_text("")
     assert measure("--results", tmp_path / "file").is_user_error("can't be made")
     assert call("models", "bench", "unheard-of").is_user_error("no model named")
-    monkeypatch.setattr("swapnet.cli.suite.is_available", lambda: False)
-    assert measure().is_user_error("--no-memory-limit")
+    stand_in(monkeypatch, tmp_path / "results", controllers="")
+    monkeypatch.setattr("swapnet.cli.suite.check_available", check_available)
+    assert measure().is_user_error("no cgroup memory controller", "or give --no-memory-limit")
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     assert measure().is_user_error("swapnet-trt[plot]")
 

@@ -20,6 +20,7 @@ from swapnet.executor.diagnosis import BACKENDS, Capability, Diagnosis, Finding,
 from swapnet.executor.gpu.accelerator import Attributes
 from swapnet.executor.storage import LoadMode, WeightFile
 from swapnet.fingerprint import cpu_fingerprint
+from tests.helpers.control_groups import stand_in
 
 ORIN = Attributes(
     name="Orin",
@@ -307,9 +308,20 @@ def test_no_folder(tmp_path: Path, name: str, why: str) -> None:
     assert why in caught.value.why
 
 
-@pytest.mark.parametrize("available", [True, False])
-def test_the_memory_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, available: bool) -> None:
-    monkeypatch.setattr("swapnet.executor.bench.cgroup.is_available", lambda: available)
+@pytest.mark.parametrize("missing", ["", "memory.peak"])
+def test_the_memory_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str) -> None:
+    stand_in(monkeypatch, tmp_path, missing=missing)
     (found,) = diagnose(tmp_path).topics["memory limit"]
-    assert found.state == ("ok" if available else "no")
-    assert ("root" in found.hint) != available
+    assert (found.state, found.hint) == ("ok", "")
+    assert ("sampled" in found.detail) == bool(missing)
+
+
+def test_a_raspberry_pi_is_told_how_to_get_the_memory_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stand_in(monkeypatch, tmp_path, controllers="cpu", options="cgroup_disable=memory")
+    (found,) = diagnose(tmp_path).topics["memory limit"]
+    assert found.state == "no"
+    assert "no cgroup memory controller" in found.detail
+    assert "add cgroup_enable=memory to /boot/firmware/cmdline.txt and reboot" in found.hint
+    assert "budgets are kept, not enforced" in found.hint

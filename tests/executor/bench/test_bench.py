@@ -14,6 +14,7 @@ from swapnet.executor.bench.bench import Offload, Setup, bench
 from swapnet.executor.bench.runtime import FixedCost
 from swapnet.executor.bench.turns import Schedule
 from swapnet.executor.device import Device
+from tests.helpers.control_groups import stand_in
 from tests.helpers.engines import BuildToy
 
 pytestmark = pytest.mark.slow
@@ -70,3 +71,14 @@ else echo '{"latency_ms": [5.0, 6.0, 7.0]}'; fi"""
 def test_a_budget_beyond_the_machine(setup: Setup) -> None:
     with pytest.raises(BudgetError, match="more than this machine has"):
         bench(replace(setup, budget=Budget(1 << 60)))
+
+
+@pytest.mark.parametrize(("missing", "words"), [("", "kernel"), ("memory.peak", "kernel, sampled")])
+def test_kernels_without_a_peak_are_watched(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str, words: str
+) -> None:
+    (tmp_path / "groups").mkdir()
+    root = stand_in(monkeypatch, tmp_path / "groups", missing=missing)
+    report = bench(replace(setup, offload=None)).report
+    assert report.memory_accounting == words
+    assert not list(root.glob("swapnet-*"))
