@@ -92,9 +92,11 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 @pytest.fixture
-def measure(call: Call, zoo: str, bench: Bench, tmp_path: Path) -> Callable[..., Any]:
-    """Calls ``swapnet models bench`` for the toy."""
-    del bench
+def measure(
+    call: Call, zoo: str, bench: Bench, drawing: None, tmp_path: Path
+) -> Callable[..., Any]:
+    """Calls ``swapnet models bench`` for the toy, which draws its results."""
+    del bench, drawing
 
     def run(*arguments: object) -> Any:
         folders = ["--results", tmp_path / "results", "--engines", tmp_path / "engines"]
@@ -235,6 +237,7 @@ def test_bert_is_offloaded_where_that_can_be(
         _ = suite._Subject(asked, zoo, tmp_path, tmp_path, {}).offload
 
 
+@pytest.mark.usefixtures("drawing")
 @pytest.mark.slow
 def test_a_toy_is_measured(call: Call, zoo: str, tmp_path: Path) -> None:
     folders = ["--results", tmp_path / "results", "--engines", tmp_path / "engines"]
@@ -271,6 +274,7 @@ def test_each_part_can_be_switched_off(call: Call, toy: Engine, option: str, bud
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("drawing")
 def test_bench_draws_a_plot(call: Call, toy: Engine, tmp_path: Path) -> None:
     few = ["--iterations", 1, "--duration", 0, "--warm-up", 0]
     ran = call("bench", toy.folder, "--budget", toy.smallest, "--plot", tmp_path / "p.png", *few)
