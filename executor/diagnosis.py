@@ -33,7 +33,7 @@ from swapnet.executor.machine import memory_bytes
 from swapnet.executor.memory import READ_BYTES
 from swapnet.executor.storage import LoadMode, WeightFile
 from swapnet.fingerprint import cpu_fingerprint, int8_saturates
-from swapnet.tensorrt import TENSORRT, load_tensorrt, version
+from swapnet.tensorrt import TENSORRT, how_to_install, load_tensorrt, version
 from swapnet.units import format_size
 
 __all__ = ["BACKENDS", "SCHEMA", "Capability", "Diagnosis", "Finding", "State", "diagnose"]
@@ -51,11 +51,11 @@ _PACKAGES: Mapping[str, str] = {
     "onnx": "pip install onnx",
     "onnxruntime": "pip install onnxruntime",
     "onnxruntime-gpu": "for --backend onnxruntime-cuda: pip install onnxruntime-gpu in place of "
-    "onnxruntime",
+    "onnxruntime; on a Jetson from NVIDIA's package index for it",
     "polygraphy": "pip install polygraphy",
     "pycuda": "for all GPUs: pip install 'swapnet-trt[cuda]'",
     "tensorrt": "for --backend tensorrt: pip install 'swapnet-trt[tensorrt]', or JetPack's",
-    "tensorrt-rtx": "for --backend tensorrt-rtx: pip install 'swapnet-trt[rtx]'",
+    "tensorrt-rtx": "for --backend tensorrt-rtx: {rtx}",
 }
 """What to look for, and how to get it. The last two come in several packages each."""
 
@@ -263,12 +263,13 @@ def _size(name: str, nbytes: int) -> Finding:
 
 def _packages() -> Iterator[Finding]:
     found = _installed()
+    rtx = how_to_install("tensorrt-rtx").removeprefix("install it: ")
     for name, hint in _PACKAGES.items():
         family = sorted(package for package in found if _family(package) == name)
         for package in family:
             yield Finding(package, "ok", found[package])
         if not family and not (name == "onnxruntime" and "onnxruntime-gpu" in found):
-            yield Finding(name, "no", "not installed", hint)
+            yield Finding(name, "no", "not installed", hint.format(rtx=rtx))
 
 
 def _family(package: str) -> str:

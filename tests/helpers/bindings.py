@@ -13,6 +13,7 @@ import ctypes
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,8 @@ def ask(version: str, script: str) -> Any:
     libraries, packages = [_stub_libraries(version)], [_ROOT]
     if version != RTX:
         packages.insert(0, _bindings(version))
+    elif find_spec("tensorrt_rtx_bindings") is None:
+        pytest.skip("TensorRT-RTX is not installed")
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, backend_of(version)],
         input=script,
@@ -130,6 +134,8 @@ def _joined(folders: list[Path], variable: str) -> str:
 @cache
 def _bindings(version: str) -> Path:
     """The folder of the packages ``tensorrt`` and ``tensorrt_bindings``, kept in the cache."""
+    if platform.machine() != "x86_64":
+        pytest.skip(f"the bindings of TensorRT are pinned for x86_64, this is {platform.machine()}")
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
     sha256 = _PINNED[version].get(tag)
     if sha256 is None:
