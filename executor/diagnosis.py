@@ -5,6 +5,7 @@ Nothing that crashes where there is no GPU is touched before the driver says tha
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
 import shutil
@@ -29,7 +30,7 @@ from swapnet.executor.arena import Arena
 from swapnet.executor.device import available_processors, processor_name, runtime_version
 from swapnet.executor.gpu.accelerator import choose_memory
 from swapnet.executor.loading import READERS
-from swapnet.executor.machine import memory_bytes
+from swapnet.executor.machine import huge_page_bytes, memory_bytes, storage_device
 from swapnet.executor.memory import READ_BYTES
 from swapnet.executor.storage import LoadMode, WeightFile
 from swapnet.fingerprint import cpu_fingerprint, int8_saturates
@@ -285,7 +286,11 @@ def _installed() -> dict[str, str]:
 
 
 def _machine() -> tuple[Finding, ...]:
-    return (
+    return (*_processor(), *_memory())
+
+
+def _processor() -> Iterator[Finding]:
+    yield from (
         _fact("processor", processor_name()),
         _fact("engines are compiled for", cpu_fingerprint()),
         _fact("int8 weights have", "7 bits: no VNNI" if int8_saturates() else "8 bits"),
@@ -295,10 +300,34 @@ def _machine() -> tuple[Finding, ...]:
             str(available_processors()),
             value=available_processors(),
         ),
-        _size("memory", memory_bytes()),
-        _fact("kernel", f"{platform.system()} {platform.release()}"),
-        _fact("Python", platform.python_version()),
     )
+    if platform.machine() == "aarch64":
+        yield Finding(
+            "float weights",
+            "fact",
+            "packed again in every call: ONNX Runtime of PyPI has no blocked layout for ARM",
+            "ratios that were measured on x86-64 do not hold here; measure yours: "
+            "swapnet bench --compare",
+        )
+
+
+def _memory() -> Iterator[Finding]:
+    yield _size("memory", memory_bytes())
+    yield _size("pages", mmap.PAGESIZE)
+    yield _huge_pages()
+    yield _fact("kernel", f"{platform.system()} {platform.release()}")
+    yield _fact("Python", platform.python_version())
+
+
+def _huge_pages() -> Finding:
+    """Size of those that arenas ask for; kernels built without them refuse."""
+    try:
+        with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    except OSError as error:
+        return _fact("huge pages", f"none: {error.strerror}")
+    nbytes = huge_page_bytes()
+    return _size("huge pages", nbytes) if nbytes else _fact("huge pages", "none")
 
 
 def _storage(folder: Path) -> tuple[Finding, ...]:
@@ -306,6 +335,7 @@ def _storage(folder: Path) -> tuple[Finding, ...]:
 
     facts = (
         _fact("folder", str(folder.absolute())),
+        _fact("device", storage_device(folder) or "unknown"),
         _fact("filesystem", filesystem_of(folder).partition(" ")[2] or "unknown"),
         _size("free", shutil.disk_usage(folder).free),
     )

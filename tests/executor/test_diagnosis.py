@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
+import platform
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from swapnet.executor import cuda, diagnosis
 from swapnet.executor.device import processor_name
 from swapnet.executor.diagnosis import BACKENDS, Capability, Diagnosis, Finding, diagnose
 from swapnet.executor.gpu.accelerator import Attributes
+from swapnet.executor.machine import storage_device
 from swapnet.executor.storage import LoadMode, WeightFile
 from swapnet.fingerprint import cpu_fingerprint
 from tests.helpers.control_groups import stand_in
@@ -250,6 +253,48 @@ def test_the_machine_is_told(tmp_path: Path) -> None:
     assert machine["Python"].detail == ".".join(map(str, sys.version_info[:3]))
 
 
+@pytest.mark.parametrize(("machine", "told"), [("aarch64", True), ("x86_64", False)])
+def test_an_arm_machine_is_told_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, told: bool
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    found = topic(diagnose(tmp_path), "machine")
+    assert ("float weights" in found) == told
+    if told:
+        assert "packed again in every call" in found["float weights"].detail
+        assert "x86-64 do not hold here" in found["float weights"].hint
+
+
+class Willing(mmap.mmap):
+    """Memory of a kernel that has huge pages."""
+
+    def madvise(self, *_: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("nbytes", "detail"), [(32 << 20, "32MiB"), (0, "none")])
+def test_pages_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nbytes: int, detail: str
+) -> None:
+    monkeypatch.setattr(mmap, "mmap", Willing)
+    monkeypatch.setattr(diagnosis, "huge_page_bytes", lambda: nbytes)
+    found = topic(diagnose(tmp_path), "machine")
+    assert found["huge pages"].detail == detail
+    assert found["pages"].value == mmap.PAGESIZE
+
+
+def test_a_kernel_without_huge_pages_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(mmap, "mmap", Refusing)
+    found = topic(diagnose(tmp_path), "machine")
+    assert found["huge pages"].detail == "none: Invalid argument"
+
+
 @pytest.mark.parametrize("refused", [False, True])
 def test_storage_is_tried_and_left_as_it_was(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refused: bool
@@ -271,6 +316,7 @@ def test_storage_is_tried_and_left_as_it_was(
     assert (storage["reads about"].value or 0) > 0
     assert (storage["free"].value or 0) > 0
     assert storage["folder"].detail == str(tmp_path)
+    assert storage["device"].detail == (storage_device(tmp_path) or "unknown")
     assert not list(tmp_path.iterdir())
 
 
