@@ -98,8 +98,6 @@ def ask(version: str, script: str) -> Any:
     libraries, packages = [_stub_libraries(version)], [_ROOT]
     if version != RTX:
         packages.insert(0, _bindings(version))
-    elif find_spec("tensorrt_rtx_bindings") is None:
-        pytest.skip("TensorRT-RTX is not installed")
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, backend_of(version)],
         input=script,
@@ -173,6 +171,8 @@ def _stub_libraries(version: str) -> Path:
     """The folder of the libraries that the bindings of a version load, kept in the cache."""
     if shutil.which("gcc") is None:
         pytest.skip("gcc is missing")
+    if version == RTX and find_spec("tensorrt_rtx_bindings") is None:
+        pytest.skip("TensorRT-RTX is not installed")
     sources = {"libcuda.so.1": "#include <stddef.h>\n" + _CUDA}
     if version != RTX:
         library = _bindings(version) / "tensorrt_bindings" / "tensorrt.so"
