@@ -10,23 +10,27 @@ __all__ = ["PORTABLE", "cpu_fingerprint", "int8_saturates", "processor_fingerpri
 PORTABLE = "portable"
 """The fingerprint of an engine whose weights have no hardware layout."""
 
-_LAYOUT_FEATURES = ("avx512f", "avx2", "avx", "asimd")
+_X86 = "x86_64"
+_LAYOUT_FEATURES = ("avx512f", "avx2", "avx")
 _VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 
 
 def cpu_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Architecture and the vector extensions that fix ONNX Runtime's weight layout.
 
-    NCHWc blocks are 16 channels wide with AVX-512 and 8 without (MLAS, ``snchwc.cpp``).
+    On x86-64 NCHWc blocks are 16 channels wide with AVX-512 and 8 without (MLAS, ``snchwc.cpp``).
+    Wheels of ONNX Runtime for ARM have no such layout. Linux on 64-bit ARM has always ``asimd``,
+    which is not looked up: an emulator may show the flags of its host.
     """
-    flags = _features(cpuinfo)
-    return "+".join([platform.machine(), *(flag for flag in _LAYOUT_FEATURES if flag in flags)])
+    machine, flags = platform.machine(), _x86_flags(cpuinfo)
+    features = ["asimd"] if machine == "aarch64" else [f for f in _LAYOUT_FEATURES if f in flags]
+    return "+".join([machine, *features])
 
 
 def processor_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """All that engines are compiled for here: `cpu_fingerprint`, and ``vnni`` if there."""
     layout = cpu_fingerprint(cpuinfo)
-    return with_vnni(layout) if _features(cpuinfo) & _VNNI else layout
+    return with_vnni(layout) if _x86_flags(cpuinfo) & _VNNI else layout
 
 
 def with_vnni(layout: str) -> str:
@@ -39,14 +43,15 @@ def int8_saturates(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
     x86 without VNNI (``vpmaddubsw``); ONNX Runtime's quantisation offers ``reduce_range`` for it.
     """
-    flags = _features(cpuinfo)
+    flags = _x86_flags(cpuinfo)
     return "avx2" in flags and not flags & _VNNI
 
 
-def _features(cpuinfo: Path) -> set[str]:
-    if cpuinfo.exists():
+def _x86_flags(cpuinfo: Path) -> set[str]:
+    """Empty on another processor, whatever the file says."""
+    if platform.machine() == _X86 and cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
             key, _, value = line.partition(":")
-            if key.strip() in ("flags", "Features"):
+            if key.strip() == "flags":
                 return set(value.split())
     return set()

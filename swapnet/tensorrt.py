@@ -11,6 +11,7 @@ that is returned, hardly ever by an exception: listen while you call them.
 
 from __future__ import annotations
 
+import platform
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from swapnet.errors import BackendUnavailableError
@@ -27,6 +29,7 @@ __all__ = [
     "TENSORRT",
     "Log",
     "Severity",
+    "how_to_install",
     "interrupts_deferred",
     "listening",
     "load_tensorrt",
@@ -40,26 +43,32 @@ TENSORRT = ("tensorrt", "tensorrt-rtx")
 
 @dataclass(frozen=True)
 class _Library:
-    """Where a library is found: modules to try in order, and how it is installed."""
+    """Where a library is found: modules to try in order."""
 
     title: str
     modules: Sequence[str]
-    install: str
 
 
 _LIBRARIES = {
-    "tensorrt": _Library(
-        "TensorRT",
-        ("tensorrt",),
-        "install it: pip install 'swapnet-trt[tensorrt]' with NVIDIA's package index, or use "
-        "JetPack's; --backend tensorrt-rtx is on PyPI",
-    ),
-    "tensorrt-rtx": _Library(
-        "TensorRT-RTX",
-        ("tensorrt_rtx", "tensorrt_rtx_bindings"),
-        "install it: pip install 'swapnet-trt[rtx]'",
-    ),
+    "tensorrt": _Library("TensorRT", ("tensorrt",)),
+    "tensorrt-rtx": _Library("TensorRT-RTX", ("tensorrt_rtx", "tensorrt_rtx_bindings")),
 }
+
+_BOARD = Path("/proc/device-tree/model")
+
+
+def how_to_install(backend: str) -> str:
+    """What to do where the library of a backend is missing on this machine."""
+    machine = platform.machine()
+    refused = ""
+    if machine not in ("x86_64", "aarch64"):
+        refused = f"NVIDIA has no package of TensorRT-RTX for {machine}; use another backend"
+    elif _BOARD.exists() and "Jetson" in _BOARD.read_text():
+        refused = "TensorRT-RTX is not for a Jetson; use --backend tensorrt"
+    if backend == "tensorrt-rtx":
+        return refused or "install it: pip install 'swapnet-trt[rtx]'"
+    here = "install it: pip install 'swapnet-trt[tensorrt]' with NVIDIA's package index, or use "
+    return f"{here}JetPack's" + ("" if refused else "; --backend tensorrt-rtx is on PyPI")
 
 
 class Severity(IntEnum):
@@ -118,7 +127,7 @@ def load_tensorrt(backend: str) -> Any:
         except (ImportError, OSError) as error:
             reasons.append(str(error))
     raise BackendUnavailableError(
-        f"{library.title} can't be loaded", why="; ".join(reasons), hint=library.install
+        f"{library.title} can't be loaded", why="; ".join(reasons), hint=how_to_install(backend)
     )
 
 

@@ -21,6 +21,12 @@ __all__ = ["feeds", "gpu_engine", "trt"]
 
 
 @pytest.fixture(scope="session")
+def drawing() -> None:
+    """Skips what draws where Matplotlib, an optional extra, is not installed."""
+    pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
+
+
+@pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> BuildToy:
     """Builds a toy by name the first time that it is asked for; tests must not change it."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from swapnet.arrays import save_npz
 from swapnet.budget import Budget
-from swapnet.errors import BackendUnavailableError, SwapnetError
+from swapnet.errors import SwapnetError
 from swapnet.executor.backends.base import Array
 from swapnet.executor.bench.difference import largest_difference
 from swapnet.executor.bench.fixed_cost import FixedCost, Runtime
@@ -26,7 +26,7 @@ from swapnet.executor.planning.plan import Plan, PlanOptions
 from swapnet.executor.planning.planner import make_plan
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.manifest import Manifest
-from swapnet.process.cgroup import MemoryGroup, is_available
+from swapnet.process.cgroup import MemoryGroup, accounting, check_available, is_available
 
 __all__ = ["Findings", "Other", "Setup", "bench"]
 
@@ -155,12 +155,8 @@ def bench(setup: Setup) -> Findings:
     budget_bytes = admitted_bytes(setup.budget, manifest)
     plan = make_plan(manifest, profile, budget_bytes, setup.options)
     counted = is_available()
-    if setup.memory_limit and not counted:
-        raise BackendUnavailableError(
-            "the kernel's memory limit is not to be had here",
-            why="making a cgroup with a memory limit needs root and a memory controller",
-            hint="run as root, or leave --memory-limit out",
-        )
+    if setup.memory_limit:
+        check_available()
     with tempfile.TemporaryDirectory(prefix="swapnet-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         sides = _Sides(setup, plan, folder, stack, counted)
@@ -217,9 +213,7 @@ def bench(setup: Setup) -> Findings:
 def _accounting(setup: Setup, manifest: Manifest, counted: bool) -> str:
     if manifest.runs_on_gpu:
         return "GPU"
-    if setup.memory_limit:
-        return "kernel limit"
-    return "kernel" if counted else "resident set"
+    return accounting(counted=counted, limited=setup.memory_limit)
 
 
 class _Sides:

@@ -65,6 +65,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         Measured, above ``runtime_bytes``.
     memory_accounting
         Who counted: ``"kernel limit"``, ``"kernel"``, ``"resident set"``, or ``"GPU"``.
+        With ``", sampled"`` where the kernel keeps no peak.
     streamed_bytes
         Read per inference, measured.
     bound_ms

@@ -5,14 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from swapnet.executor.bench.prediction import paired_predictions
 from swapnet.executor.bench.report import Machine, Peer, Report, Verdict
 from swapnet.executor.bench.sides import Round
 from swapnet.executor.bench.statistics import percentile, summarise
-from swapnet.executor.device import Device, available_processors
+from swapnet.executor.device import Device, available_processors, processor_name
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.usage import demand
 from swapnet.machine import memory_bytes
@@ -162,7 +161,7 @@ def machine_of(manifest: Manifest, device: Device, load_mode: str) -> Machine:
         How weights were read.
     """
     return Machine(
-        processor=_processor(),
+        processor=processor_name(),
         processors=available_processors(),
         memory_bytes=memory_bytes(),
         kernel=platform.release(),
@@ -217,13 +216,6 @@ def _ratio(swapped: Sequence[Round], others: Iterable[float]) -> float | None:
 
 def _read_bytes(rounds: Sequence[Round]) -> int:
     return round(sum(t.read_bytes for t in rounds) / sum(len(t.latency_ms) for t in rounds))
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _installed(manifest: Manifest) -> str:

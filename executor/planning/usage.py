@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -38,6 +39,9 @@ _DYNAMIC_SLACK = 1.25
 
 _POOLLESS_SESSION_BYTES = 48 << 10
 """A session without threads of its own; 40 to 57 KiB with its graph were measured."""
+
+_PAGES_IN_TABLE = mmap.PAGESIZE // 8
+"""The kernel's page table is a page of entries of eight bytes, one for each page."""
 
 PLANS_AT_ONCE = 2
 """Serialized engines on their way: one is read while another is loaded."""
@@ -97,13 +101,13 @@ def for_pool(manifest: Manifest, pool: ThreadPool) -> Manifest:
 
 
 def page_table_bytes(nbytes: int) -> int:
-    """What the kernel keeps to map so much memory: eight bytes for each page of 4096."""
-    return -(-nbytes // 512)
+    """What the kernel keeps to map so much memory: eight bytes for each page."""
+    return -(-nbytes // _PAGES_IN_TABLE)
 
 
 def mappable_bytes(nbytes: int) -> int:
     """How much memory fits in ``nbytes`` with its page tables: the inverse of the above."""
-    return nbytes * 512 // 513
+    return nbytes * _PAGES_IN_TABLE // (_PAGES_IN_TABLE + 1)
 
 
 def usage(manifest: Manifest) -> Usage:

@@ -35,7 +35,7 @@ from swapnet.executor.scenario.summary import (
 )
 from swapnet.executor.scenario.worker_process import WorkerProcess
 from swapnet.machine import memory_bytes
-from swapnet.process.cgroup import MemoryGroup, is_available
+from swapnet.process.cgroup import MemoryGroup, accounting, check_available, is_available
 from swapnet.progress import Progress, silent
 
 __all__ = ["experiment"]
@@ -63,7 +63,7 @@ def experiment(options: ExperimentOptions, progress: Progress = silent) -> Repor
     """
     _check_memory(options)
     if options.memory_limit:
-        MemoryGroup(None).remove()
+        check_available()
     with ExitStack() as stack:
         ways = _Ways(options, stack)
         return ways.run(progress)
@@ -252,7 +252,7 @@ class _Ways:
             peak_bytes=self._peaks[OURS],
             runtime_bytes=self._runtime_bytes,
             traffic_bytes=options.traffic_bytes,
-            memory_accounting=_accounting(options, self._counted),
+            memory_accounting=accounting(counted=self._counted, limited=options.memory_limit),
             storage_bytes_per_s=storage_bytes_per_s,
             weighted_latency_ms=summing.weighted_ms(ours.served),
             models=tuple(self._lines(summing, ours, unlimited, storage_bytes_per_s)),
@@ -313,9 +313,3 @@ class _Ways:
                 read_bytes=read_bytes[index],
                 read_bytes_per_inference=read_bytes[index] // len(mine),
             )
-
-
-def _accounting(options: ExperimentOptions, counted: bool) -> str:
-    if options.memory_limit:
-        return "kernel limit"
-    return "kernel" if counted else "resident set"

@@ -134,7 +134,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     traffic_bytes
         Inputs that requests are made of, and outputs while they are compared.
     memory_accounting
-        Who counted: ``"kernel limit"``, ``"kernel"`` or ``"resident set"``.
+        Who counted: ``"kernel limit"``, ``"kernel"`` or ``"resident set"``. With
+        ``", sampled"`` where the kernel keeps no peak.
     storage_bytes_per_s
         Of idle storage: the median over rounds.
     weighted_latency_ms

@@ -8,6 +8,7 @@ from contextlib import suppress
 import numpy as np
 
 from swapnet.errors import BudgetError
+from swapnet.machine import huge_page_bytes
 from swapnet.manifest import Tensor
 from swapnet.tensors import Array, numpy_dtype
 from swapnet.units import format_size
@@ -15,14 +16,13 @@ from swapnet.units import format_size
 __all__ = ["Arena", "new_array"]
 
 _OWN_PAGES_BYTES = 1 << 20
-_HUGE_PAGE_BYTES = 2 << 20
 
 
 class Arena:
     """Anonymous memory whose address stays fixed; pages are taken when they are first written.
 
-    Pages are huge where the kernel has them: direct reads pin fewer of them, which made ResNet-101
-    at a quarter of its weights 1.2 to 1.5 times faster (docs/performance.md).
+    Pages are huge where the kernel has them and one fits: direct reads pin fewer of them. On x86-64
+    that made ResNet-101 at a quarter of its weights 1.2 to 1.5 times faster (docs/performance.md).
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Arena:
         self._use(nbytes)
 
     def _use(self, nbytes: int) -> None:
-        if nbytes >= _HUGE_PAGE_BYTES:
+        if 0 < huge_page_bytes() <= nbytes:
             with suppress(OSError):
                 self._memory.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(self._memory, np.uint8)

@@ -5,6 +5,7 @@ Nothing that crashes where there is no GPU is touched before the driver says tha
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
 import shutil
@@ -33,8 +34,8 @@ from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.loading import READERS
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.fingerprint import cpu_fingerprint, int8_saturates
-from swapnet.machine import memory_bytes
-from swapnet.tensorrt import TENSORRT, load_tensorrt, version
+from swapnet.machine import huge_page_bytes, memory_bytes, storage_device
+from swapnet.tensorrt import TENSORRT, how_to_install, load_tensorrt, version
 from swapnet.units import format_size
 
 __all__ = ["BACKENDS", "SCHEMA", "Capability", "Diagnosis", "Finding", "State", "diagnose"]
@@ -52,11 +53,11 @@ _PACKAGES: Mapping[str, str] = {
     "onnx": "pip install onnx",
     "onnxruntime": "pip install onnxruntime",
     "onnxruntime-gpu": "for --backend onnxruntime-cuda: pip install onnxruntime-gpu in place of "
-    "onnxruntime",
+    "onnxruntime; on a Jetson from NVIDIA's package index for it",
     "polygraphy": "pip install polygraphy",
     "pycuda": "for all GPUs: pip install 'swapnet-trt[cuda]'",
     "tensorrt": "for --backend tensorrt: pip install 'swapnet-trt[tensorrt]', or JetPack's",
-    "tensorrt-rtx": "for --backend tensorrt-rtx: pip install 'swapnet-trt[rtx]'",
+    "tensorrt-rtx": "for --backend tensorrt-rtx: {rtx}",
 }
 """What to look for, and how to get it. The last two come in several packages each."""
 
@@ -264,12 +265,13 @@ def _size(name: str, nbytes: int) -> Finding:
 
 def _packages() -> Iterator[Finding]:
     found = _installed()
+    rtx = how_to_install("tensorrt-rtx").removeprefix("install it: ")
     for name, hint in _PACKAGES.items():
         family = sorted(package for package in found if _family(package) == name)
         for package in family:
             yield Finding(package, "ok", found[package])
         if not family and not (name == "onnxruntime" and "onnxruntime-gpu" in found):
-            yield Finding(name, "no", "not installed", hint)
+            yield Finding(name, "no", "not installed", hint.format(rtx=rtx))
 
 
 def _family(package: str) -> str:
@@ -285,8 +287,12 @@ def _installed() -> dict[str, str]:
 
 
 def _machine() -> tuple[Finding, ...]:
-    return (
-        _fact("processor", processor_name() or platform.machine()),
+    return (*_processor(), *_memory())
+
+
+def _processor() -> Iterator[Finding]:
+    yield from (
+        _fact("processor", processor_name()),
         _fact("engines are compiled for", cpu_fingerprint()),
         _fact("int8 weights have", "7 bits: no VNNI" if int8_saturates() else "8 bits"),
         Finding(
@@ -295,10 +301,34 @@ def _machine() -> tuple[Finding, ...]:
             str(available_processors()),
             value=available_processors(),
         ),
-        _size("memory", memory_bytes()),
-        _fact("kernel", f"{platform.system()} {platform.release()}"),
-        _fact("Python", platform.python_version()),
     )
+    if platform.machine() == "aarch64":
+        yield Finding(
+            "float weights",
+            "fact",
+            "packed again in every call: ONNX Runtime of PyPI has no blocked layout for ARM",
+            "ratios that were measured on x86-64 do not hold here; measure yours: "
+            "swapnet bench --compare",
+        )
+
+
+def _memory() -> Iterator[Finding]:
+    yield _size("memory", memory_bytes())
+    yield _size("pages", mmap.PAGESIZE)
+    yield _huge_pages()
+    yield _fact("kernel", f"{platform.system()} {platform.release()}")
+    yield _fact("Python", platform.python_version())
+
+
+def _huge_pages() -> Finding:
+    """Size of those that arenas ask for; kernels built without them refuse."""
+    try:
+        with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    except OSError as error:
+        return _fact("huge pages", f"none: {error.strerror}")
+    nbytes = huge_page_bytes()
+    return _size("huge pages", nbytes) if nbytes else _fact("huge pages", "none")
 
 
 def _storage(folder: Path) -> tuple[Finding, ...]:
@@ -306,6 +336,7 @@ def _storage(folder: Path) -> tuple[Finding, ...]:
 
     facts = (
         _fact("folder", str(folder.absolute())),
+        _fact("device", storage_device(folder) or "unknown"),
         _fact("filesystem", filesystem_of(folder).partition(" ")[2] or "unknown"),
         _size("free", shutil.disk_usage(folder).free),
     )
@@ -378,14 +409,13 @@ def _bandwidth(file: WeightFile) -> float:
 
 
 def _memory_limit() -> Finding:
-    from swapnet.process.cgroup import is_available
 
-    if is_available():
-        return Finding("kernel's limit", "ok", "can be set: swapnet bench --memory-limit")
-    return Finding(
-        "kernel's limit",
-        "no",
-        "can't be set here",
-        "it needs root and a cgroup memory controller; without it budgets are kept, not enforced: "
-        "leave --memory-limit out",
-    )
+    from swapnet.process.cgroup import MemoryGroup
+
+    try:
+        with MemoryGroup(None) as group:
+            peaks = "; peaks are sampled, for this kernel keeps none" if group.is_sampled else ""
+    except BackendUnavailableError as error:
+        hint = f"{error.hint}; without a limit budgets are kept, not enforced"
+        return Finding("kernel's limit", "no", f"can't be set here: {error.why}", hint)
+    return Finding("kernel's limit", "ok", f"can be set: swapnet bench --memory-limit{peaks}")

@@ -4,25 +4,70 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from swapnet.errors import BackendUnavailableError, BudgetError
 
-__all__ = ["MemoryGroup", "drop_page_cache", "is_available"]
+__all__ = ["MemoryGroup", "accounting", "check_available", "drop_page_cache", "is_available"]
 
 _V1 = Path("/sys/fs/cgroup/memory")
 _V2 = Path("/sys/fs/cgroup")
+_KERNEL_OPTIONS = Path("/proc/cmdline")
+
+_OF_SWAP = ("memory.memsw.limit_in_bytes", "memory.swap.max")
+"""Limits that are not there where the kernel does not count swap."""
+
+_SAMPLE_S = 0.005
+"""Between two looks at what is in use, where no peak is kept."""
+
+_WITHOUT = "leave --memory-limit out"
+
+
+def check_available(without: str = _WITHOUT) -> None:
+    """Raise where this process may not make groups with a memory limit.
+
+    Parameters
+    ----------
+    without
+        How to do without, for the hint.
+
+    Raises
+    ------
+    BackendUnavailableError
+        It may not.
+    """
+    try:
+        MemoryGroup(None).remove()
+    except BackendUnavailableError as error:
+        raise _unavailable(error.why, without) from error
 
 
 def is_available() -> bool:
     """Whether this process may make groups with a memory limit."""
     try:
-        with MemoryGroup(None):
-            return True
+        check_available()
     except BackendUnavailableError:
         return False
+    return True
+
+
+def accounting(*, counted: bool, limited: bool) -> str:
+    """How a peak was found, for a report.
+
+    Parameters
+    ----------
+    counted, limited
+        Whether it is a group's, and whether the group had a limit.
+    """
+    if not counted:
+        return "resident set"
+    with MemoryGroup(None) as group:
+        found = "kernel limit" if limited else "kernel"
+        return f"{found}, sampled" if group.is_sampled else found
 
 
 def drop_page_cache() -> None:
@@ -38,6 +83,12 @@ class MemoryGroup:
     ----------
     limit_bytes
         The kernel kills a process that goes above; None only counts.
+
+    Attributes
+    ----------
+    is_sampled
+        The kernel keeps no peak (cgroup v2 before Linux 5.19): a thread looks at what is in use
+        every few milliseconds, and can miss a short peak. A limit is kept all the same.
 
     Raises
     ------
@@ -55,25 +106,25 @@ class MemoryGroup:
                     self._group / "memory.limit_in_bytes": (str(limit_bytes), "-1"),
                     self._group / "memory.memsw.limit_in_bytes": (str(limit_bytes), "-1"),
                 }
-            elif "memory" in (_V2 / "cgroup.controllers").read_text().split():
+            else:
+                _pass_on_memory()
                 self._group = _V2 / name
                 self._peak = self._group / "memory.peak"
                 self._limits = {
                     self._group / "memory.swap.max": ("0", "max"),
                     self._group / "memory.max": (str(limit_bytes), "max"),
                 }
-            else:
-                raise OSError("no cgroup memory controller")
             self._group.mkdir()
-            if limit_bytes is not None:
-                self._write_limits(0)
+            try:
+                if limit_bytes is not None:
+                    self._write_limits(0)
+            except OSError:
+                self._group.rmdir()
+                raise
         except OSError as error:
-            raise BackendUnavailableError(
-                "the kernel's memory limit is not to be had here",
-                why=str(error),
-                hint="run as root where cgroups have a memory controller, or leave "
-                "--memory-limit out",
-            ) from error
+            raise _unavailable(str(error)) from error
+        self.is_sampled = not self._peak.exists()
+        self._sampled = _Sampled(self._group / "memory.current") if self.is_sampled else None
 
     @property
     def processes_file(self) -> Path:
@@ -83,14 +134,14 @@ class MemoryGroup:
     @property
     def peak_bytes(self) -> int:
         """The most that was in use at once, by the kernel's count."""
-        return int(self._peak.read_text())
+        return self._sampled.peak_bytes if self._sampled else int(self._peak.read_text())
 
     def lift(self) -> None:
         """Take the limit away: what follows is not the model's."""
         self._write_limits(1)
 
     def _write_limits(self, position: int) -> None:
-        files = [path for path in self._limits if path.exists()]
+        files = [path for path in self._limits if path.name not in _OF_SWAP or path.exists()]
         for path in reversed(files) if position else files:
             path.write_text(self._limits[path][position])
 
@@ -113,6 +164,8 @@ class MemoryGroup:
         BudgetError
             They do not go.
         """
+        if self._sampled:
+            self._sampled.stop()
         for _ in range(100):
             try:
                 self._group.rmdir()
@@ -122,3 +175,64 @@ class MemoryGroup:
             except OSError:
                 time.sleep(0.05)
         raise BudgetError(f"{self._group} still holds processes")
+
+
+class _Sampled:
+    """The most that a file of the kernel was seen to say; a thread looks until it is stopped."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._most = 0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(self._most, self._now())
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        with suppress(OSError):
+            while not self._stopped.wait(_SAMPLE_S):
+                self._most = max(self._most, self._now())
+
+    def _now(self) -> int:
+        return int(self._file.read_text())
+
+
+def _pass_on_memory() -> None:
+    """Have groups of the second version counted, where their parent does not have it yet."""
+    if "memory" not in (_V2 / "cgroup.controllers").read_text().split():
+        raise OSError("no cgroup memory controller")
+    children = _V2 / "cgroup.subtree_control"
+    if "memory" not in children.read_text().split():
+        try:
+            children.write_text("+memory")
+        except OSError as error:
+            why = f"{children} does not take +memory: {error.strerror}"
+            raise OSError(why) from error
+
+
+def _unavailable(why: str, without: str = _WITHOUT) -> BackendUnavailableError:
+    cure = "run as root where cgroups have a memory controller"
+    if _is_switched_off():
+        why = f"{why}; the kernel was started with cgroup_disable=memory"
+        cure = (
+            "add cgroup_enable=memory to /boot/firmware/cmdline.txt and reboot (on other machines "
+            "than a Raspberry Pi take cgroup_disable=memory out of the boot options)"
+        )
+    return BackendUnavailableError(
+        "the kernel's memory limit is not to be had here", why=why, hint=f"{cure}, or {without}"
+    )
+
+
+def _is_switched_off() -> bool:
+    """Whether the kernel was told to have no memory controller, as that of Raspberry Pi OS is."""
+    words = _KERNEL_OPTIONS.read_text().split() if _KERNEL_OPTIONS.exists() else []
+    options = [word.partition("=") for word in words]
+    told = [name for name, _, value in options if "memory" in value.split(",")]
+    return "cgroup_disable" in told and "cgroup_enable" not in told

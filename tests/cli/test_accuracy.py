@@ -52,6 +52,7 @@ def test_an_engine_is_compared(call: Call, toy: Engine, data: Path) -> None:
     assert "2 of 2" in shown.out
 
 
+@pytest.mark.usefixtures("drawing")
 def test_layers_and_their_picture(
     call: Call, toy: Engine, coarse: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
+import platform
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,10 +18,12 @@ import pytest
 from swapnet.cli import diagnosis
 from swapnet.cli.diagnosis import BACKENDS, Capability, Diagnosis, Finding, diagnose
 from swapnet.errors import BackendError, BackendUnavailableError, InputError, StorageError
+from swapnet.executor.device import processor_name
 from swapnet.executor.gpu import cuda
 from swapnet.executor.gpu.accelerator import Attributes
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.fingerprint import cpu_fingerprint
+from tests.helpers.control_groups import stand_in
 
 ORIN = Attributes(
     name="Orin",
@@ -243,9 +247,52 @@ def test_every_missing_package_has_a_hint(
 
 def test_the_machine_is_told(tmp_path: Path) -> None:
     machine = topic(diagnose(tmp_path), "machine")
+    assert machine["processor"].detail == processor_name()
     assert machine["engines are compiled for"].detail == cpu_fingerprint()
     assert machine["processors available"].value == len(os.sched_getaffinity(0))
     assert machine["Python"].detail == ".".join(map(str, sys.version_info[:3]))
+
+
+@pytest.mark.parametrize(("machine", "told"), [("aarch64", True), ("x86_64", False)])
+def test_an_arm_machine_is_told_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, told: bool
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    found = topic(diagnose(tmp_path), "machine")
+    assert ("float weights" in found) == told
+    if told:
+        assert "packed again in every call" in found["float weights"].detail
+        assert "x86-64 do not hold here" in found["float weights"].hint
+
+
+class Willing(mmap.mmap):
+    """Memory of a kernel that has huge pages."""
+
+    def madvise(self, *_: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("nbytes", "detail"), [(32 << 20, "32MiB"), (0, "none")])
+def test_pages_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nbytes: int, detail: str
+) -> None:
+    monkeypatch.setattr(mmap, "mmap", Willing)
+    monkeypatch.setattr(diagnosis, "huge_page_bytes", lambda: nbytes)
+    found = topic(diagnose(tmp_path), "machine")
+    assert found["huge pages"].detail == detail
+    assert found["pages"].value == mmap.PAGESIZE
+
+
+def test_a_kernel_without_huge_pages_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(mmap, "mmap", Refusing)
+    found = topic(diagnose(tmp_path), "machine")
+    assert found["huge pages"].detail == "none: Invalid argument"
 
 
 @pytest.mark.parametrize("refused", [False, True])
@@ -269,6 +316,7 @@ def test_storage_is_tried_and_left_as_it_was(
     assert (storage["reads about"].value or 0) > 0
     assert (storage["free"].value or 0) > 0
     assert storage["folder"].detail == str(tmp_path)
+    assert storage["device"].detail == (storage_device(tmp_path) or "unknown")
     assert not list(tmp_path.iterdir())
 
 
@@ -306,9 +354,20 @@ def test_no_folder(tmp_path: Path, name: str, why: str) -> None:
     assert why in caught.value.why
 
 
-@pytest.mark.parametrize("available", [True, False])
-def test_the_memory_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, available: bool) -> None:
-    monkeypatch.setattr("swapnet.process.cgroup.is_available", lambda: available)
+@pytest.mark.parametrize("missing", ["", "memory.peak"])
+def test_the_memory_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str) -> None:
+    stand_in(monkeypatch, tmp_path, missing=missing)
     (found,) = diagnose(tmp_path).topics["memory limit"]
-    assert found.state == ("ok" if available else "no")
-    assert ("root" in found.hint) != available
+    assert (found.state, found.hint) == ("ok", "")
+    assert ("sampled" in found.detail) == bool(missing)
+
+
+def test_a_raspberry_pi_is_told_how_to_get_the_memory_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stand_in(monkeypatch, tmp_path, controllers="cpu", options="cgroup_disable=memory")
+    (found,) = diagnose(tmp_path).topics["memory limit"]
+    assert found.state == "no"
+    assert "no cgroup memory controller" in found.detail
+    assert "add cgroup_enable=memory to /boot/firmware/cmdline.txt and reboot" in found.hint
+    assert "budgets are kept, not enforced" in found.hint

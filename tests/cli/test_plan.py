@@ -162,6 +162,7 @@ def test_options_of_a_build_are_not_for_an_engine(
     assert call("plan", dynamic, *option).is_user_error(f"{option[0]} is for a model")
 
 
+@pytest.mark.usefixtures("drawing")
 @pytest.mark.slow
 def test_a_curve_as_picture_table_and_json(call: Call, toy: Engine, tmp_path: Path) -> None:
     common = (toy.folder, "--no-measure")
@@ -178,12 +179,16 @@ def test_a_curve_as_picture_table_and_json(call: Call, toy: Engine, tmp_path: Pa
     assert curve["points"][-1]["streamed_bytes"] == 0
 
 
-def test_pictures_that_can_not_be_drawn(
-    call: Call, toy: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("drawing")
+def test_pictures_that_can_not_be_drawn(call: Call, toy: Engine, tmp_path: Path) -> None:
     common = (toy.folder, "--no-measure", "--plot")
     assert call("plan", *common, tmp_path / "curve.odd").is_user_error("'.odd'", "png")
     assert call("plan", *common, tmp_path / "none" / "c.png").is_user_error("can't be written")
+
+
+def test_what_draws_is_not_installed(
+    call: Call, toy: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = builtins.__import__
 
     def without(name: str, *rest: Any) -> Any:
@@ -192,7 +197,7 @@ def test_pictures_that_can_not_be_drawn(
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    failed = call("plan", *common, tmp_path / "curve.png")
+    failed = call("plan", toy.folder, "--no-calibrate", "--plot", tmp_path / "curve.png")
     assert failed.is_user_error("plots need Matplotlib", "pip install 'swapnet-trt[plot]'")
 
 

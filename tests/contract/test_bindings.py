@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,28 @@ def test_without_gcc_tests_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     bindings._stub_libraries.cache_clear()
     with pytest.raises(pytest.skip.Exception, match=r"^gcc is missing$"):
         ask(VERSIONS[0], "answer = 0")
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was asked yet, and gcc is here."""
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    bindings._bindings.cache_clear()
+    bindings._stub_libraries.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_on_another_machine_tests_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(pytest.skip.Exception, match=r"pinned for x86_64, this is aarch64$"):
+        ask(VERSIONS[0], "answer = 0")
+
+
+@pytest.mark.usefixtures("fresh")
+def test_without_rtx_tests_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
+    with pytest.raises(pytest.skip.Exception, match=r"^TensorRT-RTX is not installed$"):
+        ask(RTX, "answer = 0")
 
 
 @pytest.mark.slow

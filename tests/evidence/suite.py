@@ -28,7 +28,7 @@ from swapnet.calibration import measure
 from swapnet.cli.engine import say
 from swapnet.cli.options import engines_option
 from swapnet.cli.zoo import current_engine
-from swapnet.errors import BackendError, BackendUnavailableError, SwapnetError
+from swapnet.errors import BackendError, SwapnetError
 from swapnet.executor.bench.bench import Other, Setup, bench
 from swapnet.executor.bench.plot import Panel, check_drawable, panel_of, save_plot
 from swapnet.executor.bench.prediction import scaled
@@ -43,7 +43,7 @@ from swapnet.executor.planning.usage import demand, usage
 from swapnet.files import make_folder, replacing
 from swapnet.manifest import Manifest, sha256_of
 from swapnet.models.bert_base import state_dict
-from swapnet.process.cgroup import is_available
+from swapnet.process.cgroup import check_available
 from swapnet.units import format_size
 from tests.evidence.ablations import ABLATIONS
 from tests.evidence.cases import (
@@ -161,12 +161,8 @@ def run_suite(suite: Suite) -> int:
         The folder of results can't be written.
     """
     check_drawable(Path("latency.png"))
-    if suite.memory_limit and not is_available():
-        raise BackendUnavailableError(
-            "the kernel's memory limit is not available here",
-            why="making a cgroup with a memory limit needs root and a memory controller",
-            hint="run as root, or give --no-memory-limit",
-        )
+    if suite.memory_limit:
+        check_available("give --no-memory-limit")
     for folder in (suite.cases, suite.outlines):
         make_folder(folder)
     for budget in suite.budgets:

@@ -74,6 +74,7 @@ def test_styles_are_built_for_tensorrt(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the whole as one engine; what runs them is another test's."""
+    pytest.importorskip("tensorrt_rtx_bindings")
     measured: list[tuple[Any, ...]] = []
 
     def measure(*arguments: Any, **_: Any) -> list[object]:

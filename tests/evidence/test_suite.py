@@ -17,9 +17,10 @@ from swapnet.executor.bench.bench import Other, Setup
 from swapnet.executor.bench.process import Program
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.models import ZooFiles
-from swapnet.process.cgroup import is_available
+from swapnet.process.cgroup import check_available, is_available
 from tests.evidence.conftest import Call, a_peer, a_report
 from tests.evidence.suite import command
+from tests.helpers.control_groups import stand_in
 from tests.helpers.engines import BuildToy, Engine
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -84,14 +85,16 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     fake = Bench()
     monkeypatch.setattr(suite, "bench", fake)
     monkeypatch.setattr(suite, "calibrate", lambda _: None)
-    monkeypatch.setattr(suite, "is_available", lambda: True)
+    monkeypatch.setattr(suite, "check_available", lambda _: None)
     return fake
 
 
 @pytest.fixture
-def measure(call: Call, zoo: str, bench: Bench, tmp_path: Path) -> Callable[..., Any]:
-    """Calls the suite for the toy."""
-    del bench
+def measure(
+    call: Call, zoo: str, bench: Bench, drawing: None, tmp_path: Path
+) -> Callable[..., Any]:
+    """Calls the suite for the toy, which draws its results."""
+    del bench, drawing
 
     def run(*arguments: object) -> Any:
         folders = ["--results", tmp_path / "results", "--engines", tmp_path / "engines"]
@@ -199,8 +202,9 @@ def test_bad_options(
     (tmp_path / "file").write_text("")
     assert measure("--results", tmp_path / "file").is_user_error("can't be made")
     assert call(command, "unheard-of").is_user_error("no model named")
-    monkeypatch.setattr("tests.evidence.suite.is_available", lambda: False)
-    assert measure().is_user_error("--no-memory-limit")
+    stand_in(monkeypatch, tmp_path / "results", controllers="")
+    monkeypatch.setattr("tests.evidence.suite.check_available", check_available)
+    assert measure().is_user_error("no cgroup memory controller", "or give --no-memory-limit")
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     assert measure().is_user_error("swapnet-trt[plot]")
 
@@ -230,6 +234,7 @@ def test_bert_is_offloaded_where_that_can_be(
         _ = suite._Subject(asked, zoo, tmp_path, tmp_path, {}).offload
 
 
+@pytest.mark.usefixtures("drawing")
 @pytest.mark.slow
 def test_a_toy_is_measured(call: Call, zoo: str, tmp_path: Path) -> None:
     folders = ["--results", tmp_path / "results", "--engines", tmp_path / "engines"]

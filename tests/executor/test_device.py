@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import importlib.metadata
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import onnxruntime
 import pytest
 
 from swapnet.executor.device import Device, processor_name, runtime_version
+from tests.helpers.boards import BOARDS, be_processor, board_files
 
 
 @pytest.fixture(autouse=True)
@@ -27,15 +29,44 @@ def test_the_fingerprint_names_processor_runtime_and_threads() -> None:
     parts = Device(threads=3).fingerprint.split("/")
     assert parts[-1] == "3 threads"
     assert f"onnxruntime {onnxruntime.__version__}" in parts
-    assert not processor_name() or processor_name() in parts
+    assert set(processor_name().split("/")) <= set(parts)
     assert Device(threads=3).fingerprint != Device(threads=2).fingerprint
 
 
-def test_a_processor_without_a_name(tmp_path: Path) -> None:
+def test_an_x86_processor_says_its_name(tmp_path: Path) -> None:
+    cpuinfo, board = tmp_path / "cpuinfo", tmp_path / "none"
+    assert processor_name(cpuinfo, board) == platform.machine()
+    cpuinfo.write_text("processor : 0\nmodel\t: 85\nmodel name\t: Some CPU @ 2 GHz\n")
+    assert processor_name(cpuinfo, board) == "Some CPU @ 2 GHz"
+
+
+@pytest.mark.parametrize(("board", "name"), BOARDS.items())
+def test_an_arm_processor_is_named_by_its_board_and_cores(board: str, name: str) -> None:
+    assert processor_name(*board_files(board)) == name
+
+
+def test_a_container_hides_the_board(tmp_path: Path) -> None:
+    names = [processor_name(board_files(board)[0], tmp_path / "hidden") for board in BOARDS]
+    assert names == [*list(BOARDS.values())[:2], "Cortex-A78AE"]
+
+
+def test_unknown_and_different_cores_are_listed_once(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
-    assert processor_name(cpuinfo) == ""
-    cpuinfo.write_text("processor : 0\nmodel name\t: Some CPU @ 2 GHz\n")
-    assert processor_name(cpuinfo) == "Some CPU @ 2 GHz"
+    ids = [("0x41", "0xd05"), ("0x41", "0xd05"), ("0x61", "0x022")]
+    cpuinfo.write_text(
+        "".join(f"CPU implementer\t: {maker}\nCPU part\t: {part}\n\n" for maker, part in ids)
+    )
+    assert processor_name(cpuinfo, tmp_path / "none") == "Cortex-A55 and 0x61/0x022"
+
+
+def test_different_boards_are_different_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    found = []
+    for board in BOARDS:
+        be_processor(monkeypatch, board)
+        found.append(Device(threads=4).fingerprint)
+    assert len(set(found)) == len(BOARDS)
+    assert all(each.startswith("aarch64+asimd/") for each in found)
 
 
 def test_a_loaded_runtime_says_its_version() -> None:

@@ -13,6 +13,7 @@ import ctypes
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,8 @@ def _joined(folders: list[Path], variable: str) -> str:
 @cache
 def _bindings(version: str) -> Path:
     """The folder of the packages ``tensorrt`` and ``tensorrt_bindings``, kept in the cache."""
+    if platform.machine() != "x86_64":
+        pytest.skip(f"the bindings of TensorRT are pinned for x86_64, this is {platform.machine()}")
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
     sha256 = _PINNED[version].get(tag)
     if sha256 is None:
@@ -167,6 +171,8 @@ def _stub_libraries(version: str) -> Path:
     """The folder of the libraries that the bindings of a version load, kept in the cache."""
     if shutil.which("gcc") is None:
         pytest.skip("gcc is missing")
+    if version == RTX and find_spec("tensorrt_rtx_bindings") is None:
+        pytest.skip("TensorRT-RTX is not installed")
     sources = {"libcuda.so.1": "#include <stddef.h>\n" + _CUDA}
     if version != RTX:
         library = _bindings(version) / "tensorrt_bindings" / "tensorrt.so"

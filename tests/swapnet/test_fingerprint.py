@@ -6,6 +6,21 @@ from pathlib import Path
 import pytest
 
 from swapnet.fingerprint import cpu_fingerprint, int8_saturates, processor_fingerprint
+from tests.helpers.boards import BOARDS, board_files
+
+X86_FLAGS = "flags\t\t: fpu avx avx2 avx512f avx512_vnni\n"
+
+
+@pytest.fixture(autouse=True)
+def x86(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor is an x86-64 one, whatever runs the test."""
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+
+@pytest.fixture
+def arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor is a 64-bit ARM one."""
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
 
 
 @pytest.mark.parametrize(
@@ -13,7 +28,7 @@ from swapnet.fingerprint import cpu_fingerprint, int8_saturates, processor_finge
     [
         ("processor\t: 0\nflags\t\t: fpu avx avx2 avx512f\n", ["avx512f", "avx2", "avx"]),
         ("processor\t: 0\nflags\t\t: fpu avx avx2\n", ["avx2", "avx"]),
-        ("Features\t: fp asimd evtstrm\n", ["asimd"]),
+        ("Features\t: fp asimd evtstrm\n", []),
         ("model name : flags of avx2\n", []),
     ],
 )
@@ -30,7 +45,6 @@ def test_names_what_fixes_the_layout(tmp_path: Path, cpuinfo: str, features: lis
         ("flags\t\t: fpu avx avx2 avx512f\n", True),
         ("flags\t\t: fpu avx avx2 avx512f avx512_vnni\n", False),
         ("flags\t\t: fpu avx avx2 avx_vnni\n", False),
-        ("Features\t: fp asimd asimddp\n", False),
         ("", False),
     ],
 )
@@ -52,3 +66,29 @@ def test_int8_engines_are_for_processors_with_vnni(tmp_path: Path, flags: str, a
 
 def test_is_the_architecture_where_nothing_is_known(tmp_path: Path) -> None:
     assert cpu_fingerprint(tmp_path / "none") == platform.machine()
+
+
+@pytest.mark.usefixtures("arm")
+@pytest.mark.parametrize("board", BOARDS)
+def test_all_arm_processors_are_compiled_for_alike(board: str) -> None:
+    cpuinfo, _ = board_files(board)
+    assert cpu_fingerprint(cpuinfo) == processor_fingerprint(cpuinfo) == "aarch64+asimd"
+    assert not int8_saturates(cpuinfo)
+
+
+@pytest.mark.usefixtures("arm")
+@pytest.mark.parametrize("flags", [X86_FLAGS, X86_FLAGS.replace(" avx512_vnni", ""), ""])
+def test_an_emulator_that_shows_its_host_is_not_believed(tmp_path: Path, flags: str) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(flags)
+    assert cpu_fingerprint(path) == processor_fingerprint(path) == "aarch64+asimd"
+    assert not int8_saturates(path)
+
+
+def test_another_processor_has_no_features_of_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(X86_FLAGS)
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert cpu_fingerprint(path) == "riscv64"

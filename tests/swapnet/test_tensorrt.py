@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import platform
 import signal
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from swapnet.errors import BackendUnavailableError
 from swapnet.tensorrt import (
     Log,
     Severity,
+    how_to_install,
     interrupts_deferred,
     listening,
     load_tensorrt,
@@ -28,6 +31,25 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
             load_tensorrt("tensorrt")
     assert "pip install" in caught.value.hint
     assert "tensorrt" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("machine", "board", "rtx", "other"),
+    [
+        ("x86_64", "", "pip install 'swapnet-trt[rtx]'", "on PyPI"),
+        ("aarch64", "Some server", "pip install 'swapnet-trt[rtx]'", "on PyPI"),
+        ("aarch64", "NVIDIA Jetson Orin Nano Developer Kit\0", "not for a Jetson", "JetPack's"),
+        ("ppc64le", "", "no package of TensorRT-RTX for ppc64le", "JetPack's"),
+    ],
+)
+def test_hints_are_for_this_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: str, board: str, rtx: str, other: str
+) -> None:
+    (tmp_path / "model").write_text(board)
+    monkeypatch.setattr("swapnet.tensorrt._BOARD", tmp_path / "model")
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert rtx in how_to_install("tensorrt-rtx")
+    assert how_to_install("tensorrt").endswith(other)
 
 
 def test_rtx_is_found_by_either_name(monkeypatch: pytest.MonkeyPatch) -> None:

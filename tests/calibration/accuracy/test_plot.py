@@ -10,6 +10,8 @@ from swapnet.calibration.accuracy.plot import save_layer_plot
 from swapnet.errors import StorageError
 from tests.calibration.accuracy.test_layers import layer
 
+pytestmark = pytest.mark.usefixtures("drawing")
+
 
 def test_suggested_layers_are_marked(tmp_path: Path) -> None:
     found = [layer("stem_is_bad", 1.0), layer("other", 0.1)]

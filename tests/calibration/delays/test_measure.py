@@ -30,6 +30,7 @@ from swapnet.executor.engine import Engine
 from swapnet.manifest import load_manifest
 from swapnet.profile import PROFILE, Profile, Request, load_profile, save_profile
 from swapnet.progress import Progress, silent
+from tests.helpers.boards import BOARDS, be_processor
 from tests.helpers.engines import Arrays, BuildToy
 from tests.helpers.engines import Engine as Toy
 
@@ -161,6 +162,22 @@ def test_a_stale_profile_is_measured_again(
     assert ensure_measured(toy, device=DEVICE, say=said.append).measured == first
     assert "of another device or engine" in said[1]
     assert len(jobs) == 2
+
+
+def test_a_profile_does_not_move_from_board_to_board(
+    toy: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for count, board in enumerate(BOARDS, 1):
+        said: list[str] = []
+        be_processor(monkeypatch, board)
+        assert (
+            ensure_measured(toy, device=DEVICE, say=said.append).measured.device
+            == DEVICE.fingerprint
+        )
+        assert len(jobs) == count
+        assert len(said) == 1
+        ensure_measured(toy, device=DEVICE, say=said.append)
+        assert (len(jobs), len(said)) == (count, 1)
 
 
 def test_other_threads_are_another_device(toy: Path, jobs: list[Job]) -> None:

@@ -15,6 +15,7 @@ from swapnet.executor.bench.fixed_cost import FixedCost
 from swapnet.executor.bench.process import Program
 from swapnet.executor.bench.rounds import Schedule
 from swapnet.executor.engine import Engine
+from tests.helpers.control_groups import stand_in
 from tests.helpers.engines import BuildToy
 
 pytestmark = pytest.mark.slow
@@ -70,3 +71,14 @@ def test_one_that_dies_later_is_told_with_its_fixed_cost(
 def test_a_budget_beyond_the_machine(setup: Setup) -> None:
     with pytest.raises(BudgetError, match="more than this machine has"):
         bench(replace(setup, budget=Budget(1 << 60)))
+
+
+@pytest.mark.parametrize(("missing", "words"), [("", "kernel"), ("memory.peak", "kernel, sampled")])
+def test_kernels_without_a_peak_are_watched(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str, words: str
+) -> None:
+    (tmp_path / "groups").mkdir()
+    root = stand_in(monkeypatch, tmp_path / "groups", missing=missing)
+    report = bench(replace(setup, others={})).report
+    assert report.memory_accounting == words
+    assert not list(root.glob("swapnet-*"))

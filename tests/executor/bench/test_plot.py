@@ -23,6 +23,7 @@ def test_a_panel_has_the_points_of_its_reports() -> None:
     assert panel.unswapped_ms == summarise([95.0]).median
 
 
+@pytest.mark.usefixtures("drawing")
 @pytest.mark.slow
 @pytest.mark.parametrize("peer_ms", [110.0, 900.0])
 def test_a_picture_is_drawn(tmp_path: Path, peer_ms: float) -> None:
@@ -34,6 +35,7 @@ def test_a_picture_is_drawn(tmp_path: Path, peer_ms: float) -> None:
     assert b"<svg" in (tmp_path / "plot.svg").read_bytes()
 
 
+@pytest.mark.usefixtures("drawing")
 def test_a_picture_that_can_not_be_written(tmp_path: Path) -> None:
     panel = panel_of("one", CURVE, [a_report()])
     with pytest.raises(StorageError):

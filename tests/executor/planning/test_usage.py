@@ -1,10 +1,16 @@
 from __future__ import annotations
 
-import os
+import pytest
 
 from swapnet.executor.device import ThreadPool
-from swapnet.executor.planning.usage import READ_BYTES, demand, for_pool, usage
-from swapnet.machine import memory_bytes
+from swapnet.executor.planning.usage import (
+    READ_BYTES,
+    demand,
+    for_pool,
+    mappable_bytes,
+    page_table_bytes,
+    usage,
+)
 from swapnet.manifest import SESSION_BYTES
 from tests.helpers.engines import BuildToy, Engine
 
@@ -27,8 +33,16 @@ def test_tables_are_no_demand(engine: BuildToy) -> None:
     assert usage(manifest).staging_bytes > READ_BYTES
 
 
-def test_the_machine_has_at_most_its_memory() -> None:
-    assert 0 < memory_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+@pytest.mark.parametrize("page_bytes", [4 << 10, 16 << 10, 64 << 10])
+@pytest.mark.parametrize("nbytes", [0, 1, 4096, 64 << 20, (64 << 20) + 1])
+def test_page_tables_are_those_of_the_kernels_pages(
+    monkeypatch: pytest.MonkeyPatch, page_bytes: int, nbytes: int
+) -> None:
+    monkeypatch.setattr(memory, "_PAGES_IN_TABLE", page_bytes // 8)
+    tables = page_table_bytes(nbytes)
+    assert (tables - 1) * page_bytes < 8 * nbytes <= tables * page_bytes
+    fits = mappable_bytes(nbytes)
+    assert fits + page_table_bytes(fits) <= nbytes < fits + 1 + page_table_bytes(fits + 1)
 
 
 def test_sessions_without_threads_of_their_own_take_less(small_zoo: Engine) -> None:

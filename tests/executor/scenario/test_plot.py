@@ -13,6 +13,8 @@ from tests.executor.scenario.conftest import MIB, a_report
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
+pytestmark = pytest.mark.usefixtures("drawing")
+
 
 @pytest.mark.slow
 def test_a_picture_is_drawn(tmp_path: Path) -> None:

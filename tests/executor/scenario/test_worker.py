@@ -67,7 +67,7 @@ def test_a_generator_has_the_device_that_its_job_says(
         return FakeRuntime(budget)
 
     monkeypatch.setattr("swapnet.executor.runtime.SwapRuntime", runtime)
-    monkeypatch.setattr("swapnet.executor.backends.device_for", lambda *_, **__: Device(1))
+    monkeypatch.setattr("swapnet.executor.engine.device_for", lambda *_, **__: Device(1))
     asked = job(storage_bytes_per_s=storage_bytes_per_s)
     engines = tuple(
         msgspec.structs.replace(each, folder=str(engine("images").folder)) for each in asked.engines

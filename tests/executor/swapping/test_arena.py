@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 
 import pytest
@@ -20,6 +21,26 @@ def test_bytes_lie_at_the_address() -> None:
 
 def test_nothing_is_a_page() -> None:
     assert Arena(0).nbytes == 0
+
+
+@pytest.mark.parametrize(
+    ("huge_bytes", "nbytes", "asked"),
+    [(2 << 20, 2 << 20, True), (32 << 20, 2 << 20, False), (0, 2 << 20, False)],
+)
+def test_huge_pages_are_asked_for_where_one_fits(
+    monkeypatch: pytest.MonkeyPatch, huge_bytes: int, nbytes: int, asked: bool
+) -> None:
+    said: list[int] = []
+
+    class Watched(mmap.mmap):
+        def madvise(self, option: int, *rest: int) -> None:
+            said.append(option)
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("swapnet.executor.swapping.arena.huge_page_bytes", lambda: huge_bytes)
+    monkeypatch.setattr(mmap, "mmap", Watched)
+    assert Arena(nbytes).nbytes == nbytes
+    assert said == [mmap.MADV_HUGEPAGE] * asked
 
 
 def test_too_much_is_a_budget_error() -> None:

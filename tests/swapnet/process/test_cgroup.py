@@ -8,7 +8,7 @@ import pytest
 
 from swapnet.arrays import save_npz
 from swapnet.builder.one_operator import one_operator_engine
-from swapnet.errors import BackendError, BackendUnavailableError, BudgetError
+from swapnet.errors import BackendError, BudgetError
 from swapnet.executor.bench.fixed_cost import Runtime
 from swapnet.executor.bench.process import Program, Worker
 from swapnet.executor.bench.sides import Request
@@ -84,26 +84,3 @@ def test_a_side_that_never_answers_is_ended(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="mapped model is too slow") as caught:
         Worker(request, program=Program(python=silent), patience_s=0.2)
     assert caught.value.why == "it gave no answer for 0.2 s"
-
-
-def test_no_controller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("swapnet.process.cgroup._V1", tmp_path / "v1")
-    monkeypatch.setattr("swapnet.process.cgroup._V2", tmp_path / "v2")
-    assert not is_available()
-    with pytest.raises(BackendUnavailableError, match="leave --memory-limit out"):
-        MemoryGroup(1 << 20)
-
-
-def test_a_second_version_group_has_its_files(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("swapnet.process.cgroup._V1", tmp_path / "none")
-    monkeypatch.setattr("swapnet.process.cgroup._V2", tmp_path)
-    (tmp_path / "cgroup.controllers").write_text("cpu memory")
-    group = MemoryGroup(None)
-    (group.processes_file.parent / "memory.peak").write_text("123")
-    assert group.peak_bytes == 123
-    for name in ("memory.max", "memory.swap.max"):
-        (group.processes_file.parent / name).write_text("1")
-    group.lift()
-    assert (group.processes_file.parent / "memory.max").read_text() == "max"

@@ -1,0 +1,44 @@
+"""What this machine says of itself, and what others would."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from swapnet.machine import huge_page_bytes, memory_bytes, storage_device
+
+
+def test_the_machine_has_at_most_its_memory() -> None:
+    assert 0 < memory_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_huge_pages_are_as_large_as_the_kernel_says(tmp_path: Path) -> None:
+    (tmp_path / "hpage_pmd_size").write_text("33554432\n")
+    assert huge_page_bytes(tmp_path / "hpage_pmd_size") == 32 << 20
+    assert huge_page_bytes(tmp_path / "none") == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "type_", "expected"),
+    [
+        ("mmcblk0/mmcblk0p2", "SD", "mmcblk0p2 (SD card)"),
+        ("mmcblk1", "MMC", "mmcblk1 (eMMC)"),
+        ("nvme0n1/nvme0n1p1", "", "nvme0n1p1 (NVMe)"),
+        ("sda/sda1", "", "sda1"),
+    ],
+)
+def test_storage_is_named_with_its_kind(
+    tmp_path: Path, device: str, type_: str, expected: str
+) -> None:
+    disk, _, partition = device.partition("/")
+    (tmp_path / disk / "device").mkdir(parents=True)
+    (tmp_path / disk / "device" / "type").write_text(f"{type_}\n")
+    if partition:
+        (tmp_path / device).mkdir()
+        (tmp_path / device / "partition").write_text("1\n")
+    number = os.stat(tmp_path).st_dev
+    assert storage_device(tmp_path, tmp_path / "none") == ""
+    (tmp_path / f"{os.major(number)}:{os.minor(number)}").symlink_to(device)
+    assert storage_device(tmp_path, tmp_path) == expected
