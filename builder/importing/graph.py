@@ -5,8 +5,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
 
     import onnx
 
+    Copied = TypeVar("Copied", onnx.NodeProto, onnx.ModelProto)
+
 __all__ = [
     "Constant",
     "Graph",
     "Value",
     "bodies",
+    "copied",
     "in_execution_order",
     "read_constant",
     "used_names",
@@ -141,6 +145,15 @@ class Graph:
         }
         object.__setattr__(self, "weights_of", weights)
 
+    @cached_property
+    def readers(self) -> Mapping[str, Sequence[int]]:
+        """Indices of the operators that read each name, those in bodies included."""
+        readers: dict[str, list[int]] = {}
+        for index, node in enumerate(self.nodes):
+            for name in dict.fromkeys(used_names(node)):
+                readers.setdefault(name, []).append(index)
+        return readers
+
     def shapes(self, name: str) -> tuple[tuple[int | str, ...], tuple[int, ...]]:
         """Declared and planned shape of a value or a constant."""
         if name in self.values:
@@ -175,6 +188,13 @@ def in_execution_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
             if not waits[other]:
                 heapq.heappush(ready, (nodes[other].op_type not in ("Shape", "Size"), other))
     return order
+
+
+def copied(message: Copied) -> Copied:
+    """A copy that may be changed."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
 
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

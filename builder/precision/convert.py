@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from swapnet.builder.importing.graph import copied
 from swapnet.builder.importing.source import PROTOBUF_LIMIT_BYTES, SourceModel, open_source
 from swapnet.builder.precision.activations import (
     SATURATING,
@@ -305,7 +306,7 @@ def _with_rounded(
     InputError
         A value has more or fewer channels than means.
     """
-    proto = _copy(normal.proto)
+    proto = copied(normal.proto)
     quantise_weights(proto, folder, operators, _INT8_WEIGHTS, limit=limit)
     if options.ranges is not None:
         channels = channelled(normal.proto.graph)
@@ -320,12 +321,6 @@ def _scaled(operators: Sequence[Weighted], options: PrecisionOptions) -> tuple[W
     if options.per_channel:
         return tuple(operators)
     return tuple(replace(one, axis=None) for one in operators)
-
-
-def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
-    new = type(proto)()
-    new.CopyFrom(proto)
-    return new
 
 
 def _written(normal: SourceModel, proto: onnx.ModelProto, folder: Path) -> SourceModel:

@@ -69,13 +69,11 @@ def to_float16(
     exclude
         Names of operators that stay in float32.
     """
-    import onnx
     from onnx import numpy_helper, shape_inference
     from onnx.external_data_helper import load_external_data_for_model
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-    whole = onnx.ModelProto()
-    whole.CopyFrom(shape_inference.infer_shapes(proto))
+    whole = shape_inference.infer_shapes(proto)
     load_external_data_for_model(whole, str(folder))
     large = {
         tensor.name

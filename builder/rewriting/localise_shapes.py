@@ -1,7 +1,7 @@
 """Values that say how large others are: host values to TensorRT, which no cut may cross.
 
 A block that reads such a value from outside would wait for the device to learn its shapes. So each
-operator that reads one computes it anew, from a value that may cross a cut (`localise_shapes`).
+operator that reads one computes it again, from a value that may cross a cut (`localise_shapes`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from swapnet.builder.importing.constants import SHAPE_INPUTS
-from swapnet.builder.importing.graph import Graph, Value, bodies, used_names
+from swapnet.builder.importing.graph import Graph, bodies, copied, used_names
+from swapnet.builder.rewriting.writer import GraphWriter
 
 if TYPE_CHECKING:
     import onnx
@@ -74,12 +75,11 @@ def localise_shapes(graph: Graph) -> Graph:
     return replace(graph, nodes=kept[::-1], values=writer.values)
 
 
-class _Localiser:
+class _Localiser(GraphWriter):
     """Repeats operators that compute shapes, under new names."""
 
     def __init__(self, graph: Graph, shapes: frozenset[str]) -> None:
-        self.values: dict[str, Value] = dict(graph.values)
-        self._graph = graph
+        super().__init__(graph)
         self._shapes = set(shapes)
         self._given = {value.name for value in graph.inputs}
         self._producers = {
@@ -122,15 +122,13 @@ class _Localiser:
             self._is_cheap(source)
             if source in self._producers
             else source in self._given
-            or source not in self._graph.values
-            or (self._graph.values[source].nbytes or 0) <= _CHEAP_BYTES
+            or source not in self.source.values
+            or (self.source.values[source].nbytes or 0) <= _CHEAP_BYTES
             for source in producer.input
         )
 
     def _copy_name(self, name: str, index: int) -> str:
-        copy = f"{name}/{index}"
-        while copy in self.values or copy in self._graph.constants or copy in self._graph.inline:
-            copy += "'"
+        copy = self.fresh(f"{name}/{index}")
         self.values[copy] = replace(self.values[name], name=copy)
         self._shapes.add(copy)
         return copy
@@ -138,8 +136,7 @@ class _Localiser:
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
     """A copy that reads and writes other names; bodies keep what they capture."""
-    copy = type(node)()
-    copy.CopyFrom(node)
+    copy = copied(node)
     copy.input[:] = [names.get(name, name) for name in node.input]
     if names.keys() & set(node.output):
         copy.output[:] = [names.get(name, name) for name in node.output]

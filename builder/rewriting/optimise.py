@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from swapnet.builder.importing.constants import INLINE_BELOW_BYTES, read_weights
-from swapnet.builder.importing.graph import Graph, Value, bodies, in_execution_order
+from swapnet.builder.importing.graph import Graph, Value, bodies, copied, in_execution_order
 from swapnet.builder.importing.sessions import open_session, quiet_options
 from swapnet.builder.importing.source import SourceModel
 from swapnet.builder.rewriting.convolutions_as_products import has_quantised, product_forms
@@ -181,7 +181,7 @@ def _channels_in_block() -> int:
 
 
 def _save_packed(graph: Graph, folder: Path) -> None:
-    """Write `WHOLE` and `TYPES` anew."""
+    """Write `WHOLE` and `TYPES` again."""
     import onnx
     from onnx.external_data_helper import set_external_data
 
@@ -310,8 +310,7 @@ def _value_types(proto: onnx.ModelProto, path: Path) -> dict[str, Value]:
     """Types of all values, read from a session in which each of them is an output."""
     import onnx
 
-    probe = onnx.ModelProto()
-    probe.CopyFrom(proto)
+    probe = copied(proto)
     _give_every_value(probe)
     probe_path = _types_path(path)
     onnx.save_model(probe, probe_path)
