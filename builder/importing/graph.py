@@ -80,6 +80,12 @@ class Constant:
     start: int = 0
     stop: int = 0
 
+    @staticmethod
+    def mapped(name: str, dtype: str, shape: tuple[int, ...], path: Path, start: int) -> Constant:
+        """A whole weight whose bytes stay in a file, from byte ``start`` on."""
+        nbytes = prod(shape) * ELEMENT_BYTES[dtype]
+        return Constant(name, dtype, shape, np.memmap(path, np.uint8, "r", start, (nbytes,)))
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Dimensions of the slice, or of the whole."""
@@ -235,11 +241,9 @@ def read_constant(tensor: onnx.TensorProto, folder: Path) -> Constant | None:
         return None
     if uses_external_data(tensor):
         info = ExternalDataInfo(tensor)
-        nbytes = prod(shape) * ELEMENT_BYTES[dtype]
-        data: npt.NDArray[np.uint8] = np.memmap(
-            folder / info.location, np.uint8, "r", offset=info.offset or 0, shape=(nbytes,)
-        )
-    elif tensor.HasField("raw_data"):
+        path = folder / info.location
+        return Constant.mapped(tensor.name, dtype, shape, path, info.offset or 0)
+    if tensor.HasField("raw_data"):
         data = np.frombuffer(tensor.raw_data, np.uint8)
     else:
         data = np.frombuffer(numpy_helper.to_array(tensor).tobytes(), np.uint8)

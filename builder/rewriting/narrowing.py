@@ -18,7 +18,7 @@ from swapnet.builder.importing.graph import Constant, Graph, Value, copied, used
 from swapnet.builder.importing.lookup import is_lookup
 from swapnet.builder.rewriting.slicing_rules import WIDENING
 from swapnet.builder.rewriting.writer import GraphWriter
-from swapnet.tensors import ONNX_TYPES, numpy_dtype
+from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
     import onnx
@@ -215,7 +215,9 @@ def _write_float16(constant: Constant, path: Path, file: BinaryIO) -> _Stored:
     for piece in _pieces(constant):
         file.write(piece.astype(np.float16).data)
     file.flush()
-    return _Stored(_mapped(f"{constant.name}/float16", "float16", constant.shape, path, start))
+    return _Stored(
+        Constant.mapped(f"{constant.name}/float16", "float16", constant.shape, path, start)
+    )
 
 
 def _write_int8(constant: Constant, path: Path, file: BinaryIO) -> _Stored:
@@ -235,14 +237,9 @@ def _write_int8(constant: Constant, path: Path, file: BinaryIO) -> _Stored:
     file.flush()
     shape = (len(scales), length)
     return _Stored(
-        _mapped(f"{constant.name}/int8", "int8", shape, path, start),
-        _mapped(f"{constant.name}/scale", "float32", shape[:1], path, start + prod(shape)),
+        Constant.mapped(f"{constant.name}/int8", "int8", shape, path, start),
+        Constant.mapped(f"{constant.name}/scale", "float32", shape[:1], path, start + prod(shape)),
     )
-
-
-def _mapped(name: str, dtype: str, shape: tuple[int, ...], path: Path, start: int) -> Constant:
-    nbytes = prod(shape) * numpy_dtype(dtype).itemsize
-    return Constant(name, dtype, shape, np.memmap(path, np.uint8, "r", start, (nbytes,)))
 
 
 class _Writer(GraphWriter):

@@ -237,8 +237,7 @@ def _rearranged(products: Sequence[_Product], block: int, path: Path) -> dict[st
     for product, offset in zip(products, offsets, strict=True):
         whole, channels = product.weight, product.channels
         shape = (channels, prod(whole.shape) // channels, 1, 1)
-        data = np.memmap(path, np.uint8, "r", offset, (whole.nbytes,))
-        constants[whole.name] = Constant(whole.name, "float32", shape, data)
+        constants[whole.name] = Constant.mapped(whole.name, "float32", shape, path, offset)
     return constants
 
 

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto
 from onnx.external_data_helper import set_external_data
 
-from swapnet.builder import build
+from swapnet.builder import BACKENDS, BuildOptions, TensorRTOptions, build, build_with
 from swapnet.builder.importing.source import open_source
 from swapnet.errors import (
     BackendUnavailableError,
@@ -138,6 +138,24 @@ def test_wrong_options_are_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="names 'y'"):
         build(model, tmp_path / "engine", shapes={"y": (1,)})
     assert [path.name for path in tmp_path.iterdir()] == ["toy.onnx"]
+
+
+@pytest.mark.slow
+def test_options_as_one_value_build_the_same(model: Path, tmp_path: Path) -> None:
+    built = build(model, tmp_path / "a", max_block="16KiB", portable=True)
+    options = BuildOptions(max_block="16KiB", portable=True)
+    again = build_with(options, model, tmp_path / "b")
+    assert again.blocks == built.blocks
+    assert (tmp_path / "a" / WEIGHTS).read_bytes() == (tmp_path / "b" / WEIGHTS).read_bytes()
+
+
+def test_options_are_checked_for_the_backend_that_is_chosen() -> None:
+    assert BuildOptions().checked().backend in BACKENDS[1:]
+    assert BuildOptions(backend="onnxruntime-cuda").checked().backend == "onnxruntime-cuda"
+    with pytest.raises(InputError, match="--portable is not for onnxruntime-cuda"):
+        BuildOptions(backend="onnxruntime-cuda", portable=True).checked()
+    with pytest.raises(InputError, match="--target is not for onnxruntime"):
+        BuildOptions(backend="onnxruntime", tensorrt=TensorRTOptions(targets=("sm86",))).checked()
 
 
 @pytest.mark.parametrize("last", ["optimise", "shapes", "compile", "measure"])

@@ -15,18 +15,19 @@ from swapnet.builder.compilers.base import BlockMemory, Cutting, Engine, Piece, 
 from swapnet.builder.compilers.tensorrt.child import compile_in_child
 from swapnet.builder.compilers.tensorrt.engine import compile_engine
 from swapnet.builder.compilers.tensorrt.errors import wants_memory
-from swapnet.builder.compilers.tensorrt.estimate import inner_bytes
-from swapnet.builder.compilers.tensorrt.gpu import Gpu, first_gpu
 from swapnet.builder.compilers.tensorrt.job import Job, Profile
-from swapnet.builder.compilers.tensorrt.model import save_model
+from swapnet.builder.compilers.tensorrt.network import save_model
 from swapnet.builder.compilers.tensorrt.options import TensorRTOptions
 from swapnet.builder.compilers.tensorrt.style import choose_styles
 from swapnet.builder.compilers.tensorrt.timing import timing_cache_path
 from swapnet.builder.cutting.limits import Limits
-from swapnet.builder.importing.graph import Graph, Value
+from swapnet.builder.cutting.partition import Part
+from swapnet.builder.importing.graph import Graph, Value, used_names
 from swapnet.builder.rewriting.localise_shapes import localise_shapes, shape_values
 from swapnet.builder.rewriting.optimise import Operators
 from swapnet.errors import BackendUnavailableError, ModelError
+from swapnet.executor.planning.layout import Interval, pack, spans
+from swapnet.machine import Gpu, first_gpu
 from swapnet.manifest import Block, Compiled, Manifest
 from swapnet.progress import Progress
 from swapnet.tensorrt import version
@@ -198,7 +199,7 @@ class TensorRTCompiler:
         model.unlink()
         model.with_suffix(".data").unlink()
         if activation_bytes is None:
-            activation_bytes = inner_bytes(graph, piece.part) + self.limits.workspace_bytes
+            activation_bytes = _inner_bytes(graph, piece.part) + self.limits.workspace_bytes
         return Engine(style, activation_bytes)
 
     @cached_property
@@ -217,6 +218,20 @@ class TensorRTCompiler:
             )
             for block in manifest.blocks
         )
+
+
+def _inner_bytes(graph: Graph, part: Part) -> int:
+    """Peak of the values that live inside a part, at the planned shapes, none written in place.
+
+    Fused kernels keep less: a compiled engine has a figure of its own.
+    """
+    outside = {*part.inputs, *part.outputs}
+    touched = ((*used_names(node), *node.output) for node in part.nodes)
+    return pack(
+        Interval(name, graph.values[name].nbytes or 0, first, last)
+        for name, (first, last) in spans(touched).items()
+        if name in graph.values and name not in outside
+    ).nbytes
 
 
 def _size(folder: Path, block: Block) -> int:

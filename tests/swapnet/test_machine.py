@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from swapnet.builder.compilers.tensorrt.gpu import Gpu, first_gpu
+from swapnet.machine import Gpu, first_gpu
 
 
 class Driver:
@@ -15,6 +15,10 @@ class Driver:
 
     def cuInit(self, flags: int) -> int:
         return flags
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = self.count
+        return 0
 
     def cuDeviceGet(self, device: Any, index: int) -> int:
         device._obj.value = 5
@@ -32,12 +36,13 @@ class Driver:
 
 
 @pytest.mark.parametrize(("count", "found"), [(1, Gpu("Orin", "sm87")), (0, None)])
-def test_the_driver_is_asked(
+def test_the_driver_is_asked_for_its_first_gpu(
     monkeypatch: pytest.MonkeyPatch, count: int, found: Gpu | None
 ) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda _: Driver(count))
     assert first_gpu() == found
 
 
-def test_no_driver() -> None:
-    assert first_gpu("libnothing-of-this-name.so") is None
+def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swapnet.machine._DRIVER", "libnothing-of-this-name.so")
+    assert first_gpu() is None
