@@ -80,7 +80,7 @@ workspace, min_shapes, process_per_block
     Returns
     -------
     Manifest
-        What was written.
+        Record of what was written.
 
     Raises
     ------
@@ -119,14 +119,14 @@ workspace, min_shapes, process_per_block
 def build_with(
     options: BuildOptions, model: str | Path, folder: str | Path, *, progress: Progress = silent
 ) -> Manifest:
-    """As `build`, with its keywords as one value.
+    """Build with all keywords of `build` as one value.
 
     Parameters
     ----------
     options
-        How to build.
+        Options of the build.
     model, folder, progress
-        As for `build`, and so are what is returned and what is raised.
+        As for `build`, which returns and raises the same.
     """
     options = options.checked()
     progress("read", 0, 1)

@@ -1,4 +1,4 @@
-"""What a build is asked for."""
+"""Options of a build."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BACKENDS = ("auto", "onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """How a model is built: what `swapnet.build` takes as keywords.
+    """Options of a build; `swapnet.build` makes them from its keywords.
 
     Attributes
     ----------
@@ -31,15 +31,15 @@ class BuildOptions:
         and 8 MiB; for TensorRT, a twelfth of the weights, between 4 and 64 MiB.
     smallest_budget
         A budget that should work: bytes, or a size. The default limit of a block is then a quarter
-        of it for TensorRT, whose blocks are as coarse as it allows, and at most that for others.
+        of it for TensorRT, with blocks as coarse as it allows, and at most that for others.
     portable
         Leave out hardware layouts, so that the engine runs on any processor; ``onnxruntime`` only.
     precision
-        How weights and values are stored and computed.
+        Precision of weights and values.
     shapes
         Input shapes to plan for; symbolic dimensions that are not given are 1.
     tensorrt
-        For ``tensorrt`` and ``tensorrt-rtx`` only.
+        Settings for ``tensorrt`` and ``tensorrt-rtx`` only.
     """
 
     backend: str = "auto"
@@ -83,7 +83,7 @@ class BuildOptions:
         return replace(self, backend=backend)
 
     def limits(self, weights_bytes: int) -> Limits:
-        """The limits of blocks for so many bytes of stored weights.
+        """The limits of blocks for ``weights_bytes`` of stored weights.
 
         Raises
         ------

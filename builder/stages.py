@@ -96,7 +96,7 @@ class Build:
         return with_owners(graph, parts)
 
     def with_faster_styles(self, cut: CutGraph) -> Build:
-        """The same build with the weight style of each block that is faster on this GPU.
+        """Choose the weight style of each block that is faster on this GPU.
 
         Engines of both styles are built and run, unless a style was asked for or none runs here.
         """

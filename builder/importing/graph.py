@@ -82,7 +82,7 @@ class Constant:
 
     @staticmethod
     def mapped(name: str, dtype: str, shape: tuple[int, ...], path: Path, start: int) -> Constant:
-        """A whole weight whose bytes stay in a file, from byte ``start`` on."""
+        """A whole weight with bytes that stay in a file, from byte ``start`` on."""
         nbytes = prod(shape) * ELEMENT_BYTES[dtype]
         return Constant(name, dtype, shape, np.memmap(path, np.uint8, "r", start, (nbytes,)))
 

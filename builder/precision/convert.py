@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Converted", "PrecisionOptions", "Slower", "check_precision", "convert", "interchange"]
 
 Slower = Callable[["onnx.ModelProto", Collection[str]], Collection[str]]
-"""Of a normalised model, and names to leave out: operators that int8 makes slower."""
+"""Takes a normalised model, and names to leave out; gives operators that int8 makes slower."""
 
 _INT8_WEIGHTS = "int8.data"
 
@@ -53,7 +53,7 @@ _FUSED = frozenset({"Add", "Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "Hard
 
 @dataclass(frozen=True)
 class PrecisionOptions:
-    """How a model is stored and computed.
+    """Precision in which a model is stored and computed.
 
     Attributes
     ----------
@@ -153,7 +153,7 @@ class Converted:
     narrow
         How float32 weights of it are to be stored; None for float32.
     keep
-        Names of operators, as they are or fused, whose weights stay float32 all the same.
+        Names of operators, as they are or fused, with weights that stay float32 all the same.
     full_range
         int8 weights have all 8 bits: where sums of products saturate the result is wrong.
     """
@@ -198,7 +198,7 @@ def convert(
         Says which operators int8 does not make faster; the CPU computes them in float32 from
         weights that are stored narrow.
     portable
-        For any processor, so also for one whose sums of int8 products saturate.
+        Convert for any processor, also for one where sums of int8 products saturate.
 
     Raises
     ------
@@ -317,7 +317,7 @@ def _with_rounded(
 
 
 def _scaled(operators: Sequence[Weighted], options: PrecisionOptions) -> tuple[Weighted, ...]:
-    """With one scale for a whole weight, if that was chosen."""
+    """The operators with one scale for a whole weight, if that was chosen."""
     if options.per_channel:
         return tuple(operators)
     return tuple(replace(one, axis=None) for one in operators)

@@ -20,7 +20,7 @@ FLOAT16_LIMIT: Final = 65504.0
 """Largest finite float16."""
 
 _MARGIN: Final = 2.0
-"""How much larger than in the calibration data values may become."""
+"""Factor by which values may become larger than in the calibration data."""
 
 SENSITIVE: Final = frozenset(
     {

@@ -53,7 +53,7 @@ def quantise_weights(
     folder
         Where ``file`` is written.
     operators
-        Whose weights.
+        Operators that read the weights.
     file
         Name for the int8 weights.
     limit
@@ -105,7 +105,7 @@ def widened(
     graph
         Gets the scale and zero points, which are 0.
     name
-        Of a weight or bias.
+        Name of a weight or bias.
     scale
         A scalar, or one element for each index along ``axis``.
     stored
@@ -129,7 +129,7 @@ def prepend(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
 
 
 def pieces(whole: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
-    """Of consecutive rows, each of about `_PIECE_ELEMENTS`."""
+    """Pieces of consecutive rows, each of about `_PIECE_ELEMENTS`."""
     rows = max(_PIECE_ELEMENTS // max(prod(whole.shape[1:]), 1), 1)
     yield from (whole[start : start + rows] for start in range(0, whole.shape[0], rows))
 

@@ -1,4 +1,4 @@
-"""Quantised convolutions as products, whose weights no kernel rearranges in every call.
+"""Quantised convolutions as products: no kernel rearranges their weights in every call.
 
 ONNX Runtime keeps no rearranged copy of a weight here, so its quantised convolution turns the whole
 weight round each time, and its product does so with a transposed one. A product with the weight as
@@ -34,7 +34,7 @@ _SMALLEST_BYTES = 64 << 10
 """Smaller weights are turned round faster than operators are called."""
 
 _GAIN = 1.1
-"""How many times as fast a product must be to take a convolution's place."""
+"""Factor by which a product must be faster to take a convolution's place."""
 
 _OPSET = 13
 """Since which operator set slices, paddings and shapes are written as they are here."""

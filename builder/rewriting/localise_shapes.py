@@ -145,7 +145,7 @@ def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
 
 
 def _shaping(node: onnx.NodeProto) -> Iterator[str]:
-    """What an operator and those in its bodies read as shapes; other names may be among it."""
+    """Names that an operator and its bodies read as shapes; others may be among them."""
     positions = SHAPE_INPUTS.get(node.op_type, ())
     yield from (node.input[i] for i in positions if i < len(node.input))
     for body in bodies(node):

@@ -44,7 +44,7 @@ _GROUPS = range(64, 513)
 """Elements that share a scale: more of them save nothing, fewer store more scales."""
 
 _LARGEST = 127
-"""Of int8, symmetric: -128 is not used."""
+"""Largest int8; symmetric, so -128 is not used."""
 
 _PIECE_ELEMENTS = 1 << 20
 """Converted at once."""
@@ -59,7 +59,7 @@ _SCALES_SINCE = 13
 def weight_forms(
     graph: Graph, form: Narrow, *, keep: Collection[str] = ()
 ) -> dict[str, StoredForm]:
-    """How each weight that could be stored narrower is stored.
+    """Stored form of each weight that could be stored narrower.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def weight_forms(
         Sliced already.
     form
         The narrowest form. A weight with fewer elements for each output channel than share a
-        scale, or whose elements do not divide into groups, is float16 instead of int8. One with
+        scale, or with elements that do not divide into groups, is float16 instead of int8. One with
         values that float16 does not hold (beyond 65504, or not finite) stays float32 instead.
     keep
         Names of weights, or of operators that read them: left out, with all their slices.
@@ -75,8 +75,8 @@ def weight_forms(
     Returns
     -------
     dict
-        By name. Weights that are looked up in or that bodies of If, Loop and Scan read are left
-        out, and so is what is read as something else than a weight.
+        Forms by name. Weights are left out that are looked up in, that bodies of If, Loop and Scan
+        read, or that are read as something else than a weight.
     """
     return {
         name: _form(graph.constants[name], form, short=short)
@@ -195,7 +195,7 @@ def _group_length(elements: int) -> int | None:
 
 
 def _pieces(constant: Constant, multiple: int = 1) -> Iterator[npt.NDArray[np.float32]]:
-    """The elements in stored order, a multiple of so many at once."""
+    """The elements in stored order, a multiple of ``multiple`` at once."""
     flat = constant.bytes().view(np.float32)
     step = _PIECE_ELEMENTS // multiple * multiple
     for start in range(0, len(flat), step):

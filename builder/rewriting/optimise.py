@@ -63,7 +63,7 @@ _NAMES = {"float": "float32", "double": "float64"}
 
 
 class Operators(Enum):
-    """Which operators an optimised model may have."""
+    """Operators that an optimised model may have."""
 
     HARDWARE = "hardware"
     """Those of ONNX Runtime, with layouts of this processor (NCHWc) in their weights."""
@@ -98,7 +98,7 @@ def optimise(
         Where the optimised model, its weights, `TYPES` and `WHOLE` are written; they must stay
         there while the graph is used.
     operators
-        Which ones may be used.
+        Those that may be used.
     shapes
         Input shapes to plan for: products of few rows get a hardware layout too.
     keep_floats
@@ -219,7 +219,7 @@ def _give_every_value(proto: onnx.ModelProto) -> None:
 
 
 def _nbits(nodes: Iterable[onnx.NodeProto]) -> int:
-    """How many products there are that need packed weights and round what they multiply."""
+    """Number of products that need packed weights and round what they multiply."""
     return sum(
         (node.op_type == "MatMulNBits") + sum(_nbits(body.node) for body in bodies(node))
         for node in nodes
@@ -302,7 +302,7 @@ def read_graph(path: Path, name: str) -> Graph:
 
 
 def _types_path(path: Path) -> Path:
-    """Beside an optimised model: what becomes `TYPES` if it is chosen."""
+    """File beside an optimised model that becomes `TYPES` if it is chosen."""
     return path.with_suffix(".types.onnx")
 
 

@@ -1,4 +1,4 @@
-"""Products of few rows as convolutions of one pixel, whose weights need no packing at run time.
+"""Products of few rows as convolutions of one pixel: their weights need no packing at run time.
 
 ONNX Runtime packs the weight of a product again in every call where it may not keep a packed copy.
 Its convolutions with blocked channels (NCHWc) read weights as they lie in storage.
@@ -68,7 +68,7 @@ class _Product:
     transposed
         The weight is stored by output channel.
     output
-        Of the last operator that the convolution stands for.
+        Output of the last operator that the convolution stands for.
     absorbed
         Indices of the operators after the product that it stands for.
     """
@@ -211,7 +211,7 @@ def _is_bias(graph: Graph, name: str, channels: int) -> bool:
 
 
 def _source(graph: Graph, producers: Mapping[str, onnx.NodeProto], value: Value) -> Value:
-    """What a Reshape joined the rows of, else the value itself."""
+    """The value before a Reshape that joined its rows, else the value itself."""
     node = producers.get(value.name)
     if node is None or node.op_type != "Reshape" or len(value.shape) != 2:
         return value
@@ -221,7 +221,7 @@ def _source(graph: Graph, producers: Mapping[str, onnx.NodeProto], value: Value)
 
 
 def _without_unused_reshapes(graph: Graph, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Without those that joined rows for products that read them unjoined now."""
+    """Operators but for Reshapes of rows that products read unjoined now."""
     used = {name for node in nodes for name in used_names(node)} | {v.name for v in graph.outputs}
     return [node for node in nodes if node.op_type != "Reshape" or node.output[0] in used]
 
@@ -242,7 +242,7 @@ def _rearranged(products: Sequence[_Product], block: int, path: Path) -> dict[st
 
 
 def _blocked(product: _Product, block: int) -> npt.NDArray[np.float32]:
-    """By blocks of output channels, blocks of input channels, input and output channels."""
+    """Weight by blocks of output channels, blocks of input channels, input and output channels."""
     weight = product.weight.bytes().view(np.float32).reshape(product.weight.shape)
     matrix = weight.T if product.transposed else weight
     rows, columns = matrix.shape

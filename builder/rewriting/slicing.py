@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["slice_operators"]
 
 _Bounds = Sequence[tuple[int, int]]
-"""Of each part: its first unit, and the one after its last."""
+"""First unit of each part, and the one after its last."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Widening:
 
 @dataclass(frozen=True)
 class _Split:
-    """How one operator of a graph is split."""
+    """Parts into which one operator of a graph is split."""
 
     rule: Rule
     bounds: _Bounds
@@ -53,14 +53,14 @@ _LITTLE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class _Links:
-    """Who writes a name, by index; the most bytes of values that one operator touches."""
+    """Index of the operator that writes a name; most bytes of values that one operator touches."""
 
     producers: Mapping[str, int]
     most_touched_bytes: int
 
 
 def slice_operators(graph: Graph, max_block_bytes: int) -> Graph:
-    """Split every operator whose weights exceed ``max_block_bytes``, where its kind allows it.
+    """Split every operator with weights above ``max_block_bytes``, where its kind allows it.
 
     Parts of an output are alive together with the whole of it: an operator stays whole where that
     takes more memory than splitting saves, and more than another operator takes anyway.
@@ -97,7 +97,7 @@ def _links(graph: Graph) -> _Links:
 
 
 def _split(graph: Graph, links: _Links, index: int, max_block_bytes: int) -> _Split | None:
-    """How to split an operator; None if it is small enough or must stay whole."""
+    """The split of an operator; None if it is small enough or must stay whole."""
     node = graph.nodes[index]
     rule = slicing_rule(graph, node)
     if rule is None:
@@ -131,7 +131,7 @@ def _value_bytes(graph: Graph, names: Iterable[str]) -> int:
 
 
 def _touched_bytes(graph: Graph, node: onnx.NodeProto) -> int:
-    """Of the values that an operator reads and writes."""
+    """Bytes of the values that an operator reads and writes."""
     return _value_bytes(graph, {*node.input, *node.output})
 
 

@@ -86,7 +86,7 @@ class GraphWriter:
         Parameters
         ----------
         name
-            Of the constant, if it is free.
+            Name of the constant, if it is free.
         numbers
             Its elements.
         key

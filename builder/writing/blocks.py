@@ -48,7 +48,7 @@ class CutGraph:
 
 @dataclass(frozen=True)
 class _Stored:
-    """Where a block's bytes were written."""
+    """Place of a block's bytes."""
 
     extent: StoredExtent
     file: str = ""

@@ -35,7 +35,7 @@ from swapnet.tensorrt import version
 __all__ = ["ENGINE_CUT_COST_BYTES", "TensorRTCompiler"]
 
 ENGINE_CUT_COST_BYTES = 64 << 20
-"""What one more engine costs, in bytes of live values: fusion across the cut, and launches. An
+"""Cost of one more engine, in bytes of live values: fusion across the cut, and launches. An
 Orin Nano measured 38.6 ms with 3 engines and 64 ms with 24: 1.2 ms each, in which it moves about
 64 MiB."""
 
@@ -44,17 +44,17 @@ _OTHER_TYPES = {"float64": "float32"}
 """Types for which the parser takes another: bytes of one would be read as the other."""
 
 _CONTEXT_BYTES = 256 << 10
-"""Of an execution context: assumed, not measured on hardware."""
+"""Memory of an execution context: assumed, not measured on hardware."""
 
 
 @dataclass(frozen=True)
 class TensorRTCompiler:
-    """For ``tensorrt`` or ``tensorrt-rtx``.
+    """Engines of ``tensorrt`` or ``tensorrt-rtx``.
 
     Attributes
     ----------
     backend
-        Which of them.
+        Name of the library.
     options
         Checked before.
     limits
@@ -62,7 +62,7 @@ class TensorRTCompiler:
     work
         Folder for the models of blocks on their way.
     measured_ms
-        Of each style, by block, where they were measured (`measure_styles`).
+        Milliseconds of each style, by block, where they were measured (`measure_styles`).
     """
 
     backend: str
@@ -133,7 +133,6 @@ class TensorRTCompiler:
         return Cutting(ENGINE_CUT_COST_BYTES, shapes)
 
     def styles(self, graph: Graph, pieces: Sequence[Piece]) -> tuple[WeightStyle, ...]:
-        """As asked for, as measured, or by rule."""
         return choose_styles(pieces, self.options.weights or "auto", self.measured_ms)
 
     def compile(
@@ -235,7 +234,7 @@ def _inner_bytes(graph: Graph, part: Part) -> int:
 
 
 def _size(folder: Path, block: Block) -> int:
-    """Of a plan that stays in memory."""
+    """Bytes of a plan that stays in memory."""
     return (folder / block.file).stat().st_size if block.file else 0
 
 
@@ -248,7 +247,7 @@ def _is_symbolic(value: Value) -> bool:
 
 
 def _profile(value: Value) -> Profile:
-    """From the smallest shape, or 1 in each symbolic dimension, to the planned one."""
+    """Shapes from the smallest, or 1 in each symbolic dimension, to the planned one."""
     smallest = value.smallest or tuple(
         planned if isinstance(dim, int) else min(1, planned)
         for dim, planned in zip(value.shape, value.planned, strict=True)

@@ -29,7 +29,7 @@ def save_model(
     graph, part
         What to write.
     name
-        Of the model.
+        Name of the model.
     path
         The file beside it ends in ``.data``; a model of any size can be written so.
     embedded

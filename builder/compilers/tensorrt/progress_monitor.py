@@ -1,4 +1,4 @@
-"""How far a builder is with one block, and the way to stop it."""
+"""Progress of a builder with one block, and the way to stop it."""
 
 from __future__ import annotations
 

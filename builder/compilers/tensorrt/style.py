@@ -1,4 +1,4 @@
-"""How a block's weights are given to it: as inputs of its engine, or inside it.
+"""Weight style of a block: weights are inputs of its engine, or inside it.
 
 External weights are read from storage straight to where kernels use them; embedded ones travel in
 the plan, which is deserialized each time, but lie as the kernels like them best.
@@ -85,7 +85,7 @@ def choose_styles(
 
     Notes
     -----
-    A piece without weights of its own is external, and so is one whose weights others read from
+    A piece without weights of its own is external, and so is one with weights that others read from
     storage (`Piece.readable`).
     """
     return tuple(_style(piece, choice, (measured_ms or {}).get(piece.index)) for piece in pieces)
@@ -111,7 +111,7 @@ def refused_operator(piece: Piece) -> onnx.NodeProto | None:
 def _refused(
     nodes: Sequence[onnx.NodeProto], weights: set[str], constant: set[str]
 ) -> onnx.NodeProto | None:
-    """See `refused_operator`; what is computed from weights alone is no constant either."""
+    """The same for some operators; what is computed from weights alone is no constant either."""
     for node in nodes:
         taken = EXTERNAL_INPUTS.get(node.op_type, ()) if node.domain in ("", "ai.onnx") else ()
         read = {position for position, name in enumerate(node.input) if name in weights}
