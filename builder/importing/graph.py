@@ -152,6 +152,11 @@ class Graph:
         object.__setattr__(self, "weights_of", weights)
 
     @cached_property
+    def producers(self) -> Mapping[str, int]:
+        """Index of the operator that computes each value."""
+        return {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
+
+    @cached_property
     def readers(self) -> Mapping[str, Sequence[int]]:
         """Indices of the operators that read each name, those in bodies included."""
         readers: dict[str, list[int]] = {}

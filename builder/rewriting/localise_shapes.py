@@ -38,7 +38,6 @@ def shape_values(graph: Graph) -> frozenset[str]:
     graph
         With planned shapes.
     """
-    producers = {name: node for node in graph.nodes for name in node.output if name}
     found: set[str] = set()
     waiting = [name for node in graph.nodes for name in _shaping(node)]
     while waiting:
@@ -47,9 +46,9 @@ def shape_values(graph: Graph) -> frozenset[str]:
         if name in found or value is None or prod(value.planned) > _LARGEST:
             continue
         found.add(name)
-        producer = producers.get(name)
-        if producer is not None and producer.op_type not in _MEASURING:
-            waiting.extend(used_names(producer))
+        index = graph.producers.get(name)
+        if index is not None and graph.nodes[index].op_type not in _MEASURING:
+            waiting.extend(used_names(graph.nodes[index]))
     return frozenset(found)
 
 

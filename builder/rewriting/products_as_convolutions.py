@@ -110,11 +110,10 @@ def pack_products(graph: Graph, block: int, path: Path) -> Graph:
     path
         Where the rearranged weights are written; the graph reads them from there.
     """
-    producers = {name: node for node in graph.nodes for name in node.output}
     products = {
         index: product
         for index in range(len(graph.nodes))
-        if (product := _product(graph, producers, index, block))
+        if (product := _product(graph, index, block))
     }
     if not products:
         return graph
@@ -165,12 +164,7 @@ def _is_plain(node: onnx.NodeProto) -> bool:
     )
 
 
-def _product(
-    graph: Graph,
-    producers: Mapping[str, onnx.NodeProto],
-    index: int,
-    block: int,
-) -> _Product | None:
+def _product(graph: Graph, index: int, block: int) -> _Product | None:
     node = graph.nodes[index]
     weight = _weight(graph, index, block)
     value = graph.values.get(node.input[0]) if weight else None
@@ -195,7 +189,7 @@ def _product(
             bias = added
         absorbed.append(follower)
         output = after.output[0]
-    source = _source(graph, producers, value)
+    source = _source(graph, value)
     return _Product(source, weight, transposed, bias, relu, output, tuple(absorbed))
 
 
@@ -210,12 +204,12 @@ def _is_bias(graph: Graph, name: str, channels: int) -> bool:
     return constant and graph.shapes(name)[1] == (channels,)
 
 
-def _source(graph: Graph, producers: Mapping[str, onnx.NodeProto], value: Value) -> Value:
+def _source(graph: Graph, value: Value) -> Value:
     """The value before a Reshape that joined its rows, else the value itself."""
-    node = producers.get(value.name)
-    if node is None or node.op_type != "Reshape" or len(value.shape) != 2:
+    index = graph.producers.get(value.name)
+    if index is None or graph.nodes[index].op_type != "Reshape" or len(value.shape) != 2:
         return value
-    whole = graph.values.get(node.input[0])
+    whole = graph.values.get(graph.nodes[index].input[0])
     joins = whole is not None and len(whole.shape) in (2, 3) and whole.shape[-1] == value.shape[-1]
     return whole if whole is not None and joins and isinstance(whole.shape[-1], int) else value
 

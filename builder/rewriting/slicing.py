@@ -51,14 +51,6 @@ _LITTLE_BYTES = 1 << 20
 """An output of this size may be held twice, whatever that saves."""
 
 
-@dataclass(frozen=True)
-class _Links:
-    """Index of the operator that writes a name; most bytes of values that one operator touches."""
-
-    producers: Mapping[str, int]
-    most_touched_bytes: int
-
-
 def slice_operators(graph: Graph, max_block_bytes: int) -> Graph:
     """Split every operator with weights above ``max_block_bytes``, where its kind allows it.
 
@@ -67,11 +59,11 @@ def slice_operators(graph: Graph, max_block_bytes: int) -> Graph:
 
     What widens its weight (`WIDENING`) is split with it.
     """
-    links = _links(graph)
+    most_bytes = max((_touched_bytes(graph, node) for node in graph.nodes), default=0)
     splits = {
         index: split
         for index in range(len(graph.nodes))
-        if (split := _split(graph, links, index, max_block_bytes))
+        if (split := _split(graph, index, max_block_bytes, most_bytes))
     }
     absorbed = {split.widening.index for split in splits.values() if split.widening}
     writer = _Writer(graph)
@@ -90,20 +82,20 @@ def slice_operators(graph: Graph, max_block_bytes: int) -> Graph:
     )
 
 
-def _links(graph: Graph) -> _Links:
-    producers = {name: index for index, node in enumerate(graph.nodes) for name in node.output}
-    most = max((_touched_bytes(graph, node) for node in graph.nodes), default=0)
-    return _Links(producers, most)
+def _split(graph: Graph, index: int, max_block_bytes: int, most_bytes: int) -> _Split | None:
+    """The split of an operator; None if it is small enough or must stay whole.
 
-
-def _split(graph: Graph, links: _Links, index: int, max_block_bytes: int) -> _Split | None:
-    """The split of an operator; None if it is small enough or must stay whole."""
+    Parameters
+    ----------
+    most_bytes
+        The most bytes of values that any operator touches.
+    """
     node = graph.nodes[index]
     rule = slicing_rule(graph, node)
     if rule is None:
         return None
     weight = node.input[rule.weight]
-    producer = _widens(graph, links, weight)
+    producer = _widens(graph, weight)
     if producer is None and (weight not in graph.constants or weight == node.input[0]):
         return None
     indices = [index] if producer is None else [index, producer]
@@ -113,10 +105,7 @@ def _split(graph: Graph, links: _Links, index: int, max_block_bytes: int) -> _Sp
         return None
     output_bytes = _value_bytes(graph, node.output)
     saved = max(nbytes - nbytes // len(bounds), _LITTLE_BYTES)
-    if (
-        output_bytes > saved
-        and _touched_bytes(graph, node) + output_bytes > links.most_touched_bytes
-    ):
+    if output_bytes > saved and _touched_bytes(graph, node) + output_bytes > most_bytes:
         return None
     if producer is None:
         return _Split(rule, bounds, None)
@@ -135,9 +124,9 @@ def _touched_bytes(graph: Graph, node: onnx.NodeProto) -> int:
     return _value_bytes(graph, {*node.input, *node.output})
 
 
-def _widens(graph: Graph, links: _Links, name: str) -> int | None:
+def _widens(graph: Graph, name: str) -> int | None:
     """The operator that computes ``name`` from a weight, if only one other operator reads it."""
-    index = links.producers.get(name)
+    index = graph.producers.get(name)
     if index is None or len(graph.readers[name]) > 1 or name in {v.name for v in graph.outputs}:
         return None
     node = graph.nodes[index]

@@ -19,7 +19,7 @@ from swapnet.builder.compilers.tensorrt.job import Job, Profile
 from swapnet.builder.compilers.tensorrt.network import save_model
 from swapnet.builder.compilers.tensorrt.options import TensorRTOptions
 from swapnet.builder.compilers.tensorrt.style import choose_styles
-from swapnet.builder.compilers.tensorrt.timing import timing_cache_path
+from swapnet.builder.compilers.tensorrt.timing_cache import timing_cache_path
 from swapnet.builder.cutting.limits import Limits
 from swapnet.builder.cutting.partition import Part
 from swapnet.builder.importing.graph import Graph, Value, used_names
