@@ -1,4 +1,4 @@
-"""What compiles parts of a graph: one implementation per runtime library."""
+"""Compilers of parts of a graph: one implementation per runtime library."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ WeightStyle = Literal["external", "embedded"]
 
 @dataclass(frozen=True)
 class Cutting:
-    """Where a library lets a graph be cut.
+    """Places where a library lets a graph be cut.
 
     Attributes
     ----------
     cut_cost_bytes
-        What one more block costs, in bytes of live values.
+        Cost of one more block, in bytes of live values.
     uncut
         Values that must not cross a cut.
     """
@@ -42,7 +42,7 @@ class Piece:
     Attributes
     ----------
     index
-        Of its block.
+        Index of its block.
     part
         Operators, and what goes in and out.
     own
@@ -58,21 +58,21 @@ class Piece:
 
     @property
     def title(self) -> str:
-        """For messages: the block and its first and last operator."""
+        """Name for messages: the block and its first and last operator."""
         first, last = self.part.operators[0], self.part.operators[-1]
         return f"block {self.index} ({first} … {last})"
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What a compiler says of an engine that it wrote.
+    """Properties of an engine that a compiler wrote.
 
     Attributes
     ----------
     style
-        How weights are given to it.
+        The way in which weights are given to it.
     activation_bytes
-        What its values and kernels take beside weights; 0 where it has to be measured.
+        Bytes of its values and kernels beside weights; 0 where it has to be measured.
     """
 
     style: WeightStyle
@@ -81,7 +81,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class BlockMemory:
-    """What a block takes beside its weights, in bytes."""
+    """Bytes that a block takes beside its weights."""
 
     activation_bytes: int
     skeleton_bytes: int
@@ -92,7 +92,7 @@ class Compiler(Protocol):
 
     @property
     def suffix(self) -> str:
-        """Of engine files."""
+        """Suffix of engine files."""
 
     @property
     def inplace(self) -> bool:
@@ -100,17 +100,17 @@ class Compiler(Protocol):
 
     @property
     def compiled(self) -> Compiled:
-        """What engines are compiled with and for."""
+        """Versions and devices that engines are compiled with and for."""
 
     @property
     def operators(self) -> Operators:
-        """What the library reads."""
+        """Operators that the library reads."""
 
     def prepare(self, graph: Graph) -> Graph:
         """The graph as the library takes it best, before it is cut."""
 
     def cutting(self, graph: Graph) -> Cutting:
-        """Where the graph may be cut.
+        """Places where the graph may be cut.
 
         Raises
         ------
@@ -119,7 +119,7 @@ class Compiler(Protocol):
         """
 
     def styles(self, graph: Graph, pieces: Sequence[Piece]) -> tuple[WeightStyle, ...]:
-        """How the weights of each piece are given to it."""
+        """The way in which the weights of each piece are given to it."""
 
     def compile(
         self, graph: Graph, piece: Piece, style: WeightStyle, target: Path, progress: Progress
@@ -133,7 +133,7 @@ class Compiler(Protocol):
         """
 
     def memory(self, folder: Path, manifest: Manifest) -> tuple[BlockMemory, ...]:
-        """By block, at the planned shapes, of an engine directory that is written but for this.
+        """Memory by block, at the planned shapes, of an engine directory that lacks only this.
 
         Raises
         ------

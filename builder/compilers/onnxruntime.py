@@ -23,16 +23,16 @@ __all__ = ["OnnxRuntimeCompiler", "OnnxRuntimeCudaCompiler"]
 
 _OPERATORS = 6
 _OPERATOR_BYTES = 12 << 10
-"""A session takes `SESSION_BYTES` with so many operators, and so much more for each further one:
-measured on 32 sessions of 613 operators, whose memory exceeds their graphs' by that."""
+"""A session takes `SESSION_BYTES` with `_OPERATORS` operators, and `_OPERATOR_BYTES` more for each
+further one: measured on 32 sessions of 613 operators, as memory beyond their graphs."""
 
 _CUDA_WORKSPACE_BYTES = 16 << 20
-"""Of convolutions in cuDNN: assumed, not measured on hardware."""
+"""Workspace of convolutions in cuDNN: assumed, not measured on hardware."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxRuntimeCompiler:
-    """For the CPU.
+    """Skeletons for the CPU.
 
     Attributes
     ----------
@@ -54,32 +54,26 @@ class OnnxRuntimeCompiler:
 
     @property
     def compiled(self) -> Compiled:
-        """This version, this processor unless portable."""
         here = processor_fingerprint() if self.full_range else cpu_fingerprint()
         fingerprint = PORTABLE if self.portable else here
         return Compiled("onnxruntime", version(), fingerprint, VERSION)
 
     @property
     def operators(self) -> Operators:
-        """Fused ones."""
         return Operators.PORTABLE if self.portable else Operators.HARDWARE
 
     def prepare(self, graph: Graph) -> Graph:
-        """As it is."""
         return graph
 
     def cutting(self, graph: Graph) -> Cutting:
-        """Anywhere."""
         return Cutting(CUT_COST_BYTES)
 
     def styles(self, graph: Graph, pieces: Sequence[Piece]) -> tuple[WeightStyle, ...]:
-        """All are inputs."""
         return tuple("external" for _ in pieces)
 
     def compile(
         self, graph: Graph, piece: Piece, style: WeightStyle, target: Path, progress: Progress
     ) -> Engine:
-        """Write the skeleton."""
         model = skeleton(graph, piece.part, f"block {piece.index}")
         target.write_bytes(model.SerializeToString(deterministic=True))
         return Engine(style)
@@ -96,26 +90,24 @@ class OnnxRuntimeCompiler:
 
 
 def _session_bytes(operators: int) -> int:
-    """What a session takes beside its graph."""
+    """Bytes of a session beside its graph."""
     return SESSION_BYTES + _OPERATOR_BYTES * max(operators - _OPERATORS, 0)
 
 
 @dataclass(frozen=True)
 class OnnxRuntimeCudaCompiler(OnnxRuntimeCompiler):
-    """For CUDA: the same skeletons, of operators that it has kernels for."""
+    """The same skeletons for CUDA, of operators that it has kernels for."""
 
     @property
     def compiled(self) -> Compiled:
-        """Any GPU."""
         return Compiled("onnxruntime-cuda", version(), PORTABLE, VERSION)
 
     @property
     def operators(self) -> Operators:
-        """Those of ONNX."""
         return Operators.STANDARD
 
     def memory(self, folder: Path, manifest: Manifest) -> tuple[BlockMemory, ...]:
-        """From the CPU: twice its activations, and a workspace; not measured on hardware."""
+        """Twice the activations on the CPU, and a workspace; not measured on hardware."""
         return tuple(
             BlockMemory(
                 2 * memory.activation_bytes + _CUDA_WORKSPACE_BYTES * block.is_graph,

@@ -23,7 +23,7 @@ def skeleton(graph: Graph, part: Part, name: str, without: Collection[str] = ())
     graph, part
         What to write.
     name
-        Of the model.
+        Name of the model.
     without
         Weights that are no inputs: the model is valid when they are added to it.
     """

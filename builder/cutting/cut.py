@@ -1,4 +1,4 @@
-"""Where to cut: operators in execution order become blocks."""
+"""Positions of cuts: operators in execution order become blocks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 __all__ = ["CUT_COST_BYTES", "Operator", "Span", "cut", "live_bytes"]
 
 CUT_COST_BYTES = 1 << 20
-"""What one more block costs where nothing else is said: a call, a skeleton, a shorter read."""
+"""Default cost of one more block: a call, a skeleton, a shorter read."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """What cutting has to know of an operator.
+    """Facts of an operator that cutting needs.
 
     Attributes
     ----------

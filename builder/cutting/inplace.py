@@ -22,7 +22,7 @@ def inplace_outputs(graph: Graph, part: Part) -> dict[str, str]:
 
     Notes
     -----
-    The input must not be needed by another part later: who places the values knows that.
+    The input must not be needed by another part later: the layout of the values knows that.
     """
     pairs: dict[str, str] = {}
     for index, node in enumerate(part.nodes):

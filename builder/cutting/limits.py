@@ -33,7 +33,7 @@ _SMALLEST_WORKSPACE_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """What blocks and their compiler may use, in bytes.
+    """Bytes that blocks and their compiler may use.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ def choose_limits(
     backend
         Blocks of TensorRT are coarser: a cut costs it more.
     weights_bytes
-        Of the model.
+        Weights of the model.
     max_block, workspace
         Sizes, or bytes.
     smallest_budget
@@ -75,7 +75,7 @@ def choose_limits(
     Raises
     ------
     InputError
-        A size is none, or too small.
+        A size is invalid or too small.
     """
     budget = _bytes(smallest_budget)
     if budget is not None and budget < _BUDGET_SHARE * EXTENT_ALIGNMENT:

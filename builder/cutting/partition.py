@@ -46,14 +46,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Ownership:
-    """Which weights are stored where; each is stored once.
+    """Place of each weight; each is stored once.
 
     Attributes
     ----------
     shared
         Used by several parts that a backend executes.
     own
-        By part: stored in its extent.
+        Names by part: stored in its extent.
     """
 
     shared: tuple[str, ...]

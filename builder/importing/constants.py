@@ -1,4 +1,4 @@
-"""Which constants of a model are weights, those in the bodies of If, Loop and Scan included.
+"""Constants of a model that are weights, those in the bodies of If, Loop and Scan included.
 
 A body sees the names of the graph around it. Its weights are moved there, so that they become
 inputs of the skeleton like any other weight.
@@ -70,7 +70,7 @@ def read_weights(
     Returns
     -------
     tuple
-        Weights that can be swapped, whose data stays on disk, and constants that stay in the
+        Weights that can be swapped, with data that stays on disk, and constants that stay in the
         skeletons: small ones, those that carry shapes, scales of channels, and those of other
         types.
     """
@@ -183,7 +183,7 @@ def _keep(graph: onnx.GraphProto, tensors: Iterable[onnx.TensorProto]) -> None:
 def _names_at(
     nodes: Iterable[onnx.NodeProto], positions: Mapping[str, tuple[int, ...]]
 ) -> Iterator[str]:
-    """What operators read at some positions, those in bodies too."""
+    """Names that operators read at some positions, those in bodies too."""
     for node in nodes:
         taken = positions.get(node.op_type, ())
         yield from (node.input[i] for i in taken if i < len(node.input))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
 
     import onnx
 
+    Copied = TypeVar("Copied", onnx.NodeProto, onnx.ModelProto)
+
 __all__ = [
     "Constant",
     "Graph",
     "Value",
     "bodies",
+    "copied",
     "in_execution_order",
     "read_constant",
     "used_names",
@@ -75,6 +79,12 @@ class Constant:
     axis: int | None = None
     start: int = 0
     stop: int = 0
+
+    @staticmethod
+    def mapped(name: str, dtype: str, shape: tuple[int, ...], path: Path, start: int) -> Constant:
+        """A whole weight with bytes that stay in a file, from byte ``start`` on."""
+        nbytes = prod(shape) * ELEMENT_BYTES[dtype]
+        return Constant(name, dtype, shape, np.memmap(path, np.uint8, "r", start, (nbytes,)))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -141,6 +151,20 @@ class Graph:
         }
         object.__setattr__(self, "weights_of", weights)
 
+    @cached_property
+    def producers(self) -> Mapping[str, int]:
+        """Index of the operator that computes each value."""
+        return {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
+
+    @cached_property
+    def readers(self) -> Mapping[str, Sequence[int]]:
+        """Indices of the operators that read each name, those in bodies included."""
+        readers: dict[str, list[int]] = {}
+        for index, node in enumerate(self.nodes):
+            for name in dict.fromkeys(used_names(node)):
+                readers.setdefault(name, []).append(index)
+        return readers
+
     def shapes(self, name: str) -> tuple[tuple[int | str, ...], tuple[int, ...]]:
         """Declared and planned shape of a value or a constant."""
         if name in self.values:
@@ -175,6 +199,13 @@ def in_execution_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
             if not waits[other]:
                 heapq.heappush(ready, (nodes[other].op_type not in ("Shape", "Size"), other))
     return order
+
+
+def copied(message: Copied) -> Copied:
+    """A copy that may be changed."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
 
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -215,11 +246,9 @@ def read_constant(tensor: onnx.TensorProto, folder: Path) -> Constant | None:
         return None
     if uses_external_data(tensor):
         info = ExternalDataInfo(tensor)
-        nbytes = prod(shape) * ELEMENT_BYTES[dtype]
-        data: npt.NDArray[np.uint8] = np.memmap(
-            folder / info.location, np.uint8, "r", offset=info.offset or 0, shape=(nbytes,)
-        )
-    elif tensor.HasField("raw_data"):
+        path = folder / info.location
+        return Constant.mapped(tensor.name, dtype, shape, path, info.offset or 0)
+    if tensor.HasField("raw_data"):
         data = np.frombuffer(tensor.raw_data, np.uint8)
     else:
         data = np.frombuffer(numpy_helper.to_array(tensor).tobytes(), np.uint8)

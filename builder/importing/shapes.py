@@ -33,7 +33,7 @@ def plan_shapes(
         The same graph as a model in which every value is an output; run once where shapes are
         symbolic.
     shapes
-        Of inputs, as the user gave them.
+        Shapes of inputs, as the user gave them.
     option
         What the user calls them.
 
@@ -71,7 +71,7 @@ def plan_smallest(graph: Graph, types_path: Path, shapes: Mapping[str, tuple[int
     graph, types_path
         As for `plan_shapes`, planned.
     shapes
-        Of inputs, the smallest that the user gave; symbolic dimensions that are not given are 1.
+        Smallest shapes of inputs that the user gave; symbolic dimensions that are not given are 1.
 
     Raises
     ------

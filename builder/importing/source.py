@@ -42,12 +42,12 @@ _ELEMENT_BITS = {
     **dict.fromkeys((21, 22, 23), 4),
     **dict.fromkeys((25, 26), 2),
 }
-"""By ``TensorProto.DataType``: what can be swapped, then float8, int4, float4 and int2."""
+"""Bits by ``TensorProto.DataType``: what can be swapped, then float8, int4, float4 and int2."""
 
 
 @dataclass(frozen=True)
 class SourceModel:
-    """An ONNX file whose external data was left on disk."""
+    """An ONNX file with its external data left on disk."""
 
     path: Path
     proto: onnx.ModelProto

@@ -24,7 +24,7 @@ _PRODUCTS = ("Gemm", "MatMul")
 
 @dataclass(frozen=True)
 class Encoding:
-    """How activations are written in 8 bits.
+    """Form of activations in 8 bits.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Encoding:
 
 
 SIGNED: Final = Encoding(True, ("Conv", "ConvTranspose", *_PRODUCTS, "Add"))
-"""For TensorRT, whose zero points are 0 and which fuses what follows a product into it."""
+"""For TensorRT: zero points are 0, and it fuses what follows a product into the product."""
 
 UNSIGNED: Final = Encoding(False, _PRODUCTS)
 """For ONNX Runtime on the CPU: a Relu costs nothing where 0 is the smallest stored value."""
@@ -67,9 +67,9 @@ def quantise_activations(
     folder
         Where its weights lie.
     operators
-        Of `quantisable`, by which names they are found.
+        Those that `quantisable` gave; they are found by name.
     ranges
-        Of every value that is to be quantised.
+        Ranges of every value that is quantised.
     encoding
         For which library.
 
@@ -134,7 +134,7 @@ def _load_constants(proto: onnx.ModelProto, folder: Path, chosen: Collection[str
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's warnings of weights that it does not find."""
+    """Hide the quantiser's warnings of weights that it does not find."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR)

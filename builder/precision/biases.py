@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from swapnet.builder.precision.weights import prepend, widened
+
 if TYPE_CHECKING:
     import onnx
 
@@ -31,17 +33,17 @@ def quantise_biases(proto: onnx.ModelProto, folder: Path) -> None:
     folder
         Where its weights lie.
     """
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-    widened = {
+    dequantised = {
         node.output[0]: node for node in proto.graph.node if node.op_type == "DequantizeLinear"
     }
     readers = Counter(name for node in proto.graph.node for name in node.input)
     widening = []
     for node in proto.graph.node:
         bias = node.input[2] if node.op_type in _BIASED and len(node.input) > 2 else ""
-        scaled = [widened[name].input[1] for name in node.input[:2] if name in widened]
+        scaled = [dequantised[n].input[1] for n in node.input[:2] if n in dequantised]
         if readers[bias] != 1 or bias not in tensors or len(scaled) != 2 or not is_plain(node):
             continue
         given, weight = (numpy_helper.to_array(tensors[name]) for name in scaled)
@@ -50,24 +52,11 @@ def quantise_biases(proto: onnx.ModelProto, folder: Path) -> None:
         stored = np.rint(values / scale)
         if values.ndim != 1 or not (np.abs(stored) <= _INT32_LIMIT).all():
             continue
-        zeros = np.zeros(scale.shape, np.int32)
-        proto.graph.initializer.extend(
-            (
-                numpy_helper.from_array(stored.astype(np.int32), f"{bias}_quantized"),
-                numpy_helper.from_array(scale, f"{bias}_scale"),
-                numpy_helper.from_array(zeros, f"{bias}_zero_point"),
-            )
-        )
-        inputs = [f"{bias}_quantized", f"{bias}_scale", f"{bias}_zero_point"]
-        widening.append(
-            helper.make_node(
-                "DequantizeLinear", inputs, [bias], name=f"{bias}_DequantizeLinear", axis=0
-            )
-        )
+        integers = numpy_helper.from_array(stored.astype(np.int32), f"{bias}_quantized")
+        proto.graph.initializer.append(integers)
+        widening.append(widened(proto.graph, bias, scale, np.dtype(np.int32), axis=0))
         proto.graph.initializer.remove(tensors[bias])
-    nodes = [*widening, *proto.graph.node]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
+    prepend(proto.graph, widening)
 
 
 def is_plain(node: onnx.NodeProto) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from swapnet.builder.importing.graph import copied
 from swapnet.builder.importing.source import PROTOBUF_LIMIT_BYTES, SourceModel, open_source
 from swapnet.builder.precision.activations import (
     SATURATING,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Converted", "PrecisionOptions", "Slower", "check_precision", "convert", "interchange"]
 
 Slower = Callable[["onnx.ModelProto", Collection[str]], Collection[str]]
-"""Of a normalised model, and names to leave out: operators that int8 makes slower."""
+"""Takes a normalised model, and names to leave out; gives operators that int8 makes slower."""
 
 _INT8_WEIGHTS = "int8.data"
 
@@ -52,7 +53,7 @@ _FUSED = frozenset({"Add", "Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "Hard
 
 @dataclass(frozen=True)
 class PrecisionOptions:
-    """How a model is stored and computed.
+    """Precision in which a model is stored and computed.
 
     Attributes
     ----------
@@ -152,7 +153,7 @@ class Converted:
     narrow
         How float32 weights of it are to be stored; None for float32.
     keep
-        Names of operators, as they are or fused, whose weights stay float32 all the same.
+        Names of operators, as they are or fused, with weights that stay float32 all the same.
     full_range
         int8 weights have all 8 bits: where sums of products saturate the result is wrong.
     """
@@ -197,7 +198,7 @@ def convert(
         Says which operators int8 does not make faster; the CPU computes them in float32 from
         weights that are stored narrow.
     portable
-        For any processor, so also for one whose sums of int8 products saturate.
+        Convert for any processor, also for one where sums of int8 products saturate.
 
     Raises
     ------
@@ -305,7 +306,7 @@ def _with_rounded(
     InputError
         A value has more or fewer channels than means.
     """
-    proto = _copy(normal.proto)
+    proto = copied(normal.proto)
     quantise_weights(proto, folder, operators, _INT8_WEIGHTS, limit=limit)
     if options.ranges is not None:
         channels = channelled(normal.proto.graph)
@@ -316,16 +317,10 @@ def _with_rounded(
 
 
 def _scaled(operators: Sequence[Weighted], options: PrecisionOptions) -> tuple[Weighted, ...]:
-    """With one scale for a whole weight, if that was chosen."""
+    """The operators with one scale for a whole weight, if that was chosen."""
     if options.per_channel:
         return tuple(operators)
     return tuple(replace(one, axis=None) for one in operators)
-
-
-def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
-    new = type(proto)()
-    new.CopyFrom(proto)
-    return new
 
 
 def _written(normal: SourceModel, proto: onnx.ModelProto, folder: Path) -> SourceModel:

@@ -45,9 +45,9 @@ def correct_biases(
     folder
         Where the weights of both lie.
     operators
-        Whose weights were quantised.
+        Operators with quantised weights.
     means
-        Of each channel of what they read, by name of the value; of some there may be none.
+        Mean of each channel that they read, by name of the value; some may be missing.
     """
     floats = {tensor.name: tensor for tensor in before.graph.initializer}
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -78,7 +78,7 @@ def mean_errors(
     step: npt.NDArray[np.float32],
     means: Floats,
 ) -> Floats:
-    """By how much the mean of each output channel is too low.
+    """Amount by which the mean of each output channel is too low.
 
     Parameters
     ----------
@@ -87,9 +87,9 @@ def mean_errors(
     whole, rounded
         Its weight before and after.
     step
-        Of the rounded one, of as many dimensions.
+        Step of the rounded weight, with as many dimensions.
     means
-        Of the input's channels.
+        Means of the input's channels.
     """
     axis = channel_axis(node, whole.ndim)
     steps = np.broadcast_to(step.astype(np.float64), (len(whole), *step.shape[1:]))

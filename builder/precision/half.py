@@ -20,7 +20,7 @@ FLOAT16_LIMIT: Final = 65504.0
 """Largest finite float16."""
 
 _MARGIN: Final = 2.0
-"""How much larger than in the calibration data values may become."""
+"""Factor by which values may become larger than in the calibration data."""
 
 SENSITIVE: Final = frozenset(
     {
@@ -69,13 +69,11 @@ def to_float16(
     exclude
         Names of operators that stay in float32.
     """
-    import onnx
     from onnx import numpy_helper, shape_inference
     from onnx.external_data_helper import load_external_data_for_model
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-    whole = onnx.ModelProto()
-    whole.CopyFrom(shape_inference.infer_shapes(proto))
+    whole = shape_inference.infer_shapes(proto)
     load_external_data_for_model(whole, str(folder))
     large = {
         tensor.name

@@ -1,4 +1,4 @@
-"""Whether this processor computes an operator faster in int8, or in float32 from int8 weights."""
+"""Times of an operator on this processor: in int8, and in float32 from int8 weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _MIDDLE = 128
 
 @dataclass(frozen=True)
 class Form:
-    """How long an operator takes in either form, among neighbours that compute in int8.
+    """Times of an operator in either form, among neighbours that compute in int8.
 
     Convolutions read and write integers in both, so that float32 has to widen and round; products
     read and write floats in both, so that int8 has to round.
@@ -101,7 +101,7 @@ class _Operator:
 
     @property
     def axis(self) -> int | None:
-        """Of output channels in the weight; None where one scale is for all."""
+        """Axis of output channels in the weight; None where one scale is for all."""
         return channel_axis(self.node, len(self.weight))
 
 
@@ -119,7 +119,7 @@ def measure_forms(
     nodes
         Conv, ConvTranspose, Gemm and MatMul in float32, whose second input is a weight.
     shapes
-        Of values at the planned input shapes.
+        Shapes of values at the planned input shapes.
     weights
         Shapes of constants.
     measure
@@ -128,8 +128,8 @@ def measure_forms(
     Returns
     -------
     dict
-        By name of the first output; equal operators are measured once. Left out are those whose
-        shapes are not known, and those that ONNX Runtime refuses on their own.
+        Times by name of the first output; equal operators are measured once. Operators of
+        unknown shapes are left out, and those that ONNX Runtime refuses on their own.
     """
     measured: dict[tuple[object, ...], Form | None] = {}
     forms: dict[str, Form] = {}
@@ -284,7 +284,7 @@ class _Model:
         return self.write("DequantizeLinear", name, "scale", "middle")
 
     def candidate(self, *, narrow: bool = False) -> Candidate:
-        """What the build makes of it, but for changes of layout that neighbours make unnecessary.
+        """The model as the build writes it, without layout changes that neighbours make needless.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Which operators of a normalised model compute in int8, and which values they need ranges of."""
+"""Operators of a normalised model that compute in int8, and values that they need ranges of."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Weighted:
     weight
         Name of the float32 initialiser.
     axis
-        Of output channels in the weight; None where one scale must do for all of it.
+        Axis of output channels in the weight; None where one scale must do for all of it.
     """
 
     node: onnx.NodeProto
@@ -60,12 +60,12 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Channels:
-    """What a weighted operator reads, as channels that each have a mean.
+    """Channels of what a weighted operator reads; each has a mean.
 
     Attributes
     ----------
     axis
-        Of the channels: 1, or -1 for the last.
+        Axis of the channels: 1, or -1 for the last.
     count
         How many.
     """
@@ -80,7 +80,7 @@ def weighted(graph: onnx.GraphProto, *, exclude: Collection[str] = ()) -> tuple[
     Parameters
     ----------
     graph
-        Of a normalised model.
+        Graph of a normalised model.
     exclude
         Names of operators to leave out.
     """
@@ -109,7 +109,7 @@ def weighted(graph: onnx.GraphProto, *, exclude: Collection[str] = ()) -> tuple[
 
 
 def channel_axis(node: onnx.NodeProto, rank: int) -> int | None:
-    """Axis of output channels in a weight of so many dimensions; None where one scale is for all.
+    """Axis of output channels in a weight of ``rank`` dimensions; None where one scale is for all.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def channelled(graph: onnx.GraphProto) -> dict[str, Channels]:
 
 
 def channels_of(node: onnx.NodeProto, dims: tuple[int, ...]) -> Channels | None:
-    """What a weighted operator reads; None where `channelled` leaves it out.
+    """Channels that a weighted operator reads; None where `channelled` leaves it out.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ from swapnet.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LIMIT", "NARROW_LIMIT", "pieces", "quantise_weights"]
+__all__ = ["LIMIT", "NARROW_LIMIT", "pieces", "prepend", "quantise_weights", "widened"]
 
 LIMIT = 127
 """Largest stored magnitude: symmetric, so that zero is stored as zero and -128 is not used."""
@@ -53,7 +53,7 @@ def quantise_weights(
     folder
         Where ``file`` is written.
     operators
-        Whose weights.
+        Operators that read the weights.
     file
         Name for the int8 weights.
     limit
@@ -64,7 +64,6 @@ def quantise_weights(
     ModelError
         A weight is not finite.
     """
-    from onnx import helper, numpy_helper
     from onnx.external_data_helper import set_external_data
 
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -88,28 +87,49 @@ def quantise_weights(
             tensor.raw_data = b""
             set_external_data(tensor, file, offset, prod(constant.shape))
             tensor.ClearField("raw_data")
-            proto.graph.initializer.extend(
-                (
-                    numpy_helper.from_array(scale, f"{name}_scale"),
-                    numpy_helper.from_array(np.zeros(scale.shape, np.int8), f"{name}_zero_point"),
-                )
-            )
-            widening.append(
-                helper.make_node(
-                    "DequantizeLinear",
-                    [f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"],
-                    [name],
-                    name=f"{name}_DequantizeLinear",
-                    axis=axis,
-                )
-            )
-    nodes = [*widening, *proto.graph.node]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
+            widening.append(widened(proto.graph, name, scale, np.dtype(np.int8), axis))
+    prepend(proto.graph, widening)
+
+
+def widened(
+    graph: onnx.GraphProto,
+    name: str,
+    scale: npt.NDArray[np.float32],
+    stored: np.dtype[np.signedinteger],
+    axis: int | None,
+) -> onnx.NodeProto:
+    """An operator that gives ``name`` from the integers ``name_quantized``.
+
+    Parameters
+    ----------
+    graph
+        Gets the scale and zero points, which are 0.
+    name
+        Name of a weight or bias.
+    scale
+        A scalar, or one element for each index along ``axis``.
+    stored
+        Type of the integers.
+    """
+    from onnx import helper, numpy_helper
+
+    given = [f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"]
+    zeros = np.zeros(scale.shape, stored)
+    for constant, array in zip(given[1:], (scale, zeros), strict=True):
+        graph.initializer.append(numpy_helper.from_array(array, constant))
+    title = f"{name}_DequantizeLinear"
+    return helper.make_node("DequantizeLinear", given, [name], name=title, axis=axis)
+
+
+def prepend(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Put operators before all others."""
+    whole = [*nodes, *graph.node]
+    del graph.node[:]
+    graph.node.extend(whole)
 
 
 def pieces(whole: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
-    """Of consecutive rows, each of about `_PIECE_ELEMENTS`."""
+    """Pieces of consecutive rows, each of about `_PIECE_ELEMENTS`."""
     rows = max(_PIECE_ELEMENTS // max(prod(whole.shape[1:]), 1), 1)
     yield from (whole[start : start + rows] for start in range(0, whole.shape[0], rows))
 

@@ -1,4 +1,4 @@
-"""Quantised convolutions as products, whose weights no kernel rearranges in every call.
+"""Quantised convolutions as products: no kernel rearranges their weights in every call.
 
 ONNX Runtime keeps no rearranged copy of a weight here, so its quantised convolution turns the whole
 weight round each time, and its product does so with a transposed one. A product with the weight as
@@ -8,9 +8,9 @@ gathered by slices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count, product
+from itertools import chain, product
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from swapnet.builder.importing.graph import Constant, Graph, Value, in_execution_order, used_names
+from swapnet.builder.importing.graph import Constant, Graph, Value, copied, in_execution_order
 from swapnet.builder.rewriting.operator_times import Candidate, candidate, time_alternatives
-from swapnet.tensors import ONNX_TYPES
+from swapnet.builder.rewriting.writer import GraphWriter
 
 if TYPE_CHECKING:
     import onnx
@@ -34,7 +34,7 @@ _SMALLEST_BYTES = 64 << 10
 """Smaller weights are turned round faster than operators are called."""
 
 _GAIN = 1.1
-"""How many times as fast a product must be to take a convolution's place."""
+"""Factor by which a product must be faster to take a convolution's place."""
 
 _OPSET = 13
 """Since which operator set slices, paddings and shapes are written as they are here."""
@@ -78,10 +78,8 @@ class _Convolution:
 
 def has_quantised(graph: Graph) -> bool:
     """Whether any operator could be written otherwise."""
-    users = _users(graph)
     return any(
-        _transposed(graph, users, node) or _weight(graph, users, node, "QLinearConv")
-        for node in graph.nodes
+        _transposed(graph, node) or _weight(graph, node, "QLinearConv") for node in graph.nodes
     )
 
 
@@ -99,15 +97,14 @@ def product_forms(graph: Graph, path: Path, *, measure: Measure = time_alternati
     measure
         Times a convolution and its product.
     """
-    users = _users(graph)
     writer = _Writer(graph)
     rearranged: list[Constant] = []
     for node in graph.nodes:
-        convolution = _convolution(graph, users, node)
+        convolution = _convolution(graph, node)
         if convolution is not None and wins(measure(_alternatives(graph, convolution))):
             writer.convolution(convolution)
             rearranged.append(convolution.weight)
-        elif (weight := _transposed(graph, users, node)) is not None:
+        elif (weight := _transposed(graph, node)) is not None:
             writer.product(node)
             rearranged.append(weight)
         else:
@@ -134,18 +131,7 @@ def wins(times_ms: Sequence[float]) -> bool:
     return first > _GAIN * second
 
 
-def _users(graph: Graph) -> Mapping[str, int]:
-    """How many operators read each name."""
-    users: dict[str, int] = {}
-    for node in graph.nodes:
-        for name in set(used_names(node)):
-            users[name] = users.get(name, 0) + 1
-    return users
-
-
-def _weight(
-    graph: Graph, users: Mapping[str, int], node: onnx.NodeProto, kind: str
-) -> Constant | None:
+def _weight(graph: Graph, node: onnx.NodeProto, kind: str) -> Constant | None:
     """The weight of a quantised operator of ONNX Runtime's, if it may be rearranged."""
     if (node.domain, node.op_type) != (_MICROSOFT, kind):
         return None
@@ -154,23 +140,21 @@ def _weight(
         weight is not None
         and weight.dtype in _INTEGERS
         and weight.nbytes >= _SMALLEST_BYTES
-        and users[weight.name] == 1
+        and len(graph.readers[weight.name]) == 1
         and list(node.input).count(weight.name) == 1
     )
     return weight if fits else None
 
 
-def _transposed(graph: Graph, users: Mapping[str, int], node: onnx.NodeProto) -> Constant | None:
+def _transposed(graph: Graph, node: onnx.NodeProto) -> Constant | None:
     """The weight of a product that reads it transposed."""
-    weight = _weight(graph, users, node, "QGemm")
+    weight = _weight(graph, node, "QGemm")
     return weight if weight and len(weight.shape) == 2 and _attributes(node).get("transB") else None
 
 
-def _convolution(
-    graph: Graph, users: Mapping[str, int], node: onnx.NodeProto
-) -> _Convolution | None:
+def _convolution(graph: Graph, node: onnx.NodeProto) -> _Convolution | None:
     """A convolution that a product can compute; None for other operators."""
-    weight = _weight(graph, users, node, "QLinearConv")
+    weight = _weight(graph, node, "QLinearConv")
     opset = next(o.version for o in graph.opset_imports if o.domain in ("", "ai.onnx"))
     source, output = graph.values.get(node.input[0]), graph.values[node.output[0]]
     if weight is None or source is None or opset < _OPSET:
@@ -250,24 +234,12 @@ def _write(weight: Constant, file: BinaryIO) -> int:
     return start
 
 
-class _Writer:
-    """Operators, constants and values of the new graph."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        self.nodes: list[onnx.NodeProto] = []
-        self._inline = dict(graph.inline)
-        self._values = dict(graph.values)
-        self._shared: dict[tuple[int, ...], str] = {}
-
-    def graph(self) -> Graph:
-        """What was written; weights are as they were."""
-        return replace(self._graph, nodes=self.nodes, inline=self._inline, values=self._values)
+class _Writer(GraphWriter):
+    """Writes convolutions as products; weights are as they were."""
 
     def product(self, node: onnx.NodeProto) -> None:
         """Write a product that reads its weight as it lies."""
-        copy = type(node)()
-        copy.CopyFrom(node)
+        copy = copied(node)
         next(a for a in copy.attribute if a.name == "transB").i = 0
         self.nodes.append(copy)
 
@@ -279,13 +251,17 @@ class _Writer:
         matrix = self._value(found, "rows", (rows, found.columns), pixels.shape)
         result = self._value(found, "product", (rows, found.channels), pixels.shape, output.dtype)
         shape = self._shape(found, pixels)
-        flat = self._integers(f"{matrix.name}/shape", [-1, found.columns])
-        self._write("Reshape", [pixels.name, flat], matrix)
+        flat = self._shared(f"{matrix.name}/shape", [-1, found.columns])
+        self.write("Reshape", [pixels.name, flat], matrix)
         source_scale, source_zero, weight, scale = node.input[1:5]
         bias = node.input[8] if len(node.input) > 8 else ""
         inputs = [matrix.name, source_scale, source_zero, weight, scale, self._zeros(found), bias]
-        self._write("QGemm", [*inputs, *node.input[6:8]], result, _MICROSOFT)
-        self._write("Reshape", [result.name, shape], output)
+        self.write("QGemm", [*inputs, *node.input[6:8]], result, _MICROSOFT)
+        self.write("Reshape", [result.name, shape], output)
+
+    def _shared(self, name: str, numbers: Sequence[int]) -> str:
+        """A constant that all shapes and bounds of these numbers share."""
+        return self.integers(name, numbers, key=tuple(numbers))
 
     def _pixels(self, found: _Convolution) -> Value:
         """Write what gives each pixel all that the kernel covers there, as channels."""
@@ -304,7 +280,7 @@ class _Writer:
             found, "pixels", (*found.output.planned[:-1], found.columns), parts[0].shape
         )
         last = len(pixels.shape) - 1
-        self._write("Concat", [part.name for part in parts], pixels, axis=last)
+        self.write("Concat", [part.name for part in parts], pixels, axis=last)
         return pixels
 
     def _padded(self, found: _Convolution) -> Value:
@@ -314,8 +290,8 @@ class _Writer:
         first, *_, last = found.source.planned
         padded = self._value(found, "padded", (first, *inner, last), found.source.shape)
         before, after = zip(*found.pads, strict=True)
-        pads = self._integers(f"{padded.name}/pads", [0, *before, 0, 0, *after, 0])
-        self._write("Pad", [found.source.name, pads, found.node.input[2]], padded)
+        pads = self._shared(f"{padded.name}/pads", [0, *before, 0, 0, *after, 0])
+        self.write("Pad", [found.source.name, pads, found.node.input[2]], padded)
         return padded
 
     def _slice(
@@ -336,8 +312,8 @@ class _Writer:
             "axes": axes,
             "steps": list(found.strides),
         }
-        names = [self._integers(f"{part.name}/{name}", given) for name, given in bounds.items()]
-        self._write("Slice", [value.name, *names], part)
+        names = [self._shared(f"{part.name}/{name}", given) for name, given in bounds.items()]
+        self.write("Slice", [value.name, *names], part)
         return part
 
     def _shape(self, found: _Convolution, pixels: Value) -> str:
@@ -345,43 +321,43 @@ class _Writer:
         dims = [dim if isinstance(dim, int) else -1 for dim in pixels.shape[:-1]]
         name = f"{found.output.name}/shape"
         if dims.count(-1) < 2:
-            return self._integers(name, [*dims, found.channels])
+            return self._shared(name, [*dims, found.channels])
         rank = len(pixels.shape)
         whole, start, shape = (
             self._lengths(f"{name}/{i}", n) for i, n in enumerate((rank, rank - 1, rank))
         )
-        self._write("Shape", [pixels.name], whole)
-        bounds = [self._integers(f"{start.name}/{i}", [i]) for i in (0, rank - 1)]
-        self._write("Slice", [whole.name, *bounds], start)
-        channels = self._integers(f"{shape.name}/channels", [found.channels])
-        self._write("Concat", [start.name, channels], shape, axis=0)
+        self.write("Shape", [pixels.name], whole)
+        bounds = [self._shared(f"{start.name}/{i}", [i]) for i in (0, rank - 1)]
+        self.write("Slice", [whole.name, *bounds], start)
+        channels = self._shared(f"{shape.name}/channels", [found.channels])
+        self.write("Concat", [start.name, channels], shape, axis=0)
         return shape.name
 
     def _lengths(self, name: str, length: int) -> Value:
-        return Value(self._fresh(name), "int64", (length,), (length,))
+        return Value(self.fresh(name), "int64", (length,), (length,))
 
     def _zeros(self, found: _Convolution) -> str:
         """The name of zero points for the weight, as many as there are scales."""
         from onnx import numpy_helper
 
         name = str(found.node.input[5])
-        shape = self._graph.shapes(found.node.input[4])[1]
-        if self._graph.shapes(name)[1] == shape:
+        shape = self.source.shapes(found.node.input[4])[1]
+        if self.source.shapes(name)[1] == shape:
             return name
-        fresh = self._fresh(f"{name}/{found.output.name}")
+        fresh = self.fresh(f"{name}/{found.output.name}")
         zeros = np.full(shape, self._first(name), found.weight.dtype)
-        self._inline[fresh] = numpy_helper.from_array(zeros, fresh)
+        self.inline[fresh] = numpy_helper.from_array(zeros, fresh)
         return fresh
 
     def _first(self, name: str) -> int:
         """The first number of zero points: a convolution takes only those that are equal."""
         from onnx import numpy_helper
 
-        if name in self._graph.constants:
-            constant = self._graph.constants[name]
+        if name in self.source.constants:
+            constant = self.source.constants[name]
             numbers = constant.bytes().view(constant.dtype)
         else:
-            numbers = numpy_helper.to_array(self._graph.inline[name])
+            numbers = numpy_helper.to_array(self.source.inline[name])
         return int(numbers.reshape(-1)[0])
 
     def _value(
@@ -393,7 +369,7 @@ class _Writer:
         dtype: str = "",
     ) -> Value:
         """A value of the new graph: open where ``like`` is, but for its last dimension."""
-        fresh = self._fresh(f"{found.output.name}/{name}")
+        fresh = self.fresh(f"{found.output.name}/{name}")
         if len(like) == len(planned):
             open_axes = [isinstance(dim, str) for dim in like]
         else:
@@ -403,36 +379,3 @@ class _Writer:
             for axis, (size, is_open) in enumerate(zip(planned, open_axes, strict=True))
         )
         return Value(fresh, dtype or found.source.dtype, (*shape[:-1], planned[-1]), planned)
-
-    def _write(
-        self,
-        kind: str,
-        inputs: Sequence[str],
-        output: Value,
-        domain: str = "",
-        **attributes: Any,
-    ) -> None:
-        from onnx import helper
-
-        name = f"{output.name}/{kind.lower()}"
-        self._values[output.name] = output
-        self.nodes.append(
-            helper.make_node(kind, inputs, [output.name], name, domain=domain, **attributes)
-        )
-
-    def _integers(self, name: str, numbers: Sequence[int]) -> str:
-        """The name of a constant that all shapes and bounds of these numbers share."""
-        from onnx import helper
-
-        key = tuple(numbers)
-        if key not in self._shared:
-            self._shared[key] = fresh = self._fresh(name)
-            kind = ONNX_TYPES["int64"]
-            self._inline[fresh] = helper.make_tensor(fresh, kind, [len(key)], key)
-        return self._shared[key]
-
-    def _fresh(self, name: str) -> str:
-        """``name``, or where it is taken, ``name`` and a number."""
-        taken = (self._values, self._graph.constants, self._inline)
-        names = chain([name], (f"{name}.{i}" for i in count()))
-        return next(new for new in names if not any(new in held for held in taken))

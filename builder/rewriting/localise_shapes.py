@@ -1,7 +1,7 @@
 """Values that say how large others are: host values to TensorRT, which no cut may cross.
 
 A block that reads such a value from outside would wait for the device to learn its shapes. So each
-operator that reads one computes it anew, from a value that may cross a cut (`localise_shapes`).
+operator that reads one computes it again, from a value that may cross a cut (`localise_shapes`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from swapnet.builder.importing.constants import SHAPE_INPUTS
-from swapnet.builder.importing.graph import Graph, Value, bodies, used_names
+from swapnet.builder.importing.graph import Graph, bodies, copied, used_names
+from swapnet.builder.rewriting.writer import GraphWriter
 
 if TYPE_CHECKING:
     import onnx
@@ -37,7 +38,6 @@ def shape_values(graph: Graph) -> frozenset[str]:
     graph
         With planned shapes.
     """
-    producers = {name: node for node in graph.nodes for name in node.output if name}
     found: set[str] = set()
     waiting = [name for node in graph.nodes for name in _shaping(node)]
     while waiting:
@@ -46,9 +46,9 @@ def shape_values(graph: Graph) -> frozenset[str]:
         if name in found or value is None or prod(value.planned) > _LARGEST:
             continue
         found.add(name)
-        producer = producers.get(name)
-        if producer is not None and producer.op_type not in _MEASURING:
-            waiting.extend(used_names(producer))
+        index = graph.producers.get(name)
+        if index is not None and graph.nodes[index].op_type not in _MEASURING:
+            waiting.extend(used_names(graph.nodes[index]))
     return frozenset(found)
 
 
@@ -74,12 +74,11 @@ def localise_shapes(graph: Graph) -> Graph:
     return replace(graph, nodes=kept[::-1], values=writer.values)
 
 
-class _Localiser:
+class _Localiser(GraphWriter):
     """Repeats operators that compute shapes, under new names."""
 
     def __init__(self, graph: Graph, shapes: frozenset[str]) -> None:
-        self.values: dict[str, Value] = dict(graph.values)
-        self._graph = graph
+        super().__init__(graph)
         self._shapes = set(shapes)
         self._given = {value.name for value in graph.inputs}
         self._producers = {
@@ -122,15 +121,13 @@ class _Localiser:
             self._is_cheap(source)
             if source in self._producers
             else source in self._given
-            or source not in self._graph.values
-            or (self._graph.values[source].nbytes or 0) <= _CHEAP_BYTES
+            or source not in self.source.values
+            or (self.source.values[source].nbytes or 0) <= _CHEAP_BYTES
             for source in producer.input
         )
 
     def _copy_name(self, name: str, index: int) -> str:
-        copy = f"{name}/{index}"
-        while copy in self.values or copy in self._graph.constants or copy in self._graph.inline:
-            copy += "'"
+        copy = self.fresh(f"{name}/{index}")
         self.values[copy] = replace(self.values[name], name=copy)
         self._shapes.add(copy)
         return copy
@@ -138,8 +135,7 @@ class _Localiser:
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
     """A copy that reads and writes other names; bodies keep what they capture."""
-    copy = type(node)()
-    copy.CopyFrom(node)
+    copy = copied(node)
     copy.input[:] = [names.get(name, name) for name in node.input]
     if names.keys() & set(node.output):
         copy.output[:] = [names.get(name, name) for name in node.output]
@@ -148,7 +144,7 @@ def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
 
 
 def _shaping(node: onnx.NodeProto) -> Iterator[str]:
-    """What an operator and those in its bodies read as shapes; other names may be among it."""
+    """Names that an operator and its bodies read as shapes; others may be among them."""
     positions = SHAPE_INPUTS.get(node.op_type, ())
     yield from (node.input[i] for i in positions if i < len(node.input))
     for body in bodies(node):

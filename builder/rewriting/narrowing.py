@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain, count
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from swapnet.builder.importing.graph import Constant, Graph, Value, used_names
+from swapnet.builder.importing.graph import Constant, Graph, Value, copied, used_names
 from swapnet.builder.importing.lookup import is_lookup
 from swapnet.builder.rewriting.slicing_rules import WIDENING
-from swapnet.tensors import ONNX_TYPES, numpy_dtype
+from swapnet.builder.rewriting.writer import GraphWriter
+from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
     import onnx
@@ -44,7 +44,7 @@ _GROUPS = range(64, 513)
 """Elements that share a scale: more of them save nothing, fewer store more scales."""
 
 _LARGEST = 127
-"""Of int8, symmetric: -128 is not used."""
+"""Largest int8; symmetric, so -128 is not used."""
 
 _PIECE_ELEMENTS = 1 << 20
 """Converted at once."""
@@ -59,7 +59,7 @@ _SCALES_SINCE = 13
 def weight_forms(
     graph: Graph, form: Narrow, *, keep: Collection[str] = ()
 ) -> dict[str, StoredForm]:
-    """How each weight that could be stored narrower is stored.
+    """Stored form of each weight that could be stored narrower.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def weight_forms(
         Sliced already.
     form
         The narrowest form. A weight with fewer elements for each output channel than share a
-        scale, or whose elements do not divide into groups, is float16 instead of int8. One with
+        scale, or with elements that do not divide into groups, is float16 instead of int8. One with
         values that float16 does not hold (beyond 65504, or not finite) stays float32 instead.
     keep
         Names of weights, or of operators that read them: left out, with all their slices.
@@ -75,8 +75,8 @@ def weight_forms(
     Returns
     -------
     dict
-        By name. Weights that are looked up in or that bodies of If, Loop and Scan read are left
-        out, and so is what is read as something else than a weight.
+        Forms by name. Weights are left out that are looked up in, that bodies of If, Loop and Scan
+        read, or that are read as something else than a weight.
     """
     return {
         name: _form(graph.constants[name], form, short=short)
@@ -119,15 +119,8 @@ def narrow_weights(
         }
     writer = _Writer(graph, stored)
     for node in graph.nodes:
-        writer.write(node)
-    return replace(
-        graph,
-        nodes=writer.nodes,
-        constants=writer.constants,
-        inline=writer.inline,
-        values=writer.values,
-        opset_imports=writer.opset_imports,
-    )
+        writer.operator(node)
+    return replace(writer.graph(), opset_imports=writer.opset_imports)
 
 
 def expanded_values(graph: Graph) -> frozenset[str]:
@@ -202,7 +195,7 @@ def _group_length(elements: int) -> int | None:
 
 
 def _pieces(constant: Constant, multiple: int = 1) -> Iterator[npt.NDArray[np.float32]]:
-    """The elements in stored order, a multiple of so many at once."""
+    """The elements in stored order, a multiple of ``multiple`` at once."""
     flat = constant.bytes().view(np.float32)
     step = _PIECE_ELEMENTS // multiple * multiple
     for start in range(0, len(flat), step):
@@ -222,7 +215,9 @@ def _write_float16(constant: Constant, path: Path, file: BinaryIO) -> _Stored:
     for piece in _pieces(constant):
         file.write(piece.astype(np.float16).data)
     file.flush()
-    return _Stored(_mapped(f"{constant.name}/float16", "float16", constant.shape, path, start))
+    return _Stored(
+        Constant.mapped(f"{constant.name}/float16", "float16", constant.shape, path, start)
+    )
 
 
 def _write_int8(constant: Constant, path: Path, file: BinaryIO) -> _Stored:
@@ -242,26 +237,18 @@ def _write_int8(constant: Constant, path: Path, file: BinaryIO) -> _Stored:
     file.flush()
     shape = (len(scales), length)
     return _Stored(
-        _mapped(f"{constant.name}/int8", "int8", shape, path, start),
-        _mapped(f"{constant.name}/scale", "float32", shape[:1], path, start + prod(shape)),
+        Constant.mapped(f"{constant.name}/int8", "int8", shape, path, start),
+        Constant.mapped(f"{constant.name}/scale", "float32", shape[:1], path, start + prod(shape)),
     )
 
 
-def _mapped(name: str, dtype: str, shape: tuple[int, ...], path: Path, start: int) -> Constant:
-    nbytes = prod(shape) * numpy_dtype(dtype).itemsize
-    return Constant(name, dtype, shape, np.memmap(path, np.uint8, "r", start, (nbytes,)))
-
-
-class _Writer:
-    """Operators, constants and values of the new graph."""
+class _Writer(GraphWriter):
+    """Writes what expands weights before the operators that read them."""
 
     def __init__(self, graph: Graph, stored: Mapping[str, _Stored]) -> None:
-        self._graph = graph
-        self.nodes: list[onnx.NodeProto] = []
-        self.inline = dict(graph.inline)
-        self.values = dict(graph.values)
-        self.constants = {n: c for n, c in graph.constants.items() if n not in stored}
-        self._dims: dict[str, str] = {}
+        super().__init__(graph)
+        for name in stored:
+            del self.constants[name]
         self._stored = {name: self._named(weight) for name, weight in stored.items()}
         opsets = {entry.domain: entry.version for entry in graph.opset_imports}
         plain = opsets.get("", opsets.get("ai.onnx", 0))
@@ -272,67 +259,34 @@ class _Writer:
 
             self.opset_imports.append(helper.make_opsetid(_MICROSOFT, 1))
 
-    def write(self, node: onnx.NodeProto) -> None:
+    def operator(self, node: onnx.NodeProto) -> None:
         """Write what expands the weights of an operator, and the operator."""
         names = {
             name: self._expand(name) for name in dict.fromkeys(node.input) if name in self._stored
         }
         if any(name != new for name, new in names.items()):
-            copy = type(node)()
-            copy.CopyFrom(node)
-            copy.input[:] = [names.get(name, name) for name in node.input]
-            node = copy
+            node = copied(node)
+            node.input[:] = [names.get(name, name) for name in node.input]
         self.nodes.append(node)
 
     def _expand(self, name: str) -> str:
         """Write what expands a weight for one operator; the name of the result."""
-        wide = self._fresh(name)
-        weight, shape = self._stored[name], self._graph.constants[name].shape
+        weight, shape = self._stored[name], self.source.constants[name].shape
+        wide = Value(self.fresh(name), "float32", shape, shape)
         numbers = weight.numbers
         if weight.scales is None:
-            self._node("Cast", [numbers.name], wide, shape, to=ONNX_TYPES["float32"])
-            return wide
-        rows, given = self._fresh(f"{wide}/rows"), [numbers.name, weight.scales.name]
-        self._node("DequantizeLinear", given, rows, numbers.shape, self._domain, axis=0)
-        self._node("Reshape", [rows, self._integers(f"{name}/dims", shape)], wide, shape)
-        return wide
-
-    def _node(
-        self,
-        kind: str,
-        inputs: list[str],
-        output: str,
-        shape: tuple[int, ...],
-        domain: str = "",
-        **attributes: Any,
-    ) -> None:
-        from onnx import helper
-
-        self.values[output] = Value(output, "float32", shape, shape)
-        name = f"{output}/{kind.lower()}"
-        self.nodes.append(
-            helper.make_node(kind, inputs, [output], name, domain=domain, **attributes)
-        )
-
-    def _integers(self, name: str, numbers: tuple[int, ...]) -> str:
-        """A constant that all expansions of a weight share."""
-        from onnx import helper
-
-        if name not in self._dims:
-            self._dims[name] = fresh = self._fresh(name)
-            kind = ONNX_TYPES["int64"]
-            self.inline[fresh] = helper.make_tensor(fresh, kind, [len(numbers)], numbers)
-        return self._dims[name]
+            self.write("Cast", [numbers.name], wide, to=ONNX_TYPES["float32"])
+            return wide.name
+        rows = Value(self.fresh(f"{wide.name}/rows"), "float32", numbers.shape, numbers.shape)
+        given = [numbers.name, weight.scales.name]
+        self.write("DequantizeLinear", given, rows, self._domain, axis=0)
+        dims = self.integers(f"{name}/dims", shape, key=name)
+        self.write("Reshape", [rows.name, dims], wide)
+        return wide.name
 
     def _named(self, weight: _Stored) -> _Stored:
         """The weight under names that are free."""
         parts = [weight.numbers, *filter(None, [weight.scales])]
-        named = [replace(part, name=self._fresh(part.name)) for part in parts]
+        named = [replace(part, name=self.fresh(part.name)) for part in parts]
         self.constants |= {part.name: part for part in named}
         return _Stored(*named)
-
-    def _fresh(self, name: str) -> str:
-        """``name``, or where it is taken, ``name`` and a number."""
-        taken = (self.values, self.constants, self.inline)
-        names = chain([name], (f"{name}.{i}" for i in count()))
-        return next(new for new in names if not any(new in held for held in taken))

@@ -99,7 +99,7 @@ def candidate(graph: Graph, nodes: Iterable[onnx.NodeProto] | None = None) -> Ca
 def time_alternatives(
     alternatives: Sequence[Candidate], *, threads: int | None = None
 ) -> tuple[float, ...]:
-    """How long each takes, in turns so that what else the machine does meets all of them.
+    """Times of alternatives, in turns so that other work of the machine meets all of them.
 
     Sessions are those of the executor: operators as they stand, no prepacked weights, threads that
     do not spin. What was measured once in this process is not measured again.
@@ -172,7 +172,7 @@ def _session(
 
 
 def _feeds(one: Candidate) -> dict[str, npt.NDArray[np.generic]]:
-    """What is given, else random integers of the whole range or normally distributed floats."""
+    """Given numbers, else random integers of the whole range or normally distributed floats."""
     generator = np.random.default_rng(0)
     feeds: dict[str, npt.NDArray[np.generic]] = dict(one.given)
     for name, (dtype, shape) in one.inputs.items():
@@ -193,9 +193,9 @@ def _dtype(graph: Graph, name: str) -> str:
 
 
 def _signature(one: Candidate) -> _Key:
-    """What says how long it takes: operators, attributes, types and shapes, but no names.
+    """Key of equal times: operators, attributes, types and shapes, but no names.
 
-    Of constants the numbers count only where they are shapes, axes or bounds: 64-bit integers.
+    Numbers of constants count only where they are shapes, axes or bounds: 64-bit integers.
     """
     numbers: dict[str, int] = {}
 

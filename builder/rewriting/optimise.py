@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from swapnet.builder.importing.constants import INLINE_BELOW_BYTES, read_weights
-from swapnet.builder.importing.graph import Graph, Value, bodies, in_execution_order
+from swapnet.builder.importing.graph import Graph, Value, bodies, copied, in_execution_order
 from swapnet.builder.importing.sessions import open_session, quiet_options
 from swapnet.builder.importing.source import SourceModel
 from swapnet.builder.rewriting.convolutions_as_products import has_quantised, product_forms
@@ -63,7 +63,7 @@ _NAMES = {"float": "float32", "double": "float64"}
 
 
 class Operators(Enum):
-    """Which operators an optimised model may have."""
+    """Operators that an optimised model may have."""
 
     HARDWARE = "hardware"
     """Those of ONNX Runtime, with layouts of this processor (NCHWc) in their weights."""
@@ -98,7 +98,7 @@ def optimise(
         Where the optimised model, its weights, `TYPES` and `WHOLE` are written; they must stay
         there while the graph is used.
     operators
-        Which ones may be used.
+        Those that may be used.
     shapes
         Input shapes to plan for: products of few rows get a hardware layout too.
     keep_floats
@@ -181,7 +181,7 @@ def _channels_in_block() -> int:
 
 
 def _save_packed(graph: Graph, folder: Path) -> None:
-    """Write `WHOLE` and `TYPES` anew."""
+    """Write `WHOLE` and `TYPES` again."""
     import onnx
     from onnx.external_data_helper import set_external_data
 
@@ -219,7 +219,7 @@ def _give_every_value(proto: onnx.ModelProto) -> None:
 
 
 def _nbits(nodes: Iterable[onnx.NodeProto]) -> int:
-    """How many products there are that need packed weights and round what they multiply."""
+    """Number of products that need packed weights and round what they multiply."""
     return sum(
         (node.op_type == "MatMulNBits") + sum(_nbits(body.node) for body in bodies(node))
         for node in nodes
@@ -302,7 +302,7 @@ def read_graph(path: Path, name: str) -> Graph:
 
 
 def _types_path(path: Path) -> Path:
-    """Beside an optimised model: what becomes `TYPES` if it is chosen."""
+    """File beside an optimised model that becomes `TYPES` if it is chosen."""
     return path.with_suffix(".types.onnx")
 
 
@@ -310,8 +310,7 @@ def _value_types(proto: onnx.ModelProto, path: Path) -> dict[str, Value]:
     """Types of all values, read from a session in which each of them is an output."""
     import onnx
 
-    probe = onnx.ModelProto()
-    probe.CopyFrom(proto)
+    probe = copied(proto)
     _give_every_value(probe)
     probe_path = _types_path(path)
     onnx.save_model(probe, probe_path)

@@ -1,6 +1,6 @@
-"""Products of few rows as convolutions of one pixel, whose weights need no packing at run time.
+"""Products of few rows as convolutions of one pixel: their weights need no packing at run time.
 
-ONNX Runtime packs the weight of a product anew in every call where it may not keep a packed copy.
+ONNX Runtime packs the weight of a product again in every call where it may not keep a packed copy.
 Its convolutions with blocked channels (NCHWc) read weights as they lie in storage.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swapnet.builder.importing.graph import Constant, Graph, Value, used_names
+from swapnet.builder.rewriting.writer import GraphWriter
 
 if TYPE_CHECKING:
     import onnx
@@ -68,7 +68,7 @@ class _Product:
     transposed
         The weight is stored by output channel.
     output
-        Of the last operator that the convolution stands for.
+        Output of the last operator that the convolution stands for.
     absorbed
         Indices of the operators after the product that it stands for.
     """
@@ -95,8 +95,7 @@ def has_products(graph: Graph, block: int) -> bool:
     block
         Channels that lie together in the NCHWc layout.
     """
-    users = _users(graph)
-    return any(_weight(graph, users, index, block) for index in range(len(graph.nodes)))
+    return any(_weight(graph, index, block) for index in range(len(graph.nodes)))
 
 
 def pack_products(graph: Graph, block: int, path: Path) -> Graph:
@@ -111,12 +110,10 @@ def pack_products(graph: Graph, block: int, path: Path) -> Graph:
     path
         Where the rearranged weights are written; the graph reads them from there.
     """
-    users = _users(graph)
-    producers = {name: node for node in graph.nodes for name in node.output}
     products = {
         index: product
         for index in range(len(graph.nodes))
-        if (product := _product(graph, users, producers, index, block))
+        if (product := _product(graph, index, block))
     }
     if not products:
         return graph
@@ -132,26 +129,15 @@ def pack_products(graph: Graph, block: int, path: Path) -> Graph:
     given = {value.name for value in graph.inputs}
     weights = _rearranged(list(products.values()), block, path)
     return replace(
-        graph,
+        writer.graph(),
         nodes=nodes,
         constants={**graph.constants, **weights},
-        inline=writer.inline,
         values={n: v for n, v in writer.values.items() if n in written or n in given},
         opset_imports=_with_nchwc(graph.opset_imports),
     )
 
 
-def _users(graph: Graph) -> Mapping[str, Sequence[int]]:
-    users: dict[str, list[int]] = {}
-    for index, node in enumerate(graph.nodes):
-        for name in used_names(node):
-            users.setdefault(name, []).append(index)
-    return users
-
-
-def _weight(
-    graph: Graph, users: Mapping[str, Sequence[int]], index: int, block: int
-) -> Constant | None:
+def _weight(graph: Graph, index: int, block: int) -> Constant | None:
     """The weight of a product that a convolution can compute; None for other operators."""
     node = graph.nodes[index]
     if (node.domain, node.op_type) not in _PRODUCTS or not _is_plain(node):
@@ -163,7 +149,7 @@ def _weight(
         and len(weight.shape) == 2
         and weight.nbytes >= _SMALLEST_BYTES
         and all(size % block == 0 for size in weight.shape)
-        and len(users[weight.name]) == 1
+        and len(graph.readers[weight.name]) == 1
     )
     return weight if fits else None
 
@@ -178,15 +164,9 @@ def _is_plain(node: onnx.NodeProto) -> bool:
     )
 
 
-def _product(
-    graph: Graph,
-    users: Mapping[str, Sequence[int]],
-    producers: Mapping[str, onnx.NodeProto],
-    index: int,
-    block: int,
-) -> _Product | None:
+def _product(graph: Graph, index: int, block: int) -> _Product | None:
     node = graph.nodes[index]
-    weight = _weight(graph, users, index, block)
+    weight = _weight(graph, index, block)
     value = graph.values.get(node.input[0]) if weight else None
     if weight is None or value is None or len(value.planned) not in (2, 3):
         return None
@@ -199,7 +179,7 @@ def _product(
         return None
     relu = any(a.name == "activation" for a in node.attribute)
     output, absorbed = node.output[0], list[int]()
-    while not relu and (follower := _follower(graph, users, output)) is not None:
+    while not relu and (follower := _follower(graph, output)) is not None:
         after = graph.nodes[follower]
         relu = after.op_type == "Relu"
         if not relu:
@@ -209,13 +189,13 @@ def _product(
             bias = added
         absorbed.append(follower)
         output = after.output[0]
-    source = _source(graph, producers, value)
+    source = _source(graph, value)
     return _Product(source, weight, transposed, bias, relu, output, tuple(absorbed))
 
 
-def _follower(graph: Graph, users: Mapping[str, Sequence[int]], name: str) -> int | None:
+def _follower(graph: Graph, name: str) -> int | None:
     """The operator that alone needs a value."""
-    readers = users.get(name, ())
+    readers = graph.readers.get(name, ())
     return readers[0] if len(readers) == 1 and name not in {v.name for v in graph.outputs} else None
 
 
@@ -224,18 +204,18 @@ def _is_bias(graph: Graph, name: str, channels: int) -> bool:
     return constant and graph.shapes(name)[1] == (channels,)
 
 
-def _source(graph: Graph, producers: Mapping[str, onnx.NodeProto], value: Value) -> Value:
-    """What a Reshape joined the rows of, else the value itself."""
-    node = producers.get(value.name)
-    if node is None or node.op_type != "Reshape" or len(value.shape) != 2:
+def _source(graph: Graph, value: Value) -> Value:
+    """The value before a Reshape that joined its rows, else the value itself."""
+    index = graph.producers.get(value.name)
+    if index is None or graph.nodes[index].op_type != "Reshape" or len(value.shape) != 2:
         return value
-    whole = graph.values.get(node.input[0])
+    whole = graph.values.get(graph.nodes[index].input[0])
     joins = whole is not None and len(whole.shape) in (2, 3) and whole.shape[-1] == value.shape[-1]
     return whole if whole is not None and joins and isinstance(whole.shape[-1], int) else value
 
 
 def _without_unused_reshapes(graph: Graph, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Without those that joined rows for products that read them unjoined now."""
+    """Operators but for Reshapes of rows that products read unjoined now."""
     used = {name for node in nodes for name in used_names(node)} | {v.name for v in graph.outputs}
     return [node for node in nodes if node.op_type != "Reshape" or node.output[0] in used]
 
@@ -251,13 +231,12 @@ def _rearranged(products: Sequence[_Product], block: int, path: Path) -> dict[st
     for product, offset in zip(products, offsets, strict=True):
         whole, channels = product.weight, product.channels
         shape = (channels, prod(whole.shape) // channels, 1, 1)
-        data = np.memmap(path, np.uint8, "r", offset, (whole.nbytes,))
-        constants[whole.name] = Constant(whole.name, "float32", shape, data)
+        constants[whole.name] = Constant.mapped(whole.name, "float32", shape, path, offset)
     return constants
 
 
 def _blocked(product: _Product, block: int) -> npt.NDArray[np.float32]:
-    """By blocks of output channels, blocks of input channels, input and output channels."""
+    """Weight by blocks of output channels, blocks of input channels, input and output channels."""
     weight = product.weight.bytes().view(np.float32).reshape(product.weight.shape)
     matrix = weight.T if product.transposed else weight
     rows, columns = matrix.shape
@@ -277,16 +256,12 @@ def _permuted(value: Value, name: str, axes: Sequence[int]) -> Value:
     return replace(value, name=name, shape=shape, planned=tuple(value.planned[a] for a in axes))
 
 
-class _Writer:
-    """Operators, inline constants and values of the new graph."""
+class _Writer(GraphWriter):
+    """Writes products as convolutions."""
 
     def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        self._opset = next(o.version for o in graph.opset_imports if o.domain in ("", "ai.onnx"))
+        super().__init__(graph)
         self._blocked: dict[str, Value] = {}
-        self.nodes: list[onnx.NodeProto] = []
-        self.inline = dict(graph.inline)
-        self.values = dict(graph.values)
 
     def convolution(self, product: _Product) -> None:
         """Write a product as one: it reads a row as a pixel, a column as a channel."""
@@ -294,70 +269,41 @@ class _Writer:
         blocked = self._blocked.get(product.source.name) or self._reorder(product.source)
         convolved = replace(
             blocked,
-            name=self._fresh(f"{product.output}/blocked"),
+            name=self.fresh(f"{product.output}/blocked"),
             shape=(1, columns, *blocked.shape[2:]),
             planned=(1, columns, *blocked.planned[2:]),
         )
-        rows = _permuted(convolved, self._fresh(f"{product.output}/pixels"), (0, 2, 3, 1))
+        rows = _permuted(convolved, self.fresh(f"{product.output}/pixels"), (0, 2, 3, 1))
         inputs = [blocked.name, product.weight.name, *filter(None, [product.bias])]
         activation = {"activation": "Relu"} if product.relu else {}
-        self._write("Conv", inputs, convolved, **_ONE_PIXEL, **activation)
-        self._write("ReorderOutput", [convolved.name], rows, channels=columns, channels_last=1)
+        self.write("Conv", inputs, convolved, NCHWC, **_ONE_PIXEL, **activation)
+        layout = {"channels": columns, "channels_last": 1}
+        self.write("ReorderOutput", [convolved.name], rows, NCHWC, **layout)
         output = self.values[product.output]
         if len(output.planned) == 3:
             self._axes("Squeeze", rows.name, output, [0])
         else:
-            shape = self._integers(f"{output.name}/shape", [-1, columns])
-            self._write("Reshape", [rows.name, shape], output, domain="")
+            shape = self.integers(f"{output.name}/shape", [-1, columns])
+            self.write("Reshape", [rows.name, shape], output)
 
     def _reorder(self, source: Value) -> Value:
         """Write what blocks the channels of ``source``, once for all its users."""
         axes = list(range(4 - len(source.planned)))
         pixels = replace(
             source,
-            name=self._fresh(f"{source.name}/pixels"),
+            name=self.fresh(f"{source.name}/pixels"),
             shape=(*(1 for _ in axes), *source.shape),
             planned=(*(1 for _ in axes), *source.planned),
         )
-        blocked = _permuted(pixels, self._fresh(f"{source.name}/blocked"), (0, 3, 1, 2))
+        blocked = _permuted(pixels, self.fresh(f"{source.name}/blocked"), (0, 3, 1, 2))
         self._axes("Unsqueeze", source.name, pixels, axes)
-        self._write("ReorderInput", [pixels.name], blocked, channels_last=1)
+        self.write("ReorderInput", [pixels.name], blocked, NCHWC, channels_last=1)
         self._blocked[source.name] = blocked
         return blocked
 
     def _axes(self, kind: str, name: str, output: Value, axes: list[int]) -> None:
         """Write an operator whose axes are an attribute or an input."""
-        if self._opset < 13:
-            self._write(kind, [name], output, domain="", axes=axes)
+        if self.opset < 13:
+            self.write(kind, [name], output, axes=axes)
         else:
-            self._write(
-                kind, [name, self._integers(f"{output.name}/axes", axes)], output, domain=""
-            )
-
-    def _write(
-        self,
-        kind: str,
-        inputs: Sequence[str],
-        output: Value,
-        domain: str = NCHWC,
-        **attributes: Any,
-    ) -> None:
-        from onnx import helper
-
-        name = f"{output.name}/{kind.lower()}"
-        self.values[output.name] = output
-        self.nodes.append(
-            helper.make_node(kind, inputs, [output.name], name, domain=domain, **attributes)
-        )
-
-    def _integers(self, name: str, numbers: list[int]) -> str:
-        from onnx import helper
-
-        fresh = self._fresh(name)
-        self.inline[fresh] = helper.make_tensor(fresh, 7, [len(numbers)], numbers)
-        return fresh
-
-    def _fresh(self, name: str) -> str:
-        taken = (self.values, self._graph.constants, self.inline)
-        names = chain([name], (f"{name}.{i}" for i in count()))
-        return next(new for new in names if not any(new in held for held in taken))
+            self.write(kind, [name, self.integers(f"{output.name}/axes", axes)], output)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count
 from typing import TYPE_CHECKING
 
-from swapnet.builder.importing.graph import Graph, Value, used_names
+from swapnet.builder.importing.graph import Graph, Value, copied, used_names
 from swapnet.builder.importing.lookup import is_lookup
 from swapnet.builder.rewriting.slicing_rules import (
     CHANNEL_MULTIPLE,
@@ -20,6 +19,7 @@ from swapnet.builder.rewriting.slicing_rules import (
     slicing_rule,
     widening_rule,
 )
+from swapnet.builder.rewriting.writer import GraphWriter
 
 if TYPE_CHECKING:
     import onnx
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["slice_operators"]
 
 _Bounds = Sequence[tuple[int, int]]
-"""Of each part: its first unit, and the one after its last."""
+"""First unit of each part, and the one after its last."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Widening:
 
 @dataclass(frozen=True)
 class _Split:
-    """How one operator of a graph is split."""
+    """Parts into which one operator of a graph is split."""
 
     rule: Rule
     bounds: _Bounds
@@ -51,28 +51,19 @@ _LITTLE_BYTES = 1 << 20
 """An output of this size may be held twice, whatever that saves."""
 
 
-@dataclass(frozen=True)
-class _Links:
-    """Who writes and who reads a name, by index; the most bytes of values that one touches."""
-
-    producers: Mapping[str, int]
-    users: Mapping[str, Sequence[int]]
-    most_touched_bytes: int
-
-
 def slice_operators(graph: Graph, max_block_bytes: int) -> Graph:
-    """Split every operator whose weights exceed ``max_block_bytes``, where its kind allows it.
+    """Split every operator with weights above ``max_block_bytes``, where its kind allows it.
 
     Parts of an output are alive together with the whole of it: an operator stays whole where that
     takes more memory than splitting saves, and more than another operator takes anyway.
 
     What widens its weight (`WIDENING`) is split with it.
     """
-    links = _links(graph)
+    most_bytes = max((_touched_bytes(graph, node) for node in graph.nodes), default=0)
     splits = {
         index: split
         for index in range(len(graph.nodes))
-        if (split := _split(graph, links, index, max_block_bytes))
+        if (split := _split(graph, index, max_block_bytes, most_bytes))
     }
     absorbed = {split.widening.index for split in splits.values() if split.widening}
     writer = _Writer(graph)
@@ -84,51 +75,42 @@ def slice_operators(graph: Graph, max_block_bytes: int) -> Graph:
     used = {name for node in writer.nodes for name in used_names(node)}
     gone = {name for index in absorbed for name in graph.nodes[index].output}
     return replace(
-        graph,
-        nodes=writer.nodes,
+        writer.graph(),
         constants={n: c for n, c in writer.constants.items() if n in used},
-        inline=writer.inline,
         values={n: v for n, v in writer.values.items() if n not in gone},
         sliced=tuple(graph.nodes[i].output[min(s.rule.outputs)] for i, s in splits.items()),
     )
 
 
-def _links(graph: Graph) -> _Links:
-    users: dict[str, list[int]] = {}
-    for index, node in enumerate(graph.nodes):
-        for name in dict.fromkeys(used_names(node)):
-            users.setdefault(name, []).append(index)
-    producers = {name: index for index, node in enumerate(graph.nodes) for name in node.output}
-    most = max((_touched_bytes(graph, node) for node in graph.nodes), default=0)
-    return _Links(producers, users, most)
+def _split(graph: Graph, index: int, max_block_bytes: int, most_bytes: int) -> _Split | None:
+    """The split of an operator; None if it is small enough or must stay whole.
 
-
-def _split(graph: Graph, links: _Links, index: int, max_block_bytes: int) -> _Split | None:
-    """How to split an operator; None if it is small enough or must stay whole."""
+    Parameters
+    ----------
+    most_bytes
+        The most bytes of values that any operator touches.
+    """
     node = graph.nodes[index]
     rule = slicing_rule(graph, node)
     if rule is None:
         return None
     weight = node.input[rule.weight]
-    producer = _widens(graph, links, weight)
+    producer = _widens(graph, weight)
     if producer is None and (weight not in graph.constants or weight == node.input[0]):
         return None
     indices = [index] if producer is None else [index, producer]
     nbytes = sum(graph.constants[name].nbytes for i in indices for name in graph.weights_of[i])
     bounds = _bounds(rule, -(-nbytes // max_block_bytes))
-    if nbytes <= max_block_bytes or len(bounds) < 2 or not _stored_once(graph, links, index, rule):
+    if nbytes <= max_block_bytes or len(bounds) < 2 or not _stored_once(graph, index, rule):
         return None
     output_bytes = _value_bytes(graph, node.output)
     saved = max(nbytes - nbytes // len(bounds), _LITTLE_BYTES)
-    if (
-        output_bytes > saved
-        and _touched_bytes(graph, node) + output_bytes > links.most_touched_bytes
-    ):
+    if output_bytes > saved and _touched_bytes(graph, node) + output_bytes > most_bytes:
         return None
     if producer is None:
         return _Split(rule, bounds, None)
     inner = widening_rule(graph, graph.nodes[producer], rule.cuts[rule.weight], rule.units)
-    if inner is None or not _stored_once(graph, links, producer, inner):
+    if inner is None or not _stored_once(graph, producer, inner):
         return None
     return _Split(rule, bounds, _Widening(producer, inner))
 
@@ -138,27 +120,27 @@ def _value_bytes(graph: Graph, names: Iterable[str]) -> int:
 
 
 def _touched_bytes(graph: Graph, node: onnx.NodeProto) -> int:
-    """Of the values that an operator reads and writes."""
+    """Bytes of the values that an operator reads and writes."""
     return _value_bytes(graph, {*node.input, *node.output})
 
 
-def _widens(graph: Graph, links: _Links, name: str) -> int | None:
+def _widens(graph: Graph, name: str) -> int | None:
     """The operator that computes ``name`` from a weight, if only one other operator reads it."""
-    index = links.producers.get(name)
-    if index is None or len(links.users[name]) > 1 or name in {v.name for v in graph.outputs}:
+    index = graph.producers.get(name)
+    if index is None or len(graph.readers[name]) > 1 or name in {v.name for v in graph.outputs}:
         return None
     node = graph.nodes[index]
     return index if node.op_type in WIDENING and node.input[0] in graph.constants else None
 
 
-def _stored_once(graph: Graph, links: _Links, index: int, rule: Rule) -> bool:
+def _stored_once(graph: Graph, index: int, rule: Rule) -> bool:
     """Whether slicing stores no byte twice: others may only look up rows of contiguous slices."""
     names = {graph.nodes[index].input[position]: cut for position, cut in rule.cuts.items()}
     return all(
         user == index or (cut.axis == 0 and is_lookup(graph, graph.nodes[user]))
         for name, cut in names.items()
         if name in graph.constants
-        for user in links.users[name]
+        for user in graph.readers[name]
     )
 
 
@@ -180,15 +162,8 @@ def _direct(part: onnx.NodeProto, index: int) -> None:
             attribute.strings[:] = attribute.strings[index * half : (index + 1) * half]
 
 
-class _Writer:
-    """Operators, constants and values of the new graph."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants = dict(graph.constants)
-        self.inline = dict(graph.inline)
-        self.values = dict(graph.values)
+class _Writer(GraphWriter):
+    """Writes operators in parts."""
 
     def split(self, node: onnx.NodeProto, split: _Split) -> None:
         """Write the parts of one operator, what cuts their other inputs, and what joins them."""
@@ -203,7 +178,7 @@ class _Writer:
         }
         widened: dict[int, list[str]] = {}
         if widening is not None:
-            wide = self._graph.nodes[widening.index]
+            wide = self.source.nodes[widening.index]
             widened = {
                 position: self._cut(wide.input[position], cut, split.bounds, output)
                 for position, cut in widening.rule.cuts.items()
@@ -233,8 +208,7 @@ class _Writer:
         inputs: Mapping[int, list[str]],
         outputs: Mapping[int, list[str]],
     ) -> onnx.NodeProto:
-        part = type(node)()
-        part.CopyFrom(node)
+        part = copied(node)
         part.name = f"{node.name or node.output[min(outputs)]}/{index}"
         for position, names in inputs.items():
             part.input[position] = names[index]
@@ -248,7 +222,7 @@ class _Writer:
         outputs: dict[int, list[str]] = {}
         for position, cut in rule.outputs.items():
             whole = node.output[position]
-            names = [self._fresh(f"{whole}/{i}") for i in range(len(bounds))]
+            names = [self.fresh(f"{whole}/{i}") for i in range(len(bounds))]
             self._declare(names, self.values[whole], cut, bounds)
             outputs[position] = names
         return outputs
@@ -258,18 +232,18 @@ class _Writer:
         from onnx import numpy_helper
 
         axis, size = cut.axis, cut.size
-        names = [self._fresh(f"{name}/{user}/{i}") for i in range(len(bounds))]
-        if name in self._graph.constants:
-            whole = self._graph.constants[name]
+        names = [self.fresh(f"{name}/{user}/{i}") for i in range(len(bounds))]
+        if name in self.source.constants:
+            whole = self.source.constants[name]
             for part, (start, stop) in zip(names, bounds, strict=True):
                 self.constants[part] = whole.slice(part, axis, start * size, stop * size)
-        elif name in self._graph.inline:
-            array = numpy_helper.to_array(self._graph.inline[name])
+        elif name in self.source.inline:
+            array = numpy_helper.to_array(self.source.inline[name])
             for part, (start, stop) in zip(names, bounds, strict=True):
                 index = (slice(None),) * axis + (slice(start * size, stop * size),)
                 self.inline[part] = numpy_helper.from_array(array[index].copy(), part)
         else:
-            self._declare(names, self._graph.values[name], cut, bounds)
+            self._declare(names, self.source.values[name], cut, bounds)
             self._split_value(name, names, cut, bounds)
         return names
 
@@ -278,15 +252,12 @@ class _Writer:
         from onnx import helper
 
         lengths = [(stop - start) * cut.size for start, stop in bounds]
-        opsets = self._graph.opset_imports
-        opset = next(o.version for o in opsets if o.domain in ("", "ai.onnx"))
-        tensor = self._fresh(f"{parts[0]}/lengths")
+        tensor = f"{parts[0]}/lengths"
         node = helper.make_node("Split", [name], parts, name=tensor, axis=cut.axis)
-        if opset < 13:
+        if self.opset < 13:
             node.attribute.append(helper.make_attribute("split", lengths))
         else:
-            node.input.append(tensor)
-            self.inline[tensor] = helper.make_tensor(tensor, 7, [len(lengths)], lengths)
+            node.input.append(self.integers(tensor, lengths))
         self.nodes.append(node)
 
     def _declare(self, names: list[str], whole: Value, cut: Cut, bounds: _Bounds) -> None:
@@ -301,9 +272,3 @@ class _Writer:
                 tuple(planned),
                 tuple(smallest) if whole.smallest else (),
             )
-
-    def _fresh(self, name: str) -> str:
-        """``name``, or where it is taken, ``name`` and a number."""
-        taken = (self.values, self.constants, self.inline)
-        names = chain([name], (f"{name}.{i}" for i in count()))
-        return next(new for new in names if not any(new in held for held in taken))

@@ -1,4 +1,4 @@
-"""How operators split along their output channels or directions: which input is cut where."""
+"""Rules by which operators split along their output channels or directions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NCHWC = "com.microsoft.nchwc"
 
 @dataclass(frozen=True)
 class _Kind:
-    """Where an operator kind has what.
+    """Positions of the inputs of an operator kind.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ _DIRECTED = (1, 2, 3, 5, 6, 7)
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a tensor is cut: ``size`` elements along ``axis`` for each unit."""
+    """Cut of a tensor: ``size`` elements along ``axis`` for each unit."""
 
     axis: int
     size: int = 1
@@ -76,20 +76,20 @@ class Cut:
 
 @dataclass(frozen=True)
 class Rule:
-    """How an operator splits.
+    """Split of an operator.
 
     Attributes
     ----------
     weight
-        Position of the input whose size is to be limited.
+        Position of the input that is too large.
     units
         Output channels, groups of them, or directions of a recurrent operator.
     cuts
-        By position of an input; the others are shared by all parts.
+        Cuts by position of an input; the other inputs are shared by all parts.
     outputs
-        Where the parts join, by position of an output.
+        Cuts by position of an output: the parts join there.
     multiple
-        Parts must end at multiples of so many units.
+        Parts must end at multiples of this number of units.
     grouped
         Units are groups, which read input channels of their own.
     directed
@@ -106,7 +106,7 @@ class Rule:
 
 
 def slicing_rule(graph: Graph, node: onnx.NodeProto) -> Rule | None:
-    """How ``node`` splits; None if it must stay whole."""
+    """The split of ``node``; None if it must stay whole."""
     if kind := _CONVOLUTIONS.get(node.op_type):
         return _convolution(graph, node, kind)
     if kind := _PRODUCTS.get(node.op_type):
@@ -115,7 +115,7 @@ def slicing_rule(graph: Graph, node: onnx.NodeProto) -> Rule | None:
 
 
 def widening_rule(graph: Graph, node: onnx.NodeProto, output: Cut, units: int) -> Rule | None:
-    """How an operator of `WIDENING` splits so that its output is cut at ``output``."""
+    """The split of an operator of `WIDENING` such that its output is cut at ``output``."""
     cuts = {0: output}
     if node.op_type == "DequantizeLinear":
         rank = len(graph.shapes(node.input[0])[1])

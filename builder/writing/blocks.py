@@ -8,7 +8,7 @@ from pathlib import Path
 
 from swapnet.builder.compilers.base import Compiler, Engine, Piece
 from swapnet.builder.cutting.inplace import inplace_outputs
-from swapnet.builder.cutting.partition import Ownership, Part
+from swapnet.builder.cutting.partition import Part, assign_weights
 from swapnet.builder.importing.graph import Constant, Graph, Value
 from swapnet.builder.importing.lookup import table_parts
 from swapnet.builder.importing.source import file_sha256
@@ -26,12 +26,29 @@ from swapnet.manifest import (
 )
 from swapnet.progress import Progress
 
-__all__ = ["compile_parts", "pieces_of"]
+__all__ = ["CutGraph", "compile_parts", "with_owners"]
+
+
+@dataclass(frozen=True)
+class CutGraph:
+    """A graph and the parts that it was cut into.
+
+    Attributes
+    ----------
+    pieces
+        The parts in execution order, with what each of them stores.
+    shared
+        Weights that several parts use: stored once, beside the parts.
+    """
+
+    graph: Graph
+    pieces: tuple[Piece, ...]
+    shared: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """Where a block's bytes were written."""
+    """Place of a block's bytes."""
 
     extent: StoredExtent
     file: str = ""
@@ -40,19 +57,19 @@ class _Stored:
     activation_bytes: int = 0
 
 
-def pieces_of(graph: Graph, parts: Sequence[Part], ownership: Ownership) -> tuple[Piece, ...]:
-    """The parts with what they store."""
+def with_owners(graph: Graph, parts: Sequence[Part]) -> CutGraph:
+    """The parts with what each stores."""
+    ownership = assign_weights(graph, parts)
     tables = {name for part in parts if part.lookup for name in table_parts(graph, part.weights[0])}
-    return tuple(
+    pieces = tuple(
         Piece(index, part, own, readable=not part.lookup and not tables.isdisjoint(own))
         for index, (part, own) in enumerate(zip(parts, ownership.own, strict=True))
     )
+    return CutGraph(graph, pieces, ownership.shared)
 
 
 def compile_parts(
-    graph: Graph,
-    pieces: Sequence[Piece],
-    ownership: Ownership,
+    cut: CutGraph,
     folder: Path,
     work: Path,
     compiler: Compiler,
@@ -65,8 +82,8 @@ def compile_parts(
 
     Parameters
     ----------
-    graph, pieces, ownership
-        What to compile.
+    cut
+        The graph and its parts.
     folder, work
         Where the engine directory is written, and a folder beside it for files on their way.
     compiler
@@ -86,10 +103,11 @@ def compile_parts(
     ModelError
         The library refuses a block.
     """
+    graph, pieces = cut.graph, cut.pieces
     (folder / "blocks").mkdir()
     styles = compiler.styles(graph, pieces)
     with WeightWriter(folder / WEIGHTS) as writer:
-        shared = writer.append([graph.constants[n] for n in ownership.shared])
+        shared = writer.append([graph.constants[n] for n in cut.shared])
         stored: list[_Stored] = []
         for piece, style in zip(pieces, styles, strict=True):
             progress("compile", piece.index, len(pieces))

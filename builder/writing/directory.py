@@ -29,7 +29,7 @@ _REFUSALS = {
     errno.EACCES,
     errno.EPERM,
 }
-"""What a disk answers where it can't be written."""
+"""Answers of a disk that can't be written."""
 
 
 @contextmanager

@@ -17,7 +17,7 @@ __all__ = ["StoredExtent", "WeightWriter"]
 
 @dataclass(frozen=True)
 class StoredExtent:
-    """Where weights were written, and their checksum."""
+    """Place of weights that were written, and their checksum."""
 
     extent: Extent
     weights: tuple[Weight, ...]

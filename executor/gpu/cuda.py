@@ -6,7 +6,6 @@ for as long as a call lasts: pycuda aborts the process where a thread ends with 
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from swapnet.errors import BackendError, BackendUnavailableError, BudgetError
 from swapnet.executor.gpu.accelerator import Attributes, MemoryKind
 from swapnet.executor.gpu.accelerator import Event as AnyEvent
 from swapnet.executor.gpu.accelerator import Stream as AnyStream
+from swapnet.machine import device_count
 from swapnet.units import format_size
 
 __all__ = ["Cuda", "check_pycuda", "device_count", "open_cuda"]
@@ -29,33 +29,6 @@ _PAGE_BYTES = 4096
 
 _NON_BLOCKING = 1
 """``CU_STREAM_NON_BLOCKING``: the stream does not wait for the legacy default stream."""
-
-
-def device_count() -> int:
-    """How many GPUs the driver has, asked without pycuda.
-
-    Raises
-    ------
-    BackendUnavailableError
-        There is no driver, or it has no GPU. Runtime libraries crash where they are not told.
-    """
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise BackendUnavailableError(
-            "there is no CUDA driver here",
-            why=str(error),
-            hint="install NVIDIA's driver, or build with --backend onnxruntime",
-        ) from error
-    count = ctypes.c_int()
-    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    if status or not count.value:
-        raise BackendUnavailableError(
-            "there is no CUDA GPU here",
-            why=f"the driver answers {status} and counts {count.value} devices",
-            hint="check nvidia-smi and CUDA_VISIBLE_DEVICES, or build with --backend onnxruntime",
-        )
-    return count.value
 
 
 def check_pycuda() -> Any:

@@ -19,6 +19,7 @@ __all__ = [
     "lay_out_values",
     "lifetimes",
     "pack",
+    "spans",
 ]
 
 
@@ -40,15 +41,23 @@ class ValueLayout:
     nbytes: int
 
 
+def spans(steps: Iterable[Iterable[str]]) -> dict[str, tuple[int, int]]:
+    """First and last step that touches each name, by the steps' numbers from 0."""
+    found: dict[str, tuple[int, int]] = {}
+    for index, names in enumerate(steps):
+        for name in names:
+            found[name] = (found.get(name, (index, 0))[0], index)
+    return found
+
+
 def lifetimes(manifest: Manifest) -> dict[str, tuple[int, int]]:
     """First and last block that touches each value across a cut."""
-    spans: dict[str, tuple[int, int]] = {}
     values = {value.name for value in manifest.values}
-    for block in manifest.blocks:
-        for name in (*block.inputs, *block.outputs):
-            if name in values:
-                spans[name] = (spans.get(name, (block.index, 0))[0], block.index)
-    return spans
+    return {name: span for name, span in _touched(manifest).items() if name in values}
+
+
+def _touched(manifest: Manifest) -> dict[str, tuple[int, int]]:
+    return spans((*block.inputs, *block.outputs) for block in manifest.blocks)
 
 
 def last_uses(manifest: Manifest) -> dict[str, int]:
@@ -68,12 +77,12 @@ def is_placed(value: Tensor) -> bool:
 
 def lay_out_values(manifest: Manifest) -> ValueLayout:
     """Offsets for all values of known size."""
-    spans = lifetimes(manifest)
-    placed = {v.name: v.nbytes for v in manifest.values if is_placed(v) and v.name in spans}
+    alive = lifetimes(manifest)
+    placed = {v.name: v.nbytes for v in manifest.values if is_placed(v) and v.name in alive}
     place_of = {name: name for name in placed}
     for block in manifest.blocks:
         for output, name in block.inplace.items():
-            dies = name in placed and output in placed and spans[name][1] == block.index
+            dies = name in placed and output in placed and alive[name][1] == block.index
             if dies and placed[name] == placed[output]:
                 place_of[output] = place_of[name]
     members: dict[str, list[str]] = {}
@@ -83,8 +92,8 @@ def lay_out_values(manifest: Manifest) -> ValueLayout:
         Interval(
             place,
             placed[place],
-            min(spans[name][0] for name in names),
-            max(spans[name][1] for name in names),
+            min(alive[name][0] for name in names),
+            max(alive[name][1] for name in names),
         )
         for place, names in members.items()
     )
@@ -98,18 +107,15 @@ def lay_out_all(manifest: Manifest) -> ValueLayout:
 
     Inputs are there from the beginning, outputs until the end.
     """
-    spans: dict[str, tuple[int, int]] = {}
-    for block in manifest.blocks:
-        for name in (*block.inputs, *block.outputs):
-            spans[name] = (spans.get(name, (block.index, 0))[0], block.index)
+    alive = _touched(manifest)
     end = len(manifest.blocks)
     for tensor in manifest.inputs:
-        spans[tensor.name] = (-1, spans.get(tensor.name, (-1, -1))[1])
+        alive[tensor.name] = (-1, alive.get(tensor.name, (-1, -1))[1])
     for tensor in manifest.outputs:
-        spans[tensor.name] = (spans[tensor.name][0], end)
+        alive[tensor.name] = (alive[tensor.name][0], end)
     return pack(
         Interval(name, manifest.tensors[name].nbytes, first, last)
-        for name, (first, last) in spans.items()
+        for name, (first, last) in alive.items()
     )
 
 

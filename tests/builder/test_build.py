@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto
 from onnx.external_data_helper import set_external_data
 
-from swapnet.builder import build
+from swapnet.builder import BACKENDS, BuildOptions, TensorRTOptions, build, build_with
 from swapnet.builder.importing.source import open_source
 from swapnet.errors import (
     BackendUnavailableError,
@@ -138,6 +138,25 @@ def test_wrong_options_are_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="names 'y'"):
         build(model, tmp_path / "engine", shapes={"y": (1,)})
     assert [path.name for path in tmp_path.iterdir()] == ["toy.onnx"]
+
+
+@pytest.mark.slow
+def test_options_as_one_value_build_the_same(model: Path, tmp_path: Path) -> None:
+    build(model, tmp_path / "a", max_block="16KiB", portable=True)
+    build_with(BuildOptions(max_block="16KiB", portable=True), model, tmp_path / "b")
+    first, second = files(tmp_path / "a"), files(tmp_path / "b")
+    assert {n for n in first if first[n] != second[n]} <= {"manifest.json"}
+    assert load_manifest(tmp_path / "b").max_block_bytes == 16 << 10
+    assert load_manifest(tmp_path / "b").compiled.fingerprint == PORTABLE
+
+
+def test_options_are_checked_for_the_backend_that_is_chosen() -> None:
+    assert BuildOptions().checked().backend in BACKENDS[1:]
+    assert BuildOptions(backend="onnxruntime-cuda").checked().backend == "onnxruntime-cuda"
+    with pytest.raises(InputError, match="--portable is not for onnxruntime-cuda"):
+        BuildOptions(backend="onnxruntime-cuda", portable=True).checked()
+    with pytest.raises(InputError, match="--target is not for onnxruntime"):
+        BuildOptions(backend="onnxruntime", tensorrt=TensorRTOptions(targets=("sm86",))).checked()
 
 
 @pytest.mark.parametrize("last", ["optimise", "shapes", "compile", "measure"])

@@ -23,6 +23,7 @@ from swapnet.executor.gpu import cuda
 from swapnet.executor.gpu.accelerator import Attributes
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.fingerprint import cpu_fingerprint
+from swapnet.machine import storage_device
 from tests.helpers.control_groups import stand_in
 
 ORIN = Attributes(

@@ -73,7 +73,7 @@ def progress_monitor(trt: Any, source: str | None = None) -> Answer:
 
     ticks = count(0, 1000)
     time.monotonic = lambda: float(next(ticks))
-    make = _maker("swapnet.builder.compilers.tensorrt.monitor", "make_monitor", source)
+    make = _maker("swapnet.builder.compilers.tensorrt.progress_monitor", "make_monitor", source)
     ours, base = make(trt, report, lambda: False), trt.IProgressMonitor
     base.phase_start(ours, "outer", None, 3)
     base.phase_start(ours, "inner", "outer", 9)
@@ -135,14 +135,14 @@ def missing_builder(trt: Any) -> str:
 def hardware_levels(trt: Any) -> dict[str, str]:
     """What is set for each of the compatibilities that can be asked for."""
     options = import_module("swapnet.builder.compilers.tensorrt.options")
-    config = import_module("swapnet.builder.compilers.tensorrt.config")
+    network = import_module("swapnet.builder.compilers.tensorrt.network")
     job = import_module("swapnet.builder.compilers.tensorrt.job")
     log = import_module("swapnet.tensorrt").Log()
     levels = {}
     for name in options.HARDWARE_COMPATIBILITY:
         asked = job.Job("tensorrt", "", "", "", False, {}, 1 << 20, hardware_compatibility=name)
         builder = SimpleNamespace(create_builder_config=_AnyConfig)
-        made = config.make_config(trt, builder, asked, log)
+        made = network.make_config(trt, builder, asked, log)
         levels[name] = made.hardware_compatibility_level.name
     return levels
 

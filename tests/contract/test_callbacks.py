@@ -44,8 +44,18 @@ _SWAPPED = [
     ("IGpuAllocator", "executor/backends/tensorrt.py", "_allocator", "allocate"),
     ("IStreamReaderV2", "executor/backends/tensorrt.py", "_plan_reader", "read"),
     ("IStreamReaderV2", "executor/backends/tensorrt.py", "_plan_reader", "seek"),
-    ("IProgressMonitor", "builder/compilers/tensorrt/monitor.py", "make_monitor", "phase_start"),
-    ("IProgressMonitor", "builder/compilers/tensorrt/monitor.py", "make_monitor", "step_complete"),
+    (
+        "IProgressMonitor",
+        "builder/compilers/tensorrt/progress_monitor.py",
+        "make_monitor",
+        "phase_start",
+    ),
+    (
+        "IProgressMonitor",
+        "builder/compilers/tensorrt/progress_monitor.py",
+        "make_monitor",
+        "step_complete",
+    ),
     ("ILogger", "swapnet/tensorrt.py", "logger", "log"),
 ]
 

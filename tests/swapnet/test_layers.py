@@ -43,8 +43,10 @@ STAGES = (
     ("rewriting",),
     ("precision", "cutting"),
     ("compilers",),
-    ("writing", "one_operator"),
+    ("writing", "options"),
+    ("stages",),
     ("build",),
+    ("one_operator",),
 )
 """Inside of builder, in the order of a build."""
 

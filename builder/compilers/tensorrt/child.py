@@ -11,7 +11,7 @@ from contextlib import suppress
 import msgspec
 
 from swapnet.builder.compilers.tensorrt.job import Job
-from swapnet.builder.compilers.tensorrt.monitor import Report
+from swapnet.builder.compilers.tensorrt.progress_monitor import Report
 from swapnet.errors import BackendUnavailableError, ModelError, SwapnetError
 
 __all__ = ["End", "Refusal", "Step", "compile_in_child"]

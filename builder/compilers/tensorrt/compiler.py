@@ -14,18 +14,19 @@ from swapnet.builder.compilers.base import BlockMemory, Cutting, Engine, Piece, 
 from swapnet.builder.compilers.tensorrt.child import compile_in_child
 from swapnet.builder.compilers.tensorrt.engine import compile_engine
 from swapnet.builder.compilers.tensorrt.errors import wants_memory
-from swapnet.builder.compilers.tensorrt.estimate import inner_bytes
-from swapnet.builder.compilers.tensorrt.gpu import Gpu, first_gpu
 from swapnet.builder.compilers.tensorrt.job import Job, Profile
-from swapnet.builder.compilers.tensorrt.model import save_model
+from swapnet.builder.compilers.tensorrt.network import save_model
 from swapnet.builder.compilers.tensorrt.options import TensorRTOptions
 from swapnet.builder.compilers.tensorrt.style import choose_styles
-from swapnet.builder.compilers.tensorrt.timing import timing_cache_path
+from swapnet.builder.compilers.tensorrt.timing_cache import timing_cache_path
 from swapnet.builder.cutting.limits import Limits
-from swapnet.builder.importing.graph import Graph, Value
+from swapnet.builder.cutting.partition import Part
+from swapnet.builder.importing.graph import Graph, Value, used_names
 from swapnet.builder.rewriting.localise_shapes import localise_shapes, shape_values
 from swapnet.builder.rewriting.optimise import Operators
 from swapnet.errors import BackendUnavailableError, ModelError
+from swapnet.executor.planning.layout import Interval, pack, spans
+from swapnet.machine import Gpu, first_gpu
 from swapnet.manifest import Block, Compiled, Manifest
 from swapnet.progress import Progress
 from swapnet.tensorrt import version
@@ -34,7 +35,7 @@ from swapnet.version import VERSION
 __all__ = ["ENGINE_CUT_COST_BYTES", "TensorRTCompiler"]
 
 ENGINE_CUT_COST_BYTES = 64 << 20
-"""What one more engine costs, in bytes of live values: fusion across the cut, and launches. An
+"""Cost of one more engine, in bytes of live values: fusion across the cut, and launches. An
 Orin Nano measured 38.6 ms with 3 engines and 64 ms with 24: 1.2 ms each, in which it moves about
 64 MiB."""
 
@@ -43,17 +44,17 @@ _OTHER_TYPES = {"float64": "float32"}
 """Types for which the parser takes another: bytes of one would be read as the other."""
 
 _CONTEXT_BYTES = 256 << 10
-"""Of an execution context: assumed, not measured on hardware."""
+"""Memory of an execution context: assumed, not measured on hardware."""
 
 
 @dataclass(frozen=True)
 class TensorRTCompiler:
-    """For ``tensorrt`` or ``tensorrt-rtx``.
+    """Engines of ``tensorrt`` or ``tensorrt-rtx``.
 
     Attributes
     ----------
     backend
-        Which of them.
+        Name of the library.
     options
         Checked before.
     limits
@@ -61,7 +62,7 @@ class TensorRTCompiler:
     work
         Folder for the models of blocks on their way.
     measured_ms
-        Of each style, by block, where they were measured (`measure_styles`).
+        Milliseconds of each style, by block, where they were measured (`measure_styles`).
     """
 
     backend: str
@@ -132,7 +133,6 @@ class TensorRTCompiler:
         return Cutting(ENGINE_CUT_COST_BYTES, shapes)
 
     def styles(self, graph: Graph, pieces: Sequence[Piece]) -> tuple[WeightStyle, ...]:
-        """As asked for, as measured, or by rule."""
         return choose_styles(pieces, self.options.weights or "auto", self.measured_ms)
 
     def compile(
@@ -198,7 +198,7 @@ class TensorRTCompiler:
         model.unlink()
         model.with_suffix(".data").unlink()
         if activation_bytes is None:
-            activation_bytes = inner_bytes(graph, piece.part) + self.limits.workspace_bytes
+            activation_bytes = _inner_bytes(graph, piece.part) + self.limits.workspace_bytes
         return Engine(style, activation_bytes)
 
     @cached_property
@@ -219,8 +219,22 @@ class TensorRTCompiler:
         )
 
 
+def _inner_bytes(graph: Graph, part: Part) -> int:
+    """Peak of the values that live inside a part, at the planned shapes, none written in place.
+
+    Fused kernels keep less: a compiled engine has a figure of its own.
+    """
+    outside = {*part.inputs, *part.outputs}
+    touched = ((*used_names(node), *node.output) for node in part.nodes)
+    return pack(
+        Interval(name, graph.values[name].nbytes or 0, first, last)
+        for name, (first, last) in spans(touched).items()
+        if name in graph.values and name not in outside
+    ).nbytes
+
+
 def _size(folder: Path, block: Block) -> int:
-    """Of a plan that stays in memory."""
+    """Bytes of a plan that stays in memory."""
     return (folder / block.file).stat().st_size if block.file else 0
 
 
@@ -233,7 +247,7 @@ def _is_symbolic(value: Value) -> bool:
 
 
 def _profile(value: Value) -> Profile:
-    """From the smallest shape, or 1 in each symbolic dimension, to the planned one."""
+    """Shapes from the smallest, or 1 in each symbolic dimension, to the planned one."""
     smallest = value.smallest or tuple(
         planned if isinstance(dim, int) else min(1, planned)
         for dim, planned in zip(value.shape, value.planned, strict=True)

@@ -7,12 +7,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from swapnet.builder.compilers.tensorrt.config import make_config
 from swapnet.builder.compilers.tensorrt.errors import builder_refusal, unavailable
 from swapnet.builder.compilers.tensorrt.job import Job
-from swapnet.builder.compilers.tensorrt.monitor import Report, make_monitor
-from swapnet.builder.compilers.tensorrt.network import add_profile, parse_network
-from swapnet.builder.compilers.tensorrt.timing import timing_cached
+from swapnet.builder.compilers.tensorrt.network import add_profile, make_config, parse_network
+from swapnet.builder.compilers.tensorrt.progress_monitor import Report, make_monitor
+from swapnet.builder.compilers.tensorrt.timing_cache import timing_cached
 from swapnet.tensorrt import (
     Log,
     Severity,

@@ -1,4 +1,4 @@
-"""What a library refused, as one error that names block, node and operator."""
+"""Refusals of a library, as one error that names block, node and operator."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _MEMORY = re.compile(r"out ?of ?memory|workspace", re.IGNORECASE)
 
 
 def parser_refusal(job: Job, parser: Any, log: Log) -> ModelError:
-    """For an ``OnnxParser`` that returned False."""
+    """Error of an ``OnnxParser`` that returned False."""
     reasons = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
     return _refusal(job, "; ".join(dict.fromkeys(reasons)) or log.reason())
 
 
 def builder_refusal(job: Job, log: Log) -> ModelError:
-    """For a ``Builder`` that returned no engine."""
+    """Error of a ``Builder`` that returned no engine."""
     return _refusal(job, log.reason())
 
 
 def setting_refusal(job: Job, setting: str, log: Log) -> ModelError:
-    """For a method that returned None or False."""
+    """Error of a method that returned None or False."""
     return _refusal(job, f"{setting}: {log.reason('refused')}")
 
 
 def unavailable(backend: str, log: Log) -> BackendUnavailableError:
-    """For a library that makes no ``Builder``."""
+    """Error of a library that makes no ``Builder``."""
     return BackendUnavailableError(
         f"{backend} can't build here",
         why=log.reason("it makes no builder, which needs a CUDA GPU"),

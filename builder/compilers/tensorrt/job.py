@@ -19,24 +19,24 @@ class Profile(_Record, frozen=True):
 
 
 class Job(_Record, frozen=True):
-    """What `compile_engine` does.
+    """Task of `compile_engine`.
 
     Attributes
     ----------
     backend
         The library.
     title
-        Of the block, for messages.
+        Name of the block, for messages.
     model, engine
         Paths: of the block's ONNX model, and of the engine to write.
     external
         Weights are inputs.
     profiles
-        By input of symbolic shape.
+        Shapes by input of symbolic shape.
     targets, hardware_compatibility, version_compatible, builder_optimization_level
-        See `TensorRTOptions`.
+        As in `TensorRTOptions`.
     workspace_bytes, tactic_bytes
-        See `Limits`; None for no limit.
+        As in `Limits`; None for no limit.
     timing_cache
         Path of the file that keeps what was measured; none where the library keeps nothing.
     """

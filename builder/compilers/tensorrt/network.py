@@ -1,14 +1,66 @@
-"""The network of a block, parsed from its ONNX model, and the shapes that it is built for."""
+"""A block as TensorRT takes it: its ONNX model on disk, its network, and the settings."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
+from swapnet.builder.compilers.skeleton import skeleton
 from swapnet.builder.compilers.tensorrt.errors import parser_refusal, setting_refusal
 from swapnet.builder.compilers.tensorrt.job import Job
+from swapnet.builder.cutting.partition import Part
+from swapnet.builder.importing.graph import Graph
+from swapnet.manifest import TENSOR_ALIGNMENT
 from swapnet.tensorrt import Log, logger
+from swapnet.tensors import ONNX_TYPES
+from swapnet.units import align_up
 
-__all__ = ["add_profile", "parse_network"]
+__all__ = ["add_profile", "make_config", "parse_network", "save_model"]
+
+
+def save_model(
+    graph: Graph, part: Part, name: str, path: Path, *, embedded: Collection[str]
+) -> None:
+    """Write a part to ``path``, and the weights that are no inputs to a file beside it.
+
+    Parameters
+    ----------
+    graph, part
+        What to write.
+    name
+        Name of the model.
+    path
+        The file beside it ends in ``.data``; a model of any size can be written so.
+    embedded
+        Weights that are no inputs.
+
+    Raises
+    ------
+    OSError
+        The files can't be written.
+    """
+    model = skeleton(graph, part, name, embedded)
+    data = path.with_suffix(".data")
+    offset = 0
+    with data.open("wb") as file:
+        for weight in embedded:
+            constant = graph.constants[weight]
+            file.seek(offset)
+            file.write(constant.bytes().data)
+            tensor = model.graph.initializer.add()
+            tensor.name = weight
+            tensor.data_type = ONNX_TYPES[constant.dtype]
+            tensor.dims.extend(constant.shape)
+            tensor.data_location = tensor.EXTERNAL
+            for key, value in (
+                ("location", data.name),
+                ("offset", offset),
+                ("length", constant.nbytes),
+            ):
+                tensor.external_data.add(key=key, value=str(value))
+            offset = align_up(offset + constant.nbytes, TENSOR_ALIGNMENT)
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def parse_network(trt: Any, builder: Any, job: Job, log: Log) -> Any:
@@ -34,6 +86,45 @@ def _strongly_typed(trt: Any) -> int:
     if not hasattr(flags, "STRONGLY_TYPED"):
         return 0
     return 1 << int(flags.STRONGLY_TYPED)
+
+
+def make_config(trt: Any, builder: Any, job: Job, log: Log) -> Any:
+    """An ``IBuilderConfig``.
+
+    Raises
+    ------
+    ModelError
+        The library refuses a setting.
+    """
+    config = builder.create_builder_config()
+    if config is None:
+        raise setting_refusal(job, "no configuration", log)
+    pools = trt.MemoryPoolType
+    if job.workspace_bytes is not None:
+        config.set_memory_pool_limit(pools.WORKSPACE, job.workspace_bytes)
+    if job.tactic_bytes is not None and hasattr(pools, "TACTIC_DRAM"):
+        # TensorRT-RTX takes powers of two only.
+        config.set_memory_pool_limit(pools.TACTIC_DRAM, 1 << (job.tactic_bytes - 1).bit_length())
+    if hasattr(config, "max_aux_streams"):
+        config.max_aux_streams = 0  # the executor has one stream for kernels
+    if job.builder_optimization_level is not None:
+        config.builder_optimization_level = job.builder_optimization_level
+    if job.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if job.hardware_compatibility is not None:
+        levels = trt.HardwareCompatibilityLevel
+        name = job.hardware_compatibility.upper().replace("+", "_PLUS").replace("-", "_")
+        if not hasattr(levels, name):
+            known = ", ".join(levels.__members__)
+            raise setting_refusal(job, f"hardware compatibility {name}, knows {known}", log)
+        config.hardware_compatibility_level = getattr(levels, name)
+    if job.targets:
+        config.num_compute_capabilities = len(job.targets)
+        for index, target in enumerate(job.targets):
+            capability = getattr(trt.ComputeCapability, target.upper())
+            if not config.set_compute_capability(capability, index):
+                raise setting_refusal(job, f"target {target}", log)
+    return config
 
 
 def add_profile(builder: Any, config: Any, job: Job, log: Log) -> None:

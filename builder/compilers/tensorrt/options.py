@@ -1,4 +1,4 @@
-"""What a user may choose for TensorRT, and which of it each library knows."""
+"""Choices of a user for TensorRT, and the libraries that know them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ONLY_TENSORRT = {
 
 @dataclass(frozen=True)
 class TensorRTOptions:
-    """How blocks are compiled; None means that the library or a rule decides.
+    """Settings by which blocks are compiled; None means that the library or a rule decides.
 
     Attributes
     ----------

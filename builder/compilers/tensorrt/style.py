@@ -1,4 +1,4 @@
-"""How a block's weights are given to it: as inputs of its engine, or inside it.
+"""Weight style of a block: weights are inputs of its engine, or inside it.
 
 External weights are read from storage straight to where kernels use them; embedded ones travel in
 the plan, which is deserialized each time, but lie as the kernels like them best.
@@ -6,16 +6,21 @@ the plan, which is deserialized each time, but lie as the kernels like them best
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swapnet.builder.compilers.base import Piece, WeightStyle
 from swapnet.builder.importing.graph import bodies
+from swapnet.errors import SwapnetError
+from swapnet.executor.probing.swaps import measure_swaps
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["EXTERNAL_INPUTS", "choose_styles", "refused_operator"]
+__all__ = ["EXTERNAL_INPUTS", "choose_styles", "measure_styles", "refused_operator"]
+
+_STYLES: tuple[WeightStyle, ...] = ("external", "embedded")
 
 _ALL = tuple(range(16))
 
@@ -80,7 +85,7 @@ def choose_styles(
 
     Notes
     -----
-    A piece without weights of its own is external, and so is one whose weights others read from
+    A piece without weights of its own is external, and so is one with weights that others read from
     storage (`Piece.readable`).
     """
     return tuple(_style(piece, choice, (measured_ms or {}).get(piece.index)) for piece in pieces)
@@ -106,7 +111,7 @@ def refused_operator(piece: Piece) -> onnx.NodeProto | None:
 def _refused(
     nodes: Sequence[onnx.NodeProto], weights: set[str], constant: set[str]
 ) -> onnx.NodeProto | None:
-    """See `refused_operator`; what is computed from weights alone is no constant either."""
+    """The same for some operators; what is computed from weights alone is no constant either."""
     for node in nodes:
         taken = EXTERNAL_INPUTS.get(node.op_type, ()) if node.domain in ("", "ai.onnx") else ()
         read = {position for position, name in enumerate(node.input) if name in weights}
@@ -119,3 +124,38 @@ def _refused(
         if read and all(name in weights or name in constant or not name for name in node.input):
             weights.update(node.output)
     return None
+
+
+def measure_styles(
+    build: Callable[[WeightStyle, Path], None],
+    work: Path,
+    swaps: Callable[[Path], tuple[float, ...]] = measure_swaps,
+) -> dict[int, dict[WeightStyle, float]]:
+    """Build an engine in each style, run both, and compare block by block.
+
+    Parameters
+    ----------
+    build
+        Builds an engine of one style into a folder; blocks are the same in both.
+    work
+        Where both are built.
+    swaps
+        Milliseconds that each block of an engine takes.
+
+    Returns
+    -------
+    dict
+        Milliseconds in each style, by block. Empty where one of the styles can't be built or run:
+        the rule decides then.
+    """
+    measured: dict[int, dict[WeightStyle, float]] = {}
+    for style in _STYLES:
+        folder = work / style
+        try:
+            build(style, folder)
+            times = swaps(folder)
+        except SwapnetError:
+            return {}
+        for block, ms in enumerate(times):
+            measured.setdefault(block, {})[style] = ms
+    return measured

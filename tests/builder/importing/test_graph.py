@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from swapnet.builder.importing.graph import Constant, Value, in_execution_order, used_names
+from swapnet.builder.importing.graph import Constant, Graph, Value, in_execution_order, used_names
 from tests.helpers.zoo import TOYS
 
 
@@ -69,3 +70,13 @@ def test_subgraphs_capture_names(toy: str, names: set[str], tmp_path: Path) -> N
     TOYS[toy].save(TOYS[toy].make(), path)
     node = onnx.load(path).graph.node[1]
     assert set(used_names(node)) == names
+
+
+def test_readers_are_counted_once_and_with_bodies(import_model: Callable[..., Graph]) -> None:
+    graph = import_model(TOYS["branches"].make())
+    for name, readers in graph.readers.items():
+        assert readers == [i for i, node in enumerate(graph.nodes) if name in set(used_names(node))]
+    (branch,) = (i for i, node in enumerate(graph.nodes) if node.op_type == "If")
+    captured = set(used_names(graph.nodes[branch])).difference(graph.nodes[branch].input)
+    assert captured
+    assert all(branch in graph.readers[name] for name in captured)

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def _int8_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is built does not depend on how fast this machine is at the moment."""
-    building = import_module("swapnet.builder.build")
+    building = import_module("swapnet.builder.stages")
     monkeypatch.setattr(building, "slower_in_int8", lambda *_, **__: frozenset[str]())
 
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 import swapnet.builder.rewriting.narrowing
 from swapnet.builder.compilers.onnxruntime import OnnxRuntimeCompiler
-from swapnet.builder.cutting.partition import Part, assign_weights, partition
+from swapnet.builder.cutting.partition import Part, partition
 from swapnet.builder.importing.graph import Constant, Graph
 from swapnet.builder.importing.sessions import open_session, quiet_options
 from swapnet.builder.rewriting.narrowing import (
@@ -27,7 +27,7 @@ from swapnet.builder.rewriting.narrowing import (
 )
 from swapnet.builder.rewriting.optimise import Operators
 from swapnet.builder.rewriting.slicing import slice_operators
-from swapnet.builder.writing.blocks import compile_parts, pieces_of
+from swapnet.builder.writing.blocks import compile_parts, with_owners
 from swapnet.executor import Device, SwapExecutor
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.planner import smallest_budget
@@ -406,12 +406,8 @@ def built(
     engine, work = folder / "engine", folder / "work"
     engine.mkdir(parents=True)
     work.mkdir()
-    parts = cut(graph, limit)
-    ownership = assign_weights(graph, parts)
     manifest = compile_parts(
-        graph,
-        pieces_of(graph, parts, ownership),
-        ownership,
+        with_owners(graph, cut(graph, limit)),
         engine,
         work,
         compiler,

@@ -38,7 +38,7 @@ def test_tables_are_no_demand(engine: BuildToy) -> None:
 def test_page_tables_are_those_of_the_kernels_pages(
     monkeypatch: pytest.MonkeyPatch, page_bytes: int, nbytes: int
 ) -> None:
-    monkeypatch.setattr(memory, "_PAGES_IN_TABLE", page_bytes // 8)
+    monkeypatch.setattr("swapnet.executor.planning.usage._PAGES_IN_TABLE", page_bytes // 8)
     tables = page_table_bytes(nbytes)
     assert (tables - 1) * page_bytes < 8 * nbytes <= tables * page_bytes
     fits = mappable_bytes(nbytes)

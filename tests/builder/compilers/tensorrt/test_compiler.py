@@ -16,10 +16,10 @@ from swapnet.builder.compilers.tensorrt import child as children
 from swapnet.builder.compilers.tensorrt import compiler
 from swapnet.builder.compilers.tensorrt.child import compile_in_child
 from swapnet.builder.compilers.tensorrt.engine import compile_engine
-from swapnet.builder.compilers.tensorrt.gpu import Gpu
 from swapnet.builder.compilers.tensorrt.job import Job
 from swapnet.errors import BackendUnavailableError, InputError, ModelError
 from swapnet.executor.planning.planner import smallest_budget
+from swapnet.machine import Gpu
 from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Manifest, load_manifest
 from swapnet.tensorrt import version
 from tests.helpers.fake_builder import FakeTensorRT, installed

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from swapnet.builder.compilers.tensorrt import monitor
+from swapnet.builder.compilers.tensorrt import progress_monitor
 from swapnet.builder.compilers.tensorrt.engine import compile_engine
 from swapnet.builder.compilers.tensorrt.job import Job, Profile
 from swapnet.errors import BackendUnavailableError, ModelError
@@ -171,7 +171,7 @@ def test_steps_of_long_builds_are_told(tmp_path: Path, monkeypatch: pytest.Monke
 
     compile_engine(job(tmp_path), report)
     assert not told
-    monkeypatch.setattr(monitor, "_QUIET_S", 0)
+    monkeypatch.setattr(progress_monitor, "_QUIET_S", 0)
     compile_engine(job(tmp_path), report)
     assert told == [(1, 2)]
 
@@ -182,7 +182,7 @@ def test_a_report_can_stop_the_builder(tmp_path: Path, monkeypatch: pytest.Monke
         del done, total
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(monitor, "_QUIET_S", 0)
+    monkeypatch.setattr(progress_monitor, "_QUIET_S", 0)
     with pytest.raises(KeyboardInterrupt):
         compile_engine(job(tmp_path), interrupt)
     assert not list(tmp_path.iterdir())

@@ -12,23 +12,28 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from swapnet.builder import build, stages
 from swapnet.builder.compilers.base import Piece, WeightStyle
 from swapnet.builder.compilers.tensorrt.engine import compile_engine
 from swapnet.builder.compilers.tensorrt.job import Job
 from swapnet.builder.compilers.tensorrt.style import (
     EXTERNAL_INPUTS,
     choose_styles,
+    measure_styles,
     refused_operator,
 )
-from swapnet.builder.cutting.partition import assign_weights, partition
+from swapnet.builder.cutting.partition import partition
 from swapnet.builder.importing.graph import Graph
 from swapnet.builder.rewriting.optimise import Operators
-from swapnet.builder.writing.blocks import pieces_of
-from swapnet.errors import ModelError
-from tests.helpers.zoo import Net
+from swapnet.builder.writing.blocks import with_owners
+from swapnet.errors import BackendError, ModelError
+from swapnet.manifest import load_manifest
+from tests.helpers.zoo import TOYS, Net
 
 Import = Callable[..., Graph]
 Shape = tuple[int, ...]
+
+TIMES = {"external": (1.0, 4.0), "embedded": (2.0, 3.0)}
 
 
 class Given:
@@ -201,8 +206,7 @@ def test_every_line_of_the_rule_was_tried() -> None:
 
 def pieces(import_model: Import, net: Net, limit: int = 1 << 20) -> tuple[Piece, ...]:
     graph = import_model(net.model(), None, Operators.STANDARD)
-    parts = partition(graph, limit)
-    return pieces_of(graph, parts, assign_weights(graph, parts))
+    return with_owners(graph, partition(graph, limit)).pieces
 
 
 def test_what_the_rule_knows_is_external(import_model: Import) -> None:
@@ -255,3 +259,70 @@ def test_nothing_to_embed_is_external(import_model: Import) -> None:
     net = Net()
     net.output(net("Relu", net.input("x", (2, 64))))
     assert choose_styles(pieces(import_model, net), "embedded") == ("external",)
+
+
+def test_both_styles_are_built_and_run(tmp_path: Path) -> None:
+    built: list[tuple[str, Path]] = []
+
+    def make(style: WeightStyle, folder: Path) -> None:
+        built.append((style, folder))
+
+    measured = measure_styles(make, tmp_path, lambda folder: TIMES[folder.name])
+    assert built == [(style, tmp_path / style) for style in TIMES]
+    assert measured == {
+        0: {"external": 1.0, "embedded": 2.0},
+        1: {"external": 4.0, "embedded": 3.0},
+    }
+
+
+@pytest.mark.parametrize("failing", ["build", "run"])
+def test_a_style_that_does_not_work_leaves_it_to_the_rule(tmp_path: Path, failing: str) -> None:
+    def make(style: WeightStyle, _: Path) -> None:
+        if failing == "build" and style == "external":
+            raise ModelError("weights can't be inputs")
+
+    def swaps(_: Path) -> tuple[float, ...]:
+        raise BackendError("does not run")
+
+    assert measure_styles(make, tmp_path, swaps) == {}
+
+
+@pytest.mark.slow
+def test_the_faster_style_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the real builder, as if there were a GPU: blocks in turn faster in one and the other.
+
+    The model is optimised once for all three engines.
+    """
+    toy = TOYS["transformer"]
+    toy.save(toy.make(), tmp_path / "toy.onnx")
+    calls: list[str] = []
+    told: list[str] = []
+
+    def swaps(folder: Path) -> tuple[float, ...]:
+        blocks = load_manifest(folder).blocks
+        calls.append(folder.name)
+        fast = 0 if folder.name == "external" else 1
+        return tuple(1.0 if block.index % 2 == fast else 2.0 for block in blocks)
+
+    monkeypatch.setattr(stages, "can_run", lambda _: True)
+    monkeypatch.setattr(
+        stages, "measure_styles", lambda make, work: measure_styles(make, work, swaps)
+    )
+    manifest = build(
+        tmp_path / "toy.onnx",
+        tmp_path / "engine",
+        backend="tensorrt-rtx",
+        max_block=toy.max_block,
+        shapes=toy.shapes,
+        progress=lambda stage, *_: told.append(stage),
+    )
+    assert (told.count("optimise"), told.count("measure")) == (1, 3)
+    styles = [b.weight_style for b in manifest.blocks if b.is_graph and b.extent.nbytes]
+    assert len(styles) > 1
+    assert calls == ["external", "embedded"]
+    assert styles == [
+        "embedded" if b.index % 2 else "external"
+        for b in manifest.blocks
+        if b.is_graph and b.extent.nbytes
+    ]
+    assert not list(tmp_path.glob(".engine*"))

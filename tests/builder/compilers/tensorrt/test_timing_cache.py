@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from swapnet.builder.compilers.tensorrt.timing import timing_cache_path
+from swapnet.builder.compilers.tensorrt.timing_cache import timing_cache_path
 
 
 def test_times_belong_to_a_version_and_a_gpu(

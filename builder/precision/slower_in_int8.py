@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from swapnet.builder.importing.graph import copied
 from swapnet.builder.precision.selection import weighted
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ def _planned(
     """Shapes of values; what can't be inferred is left out."""
     from onnx import shape_inference
 
-    given = type(proto)()
-    given.CopyFrom(proto)
+    given = copied(proto)
     initialised = {tensor.name for tensor in proto.graph.initializer}
     for value in given.graph.input:
         if value.name in initialised:

@@ -1,10 +1,10 @@
-"""How far a builder is with one block, and the way to stop it."""
+"""Progress of a builder with one block, and the way to stop it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 __all__ = ["Report", "make_monitor"]
 
@@ -12,11 +12,8 @@ _QUIET_S = 2.0
 """Blocks that take less say nothing."""
 
 
-class Report(Protocol):
-    """Told of the steps of a block."""
-
-    def __call__(self, done: int, total: int) -> None:
-        """``done`` of ``total`` steps."""
+Report = Callable[[int, int], None]
+"""Takes the steps of a block that are done, and all of them."""
 
 
 def make_monitor(trt: Any, report: Report, is_stopped: Callable[[], bool]) -> Any:

@@ -1,0 +1,99 @@
+"""Options of a build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from swapnet.builder.compilers.tensorrt.options import TensorRTOptions
+from swapnet.builder.cutting.limits import Limits, choose_limits
+from swapnet.builder.precision.convert import PrecisionOptions
+from swapnet.errors import BackendUnavailableError, InputError
+from swapnet.executor.backends import best_backend
+from swapnet.tensorrt import TENSORRT
+
+__all__ = ["BACKENDS", "BuildOptions"]
+
+BACKENDS = ("auto", "onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """Options of a build; `swapnet.build` makes them from its keywords.
+
+    Attributes
+    ----------
+    backend
+        One of `BACKENDS`; ``"auto"`` is TensorRT where it can run here, else ``"onnxruntime"``.
+    max_block
+        Limit of a block's weights: bytes, or a size such as ``"1MiB"``. By default, for ONNX
+        Runtime, such that blocks in memory and sessions take the least together, between 256 KiB
+        and 8 MiB; for TensorRT, a twelfth of the weights, between 4 and 64 MiB.
+    smallest_budget
+        A budget that should work: bytes, or a size. The default limit of a block is then a quarter
+        of it for TensorRT, with blocks as coarse as it allows, and at most that for others.
+    portable
+        Leave out hardware layouts, so that the engine runs on any processor; ``onnxruntime`` only.
+    precision
+        Precision of weights and values.
+    shapes
+        Input shapes to plan for; symbolic dimensions that are not given are 1.
+    tensorrt
+        Settings for ``tensorrt`` and ``tensorrt-rtx`` only.
+    """
+
+    backend: str = "auto"
+    max_block: str | int | None = None
+    smallest_budget: str | int | None = None
+    portable: bool = False
+    precision: PrecisionOptions = field(default_factory=PrecisionOptions)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
+
+    def checked(self) -> BuildOptions:
+        """The same options for a backend that is chosen; what does not go together is refused.
+
+        Raises
+        ------
+        InputError
+            An option is wrong, or is not one of this backend's.
+        BackendUnavailableError
+            There is no such backend, or its library is not installed.
+        """
+        backend = best_backend() if self.backend == "auto" else self.backend
+        if backend not in BACKENDS:
+            raise BackendUnavailableError(
+                f"there is no backend {backend!r}",
+                why=f"this SwapNet builds for {', '.join(BACKENDS)}",
+                hint="leave --backend out",
+            )
+        given = [] if backend in TENSORRT else self.tensorrt.given
+        if self.portable and backend != "onnxruntime":
+            given = ["portable", *given]
+        if given:
+            raise InputError(
+                f"--{given[0].replace('_', '-').replace('targets', 'target')} is not for {backend}",
+                why="it is for "
+                + ("onnxruntime" if given[0] == "portable" else " and ".join(TENSORRT)),
+                hint="leave it out, or choose another --backend",
+            )
+        if backend in TENSORRT:
+            self.tensorrt.check(backend)
+        self.precision.check(backend)
+        return replace(self, backend=backend)
+
+    def limits(self, weights_bytes: int) -> Limits:
+        """The limits of blocks for ``weights_bytes`` of stored weights.
+
+        Raises
+        ------
+        InputError
+            A size is invalid or too small.
+        """
+        return choose_limits(
+            self.backend,
+            weights_bytes,
+            max_block=self.max_block,
+            smallest_budget=self.smallest_budget,
+            workspace=self.tensorrt.workspace,
+        )

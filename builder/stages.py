@@ -1,0 +1,195 @@
+"""The stages of a build, from a model that is read to an engine directory that is whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from swapnet.builder.compilers.base import Compiler
+from swapnet.builder.compilers.onnxruntime import OnnxRuntimeCompiler, OnnxRuntimeCudaCompiler
+from swapnet.builder.compilers.tensorrt.compiler import TensorRTCompiler
+from swapnet.builder.compilers.tensorrt.style import measure_styles
+from swapnet.builder.cutting.partition import partition
+from swapnet.builder.importing.graph import Graph
+from swapnet.builder.importing.shapes import plan_shapes, plan_smallest
+from swapnet.builder.importing.source import SourceModel
+from swapnet.builder.options import BuildOptions
+from swapnet.builder.precision.convert import Converted, convert
+from swapnet.builder.precision.slower_in_int8 import slower_in_int8
+from swapnet.builder.rewriting.narrowing import expanded_values, narrow_weights
+from swapnet.builder.rewriting.optimise import TYPES, optimise
+from swapnet.builder.rewriting.slicing import slice_operators
+from swapnet.builder.writing.blocks import CutGraph, compile_parts, with_owners
+from swapnet.builder.writing.directory import staging_directory
+from swapnet.executor.backends import can_run
+from swapnet.manifest import Manifest, Source, save_manifest
+from swapnet.progress import Progress
+from swapnet.ranges import RANGES, save_ranges
+from swapnet.tensorrt import TENSORRT
+
+__all__ = ["Build", "import_model"]
+
+_NARROWER = {None: 1, "float16": 2, "int8": 4}
+"""Float32 bytes over stored ones."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """A model on its way to an engine directory; each stage takes what the one before gave.
+
+    Attributes
+    ----------
+    options
+        Checked (`BuildOptions.checked`).
+    source, converted
+        The model as it was given, and in the precision that was asked for.
+    max_block_bytes
+        Limit of a block's weights.
+    compiler
+        What makes engines of blocks.
+    work
+        Folder for files on their way; it must stay until the last stage.
+    progress
+        Told of each stage.
+    """
+
+    options: BuildOptions
+    source: SourceModel
+    converted: Converted
+    max_block_bytes: int
+    compiler: Compiler
+    work: Path
+    progress: Progress
+
+    def rewrite(self) -> Graph:
+        """Optimise the model; slice what is too large, and narrow weights, as the compiler asks."""
+        options, converted = self.options, self.converted
+        self.progress("optimise", 0, 1)
+        graph = optimise(
+            converted.source,
+            self.work,
+            operators=self.compiler.operators,
+            shapes=options.shapes,
+            keep_floats=converted.source is not self.source,
+        )
+        self.progress("shapes", 0, 1)
+        graph = plan_shapes(graph, self.work / TYPES, options.shapes)
+        if options.tensorrt.min_shapes:
+            graph = plan_smallest(graph, self.work / TYPES, options.tensorrt.min_shapes)
+        graph = slice_operators(graph, self.max_block_bytes)
+        if converted.narrow:
+            graph = narrow_weights(graph, converted.narrow, self.work, keep=converted.keep)
+        return self.compiler.prepare(graph)
+
+    def cut(self, graph: Graph) -> CutGraph:
+        """Cut the graph into blocks, each with the weights that it stores."""
+        cutting = self.compiler.cutting(graph)
+        parts = partition(
+            graph,
+            self.max_block_bytes,
+            cut_cost_bytes=cutting.cut_cost_bytes,
+            uncut=cutting.uncut | expanded_values(graph),
+        )
+        return with_owners(graph, parts)
+
+    def with_faster_styles(self, cut: CutGraph) -> Build:
+        """Choose the weight style of each block that is faster on this GPU.
+
+        Engines of both styles are built and run, unless a style was asked for or none runs here.
+        """
+        compiler = self.compiler
+        if (
+            not isinstance(compiler, TensorRTCompiler)
+            or compiler.options.weights not in (None, "auto")
+            or not can_run(compiler.backend)
+        ):
+            return self
+
+        def make(style: str, folder: Path) -> None:
+            chosen = replace(compiler, options=replace(compiler.options, weights=style))
+            with staging_directory(folder) as staging:
+                replace(self, compiler=chosen).finish(cut, staging)
+
+        measured_ms = measure_styles(make, self.work)
+        return replace(self, compiler=replace(compiler, measured_ms=measured_ms))
+
+    def finish(self, cut: CutGraph, folder: Path) -> None:
+        """Compile the blocks into ``folder``, write the manifest, and measure."""
+        manifest = self.compile(cut, folder)
+        self.write(manifest, folder)
+        self.measure(manifest, folder)
+
+    def compile(self, cut: CutGraph, folder: Path) -> Manifest:
+        """Write engines and weights, block by block; what blocks need is measured later."""
+        source, precision = self.source, self.options.precision
+        manifest = compile_parts(
+            cut,
+            folder,
+            self.work,
+            self.compiler,
+            source=Source(source.name, source.sha256, str(source.path.absolute())),
+            max_block_bytes=self.max_block_bytes,
+            progress=self.progress,
+        )
+        return msgspec.structs.replace(
+            manifest,
+            precision=precision.precision,
+            weight_only=precision.is_stored_only(self.options.backend),
+        )
+
+    def write(self, manifest: Manifest, folder: Path) -> None:
+        """Write the manifest, and the ranges that the engine was built with."""
+        save_manifest(folder, manifest)
+        if (ranges := self.options.precision.ranges) is not None:
+            save_ranges(folder / RANGES, ranges)
+
+    def measure(self, manifest: Manifest, folder: Path) -> None:
+        """Measure what blocks need beside their weights, and write it into the manifest."""
+        self.progress("measure", 0, 1)
+        memory = self.compiler.memory(folder, manifest)
+        blocks = tuple(
+            msgspec.structs.replace(
+                block,
+                activation_bytes=needed.activation_bytes,
+                skeleton_bytes=needed.skeleton_bytes,
+            )
+            for block, needed in zip(manifest.blocks, memory, strict=True)
+        )
+        save_manifest(folder, msgspec.structs.replace(manifest, blocks=blocks))
+
+
+def import_model(
+    options: BuildOptions, source: SourceModel, work: Path, progress: Progress
+) -> Build:
+    """Convert a model, choose the limits of its blocks, and open the compiler.
+
+    Raises
+    ------
+    InputError, ModelError
+        As `convert`.
+    """
+    if options.precision.precision != "fp32":
+        progress("convert", 0, 1)
+    folder = work / "converted"
+    folder.mkdir()
+    converted = convert(
+        source,
+        options.precision,
+        folder,
+        backend=options.backend,
+        portable=options.portable,
+        slower=partial(slower_in_int8, shapes=options.shapes),
+    )
+    narrower = _NARROWER[converted.narrow if converted.source is source else None]
+    limits = options.limits(converted.source.weights_bytes // narrower)
+    compiler: Compiler
+    if options.backend in TENSORRT:
+        compiler = TensorRTCompiler(options.backend, options.tensorrt, limits, work)
+    elif options.backend == "onnxruntime-cuda":
+        compiler = OnnxRuntimeCudaCompiler()
+    else:
+        compiler = OnnxRuntimeCompiler(portable=options.portable, full_range=converted.full_range)
+    return Build(options, source, converted, limits.max_block_bytes, compiler, work, progress)
