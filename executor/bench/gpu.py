@@ -242,8 +242,17 @@ def as_markdown(cases: Sequence[GpuCase], device: str, command: str) -> str:
     return "\n".join(lines)
 
 
-def update_page(page: Path, table: str) -> None:
-    """Replace what stands between `BEGIN` and `END` in a page.
+def update_page(page: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
+    """Replace what stands between two marks in a page.
+
+    Parameters
+    ----------
+    page
+        A text file.
+    text
+        What will stand there.
+    marks
+        Before and after it.
 
     Raises
     ------
@@ -252,10 +261,10 @@ def update_page(page: Path, table: str) -> None:
     ValueError
         The page has no such place.
     """
-    text = page.read_text()
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    first, last = marks
+    head, begin, rest = page.read_text().partition(first)
+    _, end, tail = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"{page} has no place for the table: {BEGIN} … {END}")
+        raise ValueError(f"{page} has no place for the table: {first} … {last}")
     with replacing(page) as temporary:
-        temporary.write_text(f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}")
+        temporary.write_text(f"{head}{first}\n\n{text}\n\n{last}{tail}")

@@ -1,9 +1,8 @@
 """A backend whose blocks are small kernels of ours, over weights of real size.
 
-A block sums 32-bit integers, and every word of its weights changes the result: NumPy gives the same
 A block sums 32-bit integers, and every word of its weights changes the result: NumPy gives the
-same bits. On a GPU the kernel of ``kernels.cu`` does it; on a simulated one NumPy itself, in the order
-of the stream.
+same bits. On a GPU the kernel of ``kernels.cu`` does it; on a simulated one NumPy itself, in the
+order of the stream.
 """
 
 from __future__ import annotations
@@ -52,6 +51,7 @@ __all__ = [
     "BACKEND",
     "CudaKernels",
     "KernelBackend",
+    "Kernels",
     "NumpyKernels",
     "compiled",
     "installed",
