@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -202,7 +203,6 @@ class CudaKernels:
         with cuda.current():
             self._module = cuda.driver.module_from_buffer(code)
             self._mix = self._module.get_function("mix")
-            self._mix.prepare("PPPiiQ")
 
     def __del__(self) -> None:
         with self._cuda.current():
@@ -214,12 +214,11 @@ class CudaKernels:
         """See `Kernels.launch`."""
         assert isinstance(stream, CudaStream)
         rows, words = shape
-        grid = (-(-words // _THREADS), 1)
+        given = struct.pack("PPPiiQ", source, weights, target, rows, words, self.wait_ns)
+        grid = (-(-words // _THREADS), 1, 1)
         with self._cuda.current():
-            self._mix.prepared_async_call(
-                *(grid, (_THREADS, 1, 1), stream.stream),
-                *(source, weights, target, rows, words, self.wait_ns),
-            )
+            # The public calls set the block's shape by a function that CUDA 4 made obsolete.
+            self._mix._launch_kernel(grid, (_THREADS, 1, 1), given, 0, stream.stream)
 
 
 def kernels_of(gpu: Accelerator, wait_ns: int = 0) -> Kernels:

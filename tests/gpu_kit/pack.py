@@ -15,17 +15,18 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-__all__ = ["main", "pack", "split", "trips_of"]
+__all__ = ["GROUPS", "PART_BYTES", "Part", "main", "pack", "split", "trips_of"]
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parent.parent
 _MIB = 1 << 20
-PART_BYTES = 46 * _MIB
-"""With the code, small packages and the working tree less than 60 MiB."""
+PART_BYTES = 52 * _MIB
+"""With trip-a and the working tree less than 60 MiB."""
 
 _PYTHON = "3.12"
 _PLATFORMS = (
@@ -51,7 +52,8 @@ _RTX = "from tensorrt_rtx_bindings import *\nfrom tensorrt_rtx_bindings import _
 """The package of this name is published as source only; its parts are not."""
 
 GROUPS = ("code", "core", "data", "ort", "rtx")
-_TRIP = {"code": "a", "core": "a", "data": "b", "ort": "b", "rtx": "c"}
+_KEPT = ("ort", "rtx")
+_LETTERS = {"code": "a", "core": "a", "data": "b", "ort": "b", "rtx": "c"}
 _SHIPPED = ("run.sh", "unpack.py", "manifest.json", "trip-a")
 
 
@@ -77,54 +79,85 @@ def pack(out: Path, groups: Sequence[str], pycuda: Path | None = None) -> list[s
     SystemExit
         A package can't be downloaded.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    missing: list[str] = []
+    parts: dict[str, list[Part]] = {}
+    for group in groups:
+        packed = _kept(group, out)
+        if packed is None:
+            with TemporaryDirectory() as folder:
+                if not _gather(group, Path(folder), pycuda, out):
+                    missing.append("pycuda: without it part a and all GPU backends do nothing")
+                packed = _packed(Path(folder))
+            if group in _KEPT:
+                _kept_at(group, out).parent.mkdir(parents=True, exist_ok=True)
+                _kept_at(group, out).write_bytes(packed)
+        parts[group] = split(group, packed)
     for old in out.glob("trip-*"):
         shutil.rmtree(old)
-    missing: list[str] = []
-    manifest: dict[str, list[dict[str, object]]] = {}
-    for group in groups:
-        with TemporaryDirectory() as folder:
-            site = Path(folder)
-            if group == "code":
-                _copy_code(site)
-            elif group == "data":
-                _copy_data(site)
-            else:
-                _download(group, site)
-            if group == "core" and not _add_pycuda(site, pycuda, out):
-                missing.append("pycuda: without it part a and all GPU backends do nothing")
-            packed = _packed(site)
-        manifest[group] = [
-            {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-            for name, data in split(group, packed)
-        ]
-        for trip, names in trips_of({group: manifest[group]}).items():
-            (out / trip).mkdir(exist_ok=True)
-            for name, data in split(group, packed):
-                if name in names:
-                    (out / trip / name).write_bytes(data)
+    trips = trips_of(parts)
+    for trip, carried in trips.items():
+        (out / trip).mkdir(parents=True)
+        for part in carried:
+            (out / trip / part.name).write_bytes(part.data)
+    manifest = {
+        group: [{"name": p.name, "sha256": hashlib.sha256(p.data).hexdigest()} for p in found]
+        for group, found in parts.items()
+    }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1))
     for name in ("run.sh", "unpack.py"):
         shutil.copyfile(_HERE / name, out / name)
-    (out / "README.txt").write_text(_readme(out, manifest, missing))
+    (out / "README.txt").write_text(_readme(trips, missing))
     return missing
 
 
-def split(group: str, packed: bytes) -> list[tuple[str, bytes]]:
-    """Parts of what was packed, by name."""
+@dataclass(frozen=True)
+class Part:
+    """A piece of a packed group that one trip carries."""
+
+    name: str
+    data: bytes
+
+
+def split(group: str, packed: bytes) -> list[Part]:
+    """Parts of what was packed."""
     starts = range(0, len(packed), PART_BYTES)
-    return [(f"{group}-{n}.part", packed[at : at + PART_BYTES]) for n, at in enumerate(starts)]
+    return [Part(f"{group}-{n}.part", packed[at:][:PART_BYTES]) for n, at in enumerate(starts)]
 
 
-def trips_of(manifest: dict[str, list[dict[str, object]]]) -> dict[str, list[str]]:
-    """Names of parts by trip: trip-a is small and goes along each time."""
-    trips: dict[str, list[str]] = {}
-    for group, parts in manifest.items():
-        for number, part in enumerate(parts):
-            letter = _TRIP[group]
-            trip = "trip-a" if letter == "a" else f"trip-{letter}{number + (group == 'ort') + 1}"
-            trips.setdefault(trip, []).append(str(part["name"]))
+def trips_of(parts: Mapping[str, Sequence[Part]]) -> dict[str, list[Part]]:
+    """Parts by trip: trip-a is small and goes along each time; models go with the last of b."""
+    trips: dict[str, list[Part]] = {}
+    for group, found in parts.items():
+        letter = _LETTERS[group]
+        for number, part in enumerate(found):
+            trip = f"trip-{letter}{number + 1}" if letter != "a" else "trip-a"
+            if group == "data":
+                trip = f"trip-b{max(len(parts.get('ort', ())), 1)}"
+            trips.setdefault(trip, []).append(part)
     return trips
+
+
+def _kept_at(group: str, out: Path) -> Path:
+    digest = hashlib.sha256(repr((_WHEELS[group], _LEFT_OUT)).encode()).hexdigest()[:16]
+    return out / "packed" / f"{group}-{digest}.xz"
+
+
+def _kept(group: str, out: Path) -> bytes | None:
+    """What was packed before: compressing it takes minutes."""
+    if group not in _KEPT or not _kept_at(group, out).exists():
+        return None
+    return _kept_at(group, out).read_bytes()
+
+
+def _gather(group: str, site: Path, pycuda: Path | None, out: Path) -> bool:
+    """Put what a group has into a folder; False where pycuda is missing."""
+    if group == "code":
+        _copy_code(site)
+    elif group == "data":
+        _copy_data(site)
+    else:
+        _download(group, site)
+    return group != "core" or _add_pycuda(site, pycuda, out)
 
 
 def _copy_code(site: Path) -> None:
@@ -148,12 +181,12 @@ def _copy_data(site: Path) -> None:
     from swapnet.models import cache, images, ppocr
     from swapnet.models.fetch import member
 
-    for wheel in (images.SKIMAGE, ppocr.RAPIDOCR):
-        for path in wheel.members:
-            source = member(wheel, path)
-            target = site / source.relative_to(cache.root())
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+    pictures = [(images.SKIMAGE, path) for path in images.SKIMAGE.members]
+    for wheel, path in (*pictures, (ppocr.RAPIDOCR, ppocr.RAPIDOCR.members[0])):
+        source = member(wheel, path)
+        target = site / source.relative_to(cache.root())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
 
 
 def _download(group: str, site: Path) -> None:
@@ -209,22 +242,21 @@ def _packed(site: Path) -> bytes:
     return lzma.compress(buffer.getvalue(), preset=6)
 
 
-def _readme(out: Path, manifest: dict[str, list[dict[str, object]]], missing: Sequence[str]) -> str:
-    """Trips, their sizes, and the command of each."""
-    trips = trips_of(manifest)
-    sizes = {
-        trip: sum((out / trip / name).stat().st_size for name in names)
-        for trip, names in trips.items()
-    }
+def _readme(trips: Mapping[str, Sequence[Part]], missing: Sequence[str]) -> str:
+    """Trips, their sizes, and what to do."""
+    sizes = {trip: sum(len(part.data) for part in parts) for trip, parts in trips.items()}
+    always = sizes.get("trip-a", 0)
     lines = ["GPU kit of SwapNet: needs a machine with CUDA 13 and Python 3.12, no network.", ""]
-    for trip, names in sorted(trips.items()):
-        with_a = sizes[trip] + (trip != "trip-a") * sizes.get("trip-a", 0)
-        lines.append(f"{trip}: {', '.join(names)}; carried {with_a / _MIB:.1f} MiB with trip-a")
+    for trip, parts in sorted(trips.items()):
+        size = sizes[trip] + (trip != "trip-a") * always
+        names = ", ".join(part.name for part in parts)
+        lines.append(f"{trip}: {names}; with trip-a {size / _MIB:.1f} MiB")
     lines += [
         "",
         f"Carry {', '.join(_SHIPPED)} and one more trip at a time, then: sh gpu-kit/run.sh",
         "It keeps parts in $KIT_HOME until a group is whole, then runs what it can.",
-        "Results: $OUT, or gpu-kit/results. Part a: trip-a. Part b: all trip-b. Part c: all trip-c.",
+        "Results: $OUT, or gpu-kit/results. ",
+        "Part a needs trip-a, part b all of trip-b, part c all of trip-c.",
         *(f"Not packed: {reason}" for reason in missing),
     ]
     return "\n".join(lines) + "\n"
