@@ -179,15 +179,18 @@ def timing(rig: Rig) -> Figures:
             kernels = kernels_of(rig.gpu, wait_ms * 1_000_000)
             bench.launch(kernels, stream)
             clock = Clock(stream)
-            begun = stream.record()
-            bench.launch(kernels, stream)
-            ended = stream.record()
-            ended.synchronize()
-            host_s = time.perf_counter()
-            took_ms = ended.ms_since(begun)
+            took, gaps = [], []
+            for _ in range(5):
+                begun = stream.record()
+                bench.launch(kernels, stream)
+                ended = stream.record()
+                ended.synchronize()
+                gaps.append((time.perf_counter() - clock.seconds(ended)) * 1e3)
+                took.append(ended.ms_since(begun))
+            took_ms = min(took)
             figures[f"wait_{wait_ms}_ms"] = {
                 "event_ms": took_ms,
-                "host_after_event_ms": (host_s - clock.seconds(ended)) * 1e3,
+                "host_after_event_ms": median(gaps),
             }
             if not rig.is_simulated and not wait_ms <= took_ms < 1.2 * wait_ms + 0.5:
                 raise Wrong(f"a wait of {wait_ms} ms took {took_ms:.2f} by events", figures)

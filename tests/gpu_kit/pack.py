@@ -255,7 +255,7 @@ def _readme(trips: Mapping[str, Sequence[Part]], missing: Sequence[str]) -> str:
         "",
         f"Carry {', '.join(_SHIPPED)} and one more trip at a time, then: sh gpu-kit/run.sh",
         "It keeps parts in $KIT_HOME until a group is whole, then runs what it can.",
-        "Results: $OUT, or gpu-kit/results. ",
+        "Results: $OUT, or gpu-kit/results.",
         "Part a needs trip-a, part b all of trip-b, part c all of trip-c.",
         *(f"Not packed: {reason}" for reason in missing),
     ]

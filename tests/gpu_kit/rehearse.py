@@ -80,12 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subprocess.run([*pip, *THERE], check=True)
         status = rehearse(options.kit, python, folder, "--simulated", "--seconds", options.seconds)
         try:
-            driver = build_driver(folder)
+            build_driver(folder)
         except BackendUnavailableError as error:
             sys.stdout.write(f"{error.what}: {error.why}\n")
             return status
-        again = rehearse(options.kit, python, folder, "--seconds", options.seconds, driver=folder)
-        del driver
+        again = rehearse(options.kit, python, folder, "--small", "--parts", "a", driver=folder)
         return max(status, again)
 
 

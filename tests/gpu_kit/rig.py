@@ -88,11 +88,14 @@ class Setting:
         A folder for logs that are kept.
     simulated
         On a simulated GPU.
+    small
+        With weights of a rehearsal's size.
     """
 
     work: Path
     out: Path
     simulated: bool
+    small: bool
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ def open_rig(setting: Setting) -> Rig:
     """
     gpu: Accelerator = cuda.open_cuda()
     work = setting.work
-    rows, words = _SMALL if setting.simulated else _REAL
+    rows, words = _SMALL if setting.small else _REAL
     folder = work / "engine"
     answer = work / "expected.npy"
     if not answer.exists():

@@ -86,7 +86,7 @@ def _in_child(
     target.unlink(missing_ok=True)
     command = [sys.executable, "-m", "tests.gpu_kit.run", "--out", str(setting.out)]
     command += ["--work", str(setting.work), "--one", f"{part}:{check.name}"]
-    command += ["--simulated"] * setting.simulated
+    command += ["--simulated"] * setting.simulated + ["--small"] * setting.small
     started = time.perf_counter()
     log = setting.work / "child.log"
     with log.open("wb") as file:
@@ -146,15 +146,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="names of checks, with commas")
     parser.add_argument("--seconds", type=float, default=280.0)
     parser.add_argument("--simulated", action="store_true")
+    parser.add_argument("--small", action="store_true", help="weights of 2 MiB, not 288")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    work = options.work / ("simulated" if options.simulated else "real")
+    small = options.small or options.simulated
     if options.one:
-        return _one(options.one, Setting(options.work, options.out, options.simulated))
+        return _one(options.one, Setting(options.work, options.out, options.simulated, small))
+    work = options.work / f"{'simulated' if options.simulated else 'real'}{'-small' * small}"
     until_s = time.monotonic() + options.seconds
     for folder in (work, options.out):
         folder.mkdir(parents=True, exist_ok=True)
-    setting = Setting(work, options.out, options.simulated)
+    setting = Setting(work, options.out, options.simulated, small)
     only = set(filter(None, options.only.split(",")))
     verdicts: set[str] = set()
     with (options.out / "table.txt").open("a") as table:
