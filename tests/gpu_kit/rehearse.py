@@ -78,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         python = str(folder / "empty" / "bin" / "python")
         pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
         subprocess.run([*pip, *THERE], check=True)
-        status = rehearse(options.kit, python, folder, "--simulated", "--seconds", options.seconds)
+        asked = ("--simulated", "--parts", "abc", "--seconds", options.seconds)
+        status = rehearse(options.kit, python, folder, *asked)
         try:
             build_driver(folder)
         except BackendUnavailableError as error:

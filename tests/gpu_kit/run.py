@@ -169,9 +169,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 verdicts.add(found.verdict)
                 line = f"{part}  {found.name:<28} {found.verdict:<9} {found.seconds:7.1f} s"
                 _show(f"{line}  {found.why[:160]}".rstrip(), table)
-    page = options.out / "gpu.md"
-    shutil.copyfile(ROOT / "docs" / "gpu.md", page)
-    write_page(page, options.out)
+    if verdicts:
+        page = options.out / "gpu.md"
+        shutil.copyfile(ROOT / "docs" / "gpu.md", page)
+        write_page(page, options.out)
     return int(bool(verdicts & {"wrong", "failed", "crashed", "time"}))
 
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs the parts of the GPU kit whose pieces are here, without a network:
 #   sh gpu-kit/run.sh [--simulated] [--parts abc] [--seconds 280] [--only NAME,NAME]
+# Without --parts: part a if only trip-a is here, else the parts whose trips have all come.
 # OUT is where results go (gpu-kit/results), PYTHON the interpreter, KIT_HOME where pieces are kept.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -21,18 +22,36 @@ if [ -z "$python" ]; then
 fi
 mkdir -p "$out"
 groups=$("$python" "$here/unpack.py" "$here" "$home")
-parts=
-for group in $groups; do
-  case $group in
-    code) parts=a$parts ;;
-    ort) parts=${parts}b ;;
-    rtx) parts=${parts}c ;;
+carried() {
+  for folder in "$here"/trip-"$1"*; do
+    [ -d "$folder" ] && return 0
+  done
+  return 1
+}
+has() {
+  case " $groups " in
+    *" $1 "*) return 0 ;;
   esac
-done
+  return 1
+}
 echo "here: ${groups:-nothing}"
-case " $groups " in
-  *" code "*) ;;
-  *) echo "run.sh: the code is not here: carry trip-a too" >&2; exit 2 ;;
+if ! has code; then
+  echo "run.sh: the code is not here: carry trip-a too" >&2
+  exit 2
+fi
+# A trip that brings pieces of another part does not ask everything of part a again.
+parts=
+if ! carried b && ! carried c; then parts=a; fi
+if carried b && has ort; then parts=${parts}b; fi
+if carried c && has rtx; then parts=${parts}c; fi
+case " $* " in
+  *" --parts "*) ;;
+  *)
+    if [ -z "$parts" ]; then
+      echo "pieces are kept in $home; nothing can run before the others are here"
+      exit 0
+    fi
+    ;;
 esac
 site=$home/site
 PYTHONPATH=$site/code:$site/core${PYTHONPATH:+:$PYTHONPATH}

@@ -204,6 +204,21 @@ def test_a_machine_without_the_code_is_told(kit: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_a_trip_without_the_rest_is_kept(kit: Path, tmp_path: Path) -> None:
+    pack(kit, ["code"])
+    (kit / "trip-b1").mkdir()
+    done = subprocess.run(
+        ["/bin/sh", str(kit / "run.sh")],
+        env={"PATH": os.environ["PATH"], "PYTHON": sys.executable, "KIT_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "nothing can run before the others are here" in done.stdout
+
+
+@pytest.mark.usefixtures("small")
 def test_a_machine_without_python_is_told(kit: Path, tmp_path: Path) -> None:
     pack(kit, ["code"])
     (tmp_path / "dirname").symlink_to(str(shutil.which("dirname")))

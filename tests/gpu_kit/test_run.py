@@ -124,6 +124,12 @@ def test_results_are_kept_after_each_check(
     assert "### Part a" in (out / "gpu.md").read_text()
 
 
+def test_no_check_writes_no_page(tmp_path: Path) -> None:
+    given = ["--out", str(tmp_path / "out"), "--work", str(tmp_path), "--only", "nothing"]
+    assert main(given) == 0
+    assert not (tmp_path / "out" / "gpu.md").exists()
+
+
 @pytest.mark.slow
 def test_a_real_child_answers(tmp_path: Path) -> None:
     out = tmp_path / "out"
