@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the parts of the GPU kit whose pieces are here, without a network:
-#   sh gpu-kit/run.sh [--simulated] [--parts abc] [--seconds 280] [--only NAME,NAME]
+#   sh gpu-kit/run.sh [--simulated] [--parts abc] [--seconds N] [--only NAME,NAME]
 # Without --parts: part a if only trip-a is here, else the parts whose trips have all come.
 # OUT is where results go (gpu-kit/results), PYTHON the interpreter, KIT_HOME where pieces are kept.
 set -eu
@@ -53,8 +53,10 @@ case " $* " in
     fi
     ;;
 esac
+seconds=560
+if [ "$parts" = a ]; then seconds=280; fi
 site=$home/site
 PYTHONPATH=$site/code:$site/core${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH PYTHONDONTWRITEBYTECODE=1
 exec "$python" -m tests.gpu_kit.run --out "$out" --work "$home/work" --site "$site" \
-  --parts "$parts" "$@"
+  --parts "$parts" --seconds "$seconds" "$@"
