@@ -104,12 +104,14 @@ def _in_child(
             os.killpg(child.pid, signal.SIGKILL)
             status = child.wait()
     seconds = round(time.perf_counter() - started, 2)
+    last = " ".join(log.read_text(errors="replace").strip().splitlines()[-3:])[-400:]
     if target.exists():
         found = msgspec.json.decode(target.read_bytes(), type=Answer)
-        return msgspec.structs.replace(found, seconds=seconds)
+        said = last and found.verdict in ("wrong", "failed")
+        why = f"{found.why} ({last})" if said else found.why
+        return msgspec.structs.replace(found, seconds=seconds, why=why)
     if seconds >= limit_s:
         return Answer(check.name, check.title, "time", seconds, f"ended after {limit_s:.0f} s", {})
-    last = " ".join(log.read_text(errors="replace").strip().splitlines()[-3:])
     return Answer(check.name, check.title, "crashed", seconds, f"status {status}: {last}", {})
 
 
@@ -125,8 +127,9 @@ def _environment(part: str, site: Path | None) -> dict[str, str]:
     nvidia = importlib.util.find_spec("nvidia")
     places = nvidia.submodule_search_locations if nvidia else None
     libraries = [str(path) for place in places or () for path in Path(place).glob("*/lib")]
-    given = os.environ.get("LD_LIBRARY_PATH", "")
-    variables["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, (given, *sorted(libraries))))
+    given, toolkit = os.environ.get("LD_LIBRARY_PATH", ""), "/usr/local/cuda/lib64"
+    found = (given, *sorted(libraries), toolkit)
+    variables["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, found))
     return variables
 
 

@@ -53,6 +53,14 @@ def interpreter(folder: Path, script: str) -> str:
     [
         ("sleep 60", "time", "ended after 1 s"),
         ("echo out of memory >&2; kill -SEGV $$", "crashed", "status -11: out of memory"),
+        (
+            """while [ "$1" != --work ]; do shift; done
+echo no library; echo '{"name": "one", "title": "One.", "verdict": "wrong", "seconds": 0,
+"why": "no provider", "figures": {}}' > "$2/answer.json"
+""",
+            "wrong",
+            "no provider (no library)",
+        ),
     ],
 )
 def test_a_process_that_hangs_or_crashes_is_an_answer(
