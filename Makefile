@@ -6,6 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := 1.23.0
+PYTHON312 ?= python3.12
 TORCH ?= torch==2.13.0
 
 MODEL ?=
@@ -15,11 +16,13 @@ OUT ?= engines/$(basename $(notdir $(MODEL)))$(if $(filter-out auto onnxruntime,
 SHAPES ?=
 PRECISION ?=
 DATA ?=
+PYCUDA_WHEEL ?=
+GROUPS ?=
 
-.PHONY: help setup engines test test-quick test-oldest prove prove-precision prove-scenarios check bench accuracy test-gpu bench-gpu peers wheel clean
+.PHONY: help setup engines test test-quick test-oldest prove prove-precision prove-scenarios check bench accuracy test-gpu bench-gpu gpu-kit gpu-kit-rehearsal peers wheel clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-17s %s\n' "$$name" "$$text"; done
 	@printf '\n  make engines MODEL=path/to/model.onnx BUDGET=64MiB OUT=engines/mine [SHAPES=name:1x3x224x224] [PRECISION=int8 DATA=photographs/]\n'
 
 setup: $(READY) ## Make the virtual environment
@@ -76,6 +79,12 @@ test-gpu: $(READY) ## The tests that need a CUDA GPU (pip install pycuda and a r
 bench-gpu: $(READY) ## Unswapped and swapped on this GPU, per weight style: the table in docs/gpu.md
 	$(BIN)/python -m tests.evidence.bench_gpu --backend '$(BACKEND)' --page docs/gpu.md
 
+gpu-kit: $(READY) ## Pack gpu-kit/ for a GPU machine without network (PYCUDA_WHEEL=path, GROUPS=code,core)
+	$(BIN)/python -m tests.gpu_kit.pack $(if $(PYCUDA_WHEEL),--pycuda '$(PYCUDA_WHEEL)') $(if $(GROUPS),--groups '$(GROUPS)')
+
+gpu-kit-rehearsal: $(READY) ## Run the packed kit in an empty environment of Python 3.12, on a simulated GPU
+	$(BIN)/python -m tests.gpu_kit.rehearse --python '$(PYTHON312)'
+
 peers: ## The environment of accelerate's disk_offload, for the suite: .venv-peers
 	@test -x $(VENV)-peers/bin/python || $(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
@@ -85,4 +94,4 @@ wheel: $(READY) ## The wheel in dist/, tried in an empty environment
 	$(BIN)/python -m tests.evidence.wheel
 
 clean: ## Remove engines, results and the virtual environment
-	rm -rf engines results $(VENV) $(VENV)-oldest $(VENV)-peers
+	rm -rf engines results gpu-kit $(VENV) $(VENV)-oldest $(VENV)-peers

@@ -12,7 +12,16 @@ from swapnet.models.fetch import Wheel, member
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["PHOTOGRAPHS", "Size", "fitted", "normalise", "photographs", "picture", "pixels"]
+__all__ = [
+    "PHOTOGRAPHS",
+    "SKIMAGE",
+    "Size",
+    "fitted",
+    "normalise",
+    "photographs",
+    "picture",
+    "pixels",
+]
 
 Size = int | tuple[int, int]
 """Side of a square, or width and height, in pixels."""
@@ -23,7 +32,7 @@ PHOTOGRAPHS = (
 )
 """Colour pictures: a cat, a person, a cup, a rocket, a motorcycle and hues."""
 
-_SKIMAGE = Wheel(
+SKIMAGE = Wheel(
     project="scikit-image",
     version="0.26.0",
     sha256="74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
@@ -38,7 +47,7 @@ def picture(name: str) -> Image:
     """Return a picture by file name, in RGB."""
     import PIL.Image
 
-    with PIL.Image.open(member(_SKIMAGE, f"skimage/data/{name}")) as image:
+    with PIL.Image.open(member(SKIMAGE, f"skimage/data/{name}")) as image:
         return image.convert("RGB")
 
 

@@ -221,8 +221,8 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
 
     @property
     def runs_on_gpu(self) -> bool:
-        """Whether its backend executes on a GPU."""
-        return self.compiled.backend in GPU_BACKENDS
+        """Whether its backend executes on a GPU: TensorRT, and those whose names end with -cuda."""
+        return self.is_tensorrt or self.compiled.backend.endswith("-cuda")
 
     @property
     def is_tensorrt(self) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,53 @@ from swapnet.errors import BackendError, BackendUnavailableError, EngineError
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
 from swapnet.fingerprint import PORTABLE, cpu_fingerprint, processor_fingerprint, with_vnni
-from swapnet.manifest import GPU_BACKENDS, Manifest
+from swapnet.manifest import Manifest
 from swapnet.ranges import RANGES
+from swapnet.tensorrt import TENSORRT
 
 if TYPE_CHECKING:
     from swapnet.executor.backends.base import Backend
-    from swapnet.executor.gpu.accelerator import Accelerator, Attributes
+    from swapnet.executor.gpu.accelerator import Accelerator, Attributes, MemoryKind
 
-__all__ = ["best_backend", "can_run", "check_runnable", "device_for", "open_backend"]
+__all__ = [
+    "OPENERS",
+    "Opening",
+    "best_backend",
+    "can_run",
+    "check_runnable",
+    "device_for",
+    "open_backend",
+]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a backend is opened with; see `open_backend`."""
+
+    folder: Path
+    manifest: Manifest
+    device: Device
+    scratch: Scratch
+    gpu: Accelerator | None
+
+    def on_gpu(self) -> tuple[Accelerator, MemoryKind]:
+        """The GPU, and where weights lie on it.
+
+        Raises
+        ------
+        BackendUnavailableError
+            There is no such GPU.
+        InputError, BackendError
+            There is no such memory.
+        """
+        from swapnet.executor.gpu.accelerator import choose_memory
+
+        gpu = self.gpu
+        if gpu is None:
+            from swapnet.executor.gpu.cuda import open_cuda
+
+            gpu = open_cuda(self.device.gpu_index)
+        return gpu, choose_memory(gpu.attributes, self.device.gpu_memory)
 
 
 def open_backend(
@@ -29,7 +69,7 @@ def open_backend(
     *,
     gpu: Accelerator | None = None,
 ) -> Backend:
-    """The backend that an engine was compiled for.
+    """The backend that an engine was compiled for, opened by its entry in `OPENERS`.
 
     Parameters
     ----------
@@ -49,38 +89,46 @@ def open_backend(
     EngineError
         The engine was compiled for another version or machine.
     """
-    name = manifest.compiled.backend
-    if name == "simulated":
-        from swapnet.testing.engine import SimulatedBackend
-
-        return SimulatedBackend(manifest)
-    if name == "onnxruntime":
-        from swapnet.executor.backends.onnxruntime import OnnxRuntimeBackend, version
-
-        _check_compiled(folder, manifest, version())
-        return OnnxRuntimeBackend(folder, manifest, device, scratch)
-    if name not in GPU_BACKENDS:
+    opener = OPENERS.get(manifest.compiled.backend)
+    if opener is None:
         raise BackendUnavailableError(
-            f"{folder} was compiled for {name}",
-            why=f"this SwapNet executes onnxruntime, {', '.join(GPU_BACKENDS)} and simulated ones",
+            f"{folder} was compiled for {manifest.compiled.backend}",
+            why=f"this SwapNet executes engines of {', '.join(OPENERS)}",
             hint="build it again with --backend onnxruntime, or install a SwapNet that has it",
         )
-    from swapnet.executor.gpu.accelerator import choose_memory
+    return opener(Opening(folder, manifest, device, scratch, gpu))
 
-    if gpu is None:
-        from swapnet.executor.gpu.cuda import open_cuda
 
-        gpu = open_cuda(device.gpu_index)
-    kind = choose_memory(gpu.attributes, device.gpu_memory)
-    if manifest.is_tensorrt:
-        from swapnet.executor.backends.tensorrt import TensorRTBackend
-        from swapnet.tensorrt import version as tensorrt_version
+def _open_onnxruntime(opening: Opening) -> Backend:
+    from swapnet.executor.backends.onnxruntime import OnnxRuntimeBackend, version
 
-        _check_plans(folder, manifest, tensorrt_version(name), gpu.attributes)
-        return TensorRTBackend(folder, manifest, gpu, kind)
+    _check_compiled(opening.folder, opening.manifest, version())
+    return OnnxRuntimeBackend(opening.folder, opening.manifest, opening.device, opening.scratch)
+
+
+def _open_onnxruntime_cuda(opening: Opening) -> Backend:
+    gpu, kind = opening.on_gpu()
     from swapnet.executor.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
 
-    return OnnxRuntimeCudaBackend(folder, manifest, gpu, kind, scratch)
+    return OnnxRuntimeCudaBackend(opening.folder, opening.manifest, gpu, kind, opening.scratch)
+
+
+def _open_tensorrt(opening: Opening) -> Backend:
+    gpu, kind = opening.on_gpu()
+    from swapnet.executor.backends.tensorrt import TensorRTBackend
+    from swapnet.tensorrt import version
+
+    installed = version(opening.manifest.compiled.backend)
+    _check_plans(opening.folder, opening.manifest, installed, gpu.attributes)
+    return TensorRTBackend(opening.folder, opening.manifest, gpu, kind)
+
+
+OPENERS: dict[str, Callable[[Opening], Backend]] = {
+    "onnxruntime": _open_onnxruntime,
+    **dict.fromkeys(TENSORRT, _open_tensorrt),
+    "onnxruntime-cuda": _open_onnxruntime_cuda,
+}
+"""By the backend's name; whoever has a backend of his own adds it, as `swapnet.testing` does."""
 
 
 def device_for(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from swapnet.errors import BackendError, StorageError
+from swapnet.executor.backends import OPENERS
 from swapnet.executor.backends.base import Array, Bindings
 from swapnet.executor.backends.host import HostBackend
 from swapnet.executor.planning.plan import Plan, Step
@@ -259,3 +260,6 @@ class SimulatedStorage:
             self._clock.request(offset)
         block = next(b for b in self._manifest.blocks if b.extent.offset <= offset < b.extent.end)
         destination[:] = bytes([block_byte(block.index)]) * len(destination)
+
+
+OPENERS["simulated"] = lambda opening: SimulatedBackend(opening.manifest)
