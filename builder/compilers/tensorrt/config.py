@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from swapnet.builder.compilers.tensorrt.errors import setting_refusal
 from swapnet.builder.compilers.tensorrt.job import Job
 from swapnet.tensorrt import Log
 
+if TYPE_CHECKING:
+    import tensorrt
+
 __all__ = ["make_config"]
 
 
-def make_config(trt: Any, builder: Any, job: Job, log: Log) -> Any:
+def make_config(
+    trt: tensorrt.Module, builder: tensorrt.Builder, job: Job, log: Log
+) -> tensorrt.IBuilderConfig:
     """An ``IBuilderConfig``.
 
     Raises

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import tensorrt
 
 __all__ = ["Report", "make_monitor"]
 
@@ -19,7 +22,7 @@ class Report(Protocol):
         """``done`` of ``total`` steps."""
 
 
-def make_monitor(trt: Any, report: Report, is_stopped: Callable[[], bool]) -> Any:
+def make_monitor(trt: tensorrt.Module, report: Report, is_stopped: Callable[[], bool]) -> Any:
     """An ``IProgressMonitor`` of the outermost phase, which ends the build when it is stopped.
 
     What ``report`` raises stops the builder and is kept in ``monitor.raised``: an exception must

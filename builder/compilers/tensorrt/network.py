@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from swapnet.builder.compilers.tensorrt.errors import parser_refusal, setting_refusal
 from swapnet.builder.compilers.tensorrt.job import Job
 from swapnet.tensorrt import Log, logger
 
+if TYPE_CHECKING:
+    import tensorrt
+
 __all__ = ["add_profile", "parse_network"]
 
 
-def parse_network(trt: Any, builder: Any, job: Job, log: Log) -> Any:
+def parse_network(
+    trt: tensorrt.Module, builder: tensorrt.Builder, job: Job, log: Log
+) -> tensorrt.INetworkDefinition:
     """A strongly typed ``INetworkDefinition``: precision is that of the model.
 
     Raises
@@ -28,15 +33,18 @@ def parse_network(trt: Any, builder: Any, job: Job, log: Log) -> Any:
     return network
 
 
-def _strongly_typed(trt: Any) -> int:
+def _strongly_typed(trt: tensorrt.Module) -> int:
     """The flag; from version 11 on it is the default, and may be gone some day."""
-    flags: Any = getattr(trt, "NetworkDefinitionCreationFlag", None)
-    if not hasattr(flags, "STRONGLY_TYPED"):
-        return 0
-    return 1 << int(flags.STRONGLY_TYPED)
+    if hasattr(trt, "NetworkDefinitionCreationFlag"):
+        flags = trt.NetworkDefinitionCreationFlag
+        if hasattr(flags, "STRONGLY_TYPED"):
+            return 1 << int(flags.STRONGLY_TYPED)
+    return 0
 
 
-def add_profile(builder: Any, config: Any, job: Job, log: Log) -> None:
+def add_profile(
+    builder: tensorrt.Builder, config: tensorrt.IBuilderConfig, job: Job, log: Log
+) -> None:
     """Add the one optimisation profile that inputs of symbolic shape need.
 
     Raises
