@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,6 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not [link for link in links if "://" not in link and not (page.parent / link).exists()]
 
 
-@pytest.mark.parametrize("name", ["builder", "executor", "calibration", "models"])
-def test_folders_are_seen_as_one_package(name: str) -> None:
-    link = ROOT / "swapnet" / name
-    assert link.is_symlink()
-    assert link.resolve() == ROOT / name
-    assert name not in sys.modules
-
-
 def test_make_targets_in_the_readme_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     named = set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text()))
@@ -36,9 +27,3 @@ def test_make_targets_in_the_readme_exist() -> None:
 
 def test_the_version_is_one() -> None:
     assert f'version = "{swapnet.__version__}"' in (ROOT / "pyproject.toml").read_text()
-
-
-def test_public_names_are_there() -> None:
-    assert all(hasattr(swapnet, name) for name in swapnet.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'unheard_of'"):
-        _ = swapnet.unheard_of
