@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +30,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> BuildToy:
         return build_toy(name, tmp_path_factory.mktemp(name))
 
     return built
+
+
+@pytest.fixture
+def copy(toy: Engine, tmp_path: Path) -> Path:
+    """The folder of a test's toy, to be changed."""
+    return Path(shutil.copytree(toy.folder, tmp_path / "engine"))
 
 
 _COUSINS = (

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from swapnet.cli import main
+from tests.helpers.engines import BuildToy, Engine
 from tests.helpers.processes import interruptible
 
 
@@ -36,6 +37,12 @@ class Called:
 
 
 Call = Callable[..., Called]
+
+
+@pytest.fixture
+def toy(engine: BuildToy) -> Engine:
+    """A small convolutional model."""
+    return engine("images")
 
 
 @pytest.fixture

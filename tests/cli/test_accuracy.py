@@ -20,14 +20,8 @@ from swapnet.models import ZooFiles
 from swapnet.models import evaluation as evaluations
 from swapnet.models.evaluation import Inputs
 from tests.cli.conftest import Call
-from tests.helpers.engines import BuildToy, Engine
+from tests.helpers.engines import Engine
 from tests.helpers.zoo import TOYS
-
-
-@pytest.fixture
-def toy(engine: BuildToy) -> Engine:
-    """A small convolutional model."""
-    return engine("images")
 
 
 @pytest.fixture

@@ -25,12 +25,6 @@ from tests.helpers.threads import until
 
 
 @pytest.fixture
-def toy(engine: BuildToy) -> Engine:
-    """A small convolutional model."""
-    return engine("images")
-
-
-@pytest.fixture
 def dynamic(engine: BuildToy, tmp_path: Path) -> Path:
     """A copy of an engine with symbolic shapes."""
     return Path(shutil.copytree(engine("dynamic").folder, tmp_path / "dynamic"))

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gc
 import re
-import shutil
 import threading
 import time
 import weakref
@@ -22,7 +21,7 @@ from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.storage import WeightFile
 from swapnet.manifest import MANIFEST, WEIGHTS
 from swapnet.testing.engine import block_byte, write_engine
-from tests.helpers.engines import Arrays, BuildToy, Engine
+from tests.helpers.engines import Arrays, BuildToy, Engine, assert_same
 from tests.helpers.threads import until
 
 ReadInto = Callable[[WeightFile, memoryview, int], None]
@@ -35,20 +34,9 @@ def toy(engine: BuildToy) -> Engine:
 
 
 @pytest.fixture
-def copy(toy: Engine, tmp_path: Path) -> Path:
-    """The toy's folder, to be changed."""
-    return Path(shutil.copytree(toy.folder, tmp_path / "engine"))
-
-
-@pytest.fixture
 def expected(toy: Engine, tmp_path: Path) -> list[Arrays]:
     """What the whole model gives for five seeds."""
     return [toy.whole(toy.feeds(seed), tmp_path) for seed in range(5)]
-
-
-def assert_same(found: Arrays, expected: Arrays) -> None:
-    assert found.keys() == expected.keys()
-    assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
 
 def flip(path: Path, position: int) -> None:
