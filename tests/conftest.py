@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from swapnet.builder.compilers import onnxruntime
 from swapnet.calibration.delays import profiles
+from swapnet.calibration.delays import shapes as delays_shapes
 from swapnet.calibration.delays.worker import Job
 from swapnet.executor.device import Device
 from swapnet.manifest import load_manifest
 from swapnet.profile import Profile, assumed_profile
+from tests.helpers import measuring
 from tests.helpers.engines import BuildToy, Engine, build_toy
 from tests.helpers.gpu import feeds, gpu_engine, trt
 from tests.helpers.zoo import TOYS
 
 __all__ = ["feeds", "gpu_engine", "trt"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _measured_in_forks() -> Iterator[None]:
+    """See `tests.helpers.measuring`."""
+    with pytest.MonkeyPatch.context() as patched:
+        for user in (onnxruntime, delays_shapes):
+            patched.setattr(user, "measure", measuring.measure)
+        yield
+    measuring.stop()
 
 
 @pytest.fixture(scope="session")
