@@ -7,6 +7,10 @@ that is returned, hardly ever by an exception: listen while you call them.
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise ModelError("…", why=log.reason())
+
+Annotations name the classes of both as those of ``tensorrt``, and the module ``tensorrt.Module``.
+They are ``Any`` to mypy, but for ``tests/contract``, which checks the code with stubs of each
+version.
 """
 
 from __future__ import annotations
@@ -21,9 +25,12 @@ from enum import IntEnum
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from swapnet.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    import tensorrt
 
 __all__ = [
     "TENSORRT",
@@ -111,7 +118,7 @@ _listeners: dict[str, list[Log]] = {backend: [] for backend in TENSORRT}
 
 
 @cache
-def load_tensorrt(backend: str) -> Any:
+def load_tensorrt(backend: str) -> tensorrt.Module:
     """The module of a backend, one of `TENSORRT`.
 
     Raises
@@ -123,7 +130,7 @@ def load_tensorrt(backend: str) -> Any:
     reasons: list[str] = []
     for name in library.modules:
         try:
-            return import_module(name)
+            return cast("tensorrt.Module", import_module(name))
         except (ImportError, OSError) as error:
             reasons.append(str(error))
     raise BackendUnavailableError(
@@ -143,7 +150,7 @@ def version(backend: str) -> str:
 
 
 @cache
-def logger(backend: str) -> Any:
+def logger(backend: str) -> tensorrt.ILogger:
     """The logger of the process, an ``ILogger``: a library keeps to the first that it is given.
 
     Its lines go to all that are `listening`.
@@ -153,14 +160,14 @@ def logger(backend: str) -> Any:
     BackendUnavailableError
         The library can't be loaded.
     """
-    trt: Any = load_tensorrt(backend)
+    trt: tensorrt.Module = load_tensorrt(backend)
     listeners = _listeners[backend]
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
-        def log(self, severity: Any, text: str) -> None:
+        def log(self, severity: tensorrt.ILogger.Severity, text: str) -> None:
             for listener in tuple(listeners):
                 listener.add(Severity(int(severity)), text)
 

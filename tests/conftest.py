@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from swapnet.calibration.delays import measure as measuring
+from swapnet.builder.compilers import onnxruntime
+from swapnet.calibration.delays import measure as delays_measure
+from swapnet.calibration.delays import shapes as delays_shapes
 from swapnet.calibration.delays.worker import Job
 from swapnet.executor.device import Device
 from swapnet.manifest import load_manifest
 from swapnet.profile import Profile, assumed_profile
+from tests.helpers import measuring
 from tests.helpers.engines import BuildToy, Engine, build_toy
 from tests.helpers.gpu import feeds, gpu_engine, trt
 from tests.helpers.zoo import TOYS
 
 __all__ = ["feeds", "gpu_engine", "trt"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _measured_in_forks() -> Iterator[None]:
+    """See `tests.helpers.measuring`."""
+    with pytest.MonkeyPatch.context() as patched:
+        for user in (onnxruntime, delays_shapes):
+            patched.setattr(user, "measure", measuring.measure)
+        yield
+    measuring.stop()
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +50,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> BuildToy:
         return build_toy(name, tmp_path_factory.mktemp(name))
 
     return built
+
+
+@pytest.fixture
+def copy(toy: Engine, tmp_path: Path) -> Path:
+    """The folder of a test's toy, to be changed."""
+    return Path(shutil.copytree(toy.folder, tmp_path / "engine"))
 
 
 _COUSINS = (
@@ -71,5 +92,5 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
             assumed_profile(manifest), device=Device(job.threads).fingerprint
         )
 
-    monkeypatch.setattr(measuring, "measure_in_child", measured)
+    monkeypatch.setattr(delays_measure, "measure_in_child", measured)
     return asked

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
     assert not [link for link in links if "://" not in link and not (page.parent / link).exists()]
-
-
-@pytest.mark.parametrize("name", ["builder", "executor", "calibration", "models"])
-def test_folders_are_seen_as_one_package(name: str) -> None:
-    link = ROOT / "swapnet" / name
-    assert link.is_symlink()
-    assert link.resolve() == ROOT / name
-    assert name not in sys.modules
 
 
 def test_make_targets_in_the_readme_exist() -> None:
@@ -44,9 +35,3 @@ def test_what_is_installed_does_not_import_tests() -> None:
 
 def test_the_version_is_one() -> None:
     assert f'version = "{swapnet.__version__}"' in (ROOT / "pyproject.toml").read_text()
-
-
-def test_public_names_are_there() -> None:
-    assert all(hasattr(swapnet, name) for name in swapnet.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'unheard_of'"):
-        _ = swapnet.unheard_of

@@ -9,10 +9,10 @@ unloads the weights of one that stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -36,6 +36,9 @@ from swapnet.tensorrt import listening, load_tensorrt, logger
 from swapnet.tensors import Array
 from swapnet.units import align_up
 
+if TYPE_CHECKING:
+    import tensorrt
+
 __all__ = ["TensorRTBackend"]
 
 _ROOM = 4
@@ -43,6 +46,9 @@ _ROOM = 4
 
 _SPARE_BYTES = 4 << 20
 """What engines may ask for while they execute, beyond what they took when they were made."""
+
+
+_Answer = TypeVar("_Answer")
 
 
 class TensorRTBackend(GpuBackend):
@@ -196,7 +202,7 @@ class TensorRTBackend(GpuBackend):
         self._release()
         self._skeletons.clear()
 
-    def _open_runtime(self) -> Any:
+    def _open_runtime(self) -> tensorrt.Runtime:
         with self._accelerator.current(), listening(self.name) as log:
             try:
                 return self._trt.Runtime(logger(self.name))
@@ -278,7 +284,7 @@ class TensorRTBackend(GpuBackend):
                 context = ask(engine.create_execution_context(_context_settings(self._trt, engine)))
         except BackendError:
             # Else the error's traceback keeps the engine, which then gives back what others have.
-            engine = None
+            del engine
             raise
         return _Engine(self._trt, engine, context)
 
@@ -293,7 +299,7 @@ class TensorRTBackend(GpuBackend):
                 raise _refused(f"block {block} can't be executed", log.reason())
 
     @contextmanager
-    def _asking(self, what: str, source: Source | None) -> Iterator[Callable[[Any], Any]]:
+    def _asking(self, what: str, source: Source | None) -> Iterator[_Ask]:
         """Call the library, which answers None or False and logs why."""
         with (
             self._accelerator.current(),
@@ -301,7 +307,7 @@ class TensorRTBackend(GpuBackend):
             self._allocations.into(source or self._heap),
         ):
 
-            def ask(answer: Any) -> Any:
+            def ask(answer: _Answer | None) -> _Answer:
                 if answer is None or answer is False:
                     raise _refused(what, self._allocations.refused or log.reason())
                 return answer
@@ -309,10 +315,21 @@ class TensorRTBackend(GpuBackend):
             yield ask
 
 
+class _Ask(Protocol):
+    """Passes an answer on, and raises where it is None or False."""
+
+    def __call__(self, answer: _Answer | None) -> _Answer: ...
+
+
 class _Engine:
     """An engine with its one context."""
 
-    def __init__(self, trt: Any, engine: Any, context: Any) -> None:
+    def __init__(
+        self,
+        trt: tensorrt.Module,
+        engine: tensorrt.ICudaEngine,
+        context: tensorrt.IExecutionContext,
+    ) -> None:
         self.engine = engine
         self.context = context
         self.stays = False
@@ -350,8 +367,8 @@ class _Engine:
 
     def release(self) -> None:
         """Forget the context, then the engine."""
-        self.context = None
-        self.engine = None
+        del self.context
+        del self.engine
 
 
 class _TensorRTSegment:
@@ -369,7 +386,9 @@ class _TensorRTSegment:
             self._backend.run(block, addresses)
 
 
-def _context_settings(trt: Any, engine: Any) -> Any:
+def _context_settings(
+    trt: tensorrt.Module, engine: tensorrt.ICudaEngine
+) -> tensorrt.ExecutionContextAllocationStrategy | tensorrt.IRuntimeConfig:
     """Scratch is ours. TensorRT-RTX compiles kernels for new shapes before it runs them: by default
     it runs others meanwhile, whose results differ in the last bits."""
     strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -388,7 +407,7 @@ def _stored_plan(folder: Path, block: Block) -> memoryview:
     return np.memmap(folder / WEIGHTS, np.uint8, "r", offset=offset, shape=shape).data
 
 
-def _allocator(trt: Any, allocations: Allocations) -> Any:
+def _allocator(trt: tensorrt.Module, allocations: Allocations) -> tensorrt.IGpuAllocator:
     """An ``IGpuAllocator`` that forwards to ours; 0 is no address: None would be printed."""
 
     class Allocator(trt.IGpuAllocator):  # type: ignore[misc]
@@ -407,7 +426,7 @@ def _allocator(trt: Any, allocations: Allocations) -> Any:
     return Allocator()
 
 
-def _plan_reader(trt: Any, plan: memoryview) -> Any:
+def _plan_reader(trt: tensorrt.Module, plan: memoryview) -> tensorrt.IStreamReaderV2:
     """An ``IStreamReaderV2`` over a plan in host memory."""
 
     class PlanReader(trt.IStreamReaderV2):  # type: ignore[misc]
@@ -420,7 +439,7 @@ def _plan_reader(trt: Any, plan: memoryview) -> Any:
             self._position = min(start + num_bytes, len(plan))
             return plan[start : self._position]
 
-        def seek(self, offset: int, where: Any) -> bool:
+        def seek(self, offset: int, where: tensorrt.SeekPosition) -> bool:
             base = {trt.SeekPosition.SET: 0, trt.SeekPosition.CUR: self._position}
             target = base.get(where, len(plan)) + offset
             if not 0 <= target <= len(plan):

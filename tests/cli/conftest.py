@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from swapnet.cli import main
+from tests.helpers.engines import BuildToy, Engine
+from tests.helpers.processes import interruptible
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ Call = Callable[..., Called]
 
 
 @pytest.fixture
+def toy(engine: BuildToy) -> Engine:
+    """A small convolutional model."""
+    return engine("images")
+
+
+@pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Call:
     """Calls ``swapnet`` with arguments."""
 
@@ -50,9 +58,12 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
     return run
 
 
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Starts ``swapnet`` as a child in a process group of its own."""
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts ``swapnet`` as a child in a process group of its own, which Ctrl-C ends."""
 
     def run(*arguments: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -64,4 +75,5 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
             start_new_session=True,
         )
 
-    return run
+    with interruptible():
+        yield run

@@ -11,13 +11,7 @@ import pytest
 
 from swapnet.arrays import save_npz
 from tests.cli.conftest import Call
-from tests.helpers.engines import BuildToy, Engine
-
-
-@pytest.fixture
-def toy(engine: BuildToy) -> Engine:
-    """A small convolutional model."""
-    return engine("images")
+from tests.helpers.engines import Engine
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,20 +15,8 @@ from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.swapping.storage import WeightFile
 from swapnet.manifest import load_manifest, save_manifest
 from tests.cli.conftest import Call
-from tests.helpers.engines import BuildToy, Engine
+from tests.helpers.engines import Engine
 from tests.helpers.zoo import mlp
-
-
-@pytest.fixture
-def toy(engine: BuildToy) -> Engine:
-    """A small convolutional model."""
-    return engine("images")
-
-
-@pytest.fixture
-def copy(toy: Engine, tmp_path: Path) -> Path:
-    """The toy's folder, to be damaged."""
-    return Path(shutil.copytree(toy.folder, tmp_path / "engine"))
 
 
 def test_no_such_model(call: Call, tmp_path: Path) -> None:

@@ -14,16 +14,10 @@ from swapnet.builder.importing.source import file_sha256
 from swapnet.manifest import load_manifest
 from swapnet.models import ZooFiles
 from tests.cli.conftest import Call
-from tests.helpers.engines import BuildToy, Engine
+from tests.helpers.engines import Engine
 from tests.helpers.zoo import Net, mlp
 
 RTX = ("--backend", "tensorrt-rtx")
-
-
-@pytest.fixture
-def toy(engine: BuildToy) -> Engine:
-    """A small convolutional model."""
-    return engine("images")
 
 
 @pytest.fixture

@@ -13,19 +13,13 @@ from swapnet.arrays import load_npz, save_npz
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.manifest import load_manifest
 from tests.cli.conftest import Call
-from tests.helpers.engines import BuildToy, Engine, build_toy
+from tests.helpers.engines import Engine, build_toy
 from tests.helpers.gpu import BuildGpu
 
 COMMANDS = (
     *("accuracy", "bench", "build", "doctor", "inspect"),
     *("measure", "models", "plan", "quantize", "run", "scenario", "verify"),
 )
-
-
-@pytest.fixture
-def toy(engine: BuildToy) -> Engine:
-    """A small convolutional model."""
-    return engine("images")
 
 
 def test_help_names_every_command(call: Call) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import builtins
 import json
 import shutil
-import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +17,10 @@ from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import demand
 from swapnet.manifest import load_manifest
 from swapnet.profile import PROFILE, load_profile
-from tests.cli.conftest import Call
-from tests.cli.test_interrupt import children, interrupt
+from tests.cli.conftest import Call, Start
 from tests.helpers.engines import BuildToy, Engine
-
-
-@pytest.fixture
-def toy(engine: BuildToy) -> Engine:
-    """A small convolutional model."""
-    return engine("images")
+from tests.helpers.processes import all_ended, family, interrupt, wait_for_line
+from tests.helpers.threads import until
 
 
 @pytest.fixture
@@ -202,18 +194,12 @@ def test_what_draws_is_not_installed(
 
 
 @pytest.mark.slow
-def test_an_interrupted_plan_of_a_model_leaves_nothing(
-    start: Callable[..., subprocess.Popen[str]], model: Path
-) -> None:
+def test_an_interrupted_plan_of_a_model_leaves_nothing(start: Start, model: Path) -> None:
     process = start("plan", model)
-    assert process.stderr is not None
-    while "measuring this device" not in process.stderr.readline():
-        assert process.poll() is None
-    until = time.monotonic() + 60
-    while len(children(process.pid)) < 2 and time.monotonic() < until:
-        time.sleep(0.01)
-    family = children(process.pid)
+    wait_for_line(process, "measuring this device")
+    until(lambda: len(family(process.pid)) >= 2)
+    started = family(process.pid)
     status, err = interrupt(process)
     assert (status, "Traceback" in err) == (130, False)
-    assert not [pid for pid in family if Path(f"/proc/{pid}").exists()]
+    all_ended(started)
     assert [path.name for path in model.parent.iterdir()] == ["toy.onnx"]

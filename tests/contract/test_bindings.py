@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import platform
 import shutil
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.surface import parse_signature
+from tests.contract.stubs import parsed
 from tests.helpers import bindings
 from tests.helpers.bindings import RTX, VERSIONS, ask, check_pin
 
@@ -56,14 +57,33 @@ def test_a_crash_is_a_failure() -> None:
         ask(RTX, "import ctypes\nctypes.string_at(0)")
 
 
-def test_signatures_are_understood() -> None:
-    signature = parse_signature(
-        "f(self: A, *, sizes: Sequence[tuple[int, int]], kind: K = <K.ONE: (1, 2)>) -> dict[str, A]"
-    )
-    assert [(p.name, p.required) for p in signature.parameters] == [
-        ("self", True),
-        ("sizes", True),
-        ("kind", False),
-    ]
-    assert signature.parameters[1].type == "Sequence[tuple[int, int]]"
-    assert signature.returns == "dict[str, A]"
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "f(self: m.A, *, sizes: Sequence[tuple[int, int]], kind: m.A.K = <K.ONE: (1, 2)>)"
+            " -> dict[str, n::A]",
+            "def f(self: tensorrt.A, *, sizes: Sequence[builtins.tuple[builtins.int, builtins.int]]"
+            ", kind: tensorrt.A.K=...) -> builtins.dict[builtins.str, tensorrt.A]:",
+        ),
+        (
+            "f(in: m::list<m::A>, like: m.Unknown = None, shape: m.A.Dims) -> None",
+            "def f(in_: Any, like: Any, shape: Any) -> None:",
+        ),
+    ],
+)
+def test_signatures_are_understood(line: str, expected: str) -> None:
+    assert ast.unparse(parsed(line, {"A", "A.K"})).startswith(expected)
+
+
+@pytest.mark.slow
+def test_stubs_have_every_member() -> None:
+    script = """
+import ast, inspect
+from tests.contract.stubs import stub
+(module,) = (c for c in ast.parse(stub(trt)).body if getattr(c, "name", "") == "Module")
+names = {getattr(n, "name", None) or n.target.id for n in module.body}
+answer = [n for n, value in vars(trt).items() if n[0] != "_" and not inspect.ismodule(value)]
+answer = [*{*answer} - names]
+"""
+    assert [ask(version, script) for version in VERSIONS] == [[]] * len(VERSIONS)

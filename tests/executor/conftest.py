@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +11,7 @@ import pytest
 
 from swapnet.manifest import Manifest
 from swapnet.testing.engine import write_engine
+from tests.helpers import threads
 
 
 @pytest.fixture(scope="session")
@@ -32,13 +32,5 @@ def simulated_manifest() -> Callable[..., Manifest]:
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], bool]], None]:
-    """Waits for what other threads do; a condition that stays false fails the test."""
-
-    def wait(condition: Callable[[], bool]) -> None:
-        for _ in range(10_000):
-            if condition():
-                return
-            time.sleep(0.001)
-        pytest.fail("it never happened")
-
-    return wait
+    """See `tests.helpers.threads.until`."""
+    return threads.until

@@ -7,13 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from swapnet.executor import SwapExecutor
-from swapnet.executor.planning.plan import Read
-from swapnet.executor.swapping.arena import Arena
-from tests.helpers.engines import Arrays, Engine
-
-
-def poison(arena: Arena, read: Read) -> None:
-    arena.fill(read.arena_offset, read.nbytes, 0xFF)
+from tests.helpers.engines import Arrays, Engine, poison
 
 
 def assert_near(found: Arrays, expected: Arrays, tolerance: float) -> None:

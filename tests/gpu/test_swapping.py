@@ -5,9 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from swapnet.errors import BackendError, StorageError
@@ -18,7 +16,7 @@ from swapnet.executor.gpu.cuda import Cuda
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.swapping.storage import WeightFile
 from tests.gpu.conftest import BuildZoo
-from tests.helpers.engines import Arrays
+from tests.helpers.engines import Arrays, assert_same, poison
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 
@@ -29,11 +27,6 @@ DRIVER_BYTES = 64 << 20
 """Kernels that the driver loads when they are first launched: nobody asks us for their memory."""
 
 OnCpu = Callable[[str], tuple[Arrays, Arrays]]
-
-
-def assert_same(found: Arrays, expected: Arrays) -> None:
-    for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,9 +51,6 @@ def test_equals_the_unswapped_model(zoo_engine: BuildZoo, on_cpu: OnCpu, name: s
 def test_poison_shows_no_read_before_load(zoo_engine: BuildZoo, on_cpu: OnCpu) -> None:
     inputs, _ = on_cpu("resnet18")
     folder = zoo_engine("resnet18")
-
-    def poison(arena: Any, read: Any) -> None:
-        arena.fill(read.arena_offset, read.nbytes, 0xFF)
 
     with SwapExecutor(folder, "100%") as whole:
         unswapped = whole(inputs)

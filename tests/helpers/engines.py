@@ -15,14 +15,16 @@ from swapnet.builder import build
 from swapnet.builder.importing.sessions import open_session, quiet_options
 from swapnet.builder.importing.source import open_source
 from swapnet.builder.rewriting.optimise import TYPES, operators_of, optimise
+from swapnet.executor.backends.base import Memory
 from swapnet.executor.device import ThreadPool
 from swapnet.executor.inputs import planned_sample
+from swapnet.executor.planning.plan import Read
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import demand, for_pool
 from swapnet.manifest import Manifest
 from tests.helpers.zoo import TOYS, Toy
 
-__all__ = ["Arrays", "BuildToy", "Engine", "build_toy"]
+__all__ = ["Arrays", "BuildToy", "Engine", "assert_same", "build_toy", "poison"]
 
 Arrays = dict[str, NDArray[Any]]
 BuildToy = Callable[[str], "Engine"]
@@ -108,3 +110,16 @@ def _run(
     }
     outputs = session.run_with_ort_values(names, values)
     return {name: value.numpy() for name, value in zip(names, outputs, strict=True)}
+
+
+def poison(arena: Memory, read: Read) -> None:
+    """Make a place invalid before a read to it: who looks too early finds NaN."""
+    arena.fill(read.arena_offset, read.nbytes, 0xFF)
+
+
+def assert_same(found: Arrays, expected: Arrays) -> None:
+    """The same outputs, equal in type and value."""
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array, err_msg=name)

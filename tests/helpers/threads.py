@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-__all__ = ["LIMIT_S", "ended", "started"]
+__all__ = ["LIMIT_S", "ended", "started", "until"]
 
 LIMIT_S = 60.0
 """What takes longer has deadlocked."""
@@ -27,6 +28,14 @@ def started(work: Callable[[], Result]) -> Future[Result]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what others do; a condition that stays false fails the test."""
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, f"did not happen within {LIMIT_S:.0f} s"
+        time.sleep(0.001)
 
 
 def ended(work: Callable[[], Result]) -> Result:

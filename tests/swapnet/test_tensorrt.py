@@ -22,6 +22,7 @@ from swapnet.tensorrt import (
     version,
 )
 from tests.helpers.fake_builder import FakeTensorRT, installed
+from tests.helpers.processes import interruptible
 
 
 def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +110,7 @@ def test_an_interrupt_comes_after_the_call() -> None:
             assert noted.is_set()
             done.append("to the end")
 
-    with pytest.raises(KeyboardInterrupt):
+    with interruptible(), pytest.raises(KeyboardInterrupt):
         call()
     assert done == ["to the end"]
 

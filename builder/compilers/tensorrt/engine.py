@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from swapnet.builder.compilers.tensorrt.errors import builder_refusal, unavailable
 from swapnet.builder.compilers.tensorrt.job import Job
@@ -20,6 +20,9 @@ from swapnet.tensorrt import (
     load_tensorrt,
     logger,
 )
+
+if TYPE_CHECKING:
+    import tensorrt
 
 __all__ = ["compile_engine"]
 
@@ -77,7 +80,7 @@ def _activation_bytes(log: Log) -> int | None:
     return int(found[-1][1]) if found else None
 
 
-def _make_builder(trt: Any, job: Job, log: Log) -> Any:
+def _make_builder(trt: tensorrt.Module, job: Job, log: Log) -> tensorrt.Builder:
     try:
         return trt.Builder(logger(job.backend))
     except TypeError as error:  # pybind11's word for a factory that returned nothing

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 from swapnet.builder.compilers.tensorrt.job import Job
 from swapnet.errors import BackendUnavailableError, ModelError
 from swapnet.tensorrt import Log
+
+if TYPE_CHECKING:
+    import tensorrt
 
 __all__ = ["builder_refusal", "parser_refusal", "setting_refusal", "unavailable", "wants_memory"]
 
@@ -17,7 +20,7 @@ _LONGEST = 600
 _MEMORY = re.compile(r"out ?of ?memory|workspace", re.IGNORECASE)
 
 
-def parser_refusal(job: Job, parser: Any, log: Log) -> ModelError:
+def parser_refusal(job: Job, parser: tensorrt.OnnxParser, log: Log) -> ModelError:
     """Error of an ``OnnxParser`` that returned False."""
     reasons = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
     return _refusal(job, "; ".join(dict.fromkeys(reasons)) or log.reason())
@@ -47,7 +50,7 @@ def wants_memory(error: ModelError) -> bool:
     return _MEMORY.search(error.why) is not None
 
 
-def _parser_error(error: Any) -> str:
+def _parser_error(error: tensorrt.ParserError) -> str:
     """Node, operator and reason; an operator without a name is known by its position."""
     said = " ".join(error.desc().split())
     reason = "the parser does not know it" if said == "false" else said

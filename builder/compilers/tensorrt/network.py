@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from swapnet.builder.compilers.skeleton import skeleton
 from swapnet.builder.compilers.tensorrt.errors import parser_refusal, setting_refusal
@@ -15,6 +15,9 @@ from swapnet.manifest import TENSOR_ALIGNMENT
 from swapnet.tensorrt import Log, logger
 from swapnet.tensors import ONNX_TYPES
 from swapnet.units import align_up
+
+if TYPE_CHECKING:
+    import tensorrt
 
 __all__ = ["add_profile", "make_config", "parse_network", "save_model"]
 
@@ -63,7 +66,9 @@ def save_model(
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def parse_network(trt: Any, builder: Any, job: Job, log: Log) -> Any:
+def parse_network(
+    trt: tensorrt.Module, builder: tensorrt.Builder, job: Job, log: Log
+) -> tensorrt.INetworkDefinition:
     """A strongly typed ``INetworkDefinition``: precision is that of the model.
 
     Raises
@@ -80,15 +85,18 @@ def parse_network(trt: Any, builder: Any, job: Job, log: Log) -> Any:
     return network
 
 
-def _strongly_typed(trt: Any) -> int:
+def _strongly_typed(trt: tensorrt.Module) -> int:
     """The flag; from version 11 on it is the default, and may be gone some day."""
-    flags: Any = getattr(trt, "NetworkDefinitionCreationFlag", None)
-    if not hasattr(flags, "STRONGLY_TYPED"):
-        return 0
-    return 1 << int(flags.STRONGLY_TYPED)
+    if hasattr(trt, "NetworkDefinitionCreationFlag"):
+        flags = trt.NetworkDefinitionCreationFlag
+        if hasattr(flags, "STRONGLY_TYPED"):
+            return 1 << int(flags.STRONGLY_TYPED)
+    return 0
 
 
-def make_config(trt: Any, builder: Any, job: Job, log: Log) -> Any:
+def make_config(
+    trt: tensorrt.Module, builder: tensorrt.Builder, job: Job, log: Log
+) -> tensorrt.IBuilderConfig:
     """An ``IBuilderConfig``.
 
     Raises
@@ -127,7 +135,9 @@ def make_config(trt: Any, builder: Any, job: Job, log: Log) -> Any:
     return config
 
 
-def add_profile(builder: Any, config: Any, job: Job, log: Log) -> None:
+def add_profile(
+    builder: tensorrt.Builder, config: tensorrt.IBuilderConfig, job: Job, log: Log
+) -> None:
     """Add the one optimisation profile that inputs of symbolic shape need.
 
     Raises

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import tensorrt
 
 __all__ = ["Report", "make_monitor"]
 
@@ -16,7 +19,7 @@ Report = Callable[[int, int], None]
 """Takes the steps of a block that are done, and all of them."""
 
 
-def make_monitor(trt: Any, report: Report, is_stopped: Callable[[], bool]) -> Any:
+def make_monitor(trt: tensorrt.Module, report: Report, is_stopped: Callable[[], bool]) -> Any:
     """An ``IProgressMonitor`` of the outermost phase, which ends the build when it is stopped.
 
     What ``report`` raises stops the builder and is kept in ``monitor.raised``: an exception must

@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from swapnet.errors import StorageError
 from swapnet.files import make_folder, replacing
+
+if TYPE_CHECKING:
+    import tensorrt
 
 __all__ = ["timing_cache_path", "timing_cached"]
 
@@ -23,7 +26,7 @@ def timing_cache_path(version: str, gpu: str) -> Path:
 
 
 @contextmanager
-def timing_cached(config: Any, path: Path) -> Iterator[None]:
+def timing_cached(config: tensorrt.IBuilderConfig, path: Path) -> Iterator[None]:
     """Give what ``path`` keeps to a configuration; keep what it knows when the block ends well.
 
     A cache of another GPU or version is not used, one that can't be written is not kept.
@@ -42,7 +45,7 @@ def timing_cached(config: Any, path: Path) -> Iterator[None]:
                 temporary.write_bytes(data)
 
 
-def _use(config: Any, data: bytes) -> None:
+def _use(config: tensorrt.IBuilderConfig, data: bytes) -> None:
     cache = config.create_timing_cache(data)
     if cache is not None:
         config.set_timing_cache(cache, ignore_mismatch=False)

@@ -35,7 +35,7 @@ from swapnet.executor.planning.usage import demand
 from swapnet.manifest import Manifest, Source, save_manifest
 from swapnet.progress import silent
 from swapnet.tensors import ONNX_TYPES
-from tests.executor.test_equality import poison
+from tests.helpers.engines import poison
 from tests.helpers.zoo import TOYS, Net, mlp
 
 Import = Callable[..., Graph]

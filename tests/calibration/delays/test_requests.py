@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from swapnet.calibration.delays.requests import (
 )
 from swapnet.profile import Request
 from tests.executor.probing.test_reader import Recorder
+from tests.helpers.threads import LIMIT_S
 
 MIB = 1 << 20
 
@@ -64,24 +66,30 @@ def test_each_reader_makes_requests_one_after_the_other_through_the_file() -> No
 
 def test_speed_is_progress_over_time() -> None:
     done = [Interval(0.0, 2.0, 1.0), Interval(2.0, 3.0, 1.0), Interval(3.0, 3.0, 0.0)]
-    given = iter([done])
+    given = iter([done, []])
+    passed = threading.Event()
 
     def infer() -> Sequence[Interval]:
-        time.sleep(0.001)
-        return next(given, [])
+        work = next(given, None)
+        if work is None:
+            passed.set()
+        return work or []
 
     with Computing(infer) as computing:
-        time.sleep(0.01)
+        assert passed.wait(LIMIT_S)
     assert computing.speed(0.0, 2.0) == pytest.approx(0.5)
     assert computing.speed(1.0, 3.0) == pytest.approx(0.75)
 
 
 def test_a_failing_model_fails_the_measurement() -> None:
+    failing = threading.Event()
+
     def infer() -> Sequence[Interval]:
+        failing.set()
         raise ValueError("odd")
 
     with pytest.raises(ValueError, match="odd"), Computing(infer):
-        time.sleep(0.001)
+        assert failing.wait(LIMIT_S)
 
 
 def test_every_pair_is_measured_idle_and_busy() -> None:

@@ -17,16 +17,12 @@ from swapnet.executor.backends import check_runnable
 from swapnet.executor.backends.onnxruntime_cuda import check_provider
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.testing.gpu import SimulatedAccelerator
-from tests.helpers.engines import Arrays
+from tests.helpers.engines import Arrays, poison
 from tests.helpers.gpu import BuildGpu
 from tests.helpers.profiles import SmallRequests
 from tests.helpers.zoo import TOYS
 
 QUICK = ("used-twice", "lookups", "computed-indices", "dynamic", "sequence")
-
-
-def poison(arena: Any, read: Any) -> None:
-    arena.fill(read.arena_offset, read.nbytes, 0xFF)
 
 
 @pytest.mark.slow

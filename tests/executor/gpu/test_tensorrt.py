@@ -20,7 +20,7 @@ from swapnet.executor.planning.usage import usage
 from swapnet.executor.swapping.storage import WeightFile
 from swapnet.manifest import load_manifest, save_manifest
 from swapnet.testing.gpu import SimulatedAccelerator
-from tests.helpers.engines import Arrays
+from tests.helpers.engines import Arrays, assert_same, poison
 from tests.helpers.fake_tensorrt import DeferringRuntime, Runtime
 from tests.helpers.gpu import BuildGpu
 from tests.helpers.profiles import SmallRequests
@@ -37,23 +37,12 @@ STYLES = (
 STREAMED = PlanOptions(resident=False)
 
 
-def poison(arena: Any, read: Any) -> None:
-    arena.fill(read.arena_offset, read.nbytes, 0xFF)
-
-
 def open_at(folder: Path, spare: int = 0, **options: Any) -> SwapExecutor:
     """At the smallest budget that works, and a little more."""
     gpu = options.setdefault("gpu", SimulatedAccelerator())
     with SwapExecutor(folder, "100%", gpu=gpu) as whole:
         budget = smallest_budget(whole.manifest)[0] + spare
     return SwapExecutor(folder, budget, **options)
-
-
-def assert_same(found: Arrays, expected: Arrays) -> None:
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
 
 
 def outcome(executor: SwapExecutor, given: Arrays, wanted: Arrays) -> str:

@@ -1,0 +1,64 @@
+"""Child processes of tests: who they are, and their ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.helpers.threads import LIMIT_S, ended, until
+
+__all__ = ["all_ended", "family", "interrupt", "interruptible", "wait_for_line"]
+
+
+def family(pid: int) -> set[int]:
+    """Processes that run and descend from one, itself included."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (parent := _parent(int(entry.name))) is not None:
+            parents[int(entry.name)] = parent
+    found = {pid}
+    while more := {p for p, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def all_ended(pids: Iterable[int]) -> None:
+    """Wait for the ends of processes; one that goes on fails the test."""
+    until(lambda: all(_parent(pid) is None for pid in pids))
+
+
+def interrupt(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Send Ctrl-C to a process alone; its exit status, and what it wrote to standard error."""
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=LIMIT_S)
+    return process.returncode, err
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises here and in children: a shell's background job starts with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
+    """Read standard error to a line with a text; the end of it before that fails the test."""
+    stream = process.stderr
+    assert stream is not None
+    assert ended(lambda: any(text in line for line in iter(stream.readline, "")))
+
+
+def _parent(pid: int) -> int | None:
+    """The parent of a process; None where it has ended, whether or not anybody asked how."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return None
+    return None if state in "ZX" else int(parent)
