@@ -117,7 +117,7 @@ def test_unreadable_arrays(call: Call, toy: Engine, tmp_path: Path, content: byt
         assert failed.is_user_error("can't be read")
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify", "calibrate", "plan"])
+@pytest.mark.parametrize("command", ["inspect", "verify", "measure", "plan"])
 def test_missing_engine(call: Call, tmp_path: Path, command: str) -> None:
     assert call(command, tmp_path / "none").is_user_error("not an engine directory", "build")
 

@@ -40,7 +40,7 @@ def test_an_engine_is_measured_once(call: Call, dynamic: Path, jobs: list[Job]) 
     first = call("plan", dynamic, "--threads", 1)
     assert first.status == 0
     assert first.err.count("\n") == 1
-    assert "it has no profile yet" in first.err
+    assert "it was not measured yet" in first.err
     assert "/1 threads." in first.out
     assert call("plan", dynamic, "--threads", 1).err == ""
     assert len(jobs) == 1
@@ -106,7 +106,7 @@ def test_larger_inputs_than_planned_for_name_the_option(
         ("x", ("not a shape",)),
     ],
 )
-@pytest.mark.parametrize("command", ["plan", "calibrate", "run", "inspect"])
+@pytest.mark.parametrize("command", ["plan", "measure", "run", "inspect"])
 def test_wrong_shapes(
     call: Call, dynamic: Path, command: str, shapes: str, words: tuple[str, ...]
 ) -> None:
@@ -120,7 +120,7 @@ def test_a_model_is_planned_and_nothing_stays(call: Call, model: Path, jobs: lis
     assert shown.status == 0
     assert "demand" in shown.out
     assert "The smallest budget is" in shown.out
-    assert f"{model}: it has no profile yet" in shown.err
+    assert f"{model}: it was not measured yet" in shown.err
     assert len(jobs) == 1
     assert [path.name for path in model.parent.iterdir()] == ["toy.onnx"]
 
@@ -189,7 +189,7 @@ def test_what_draws_is_not_installed(
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    failed = call("plan", toy.folder, "--no-calibrate", "--plot", tmp_path / "curve.png")
+    failed = call("plan", toy.folder, "--no-measure", "--plot", tmp_path / "curve.png")
     assert failed.is_user_error("plots need Matplotlib", "pip install 'swapnet-trt[plot]'")
 
 

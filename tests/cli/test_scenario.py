@@ -55,7 +55,7 @@ def experiment(monkeypatch: pytest.MonkeyPatch) -> Experiment:
     """Nothing is measured."""
     fake = Experiment()
     monkeypatch.setattr("swapnet.executor.scenario.experiment.experiment", fake)
-    monkeypatch.setattr("swapnet.cli.engine.delays", lambda *_, **__: None)
+    monkeypatch.setattr("swapnet.cli.engine.with_delays", lambda engine, *_, **__: engine)
     return fake
 
 
@@ -280,14 +280,14 @@ def test_under_the_kernels_limit(call: Call, device: Path) -> None:
 def test_the_smallest_budget_is_named(
     call: Call, device: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swapnet.cli.engine.delays", lambda *_, **__: None)
+    monkeypatch.setattr("swapnet.cli.engine.with_delays", lambda engine, *_, **__: engine)
     failed = call("scenario", "run", device, "--threads", 1, "--budget", "64KiB", "--rounds", 1)
     assert failed.is_user_error("they need", "the budget allows 65536", "give at least")
 
 
 @pytest.mark.slow
 def test_forecast(call: Call, device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swapnet.cli.engine.delays", lambda *_, **__: None)
+    monkeypatch.setattr("swapnet.cli.engine.with_delays", lambda engine, *_, **__: engine)
     options = ("--budget", "weights:50%", "--requests", "200", "--storage", "20MB")
     table = call("scenario", "forecast", str(device), *options)
     assert table.status == 0

@@ -84,7 +84,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
     fake = Bench()
     monkeypatch.setattr(suite, "bench", fake)
-    monkeypatch.setattr(suite, "calibrate", lambda _: None)
+    monkeypatch.setattr(suite, "measure", lambda _: None)
     monkeypatch.setattr(suite, "check_available", lambda _: None)
     return fake
 
