@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
-from pathlib import Path
-from typing import Final
 
 from swapnet.executor.pace import Pace
 from swapnet.fingerprint import cpu_fingerprint
+from swapnet.machine import processor_name
 from swapnet.profile import Profile, with_storage
 
-__all__ = ["Device", "ThreadPool", "available_processors", "processor_name", "runtime_version"]
+__all__ = ["Device", "ThreadPool", "available_processors", "runtime_version"]
 
 
 class ThreadPool(str, Enum):
@@ -33,46 +31,6 @@ class ThreadPool(str, Enum):
 def available_processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-_PARTS: Final = {
-    "0x41/0xd03": "Cortex-A53",
-    "0x41/0xd05": "Cortex-A55",
-    "0x41/0xd07": "Cortex-A57",
-    "0x41/0xd08": "Cortex-A72",
-    "0x41/0xd0b": "Cortex-A76",
-    "0x41/0xd0c": "Neoverse-N1",
-    "0x41/0xd42": "Cortex-A78AE",
-    "0x41/0xd4f": "Neoverse-V2",
-    "0x4e/0x004": "Carmel",
-}
-"""ARM's names of well-known processors, by implementer and part."""
-
-
-def processor_name(
-    cpuinfo: Path = Path("/proc/cpuinfo"), board: Path = Path("/proc/device-tree/model")
-) -> str:
-    """The processor's name: that of the board and its ARM cores, or what an x86 one calls itself.
-
-    A ``model name`` of an ARM kernel is not used: it is that of the architecture. Where nothing is
-    known the architecture is returned.
-
-    Parameters
-    ----------
-    cpuinfo, board
-        Files of the kernel; ``board`` is there where it was booted with a device tree.
-    """
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    fields: dict[str, list[str]] = {}
-    for key, _, value in (line.partition(":") for line in lines):
-        fields.setdefault(key.strip(), []).append(value.strip())
-    makers, parts = fields.get("CPU implementer", []), fields.get("CPU part", [])
-    ids = sorted({f"{maker}/{part}" for maker, part in zip(makers, parts, strict=False)})
-    # Containers hide the device tree; a Raspberry Pi's kernel names the board here too.
-    name = board.read_text().rstrip("\0\n") if board.exists() else fields.get("Model", [""])[0]
-    cores = " and ".join(_PARTS.get(each, each) for each in ids)
-    cores = cores or fields.get("model name", [""])[0]
-    return ", ".join(filter(None, (name, cores))) or platform.machine()
 
 
 @cache

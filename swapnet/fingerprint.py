@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+from swapnet.machine import CPUINFO
+
 __all__ = ["PORTABLE", "cpu_fingerprint", "int8_saturates", "processor_fingerprint", "with_vnni"]
 
 PORTABLE = "portable"
@@ -15,7 +17,7 @@ _LAYOUT_FEATURES = ("avx512f", "avx2", "avx")
 _VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 
 
-def cpu_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def cpu_fingerprint(cpuinfo: Path = CPUINFO) -> str:
     """Architecture and the vector extensions that fix ONNX Runtime's weight layout.
 
     On x86-64 NCHWc blocks are 16 channels wide with AVX-512 and 8 without (MLAS, ``snchwc.cpp``).
@@ -27,7 +29,7 @@ def cpu_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return "+".join([machine, *features])
 
 
-def processor_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def processor_fingerprint(cpuinfo: Path = CPUINFO) -> str:
     """All that engines are compiled for here: `cpu_fingerprint`, and ``vnni`` if there."""
     layout = cpu_fingerprint(cpuinfo)
     return with_vnni(layout) if _x86_flags(cpuinfo) & _VNNI else layout
@@ -38,7 +40,7 @@ def with_vnni(layout: str) -> str:
     return f"{layout}+vnni"
 
 
-def int8_saturates(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def int8_saturates(cpuinfo: Path = CPUINFO) -> bool:
     """Whether two products of uint8 and int8 are added in 16 bits, where 255 * 127 * 2 has no room.
 
     x86 without VNNI (``vpmaddubsw``); ONNX Runtime's quantisation offers ``reduce_range`` for it.

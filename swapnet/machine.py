@@ -4,23 +4,93 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 from swapnet.errors import BackendUnavailableError
 
-__all__ = ["Gpu", "device_count", "first_gpu", "huge_page_bytes", "memory_bytes", "storage_device"]
+__all__ = [
+    "BOARD",
+    "CGROUP_V1",
+    "CGROUP_V2",
+    "CPUINFO",
+    "DROP_CACHES",
+    "KERNEL_OPTIONS",
+    "Gpu",
+    "anonymous_bytes",
+    "available_memory_bytes",
+    "device_count",
+    "filesystem_of",
+    "first_gpu",
+    "huge_page_bytes",
+    "kernel_module_version",
+    "memory_bytes",
+    "peak_resident_bytes",
+    "processor_name",
+    "storage_device",
+]
 
 _DRIVER = "libcuda.so.1"
 
 _MAJOR, _MINOR = 75, 76
 """``CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR`` and ``…_MINOR``."""
 
+CPUINFO = Path("/proc/cpuinfo")
+BOARD = Path("/proc/device-tree/model")
+"""The board's name, where the kernel was booted with a device tree."""
+
+CGROUP_V1 = Path("/sys/fs/cgroup/memory")
+CGROUP_V2 = Path("/sys/fs/cgroup")
+KERNEL_OPTIONS = Path("/proc/cmdline")
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+"""Dirty pages are written, and cached ones forgotten, by writing 3 to it."""
+
 _LIMITS = (
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
     Path("/sys/fs/cgroup/memory.max"),
 )
+
+
+_PARTS: Final = {
+    "0x41/0xd03": "Cortex-A53",
+    "0x41/0xd05": "Cortex-A55",
+    "0x41/0xd07": "Cortex-A57",
+    "0x41/0xd08": "Cortex-A72",
+    "0x41/0xd0b": "Cortex-A76",
+    "0x41/0xd0c": "Neoverse-N1",
+    "0x41/0xd42": "Cortex-A78AE",
+    "0x41/0xd4f": "Neoverse-V2",
+    "0x4e/0x004": "Carmel",
+}
+"""ARM's names of well-known processors, by implementer and part."""
+
+
+def processor_name(cpuinfo: Path = CPUINFO, board: Path = BOARD) -> str:
+    """The processor's name: that of the board and its ARM cores, or what an x86 one calls itself.
+
+    A ``model name`` of an ARM kernel is not used: it is that of the architecture. Where nothing is
+    known the architecture is returned.
+
+    Parameters
+    ----------
+    cpuinfo, board
+        Files of the kernel; ``board`` is there where it was booted with a device tree.
+    """
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    fields: dict[str, list[str]] = {}
+    for key, _, value in (line.partition(":") for line in lines):
+        fields.setdefault(key.strip(), []).append(value.strip())
+    makers, parts = fields.get("CPU implementer", []), fields.get("CPU part", [])
+    ids = sorted({f"{maker}/{part}" for maker, part in zip(makers, parts, strict=False)})
+    # Containers hide the device tree; a Raspberry Pi's kernel names the board here too.
+    name = board.read_text().rstrip("\0\n") if board.exists() else fields.get("Model", [""])[0]
+    cores = " and ".join(_PARTS.get(each, each) for each in ids)
+    cores = cores or fields.get("model name", [""])[0]
+    return ", ".join(filter(None, (name, cores))) or platform.machine()
 
 
 def memory_bytes() -> int:
@@ -127,3 +197,42 @@ def first_gpu() -> Gpu | None:
     if any(refused):
         return None
     return Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}")
+
+
+def available_memory_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Memory that the host could give without swapping; 0 where it does not say."""
+    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
+    found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return 1024 * int(next(found, 0))
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process had resident, by the kernel's count (VmHWM)."""
+    return _status_bytes("VmHWM")
+
+
+def anonymous_bytes() -> int:
+    """Anonymous memory that this process has resident (RssAnon)."""
+    return _status_bytes("RssAnon")
+
+
+def kernel_module_version(path: Path = Path("/sys/module/nvidia/version")) -> str:
+    """Version of NVIDIA's kernel module; empty where it is not loaded."""
+    return path.read_text().strip() if path.exists() else ""
+
+
+def _status_bytes(field: str) -> int:
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(match[1]) * 1024 if match else 0
+
+
+def filesystem_of(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """Number of the device that holds a file, and the type of its filesystem where known."""
+    number = os.stat(path).st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    lines = mounts.read_text().splitlines() if mounts.exists() else []
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        if before.split()[2:3] == [device]:
+            return f"{device} {after.split()[0]}"
+    return device

@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from swapnet.errors import BackendUnavailableError
+from swapnet.machine import BOARD
 
 if TYPE_CHECKING:
     import tensorrt
@@ -61,8 +61,6 @@ _LIBRARIES = {
     "tensorrt-rtx": _Library("TensorRT-RTX", ("tensorrt_rtx", "tensorrt_rtx_bindings")),
 }
 
-_BOARD = Path("/proc/device-tree/model")
-
 
 def how_to_install(backend: str) -> str:
     """What to do where the library of a backend is missing on this machine."""
@@ -70,7 +68,7 @@ def how_to_install(backend: str) -> str:
     refused = ""
     if machine not in ("x86_64", "aarch64"):
         refused = f"NVIDIA has no package of TensorRT-RTX for {machine}; use another backend"
-    elif _BOARD.exists() and "Jetson" in _BOARD.read_text():
+    elif BOARD.exists() and "Jetson" in BOARD.read_text():
         refused = "TensorRT-RTX is not for a Jetson; use --backend tensorrt"
     if backend == "tensorrt-rtx":
         return refused or "install it: pip install 'swapnet-trt[rtx]'"

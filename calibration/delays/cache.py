@@ -19,7 +19,7 @@ from swapnet.errors import StorageError
 from swapnet.files import make_folder, replacing
 from swapnet.profile import Request
 
-__all__ = ["filesystem_of", "load_requests", "save_requests"]
+__all__ = ["load_requests", "save_requests"]
 
 FILE = "storage.json"
 _SCHEMA: Final = "swapnet-storage/1"
@@ -50,18 +50,6 @@ def save_requests(key: str, requests: Sequence[Request]) -> None:
         make_folder(_path().parent)
         with replacing(_path()) as temporary:
             temporary.write_bytes(msgspec.json.encode(_Cache(_SCHEMA, entries)) + b"\n")
-
-
-def filesystem_of(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
-    """Number of the device that holds a file, and the type of its filesystem where known."""
-    number = os.stat(path).st_dev
-    device = f"{os.major(number)}:{os.minor(number)}"
-    lines = mounts.read_text().splitlines() if mounts.exists() else []
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        if before.split()[2:3] == [device]:
-            return f"{device} {after.split()[0]}"
-    return device
 
 
 def _path() -> Path:

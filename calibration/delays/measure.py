@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from swapnet.calibration.delays.cache import filesystem_of, load_requests, save_requests
+from swapnet.calibration.delays.cache import load_requests, save_requests
 from swapnet.calibration.delays.child import measure_in_child
 from swapnet.calibration.delays.requests import LEAST_BYTES
 from swapnet.calibration.delays.shapes import ensure_shapes, to_stderr
@@ -15,6 +15,7 @@ from swapnet.errors import StorageError
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
+from swapnet.machine import filesystem_of
 from swapnet.manifest import WEIGHTS
 from swapnet.profile import profile_paths, save_profile
 from swapnet.progress import Progress, silent

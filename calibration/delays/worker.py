@@ -30,7 +30,6 @@ from swapnet.calibration.delays.requests import (
     choose,
     measure_requests,
 )
-from swapnet.errors import SwapnetError
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.inputs import planned_sample
@@ -40,7 +39,8 @@ from swapnet.executor.probing.reader import BackgroundReader
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.machine import memory_bytes
 from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest
-from swapnet.process.failure import Failed, failure_of
+from swapnet.process.failure import Failed
+from swapnet.process.serve import Parent, serve
 from swapnet.profile import Need, Profile, Request, assumed_profile
 from swapnet.progress import Progress
 
@@ -180,25 +180,14 @@ def _sample(manifest: Manifest) -> list[Extent]:
     return extents
 
 
-def main() -> int:
-    """Measure what standard input asks for; the exit status."""
-
-    def answer(value: Answer) -> None:
-        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-        sys.stdout.flush()
-
-    job = msgspec.json.decode(sys.stdin.readline(), type=Job)
-    try:
-        engine = Engine.open(job.folder).on_threads(
-            job.threads, own=True, gpu_memory=job.gpu_memory
-        )
-        profile = measure_profile(engine.at(job.shapes), job, lambda *told: answer(Reached(*told)))
-    except SwapnetError as error:
-        answer(failure_of(error))
-        return 2
-    answer(Found(profile))
-    return 0
+def work(parent: Parent) -> None:
+    """Measure what the parent asks for."""
+    job = parent.job(Job)
+    engine = Engine.open(job.folder).on_threads(job.threads, own=True, gpu_memory=job.gpu_memory)
+    if job.shapes:
+        engine = engine.at(job.shapes)
+    parent.answer(Found(measure_profile(engine, job, lambda *told: parent.answer(Reached(*told)))))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(work))

@@ -15,10 +15,10 @@ import numpy as np
 
 from swapnet.arrays import Array
 from swapnet.calibration.ranges.collect import Collector, Extreme, Extremes, Histograms, Means
-from swapnet.errors import SwapnetError
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
-from swapnet.process.failure import Failed, failure_of
+from swapnet.process.failure import Failed
+from swapnet.process.serve import Parent, serve
 from swapnet.progress import Progress
 
 __all__ = ["Answer", "Failed", "Found", "Job", "Ran", "observe"]
@@ -112,23 +112,12 @@ def _collector(job: Job) -> Collector:
     return Histograms(job.method, job.percentile, job.known)
 
 
-def main() -> int:
-    """Observe what standard input asks for; the exit status."""
-
-    def answer(value: Answer) -> None:
-        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-        sys.stdout.flush()
-
-    job = msgspec.json.decode(sys.stdin.readline(), type=Job)
-    try:
-        engine = Engine.open(job.folder).on_threads(job.threads, own=True)
-        found = observe(engine, job, lambda _, done, __: answer(Ran(done)))
-    except SwapnetError as error:
-        answer(failure_of(error))
-        return 2
-    answer(found)
-    return 0
+def work(parent: Parent) -> None:
+    """Observe what the parent asks for."""
+    job = parent.job(Job)
+    engine = Engine.open(job.folder).on_threads(job.threads, own=True)
+    parent.answer(observe(engine, job, lambda _, done, __: parent.answer(Ran(done))))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(work))

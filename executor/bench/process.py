@@ -11,6 +11,7 @@ import msgspec
 from swapnet.arrays import load_npz
 from swapnet.executor.backends.base import Array
 from swapnet.executor.bench.sides import Request, Round
+from swapnet.executor.bench.worker import Details, Run, Save
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.child import Child
 
@@ -24,7 +25,7 @@ class Program:
     Attributes
     ----------
     module
-        Calls `swapnet.executor.bench.worker.serve`.
+        Calls `swapnet.executor.bench.worker.serve_side`.
     python
         Interpreter; None for this one.
     """
@@ -73,25 +74,25 @@ class Worker(Child):
         )
         self.request = request
         try:
-            self._ask(msgspec.json.encode(request).decode())
+            self._ask(request)
         except BaseException:
             self.close()
             raise
 
     def run(self, count: int) -> Round:
         """One inference that does not count, then ``count`` that do."""
-        return msgspec.convert(self._ask(str(count)), Round)
+        return msgspec.convert(self._ask(Run(count)), Round)
 
     def outputs(self, folder: Path) -> dict[str, Array]:
         """Of the latest inference."""
         path = folder / f"{self.request.role}.npz"
-        self._ask(str(path))
+        self._ask(Save(str(path)))
         return load_npz(path)
 
     def details(self) -> Any:
         """Facts for the report."""
-        return self._ask("details")
+        return self._ask(Details())
 
-    def _ask(self, line: str) -> Any:
-        self.tell(line)
+    def _ask(self, message: Any) -> Any:
+        self.tell(message)
         return self.hear()

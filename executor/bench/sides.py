@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Mapping
@@ -16,11 +15,12 @@ from swapnet.arrays import load_npz
 from swapnet.executor.backends.base import Array
 from swapnet.executor.device import Device
 from swapnet.executor.planning.plan import PlanOptions
+from swapnet.machine import peak_resident_bytes
 
 if TYPE_CHECKING:
     from swapnet.executor.engine import Engine
 
-__all__ = ["Request", "Round", "Side", "gpu_free_bytes", "open_side", "peak_resident_bytes"]
+__all__ = ["Request", "Round", "Side", "gpu_free_bytes", "open_side"]
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -278,9 +278,3 @@ def gpu_free_bytes(device: Device) -> int:
     from swapnet.executor.gpu.cuda import open_cuda
 
     return open_cuda(device.gpu_index).free_bytes()
-
-
-def peak_resident_bytes() -> int:
-    """The most that this process had resident, by the kernel's count (VmHWM)."""
-    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(match[1]) * 1024 if match else 0

@@ -11,10 +11,10 @@ from swapnet.executor.bench.prediction import paired_predictions
 from swapnet.executor.bench.report import Machine, Peer, Report, Verdict
 from swapnet.executor.bench.sides import Round
 from swapnet.executor.bench.statistics import percentile, summarise
-from swapnet.executor.device import Device, available_processors, processor_name
+from swapnet.executor.device import Device, available_processors
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.usage import demand
-from swapnet.machine import memory_bytes
+from swapnet.machine import memory_bytes, processor_name
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile
 from swapnet.version import VERSION

@@ -1,63 +1,63 @@
-"""A worker process: ``python -m swapnet.executor.bench.worker``, requests in, rounds out.
-
-The first line of standard input is a `Request`, each further one a number of inferences, a path
-that outputs are written to, or ``details``; each is answered by one line of JSON. An error is
-answered by a `Failed` and ends the process with status 2.
-"""
+"""A worker process: ``python -m swapnet.executor.bench.worker``, requests in, rounds out."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from swapnet.arrays import save_npz
-from swapnet.errors import SwapnetError
 from swapnet.executor.bench.sides import Request, Side, open_side
-from swapnet.process.failure import failure_of
+from swapnet.process.serve import Parent, serve
 
-__all__ = ["serve"]
+__all__ = ["Command", "Details", "Run", "Save", "serve_side"]
 
 
-def serve(open_side: Callable[[Request], Side]) -> int:
-    """Answer requests until standard input ends.
+class Run(msgspec.Struct, frozen=True, tag=True):
+    """Run inferences, after one that does not count; answered by a `Round`."""
+
+    count: int
+
+
+class Save(msgspec.Struct, frozen=True, tag=True):
+    """Write the outputs of the latest inference to an ``.npz``; answered by its path."""
+
+    path: str
+
+
+class Details(msgspec.Struct, frozen=True, tag=True):
+    """Tell facts for the report; answered by any JSON."""
+
+
+Command = Run | Save | Details
+
+
+def serve_side(open_side: Callable[[Request], Side]) -> int:
+    """Serve one side to the parent of this process; the status to exit with.
 
     Parameters
     ----------
     open_side
-        Opens the side that the first line asks for.
-
-    Returns
-    -------
-    int
-        Status to exit with.
+        Opens the side that the first line asks for; it is answered when the side is open.
     """
-    try:
-        side = open_side(msgspec.json.decode(sys.stdin.readline(), type=Request))
-        _answer({"ready": True})
-        for line in sys.stdin:
-            command = line.strip()
-            if command.isdigit():
-                _answer(side.run(int(command)))
-            elif command == "details":
-                _answer(side.details())
+
+    def work(parent: Parent) -> None:
+        side = open_side(parent.job(Request))
+        parent.answer("ready")
+        for command in parent.commands(Command):
+            if isinstance(command, Run):
+                parent.answer(side.run(command.count))
+            elif isinstance(command, Details):
+                parent.answer(side.details())
             else:
-                save_npz(Path(command), side.outputs())
-                _answer({"written": command})
+                save_npz(Path(command.path), side.outputs())
+                parent.answer(command.path)
         side.close()
-    except SwapnetError as error:
-        _answer(failure_of(error))
-        return 2
-    return 0
 
-
-def _answer(value: Any) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-    sys.stdout.flush()
+    return serve(work)
 
 
 if __name__ == "__main__":
-    sys.exit(serve(open_side))
+    sys.exit(serve_side(open_side))

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from swapnet.errors import BackendError, BackendUnavailableError, BudgetError
 from swapnet.executor.gpu.accelerator import Attributes, MemoryKind
 from swapnet.executor.gpu.accelerator import Event as AnyEvent
 from swapnet.executor.gpu.accelerator import Stream as AnyStream
-from swapnet.machine import device_count
+from swapnet.machine import available_memory_bytes, device_count
 from swapnet.units import format_size
 
 __all__ = ["Cuda", "check_pycuda", "device_count", "open_cuda"]
@@ -187,7 +186,7 @@ class Cuda:
         """
         with self.current():
             free = int(self.driver.mem_get_info()[0])
-        return max(free, _available_bytes()) if self.attributes.is_integrated else free
+        return max(free, available_memory_bytes()) if self.attributes.is_integrated else free
 
 
 class Stream:
@@ -288,13 +287,6 @@ def _device_address(kind: MemoryKind, memory: Any) -> int:
     if kind is MemoryKind.PINNED:
         return int(memory.ctypes.data)
     return int(memory.base.get_device_pointer())
-
-
-def _available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """What the host could give without swapping; 0 where it does not say."""
-    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
-    found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-    return 1024 * int(next(found, 0))
 
 
 def _handle(stream: AnyStream) -> Any:

@@ -1,17 +1,13 @@
 """What blocks need beside their weights, measured by running them in a process of their own.
 
-``python -m swapnet.executor.probing.activations FOLDER [SHAPES]`` runs every block of an engine
-directory once, in order, on seeded inputs of the planned shapes or of those given as JSON, and
-prints a `Measurement` as JSON.
+The process runs every block of an engine directory once, in order, on seeded inputs of the planned
+shapes or of others.
 """
 
 from __future__ import annotations
 
 import ctypes
 import mmap
-import re
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -36,7 +32,12 @@ from swapnet.executor.planning.plan import Step
 from swapnet.executor.swapping.arena import new_array
 from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
+from swapnet.machine import anonymous_bytes
 from swapnet.manifest import WEIGHTS, Manifest
+from swapnet.process.ask import ask
+from swapnet.process.child import ProcessDied
+from swapnet.process.failure import Failed
+from swapnet.process.serve import Parent, serve
 from swapnet.tensors import ELEMENT_BYTES
 from swapnet.units import align_up
 
@@ -51,11 +52,25 @@ _TRIES = 4
 _UNSEEN_BYTES = 64 << 20
 """At the end of the arena while it is watched: far more than inline constants take."""
 
-_REFUSED = 3
-"""Exit status of a child that ends with one of our errors."""
+_MODULE = "swapnet.executor.probing.activations"
 
 
-class Measurement(msgspec.Struct, frozen=True):
+class Job(msgspec.Struct, frozen=True):
+    """What is measured.
+
+    Attributes
+    ----------
+    folder
+        Engine directory.
+    shapes
+        Of all inputs; empty for those of the build.
+    """
+
+    folder: str
+    shapes: dict[str, tuple[int, ...]] = {}
+
+
+class Measurement(msgspec.Struct, frozen=True, tag=True):
     """What was measured.
 
     Attributes
@@ -101,34 +116,19 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
     ModelError
         A block does not run on seeded inputs, or the child fails.
     """
-    planned = [msgspec.json.encode(shapes).decode()] if shapes else []
-    child = subprocess.run(
-        [sys.executable, "-m", "swapnet.executor.probing.activations", str(folder), *planned],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    last_line = child.stderr.strip().rpartition("\n")[2]
-    if child.returncode == _REFUSED:
+    job = Job(str(folder), {name: tuple(shape) for name, shape in (shapes or {}).items()})
+    try:
+        return ask(_MODULE, job, Measurement | Failed, lambda found: found, verb="measures blocks")
+    except ProcessDied as error:
+        raise ModelError(
+            "the blocks can't be measured", why=f"{error.what}: {error.why}", hint=error.hint
+        ) from error
+    except SwapnetError as error:
         raise ModelError(
             "the blocks do not run on seeded inputs",
-            why=last_line,
+            why=" ".join(f"{error.what}: {error.why}".splitlines()),
             hint="give the shapes that the model is used with: --shapes name:1x3x224x224",
-        )
-    if child.returncode < 0:
-        number = -child.returncode
-        likely = ", likely for memory" if number == signal.SIGKILL else ""
-        raise ModelError(
-            "the blocks can't be measured",
-            why=f"the process was killed by signal {number} ({signal.strsignal(number)}){likely}",
-            hint="free some memory" if likely else "",
-        )
-    if child.returncode > 0:
-        raise ModelError(
-            "the blocks can't be measured",
-            why=last_line or f"the process ended with {child.returncode}",
-        )
-    return msgspec.json.decode(child.stdout, type=Measurement)
+        ) from error
 
 
 class _Blocks:
@@ -251,11 +251,6 @@ class _Region:
         return int(touched[-1] + 2 if len(touched) else 1) * mmap.PAGESIZE
 
 
-def _anonymous_bytes() -> int:
-    match = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(match[1]) * 1024 if match else 0
-
-
 def _measure_here(folder: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> Measurement:
     blocks = _Blocks(folder, shapes)
     count = len(blocks.manifest.blocks)
@@ -324,26 +319,20 @@ def _skeleton_bytes(blocks: _Blocks, steps: list[Step]) -> int:
     """What skeletons add once the heap has grown for loading them."""
     backend = OnnxRuntimeBackend(blocks._folder, blocks.manifest, Device(), Scratch(1 << 16))
     graphs = [s for s in steps if blocks.manifest.blocks[s.first].is_graph]
-    before = _anonymous_bytes()
+    before = anonymous_bytes()
     segments = backend.segments(graphs, blocks._bindings)
-    grown = _anonymous_bytes() - before
+    grown = anonymous_bytes() - before
     del segments
     return max(grown, 0)
 
 
-def main(folder: str, shapes: str = "null") -> int:
-    """Measure and print; the exit status."""
-    try:
-        planned = msgspec.json.decode(shapes, type=dict[str, tuple[int, ...]] | None)
-        sys.stdout.write(msgspec.json.encode(_measure_here(Path(folder), planned)).decode())
-    except SwapnetError as error:
-        reason = " ".join(f"{error.what}: {error.why}".splitlines())
-        sys.stderr.write(f"{reason}\n")
-        return _REFUSED
-    return 0
+def work(parent: Parent) -> None:
+    """Measure the engine that the parent asks for."""
+    job = parent.job(Job)
+    parent.answer(_measure_here(Path(job.folder), job.shapes or None))
 
 
 if __name__ == "__main__":
     _PR_SET_THP_DISABLE = 41
     ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(serve(work))

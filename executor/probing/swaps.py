@@ -1,12 +1,11 @@
 """What a swap of each block takes on this GPU, in a process of its own.
 
-``python -m swapnet.executor.probing.swaps FOLDER`` runs an engine with nothing resident and
-prints a JSON list: milliseconds by block, the longer of loading and execution, for they overlap.
+The process runs an engine with nothing resident. Loading and execution overlap, so the longer of
+the two counts.
 """
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from statistics import median
@@ -19,12 +18,29 @@ from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.gpu.accelerator import Accelerator
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.plan import PlanOptions
+from swapnet.process.ask import ask
+from swapnet.process.failure import Failed
+from swapnet.process.serve import Parent, serve
 
 __all__ = ["measure_swaps", "swap_times"]
+
+_MODULE = "swapnet.executor.probing.swaps"
 
 _INFERENCES = 9
 _STREAMED = PlanOptions(resident=False, merge=False, cyclic=False)
 """With room for all: every block is read in each inference, and none waits for its place."""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """The engine directory to measure."""
+
+    folder: str
+
+
+class Swaps(msgspec.Struct, frozen=True, tag=True):
+    """Milliseconds by block."""
+
+    ms: tuple[float, ...]
 
 
 def measure_swaps(folder: Path) -> tuple[float, ...]:
@@ -35,20 +51,16 @@ def measure_swaps(folder: Path) -> tuple[float, ...]:
     BackendError
         The engine does not run here; the message has the child's last line.
     """
-    child = subprocess.run(
-        [sys.executable, "-m", "swapnet.executor.probing.swaps", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if child.returncode:
+    try:
+        return ask(
+            _MODULE, Job(str(folder)), Swaps | Failed, lambda found: found, verb="measures swaps"
+        ).ms
+    except SwapnetError as error:
         raise BackendError(
             f"{folder.name} can't be measured on this GPU",
-            why=child.stderr.strip().rpartition("\n")[2]
-            or f"the process ended with {child.returncode}",
+            why=f"{error.what}: {error.why}",
             hint="choose --weights external or embedded, which needs no measurement",
-        )
-    return msgspec.json.decode(child.stdout, type=tuple[float, ...])
+        ) from error
 
 
 def swap_times(folder: Path, gpu: Accelerator | None = None) -> tuple[float, ...]:
@@ -90,15 +102,10 @@ def swap_times(folder: Path, gpu: Accelerator | None = None) -> tuple[float, ...
     )
 
 
-def main(folder: str) -> int:
-    """Measure and print; the exit status."""
-    try:
-        sys.stdout.write(msgspec.json.encode(swap_times(Path(folder))).decode())
-    except SwapnetError as error:
-        sys.stderr.write(" ".join(str(error).splitlines()) + "\n")
-        return 2
-    return 0
+def work(parent: Parent) -> None:
+    """Measure the engine that the parent asks for."""
+    parent.answer(Swaps(swap_times(Path(parent.job(Job).folder))))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(serve(work))

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 
 from swapnet.arrays import Array, load_npz
 from swapnet.errors import SwapnetError
-from swapnet.executor.bench.sides import peak_resident_bytes
 from swapnet.executor.pace import Pace
 from swapnet.executor.runtime.objectives import Changes
 from swapnet.executor.scenario.messages import (
@@ -32,6 +31,7 @@ from swapnet.executor.scenario.messages import (
 from swapnet.executor.scenario.output_digests import HELD, OutputDigests, Say
 from swapnet.executor.scenario.steps import Change
 from swapnet.executor.scenario.traffic import Arrival
+from swapnet.machine import peak_resident_bytes
 
 __all__ = ["LoadGenerator", "Model", "Runtime", "open_generator"]
 

@@ -73,7 +73,7 @@ class WorkerProcess(Child):
         )
         self.outputs: dict[Key, dict[str, Array]] = {}
         try:
-            self.tell(msgspec.json.encode(job).decode())
+            self.tell(job)
             self._hear(Ready)
         except BaseException:
             self.close()
@@ -92,7 +92,7 @@ class WorkerProcess(Child):
         return self._ask(Close(), Ready)
 
     def _ask(self, command: Command, kind: type[T]) -> T:
-        self.tell(msgspec.json.encode(command).decode())
+        self.tell(command)
         return self._hear(kind)
 
     def _hear(self, kind: type[T]) -> T:

@@ -26,7 +26,7 @@ from swapnet.errors import (
     SwapnetError,
 )
 from swapnet.executor import backends
-from swapnet.executor.device import available_processors, processor_name, runtime_version
+from swapnet.executor.device import available_processors, runtime_version
 from swapnet.executor.gpu import cuda
 from swapnet.executor.gpu.accelerator import choose_memory
 from swapnet.executor.planning.usage import READ_BYTES
@@ -34,7 +34,14 @@ from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.loading import READERS
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.fingerprint import cpu_fingerprint, int8_saturates
-from swapnet.machine import huge_page_bytes, memory_bytes, storage_device
+from swapnet.machine import (
+    filesystem_of,
+    huge_page_bytes,
+    kernel_module_version,
+    memory_bytes,
+    processor_name,
+    storage_device,
+)
 from swapnet.tensorrt import TENSORRT, how_to_install, load_tensorrt, version
 from swapnet.units import format_size
 
@@ -60,8 +67,6 @@ _PACKAGES: Mapping[str, str] = {
     "tensorrt-rtx": "for --backend tensorrt-rtx: {rtx}",
 }
 """What to look for, and how to get it. The last two come in several packages each."""
-
-_KERNEL_MODULE = Path("/sys/module/nvidia/version")
 
 _PROBE_BYTES = 12 * READ_BYTES
 _PROBE_WRITE_S = 0.3
@@ -215,11 +220,8 @@ def _check_buildable(backend: str) -> None:
 
 
 def _gpus() -> dict[str, tuple[Finding, ...]]:
-    module = (
-        (Finding("kernel module", "fact", _KERNEL_MODULE.read_text().strip()),)
-        if _KERNEL_MODULE.exists()
-        else ()
-    )
+    loaded = kernel_module_version()
+    module = (Finding("kernel module", "fact", loaded),) if loaded else ()
     try:
         count = cuda.device_count()
     except BackendUnavailableError as error:
@@ -332,8 +334,6 @@ def _huge_pages() -> Finding:
 
 
 def _storage(folder: Path) -> tuple[Finding, ...]:
-    from swapnet.calibration.delays.cache import filesystem_of
-
     facts = (
         _fact("folder", str(folder.absolute())),
         _fact("device", storage_device(folder) or "unknown"),

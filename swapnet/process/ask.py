@@ -55,7 +55,7 @@ def ask(
     """
     who = f"the process that {verb}"
     with Child(module, who, group=group, limit_bytes=limit_bytes) as child:
-        child.tell(msgspec.json.encode(job).decode())
+        child.tell(job)
         while True:
             if (found := hear(msgspec.convert(child.hear(), answers))) is not None:
                 return found

@@ -11,12 +11,9 @@ from pathlib import Path
 from types import TracebackType
 
 from swapnet.errors import BackendUnavailableError, BudgetError
+from swapnet.machine import CGROUP_V1, CGROUP_V2, DROP_CACHES, KERNEL_OPTIONS
 
 __all__ = ["MemoryGroup", "accounting", "check_available", "drop_page_cache", "is_available"]
-
-_V1 = Path("/sys/fs/cgroup/memory")
-_V2 = Path("/sys/fs/cgroup")
-_KERNEL_OPTIONS = Path("/proc/cmdline")
 
 _OF_SWAP = ("memory.memsw.limit_in_bytes", "memory.swap.max")
 """Limits that are not there where the kernel does not count swap."""
@@ -73,7 +70,7 @@ def accounting(*, counted: bool, limited: bool) -> str:
 def drop_page_cache() -> None:
     """Write dirty pages and forget cached ones, so that reads are charged to who reads."""
     subprocess.run(["sync"], check=True)
-    Path("/proc/sys/vm/drop_caches").write_text("3")
+    DROP_CACHES.write_text("3")
 
 
 class MemoryGroup:
@@ -99,8 +96,8 @@ class MemoryGroup:
     def __init__(self, limit_bytes: int | None) -> None:
         name = f"swapnet-{os.getpid()}-{time.monotonic_ns()}"
         try:
-            if (_V1 / "memory.limit_in_bytes").exists():
-                self._group = _V1 / name
+            if (CGROUP_V1 / "memory.limit_in_bytes").exists():
+                self._group = CGROUP_V1 / name
                 self._peak = self._group / "memory.max_usage_in_bytes"
                 self._limits = {
                     self._group / "memory.limit_in_bytes": (str(limit_bytes), "-1"),
@@ -108,7 +105,7 @@ class MemoryGroup:
                 }
             else:
                 _pass_on_memory()
-                self._group = _V2 / name
+                self._group = CGROUP_V2 / name
                 self._peak = self._group / "memory.peak"
                 self._limits = {
                     self._group / "memory.swap.max": ("0", "max"),
@@ -206,9 +203,9 @@ class _Sampled:
 
 def _pass_on_memory() -> None:
     """Have groups of the second version counted, where their parent does not have it yet."""
-    if "memory" not in (_V2 / "cgroup.controllers").read_text().split():
+    if "memory" not in (CGROUP_V2 / "cgroup.controllers").read_text().split():
         raise OSError("no cgroup memory controller")
-    children = _V2 / "cgroup.subtree_control"
+    children = CGROUP_V2 / "cgroup.subtree_control"
     if "memory" not in children.read_text().split():
         try:
             children.write_text("+memory")
@@ -232,7 +229,7 @@ def _unavailable(why: str, without: str = _WITHOUT) -> BackendUnavailableError:
 
 def _is_switched_off() -> bool:
     """Whether the kernel was told to have no memory controller, as that of Raspberry Pi OS is."""
-    words = _KERNEL_OPTIONS.read_text().split() if _KERNEL_OPTIONS.exists() else []
+    words = KERNEL_OPTIONS.read_text().split() if KERNEL_OPTIONS.exists() else []
     options = [word.partition("=") for word in words]
     told = [name for name, _, value in options if "memory" in value.split(",")]
     return "cgroup_disable" in told and "cgroup_enable" not in told

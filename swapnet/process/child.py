@@ -1,4 +1,4 @@
-"""A process of our own as its parent sees it: lines of JSON in; lines of JSON and raw bytes out."""
+"""A process of our own as its parent sees it; `swapnet.process.serve` is the other side."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.failure import Failed, raised
 from swapnet.units import format_size
 
-__all__ = ["Child"]
+__all__ = ["Child", "ProcessDied"]
 
 T = TypeVar("T", bound="Child")
+
+
+class ProcessDied(BackendError):
+    """A process of ours ended without an answer."""
 
 
 class Child:
@@ -70,17 +74,17 @@ class Child:
             start_new_session=True,
         )
 
-    def tell(self, line: str) -> None:
-        """Write one line to the process; one that has ended says so when it is listened to."""
+    def tell(self, message: Any) -> None:
+        """Write one line of JSON; a process that has ended says so when it is listened to."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(f"{line}\n".encode())
+            self._process.stdin.write(msgspec.json.encode(message) + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass
 
     def hear(self) -> Any:
-        """The next line of the process, decoded.
+        """The next line of the process.
 
         Raises
         ------
@@ -163,8 +167,18 @@ class Child:
             )
         self._said.seek(0)
         lines = self._said.read().strip().splitlines()
-        return BackendError(
-            f"{self._who} ended with status {status}",
-            why=lines[-1] if lines else "it said nothing",
-            hint="run it again; if it stays, report it with this message",
+        last_line = lines[-1] if lines else "it said nothing"
+        if status >= 0:
+            return ProcessDied(
+                f"{self._who} ended with status {status}",
+                why=last_line,
+                hint="run it again; if it stays, report it with this message",
+            )
+        is_memory = status == -signal.SIGKILL
+        return ProcessDied(
+            f"{self._who} was killed by signal {-status} ({signal.strsignal(-status)})",
+            why="likely for memory" if is_memory else last_line,
+            hint="free some memory"
+            if is_memory
+            else "run it again; if it stays, report it with this message",
         )

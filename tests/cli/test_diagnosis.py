@@ -18,12 +18,11 @@ import pytest
 from swapnet.cli import diagnosis
 from swapnet.cli.diagnosis import BACKENDS, Capability, Diagnosis, Finding, diagnose
 from swapnet.errors import BackendError, BackendUnavailableError, InputError, StorageError
-from swapnet.executor.device import processor_name
 from swapnet.executor.gpu import cuda
 from swapnet.executor.gpu.accelerator import Attributes
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.fingerprint import cpu_fingerprint
-from swapnet.machine import storage_device
+from swapnet.machine import processor_name, storage_device
 from tests.helpers.control_groups import stand_in
 
 ORIN = Attributes(
@@ -59,10 +58,10 @@ class FakeCuda:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little is written, nothing of this machine's driver is read, and onnx takes no time."""
     monkeypatch.setattr(diagnosis, "_PROBE_BYTES", 4 << 20)
-    monkeypatch.setattr(diagnosis, "_KERNEL_MODULE", tmp_path / "no module")
+    monkeypatch.setattr(diagnosis, "kernel_module_version", lambda: "")
     monkeypatch.setitem(sys.modules, "onnx", SimpleNamespace())
 
 
@@ -211,8 +210,7 @@ def test_the_kernel_module_is_told_though_no_gpu_is_seen(
     gpus: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     gpus()
-    (tmp_path / "version").write_text("580.65.06\n")
-    monkeypatch.setattr(diagnosis, "_KERNEL_MODULE", tmp_path / "version")
+    monkeypatch.setattr(diagnosis, "kernel_module_version", lambda: "580.65.06")
     assert topic(diagnose(tmp_path), "GPU")["kernel module"].detail == "580.65.06"
 
 

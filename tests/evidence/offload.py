@@ -19,8 +19,9 @@ from swapnet.arrays import Array, load_npz
 from swapnet.errors import BackendUnavailableError, SwapnetError
 from swapnet.executor.bench.bench import Other
 from swapnet.executor.bench.process import Worker
-from swapnet.executor.bench.sides import Request, Round, peak_resident_bytes
-from swapnet.executor.bench.worker import serve
+from swapnet.executor.bench.sides import Request, Round
+from swapnet.executor.bench.worker import serve_side
+from swapnet.machine import peak_resident_bytes
 from swapnet.process.cgroup import MemoryGroup, is_available
 from swapnet.units import format_size
 
@@ -162,4 +163,4 @@ if __name__ == "__main__":
     if sys.argv[1:]:
         write_folder(Path(sys.argv[1]), Path(sys.argv[2]))
     else:
-        sys.exit(serve(open_side))
+        sys.exit(serve_side(open_side))

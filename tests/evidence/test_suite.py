@@ -265,7 +265,7 @@ def test_accelerate_is_tried_without_a_limit_where_it_died(
         """#!/bin/sh
 read request; echo '{"ready": true}'
 while read line; do
-    if [ "$line" = details ]; then echo '{"resident_peak_bytes": 1}'
+    if [ "$line" = '{"type":"Details"}' ]; then echo '{"resident_peak_bytes": 1}'
     else echo '{"latency_ms": [5.0, 6.0, 7.0]}'; fi
 done
 """

@@ -13,7 +13,8 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from swapnet.executor.device import Device, processor_name, runtime_version
+from swapnet.executor.device import Device, runtime_version
+from swapnet.machine import processor_name
 from tests.helpers.boards import BOARDS, be_processor, board_files
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from swapnet.executor.device import processor_name
+from swapnet.machine import processor_name
 
 __all__ = ["BOARDS", "be_processor", "board_files"]
 

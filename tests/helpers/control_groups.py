@@ -73,7 +73,7 @@ def stand_in(
     }
     for name, text in contents.items():
         (folder / name).write_text(text)
-    monkeypatch.setattr("swapnet.process.cgroup._V1", folder / "none")
-    monkeypatch.setattr("swapnet.process.cgroup._V2", _Folder(folder))
-    monkeypatch.setattr("swapnet.process.cgroup._KERNEL_OPTIONS", folder / "cmdline")
+    monkeypatch.setattr("swapnet.process.cgroup.CGROUP_V1", folder / "none")
+    monkeypatch.setattr("swapnet.process.cgroup.CGROUP_V2", _Folder(folder))
+    monkeypatch.setattr("swapnet.process.cgroup.KERNEL_OPTIONS", folder / "cmdline")
     return folder

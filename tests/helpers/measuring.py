@@ -6,40 +6,40 @@ child are in ``tests/executor/probing``, and every command that tests start as a
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
+
 from swapnet.executor.probing import activations
+from swapnet.process.child import ProcessDied
+from swapnet.process.failure import Failed, raised
 
 __all__ = ["measure", "stop"]
 
 _SERVER = """
 import ctypes, json, os, sys
 from swapnet.executor.probing import activations
+from swapnet.process.serve import Parent, serve
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)
 for line in sys.stdin:
-    arguments, folder, out, err = json.loads(line)
+    job, folder, answers = json.loads(line)
     child = os.fork()
     if not child:
         status = 1
         try:
             os.chdir(folder)
-            for path, to in (out, 1), (err, 2):
-                os.dup2(os.open(path, os.O_WRONLY), to)
-            status = activations.main(*arguments)
+            with open(job, "rb") as lines, open(answers, "wb") as out:
+                status = serve(activations.work, Parent(lines, out))
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
             os._exit(status)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
@@ -52,7 +52,7 @@ def measure(
     folder: Path, shapes: Mapping[str, Sequence[int]] | None = None
 ) -> activations.Measurement:
     """As `swapnet.executor.probing.activations.measure`."""
-    with _one_at_a_time, patch.object(activations, "subprocess", SimpleNamespace(run=_run)):
+    with _one_at_a_time, patch.object(activations, "ask", _ask):
         return activations.measure(folder, shapes)
 
 
@@ -71,13 +71,24 @@ def _server() -> subprocess.Popen[str]:
     )
 
 
-def _run(command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:
-    """``python -m swapnet.executor.probing.activations`` with arguments."""
+def _ask(
+    module: str, job: msgspec.Struct, answers: Any, hear: Callable[[Any], Any], *, verb: str
+) -> Any:
+    """As `swapnet.process.ask.ask`, answered by a fork of the server."""
+    del module
     server = _server()
     assert server.stdin is not None
     assert server.stdout is not None
-    with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
-        asked = json.dumps([command[3:], os.getcwd(), out.name, err.name])
-        print(asked, file=server.stdin, flush=True)
+    with tempfile.NamedTemporaryFile() as asked, tempfile.NamedTemporaryFile() as told:
+        asked.write(msgspec.json.encode(job) + b"\n")
+        asked.flush()
+        request = msgspec.json.encode([asked.name, os.getcwd(), told.name]).decode()
+        print(request, file=server.stdin, flush=True)
         status = int(server.stdout.readline())
-        return subprocess.CompletedProcess(command, status, out.read(), err.read())
+        lines = told.read().splitlines()
+    for line in lines:
+        answer = msgspec.json.decode(line, type=answers)
+        if isinstance(answer, Failed):
+            raise raised(answer)
+        return hear(answer)
+    raise ProcessDied(f"the process that {verb} ended with status {status}", why="in a fork")

@@ -47,7 +47,7 @@ def test_hints_are_for_this_machine(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: str, board: str, rtx: str, other: str
 ) -> None:
     (tmp_path / "model").write_text(board)
-    monkeypatch.setattr("swapnet.tensorrt._BOARD", tmp_path / "model")
+    monkeypatch.setattr("swapnet.tensorrt.BOARD", tmp_path / "model")
     monkeypatch.setattr(platform, "machine", lambda: machine)
     assert rtx in how_to_install("tensorrt-rtx")
     assert how_to_install("tensorrt").endswith(other)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from swapnet.calibration.delays.cache import filesystem_of, load_requests, save_requests
+from swapnet.calibration.delays.cache import load_requests, save_requests
+from swapnet.machine import filesystem_of
 from swapnet.profile import Request
 
 TABLE = (Request(4096, 2, 1e9, 0.5, True, 0.9),)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,6 +30,7 @@ from swapnet.progress import Progress, silent
 from tests.helpers.boards import BOARDS, be_processor
 from tests.helpers.engines import Arrays, BuildToy
 from tests.helpers.engines import Engine as Toy
+from tests.helpers.serving import child_runs, served
 
 DEVICE = Device(threads=1)
 
@@ -116,30 +114,22 @@ def test_what_the_child_refuses_is_raised_here(tmp_path: Path) -> None:
 def test_a_child_that_dies_is_named(
     small: Path, monkeypatch: pytest.MonkeyPatch, code: str, why: str
 ) -> None:
-    popen = subprocess.Popen
-    monkeypatch.setattr(
-        subprocess, "Popen", lambda _, **options: popen([sys.executable, "-c", code], **options)
-    )
+    child_runs(monkeypatch, code)
     with pytest.raises(BackendError, match="ended with status") as caught:
         child.measure_in_child(job(small), silent)
     assert caught.value.why == why
 
 
-def test_the_child_answers_in_lines(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def served(folder: Path) -> tuple[int, list[worker.Answer]]:
-        text = msgspec.json.encode(job(folder)).decode()
-        monkeypatch.setattr(sys, "stdin", io.StringIO(text + "\n"))
-        status = worker.main()
-        lines = capsys.readouterr().out.splitlines()
-        return status, [msgspec.json.decode(line, type=worker.Answer) for line in lines]
+def test_the_child_answers_in_lines(small: Path, tmp_path: Path) -> None:
+    def answers_of(folder: Path) -> tuple[int, list[worker.Answer]]:
+        status, said = served(worker.work, job(folder))
+        return status, [msgspec.json.decode(line, type=worker.Answer) for line in said.splitlines()]
 
-    status, answers = served(small)
+    status, answers = answers_of(small)
     assert status == 0
     assert isinstance(answers[-1], Found)
     assert all(isinstance(answer, Reached) for answer in answers[:-1])
-    status, answers = served(tmp_path)
+    status, answers = answers_of(tmp_path)
     assert status == 2
     assert isinstance(answers[-1], Failed)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from swapnet.calibration.ranges.child import observe_in_child
 from swapnet.calibration.ranges.collect import Extreme
 from swapnet.calibration.ranges.graph import open_model
 from swapnet.calibration.ranges.runtime import kept_bytes, runtime_bytes
-from swapnet.calibration.ranges.worker import Answer, Failed, Found, Job, Ran, main, observe
+from swapnet.calibration.ranges.worker import Answer, Failed, Found, Job, Ran, observe, work
 from swapnet.errors import BackendError, BudgetError, EngineError, InputError
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
@@ -28,6 +27,7 @@ from swapnet.manifest import load_manifest
 from swapnet.process.cgroup import MemoryGroup, is_available
 from swapnet.progress import silent
 from tests.calibration.ranges.conftest import Toy
+from tests.helpers.serving import served
 
 needs_limits = pytest.mark.skipif(
     not is_available(), reason="no permission for cgroups with memory limits"
@@ -70,10 +70,8 @@ def test_every_sample_is_told_of(job: Job) -> None:
 def answers(job: Job, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[Answer]]:
     """What the process says, said by this one."""
     monkeypatch.setattr("swapnet.executor.engine.device_for", lambda *_, **__: Device(1))
-    monkeypatch.setattr(sys, "stdin", io.StringIO(msgspec.json.encode(job).decode() + "\n"))
-    monkeypatch.setattr(sys, "stdout", said := io.StringIO())
-    status = main()
-    return status, [msgspec.json.decode(line, type=Answer) for line in said.getvalue().splitlines()]
+    status, said = served(work, job)
+    return status, [msgspec.json.decode(line, type=Answer) for line in said.splitlines()]
 
 
 def test_the_process_says_what_it_found(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,22 +124,25 @@ def test_the_child_finds_what_this_process_finds(job: Job, method: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "status", "why"),
-    [("echo no library >&2; exit 3", 3, "no library"), ("kill -9 $$", -9, "it said nothing")],
+    ("script", "what", "why"),
+    [
+        ("echo no library >&2; exit 3", "ended with status 3", "no library"),
+        ("kill -9 $$", "was killed by signal 9", "likely for memory"),
+    ],
 )
 def test_a_child_that_dies(
     job: Job,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     script: str,
-    status: int,
+    what: str,
     why: str,
 ) -> None:
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    with pytest.raises(BackendError, match=f"ended with status {status}") as caught:
+    with pytest.raises(BackendError, match=what) as caught:
         observe_in_child(job, silent)
     assert caught.value.why == why
 

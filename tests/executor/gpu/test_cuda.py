@@ -16,6 +16,7 @@ from swapnet.errors import BackendError, BackendUnavailableError, BudgetError, I
 from swapnet.executor.gpu import cuda
 from swapnet.executor.gpu.accelerator import Attributes, MemoryKind, choose_memory, describe
 from swapnet.executor.gpu.cuda import Cuda, device_count, open_cuda
+from swapnet.machine import available_memory_bytes
 
 
 class DriverError(Exception):
@@ -292,7 +293,7 @@ def test_memory_of_each_kind(
 def test_what_the_page_cache_holds_is_free_where_memory_is_shared(
     driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda, "_available_bytes", lambda: 5 << 30)
+    monkeypatch.setattr(cuda, "available_memory_bytes", lambda: 5 << 30)
     assert Cuda(driver, 0).free_bytes() == 5 << 30
     monkeypatch.setitem(FakeDevice.attributes, "INTEGRATED", 0)
     assert Cuda(driver, 0).free_bytes() == 1 << 20
@@ -300,15 +301,15 @@ def test_what_the_page_cache_holds_is_free_where_memory_is_shared(
 
 def test_the_host_says_what_is_available(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
-    assert cuda._available_bytes(meminfo) == 0
+    assert available_memory_bytes(meminfo) == 0
     meminfo.write_text("MemTotal: 16 kB\nMemFree: 1 kB\nMemAvailable:    12 kB\n")
-    assert cuda._available_bytes(meminfo) == 12 << 10
+    assert available_memory_bytes(meminfo) == 12 << 10
 
 
 @pytest.mark.parametrize("nbytes", [(1 << 20) + 1, 13])
 def test_more_memory_than_is_free(gpu: Cuda, nbytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Managed memory too: asking for more than is free can hang a GPU."""
-    monkeypatch.setattr(cuda, "_available_bytes", lambda: 0)
+    monkeypatch.setattr(cuda, "available_memory_bytes", lambda: 0)
     kind = MemoryKind.DEVICE if nbytes == 13 else MemoryKind.MANAGED
     with pytest.raises(BudgetError, match=f"{kind} memory can't be reserved") as caught:
         gpu.allocate(kind, nbytes)

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -12,8 +11,10 @@ from onnx import TensorProto
 
 from swapnet.builder import build
 from swapnet.errors import ModelError
-from swapnet.executor.probing.activations import main, measure
+from swapnet.executor.probing.activations import Job, Measurement, measure, work
+from swapnet.process.failure import Failed
 from tests.helpers.engines import BuildToy, Engine
+from tests.helpers.serving import child_runs, served
 from tests.helpers.zoo import Net
 
 
@@ -54,13 +55,14 @@ def test_other_shapes_measure_as_if_built_for_them(
     }
 
 
-def test_the_child_prints_or_refuses(
-    engine: BuildToy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(str(engine("dynamic").folder), '{"x": [2, 3, 64], "mask": [2, 3]}') == 0
-    assert json.loads(capsys.readouterr().out)["nbytes"]["x"] == 4 * 2 * 3 * 64
-    assert main(str(tmp_path)) == 3
-    assert "is not an engine directory" in capsys.readouterr().err
+def test_the_child_answers_or_refuses(engine: BuildToy, tmp_path: Path) -> None:
+    shapes = {"x": (2, 3, 64), "mask": (2, 3)}
+    status, said = served(work, Job(str(engine("dynamic").folder), shapes))
+    assert status == 0
+    assert msgspec.json.decode(said, type=Measurement).nbytes["x"] == 4 * 2 * 3 * 64
+    status, said = served(work, Job(str(tmp_path)))
+    assert status == 2
+    assert "is not an engine directory" in msgspec.json.decode(said, type=Failed).what
 
 
 def test_larger_inputs_take_more(engine: BuildToy, tmp_path: Path) -> None:
@@ -83,22 +85,21 @@ def test_a_model_that_does_not_run_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "complaint", "why"),
+    ("code", "why"),
     [
-        (-9, "", "killed by signal 9 (Killed), likely for memory"),
-        (-11, "", "killed by signal 11 (Segmentation fault)"),
-        (1, "Traceback:\n  ...\nValueError: odd\n", "ValueError: odd"),
-        (2, "", "the process ended with 2"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by signal 9 (Killed): likely for memory"),
+        ("import os; os.kill(os.getpid(), 11)", "killed by signal 11 (Segmentation fault)"),
+        ("raise ValueError('odd')", "ValueError: odd"),
+        ("raise SystemExit(2)", "ended with status 2"),
     ],
 )
 def test_a_failing_child_is_not_blamed_on_shapes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, complaint: str, why: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, why: str
 ) -> None:
-    done = subprocess.CompletedProcess([], code, "", complaint)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    child_runs(monkeypatch, f"import sys; sys.stdin.readline(); {code}")
     with pytest.raises(ModelError, match="can't be measured") as caught:
         measure(tmp_path)
-    assert caught.value.why.endswith(why)
+    assert why in caught.value.why
     assert "--shapes" not in caught.value.hint
 
 

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from swapnet.errors import BackendError
-from swapnet.executor.probing.swaps import main, measure_swaps, swap_times
+from swapnet.executor.probing.swaps import Job, Swaps, measure_swaps, swap_times, work
 from swapnet.manifest import load_manifest
+from swapnet.process.failure import Failed
 from swapnet.testing.gpu import SimulatedAccelerator
 from tests.helpers.gpu import BuildGpu
+from tests.helpers.serving import child_runs, served
 
 
 @pytest.mark.usefixtures("trt")
@@ -23,37 +25,33 @@ def test_every_block_has_a_time(gpu_engine: BuildGpu, embedded: str) -> None:
 
 
 def test_a_machine_without_a_gpu_is_told(
-    gpu_engine: BuildGpu, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    gpu_engine: BuildGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(name: str) -> None:
         raise OSError(f"{name} is not here")
 
     monkeypatch.setattr("ctypes.CDLL", missing)
-    assert main(str(gpu_engine("used-twice"))) == 2
-    assert "there is no CUDA driver here" in capsys.readouterr().err
+    status, said = served(work, Job(str(gpu_engine("used-twice"))))
+    assert status == 2
+    assert "there is no CUDA driver here" in msgspec.json.decode(said, type=Failed).what
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "why"),
-    [(2, "loading\nthe GPU refused", "the GPU refused"), (-11, "", "the process ended with -11")],
+    ("code", "why"),
+    [
+        ("sys.exit('the GPU refused')", "ended with status 1: the GPU refused"),
+        ("import os; os.kill(os.getpid(), 11)", "killed by signal 11"),
+    ],
 )
-def test_a_child_that_fails_is_told(
-    monkeypatch: pytest.MonkeyPatch, status: int, error: str, why: str
-) -> None:
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        assert command[1:3] == ["-m", "swapnet.executor.probing.swaps"]
-        return subprocess.CompletedProcess(command, status, "", error)
-
-    monkeypatch.setattr(subprocess, "run", run)
+def test_a_child_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, code: str, why: str) -> None:
+    asked = child_runs(monkeypatch, f"import sys; sys.stdin.readline(); {code}")
     with pytest.raises(BackendError, match="mine can't be measured on this GPU") as caught:
         measure_swaps(Path("mine"))
-    assert caught.value.why == why
+    assert asked[0][1:3] == ["-m", "swapnet.executor.probing.swaps"]
+    assert why in caught.value.why
 
 
 def test_times_come_from_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        subprocess,
-        "run",
-        lambda command, **_: subprocess.CompletedProcess(command, 0, "[1.5,2.0]", ""),
-    )
+    said = msgspec.json.encode(Swaps((1.5, 2.0))).decode()
+    child_runs(monkeypatch, f"input(); print({said!r})")
     assert measure_swaps(Path("mine")) == (1.5, 2.0)

@@ -21,6 +21,7 @@ from swapnet.executor.scenario.traffic import Arrival
 from swapnet.process.failure import Failed
 from tests.executor.scenario.conftest import MIB, FakeRuntime
 from tests.helpers.engines import BuildToy
+from tests.helpers.serving import served
 
 Said = Callable[..., tuple[int, list[Any]]]
 
@@ -32,13 +33,9 @@ def said(monkeypatch: pytest.MonkeyPatch, job: Callable[..., Job]) -> Said:
     monkeypatch.setattr(worker, "open_generator", lambda job, say: LoadGenerator(job, runtime, say))
 
     def serve(*commands: msgspec.Struct) -> tuple[int, list[Any]]:
-        lines = [msgspec.json.encode(line).decode() + "\n" for line in (job(), *commands)]
-        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(lines)))
-        out = io.BytesIO()
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, write_through=True))
-        status = worker.main()
+        status, out = served(worker.work, job(), *commands)
         assert runtime.closed == any(isinstance(command, Close) for command in commands)
-        return status, _decoded(io.BytesIO(out.getvalue()))
+        return status, _decoded(io.BytesIO(out))
 
     return serve
 

@@ -117,7 +117,7 @@ def test_the_hint_is_for_the_cause(
 
 
 def test_no_groups_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("_V1", "_V2", "_KERNEL_OPTIONS"):
+    for name in ("CGROUP_V1", "CGROUP_V2", "KERNEL_OPTIONS"):
         monkeypatch.setattr(f"swapnet.process.cgroup.{name}", tmp_path / "none")
     assert not is_available()
     with pytest.raises(BackendUnavailableError, match=r"run as root .* leave --memory-limit out"):

@@ -12,7 +12,6 @@ import pytest
 
 from swapnet.arrays import load_npz
 from swapnet.builder import build
-from swapnet.builder.compilers.tensorrt import child as children
 from swapnet.builder.compilers.tensorrt import compiler
 from swapnet.builder.compilers.tensorrt.child import compile_in_child
 from swapnet.builder.compilers.tensorrt.engine import compile_engine
@@ -23,6 +22,7 @@ from swapnet.machine import Gpu
 from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Manifest, load_manifest
 from swapnet.tensorrt import version
 from tests.helpers.fake_builder import FakeTensorRT, installed
+from tests.helpers.serving import child_runs
 from tests.helpers.zoo import TOYS, Net, mlp
 
 RTX = "tensorrt-rtx"
@@ -306,15 +306,15 @@ def job(tmp_path: Path) -> Job:
         ("import os; os.kill(os.getpid(), 9)", ("killed by signal 9", "likely for memory")),
         ("import os; os.kill(os.getpid(), 11)", ("killed by signal 11",)),
         ("raise RuntimeError('odd')", ("RuntimeError: odd",)),
-        ("raise SystemExit(4)", ("ended with 4",)),
-        ("", ("ended with 0",)),
+        ("raise SystemExit(4)", ("ended with status 4",)),
+        ("", ("ended with status 0",)),
         ("sys.stderr.write('x' * 100_000 + chr(10)); sys.exit('full pipes')", ("full pipes",)),
     ],
 )
 def test_a_child_that_dies_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: str, words: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(children, "_COMMAND", ["-c", f"import sys; sys.stdin.read(); {child}"])
+    child_runs(monkeypatch, f"import sys; sys.stdin.readline(); {child}")
     with pytest.raises(ModelError, match="block 7") as caught:
         compile_in_child(job(tmp_path), lambda *_: None)
     assert all(word in caught.value.why for word in words)
@@ -322,7 +322,7 @@ def test_a_child_that_dies_is_an_error(
 
 def test_a_child_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = '{"type":"Step","done":1,"total":2}\\n{"type":"End","activation_bytes":5}'
-    monkeypatch.setattr(children, "_COMMAND", ["-c", f"input(); print('{said}')"])
+    child_runs(monkeypatch, f"input(); print('{said}')")
     told: list[tuple[int, int]] = []
     assert compile_in_child(job(tmp_path), lambda *step: told.append(step)) == 5
     assert told == [(1, 2)]

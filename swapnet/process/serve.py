@@ -1,0 +1,92 @@
+"""A process of ours as it sees its parent; `swapnet.process.child` is the other side.
+
+The parent writes lines of JSON to standard input, the first of them the job. The process answers
+with lines of JSON, and with raw bytes where a line announces them. What libraries print to standard
+output goes to standard error, so that it can't be taken for an answer.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, TypeVar
+
+import msgspec
+
+from swapnet.errors import SwapnetError
+from swapnet.process.failure import failure_of
+
+__all__ = ["Parent", "serve"]
+
+T = TypeVar("T")
+
+
+class Parent:
+    """Who started this process; safe to answer from several threads.
+
+    Parameters
+    ----------
+    lines, answers
+        Where it writes to, and reads from.
+    """
+
+    def __init__(self, lines: IO[bytes], answers: IO[bytes]) -> None:
+        self._lines = lines
+        self._answers = answers
+        self._lock = threading.Lock()
+
+    def job(self, kind: type[T]) -> T:
+        """The first line.
+
+        Raises
+        ------
+        EOFError
+            The parent has gone.
+        """
+        line = self._lines.readline()
+        if not line:
+            raise EOFError
+        return msgspec.json.decode(line, type=kind)
+
+    def commands(self, kind: Any) -> Iterator[Any]:
+        """Further lines, each of which waits for its answer, until the parent ends them."""
+        for line in self._lines:
+            yield msgspec.json.decode(line, type=kind)
+
+    def answer(self, value: Any, data: Sequence[bytes | memoryview] = ()) -> None:
+        """Write one line, and bytes after it."""
+        with self._lock:
+            self._answers.write(msgspec.json.encode(value) + b"\n")
+            for piece in data:
+                self._answers.write(piece)
+            self._answers.flush()
+
+
+def serve(work: Callable[[Parent], None], parent: Parent | None = None) -> int:
+    """Work for the parent of this process.
+
+    Parameters
+    ----------
+    work
+        Takes the job, and answers. One of our errors is answered too, and ends the process.
+    parent
+        Another parent than that of this process.
+
+    Returns
+    -------
+    int
+        Status to exit with: 2 after an error, 1 where the parent has gone.
+    """
+    if parent is None:
+        parent = Parent(sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    try:
+        work(parent)
+    except SwapnetError as error:
+        parent.answer(failure_of(error))
+        return 2
+    except (EOFError, BrokenPipeError):
+        return 1
+    return 0
