@@ -1,4 +1,4 @@
-"""What ours is compared with: whole models by turns, as a server without a planner loads them."""
+"""A baseline: whole models by turns, as a server without a planner loads them."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class WholeModels:
     Parameters
     ----------
     budget_bytes
-        Of all models together.
+        Memory of all models together.
     device
-        Compute threads and whose they are.
+        Compute threads, and the pool that they belong to.
     lanes
         Steps of different models that are executed at the same moment.
     """
@@ -88,8 +88,14 @@ class WholeModels:
         model = WholeModel(folder, name, objectives, shapes, self._device, self._lanes, self.held)
         with self._changed:
             self._models.append(model)
-        with self.held(model):
-            return model
+        try:
+            with self.held(model):
+                return model
+        except BaseException:
+            with self._changed:
+                self._models.remove(model)
+            model.close()
+            raise
 
     def update(self, changes: Mapping[Any, Any]) -> None:
         """Nothing here depends on what is expected of a model."""
@@ -119,7 +125,7 @@ class WholeModels:
         with self._changed:
             self._asking.append(model)
             try:
-                # In the order of asking: who is always in memory can't keep others out.
+                # In the order of asking: a model that stays in memory can't keep others out.
                 self._changed.wait_for(lambda: self._asking[0] is model and self._admit(model))
             finally:
                 self._asking.remove(model)
@@ -164,9 +170,7 @@ class WholeModel:
     in_force
         Plan of the executor that is open, or that there is room for.
     is_used
-        Whether an inference needs it in memory.
-    stats
-        What was counted so far.
+        True while an inference needs it in memory.
     """
 
     def __init__(
@@ -196,7 +200,7 @@ class WholeModel:
 
     @property
     def stats(self) -> ModelStats:
-        """What was counted so far."""
+        """Counts since the model was loaded."""
         return ModelStats(read_bytes=self._read_bytes, waiting=self._submitted - self._begun)
 
     @property

@@ -1,4 +1,4 @@
-"""What a scenario is expected to take, by way to share its budget, on this storage or another."""
+"""Expected latencies of a scenario, by way to share its budget, on this storage or another."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Candidate:
 
     @property
     def claim(self) -> Claim:
-        """What it asks of the memory for weights."""
+        """Its claim to the memory for weights."""
         entry = self.entry
         objectives = Objectives(entry.priority, entry.deadline_ms, entry.rate_per_s)
         return self.engine.claim(entry.name, objectives)
@@ -56,7 +56,7 @@ class Forecast:
     Attributes
     ----------
     rule
-        Of `swapnet.executor.runtime.split`, or ``"unlimited"``.
+        One of `swapnet.executor.runtime.split.RULES`, or ``"unlimited"``.
     weighted_latency_ms
         Mean over requests, weighted by priority.
     latency_ms, share_bytes, misses
@@ -83,7 +83,7 @@ def candidate(
     Parameters
     ----------
     entry, folder, manifest, profile
-        What is asked, of which engine, with which delays.
+        The entry of the scenario, its engine, and the delays of that.
     storage_bytes_per_s
         In place of the measured one, idle and busy.
     """
@@ -105,11 +105,11 @@ def forecast(
     candidates
         The DNNs.
     budget_bytes
-        Of all together.
+        Memory of all together.
     requests
-        Of each DNN at least, as the scenario says that they come.
+        Their number for each DNN at least; they come as the scenario says.
     seed
-        Of the requests.
+        Seed of the requests.
 
     Raises
     ------

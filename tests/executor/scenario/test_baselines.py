@@ -169,6 +169,7 @@ def test_what_does_not_fit_alone_is_refused(engines: dict[str, Simulated], opene
     small = WholeModels(ENGINE_BYTES + KIB, device=Device(1))
     with pytest.raises(BudgetError):
         ended(partial(small.load, engines["a"].folder, name="a"))
+    assert small.shares == {}
     ended(small.close)
 
 
