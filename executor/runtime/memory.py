@@ -9,9 +9,9 @@ from swapnet.executor.planning.layout import is_placed
 from swapnet.executor.planning.usage import PIPELINE_BYTES, demand, page_table_bytes, usage
 from swapnet.manifest import Manifest
 
-__all__ = ["ENGINE_BYTES", "is_interruptible", "scratch_bytes", "together"]
+__all__ = ["is_interruptible", "scratch_bytes", "together"]
 
-ENGINE_BYTES = 3 << 19
+_ENGINE_BYTES = 3 << 19
 """For each engine: its thread, its plan, its curve, and the heap's fragments."""
 
 
@@ -37,7 +37,7 @@ def together(manifests: Sequence[Manifest], *, lanes: int = 1) -> Demand:
     )
     return Demand(
         sum(demand(manifest).weights_bytes for manifest in manifests),
-        PIPELINE_BYTES + len(used) * ENGINE_BYTES + other + scratch + page_table_bytes(scratch),
+        PIPELINE_BYTES + len(used) * _ENGINE_BYTES + other + scratch + page_table_bytes(scratch),
     )
 
 
