@@ -118,7 +118,9 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
     """
     job = Job(str(folder), {name: tuple(shape) for name, shape in (shapes or {}).items()})
     try:
-        return ask(_MODULE, job, Measurement | Failed, lambda found: found, verb="measures blocks")
+        found: Measurement = ask(
+            _MODULE, job, Measurement | Failed, lambda measured: measured, verb="measures blocks"
+        )
     except ProcessDied as error:
         raise ModelError(
             "the blocks can't be measured", why=f"{error.what}: {error.why}", hint=error.hint
@@ -129,6 +131,7 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
             why=" ".join(f"{error.what}: {error.why}".splitlines()),
             hint="give the shapes that the model is used with: --shapes name:1x3x224x224",
         ) from error
+    return found
 
 
 class _Blocks:

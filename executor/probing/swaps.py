@@ -52,15 +52,16 @@ def measure_swaps(folder: Path) -> tuple[float, ...]:
         The engine does not run here; the message has the child's last line.
     """
     try:
-        return ask(
-            _MODULE, Job(str(folder)), Swaps | Failed, lambda found: found, verb="measures swaps"
-        ).ms
+        found: Swaps = ask(
+            _MODULE, Job(str(folder)), Swaps | Failed, lambda swaps: swaps, verb="measures swaps"
+        )
     except SwapnetError as error:
         raise BackendError(
             f"{folder.name} can't be measured on this GPU",
             why=f"{error.what}: {error.why}",
             hint="choose --weights external or embedded, which needs no measurement",
         ) from error
+    return found.ms
 
 
 def swap_times(folder: Path, gpu: Accelerator | None = None) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""What a runtime's budget may be, and what fits in it."""
+"""Limits of a runtime's budget, and of the models in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def budget_bytes(budget: Budget | str | int) -> int:
     Raises
     ------
     InputError
-        It is none, or a share of a demand.
+        It is invalid, or a share of a demand.
     BudgetError
         It is more than the machine has.
     """

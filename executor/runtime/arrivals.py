@@ -39,7 +39,7 @@ def poisson(rates_per_s: Sequence[float], requests: int, seed: int) -> Iterator[
     rates_per_s
         By DNN.
     requests
-        Of all DNNs together; none come if no DNN has a rate.
+        Their number over all DNNs; none come if no DNN has a rate.
     seed
         The same one gives the same requests.
 
@@ -66,13 +66,13 @@ def arrival_times(
     Parameters
     ----------
     kind
-        How requests follow each other, given their number.
+        The process by which requests follow each other.
     rate_per_s
         On average.
     seconds
-        How long they come.
+        Length of the time.
     random
-        What decides.
+        Source of chance.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""A thread that has a budget split anew where models are asked at other rates than expected."""
+"""A thread that has a budget split again where models are asked at other rates than expected."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Balancer:
         Parameters
         ----------
         expected_per_s
-            That the budget was split for, by model.
+            Rates that the budget was split for, by model.
         seen
             Gives those that are seen; a model of which nothing was expected does not count.
         """
@@ -76,7 +76,7 @@ class Balancer:
 
 
 def _differ(expected_per_s: float | None, rate_per_s: float) -> bool:
-    """Whether a rate is another than the one that the budget was split for."""
+    """True where a rate is not about the one that the budget was split for."""
     if expected_per_s is None:
         return False
     return not expected_per_s / _DRIFT <= rate_per_s <= max(expected_per_s, 1e-9) * _DRIFT

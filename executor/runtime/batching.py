@@ -15,7 +15,7 @@ Rows = int
 """Length of the first axis."""
 
 _ROUNDING = 1e-4
-"""Of the largest magnitude."""
+"""Largest difference of joined outputs, over the largest magnitude."""
 
 
 def largest_batch(manifest: Manifest) -> Rows:
@@ -38,7 +38,7 @@ def rows_of(inputs: Mapping[str, Array]) -> Rows:
 
 
 def are_alike(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-    """Whether two requests differ in their rows only, which are the same in all inputs of each."""
+    """True where two requests differ in their rows only, the same for all inputs of each."""
     lengths = [{array.shape[0] for array in request.values()} for request in (one, other)]
     return all(len(rows) == 1 for rows in lengths) and all(
         array.shape[1:] == other[name].shape[1:] for name, array in one.items()
@@ -62,7 +62,7 @@ def part(outputs: Mapping[str, Array], rows: Sequence[Rows]) -> list[dict[str, A
 
 
 def agree(joined: Sequence[Mapping[str, Array]], alone: Sequence[Mapping[str, Array]]) -> bool:
-    """Whether joined requests gave what each gives alone: a first axis need not be of requests.
+    """True where joined requests gave what each gives alone: a first axis may be another one.
 
     Products of another size round differently in the last bits.
     """

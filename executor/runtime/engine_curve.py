@@ -25,10 +25,10 @@ from swapnet.profile import Profile
 __all__ = ["CURVE", "OPTIONS", "POINTS", "EngineCurve", "load_curve", "with_curve"]
 
 OPTIONS = PlanOptions(reading_weight=0.5, most_step_ms=10.0)
-"""How engines are planned that share storage and processor: others wait for both."""
+"""Options of plans for engines that share storage and processor: others wait for both."""
 
 POINTS = 12
-"""Of a curve: each takes a search of plans."""
+"""Points of a curve: each takes a search of plans."""
 
 CURVE = "curve.json"
 """Where a curve is kept in an engine directory."""
@@ -59,18 +59,18 @@ class EngineCurve:
 
     @property
     def alone_bytes(self) -> int:
-        """What it uses beside weights where it shares with nobody: in each of its budgets."""
+        """Memory beside weights, alone in a process: a part of each of its budgets."""
         return usage(self.engine.manifest).total_bytes
 
     def claim(self, name: str, objectives: Objectives) -> Claim:
-        """What it asks of the memory for weights."""
+        """Its claim to the memory for weights."""
         options = tuple(map(self.option, self.curve))
         return Claim(
             name, options, objectives.priority, objectives.rate_per_s, objectives.deadline_ms
         )
 
     def option(self, point: Point) -> Option:
-        """What it does with a share, by a point of its curve or by another one."""
+        """Its use of a share, by a point of its curve or by another one."""
         nbytes = point.budget_bytes - self.alone_bytes
         ring_bytes = max(nbytes - point.resident_bytes, 0)
         held = min(ring_bytes / point.streamed_bytes, 1.0) if point.streamed_bytes else 0.0
@@ -108,7 +108,7 @@ def load_curve(
     folder, manifest
         The engine.
     profile, options
-        What it is planned with. A kept curve of others is stale: it is planned again.
+        Delays and options of the plans. A kept curve of others is stale: it is planned again.
     keep
         In place of the one that is kept.
     """
@@ -127,7 +127,7 @@ def load_curve(
 
 
 def _key(manifest: Manifest, profile: Profile, options: PlanOptions) -> str:
-    """Of everything that the curve depends on; budgets tell what memory is counted, and how."""
+    """Digest of all that the curve depends on; budgets tell which memory is counted, and how."""
     digest = hashlib.sha256()
     for part in (manifest, profile, options, curve_budgets(manifest, POINTS)):
         digest.update(msgspec.json.encode(part))

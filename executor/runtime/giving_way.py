@@ -17,7 +17,7 @@ _INTERVAL_S = 1e-4
 
 _lock = threading.Lock()
 _before_s: list[float] = []
-"""Of all that give way now: what was in force when each began."""
+"""Intervals that were in force when each of those that give way now began."""
 
 
 @contextmanager

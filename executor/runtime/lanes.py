@@ -1,4 +1,4 @@
-"""Who computes: the most urgent inference that has its bytes, from step to step."""
+"""The right to compute: from step to step, the most urgent inference that has its bytes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["LaneTurn", "Lanes", "Uninterrupted"]
 
 
 class Lanes:
-    """The compute device: so many inferences execute a step at the same moment.
+    """The compute device, which executes a step of ``count`` inferences at the same moment.
 
     Parameters
     ----------
     count
         1 interleaves inferences, more let them run beside each other.
     policy
-        Whose turn it is.
+        Order of requests.
     """
 
     def __init__(self, count: int = 1, policy: Policy | str = Policy.DEADLINE) -> None:
@@ -51,7 +51,6 @@ class Lanes:
         turn.granted.wait()
 
     def leave(self, turn: LaneTurn) -> None:
-        """See `Turn.leave`."""
         with self._lock:
             self._put_back(turn)
             self._pass_on()
@@ -61,6 +60,11 @@ class Lanes:
         with self._lock:
             if self.count == 1:
                 return False
+            # One turn at a time may be alone. A second one has to give its lane back first: the
+            # turn that is alone waits until all other lanes are free. So it waits in line like any
+            # other, which means without the lock, and looks again when its lane was granted: a
+            # third turn may be alone by then. Once it is alone, `_pass_on` keeps freed lanes, and
+            # grants this turn when only its own is taken.
             while self._alone not in (None, turn):
                 self._put_back(turn)
                 self._wait_in_line(turn)
@@ -93,7 +97,7 @@ class Lanes:
         self._waiting[turn.job.sequence] = turn
 
     def _pass_on(self) -> None:
-        """Free lanes go to who waits; all but one stay free while a turn has to be alone."""
+        """Give free lanes to waiting turns; all but one stay free while a turn has to be alone."""
         if self._alone is not None:
             if self._free == self.count - 1:
                 self._alone.granted.set()
@@ -111,14 +115,14 @@ class LaneTurn:
     Parameters
     ----------
     lanes
-        What it computes on.
+        The compute device.
     job
         The request; admitted.
 
     Attributes
     ----------
     held
-        Whether it computes.
+        True while it computes.
     granted
         Set when it may.
     """
@@ -130,15 +134,12 @@ class LaneTurn:
         self._lanes = lanes
 
     def take(self) -> None:
-        """See `Turn.take`."""
         self._lanes.take(self)
 
     def leave(self) -> None:
-        """See `Turn.leave`."""
         self._lanes.leave(self)
 
     def clear(self) -> bool:
-        """See `Turn.clear`."""
         return self._lanes.clear(self)
 
 
@@ -150,7 +151,7 @@ class Uninterrupted:
     Parameters
     ----------
     turn
-        What is kept; the caller leaves it.
+        The turn to keep; the caller leaves it.
     """
 
     def __init__(self, turn: Turn) -> None:
@@ -158,14 +159,12 @@ class Uninterrupted:
         self._taken = False
 
     def take(self) -> None:
-        """See `Turn.take`."""
         if not self._taken:
             self._turn.take()
             self._taken = True
 
     def leave(self) -> None:
-        """Not yet."""
+        """Keep it: the caller leaves it after the last step."""
 
     def clear(self) -> bool:
-        """See `Turn.clear`."""
         return self._turn.clear()

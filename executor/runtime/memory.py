@@ -1,4 +1,4 @@
-"""What several engines use together, in one process and under one budget."""
+"""Memory of several engines together, in one process and under one budget."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from swapnet.executor.planning.layout import is_placed
 from swapnet.executor.planning.usage import PIPELINE_BYTES, demand, page_table_bytes, usage
 from swapnet.manifest import Manifest
 
-__all__ = ["ENGINE_BYTES", "is_interruptible", "scratch_bytes", "together"]
+__all__ = ["is_interruptible", "scratch_bytes", "together"]
 
-ENGINE_BYTES = 3 << 19
-"""Of each engine: its thread, its plan, its curve, and the heap's fragments."""
+_ENGINE_BYTES = 3 << 19
+"""For each engine: its thread, its plan, its curve, and the heap's fragments."""
 
 
 def together(manifests: Sequence[Manifest], *, lanes: int = 1) -> Demand:
-    """What engines use together when nothing is swapped.
+    """Memory of engines together when nothing is swapped.
 
     Scratch memory is used while a step is executed, and shared by all: it counts once for each
     lane. Values across cuts, inputs and outputs exist from the first step of an inference to its
@@ -37,16 +37,16 @@ def together(manifests: Sequence[Manifest], *, lanes: int = 1) -> Demand:
     )
     return Demand(
         sum(demand(manifest).weights_bytes for manifest in manifests),
-        PIPELINE_BYTES + len(used) * ENGINE_BYTES + other + scratch + page_table_bytes(scratch),
+        PIPELINE_BYTES + len(used) * _ENGINE_BYTES + other + scratch + page_table_bytes(scratch),
     )
 
 
 def scratch_bytes(manifests: Sequence[Manifest], *, lanes: int = 1) -> int:
-    """Limit of the memory that steps share: what the largest need that run at once."""
+    """Limit of the memory that steps share: the need of the largest that run at once."""
     largest = sorted((usage(manifest).scratch_bytes for manifest in manifests), reverse=True)
     return sum(largest[:lanes])
 
 
 def is_interruptible(manifest: Manifest) -> bool:
-    """Whether others may run between two steps: no value lies in scratch memory then."""
+    """True where others may run between two steps: no value lies in scratch memory then."""
     return all(is_placed(tensor) for tensor in (*manifest.values, *manifest.outputs))

@@ -33,7 +33,7 @@ _SEQUENCE = count()
 _Answer = dict[str, Array] | Exception
 
 _FORESEEN = 4
-"""Inferences ahead whose urgency is known: a ring holds no more."""
+"""Inferences ahead with a known urgency: a ring holds no more."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class ModelStats:
     Attributes
     ----------
     requests, failures
-        That have ended, and those of them that raised.
+        Requests that have ended, and those that raised.
     inferences
-        That served them: fewer, where requests were joined.
+        Fewer than requests where some were joined.
     read_bytes
         Read from storage for them, in advance or not.
     waiting
@@ -71,12 +71,12 @@ class _Request:
 
 
 class Urgencies:
-    """How urgent a model's reads are: those that somebody waits for first, then by expectation."""
+    """Urgency of a model's reads: first for requests that wait, then for expected ones."""
 
     def __init__(self, meter: RateMeter) -> None:
         self.meter = meter
         self.pending: tuple[Rank, ...] = ()
-        """Of the inference that runs, and of those that wait."""
+        """Ranks of the inference that runs, and of requests that wait."""
 
     def __call__(self, ahead: int) -> Rank:
         pending = self.pending
@@ -86,7 +86,7 @@ class Urgencies:
 
 
 class Owner(Protocol):
-    """What a model asks of the runtime that it belongs to."""
+    """The runtime, as its models see it."""
 
     def asked(self) -> None:
         """A request has come."""
@@ -109,13 +109,13 @@ class RuntimeModel:
     name
         Unique in the runtime.
     executor
-        Of the engine; the model closes it.
+        Executes the engine; the model closes it.
     objectives
         Priority, deadline, expected rate.
     lanes
-        What it computes on.
+        The compute device.
     urgencies
-        Of its reads.
+        Order of its reads.
     owner
         The runtime.
     """
@@ -155,7 +155,7 @@ class RuntimeModel:
 
     @property
     def stats(self) -> ModelStats:
-        """What was counted so far."""
+        """Counts since the model was loaded."""
         with self._changed:
             return replace(self._stats, waiting=len(self._queue))
 
@@ -284,7 +284,7 @@ class RuntimeModel:
         return done
 
     def is_served_here(self) -> bool:
-        """Whether the calling thread is the one that serves this model."""
+        """True on the thread that serves this model."""
         return threading.current_thread() is self._thread
 
     def expect(self, changes: Changes) -> None:
@@ -354,7 +354,7 @@ class RuntimeModel:
                 request.result.set_result(answer)
 
     def _answers(self, inputs: Sequence[dict[str, Array]], turn: LaneTurn) -> list[_Answer]:
-        """Of each request: together where that is known to be the same, else one by one."""
+        """Answer requests together where that is known to be the same, else one by one."""
         if not inputs:
             return []
         kept = turn if self._is_interruptible else Uninterrupted(turn)
@@ -394,7 +394,7 @@ class RuntimeModel:
             self._stats = replace(self._stats, **now)
 
     def _foresee(self) -> None:
-        """Tell the readers who waits for what."""
+        """Tell the readers the ranks of the next inferences."""
         running = self._running[:1]
         self._urgencies.pending = tuple(
             request.rank for request in (*running, *islice(self._queue, _FORESEEN))
@@ -411,7 +411,7 @@ def _settle(done: Future[None], change: Callable[[], None]) -> None:
 
 
 def unloaded(name: str) -> BackendError:
-    """What was asked of a model that is gone."""
+    """The error of a call on a model that is gone."""
     return BackendError(
         f"{name} is not loaded any more",
         why="it was used after unload() or close()",

@@ -1,4 +1,4 @@
-"""What a model is promised, and what is expected of its callers."""
+"""Service-level objectives of a model, and the rate that is expected of its callers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Changes", "Objectives"]
 
 @dataclass(frozen=True)
 class Objectives:
-    """Of one model among others.
+    """Objectives of one model among others.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Objectives:
 
     @property
     def patience_s(self) -> float:
-        """How long a request may take before it is the most urgent of all."""
+        """Time after which a request is the most urgent of all."""
         return PATIENCE_S if self.deadline_ms is None else self.deadline_ms / 1e3
 
 

@@ -1,8 +1,8 @@
-"""Who goes first: a rank for each request, and a queue in the order of ranks.
+"""The order of requests: a rank for each, and a queue in the order of ranks.
 
 A rank never changes, whatever happens after a request has come: a heap keeps the order, and a
 decision costs O(log n). Two queues that share their `Ranks` (one for compute, one for storage)
-agree about who is more urgent.
+agree about which request is more urgent.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from swapnet.errors import InputError
 __all__ = ["PATIENCE_S", "Job", "Policy", "Ranks", "ReadyQueue"]
 
 PATIENCE_S = 10.0
-"""How long a request without a deadline waits before it is the most urgent one of all."""
+"""Time after which a request without a deadline is the most urgent one of all."""
 
 _LEAST_MS = 1e-3
-"""Of service: what costs nothing would never be anyone else's turn."""
+"""Least service of a request: with none, a model would always go before the others."""
 
 _FEW = 64
 """Entries that are kept without a look at whether they are still of use."""
@@ -52,8 +52,8 @@ class Job:
     sequence
         Unique, and larger than those of earlier requests.
     arrival_s, deadline_s
-        On the caller's clock. The deadline is finite: where there is none, it is the arrival and
-        `PATIENCE_S`.
+        Times on the caller's clock. The deadline is finite: without one, it is `PATIENCE_S` after
+        the arrival.
     weight
         Priority of the model, above 0.
     service_ms
@@ -174,7 +174,6 @@ class ReadyQueue:
         return job.sequence in self._waiting
 
     def rank(self, job: Job) -> tuple[float, ...]:
-        """See `Ranks.rank`."""
         return self.ranks.rank(job)
 
     def add(self, job: Job) -> None:
@@ -203,7 +202,7 @@ class ReadyQueue:
         return None
 
     def pop(self) -> Job:
-        """The most urgent request, whose turn it is.
+        """Take the most urgent request out: it is served next.
 
         Raises
         ------

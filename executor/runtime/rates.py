@@ -1,4 +1,4 @@
-"""How often a model is asked, as expected and as seen."""
+"""Request rate of a model, as expected and as seen."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from swapnet.executor.swapping.storage import LoadMode
 __all__ = ["SwapRuntime"]
 
 _WORTH = 0.9
-"""Of the cost that is expected: a split that saves less than the rest is not worth new plans."""
+"""Largest cost of a new split over the current one: smaller gains are not worth new plans."""
 
 
 class SwapRuntime:
@@ -49,11 +49,11 @@ class SwapRuntime:
     ----------
     budget
         ``"256MiB"`` or bytes: all that the models may use together. Shares of a demand are not
-        for a runtime, whose models come and go.
+        for a runtime: its models come and go.
     device
-        Compute threads and whose they are.
+        Compute threads, and the pool that they belong to.
     load_mode
-        How weights are read.
+        The way to read weights.
     split
         One of `swapnet.executor.runtime.split.RULES`. ``latency``: the lowest expected latency,
         weighted by priorities and rates. ``equal`` and ``proportional`` are what that is compared
@@ -61,14 +61,14 @@ class SwapRuntime:
     lanes
         Steps of different models that are executed at the same moment.
     policy
-        Whose turn it is: `swapnet.executor.runtime.policy.Policy`.
+        Order of requests: `swapnet.executor.runtime.policy.Policy`.
 
     Raises
     ------
     InputError
-        The budget is none, or there is no such split or policy.
+        The budget is invalid, or there is no such split or policy.
     BudgetError
-        The machine has not so much memory.
+        The budget is more than the machine has.
 
     Examples
     --------
@@ -102,7 +102,7 @@ class SwapRuntime:
         self._engines: dict[str, EngineCurve] = {}
         self._shares_bytes: dict[str, int] = {}
         self._rates: dict[str, float] = {}
-        """That the budget was split for."""
+        """Rates that the budget was split for."""
         self._scratch = Scratch(0)
         self._channel = Channel(READERS)
         self._closed = False
@@ -115,7 +115,7 @@ class SwapRuntime:
 
     @property
     def models(self) -> tuple[RuntimeModel, ...]:
-        """Those that are loaded, in the order of loading."""
+        """The loaded models, in the order of loading."""
         return tuple(self._models.values())
 
     @property
@@ -144,7 +144,7 @@ class SwapRuntime:
         priority
             Weight of its latency among all.
         deadline_ms
-            Of a request, from when it is submitted.
+            Time from when a request is submitted to when its answer is due.
         rate_per_s
             Expected requests; what is seen later counts more.
         shapes
@@ -204,7 +204,7 @@ class SwapRuntime:
                 self._scratch.resize(0)
 
     def update(self, changes: Mapping[RuntimeModel, Changes]) -> None:
-        """Change what is promised or expected of some models; the budget is split anew, once.
+        """Change what is promised or expected of some models; the budget is split again, once.
 
         Parameters
         ----------
@@ -237,7 +237,7 @@ class SwapRuntime:
         Raises
         ------
         InputError, BudgetError
-            The budget is none, or too small for what is loaded; the one before stays in force.
+            The budget is invalid or too small; the current one stays in force.
         StorageError, BackendError
             A plan could not be put in force; its model keeps the one before, and the larger of the
             two budgets is in force.
@@ -275,11 +275,10 @@ class SwapRuntime:
         self.close()
 
     def asked(self) -> None:
-        """See `Owner.asked`: the balancer is woken where rates are not those expected."""
+        """Wake the balancer where rates are not those expected."""
         self._balancer.look(self._rates, lambda: {m.name: m.rate_per_s() for m in self.models})
 
     def serving(self) -> RuntimeModel | None:
-        """See `Owner.serving`."""
         return next((model for model in self.models if model.is_served_here()), None)
 
     def _open(
@@ -397,7 +396,7 @@ class SwapRuntime:
             pause.result()
 
     def _available_bytes(self, engines: Iterable[EngineCurve]) -> int:
-        """What the budget leaves for the weights of engines."""
+        """The part of the budget that is left for weights of engines."""
         manifests = [e.engine.manifest for e in engines]
         return self._budget_bytes - together(manifests, lanes=self._lanes.count).other_bytes
 

@@ -14,7 +14,7 @@ __all__ = ["ShareRule", "SimulatedShareRule", "share_rule"]
 _LATENCY = "latency"
 
 _CLEARLY = 0.98
-"""Of a cost: less than the rest is chance."""
+"""Largest cost over the expected one that is clearly lower: smaller differences are chance."""
 
 
 class ShareRule:

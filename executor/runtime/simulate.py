@@ -38,12 +38,12 @@ class SimulatedModel:
     name
         Unique.
     compute_ms
-        Of one inference on one lane, on weights that are in memory.
+        Time of one inference on one lane, on weights that are in memory.
     read_ms
-        What one inference streams, at the bandwidth that storage has alone.
+        Time to stream one inference's weights from storage that does nothing else.
     prefetch_ms
-        Of ``read_ms``, what its ring holds: how far reading may run ahead of computing, before the
-        request comes too; in whole steps, at least one and at most all.
+        Part of ``read_ms`` that its ring holds. Reading may run ahead of computing by it, also
+        before the request comes; in whole steps, at least one and at most all.
     steps
         Equal ones, of computing and of reading; the first must be read before it is computed.
     priority
@@ -66,7 +66,7 @@ class SimulatedModel:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it.
+    """Result of a simulation.
 
     Attributes
     ----------
@@ -306,7 +306,7 @@ class _Device:
             heappush(self._idle, (served.expected_s, served.index))
 
     def _dispatch(self) -> None:
-        """Give free lanes and a free channel to who comes first."""
+        """Give free lanes and a free channel to the first request in each queue."""
         ready, computing = self._ready, self._computing
         while len(computing) < self._lanes and ready:
             served = self._by_name[ready.pop().model]
@@ -320,7 +320,7 @@ class _Device:
                 self._read_end_s = self._now_s + reading.read_s
 
     def _expected(self) -> _Served | None:
-        """Whose next request is expected first, of those that could read for it."""
+        """The model with the first expected request, among those that could read for it."""
         while self._idle:
             expected_s, index = heappop(self._idle)
             served = self._served[index]

@@ -1,4 +1,4 @@
-"""The cost of shares in a simulation: the formula leaves out who waits for the processor."""
+"""The cost of shares in a simulation: the formula leaves out waiting for the processor."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ MOST_CLAIMS = 32
 """With more engines each is asked too seldom in a simulation."""
 
 _REQUESTS = 800
-"""Of all engines together: milliseconds of work, beside inferences that run."""
+"""Simulated, of all engines together: milliseconds of work, beside inferences that run."""
 
 _STEP_MS = 10.0
-"""Of computing: what `swapnet.executor.runtime.engine_curve.OPTIONS` aim at."""
+"""Aim for one step of computing, as `swapnet.executor.runtime.engine_curve.OPTIONS` have."""
 
 _MOST_STEPS = 64
-"""Of one inference: long ones compute in longer steps here, or a simulation would take too long."""
+"""Limit of an inference: with more, a simulation would take too long."""
 
 _MOST_READS = 24
-"""Of one inference whose steps are made for reading alone."""
+"""Limit of steps that are made for the sake of reading."""
 
 _RING_READS = 2
 """A ring holds what is computed with and what is read meanwhile, so that both go on; what a smaller
 one takes longer is in the option's latency."""
 
 _LEAST_MS = 1e-3
-"""Of a ring: none holds nothing."""
+"""Least time that a ring holds: an empty one can't be divided by."""
 
 _SEED = 0
 
@@ -78,9 +78,9 @@ def simulated_model(claim: Claim, option: Option) -> SimulatedModel:
     Parameters
     ----------
     claim
-        The engine; its fastest option says what computing takes.
+        The engine; its fastest option gives the time of computing.
     option
-        What the engine does with its share.
+        The engine's use of its share.
 
     Notes
     -----

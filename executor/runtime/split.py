@@ -1,4 +1,4 @@
-"""How much of one budget each engine gets.
+"""Split one budget among engines.
 
 ``latency`` minimises the expected latency of all engines together. They read from one storage, so
 what one gets changes what the others wait: reading has a price, which follows from the split, which
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["RULES", "Claim", "Option", "Share", "cost_of", "fitting", "split"]
 
 RULES = ("latency", "equal", "proportional")
-"""How a budget may be split."""
+"""Names of the ways to split a budget."""
 
 _CELLS = 2048
-"""Of the grid; more where each of many engines could lose a part of one."""
+"""Cells of the grid; more where each of many engines could lose a part of one."""
 
 _CELLS_PER_CLAIM = 8
 
@@ -49,11 +49,11 @@ class Option:
     nbytes
         The engine's share.
     latency_ms
-        Of one inference, alone on the device.
+        Latency of one inference, alone on the device.
     reading_ms
-        Of one inference: storage is busy so long, hidden behind computing or not.
+        Time in which storage is busy for one inference, hidden behind computing or not.
     prefetch_ms
-        Of that, what may be read before a request comes: the ring holds it.
+        Part of ``reading_ms`` that may be read before a request comes: the ring holds it.
     """
 
     nbytes: int
@@ -64,7 +64,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Claim:
-    """What one engine can do with a share, and how much that matters.
+    """An engine's use of a share, and its weight.
 
     Attributes
     ----------
@@ -89,12 +89,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Share:
-    """What one engine gets.
+    """The bytes that one engine gets.
 
     Attributes
     ----------
     name
-        Of the claim.
+        Name of the claim.
     nbytes
         The share.
     latency_ms
@@ -183,7 +183,7 @@ def cost_of(claims: Sequence[Claim], shares_bytes: Mapping[str, int]) -> float:
 
 
 def fitting(claim: Claim, nbytes: int) -> Option:
-    """What a claim does with a share: the largest of its useful options that fits."""
+    """The option that a claim uses within a share: the largest useful one that fits."""
     return _fitting(_front(claim), nbytes)
 
 
@@ -240,7 +240,7 @@ def _total(
 
 
 def _idle(claims: Sequence[Claim], reading_ms: Sequence[float]) -> list[float]:
-    """Of each claim: the share of time in which storage does not read for earlier deadlines."""
+    """By claim: fraction of time in which storage does not read for earlier deadlines."""
     busy = [c.rate_per_s * ms / 1e3 for c, ms in zip(claims, reading_ms, strict=True)]
     earlier = _running([_deadline(claim) for claim in claims], busy)
     return [
@@ -254,11 +254,17 @@ def _prices(
     reading_ms: Sequence[float],
     idle: Sequence[float],
 ) -> list[float]:
-    """Of each claim: what others wait, weighted, for each millisecond that it reads."""
+    """By claim: weighted waiting of others for each millisecond that it reads."""
+    # Reading delays other claims whose deadlines are not earlier. Such a claim costs
+    # r p u L / (1 - s), and its s grows with each millisecond that is read for an earlier deadline.
+    # The price of that millisecond is the derivative with respect to s, r p u L / (1 - s)^2, over
+    # the 1e3 ms of a second. The share that the later claim will have is not known yet. Its L is
+    # that of the option that reads as much as in the split before.
     waits = [
         claim.rate_per_s * _own_ms(claim, _latency_at(front, reading)) / share**2 / 1e3
         for claim, front, reading, share in zip(claims, fronts, reading_ms, idle, strict=True)
     ]
+    # The sum over later deadlines contains the claim itself, which does not wait for its own reads.
     later = _running([-_deadline(claim) for claim in claims], waits)
     return [all_of_them - own for all_of_them, own in zip(later, waits, strict=True)]
 
@@ -282,7 +288,7 @@ def _fitting(front: Sequence[Option], nbytes: int) -> Option:
 
 
 def _latency_at(front: Sequence[Option], reading_ms: float) -> float:
-    """Of the option that reads so much, about."""
+    """Latency of the option with the closest reading time."""
     return min(front, key=lambda option: abs(option.reading_ms - reading_ms)).latency_ms
 
 
@@ -321,6 +327,11 @@ def _knapsack(
     """
     import numpy as np
 
+    # best[b] is the least cost of the claims so far within b cells; each table notes the option of
+    # one claim for every b. Sizes are rounded up to cells, so that a choice always fits in bytes.
+    # Claims enter by deadline, the latest first: the earliest one is decided last, with a look at
+    # what all others can do with the rest, and `<=` lets it take the larger of two equal options.
+    # _EQUAL is needed because equal sums were added in another order.
     cells = max(_CELLS, _CELLS_PER_CLAIM * len(fronts))
     cell_bytes = max(-(-spare_bytes // cells), 1)
     cells = spare_bytes // cell_bytes
@@ -358,7 +369,7 @@ def _with_leftover(
     spare_bytes: int,
     by_deadline: Sequence[int],
 ) -> list[int]:
-    """What is left goes step by step where it gains most per byte, then part of the way there."""
+    """Give the bytes left over, step by step, to the largest gain per byte."""
 
     def gain(claim: int) -> tuple[float, float]:
         """Per byte, up to the next option: of cost, and of latency where nothing is expected."""
@@ -393,7 +404,7 @@ def _with_leftover(
 def _in_proportion(
     fronts: Sequence[Sequence[Option]], available_bytes: int, weights: Sequence[int]
 ) -> list[int]:
-    """Between the smallest and the largest option of each; who needs more than its part gets it."""
+    """Parts in proportion to weights, at least the smallest and at most the largest option."""
     rest = list(range(len(fronts)))
     left, sizes = available_bytes, [front[0].nbytes for front in fronts]
     while rest:

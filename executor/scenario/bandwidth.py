@@ -1,4 +1,4 @@
-"""What storage gives while nothing else is done."""
+"""Bandwidth of storage while nothing else is done."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Bandwidth:
     Attributes
     ----------
     mode
-        How weights are read.
+        The way that weights are read.
     """
 
     def __init__(

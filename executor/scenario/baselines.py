@@ -1,7 +1,8 @@
-"""What ours is compared with: whole models by turns, as a server without a planner loads them."""
+"""A baseline: whole models by turns, as a server without a planner loads them."""
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections import deque
@@ -14,17 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from swapnet.arrays import Array
+from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.planner import make_plan
+from swapnet.executor.planning.usage import usage
 from swapnet.executor.runtime.engine_curve import OPTIONS
-from swapnet.executor.runtime.lanes import Lanes, LaneTurn
-from swapnet.executor.runtime.memory import ENGINE_BYTES
-from swapnet.executor.runtime.model import ModelStats
+from swapnet.executor.runtime.lanes import Lanes, LaneTurn, Uninterrupted
+from swapnet.executor.runtime.memory import is_interruptible, scratch_bytes, together
+from swapnet.executor.runtime.model import ModelStats, Urgencies
 from swapnet.executor.runtime.objectives import Objectives
 from swapnet.executor.runtime.policy import Job
+from swapnet.executor.runtime.rates import RateMeter
 from swapnet.executor.runtime.shared_executor import SharedExecutor
+from swapnet.executor.sharing import Sharing
+from swapnet.executor.swapping.loading import READERS
+from swapnet.executor.swapping.readers import Channel
 
 __all__ = ["WHOLE_MODEL", "WholeModel", "WholeModels"]
 
@@ -36,16 +43,16 @@ _SEQUENCE = count()
 class WholeModels:
     """One executor for each model; those used least recently are closed where there is no room.
 
-    A model larger than the budget is swapped in all of it. Computing goes by deadlines as in
-    `SwapRuntime`, and a plan is searched once for each budget: only memory is shared in another
-    way. Requests are not joined.
+    A model larger than the memory for weights is swapped in all of it. Only that memory is shared
+    in another way than by `SwapRuntime`: scratch memory, readers and the order of deadlines are the
+    same, and a plan is searched once for each budget. Requests are not joined.
 
     Parameters
     ----------
     budget_bytes
-        Of all models together.
+        Memory of all models together.
     device
-        Compute threads and whose they are.
+        Compute threads, and the pool that they belong to.
     lanes
         Steps of different models that are executed at the same moment.
     """
@@ -54,13 +61,15 @@ class WholeModels:
         self.budget_bytes = budget_bytes
         self._device = device
         self._lanes = Lanes(lanes)
+        self._scratch = Scratch(0)
+        self._channel = Channel(READERS)
         self._changed = threading.Condition()
         self._models: list[WholeModel] = []  # the least recently used one first
         self._asking: deque[WholeModel] = deque()
 
     @property
     def shares(self) -> dict[str, int]:
-        """Bytes of those that are in memory."""
+        """Memory for weights of those that are loaded, in bytes."""
         return {model.name: model.held_bytes for model in self._models}
 
     def load(
@@ -83,11 +92,34 @@ class WholeModels:
             It can't be opened.
         """
         objectives = Objectives(priority, deadline_ms, rate_per_s)
-        model = WholeModel(folder, name, objectives, shapes, self._device, self._lanes, self.held)
+        urgencies = Urgencies(RateMeter(rate_per_s))
+        sharing = Sharing(self._channel, self._scratch, urgencies)
+        model = WholeModel(
+            folder,
+            name,
+            objectives,
+            device=self._device,
+            shapes=shapes,
+            lanes=self._lanes,
+            sharing=sharing,
+            urgencies=urgencies,
+            held=self.held,
+        )
         with self._changed:
             self._models.append(model)
-        with self.held(model):
-            return model
+            self._changed.wait_for(lambda: not any(each.is_used for each in self._models))
+            for each in self._models:
+                each.evict()
+            manifests = [each.manifest for each in self._models]
+            self._scratch.resize(scratch_bytes(manifests, lanes=self._lanes.count))
+        try:
+            with self.held(model):
+                return model
+        except BaseException:
+            with self._changed:
+                self._models.remove(model)
+            model.close()
+            raise
 
     def update(self, changes: Mapping[Any, Any]) -> None:
         """Nothing here depends on what is expected of a model."""
@@ -110,6 +142,7 @@ class WholeModels:
         """Finish what was submitted, then release everything."""
         for model in self._models:
             model.close()
+        self._channel.close()
 
     @contextmanager
     def held(self, model: WholeModel) -> Iterator[SharedExecutor]:
@@ -117,7 +150,7 @@ class WholeModels:
         with self._changed:
             self._asking.append(model)
             try:
-                # In the order of asking: who is always in memory can't keep others out.
+                # In the order of asking: a model that stays in memory can't keep others out.
                 self._changed.wait_for(lambda: self._asking[0] is model and self._admit(model))
             finally:
                 self._asking.remove(model)
@@ -133,7 +166,7 @@ class WholeModels:
         plan = model.plan(self._available_bytes(self.budget_bytes))
         if model.in_force is not plan:
             model.evict()
-            if not self._make_room(plan.budget_bytes):
+            if not self._make_room(plan.budget_bytes - model.alone_bytes):
                 return False
             model.in_force = plan
         self._models.remove(model)
@@ -150,8 +183,9 @@ class WholeModels:
         return sum(each.held_bytes for each in self._models) <= most
 
     def _available_bytes(self, budget_bytes: int) -> int:
-        """Threads and plans of models that are closed stay."""
-        return budget_bytes - len(self._models) * ENGINE_BYTES
+        """The part of a budget that is left for weights."""
+        manifests = [model.manifest for model in self._models]
+        return budget_bytes - together(manifests, lanes=self._lanes.count).other_bytes
 
 
 class WholeModel:
@@ -159,12 +193,12 @@ class WholeModel:
 
     Attributes
     ----------
+    manifest, alone_bytes
+        The engine, and what it uses beside weights.
     in_force
         Plan of the executor that is open, or that there is room for.
     is_used
-        Whether an inference needs it in memory.
-    stats
-        What was counted so far.
+        True while an inference needs it in memory.
     """
 
     def __init__(
@@ -172,40 +206,46 @@ class WholeModel:
         folder: Path,
         name: str,
         objectives: Objectives,
-        shapes: Mapping[str, Sequence[int]] | None,
+        *,
         device: Device,
+        shapes: Mapping[str, Sequence[int]] | None,
         lanes: Lanes,
+        sharing: Sharing,
+        urgencies: Urgencies,
         held: Callable[[WholeModel], AbstractContextManager[SharedExecutor]],
     ) -> None:
         engine = Engine.open(folder, shapes=shapes, device=device)
+        self.manifest = engine.manifest
         self.name = name
+        self.alone_bytes = usage(engine.manifest).total_bytes
         self.in_force: Plan | None = None
         self.is_used = False
         self._demand_bytes = engine.demand.total_bytes
         self._plan_of = lru_cache(
             partial(make_plan, engine.manifest, engine.delays, options=OPTIONS)
         )
-        self._open = partial(SharedExecutor, engine, options=OPTIONS)
+        self._open = partial(SharedExecutor, engine, options=OPTIONS, sharing=sharing)
         self._executor: SharedExecutor | None = None
         self._objectives = objectives
         self._lanes = lanes
+        self._urgencies = urgencies
         self._held = held
         self._submitted = self._begun = self._read_bytes = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"whole-{name}")
 
     @property
     def stats(self) -> ModelStats:
-        """What was counted so far."""
+        """Counts since the model was loaded."""
         return ModelStats(read_bytes=self._read_bytes, waiting=self._submitted - self._begun)
 
     @property
     def held_bytes(self) -> int:
-        """Memory that is kept for it."""
-        return self.in_force.budget_bytes if self.in_force else 0
+        """Memory that is kept for its weights."""
+        return self.in_force.budget_bytes - self.alone_bytes if self.in_force else 0
 
     def plan(self, most_bytes: int) -> Plan:
         """With everything resident, or in all of the memory there is; searched the first time."""
-        return self._plan_of(min(self._demand_bytes, most_bytes))
+        return self._plan_of(min(self._demand_bytes, self.alone_bytes + most_bytes))
 
     def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]:
         """Queue one inference; errors come with the future's result."""
@@ -234,6 +274,8 @@ class WholeModel:
         executor, self._executor, self.in_force = self._executor, None, None
         if executor is not None:
             executor.close()
+            # The C library keeps what its sessions had on the heap: 10 MiB after a ResNet-101.
+            ctypes.CDLL(None).malloc_trim(0)
 
     def close(self) -> None:
         """Finish what was submitted, then release everything."""
@@ -243,12 +285,15 @@ class WholeModel:
     def _serve(self, inputs: Mapping[str, Any], job: Job) -> dict[str, Array]:
         self._begun += 1
         turn = LaneTurn(self._lanes, job)
+        self._urgencies.pending = (self._lanes.admit(job),)
         try:
             with self._held(self) as executor:
-                outputs = executor.infer(inputs, turn)
+                kept = turn if is_interruptible(self.manifest) else Uninterrupted(turn)
+                outputs = executor.infer(inputs, kept)
                 last = executor.stats.last
                 self._read_bytes += last.read_bytes if last else 0
                 return outputs
         finally:
             turn.leave()
             self._lanes.dismiss(job)
+            self._urgencies.pending = ()

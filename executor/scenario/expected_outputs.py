@@ -1,4 +1,4 @@
-"""What unlimited memory answers, and whether another answer is the same."""
+"""Outputs with unlimited memory, and the check of other outputs against them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from swapnet.executor.scenario.messages import Key
 __all__ = ["JOINED_LIMIT", "ExpectedOutputs"]
 
 JOINED_LIMIT = 1e-5
-"""Of the largest output: what a request may differ that was answered together with others."""
+"""Largest difference of a request that was answered with others, over the largest output."""
 
 
 class ExpectedOutputs:
@@ -47,7 +47,7 @@ class ExpectedOutputs:
                 self._right.add(key)
 
     def are_right(self, key: Key) -> bool:
-        """Whether these outputs are those that were expected."""
+        """True where these outputs are the expected ones."""
         return key in self._right
 
 

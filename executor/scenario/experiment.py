@@ -122,7 +122,7 @@ class _Ways:
         return self._report(median(rates), str(bandwidth.mode))
 
     def _write_samples(self) -> None:
-        """After the page cache was dropped: what we have written is not charged to who reads it."""
+        """Write inputs once the page cache was dropped: our pages are not charged to workers."""
         for index, part in enumerate(self._options.parts):
             save_npz(self._samples(index), part.samples)
 
@@ -221,7 +221,7 @@ class _Ways:
 
     @contextmanager
     def _unless_optional(self, name: str) -> Iterator[None]:
-        """What we are compared with may fail."""
+        """Note an error of a way that ours is compared with; others raise."""
         try:
             yield
         except SwapnetError as error:
@@ -301,10 +301,10 @@ class _Ways:
                 ratio_to_unlimited=summing.ratio_of(index, ours, unlimited),
                 bound_ms=bound_ms(
                     fastest_ms,
-                    part.manifest.weights_nbytes,
-                    read_bytes[index] / len(mine),
-                    shares_bytes[index],
-                    storage_bytes_per_s,
+                    weights_bytes=part.manifest.weights_nbytes,
+                    read_bytes=read_bytes[index] / len(mine),
+                    share_bytes=shares_bytes[index],
+                    storage_bytes_per_s=storage_bytes_per_s,
                 ),
                 compute_ms=self._compute_ms[index],
                 deadline_misses=summing.misses(mine),

@@ -1,4 +1,4 @@
-"""What a run of a scenario measures."""
+"""Options of a run of a scenario, and its DNNs with their inputs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Part:
     Attributes
     ----------
     entry
-        What the scenario says of it.
+        Its entry in the scenario.
     engine
         At the shapes of its inputs.
     samples
@@ -60,29 +60,29 @@ class Part:
 
     @property
     def count(self) -> int:
-        """How many inputs there are."""
+        """Number of inputs."""
         return len(next(iter(self.samples.values())))
 
     @property
     def can_join(self) -> bool:
-        """Whether requests may be answered together."""
+        """True where requests may be answered together."""
         return largest_batch(self.manifest) > 1
 
 
 @dataclass(frozen=True)
 class ExperimentOptions:
-    """What to measure.
+    """Options of a run.
 
     Attributes
     ----------
     name
-        Of the scenario.
+        Name of the scenario.
     scenario
         At the speed of this run.
     parts
         Its DNNs, in its order.
     budget
-        Of all DNNs together.
+        Memory of all DNNs together.
     runtime_engine
         An engine of one operator: its process is the fixed cost.
     device
@@ -92,11 +92,11 @@ class ExperimentOptions:
     budget_steps
         Changes of the budget during the run, as `parse_steps` takes them.
     requests
-        Of each DNN at least, over all rounds.
+        Requests of each DNN at least, over all rounds.
     rounds
         Turns of each way.
     seed
-        Of the requests.
+        Seed of the requests.
     lanes
         Inferences that compute at once.
     memory_limit
@@ -122,7 +122,7 @@ class ExperimentOptions:
 
     @cached_property
     def demand(self) -> Demand:
-        """Of all DNNs together, without swapping."""
+        """Memory of all DNNs together, without swapping."""
         return together([part.manifest for part in self.parts], lanes=self.lanes)
 
     @property
@@ -142,7 +142,7 @@ class ExperimentOptions:
 
     @property
     def all_ways_bytes(self) -> int:
-        """Of the processes of all ways, which are open at the same time."""
+        """Memory of the processes of all ways, which are open at the same time."""
         each = self.budget_bytes + self.traffic_bytes
         return self.unlimited_bytes + self.traffic_bytes + each * (1 + len(self.others))
 
@@ -155,7 +155,7 @@ class ExperimentOptions:
 
     @property
     def round_requests(self) -> int:
-        """Of each DNN at least, in one round."""
+        """Requests of each DNN at least, in one round."""
         return -(-self.requests // self.rounds)
 
     @property
@@ -170,16 +170,16 @@ class ExperimentOptions:
 
 
 def samples_for(manifest: Manifest, given: Mapping[str, Array], count: int) -> dict[str, Array]:
-    """At most so many of the given inputs; seeded ones where the engine does not take those.
+    """The first ``count`` of the given inputs; seeded ones where the engine does not take those.
 
     Parameters
     ----------
     manifest
-        What they are for.
+        The engine that they are for.
     given
         Arrays with a leading sample axis; may be none.
     count
-        Of samples.
+        Samples, at most.
     """
     try:
         check_inputs(manifest, {name: array[0] for name, array in given.items()})
@@ -189,7 +189,7 @@ def samples_for(manifest: Manifest, given: Mapping[str, Array], count: int) -> d
 
 
 def _seeded(manifest: Manifest, count: int) -> dict[str, Array]:
-    """Of one row where requests may be answered together, else of the planned shapes."""
+    """Inputs of one row where requests may be answered together, else of the planned shapes."""
     samples = [planned_sample(manifest, seed) for seed in range(count)]
     stacked = {t.name: np.stack([sample[t.name] for sample in samples]) for t in manifest.inputs}
     if largest_batch(manifest) > 1:

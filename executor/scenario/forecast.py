@@ -1,4 +1,4 @@
-"""What a scenario is expected to take, by way to share its budget, on this storage or another."""
+"""Expected latencies of a scenario, by way to share its budget, on this storage or another."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Candidate:
 
     @property
     def claim(self) -> Claim:
-        """What it asks of the memory for weights."""
+        """Its claim to the memory for weights."""
         entry = self.entry
         objectives = Objectives(entry.priority, entry.deadline_ms, entry.rate_per_s)
         return self.curve.claim(entry.name, objectives)
@@ -57,7 +57,7 @@ class Forecast:
     Attributes
     ----------
     rule
-        Of `swapnet.executor.runtime.split`, or ``"unlimited"``.
+        One of `swapnet.executor.runtime.split.RULES`, or ``"unlimited"``.
     weighted_latency_ms
         Mean over requests, weighted by priority.
     latency_ms, share_bytes, misses
@@ -79,7 +79,7 @@ def candidate(
     Parameters
     ----------
     entry, engine
-        What is asked, of which engine.
+        The entry of the scenario, and its engine.
     storage_bytes_per_s
         In place of the measured one, idle and busy.
     """
@@ -102,11 +102,11 @@ def forecast(
     candidates
         The DNNs.
     budget_bytes
-        Of all together.
+        Memory of all together.
     requests
-        Of each DNN at least, as the scenario says that they come.
+        Their number for each DNN at least; they come as the scenario says.
     seed
-        Of the requests.
+        Seed of the requests.
 
     Raises
     ------

@@ -43,7 +43,7 @@ _SHORTEST_S = 0.02
 
 
 class Counts(Protocol):
-    """What a DNN counted so far."""
+    """Counts of a DNN."""
 
     @property
     def read_bytes(self) -> int: ...
@@ -62,7 +62,7 @@ class Model(Protocol):
 
 
 class Runtime(Protocol):
-    """What is measured: `swapnet.SwapRuntime`, or one like it."""
+    """The runtime to measure: `swapnet.SwapRuntime`, or one like it."""
 
     @property
     def budget_bytes(self) -> int: ...
@@ -115,9 +115,9 @@ class LoadGenerator:
     Parameters
     ----------
     job
-        What to load.
+        The engines to load.
     runtime
-        Where to; the generator closes it.
+        Loads them; the generator closes it.
     say
         Tells the parent of new outputs.
 
@@ -150,7 +150,7 @@ class LoadGenerator:
             runtime.set_budget(job.budget_bytes)
 
     def ready(self) -> Ready:
-        """What is in force."""
+        """The memory used so far."""
         return Ready(peak_resident_bytes())
 
     def alone(self, asked: Alone) -> Measured:

@@ -1,4 +1,4 @@
-"""What a worker process and its parent say to each other, one line of JSON each.
+"""Messages between a worker process and its parent, one line of JSON each.
 
 The bytes of its arrays follow an `Output`, as they lie in memory: no text, and no file, whose page
 cache would count as memory of the worker.
@@ -59,23 +59,23 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker opens: its first line.
+    """The DNNs that a worker opens: its first line.
 
     Attributes
     ----------
     engines
         In the order of the scenario.
     budget_bytes
-        Of all engines together.
+        Memory of all engines together.
     split
         One of `swapnet.executor.runtime.split.RULES`, or
         `swapnet.executor.scenario.baselines.WHOLE_MODEL`.
     threads, lanes
-        That compute, and inferences that do so at once.
+        Compute threads, and inferences that compute at once.
     storage_bytes_per_s
         To slow storage down to; None leaves it as it is.
     budgets
-        That the runtime will be given later: whether each is possible is seen at the beginning.
+        Budgets of later; each is tried at the beginning.
     known
         Outputs that the parent has; others are sent to it.
     """
@@ -91,7 +91,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Alone(msgspec.Struct, frozen=True, tag=True):
-    """Run one input so many times while nothing else runs."""
+    """Run one input ``count`` times while nothing else runs."""
 
     model: int
     sample: int
@@ -125,14 +125,14 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Measured(msgspec.Struct, frozen=True, tag=True):
-    """What one input took alone, and the digest of its latest outputs."""
+    """Latencies of one input alone, and the digest of its latest outputs."""
 
     latency_ms: tuple[float, ...]
     digest: str
 
 
 class Served(msgspec.Struct, frozen=True, array_like=True):
-    """What became of one request.
+    """The end of one request.
 
     Attributes
     ----------
@@ -141,7 +141,7 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
     latency_ms
         From when it was due to its end.
     digest
-        Of its outputs; empty where it failed.
+        Digest of its outputs; empty where it failed.
     error
         Why it failed.
     """
@@ -182,7 +182,7 @@ class Changed(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Turned(msgspec.Struct, frozen=True, tag=True):
-    """What one round gave.
+    """Result of one round.
 
     Attributes
     ----------

@@ -14,19 +14,19 @@ from swapnet.executor.scenario.messages import Key, Output, Tensor
 __all__ = ["HELD", "OutputDigests", "Say", "digest_of", "raw"]
 
 HELD = 2
-"""Outputs of so many requests are held at most: one is looked at, one waits for that."""
+"""Requests with outputs in memory, at most: one is looked at, one waits for that."""
 
 Say = Callable[[msgspec.Struct, Sequence[Array]], None]
 """Tells the parent a message, and the bytes of arrays after it."""
 
 
 class OutputDigests:
-    """Which outputs the parent has.
+    """The outputs that the parent has.
 
     Parameters
     ----------
     known
-        Those.
+        Their keys.
     say
         Tells the parent.
     """
@@ -47,7 +47,7 @@ class OutputDigests:
 
 
 def digest_of(arrays: Mapping[str, Array]) -> str:
-    """Of names, element types, shapes and all bytes."""
+    """Digest of names, element types, shapes and all bytes."""
     digest = hashlib.sha256()
     for name, array in arrays.items():
         digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())

@@ -1,4 +1,4 @@
-"""A picture of one run: who had how much of the budget, and who waited."""
+"""A picture of one run: shares of the budget, and waiting requests."""
 
 from __future__ import annotations
 

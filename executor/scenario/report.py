@@ -1,4 +1,4 @@
-"""What a scenario found: schema ``swapnet-scenario/1``."""
+"""The report of a scenario: schema ``swapnet-scenario/1``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms, unlimited_ms
         From when a request was due to its end; None where all failed.
     ratio_to_unlimited
-        Of mean latencies: the median over rounds.
+        Ratio of mean latencies: the median over rounds.
     bound_ms
-        What no inference beats: the fastest one with everything in memory, or reading what its
-        ring does not hold at the bandwidth of idle storage.
+        Lower bound of an inference: the fastest one with everything in memory, or reading all that
+        its ring does not hold, at the bandwidth of idle storage.
     compute_ms
         Alone and with everything in memory.
     deadline_misses
@@ -36,7 +36,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     budget_bytes
         Its share at the end: memory for its weights.
     weights_bytes
-        What it would read without resident weights.
+        Bytes that it would read without resident weights.
     read_bytes, read_bytes_per_inference
         From storage.
     """
@@ -68,7 +68,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     weighted_latency_ms
-        Of all requests, each weighted by its priority; None where there are none.
+        Mean over requests, weighted by priority; None without requests.
     latency_ms
         By DNN.
     peak_bytes
@@ -94,11 +94,11 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     start_s, end_s
-        Of the traffic.
+        Times of the traffic.
     rebalance_ms
-        What the change to this budget took; None for the first.
+        Time of the change to this budget; None for the first.
     weighted_latency_ms, unlimited_weighted_latency_ms
-        Of the requests that were due in it.
+        Means over the requests that were due in it.
     """
 
     budget_bytes: int
@@ -126,7 +126,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     demand_bytes, weights_bytes
-        Of all DNNs together, without swapping.
+        Memory of all DNNs together, without swapping.
     peak_bytes
         Measured, above ``runtime_bytes`` and ``traffic_bytes``.
     runtime_bytes
@@ -134,12 +134,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     traffic_bytes
         Inputs that requests are made of, and outputs while they are compared.
     memory_accounting
-        Who counted: ``"kernel limit"``, ``"kernel"`` or ``"resident set"``. With
+        Way of counting: ``"kernel limit"``, ``"kernel"`` or ``"resident set"``. With
         ``", sampled"`` where the kernel keeps no peak.
     storage_bytes_per_s
-        Of idle storage: the median over rounds.
+        Bandwidth of idle storage: the median over rounds.
     weighted_latency_ms
-        Of all requests, each weighted by the priority of its DNN.
+        Mean over requests, weighted by the priority of the DNN.
     compare
         By other way: its weighted latency over ours, the median over rounds; None where it failed.
     ways
@@ -147,7 +147,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     phases
         Where the budget changed.
     samples
-        Of ours, over time.
+        Moments of ours, over time.
     errors
         By DNN: why its first failed request failed.
     """

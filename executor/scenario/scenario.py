@@ -29,15 +29,15 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     model, engine
         One of the zoo, or an engine directory, relative to the scenario's file.
     task
-        What it is for, in a few words.
+        Its task, in a few words.
     rate_per_s
         Requests in a second, on average.
     deadline_ms
         After a request; None where it can wait.
     priority
-        What its milliseconds weigh.
+        Weight of its milliseconds.
     arrivals
-        How requests follow each other; see `swapnet.executor.runtime.arrivals`.
+        The process of its requests; see `swapnet.executor.runtime.arrivals`.
     shapes
         Input shapes; those of the engine where there are none.
     """
@@ -71,7 +71,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     Attributes
     ----------
     title
-        What the device does, in one line.
+        The use of the device, in one line.
     models
         At least one.
     """

@@ -22,7 +22,7 @@ class BudgetStep(msgspec.Struct, frozen=True):
     Attributes
     ----------
     share
-        Of the run, from 0 to 1.
+        Fraction of the run, from 0 to 1.
     budget_bytes
         From then on.
     """
@@ -76,7 +76,7 @@ def _step(text: str, budget_bytes: int) -> BudgetStep:
 def changes_of(
     steps: Sequence[BudgetStep], turn: int, rounds: int, seconds: float
 ) -> tuple[Change, ...]:
-    """The steps that fall into one of so many rounds, each of so many seconds."""
+    """The steps that fall into round ``turn``; a round takes ``seconds``."""
     return tuple(
         Change((step.share * rounds - turn) * seconds, step.budget_bytes)
         for step in steps

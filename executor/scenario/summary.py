@@ -18,7 +18,7 @@ __all__ = ["Played", "Summing", "bound_ms", "latencies", "samples", "summary"]
 
 @dataclass(frozen=True)
 class Played:
-    """What one way gave.
+    """Result of one way.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Summing:
     entries
         Its DNNs.
     answers
-        What is right.
+        The right outputs.
     """
 
     entries: Sequence[Entry]
@@ -127,7 +127,7 @@ class Summing:
         steps, budget_bytes
             Changes, and the budget before.
         seconds
-            Of one round's traffic.
+            Length of one round's traffic.
         ours, unlimited
             The rounds.
         """
@@ -174,7 +174,7 @@ class Summing:
 
 
 def latencies(served: Iterable[Served], model: int) -> list[float]:
-    """Of one DNN's requests that did not fail."""
+    """Latencies of one DNN's requests that did not fail."""
     return [s.latency_ms for s in served if s.model == model and not s.error]
 
 
@@ -185,23 +185,24 @@ def summary(latency_ms: Sequence[float]) -> Summary | None:
 
 def bound_ms(
     compute_ms: float,
+    *,
     weights_bytes: int,
     read_bytes: float,
     share_bytes: int,
     storage_bytes_per_s: float,
 ) -> float:
-    """What no inference beats: computing, or reading what the ring does not hold.
+    """Lower bound of an inference: computing, or reading what the ring does not hold.
 
     Parameters
     ----------
     compute_ms
-        Alone, with everything in memory.
+        Time of computing alone, with everything in memory.
     weights_bytes, read_bytes
-        Of the DNN, and read in one inference.
+        Bytes of the DNN, and read in one inference.
     share_bytes
-        For weights: what resident ones leave of it is the ring.
+        Memory for weights; the ring is what resident ones leave of it.
     storage_bytes_per_s
-        Of idle storage; 0 where there is nothing to read.
+        Bandwidth of idle storage; 0 where there is nothing to read.
     """
     if not storage_bytes_per_s:
         return compute_ms

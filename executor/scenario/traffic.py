@@ -34,7 +34,7 @@ class Arrival(msgspec.Struct, frozen=True, array_like=True):
 
 
 def round_seconds(scenario: Scenario, requests: int) -> float:
-    """How long a round lasts in which each DNN has at least so many requests."""
+    """Length of a round in which each DNN has at least ``requests`` requests."""
     return requests / min(entry.rate_per_s for entry in scenario.models)
 
 
@@ -50,7 +50,7 @@ def round_arrivals(
     samples
         By DNN: how many inputs there are.
     requests
-        Of each DNN, at least.
+        Their number for each DNN, at least.
     seed, turn
         The same requests for the same numbers.
     """

@@ -36,16 +36,16 @@ class WorkerProcess(Child):
     Parameters
     ----------
     name
-        Of the way, for messages.
+        Name of the way, for messages.
     job
-        What it loads.
+        The DNNs that it loads.
     group, limit_bytes, patience_s
         See `Child`.
 
     Attributes
     ----------
     outputs
-        Those that were not known.
+        The outputs that were not known.
 
     Raises
     ------

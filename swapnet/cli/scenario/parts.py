@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["parts_of"]
 
 _SAMPLES = 3
-"""Of each DNN; the first is its example."""
+"""Inputs of each DNN; the first is its example."""
 
 
 def parts_of(scenario: Scenario, engines: Path, device: Device) -> tuple[Part, ...]:

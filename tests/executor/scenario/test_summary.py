@@ -7,7 +7,7 @@ import pytest
 from swapnet.executor.scenario.expected_outputs import ExpectedOutputs
 from swapnet.executor.scenario.messages import Changed, Moment, Turned
 from swapnet.executor.scenario.steps import BudgetStep
-from swapnet.executor.scenario.summary import Played, Summing, samples
+from swapnet.executor.scenario.summary import Played, Summing, bound_ms, samples
 from tests.executor.scenario.conftest import an_entry, served
 
 
@@ -86,3 +86,31 @@ def test_rounds_follow_each_other_in_time() -> None:
     found = samples(Played((turn, turn)))
     assert [sample.time_s for sample in found] == [0.0, 1.0, 1.5, 2.5]
     assert found[-1].waiting == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("compute_ms", "read_bytes", "share_bytes", "storage_bytes_per_s", "expected"),
+    [
+        (10.0, 160.0, 200, 10_240.0, 15.625 * 3 / 4),
+        (12.0, 160.0, 200, 10_240.0, 12.0),
+        (10.0, 160.0, 100, 10_240.0, 15.625),
+        (10.0, 160.0, 320, 10_240.0, 10.0),
+        (10.0, 0.0, 320, 0.0, 10.0),
+    ],
+)
+def test_no_inference_beats_computing_or_reading_what_the_ring_does_not_hold(
+    compute_ms: float,
+    read_bytes: float,
+    share_bytes: int,
+    storage_bytes_per_s: float,
+    expected: float,
+) -> None:
+    """Of 320 bytes 160 are resident: the ring is what the share has beside those."""
+    found = bound_ms(
+        compute_ms,
+        weights_bytes=320,
+        read_bytes=read_bytes,
+        share_bytes=share_bytes,
+        storage_bytes_per_s=storage_bytes_per_s,
+    )
+    assert found == pytest.approx(expected)
