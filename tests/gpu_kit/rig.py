@@ -171,7 +171,7 @@ def same(found: Mapping[str, Array], expected: Mapping[str, Array]) -> bool:
 
 def simulated_gpu(seed: int = 0) -> SimulatedAccelerator:
     """A simulated GPU whose copies and kernels take time."""
-    return SimulatedAccelerator(seed, copy_bytes_per_ms=1e6, call_ms=[0.5])
+    return SimulatedAccelerator(seed, total_bytes=1 << 37, copy_bytes_per_ms=1e6, call_ms=[0.5])
 
 
 def simulate() -> None:
