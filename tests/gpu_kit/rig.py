@@ -15,6 +15,7 @@ from swapnet.errors import BackendUnavailableError
 from swapnet.executor import Device, SwapExecutor, backends, cuda
 from swapnet.executor.gpu.accelerator import Accelerator
 from swapnet.executor.gpu.simulated import SimulatedAccelerator
+from swapnet.manifest import sha256_of
 from swapnet.tensors import Array
 from tests.gpu_kit.blocks import installed, write_engine
 
@@ -25,6 +26,7 @@ __all__ = [
     "Rig",
     "Setting",
     "Wrong",
+    "in_memory",
     "open_rig",
     "same",
     "simulate",
@@ -207,17 +209,24 @@ def open_rig(setting: Setting) -> Rig:
     return Rig(
         gpu=gpu,
         folder=folder,
-        fast=_in_memory(folder, sum(rows) * words * 4),
+        fast=folder if setting.small else _copied(folder, sum(rows) * words * 4),
         inputs={"x": np.arange(words, dtype=np.uint32)},
         expected={"y": np.load(answer)},
     )
 
 
-def _in_memory(folder: Path, nbytes: int) -> Path:
+def in_memory(folder: Path) -> Path:
+    """Where the copy of an engine lies in memory; it need not be there."""
+    return _SHARED_MEMORY / f"swapnet-kit-{sha256_of(str(folder).encode())[:16]}"
+
+
+def _copied(folder: Path, nbytes: int) -> Path:
     """A copy in memory, where reading is as fast as copying; the folder where there is no room."""
+    copy = in_memory(folder)
+    if copy.exists():
+        return copy
     if not _SHARED_MEMORY.is_dir() or shutil.disk_usage(_SHARED_MEMORY).free < 2 * nbytes:
         return folder
-    copy = _SHARED_MEMORY / f"swapnet-kit-{folder.parent.name}"
-    if not (copy / "manifest.json").exists():
-        shutil.copytree(folder, copy, dirs_exist_ok=True)
-    return copy
+    partial = copy.with_suffix(".partial")
+    shutil.copytree(folder, partial, dirs_exist_ok=True)
+    return partial.rename(copy)
