@@ -11,7 +11,7 @@ import ctypes
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -298,6 +298,8 @@ class KernelBackend(GpuBackend):
         super().__init__(manifest, accelerator, kind)
         self.kernels = kernels_of(accelerator, wait_ns)
         self._fault = fault
+        self._late = kernels_of(accelerator, 1_000_000)
+        self._spare = accelerator.allocate(MemoryKind.DEVICE, 256)
         self._values: GpuValues | None = None
 
     def values(self) -> GpuValues:
@@ -310,7 +312,12 @@ class KernelBackend(GpuBackend):
     ) -> Loader:
         """See `GpuBackend.loader`."""
         loader = super().loader(storage, arena, plan, before_read)
-        return _EarlyLoader(loader) if self._fault == "early copy" else loader
+        return _FaultyLoader(loader, self._fault, self._delay) if self._fault else loader
+
+    def _delay(self) -> None:
+        """The next copy comes a millisecond later: a kernel that does not wait for it shows."""
+        place = self._spare.address
+        self._late.launch(self._copies, place, place, place, (0, 1))
 
     def follow(self, marks: Sequence[Mark]) -> None:
         """See `GpuBackend.follow`."""
@@ -335,6 +342,7 @@ class KernelBackend(GpuBackend):
     def close(self) -> None:
         """Let both streams end."""
         self._settle()
+        self._spare.free()
 
 
 class _KernelSegment:
@@ -367,18 +375,23 @@ class _KernelSegment:
             self._values.shapes[target] = weight.shape[1:]
 
 
-class _EarlyLoader:
-    """Copies without waiting for the kernels that may still use the place."""
+class _FaultyLoader:
+    """Copies too early, or so late that a kernel that does not wait for them is too early."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader, fault: str, delay: Callable[[], None]) -> None:
         self._loader = loader
+        self._is_early = fault == "early copy"
+        self._delay = delay
         self.largest_bytes = loader.largest_bytes
         self.reset = loader.reset
         self.close = loader.close
 
     def load(self, read: Read, after: Mark | None) -> Mark:
         """See `Loader.load`."""
-        return self._loader.load(read, None)
+        if self._is_early:
+            return self._loader.load(read, None)
+        self._delay()
+        return self._loader.load(read, after)
 
 
 @contextmanager

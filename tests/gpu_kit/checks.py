@@ -179,6 +179,7 @@ def timing(rig: Rig) -> Figures:
         for wait_ms in (1, 4, 16):
             kernels = kernels_of(rig.gpu, wait_ms * 1_000_000)
             bench.launch(kernels, stream)
+            stream.synchronize()
             clock = Clock(stream)
             took, gaps = [], []
             for _ in range(5):

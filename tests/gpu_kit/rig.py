@@ -28,6 +28,7 @@ __all__ = [
     "Rig",
     "Setting",
     "Wrong",
+    "in_memory",
     "open_rig",
     "same",
     "simulate",
@@ -190,7 +191,7 @@ def same(found: Mapping[str, Array], expected: Mapping[str, Array]) -> bool:
 
 def simulated_gpu(seed: int = 0) -> SimulatedAccelerator:
     """A simulated GPU whose copies and kernels take time."""
-    return SimulatedAccelerator(seed, copy_bytes_per_ms=1e6, call_ms=[0.5])
+    return SimulatedAccelerator(seed, total_bytes=1 << 37, copy_bytes_per_ms=1e6, call_ms=[0.5])
 
 
 def simulate() -> None:
@@ -226,17 +227,24 @@ def open_rig(setting: Setting) -> Rig:
     return Rig(
         gpu=gpu,
         folder=folder,
-        fast=_in_memory(folder, sum(rows) * words * 4),
+        fast=folder if setting.small else _copied(folder, sum(rows) * words * 4),
         inputs={"x": np.arange(words, dtype=np.uint32)},
         expected={"y": np.load(answer)},
     )
 
 
-def _in_memory(folder: Path, nbytes: int) -> Path:
+def in_memory(folder: Path) -> Path:
+    """Where the copy of an engine lies in memory; it need not be there."""
+    return _SHARED_MEMORY / f"swapnet-kit-{sha256_of(str(folder).encode())[:16]}"
+
+
+def _copied(folder: Path, nbytes: int) -> Path:
     """A copy in memory, where reading is as fast as copying; the folder where there is no room."""
+    copy = in_memory(folder)
+    if copy.exists():
+        return copy
     if not _SHARED_MEMORY.is_dir() or shutil.disk_usage(_SHARED_MEMORY).free < 2 * nbytes:
         return folder
-    copy = _SHARED_MEMORY / f"swapnet-kit-{folder.parent.name}"
-    if not (copy / "manifest.json").exists():
-        shutil.copytree(folder, copy, dirs_exist_ok=True)
-    return copy
+    partial = copy.with_suffix(".partial")
+    shutil.copytree(folder, partial, dirs_exist_ok=True)
+    return partial.rename(copy)

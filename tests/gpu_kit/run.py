@@ -25,7 +25,7 @@ from swapnet.errors import BackendUnavailableError, SwapnetError
 from swapnet.files import replacing
 from tests.gpu_kit import checks, suites
 from tests.gpu_kit.report import ROOT, Answer, Results, write_page
-from tests.gpu_kit.rig import Check, NotHere, Setting, Wrong, simulate
+from tests.gpu_kit.rig import Check, NotHere, Setting, Wrong, in_memory, simulate
 
 __all__ = ["answer", "main", "run_checks"]
 
@@ -172,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 verdicts.add(found.verdict)
                 line = f"{part}  {found.name:<28} {found.verdict:<9} {found.seconds:7.1f} s"
                 _show(f"{line}  {found.why[:160]}".rstrip(), table)
+    shutil.rmtree(in_memory(work / "engine"), ignore_errors=True)
     if verdicts:
         page = options.out / "gpu.md"
         shutil.copyfile(ROOT / "docs" / "gpu.md", page)

@@ -88,11 +88,12 @@ def suite(setting: Setting, backend: str, limit_s: float) -> Figures:
     done = _run(
         [
             *(*_python(setting, "pytest"), "-m", "gpu", "tests/gpu", "-v", "-k", chosen),
-            *("-p", "no:cacheprovider", "--tb=short"),
+            *("-p", "no:cacheprovider", "--tb=short", "-W", "default"),
         ],
         log,
         limit_s,
         SWAPNET_REQUIRE_GPU="" if setting.simulated else "1",
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
     )
     found = outcomes(log.read_text())
     figures: Figures = {name.lower(): count for name, count in found.items()}
