@@ -16,7 +16,7 @@ SHAPES ?=
 PRECISION ?=
 DATA ?=
 
-.PHONY: help setup engines test test-quick test-oldest prove prove-precision prove-scenarios check bench test-gpu bench-gpu peers clean
+.PHONY: help setup engines test test-quick test-oldest prove prove-precision prove-scenarios test-aarch64 check bench test-gpu bench-gpu peers clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -58,6 +58,9 @@ prove-precision: $(READY) ## The same in float16 and int8: docs/quantization-res
 
 prove-scenarios: $(READY) ## Three applications under one budget each, over two hours: docs/multi-dnn-results.md
 	$(BIN)/python -m tests.prove_scenarios
+
+test-aarch64: $(READY) ## Quick tests and three models on an emulated aarch64 (root, Debian; see tests/aarch64/check.sh)
+	PYTHON=$(BIN)/python tests/aarch64/check.sh
 
 check: $(READY) ## Lint, format and types
 	$(BIN)/ruff check .
