@@ -34,9 +34,9 @@ from swapnet.tensorrt import version
 __all__ = ["ENGINE_CUT_COST_BYTES", "TensorRTCompiler"]
 
 ENGINE_CUT_COST_BYTES = 64 << 20
-"""What one more engine costs, in bytes of live values: fusion across the cut, and launches. An
-Orin Nano measured 38.6 ms with 3 engines and 64 ms with 24: 1.2 ms each, in which it moves about
-64 MiB."""
+"""What one more engine costs, in bytes of live values: fusion across the cut, and launches. Not
+measured here: onnxsim/onnxsim#1772 on GitHub reports 38.6 ms with 3 engines and 64 ms with 24 on an
+Orin Nano, 1.2 ms each, in which it moves about 64 MiB."""
 
 
 _OTHER_TYPES = {"float64": "float32"}
