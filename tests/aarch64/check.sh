@@ -104,12 +104,15 @@ done
 failed=0
 arm python3 -c 'import platform; assert platform.machine() == "aarch64", platform.machine()'
 arm swapnet doctor /tmp
+: > "$WORK/summary"
 if [ -n "$MODELS" ]; then
   arm sh -c 'cd /project && exec python3 -m tests.aarch64.equality "$@"' - \
-    $(printf '/models/%s ' $MODELS) || failed=1
+    $(printf '/models/%s ' $MODELS) | tee "$WORK/summary" || failed=1
 fi
 if [ -n "$TESTS" ]; then
   arm sh -c "cd /project && exec python3 -m pytest -m 'not slow' -q -n $JOBS --dist loadgroup \
-    -p no:cacheprovider $TESTS" || failed=1
+    -p no:cacheprovider $TESTS" | tee "$WORK/tests.log" || failed=1
+  tail -n 1 "$WORK/tests.log" >> "$WORK/summary"
 fi
+echo && echo "SwapNet $(git rev-parse --short HEAD) on $board, emulated:" && cat "$WORK/summary"
 exit $failed
