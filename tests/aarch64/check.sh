@@ -5,10 +5,11 @@
 # inside, under qemu-user: `swapnet doctor`; models of the zoo, swapped against ONNX Runtime on the
 # same file (equality.py); the quick tests of TESTS. Prints differences and counts. The exit status is
 # 1 if a test fails or a difference is too large.
-# Needs: root, a Debian 12 on x86-64 (13 is not tried), about 3 GB of disk, the network for Debian's
+# Needs: root, a Debian 12 on x86-64 (13 is not tried), about 1 GB of disk, the network for Debian's
 # and Python's packages. Installs qemu-user-static, binfmt-support and debootstrap on this machine.
-# Takes: 3 to 10 minutes for the Debian, once; then 10 minutes with the default TESTS on 2 cores, and
-# 35 with all quick tests (TESTS=tests).
+# Takes: 4 minutes for the Debian, once. Quick tests of swapnet, executor, builder, calibration and cli
+# took about 35 minutes on 2 cores. Where five other jobs used both cores, the three models took 25
+# minutes, and tests/swapnet with a quarter of tests/executor 14.
 # Shows nothing of speed, of a device's storage and kernel, or of a GPU.
 #
 # Only what is committed is checked. Variables, with their defaults:
