@@ -19,10 +19,10 @@ DATA ?=
 PYCUDA_WHEEL ?=
 GROUPS ?=
 
-.PHONY: help setup engines test test-quick test-oldest prove prove-precision prove-scenarios check bench accuracy test-gpu bench-gpu gpu-kit gpu-kit-rehearsal peers wheel clean
+.PHONY: help setup engines test test-quick test-oldest prove prove-precision prove-scenarios test-aarch64 check bench accuracy test-gpu bench-gpu gpu-kit gpu-kit-rehearsal peers wheel clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-17s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-17s %s\n' "$$name" "$$text"; done
 	@printf '\n  make engines MODEL=path/to/model.onnx BUDGET=64MiB OUT=engines/mine [SHAPES=name:1x3x224x224] [PRECISION=int8 DATA=photographs/]\n'
 
 setup: $(READY) ## Make the virtual environment
@@ -61,6 +61,9 @@ prove-precision: $(READY) ## The same in float16 and int8: docs/quantization-res
 
 prove-scenarios: $(READY) ## Three applications under one budget each, over two hours: docs/multi-dnn-results.md
 	$(BIN)/python -m tests.evidence.prove_scenarios
+
+test-aarch64: $(READY) ## Quick tests and three models on an emulated aarch64 (needs root: tests/aarch64/check.sh)
+	PYTHON=$(BIN)/python tests/aarch64/check.sh
 
 check: $(READY) ## Lint, format and types
 	$(BIN)/ruff check .

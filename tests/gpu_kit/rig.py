@@ -15,6 +15,7 @@ from swapnet.errors import BackendUnavailableError
 from swapnet.executor import Device, SwapExecutor, backends
 from swapnet.executor.gpu import cuda
 from swapnet.executor.gpu.accelerator import Accelerator
+from swapnet.manifest import sha256_of
 from swapnet.profile import Profile
 from swapnet.tensors import Array
 from swapnet.testing.gpu import SimulatedAccelerator

@@ -35,9 +35,9 @@ from swapnet.version import VERSION
 __all__ = ["ENGINE_CUT_COST_BYTES", "TensorRTCompiler"]
 
 ENGINE_CUT_COST_BYTES = 64 << 20
-"""Cost of one more engine, in bytes of live values: fusion across the cut, and launches. An
-Orin Nano measured 38.6 ms with 3 engines and 64 ms with 24: 1.2 ms each, in which it moves about
-64 MiB."""
+"""Cost of one more engine, in bytes of live values: fusion across the cut, and launches. Not
+measured here: onnxsim/onnxsim#1772 on GitHub reports 38.6 ms with 3 engines and 64 ms with 24 on an
+Orin Nano, 1.2 ms each, in which it moves about 64 MiB."""
 
 
 _OTHER_TYPES = {"float64": "float32"}
