@@ -18,7 +18,7 @@ from swapnet.executor.swapping.loading import load_once, pieces
 from swapnet.executor.swapping.moments import Mark
 from swapnet.executor.swapping.pipeline import Pipeline, ReadEvent
 from swapnet.executor.swapping.storage import WeightFile
-from swapnet.manifest import Manifest
+from swapnet.manifest import SHARED, Manifest
 
 __all__ = ["Execution", "Inference", "Stats", "StepEvent"]
 
@@ -90,7 +90,7 @@ class Execution:
     arena
         Of the plan's size.
     resident
-        Blocks that lie in their places already, -1 for what several share; all other resident
+        Blocks that lie in their places already, `SHARED` for what several use; all other resident
         ones are read.
     sharing
         With other models; None for a process of its own.
@@ -268,8 +268,8 @@ def _kept(
 ) -> list[Read]:
     """The reads that fill the shared and resident regions with what is not there."""
     kept: list[Read] = []
-    if -1 not in present:
-        kept += pieces(-1, manifest.shared_extent, 0, largest_bytes)
+    if SHARED not in present:
+        kept += pieces(SHARED, manifest.shared_extent, 0, largest_bytes)
     for block, place in zip(manifest.blocks, plan.places, strict=True):
         if place.resident and place.nbytes and block.index not in present:
             kept += pieces(block.index, block.extent, place.offset, largest_bytes)
@@ -283,5 +283,5 @@ def _bindings(manifest: Manifest, plan: Plan, arena: Memory, values: ValueStore)
         for w in block.weights
     }
     start = manifest.shared_extent.offset
-    weights |= {(-1, w.name): arena.address + w.offset - start for w in manifest.shared}
+    weights |= {(SHARED, w.name): arena.address + w.offset - start for w in manifest.shared}
     return Bindings(weights, values.addresses)

@@ -29,7 +29,7 @@ from swapnet.executor.sharing import ALONE, Sharing, Turn
 from swapnet.executor.swapping.relocation import moves
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.executor.swapping.verify import check_weights
-from swapnet.manifest import WEIGHTS, Manifest
+from swapnet.manifest import SHARED, WEIGHTS, Manifest
 
 __all__ = ["SwapExecutor"]
 
@@ -334,9 +334,9 @@ class SwapExecutor:
         self._load(plan, arena, self._stay(move.block for move in kept))
 
     def _stay(self, blocks: Iterable[int]) -> set[int]:
-        """Of blocks whose bytes are in memory, those to leave as they are; -1 is what is shared."""
+        """Of blocks whose bytes are in memory, those to leave as they are."""
         known = self.manifest.blocks
-        return {-1, *(block for block in blocks if known[block].weight_style == "external")}
+        return {SHARED, *(block for block in blocks if known[block].weight_style == "external")}
 
     def _residents(self, plan: Plan) -> set[int]:
         return self._stay(block for block, place in enumerate(plan.places) if place.resident)

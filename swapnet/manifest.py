@@ -136,6 +136,10 @@ class Rows(_Record, frozen=True):
     """From the start of ``weights.bin``, in bytes."""
 
 
+SHARED: Final = -1
+"""In place of a block's index: weights that several blocks use."""
+
+
 class Lookup(_Record, frozen=True):
     """A table of which only the rows asked for are read."""
 
@@ -180,6 +184,11 @@ class Block(_Record, frozen=True, omit_defaults=True):
     def is_graph(self) -> bool:
         """Whether a backend executes it; its extent is then swapped."""
         return self.kind == "graph"
+
+    @property
+    def swapped_bytes(self) -> int:
+        """Bytes of weights that are read into memory: none of a lookup block."""
+        return self.extent.nbytes if self.is_graph else 0
 
 
 class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):

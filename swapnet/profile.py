@@ -167,10 +167,7 @@ class _Versioned(msgspec.Struct, frozen=True):
 
 def assumed_profile(manifest: Manifest) -> Profile:
     """A profile for planning before any measurement: time in proportion to bytes touched."""
-    times = [
-        (block.extent.nbytes * block.is_graph + 4 * block.activation_bytes) / 2e6
-        for block in manifest.blocks
-    ]
+    times = [(block.swapped_bytes + 4 * block.activation_bytes) / 2e6 for block in manifest.blocks]
     return Profile(
         schema=_SCHEMA,
         device=ASSUMED,

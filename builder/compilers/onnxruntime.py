@@ -81,7 +81,7 @@ class OnnxRuntimeCompiler:
     def memory(self, folder: Path, manifest: Manifest) -> tuple[BlockMemory, ...]:
         """Measured in a child process; skeletons are counted in proportion to their operators."""
         measured = measure(folder)
-        sizes = [(len(block.operators) + 1) * block.is_graph for block in manifest.blocks]
+        sizes = [len(block.operators) + 1 if block.is_graph else 0 for block in manifest.blocks]
         share = measured.skeleton_bytes / max(sum(sizes), 1)
         return tuple(
             BlockMemory(peak, int(share * size) + _session_bytes(size) if size else 0)
@@ -110,7 +110,7 @@ class OnnxRuntimeCudaCompiler(OnnxRuntimeCompiler):
         """Twice the activations on the CPU, and a workspace; not measured on hardware."""
         return tuple(
             BlockMemory(
-                2 * memory.activation_bytes + _CUDA_WORKSPACE_BYTES * block.is_graph,
+                2 * memory.activation_bytes + (_CUDA_WORKSPACE_BYTES if block.is_graph else 0),
                 memory.skeleton_bytes,
             )
             for memory, block in zip(super().memory(folder, manifest), manifest.blocks, strict=True)

@@ -17,7 +17,7 @@ from swapnet.calibration.ranges.child import observe_in_child
 from swapnet.calibration.ranges.collect import Extreme
 from swapnet.calibration.ranges.graph import Model, Variant, open_model, work_folder
 from swapnet.calibration.ranges.groups import group_limit, group_tensors
-from swapnet.calibration.ranges.runtime import kept_bytes, runtime_bytes
+from swapnet.calibration.ranges.runtime import fixed_bytes, kept_bytes
 from swapnet.calibration.ranges.spool import Spool, spool
 from swapnet.calibration.ranges.worker import Found, Job
 from swapnet.errors import BudgetError, InputError
@@ -263,7 +263,7 @@ class _Passes:
         job = prepared.job
         if not self.memory_limit:
             return observe_in_child(job, self.progress)
-        limit = runtime_bytes(job.method, job.threads) + prepared.budget_bytes
+        limit = fixed_bytes(job.method, job.threads) + prepared.budget_bytes
         with MemoryGroup(limit) as group:
             return observe_in_child(job, self.progress, group=group, limit_bytes=limit)
 

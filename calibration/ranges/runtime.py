@@ -26,7 +26,7 @@ from swapnet.process.cgroup import MemoryGroup
 from swapnet.progress import silent
 from swapnet.ranges import Method
 
-__all__ = ["kept_bytes", "runtime_bytes"]
+__all__ = ["fixed_bytes", "kept_bytes"]
 
 _SAMPLES = 20
 
@@ -39,7 +39,7 @@ def kept_bytes(job: Job) -> int:
 
 
 @cache
-def runtime_bytes(method: Method, threads: int) -> int:
+def fixed_bytes(method: Method, threads: int) -> int:
     """Peak of a process that has imported what it needs and observes an engine of one operator.
 
     For histograms that includes ONNX Runtime's collector, and what it copies of a tensor.

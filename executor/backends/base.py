@@ -25,7 +25,7 @@ class Bindings:
     Attributes
     ----------
     weights
-        Address of each weight, by block and name; block -1 has what several blocks share.
+        Address of each weight, by block and name; block `SHARED` has what several blocks use.
     values
         Address of each placed value.
     """

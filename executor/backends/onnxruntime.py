@@ -17,7 +17,7 @@ from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.planning.layout import is_placed
 from swapnet.executor.planning.plan import Step
-from swapnet.manifest import Manifest, Tensor
+from swapnet.manifest import SHARED, Manifest, Tensor
 from swapnet.tensors import ONNX_TYPES, numpy_dtype
 
 __all__ = [
@@ -294,7 +294,7 @@ class OrtSegment:
             for block in manifest.blocks[step.first : step.last + 1]
             for weight in block.weights
         }
-        shared = {w.name: (w, bindings.weights[-1, w.name]) for w in manifest.shared}
+        shared = {w.name: (w, bindings.weights[SHARED, w.name]) for w in manifest.shared}
         self._given_inputs: list[Tensor] = []
         self._given_outputs: list[Tensor] = []
         for arg in session.get_inputs():

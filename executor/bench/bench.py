@@ -1,4 +1,4 @@
-"""One benchmark: sides in their own processes take turns, ratios are taken pair by pair."""
+"""One benchmark: sides in their own processes take taken, ratios are taken pair by pair."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from swapnet.budget import Budget
 from swapnet.errors import SwapnetError
 from swapnet.executor.backends.base import Array
 from swapnet.executor.bench.difference import largest_difference
-from swapnet.executor.bench.fixed_cost import FixedCost, Runtime
+from swapnet.executor.bench.fixed_cost import ExecutorCost, FixedCost
 from swapnet.executor.bench.process import Program, Worker
 from swapnet.executor.bench.report import Peer, Report
-from swapnet.executor.bench.rounds import Schedule, Turns, take_turns
+from swapnet.executor.bench.rounds import Rounds, Schedule, run_rounds
 from swapnet.executor.bench.sides import Request, Round
 from swapnet.executor.bench.summary import Measured, make_report, peer_of
 from swapnet.executor.engine import Engine
@@ -70,7 +70,7 @@ class Setup:
         Of the swapped side.
     inputs
         Arrays by name.
-    runtime_engine
+    one_operator
         An engine of one operator: its process is the fixed cost.
     unswapped
         The original ONNX file, run by ONNX Runtime at its own best settings in turn with ours;
@@ -98,7 +98,7 @@ class Setup:
     engine: Engine
     budget: Budget
     inputs: dict[str, Array]
-    runtime_engine: Path
+    one_operator: Path
     unswapped: Path | None = None
     others: Mapping[str, Other] = field(default_factory=dict)
     load_mode: LoadMode = LoadMode.AUTO
@@ -160,14 +160,14 @@ def bench(setup: Setup) -> Findings:
     with tempfile.TemporaryDirectory(prefix="swapnet-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         sides = _Sides(setup, plan, folder, stack, counted)
-        turns = take_turns(setup.schedule, sides.workers, setup.others)
-        turns.notes.update(sides.notes)
+        taken = run_rounds(setup.schedule, sides.workers, setup.others)
+        taken.notes.update(sides.notes)
         swapped = sides.workers["swapped"]
         details = swapped.details()
         # The peak is read before outputs are written out, which is not the model's doing.
         group = sides.groups.get("swapped")
         peak = group.peak_bytes if group is not None else int(details["resident_peak_bytes"])
-        peak -= sides.runtime_bytes
+        peak -= sides.fixed_bytes
         if manifest.runs_on_gpu:
             peak = int(details["gpu_bytes"])
         outputs = sides.outputs("swapped", folder)
@@ -176,17 +176,17 @@ def bench(setup: Setup) -> Findings:
             if setup.unswapped is not None
             else None
         )
-        peers = {name: _peer(sides, turns, name, outputs, folder) for name in setup.others}
+        peers = {name: _peer(sides, taken, name, outputs, folder) for name in setup.others}
         report = make_report(
             Measured(
                 manifest=manifest,
                 profile=profile,
                 plan=plan,
-                swapped=tuple(turns.rounds["swapped"]),
-                resident=tuple(turns.rounds["resident"]),
-                unswapped=tuple(turns.rounds.get("unswapped", ())),
+                swapped=tuple(taken.rounds["swapped"]),
+                resident=tuple(taken.rounds["resident"]),
+                unswapped=tuple(taken.rounds.get("unswapped", ())),
                 peers=peers,
-                runtime_bytes=sides.runtime_bytes,
+                fixed_bytes=sides.fixed_bytes,
                 peak_bytes=peak,
                 accounting=_accounting(setup, manifest, counted),
                 error=error,
@@ -203,7 +203,7 @@ def bench(setup: Setup) -> Findings:
             report,
             plan,
             manifest,
-            tuple(turns.rounds["swapped"]),
+            tuple(taken.rounds["swapped"]),
             outputs,
             tuple(map(tuple, details["steps_ms"])),
             tuple(details["trace"]),
@@ -227,9 +227,9 @@ class _Sides:
         Where the kernel counts, by name.
     notes
         Why a side did not start.
-    runtime_bytes
-        Fixed cost of our process.
     fixed_bytes
+        Fixed cost of our process.
+    other_fixed_bytes
         Of the processes that have another.
     """
 
@@ -248,14 +248,14 @@ class _Sides:
         self._counted = counted
         self.workers: dict[str, Worker] = {}
         self.groups: dict[str, MemoryGroup] = {}
-        self.fixed_bytes: dict[str, int] = {}
-        self._turns = Turns()
+        self.other_fixed_bytes: dict[str, int] = {}
+        self._rounds = Rounds()
         save_npz(folder / "inputs.npz", setup.inputs)
         self._open()
 
     @property
     def notes(self) -> Mapping[str, str]:
-        return self._turns.notes
+        return self._rounds.notes
 
     def outputs(self, name: str, folder: Path) -> dict[str, Array]:
         """Of a side's latest inference; its limit ends here."""
@@ -265,13 +265,13 @@ class _Sides:
 
     def _open(self) -> None:
         setup = self._setup
-        runtime = Runtime(
-            setup.runtime_engine, self._folder, setup.engine.device, drop_cache=setup.memory_limit
+        runtime = ExecutorCost(
+            setup.one_operator, self._folder, setup.engine.device, drop_cache=setup.memory_limit
         )
         known = setup.fixed_bytes.get("swapped")
-        self.runtime_bytes = known or runtime.measure(counted=self._counted)
+        self.fixed_bytes = known or runtime.measure(counted=self._counted)
         runtime.warm_up()
-        self._start("swapped", self._request("swapped", setup.engine.folder), self.runtime_bytes)
+        self._start("swapped", self._request("swapped", setup.engine.folder), self.fixed_bytes)
         self._start("resident", self._request("resident", setup.engine.folder))
         if setup.unswapped is not None:
             self._start("unswapped", self._request("unswapped", setup.unswapped))
@@ -279,10 +279,10 @@ class _Sides:
             try:
                 self._start_other(name, other)
             except SwapnetError as error:
-                self._turns.fail(name, error)
+                self._rounds.fail(name, error)
 
     def _start_other(self, name: str, other: Other) -> None:
-        fixed_bytes = self.runtime_bytes
+        fixed_bytes = self.fixed_bytes
         if other.program is not None:
             trivial = self._request(other.role, None)
             cost = FixedCost(trivial, program=other.program)
@@ -292,7 +292,7 @@ class _Sides:
             else:
                 fixed_bytes = known
                 cost.warm_up()
-            self.fixed_bytes[name] = fixed_bytes
+            self.other_fixed_bytes[name] = fixed_bytes
         request = self._request(other.role, other.path, other.options, other.load_mode)
         self._start(name, request, fixed_bytes, other.program, patience_s=_PATIENCE_S)
 
@@ -340,16 +340,16 @@ class _Sides:
         self.workers[name] = self._stack.enter_context(worker)
 
 
-def _peer(sides: _Sides, turns: Turns, name: str, ours: Mapping[str, Array], folder: Path) -> Peer:
-    rounds: list[Round] = turns.rounds.get(name, [])
+def _peer(sides: _Sides, taken: Rounds, name: str, ours: Mapping[str, Array], folder: Path) -> Peer:
+    rounds: list[Round] = taken.rounds.get(name, [])
     error = None
-    if rounds and name not in turns.notes:
+    if rounds and name not in taken.notes:
         theirs = {k: v for k, v in sides.outputs(name, folder).items() if k in ours}
         error = largest_difference(ours, theirs)[1] if theirs else None
     return peer_of(
-        turns.rounds["swapped"],
+        taken.rounds["swapped"],
         rounds,
-        runtime_bytes=sides.fixed_bytes.get(name),
+        fixed_bytes=sides.other_fixed_bytes.get(name),
         max_rel_error=error,
-        note=turns.notes.get(name, ""),
+        note=taken.notes.get(name, ""),
     )

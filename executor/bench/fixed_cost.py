@@ -15,7 +15,7 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.process.cgroup import MemoryGroup, drop_page_cache
 
-__all__ = ["FixedCost", "Runtime"]
+__all__ = ["ExecutorCost", "FixedCost"]
 
 _INFERENCES = 20
 
@@ -59,7 +59,7 @@ class FixedCost:
             return used
 
 
-class Runtime(FixedCost):
+class ExecutorCost(FixedCost):
     """A process that has imported the executor and runs an engine of one operator.
 
     Parameters

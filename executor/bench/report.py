@@ -1,4 +1,4 @@
-"""What a benchmark found: schema ``swapnet-bench/1``, and the same as text."""
+"""What a benchmark found: schema ``swapnet-bench/2``, and the same as text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
         None where it did not run.
     ratio
         Its latency over ours: the median over pairs of turns.
-    runtime_bytes
+    fixed_bytes
         Fixed cost of its process, where that is not ours; its limit is the budget above it.
     streamed_bytes
         Read per inference, where it is known.
@@ -50,19 +50,19 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
 
     latency_ms: Summary | None = None
     ratio: float | None = None
-    runtime_bytes: int | None = None
+    fixed_bytes: int | None = None
     streamed_bytes: int | None = None
     max_rel_error: float | None = None
     note: str = ""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine at one budget; keys and units of the schema ``swapnet-bench/1``.
+    """One engine at one budget; keys and units of the schema ``swapnet-bench/2``.
 
     Attributes
     ----------
     peak_bytes
-        Measured, above ``runtime_bytes``.
+        Measured, above ``fixed_bytes``.
     memory_accounting
         Who counted: ``"kernel limit"``, ``"kernel"``, ``"resident set"``, or ``"GPU"``.
         With ``", sampled"`` where the kernel keeps no peak.
@@ -90,7 +90,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         Other ways to run the model, under the same limit.
     """
 
-    schema: Literal["swapnet-bench/1"] = "swapnet-bench/1"
+    schema: Literal["swapnet-bench/2"] = "swapnet-bench/2"
     model: str
     backend: str
     budget: str
@@ -102,7 +102,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     activation_bytes: int
     staging_bytes: int
     peak_bytes: int
-    runtime_bytes: int
+    fixed_bytes: int
     memory_accounting: str
     streamed_bytes: int
     storage_bytes_per_s: float
@@ -147,7 +147,7 @@ def as_text(report: Report) -> str:
         + (f", on {report.machine.gpu}" if report.machine.gpu else ""),
         f"Budget: {format_size(report.budget_bytes)} ({report.budget}) of "
         f"{format_size(report.demand_bytes)}; peak {format_size(report.peak_bytes)} above "
-        f"{format_size(report.runtime_bytes)} of the runtime ({report.memory_accounting})",
+        f"{format_size(report.fixed_bytes)} of the runtime ({report.memory_accounting})",
         f"Weights: {format_size(report.weights_bytes)}, resident "
         f"{format_size(report.resident_bytes)}, ring {format_size(report.ring_bytes)}, streamed "
         f"{format_size(report.streamed_bytes)} per inference",

@@ -1,4 +1,4 @@
-"""Sides take turns: machines drift, and only neighbours in time can be compared."""
+"""Sides take taken: machines drift, and only neighbours in time can be compared."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from typing import Protocol
 from swapnet.errors import SwapnetError
 from swapnet.executor.bench.sides import Round
 
-__all__ = ["Runner", "Schedule", "Turns", "take_turns"]
+__all__ = ["Rounds", "Runner", "Schedule", "run_rounds"]
 
 _FEWEST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many turns, and how long.
+    """How many taken, and how long.
 
     Attributes
     ----------
     iterations, warm_up_ms, duration_s
         At least so many inferences of the first side and so long, after such a warm-up.
     rounds
-        At least so many turns; a ratio is the median of their pairs.
+        At least so many taken; a ratio is the median of their pairs.
     turn_ms
         A turn has fewer inferences, at least one, where they take longer than this.
     optional_rounds
-        Sides that may fail have no more turns than this.
+        Sides that may fail have no more taken than this.
     at_most_s
         After so long three rounds are enough.
     """
@@ -52,7 +52,7 @@ class Runner(Protocol):
 
 
 @dataclass
-class Turns:
+class Rounds:
     """What each side gave.
 
     Attributes
@@ -71,9 +71,9 @@ class Turns:
         self.notes[name] = f"{error.what}: {error.why}" if error.why else error.what
 
 
-def take_turns(
+def run_rounds(
     schedule: Schedule, sides: Mapping[str, Runner], optional: Collection[str] = ()
-) -> Turns:
+) -> Rounds:
     """Run all sides in turn.
 
     Parameters
@@ -90,18 +90,18 @@ def take_turns(
     SwapnetError
         A side failed that is not optional.
     """
-    turns = Turns({name: [] for name in sides})
+    taken = Rounds({name: [] for name in sides})
     latest: dict[str, Round] = {}
 
     def run(name: str, count: int) -> Round | None:
-        if name in turns.notes:
+        if name in taken.notes:
             return None
         try:
             latest[name] = sides[name].run(count)
         except SwapnetError as error:
             if name not in optional:
                 raise
-            turns.fail(name, error)
+            taken.fail(name, error)
             return None
         return latest[name]
 
@@ -112,19 +112,19 @@ def take_turns(
         if time.perf_counter() >= until:
             break
     most = max(1, -(-schedule.iterations // schedule.rounds))
-    pace = turns.rounds[next(iter(sides))]
+    pace = taken.rounds[next(iter(sides))]
     started = time.perf_counter()
     spent_ms = 0.0
     while not _is_enough(schedule, len(pace), spent_ms, time.perf_counter() - started):
         for name in sides:
-            done = turns.rounds[name]
+            done = taken.rounds[name]
             if name in optional and len(done) == schedule.optional_rounds:
                 continue
             turn = run(name, _count(schedule, most, latest.get(name)))
             if turn is not None:
                 done.append(turn)
         spent_ms += sum(pace[-1].latency_ms)
-    return turns
+    return taken
 
 
 def _is_enough(schedule: Schedule, rounds: int, spent_ms: float, elapsed_s: float) -> bool:

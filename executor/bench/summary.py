@@ -34,7 +34,7 @@ class Measured:
         Rounds of these sides; none of the last where it was left out.
     peers
         The other sides.
-    runtime_bytes, peak_bytes
+    fixed_bytes, peak_bytes
         The fixed cost, and the most that was in use above it.
     accounting
         Who counted.
@@ -51,7 +51,7 @@ class Measured:
     resident: Sequence[Round]
     unswapped: Sequence[Round]
     peers: Mapping[str, Peer]
-    runtime_bytes: int
+    fixed_bytes: int
     peak_bytes: int
     accounting: str
     error: tuple[float, float] | None
@@ -114,7 +114,7 @@ def make_report(
         activation_bytes=plan.usage.activation_bytes,
         staging_bytes=plan.usage.staging_bytes,
         peak_bytes=measured.peak_bytes,
-        runtime_bytes=measured.runtime_bytes,
+        fixed_bytes=measured.fixed_bytes,
         memory_accounting=measured.accounting,
         streamed_bytes=_read_bytes(measured.swapped),
         storage_bytes_per_s=storage,
@@ -178,7 +178,7 @@ def peer_of(
     swapped: Sequence[Round],
     rounds: Sequence[Round],
     *,
-    runtime_bytes: int | None = None,
+    fixed_bytes: int | None = None,
     max_rel_error: float | None = None,
     note: str = "",
 ) -> Peer:
@@ -188,16 +188,16 @@ def peer_of(
     ----------
     swapped, rounds
         Ours, and as many or fewer of the other's.
-    runtime_bytes, max_rel_error, note
+    fixed_bytes, max_rel_error, note
         See `Peer`.
     """
     if not rounds:
-        return Peer(runtime_bytes=runtime_bytes, note=note)
+        return Peer(fixed_bytes=fixed_bytes, note=note)
     ratio = _ratio(swapped, map(_middle, rounds))
     return Peer(
         latency_ms=summarise([ms for turn in rounds for ms in turn.latency_ms]),
         ratio=1 / ratio if ratio else None,
-        runtime_bytes=runtime_bytes,
+        fixed_bytes=fixed_bytes,
         streamed_bytes=_read_bytes(rounds) or None,
         max_rel_error=max_rel_error,
         note=note,

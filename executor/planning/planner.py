@@ -21,8 +21,8 @@ __all__ = ["make_plan", "smallest_budget"]
 def smallest_budget(manifest: Manifest) -> tuple[int, str]:
     """The smallest budget in bytes that works, and what sets it."""
     used = usage(manifest)
-    largest = max(manifest.blocks, key=lambda b: b.extent.nbytes * b.is_graph)
-    streamed = largest.extent.nbytes * largest.is_graph
+    largest = max(manifest.blocks, key=lambda b: b.swapped_bytes)
+    streamed = largest.swapped_bytes
     arena = manifest.shared_extent.nbytes + streamed
     smallest = used.total_bytes + arena + page_table_bytes(arena)
     widest = max(manifest.blocks, key=lambda b: b.activation_bytes)
@@ -119,13 +119,13 @@ def _places(manifest: Manifest, offsets: Sequence[int | None]) -> tuple[Place, .
     """The arena: what is shared, what is resident, the ring."""
     resident = manifest.shared_extent.nbytes
     ring = resident + sum(
-        block.extent.nbytes * block.is_graph
+        block.swapped_bytes
         for block, offset in zip(manifest.blocks, offsets, strict=True)
         if offset is None
     )
     places: list[Place] = []
     for block, offset in zip(manifest.blocks, offsets, strict=True):
-        nbytes = block.extent.nbytes * block.is_graph
+        nbytes = block.swapped_bytes
         if offset is None:
             places.append(Place(resident, nbytes, resident=True))
             resident += nbytes

@@ -110,7 +110,7 @@ def outline_of(manifest: Manifest) -> Outline:
     """The outline of an engine."""
     blocks = manifest.blocks
     return Outline(
-        nbytes=tuple(b.extent.nbytes * b.is_graph for b in blocks),
+        nbytes=tuple(b.swapped_bytes for b in blocks),
         joinable=(
             False,
             *(

@@ -33,7 +33,7 @@ from swapnet.executor.swapping.arena import new_array
 from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.machine import anonymous_bytes
-from swapnet.manifest import WEIGHTS, Manifest
+from swapnet.manifest import SHARED, WEIGHTS, Manifest
 from swapnet.process.ask import ask
 from swapnet.process.child import ProcessDied
 from swapnet.process.failure import Failed
@@ -156,7 +156,7 @@ class _Blocks:
         weights = {
             (b.index, w.name): start + w.offset for b in self.manifest.blocks for w in b.weights
         }
-        weights |= {(-1, w.name): start + w.offset for w in self.manifest.shared}
+        weights |= {(SHARED, w.name): start + w.offset for w in self.manifest.shared}
         self._bindings = Bindings(weights, self._values.addresses)
         self._last_uses = last_uses(self.manifest)
 

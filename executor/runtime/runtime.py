@@ -119,7 +119,7 @@ class SwapRuntime:
         return tuple(self._models.values())
 
     @property
-    def shares(self) -> dict[str, int]:
+    def shares_bytes(self) -> dict[str, int]:
         """Memory for weights, in bytes, by model; everything else is shared or does not vary."""
         return dict(self._shares_bytes)
 

@@ -68,7 +68,7 @@ class WholeModels:
         self._asking: deque[WholeModel] = deque()
 
     @property
-    def shares(self) -> dict[str, int]:
+    def shares_bytes(self) -> dict[str, int]:
         """Memory for weights of those that are loaded, in bytes."""
         return {model.name: model.held_bytes for model in self._models}
 

@@ -11,7 +11,7 @@ from statistics import median
 
 from swapnet.arrays import save_npz
 from swapnet.errors import BudgetError, SwapnetError
-from swapnet.executor.bench.fixed_cost import Runtime
+from swapnet.executor.bench.fixed_cost import ExecutorCost
 from swapnet.executor.bench.summary import machine_of
 from swapnet.executor.scenario.bandwidth import Bandwidth
 from swapnet.executor.scenario.expected_outputs import ExpectedOutputs
@@ -22,7 +22,7 @@ from swapnet.executor.scenario.experiment_options import (
     UNLIMITED,
     ExperimentOptions,
 )
-from swapnet.executor.scenario.messages import Engine, Job, Turn, Turned
+from swapnet.executor.scenario.messages import Engine, Job, Round, RoundResult
 from swapnet.executor.scenario.report import Line, Report
 from swapnet.executor.scenario.steps import changes_of
 from swapnet.executor.scenario.summary import (
@@ -88,7 +88,7 @@ class _Ways:
         self._counted = is_available()
         self._groups: dict[str, MemoryGroup] = {}
         self._processes: dict[str, WorkerProcess] = {}
-        self._rounds: dict[str, list[Turned]] = {}
+        self._rounds: dict[str, list[RoundResult]] = {}
         self._peaks: dict[str, int] = {}
         self._notes: dict[str, str] = {}
         self._answers = ExpectedOutputs([part.can_join for part in options.parts])
@@ -100,8 +100,8 @@ class _Ways:
         options = self._options
         names = (UNLIMITED, OURS, *options.others)
         progress("open", 0, len(names))
-        runtime = Runtime(
-            options.runtime_engine, self._folder, options.device, drop_cache=options.memory_limit
+        runtime = ExecutorCost(
+            options.one_operator, self._folder, options.device, drop_cache=options.memory_limit
         )
         self._runtime_bytes = runtime.measure(counted=self._counted)
         runtime.warm_up()
@@ -116,7 +116,7 @@ class _Ways:
             rates.append(bandwidth.measure())
             for name in names if turn % 2 == 0 else reversed(names):
                 progress(f"round {turn + 1} of {options.rounds}, {name}", 0, 1)
-                self._turn(name, turn)
+                self._round(name, turn)
         for name in names:
             self._release(name)
         return self._report(median(rates), str(bandwidth.mode))
@@ -193,14 +193,14 @@ class _Ways:
                 if sample == 0:
                     self._compute_ms.append(median(found.latency_ms[1:]))
 
-    def _turn(self, name: str, turn: int) -> None:
+    def _round(self, name: str, turn: int) -> None:
         options = self._options
         if name in self._notes:
             return
         steps = options.steps if name != UNLIMITED else ()
         changes = changes_of(steps, turn, options.rounds, options.round_seconds)
         with self._unless_optional(name):
-            turned = self._processes[name].turn(Turn(options.arrivals(turn), changes))
+            turned = self._processes[name].round(Round(options.arrivals(turn), changes))
             self._rounds[name].append(turned)
 
     def _release(self, name: str) -> None:
@@ -250,7 +250,7 @@ class _Ways:
             demand_bytes=options.demand.total_bytes,
             weights_bytes=options.demand.weights_bytes,
             peak_bytes=self._peaks[OURS],
-            runtime_bytes=self._runtime_bytes,
+            fixed_bytes=self._runtime_bytes,
             traffic_bytes=options.traffic_bytes,
             memory_accounting=accounting(counted=self._counted, limited=options.memory_limit),
             storage_bytes_per_s=storage_bytes_per_s,

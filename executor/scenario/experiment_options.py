@@ -83,7 +83,7 @@ class ExperimentOptions:
         Its DNNs, in its order.
     budget
         Memory of all DNNs together.
-    runtime_engine
+    one_operator
         An engine of one operator: its process is the fixed cost.
     device
         Compute threads.
@@ -109,7 +109,7 @@ class ExperimentOptions:
     scenario: Scenario
     parts: tuple[Part, ...]
     budget: Budget
-    runtime_engine: Path
+    one_operator: Path
     device: Device
     others: tuple[str, ...] = ()
     budget_steps: str = ""

@@ -24,9 +24,9 @@ from swapnet.executor.scenario.messages import (
     Measured,
     Moment,
     Ready,
+    Round,
+    RoundResult,
     Served,
-    Turn,
-    Turned,
 )
 from swapnet.executor.scenario.output_digests import HELD, OutputDigests, Say
 from swapnet.executor.scenario.steps import Change
@@ -68,7 +68,7 @@ class Runtime(Protocol):
     def budget_bytes(self) -> int: ...
 
     @property
-    def shares(self) -> Mapping[str, int]: ...
+    def shares_bytes(self) -> Mapping[str, int]: ...
 
     def load(
         self,
@@ -162,7 +162,7 @@ class LoadGenerator:
             latency.append((time.perf_counter() - start) * 1e3)
         return Measured(tuple(latency), self._digests.take(asked.model, asked.sample, outputs))
 
-    def turn(self, turn: Turn) -> Turned:
+    def round(self, wanted: Round) -> RoundResult:
         """Run one round of requests, each submitted when it is due.
 
         Raises
@@ -176,15 +176,15 @@ class LoadGenerator:
         ended: Queue[_Ended] = Queue(HELD - 1)
         with ThreadPoolExecutor(2, thread_name_prefix="traffic") as threads:
             start = time.perf_counter()
-            with self._observed(start, turn, moments):
-                served = threads.submit(self._collect, ended, len(turn.arrivals))
-                changed = threads.submit(self._change, start, turn.changes)
-                for arrival in turn.arrivals:
+            with self._observed(start, wanted, moments):
+                served = threads.submit(self._collect, ended, len(wanted.arrivals))
+                changed = threads.submit(self._change, start, wanted.changes)
+                for arrival in wanted.arrivals:
                     self._request(start, arrival, ended)
                 told, changes = served.result(), changed.result()
         seconds = time.perf_counter() - start
         read = tuple(now - then for now, then in zip(self._read_bytes(), before, strict=True))
-        return Turned(told, read, tuple(moments), changes, seconds)
+        return RoundResult(told, read, tuple(moments), changes, seconds)
 
     def close(self) -> None:
         """Release everything."""
@@ -229,9 +229,9 @@ class LoadGenerator:
         return tuple(done)
 
     @contextmanager
-    def _observed(self, start: float, turn: Turn, moments: list[Moment]) -> Iterator[None]:
+    def _observed(self, start: float, wanted: Round, moments: list[Moment]) -> Iterator[None]:
         """Note the runtime's state at the beginning, now and then, and at the end."""
-        last_s = turn.arrivals[-1].due_s if turn.arrivals else 0.0
+        last_s = wanted.arrivals[-1].due_s if wanted.arrivals else 0.0
         every_s = max(last_s / _MOMENTS, _SHORTEST_S)
         stop = threading.Event()
 
@@ -254,7 +254,7 @@ class LoadGenerator:
         return Moment(time_s, self._runtime.budget_bytes, self._shares_bytes(), waiting)
 
     def _shares_bytes(self) -> tuple[int, ...]:
-        shares_bytes = self._runtime.shares
+        shares_bytes = self._runtime.shares_bytes
         return tuple(shares_bytes.get(name, 0) for name in self._names)
 
     def _read_bytes(self) -> tuple[int, ...]:

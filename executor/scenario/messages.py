@@ -24,10 +24,10 @@ __all__ = [
     "Output",
     "Ready",
     "Reply",
+    "Round",
+    "RoundResult",
     "Served",
     "Tensor",
-    "Turn",
-    "Turned",
 ]
 
 Key = tuple[int, int, str]
@@ -98,7 +98,7 @@ class Alone(msgspec.Struct, frozen=True, tag=True):
     count: int = 1
 
 
-class Turn(msgspec.Struct, frozen=True, tag=True):
+class Round(msgspec.Struct, frozen=True, tag=True):
     """Run one round of requests, and change the budget meanwhile."""
 
     arrivals: tuple[Arrival, ...]
@@ -109,7 +109,7 @@ class Close(msgspec.Struct, frozen=True, tag=True):
     """Release everything and say what was used."""
 
 
-Command = Alone | Turn | Close
+Command = Alone | Round | Close
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -181,7 +181,7 @@ class Changed(msgspec.Struct, frozen=True, array_like=True):
     took_ms: float
 
 
-class Turned(msgspec.Struct, frozen=True, tag=True):
+class RoundResult(msgspec.Struct, frozen=True, tag=True):
     """Result of one round.
 
     Attributes
@@ -218,4 +218,4 @@ class Output(msgspec.Struct, frozen=True, tag=True):
     tensors: tuple[Tensor, ...]
 
 
-Reply = Ready | Measured | Turned | Output
+Reply = Ready | Measured | RoundResult | Output

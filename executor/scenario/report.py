@@ -1,4 +1,4 @@
-"""The report of a scenario: schema ``swapnet-scenario/1``."""
+"""The report of a scenario: schema ``swapnet-scenario/2``."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms
         By DNN.
     peak_bytes
-        Above ``runtime_bytes`` and ``traffic_bytes``.
+        Above ``fixed_bytes`` and ``traffic_bytes``.
     note
         Why it did not run to the end.
     """
@@ -121,15 +121,15 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One scenario at one budget; keys and units of the schema ``swapnet-scenario/1``.
+    """One scenario at one budget; keys and units of the schema ``swapnet-scenario/2``.
 
     Attributes
     ----------
     demand_bytes, weights_bytes
         Memory of all DNNs together, without swapping.
     peak_bytes
-        Measured, above ``runtime_bytes`` and ``traffic_bytes``.
-    runtime_bytes
+        Measured, above ``fixed_bytes`` and ``traffic_bytes``.
+    fixed_bytes
         Fixed cost of the process.
     traffic_bytes
         Inputs that requests are made of, and outputs while they are compared.
@@ -152,7 +152,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         By DNN: why its first failed request failed.
     """
 
-    schema: Literal["swapnet-scenario/1"] = "swapnet-scenario/1"
+    schema: Literal["swapnet-scenario/2"] = "swapnet-scenario/2"
     scenario: str
     title: str
     split: str
@@ -162,7 +162,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     demand_bytes: int
     weights_bytes: int
     peak_bytes: int
-    runtime_bytes: int
+    fixed_bytes: int
     traffic_bytes: int
     memory_accounting: str
     storage_bytes_per_s: float

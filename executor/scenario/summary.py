@@ -8,7 +8,7 @@ from statistics import mean, median
 
 from swapnet.executor.bench.statistics import Summary, summarise
 from swapnet.executor.scenario.expected_outputs import ExpectedOutputs
-from swapnet.executor.scenario.messages import Served, Turned
+from swapnet.executor.scenario.messages import RoundResult, Served
 from swapnet.executor.scenario.report import Phase, Sample, Way
 from swapnet.executor.scenario.scenario import Entry
 from swapnet.executor.scenario.steps import BudgetStep
@@ -30,7 +30,7 @@ class Played:
         Why it failed.
     """
 
-    rounds: tuple[Turned, ...] = ()
+    rounds: tuple[RoundResult, ...] = ()
     peak_bytes: int | None = None
     note: str = ""
 

@@ -14,7 +14,7 @@ import msgspec
 
 from swapnet.arrays import Array
 from swapnet.executor.scenario.load_generator import LoadGenerator, open_generator
-from swapnet.executor.scenario.messages import Alone, Command, Job, Turn
+from swapnet.executor.scenario.messages import Alone, Command, Job, Round
 from swapnet.executor.scenario.output_digests import raw
 from swapnet.process.serve import Parent, serve
 
@@ -36,8 +36,8 @@ def work(parent: Parent) -> None:
 def _done(generator: LoadGenerator, command: Command) -> msgspec.Struct:
     if isinstance(command, Alone):
         return generator.alone(command)
-    if isinstance(command, Turn):
-        return generator.turn(command)
+    if isinstance(command, Round):
+        return generator.round(command)
     ready = generator.ready()
     generator.close()
     return ready

@@ -19,15 +19,15 @@ from swapnet.executor.scenario.messages import (
     Output,
     Ready,
     Reply,
-    Turn,
-    Turned,
+    Round,
+    RoundResult,
 )
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.child import Child
 
 __all__ = ["WorkerProcess"]
 
-T = TypeVar("T", Ready, Measured, Turned)
+T = TypeVar("T", Ready, Measured, RoundResult)
 
 
 class WorkerProcess(Child):
@@ -83,9 +83,9 @@ class WorkerProcess(Child):
         """Run one input while nothing else runs."""
         return self._ask(Alone(model, sample, count), Measured)
 
-    def turn(self, turn: Turn) -> Turned:
+    def round(self, wanted: Round) -> RoundResult:
         """Run one round of requests."""
-        return self._ask(turn, Turned)
+        return self._ask(wanted, RoundResult)
 
     def release(self) -> Ready:
         """Have the runtime closed; what the process used."""

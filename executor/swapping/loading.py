@@ -10,7 +10,7 @@ from swapnet.errors import BackendError, StorageError
 from swapnet.executor.planning.plan import Read
 from swapnet.executor.planning.usage import READ_BYTES
 from swapnet.executor.swapping.moments import Mark, Passed
-from swapnet.manifest import Extent
+from swapnet.manifest import SHARED, Extent
 
 __all__ = [
     "READERS",
@@ -148,7 +148,7 @@ def load_once(loader: Loader, reads: Sequence[Read]) -> None:
 
 
 def unreadable(block: int, error: BaseException) -> StorageError:
-    """A failed read, with the block that it was for; -1 is what several share."""
+    """A failed read, with the block that it was for, or `SHARED`."""
     return StorageError(
         f"{_name(block)} could not be read",
         why=error.why if isinstance(error, StorageError) else str(error),
@@ -166,4 +166,4 @@ def unusable(block: int, error: BaseException) -> StorageError | BackendError:
 
 
 def _name(block: int) -> str:
-    return "what several blocks share" if block < 0 else f"block {block}"
+    return "what several blocks share" if block == SHARED else f"block {block}"

@@ -157,7 +157,7 @@ def command(
                 engine=opened,
                 budget=parsed,
                 inputs=inputs,
-                runtime_engine=one_operator_engine(folder),
+                one_operator=one_operator_engine(folder),
                 unswapped=source if compare else None,
                 others=others,
                 load_mode=LoadMode(load_mode),

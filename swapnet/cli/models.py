@@ -109,7 +109,7 @@ def run_models(
                     engine=open_engine(folder, {}),
                     budget=parsed,
                     inputs=inputs,
-                    runtime_engine=runtime,
+                    one_operator=runtime,
                     unswapped=files.onnx,
                     schedule=Schedule(rounds=3, iterations=3, warm_up_ms=0, duration_s=duration),
                 )
@@ -133,7 +133,7 @@ def run_models(
     print_table(
         f"At {parsed}, in turn with ONNX Runtime unswapped; peaks by {report.memory_accounting} "
         "accounting, above the runtime's own "
-        f"{format_size(report.runtime_bytes)}; differences over the largest output",
+        f"{format_size(report.fixed_bytes)}; differences over the largest output",
         [
             "model",
             "weights",

@@ -98,7 +98,7 @@ SCHEMA_KEYS = frozenset(
         "activation_bytes",
         "staging_bytes",
         "peak_bytes",
-        "runtime_bytes",
+        "fixed_bytes",
         "streamed_bytes",
         "storage_bytes_per_s",
         "latency_ms",
@@ -144,7 +144,7 @@ def test_bench_gives_every_key_and_exports(call: Call, toy: Engine, tmp_path: Pa
     )
     assert ran.status == 0
     report = json.loads(ran.out)
-    assert report["schema"] == "swapnet-bench/1"
+    assert report["schema"] == "swapnet-bench/2"
     assert not [key for key in SCHEMA_KEYS if report[key] is None]
     assert set(report["latency_ms"]) == {"min", "mean", "median", "p90", "p95", "p99", "max"}
     assert set(report["percentiles_ms"]) == {"50", "99"}

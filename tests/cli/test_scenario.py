@@ -249,7 +249,7 @@ def test_two_toys_from_end_to_end(call: Call, device: Path, tmp_path: Path) -> N
     )
     assert ran.status == 0, ran.err
     report = json.loads(target.read_text())
-    assert report["schema"] == "swapnet-scenario/1"
+    assert report["schema"] == "swapnet-scenario/2"
     assert [line["requests"] for line in report["models"]] == [6, 12]
     for line in report["models"]:
         assert (line["failures"], line["wrong_outputs"]) == (0, 0)

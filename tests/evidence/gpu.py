@@ -108,7 +108,7 @@ def measure_cases(
     gpu, gpu_memory
         Where.
     rounds, iterations
-        Turns, and inferences of each side in one.
+        Rounds, and inferences of each side in one.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def measure_cases(
                     reader = _reader(storage, swapped.plan)
                     outputs = swapped(inputs)
                     taken = before - gpu.free_bytes()
-                    turns = _turns(unswapped, swapped, reader, inputs, rounds, iterations)
+                    turns = _rounds(unswapped, swapped, reader, inputs, rounds, iterations)
                     cases.append(
                         _case(model, style, budget, swapped, turns, outputs, expected, taken)
                     )
@@ -143,7 +143,7 @@ def _reader(storage: WeightFile, plan: Plan) -> BackgroundReader:
     )
 
 
-def _turns(
+def _rounds(
     unswapped: SwapExecutor,
     swapped: SwapExecutor,
     reader: BackgroundReader,

@@ -98,7 +98,7 @@ class Suite:
     ablated
         Models to switch something off for; None for those of the picture.
     rounds
-        Turns of each side.
+        Rounds of each side.
     memory_limit
         Run under the kernel's limit.
     """
@@ -131,7 +131,7 @@ class Suite:
             yield _ABLATION_BUDGET, ABLATION
 
     def schedule(self, kind: str) -> Schedule:
-        """Turns of about a third of a second, fewer where they take longer."""
+        """Rounds of about a third of a second, fewer where they take longer."""
         return Schedule(
             iterations=10 * self.rounds,
             warm_up_ms=0,
@@ -297,16 +297,16 @@ class _Subject:
             report = bench(self._setup(key, budget)).report
         except SwapnetError as error:
             return Case(model=self.name, key=key, note=" ".join(str(error).splitlines()))
-        self.fixed_bytes["swapped"] = report.runtime_bytes
+        self.fixed_bytes["swapped"] = report.fixed_bytes
         for name, peer in report.peers.items():
-            if peer.runtime_bytes:
-                self.fixed_bytes[name] = peer.runtime_bytes
+            if peer.fixed_bytes:
+                self.fixed_bytes[name] = peer.fixed_bytes
         return Case(model=self.name, key=key, report=self._with_unlimited(report))
 
     def _with_unlimited(self, report: Report) -> Report:
         """The report, which says how accelerate fares with no limit where it died under this."""
         peer = report.peers.get("offload")
-        if peer is None or not peer.note or peer.runtime_bytes is None:
+        if peer is None or not peer.note or peer.fixed_bytes is None:
             return report
         inputs = self.folder / "inputs.npz"
         save_npz(inputs, self.inputs)
@@ -334,7 +334,7 @@ class _Subject:
             engine=self.engine,
             budget=budget,
             inputs=self.inputs,
-            runtime_engine=self.runtime,
+            one_operator=self.runtime,
             unswapped=None if key.kind == ABLATION else self.files.onnx,
             others=self._others(key),
             memory_limit=key.memory_limit,

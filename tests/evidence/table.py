@@ -168,10 +168,10 @@ def _remarks(cases: Sequence[Case]) -> Iterator[str]:
         for name, peer in (case.report.peers if case.report else {}).items():
             if peer.note:
                 remarks.append(f"- {case.title}, {name}: {peer.note}")
-            elif peer.runtime_bytes:
+            elif peer.fixed_bytes:
                 remarks.append(
-                    f"- {case.title}, {name}: its process takes {format_size(peer.runtime_bytes)} "
-                    f"before it has a model; limit {format_size(peer.runtime_bytes)} and the "
+                    f"- {case.title}, {name}: its process takes {format_size(peer.fixed_bytes)} "
+                    f"before it has a model; limit {format_size(peer.fixed_bytes)} and the "
                     f"budget; largest difference from ours {peer.max_rel_error or 0:.1e} of the "
                     "largest output"
                 )
@@ -193,7 +193,7 @@ def _machine(cases: Sequence[Case]) -> Iterator[str]:
     yield (
         f"- SwapNet {machine.swapnet}, {machine.backend}, Python {machine.python}, "
         f"{machine.threads} threads; memory by {reports[-1].memory_accounting}; runtime's own "
-        f"{format_size(reports[-1].runtime_bytes)}"
+        f"{format_size(reports[-1].fixed_bytes)}"
     )
 
 

@@ -278,7 +278,7 @@ done
     )
     other = Other(tmp_path, "offload", program=Program("tests.evidence.offload", python))
     monkeypatch.setitem(vars(subject), "offload", other)
-    killed = a_report(peers={"offload": a_peer(None, note="it was killed", runtime_bytes=1)})
+    killed = a_report(peers={"offload": a_peer(None, note="it was killed", fixed_bytes=1)})
     told = subject._with_unlimited(killed).peers["offload"].note
     assert told.startswith("it was killed; without a limit it takes 6 ms and ")
     python.write_text("#!/bin/sh\nexit 1\n")

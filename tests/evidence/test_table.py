@@ -14,7 +14,7 @@ from tests.evidence.targets import check_targets
 @pytest.fixture
 def page() -> str:
     """A page with all kinds of cases."""
-    offload = a_peer(9.0, runtime_bytes=240 * MIB, max_rel_error=2e-6)
+    offload = a_peer(9.0, fixed_bytes=240 * MIB, max_rel_error=2e-6)
     cases = [
         a_case(),
         a_case("bert_base", peers={"offload": offload}),

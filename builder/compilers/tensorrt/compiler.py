@@ -213,7 +213,7 @@ class TensorRTCompiler:
         return tuple(
             BlockMemory(
                 block.activation_bytes,
-                (_CONTEXT_BYTES + _size(folder, block)) * block.is_graph,
+                _CONTEXT_BYTES + _size(folder, block) if block.is_graph else 0,
             )
             for block in manifest.blocks
         )

@@ -127,7 +127,7 @@ def command(
             scenario=chosen,
             parts=parts,
             budget=parsed,
-            runtime_engine=one_operator_engine(Path(name)),
+            one_operator=one_operator_engine(Path(name)),
             device=device,
             others=others,
             budget_steps=budget_steps or "",

@@ -23,7 +23,7 @@ def show(report: Report) -> None:
     click.echo(
         f"Budget: {format_size(report.budget_bytes)} ({report.budget}) of "
         f"{format_size(report.demand_bytes)}, weights {format_size(report.weights_bytes)}; peak "
-        f"{format_size(report.peak_bytes)} above {format_size(report.runtime_bytes)} of the "
+        f"{format_size(report.peak_bytes)} above {format_size(report.fixed_bytes)} of the "
         f"runtime and {format_size(report.traffic_bytes)} of the traffic "
         f"({report.memory_accounting})"
     )

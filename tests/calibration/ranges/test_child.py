@@ -16,7 +16,7 @@ from swapnet.builder import build
 from swapnet.calibration.ranges.child import observe_in_child
 from swapnet.calibration.ranges.collect import Extreme
 from swapnet.calibration.ranges.graph import open_model
-from swapnet.calibration.ranges.runtime import kept_bytes, runtime_bytes
+from swapnet.calibration.ranges.runtime import fixed_bytes, kept_bytes
 from swapnet.calibration.ranges.worker import Answer, Failed, Found, Job, Ran, observe, work
 from swapnet.errors import BackendError, BudgetError, EngineError, InputError
 from swapnet.executor.device import Device
@@ -175,5 +175,5 @@ def test_the_kernel_kills_what_does_not_fit(job: Job) -> None:
 @pytest.mark.slow
 @needs_limits
 def test_the_runtime_of_histograms_has_their_collector() -> None:
-    extremes, histograms = runtime_bytes("minmax", 1), runtime_bytes("percentile", 1)
+    extremes, histograms = fixed_bytes("minmax", 1), fixed_bytes("percentile", 1)
     assert histograms > extremes > 10 << 20

@@ -85,7 +85,7 @@ def test_no_limit_to_be_had(convolutions: Toy, monkeypatch: pytest.MonkeyPatch) 
 
     before = convolutions.left()
     monkeypatch.setattr("swapnet.calibration.ranges.runtime.MemoryGroup", refuse)
-    monkeypatch.setattr(calibrate, "runtime_bytes", lambda *_: refuse(None))
+    monkeypatch.setattr(calibrate, "fixed_bytes", lambda *_: refuse(None))
     with pytest.raises(BackendUnavailableError):
         calibrate_ranges(convolutions.path, convolutions.samples, memory_limit=True)
     assert convolutions.left() == before

@@ -43,7 +43,7 @@ def a_report(**fields: Any) -> Report:
         "activation_bytes": 8 * MIB,
         "staging_bytes": 4 * MIB,
         "peak_bytes": 60 * MIB,
-        "runtime_bytes": 40 * MIB,
+        "fixed_bytes": 40 * MIB,
         "memory_accounting": "kernel limit",
         "streamed_bytes": 100 * MIB,
         "storage_bytes_per_s": 1.5e9,

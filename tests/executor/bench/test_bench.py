@@ -35,7 +35,7 @@ def setup(engine: BuildToy, tmp_path: Path) -> Setup:
         engine=Engine.open(toy.folder),
         budget=Budget(toy.smallest),
         inputs=toy.feeds(),
-        runtime_engine=one_operator_engine(tmp_path),
+        one_operator=one_operator_engine(tmp_path),
         others={"foreign": Other(tmp_path, "foreign", program=Program(python=python))},
         schedule=Schedule(iterations=1, warm_up_ms=0, duration_s=0, rounds=1),
     )
@@ -65,7 +65,7 @@ def test_one_that_dies_later_is_told_with_its_fixed_cost(
     monkeypatch.setattr(FixedCost, "warm_up", lambda _: None)
     report = bench(replace(setup, fixed_bytes={"foreign": 1 << 30})).report
     assert "the process of the foreign model ended" in report.peers["foreign"].note
-    assert report.peers["foreign"].runtime_bytes == 1 << 30
+    assert report.peers["foreign"].fixed_bytes == 1 << 30
 
 
 def test_a_budget_beyond_the_machine(setup: Setup) -> None:

@@ -41,7 +41,7 @@ def report(simulated: Simulated) -> Callable[..., Report]:
             ],
             "unswapped": [a_round([5.0]), a_round([20.0])],
             "peers": {"mapped": a_peer(6.0)},
-            "runtime_bytes": 40,
+            "fixed_bytes": 40,
             "peak_bytes": 90,
             "accounting": "kernel",
             "error": (1e-5, 1e-6),

@@ -118,21 +118,21 @@ def test_rates_that_drift_move_shares(
     """Not where little would be saved."""
     runtime = opened(budget_for(*engines.values(), share=0.5))
     models = load_all(runtime, engines, rate_per_s=0.01)
-    before = runtime.shares
+    before = runtime.shares_bytes
     expectations.update(a=0.03, b=0.03, c=0.03)
     engines["a"].ask(models["a"])()
     until(lambda: len(looks) == 2)
     with runtime._balance:
-        assert runtime.shares == before
+        assert runtime.shares_bytes == before
     engines["a"].ask(models["a"])()
     with runtime._balance:
         assert len(looks) == 2
     expectations.update(a=1e-4, b=0.6, c=1e-4)
     engines["b"].ask(models["b"])()
     until(lambda: len(looks) == 4)
-    until(lambda: runtime.shares["b"] > before["b"])
+    until(lambda: runtime.shares_bytes["b"] > before["b"])
     with runtime._balance:
-        assert runtime.shares == looks[2]
+        assert runtime.shares_bytes == looks[2]
     with asking(engines, models):
         pass
 
@@ -149,14 +149,14 @@ def test_the_balancer_judges_as_the_rule_does(
     runtime = opened(budget_for(*engines.values(), share=0.5))
     models = load_all(runtime, engines, rate_per_s=0.01)
     other = expected_shares(runtime, engines, "equal")
-    assert other != runtime.shares
+    assert other != runtime.shares_bytes
     monkeypatch.setattr(SimulatedShareRule, "shares_bytes", lambda *_: other)
     monkeypatch.setattr(
         SimulatedShareRule, "cost", lambda _, __, shares: 1.0 if shares == other else 3.0
     )
     expectations.update(a=0.03)
     engines["a"].ask(models["a"])()
-    until(lambda: runtime.shares == other)
+    until(lambda: runtime.shares_bytes == other)
 
 
 @pytest.mark.usefixtures("restless")
@@ -166,8 +166,8 @@ def test_rates_that_are_seen_wake_the_balancer(
     """Without a rest, asked as fast as it goes: more often than once in a thousand seconds."""
     runtime = opened(budget_for(*engines.values(), share=0.5))
     models = load_all(runtime, engines, rate_per_s=1e-3)
-    before = runtime.shares
+    before = runtime.shares_bytes
     for _ in range(30):
         engines["a"].ask(models["a"])()
     until(lambda: bool(looks))
-    until(lambda: runtime.shares["a"] > before["a"])
+    until(lambda: runtime.shares_bytes["a"] > before["a"])

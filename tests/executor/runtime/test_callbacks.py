@@ -66,12 +66,12 @@ def test_a_done_callback_may_not_wait_for_its_own_thread(
         "update": partial(one.update, priority=3.0),
         "close": runtime.close,
     }
-    before = runtime.budget_bytes, runtime.shares
+    before = runtime.budget_bytes, runtime.shares_bytes
     with pytest.raises(BackendError, match="here") as found:
         in_callback(one, engines["a"], gate, work[what]).result(LIMIT_S)
     assert "done-callback" in found.value.why
     assert "another thread" in found.value.hint
-    assert (runtime.budget_bytes, runtime.shares) == before
+    assert (runtime.budget_bytes, runtime.shares_bytes) == before
     for name, model in zip("ab", (one, other), strict=True):
         engines[name].ask(model, 2.0)()
 

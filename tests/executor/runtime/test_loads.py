@@ -85,7 +85,7 @@ class Others:
 
     def state(self, now: Used) -> tuple[Any, ...]:
         return (
-            self.runtime.shares,
+            self.runtime.shares_bytes,
             self.runtime._scratch.limit_bytes,
             self.runtime.models,
             self.arenas(),

@@ -153,7 +153,7 @@ def test_unloading_finishes_what_was_submitted(
     with pytest.raises(BackendError, match="not loaded any more"):
         model(engines["a"].feeds())
     assert runtime.models == ()
-    assert runtime.shares == {}
+    assert runtime.shares_bytes == {}
 
 
 def test_closing_finishes_what_was_submitted(engines: dict[str, Simulated], opened: Open) -> None:

@@ -60,7 +60,7 @@ def test_a_runtime_without_models_takes_any_size(engines: Engines, opened: Open)
     ended(partial(runtime.set_budget, "1KiB"))
     with pytest.raises(BudgetError, match="a do not fit in 1KiB") as found:
         load(runtime, engines["a"])
-    assert (runtime.models, runtime.shares) == ((), {})
+    assert (runtime.models, runtime.shares_bytes) == ((), {})
     smallest = found.value.smallest_bytes
     assert smallest is not None
     for budget in (smallest, found.value.hint.split()[3].rstrip(",")):
@@ -94,7 +94,7 @@ def test_one_engine_may_be_loaded_twice_by_two_names(engines: Engines, opened: O
         load(runtime, engines["a"])
     other = load(runtime, engines["a"], name="another")
     assert [model.name for model in runtime.models] == ["a", "another"]
-    assert runtime.shares.keys() == {"a", "another"}
+    assert runtime.shares_bytes.keys() == {"a", "another"}
     for check in [engines["a"].ask(model, value) for value in range(3) for model in (one, other)]:
         check()
     ended(one.unload)

@@ -38,17 +38,17 @@ def test_the_budget_is_halved_and_restored_under_load(
     large, small = (budget_for(*engines.values(), share=share) for share in (0.9, 0.45))
     runtime = opened(large, split=rule)
     models = load_all(runtime, engines)
-    before = runtime.shares
+    before = runtime.shares_bytes
     assert before == expected_shares(runtime, engines, rule)
     with asking(engines, models):
         for _ in range(2):
             ended(partial(runtime.set_budget, small))
             assert runtime.budget_bytes == small
-            assert runtime.shares == expected_shares(runtime, engines, rule)
-            for name, share in runtime.shares.items():
+            assert runtime.shares_bytes == expected_shares(runtime, engines, rule)
+            for name, share in runtime.shares_bytes.items():
                 assert models[name].executor.plan.arena_bytes <= share
             ended(partial(runtime.set_budget, large))
-            assert runtime.shares == before
+            assert runtime.shares_bytes == before
     assert sum(model.stats.replans for model in models.values()) >= 4
 
 
@@ -56,20 +56,20 @@ def test_the_budget_is_halved_and_restored_under_load(
 def test_an_impossible_budget_changes_nothing(engines: Engines, opened: Open) -> None:
     runtime = opened(budget_for(*engines.values(), share=0.8))
     models = load_all(runtime, engines)
-    before = runtime.budget_bytes, runtime.shares
+    before = runtime.budget_bytes, runtime.shares_bytes
     with asking(engines, models):
         with pytest.raises(BudgetError, match="a, b, c do not fit") as found:
             ended(partial(runtime.set_budget, "1MiB"))
         smallest = found.value.smallest_bytes
         assert smallest is not None
         assert f"they need {smallest} bytes" in found.value.why
-        assert (runtime.budget_bytes, runtime.shares) == before
+        assert (runtime.budget_bytes, runtime.shares_bytes) == before
         with pytest.raises(BudgetError):
             ended(partial(runtime.set_budget, smallest - 1))
-        assert (runtime.budget_bytes, runtime.shares) == before
+        assert (runtime.budget_bytes, runtime.shares_bytes) == before
         ended(partial(runtime.set_budget, smallest))
     assert runtime.budget_bytes == smallest
-    assert runtime.shares == expected_shares(runtime, engines)
+    assert runtime.shares_bytes == expected_shares(runtime, engines)
 
 
 @pytest.mark.usefixtures("expectations")
@@ -94,7 +94,7 @@ def test_plans_that_can_not_be_loaded_leave_the_larger_budget_in_force(
             engines[name].ask(model, 1.0)()
         ended(partial(runtime.set_budget, wanted))
         assert runtime.budget_bytes == wanted
-        assert runtime.shares == expected_shares(runtime, engines)
+        assert runtime.shares_bytes == expected_shares(runtime, engines)
         with asking(engines, models):
             pass
 
@@ -106,7 +106,7 @@ def test_a_model_that_can_not_grow_hinders_no_other(
     large, small = (budget_for(*engines.values(), share=share) for share in (0.9, 0.45))
     runtime = opened(small)
     models = load_all(runtime, engines)
-    before = runtime.shares
+    before = runtime.shares_bytes
     real = WeightFile.read_into
 
     shaken: list[WeightFile] = []
@@ -123,10 +123,10 @@ def test_a_model_that_can_not_grow_hinders_no_other(
             ended(partial(runtime.set_budget, large))
     assert runtime.budget_bytes == large
     wanted = expected_shares(runtime, engines)
-    assert runtime.shares == {**wanted, "a": before["a"]}
+    assert runtime.shares_bytes == {**wanted, "a": before["a"]}
     with asking(engines, models):
         ended(partial(runtime.set_budget, large))
-    assert runtime.shares == wanted
+    assert runtime.shares_bytes == wanted
 
 
 @pytest.mark.usefixtures("expectations")
@@ -135,18 +135,18 @@ def test_terms_move_shares(engines: Engines, opened: Open) -> None:
     runtime = opened(budget_for(*engines.values(), share=0.5))
     models = load_all(runtime, engines)
     for name, model in models.items():
-        before = runtime.shares
+        before = runtime.shares_bytes
         for given in ({"priority": 50.0}, {"priority": 1.0}, {"rate_per_s": 40.0}):
             ended(partial(model.update, **given))
-            assert runtime.shares == expected_shares(runtime, engines)
+            assert runtime.shares_bytes == expected_shares(runtime, engines)
             if given != {"priority": 1.0}:
-                assert runtime.shares[name] > before[name]
-                assert runtime.shares != before
+                assert runtime.shares_bytes[name] > before[name]
+                assert runtime.shares_bytes != before
         ended(partial(model.update, rate_per_s=1.0))
-        assert runtime.shares == before
+        assert runtime.shares_bytes == before
         ended(partial(model.update, deadline_ms=1.0))
-        assert runtime.shares == expected_shares(runtime, engines)
-        assert runtime.shares[name] > before[name]
+        assert runtime.shares_bytes == expected_shares(runtime, engines)
+        assert runtime.shares_bytes[name] > before[name]
         ended(partial(model.update, deadline_ms=1e6))
         engines[name].ask(model)()
 
@@ -167,12 +167,12 @@ def test_terms_out_of_range_change_nothing(
 ) -> None:
     runtime = opened(budget_for(*engines.values(), share=0.5))
     model = load(runtime, engines["a"], priority=2.0)
-    before = model.objectives, runtime.shares
+    before = model.objectives, runtime.shares_bytes
     with pytest.raises(InputError, match=f"{next(iter(objectives))} can't be"):
         ended(partial(model.update, **objectives))
     with pytest.raises(InputError, match=f"{next(iter(objectives))} can't be"):
         load(runtime, engines["b"], **objectives)
-    assert (model.objectives, runtime.shares) == before
+    assert (model.objectives, runtime.shares_bytes) == before
     assert [m.name for m in runtime.models] == ["a"]
 
 
@@ -195,7 +195,7 @@ def test_several_terms_at_once_split_once(
     with monkeypatch.context() as patch:
         patch.setattr(SimulatedShareRule, "shares_bytes", counted)
         ended(partial(runtime.update, changes))
-    assert splits == [expected_shares(runtime, engines)] == [runtime.shares]
+    assert splits == [expected_shares(runtime, engines)] == [runtime.shares_bytes]
     assert (models["a"].objectives, models["b"].objectives) == (
         Objectives(9.0, None, 5.0),
         Objectives(1.0, 3.0),
@@ -289,7 +289,7 @@ def test_anything_may_happen_at_any_time(
             thread.result(LIMIT_S)
     for model in runtime.models:
         ended(model.unload)
-    assert (runtime.models, runtime.shares) == ((), {})
+    assert (runtime.models, runtime.shares_bytes) == ((), {})
     ended(partial(runtime.set_budget, budgets[1]))
     models = load_all(runtime, engines)
     with asking(engines, models):

@@ -78,7 +78,7 @@ def a_report(**fields: Any) -> Report:
         "demand_bytes": 140 * MIB,
         "weights_bytes": 120 * MIB,
         "peak_bytes": 60 * MIB,
-        "runtime_bytes": 30 * MIB,
+        "fixed_bytes": 30 * MIB,
         "traffic_bytes": 5 * MIB,
         "memory_accounting": "kernel",
         "storage_bytes_per_s": 1.5e9,
@@ -147,7 +147,7 @@ class FakeRuntime:
         self.closed = False
 
     @property
-    def shares(self) -> dict[str, int]:
+    def shares_bytes(self) -> dict[str, int]:
         return dict.fromkeys(self.models, self.budget_bytes // max(len(self.models), 1))
 
     def load(self, folder: Path, *, name: str, **_: Any) -> FakeModel:

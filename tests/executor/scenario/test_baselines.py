@@ -72,7 +72,7 @@ def ask(engine: Simulated, model: WholeModel, value: float = 0.0) -> None:
 
 
 def in_memory(memory: WholeModels) -> set[str]:
-    return {name for name, nbytes in memory.shares.items() if nbytes}
+    return {name for name, nbytes in memory.shares_bytes.items() if nbytes}
 
 
 def test_the_least_recently_used_leaves(engines: dict[str, Simulated], opened: Opened) -> None:
@@ -107,7 +107,7 @@ def test_a_model_larger_than_the_memory_is_swapped_in_all_of_it(
         before = models[name].stats.read_bytes
         ask(engines[name], models[name])
         assert in_memory(memory) == {name}
-        assert memory.shares[name] == min(most, demand(engines[name].manifest).weights_bytes)
+        assert memory.shares_bytes[name] == min(most, demand(engines[name].manifest).weights_bytes)
         assert models[name].stats.read_bytes > before
 
 
@@ -158,7 +158,7 @@ def test_less_memory_is_kept_when_the_change_returns(
     gate.open.set()
     engines["a"].check(future.result(LIMIT_S))
     changed.result(LIMIT_S)
-    assert sum(memory.shares.values()) <= demand(engines["c"].manifest).weights_bytes
+    assert sum(memory.shares_bytes.values()) <= demand(engines["c"].manifest).weights_bytes
     for name in "abc":
         ask(engines[name], models[name])
         assert in_memory(memory) == {name}
@@ -177,7 +177,7 @@ def test_what_does_not_fit_alone_is_refused(engines: dict[str, Simulated], opene
     small = WholeModels(1 << 20, device=Device(1))
     with pytest.raises(BudgetError):
         ended(partial(small.load, engines["a"].folder, name="a"))
-    assert small.shares == {}
+    assert small.shares_bytes == {}
     ended(small.close)
 
 
@@ -211,7 +211,7 @@ def test_memory_is_never_overcommitted(
     wrong: list[dict[str, int]] = []
 
     def look(_: Step) -> None:
-        if sum((shares := memory.shares).values()) > available:
+        if sum((shares := memory.shares_bytes).values()) > available:
             wrong.append(shares)
 
     steps.update(dict.fromkeys(engines, look))

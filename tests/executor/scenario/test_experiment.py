@@ -17,7 +17,15 @@ from swapnet.executor.pace import Pace
 from swapnet.executor.scenario import experiment as module
 from swapnet.executor.scenario.experiment_options import ExperimentOptions, Part
 from swapnet.executor.scenario.load_generator import LoadGenerator
-from swapnet.executor.scenario.messages import Alone, Job, Measured, Output, Ready, Turn, Turned
+from swapnet.executor.scenario.messages import (
+    Alone,
+    Job,
+    Measured,
+    Output,
+    Ready,
+    Round,
+    RoundResult,
+)
 from swapnet.executor.scenario.scenario import at_speed
 from swapnet.testing.engine import write_engine
 from tests.executor.scenario.conftest import MIB, FakeRuntime, a_scenario
@@ -47,14 +55,14 @@ class FakeProcess:
     def alone(self, model: int, sample: int, count: int = 1) -> Measured:
         return self.generator.alone(Alone(model, sample, count))
 
-    def turn(self, turn: Turn) -> Turned:
+    def round(self, wanted: Round) -> RoundResult:
         self.calls.append(f"turn {self.name}")
         if error := self.breaking.get(f"turn {self.name}"):
             raise error
         if self.name in self.wrong:
             for arrays in self.generator._samples:
                 arrays["x"][1] = 5.0
-        return self.generator.turn(turn)
+        return self.generator.round(wanted)
 
     def release(self) -> Ready:
         return Ready(50 * MIB)
@@ -90,7 +98,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> type[FakeProcess]:
         "WorkerProcess", (FakeProcess,), {"calls": [], "jobs": [], "breaking": {}, "wrong": set()}
     )
     monkeypatch.setattr(module, "WorkerProcess", fake)
-    monkeypatch.setattr(module, "Runtime", FakeCost)
+    monkeypatch.setattr(module, "ExecutorCost", FakeCost)
     monkeypatch.setattr(module, "is_available", lambda: False)
     return fake
 
@@ -111,7 +119,7 @@ def options(tmp_path: Path) -> Callable[..., ExperimentOptions]:
             "scenario": scenario,
             "parts": parts,
             "budget": Budget(32 * MIB),
-            "runtime_engine": Path("none"),
+            "one_operator": Path("none"),
             "device": Device(1),
             "requests": 2,
             "rounds": 2,
@@ -159,7 +167,7 @@ def test_ways_take_turns_in_alternating_order(
     assert "round 2 of 2, equal" in told
     assert [line.requests for line in report.models] == [2, 4]
     assert report.memory_accounting == "resident set"
-    assert report.peak_bytes == 50 * MIB - report.runtime_bytes - report.traffic_bytes
+    assert report.peak_bytes == 50 * MIB - report.fixed_bytes - report.traffic_bytes
     assert report.storage_bytes_per_s > 0
     assert set(report.compare) == {"equal", "unlimited"}
     assert all(way.wrong_outputs == way.failures == 0 for way in report.ways.values())

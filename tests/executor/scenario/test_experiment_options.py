@@ -62,7 +62,7 @@ def test_what_a_worker_needs(toy: Engine) -> None:
         scenario=a_scenario(),
         parts=(part, part),
         budget=Budget(64 * MIB),
-        runtime_engine=Path("none"),
+        one_operator=Path("none"),
         device=Device(1),
         budget_steps="0.5:50%",
         requests=10,

@@ -10,7 +10,7 @@ import pytest
 
 from swapnet.errors import BudgetError
 from swapnet.executor.scenario.load_generator import LoadGenerator
-from swapnet.executor.scenario.messages import Alone, Job, Output, Turn
+from swapnet.executor.scenario.messages import Alone, Job, Output, Round
 from swapnet.executor.scenario.output_digests import digest_of
 from swapnet.executor.scenario.steps import Change
 from swapnet.executor.scenario.traffic import Arrival
@@ -42,7 +42,7 @@ def generator(
 def test_a_round_answers_every_request(
     generator: LoadGenerator, said: list[msgspec.Struct]
 ) -> None:
-    turned = generator.turn(Turn(ARRIVALS))
+    turned = generator.round(Round(ARRIVALS))
     assert sorted((s.due_s, s.model, s.sample) for s in turned.served) == [
         (a.due_s, a.model, a.sample) for a in ARRIVALS
     ]
@@ -61,7 +61,7 @@ def test_requests_that_fail_or_are_refused_are_counted(
 ) -> None:
     runtime.models["one"].failing.add(2.0)
     runtime.models["two"].refusing.add(2.0)
-    errors = {(s.model, s.sample): s.error for s in generator.turn(Turn(ARRIVALS)).served}
+    errors = {(s.model, s.sample): s.error for s in generator.round(Round(ARRIVALS)).served}
     assert errors == {
         (0, 0): "",
         (0, 1): "BackendError: it failed",
@@ -71,7 +71,7 @@ def test_requests_that_fail_or_are_refused_are_counted(
 
 def test_the_budget_changes_meanwhile(generator: LoadGenerator, runtime: FakeRuntime) -> None:
     changes = (Change(0.01, 32 * MIB), Change(0.05, 64 * MIB))
-    turned = generator.turn(Turn(ARRIVALS, changes))
+    turned = generator.round(Round(ARRIVALS, changes))
     assert runtime.budgets == [32 * MIB, 64 * MIB]
     assert [change.budget_bytes for change in turned.changed] == runtime.budgets
     assert all(
@@ -82,7 +82,7 @@ def test_the_budget_changes_meanwhile(generator: LoadGenerator, runtime: FakeRun
 
 def test_an_impossible_budget_ends_the_round(generator: LoadGenerator) -> None:
     with pytest.raises(BudgetError, match="too little"):
-        generator.turn(Turn(ARRIVALS, (Change(0.0, MIB),)))
+        generator.round(Round(ARRIVALS, (Change(0.0, MIB),)))
 
 
 def test_budgets_to_come_are_tried_first(job: Callable[..., Job], runtime: FakeRuntime) -> None:
@@ -93,8 +93,8 @@ def test_budgets_to_come_are_tried_first(job: Callable[..., Job], runtime: FakeR
 
 
 def test_rates_of_a_pause_are_forgotten(generator: LoadGenerator, runtime: FakeRuntime) -> None:
-    generator.turn(Turn(ARRIVALS))
-    generator.turn(Turn(ARRIVALS))
+    generator.round(Round(ARRIVALS))
+    generator.round(Round(ARRIVALS))
     expected = {model: {"rate_per_s": 2.0} for model in runtime.models.values()}
     assert runtime.updates == [expected, expected]
 
@@ -106,7 +106,7 @@ def test_one_input_alone(generator: LoadGenerator) -> None:
 
 
 def test_a_round_of_nothing(generator: LoadGenerator) -> None:
-    assert generator.turn(Turn(())).served == ()
+    assert generator.round(Round(())).served == ()
 
 
 def test_what_is_in_force_and_its_end(generator: LoadGenerator, runtime: FakeRuntime) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swapnet.executor.scenario.expected_outputs import ExpectedOutputs
-from swapnet.executor.scenario.messages import Changed, Moment, Turned
+from swapnet.executor.scenario.messages import Changed, Moment, RoundResult
 from swapnet.executor.scenario.steps import BudgetStep
 from swapnet.executor.scenario.summary import Played, Summing, bound_ms, samples
 from tests.executor.scenario.conftest import an_entry, served
@@ -22,7 +22,7 @@ def summing() -> Summing:
 
 def rounds(*latencies: tuple[float, float]) -> Played:
     """Each with one request of each DNN."""
-    return Played(tuple(Turned((served(0, one), served(1, two))) for one, two in latencies))
+    return Played(tuple(RoundResult((served(0, one), served(1, two))) for one, two in latencies))
 
 
 def test_latency_is_weighted_by_priority(summing: Summing) -> None:
@@ -38,7 +38,7 @@ def test_ratios_are_medians_of_pairs(summing: Summing) -> None:
     assert summing.ratio(ours, other) == pytest.approx(2.0)
     assert summing.ratio_of(1, ours, other) == pytest.approx(0.5)
     assert summing.ratio(ours, Played()) is None
-    failed = Played((Turned((served(0, 1.0, error="gone"),)),))
+    failed = Played((RoundResult((served(0, 1.0, error="gone"),)),))
     assert summing.ratio_of(0, failed, other) is None
 
 
@@ -51,7 +51,7 @@ def test_what_went_wrong_is_counted(summing: Summing) -> None:
         served(1, 70.0, error="BackendError: gone"),
         served(1, 70.0, error="BackendError: again"),
     )
-    way = summing.way(Played((Turned(requests, read_bytes=(3, 4)),), peak_bytes=7))
+    way = summing.way(Played((RoundResult(requests, read_bytes=(3, 4)),), peak_bytes=7))
     assert (way.requests, way.failures, way.wrong_outputs, way.deadline_misses) == (6, 2, 1, 1)
     assert (way.read_bytes, way.peak_bytes) == (7, 7)
     assert way.latency_ms["two"] is not None
@@ -67,8 +67,12 @@ def test_one_that_never_ran(summing: Summing) -> None:
 
 
 def test_phases_divide_the_run(summing: Summing) -> None:
-    first = Turned((served(0, 10.0, 0.0), served(0, 20.0, 5.0)), changed=(Changed(5.0, 50, 3.0),))
-    second = Turned((served(0, 30.0, 0.0), served(0, 40.0, 9.9), served(0, 1.0, 10.5, error="x")))
+    first = RoundResult(
+        (served(0, 10.0, 0.0), served(0, 20.0, 5.0)), changed=(Changed(5.0, 50, 3.0),)
+    )
+    second = RoundResult(
+        (served(0, 30.0, 0.0), served(0, 40.0, 9.9), served(0, 1.0, 10.5, error="x"))
+    )
     played = Played((first, second))
     before, after = summing.phases((BudgetStep(0.25, 50),), 100, 10.0, played, played)
     assert (before.budget_bytes, before.start_s, before.end_s) == (100, 0.0, 5.0)
@@ -82,7 +86,7 @@ def test_phases_divide_the_run(summing: Summing) -> None:
 
 def test_rounds_follow_each_other_in_time() -> None:
     moments = (Moment(0.0, 9, (1, 2), (0, 0)), Moment(1.0, 9, (1, 2), (3, 0)))
-    turn = Turned((), moments=moments, seconds=1.5)
+    turn = RoundResult((), moments=moments, seconds=1.5)
     found = samples(Played((turn, turn)))
     assert [sample.time_s for sample in found] == [0.0, 1.0, 1.5, 2.5]
     assert found[-1].waiting == (3, 0)

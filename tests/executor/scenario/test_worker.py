@@ -15,7 +15,7 @@ import pytest
 from swapnet.executor import Device
 from swapnet.executor.scenario import worker
 from swapnet.executor.scenario.load_generator import LoadGenerator, open_generator
-from swapnet.executor.scenario.messages import Alone, Close, Job, Turn
+from swapnet.executor.scenario.messages import Alone, Close, Job, Round
 from swapnet.executor.scenario.steps import Change
 from swapnet.executor.scenario.traffic import Arrival
 from swapnet.process.failure import Failed
@@ -75,16 +75,16 @@ def test_a_generator_has_the_device_that_its_job_says(
 
 
 def test_commands_are_answered_in_order(said: Said) -> None:
-    status, answers = said(Alone(0, 0), Turn((Arrival(0.0, 0, 0),)), Close())
+    status, answers = said(Alone(0, 0), Round((Arrival(0.0, 0, 0),)), Close())
     assert status == 0
     assert answers.pop(2) == np.float32(2.0).tobytes()
     assert [answer["type"] for answer in answers] == [
-        *("Ready", "Output", "Measured", "Turned", "Ready"),
+        *("Ready", "Output", "Measured", "RoundResult", "Ready"),
     ]
 
 
 def test_an_error_ends_it(said: Said) -> None:
-    status, answers = said(Turn((), (Change(0.0, MIB),)), Alone(0, 0))
+    status, answers = said(Round((), (Change(0.0, MIB),)), Alone(0, 0))
     assert status == 2
     failed = msgspec.convert(answers[-1], Failed)
     assert (failed.error, failed.smallest_bytes) == ("BudgetError", 16 * MIB)
