@@ -30,23 +30,29 @@ if TYPE_CHECKING:
     from swapnet.executor.engine import Engine
     from swapnet.executor.execution import Inference, Stats, StepEvent
     from swapnet.executor.executor import SwapExecutor
+    from swapnet.executor.gpu.accelerator import Accelerator
     from swapnet.executor.pace import Pace
     from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step
     from swapnet.executor.planning.usage import Usage
     from swapnet.executor.runtime.model import ModelStats, RuntimeModel
+    from swapnet.executor.runtime.objectives import Changes
+    from swapnet.executor.runtime.policy import Policy
     from swapnet.executor.runtime.runtime import SwapRuntime
     from swapnet.executor.swapping.storage import LoadMode
     from swapnet.manifest import Manifest
     from swapnet.profile import Profile
+    from swapnet.progress import Progress
     from swapnet.ranges import RangeCache
 
 __version__ = VERSION
 
 __all__ = [
+    "Accelerator",
     "BackendError",
     "BackendUnavailableError",
     "Budget",
     "BudgetError",
+    "Changes",
     "Demand",
     "Device",
     "Engine",
@@ -61,7 +67,9 @@ __all__ = [
     "Place",
     "Plan",
     "PlanOptions",
+    "Policy",
     "Profile",
+    "Progress",
     "RangeCache",
     "Read",
     "RuntimeModel",
@@ -82,7 +90,9 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Accelerator": "executor.gpu.accelerator",
     "Budget": "budget",
+    "Changes": "executor.runtime.objectives",
     "Demand": "budget",
     "Device": "executor.device",
     "Engine": "executor.engine",
@@ -94,7 +104,9 @@ _LAZY = {
     "Place": "executor.planning.plan",
     "Plan": "executor.planning.plan",
     "PlanOptions": "executor.planning.plan",
+    "Policy": "executor.runtime.policy",
     "Profile": "profile",
+    "Progress": "progress",
     "RangeCache": "ranges",
     "Read": "executor.planning.plan",
     "RuntimeModel": "executor.runtime.model",

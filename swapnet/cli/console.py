@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import msgspec
 from swapnet.files import replacing
 from swapnet.progress import Progress
 
-__all__ = ["print_table", "progress", "write_json"]
+__all__ = ["StreamedTable", "print_table", "progress", "write_json"]
 
 
 @contextmanager
@@ -72,6 +72,27 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_row(*row)
     console = Console()
     Console(width=max(console.width, 120) if not console.is_terminal else None).print(table)
+
+
+class StreamedTable:
+    """A table on standard output whose rows are printed as soon as they are known.
+
+    Parameters
+    ----------
+    columns
+        Width of each column by its name; the first one is text, the others are numbers.
+    """
+
+    def __init__(self, columns: Mapping[str, int]) -> None:
+        self._widths = tuple(columns.values())
+        self.row(*columns)
+        self.row(*("-" * width for width in self._widths))
+
+    def row(self, *cells: str) -> None:
+        """Print one row; longer cells widen their column in it."""
+        first, *others = zip(cells, self._widths, strict=True)
+        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
+        click.echo("  ".join(padded))
 
 
 def write_json(value: Any, target: str) -> None:

@@ -6,16 +6,34 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from swapnet.arrays import load_npz
-from swapnet.cli.console import print_table, write_json
+from swapnet.cli.console import StreamedTable, print_table, write_json
 from swapnet.cli.options import engines_option
 from swapnet.cli.zoo import current_engine
 from swapnet.units import format_size
 
+if TYPE_CHECKING:
+    from swapnet.budget import Budget
+    from swapnet.executor.bench.report import Report
+    from swapnet.models.zoo import ZooModel
+
 __all__ = ["command"]
+
+_COLUMNS = {
+    "model": 18,
+    "weights": 9,
+    "budget": 9,
+    "peak": 9,
+    "ms": 7,
+    "unswapped ms": 12,
+    "ratio": 5,
+    "to bound": 8,
+    "difference": 10,
+}
 
 weights_option = click.option(
     "--weights",
@@ -80,75 +98,87 @@ def get_model(name: str, weights: Path | None, as_json: bool) -> None:
 def run_models(
     names: tuple[str, ...], budget: str, engines: Path, backend: str, duration: float
 ) -> None:
-    """Build, swap and compare models on real inputs. [default: all]"""
+    """Build, swap and compare models on real inputs. [default: all]
+
+    The smallest model comes first; each row is printed when it is measured.
+    """
     from swapnet import models
     from swapnet.budget import Budget
     from swapnet.builder.one_operator import one_operator_engine
-    from swapnet.cli.engine import open_engine
     from swapnet.executor.backends import best_backend, can_run
-    from swapnet.executor.bench.bench import Setup, bench
-    from swapnet.executor.bench.rounds import Schedule
     from swapnet.manifest import GPU_BACKENDS
 
     parsed = Budget.parse(budget)
-    chosen = [models.find(name) for name in names or models.names()]
+    chosen = sorted(
+        (models.find(name) for name in names or models.names()), key=lambda m: m.parameters
+    )
     if backend == "auto":
         backend = best_backend()
     if backend in GPU_BACKENDS and not can_run(backend):
         show_built([model.name for model in chosen], engines, backend)
         return
-    rows, readings = [], []
+    table = StreamedTable(_COLUMNS)
     with tempfile.TemporaryDirectory(prefix="swapnet-") as name:
-        runtime = one_operator_engine(Path(name))
-        for model in chosen:
-            files = models.get(model.name)
-            inputs = load_npz(files.example)
-            folder = current_engine(engines, files, inputs, backend)
-            findings = bench(
-                Setup(
-                    engine=open_engine(folder, {}),
-                    budget=parsed,
-                    inputs=inputs,
-                    one_operator=runtime,
-                    unswapped=files.onnx,
-                    schedule=Schedule(rounds=3, iterations=3, warm_up_ms=0, duration_s=duration),
-                )
+        one_operator = one_operator_engine(Path(name))
+        for number, model in enumerate(chosen, 1):
+            where = f"[{number}/{len(chosen)}] {model.name}"
+            report = _run_model(
+                model, parsed, engines, backend, duration, one_operator, table, where
             )
-            report = findings.report
-            assert report.unswapped_ms is not None
-            rows.append(
-                (
-                    model.name,
-                    format_size(report.weights_bytes),
-                    format_size(report.budget_bytes),
-                    format_size(report.peak_bytes),
-                    f"{report.latency_ms.median:.1f} ms",
-                    f"{report.unswapped_ms.median:.1f} ms",
-                    f"{report.ratio_to_unswapped:.2f}",
-                    f"{report.ratio_to_bound:.2f}",
-                    f"{report.max_rel_error:.1e}",
-                )
-            )
-            readings.append((model.name, model.read(inputs, findings.outputs)))
-    print_table(
-        f"At {parsed}, in turn with ONNX Runtime unswapped; peaks by {report.memory_accounting} "
-        "accounting, above the runtime's own "
-        f"{format_size(report.fixed_bytes)}; differences over the largest output",
-        [
-            "model",
-            "weights",
-            "budget",
-            "peak",
-            "latency",
-            "unswapped",
-            "ratio",
-            "to bound",
-            "difference",
-        ],
-        rows,
+    click.echo(
+        f"\nAt {parsed}, in turn with ONNX Runtime unswapped. Peaks are by "
+        f"{report.memory_accounting} accounting, above the {format_size(report.fixed_bytes)} that "
+        "any process of ONNX Runtime takes. Differences are over the largest output."
     )
-    for title, text in readings:
-        click.echo(f"\n{title}\n  " + text.replace("\n", "\n  "))
+
+
+def _run_model(
+    model: ZooModel,
+    budget: Budget,
+    engines: Path,
+    backend: str,
+    duration_s: float,
+    one_operator: Path,
+    table: StreamedTable,
+    where: str,
+) -> Report:
+    """Build a model, measure it, and print its row and what it answered."""
+    from swapnet import models
+    from swapnet.cli.engine import open_engine, say
+    from swapnet.executor.bench.bench import Setup, bench
+    from swapnet.executor.bench.rounds import Schedule
+
+    say(f"{where}: making the model and its engine …")
+    files = models.get(model.name)
+    inputs = load_npz(files.example)
+    folder = current_engine(engines, files, inputs, backend)
+    say(f"{where}: comparing swapped and unswapped …")
+    findings = bench(
+        Setup(
+            engine=open_engine(folder, {}),
+            budget=budget,
+            inputs=inputs,
+            one_operator=one_operator,
+            unswapped=files.onnx,
+            schedule=Schedule(rounds=3, iterations=3, warm_up_ms=0, duration_s=duration_s),
+        )
+    )
+    report = findings.report
+    assert report.unswapped_ms is not None
+    table.row(
+        model.name,
+        format_size(report.weights_bytes),
+        format_size(report.budget_bytes),
+        format_size(report.peak_bytes),
+        f"{report.latency_ms.median:.1f}",
+        f"{report.unswapped_ms.median:.1f}",
+        f"{report.ratio_to_unswapped:.2f}",
+        f"{report.ratio_to_bound:.2f}",
+        f"{report.max_rel_error:.1e}",
+    )
+    text = model.read(inputs, findings.outputs)
+    click.echo("  " + text.replace("\n", "\n  "))
+    return report
 
 
 def show_built(names: Sequence[str], engines: Path, backend: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -126,3 +126,42 @@ def test_no_circle() -> None:
         TopologicalSorter(graph()).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def users(names: set[str], *, among: Callable[[ast.AST], Iterator[str]]) -> set[str]:
+    """Modules of the product in which one of these names occurs."""
+    return {
+        name
+        for name, path in modules().items()
+        if names
+        & {found for node in ast.walk(ast.parse(path.read_text())) for found in among(node)}
+    }
+
+
+def imported(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name.partition(".")[0] for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield from ((node.module or "").partition(".")[0], *(alias.name for alias in node.names))
+
+
+def kernel_files(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield from (root for root in ("/proc", "/sys") if node.value.startswith(root))
+
+
+def test_only_process_starts_processes() -> None:
+    """`models.fetch` calls pip, which is not a process of ours."""
+    starting = users({"subprocess", "multiprocessing"}, among=imported)
+    others = {name for name in starting if not name.startswith("swapnet.process.")}
+    assert others == {"swapnet.models.fetch"}
+
+
+def test_only_machine_reads_files_of_the_kernel() -> None:
+    assert users({"/proc", "/sys"}, among=kernel_files) == {"swapnet.machine"}
+
+
+def test_only_the_engine_and_the_builder_load_manifests_and_delays() -> None:
+    loading = users({"load_manifest", "load_profile", "at_shapes"}, among=imported)
+    others = {name for name in loading if not name.startswith("swapnet.builder.")}
+    assert others == {"swapnet.executor.engine"}

@@ -1,0 +1,92 @@
+"""``swapnet models run``: the first answer early, the long ones last."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swapnet import models
+from swapnet.arrays import save_npz
+from swapnet.models import ZooFiles
+from tests.cli.conftest import Call
+from tests.evidence.conftest import a_report
+from tests.helpers.engines import BuildToy
+
+READS = """
+import collections, json, sys
+opened = collections.Counter()
+def look(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(sys.argv[1]):
+        opened[str(arguments[0])[len(sys.argv[1]) + 1:]] += 1
+sys.addaudithook(look)
+from swapnet.cli import cli
+cli.main(["run", sys.argv[1], "--budget", "weights:50%"], standalone_mode=False, obj=True)
+print(json.dumps(opened))
+"""
+
+
+@pytest.fixture
+def measured(engine: BuildToy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Files that would be measured; nothing is."""
+    toy = engine("images")
+    asked: list[str] = []
+    save_npz(tmp_path / "example.npz", toy.feeds())
+
+    def get(name: str) -> ZooFiles:
+        example = tmp_path / "example.npz"
+        return ZooFiles(name, toy.model, example, example, "none", "0" * 64)
+
+    def bench(setup: Any) -> Any:
+        asked.append(setup.unswapped.name)
+        return type("Found", (), {"report": a_report(), "outputs": {}})
+
+    monkeypatch.setattr(models, "get", get)
+    monkeypatch.setattr(models.ZooModel, "read", lambda *_: "an answer")
+    monkeypatch.setattr("swapnet.cli.models.current_engine", lambda *_: toy.folder)
+    monkeypatch.setattr("swapnet.executor.bench.bench.bench", bench)
+    return asked
+
+
+def test_the_smallest_model_comes_first(call: Call, measured: list[str]) -> None:
+    shown = call("models", "run", "vgg19", "ppocrv4_det", "minilm")
+    assert shown.status == 0
+    rows = [line.split()[0] for line in shown.out.splitlines() if "e-" in line]
+    assert rows == ["ppocrv4_det", "minilm", "vgg19"]
+    assert len(measured) == 3
+    assert shown.out.count("  an answer") == 3
+    assert "[2/3] minilm: comparing" in shown.err
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_row_is_printed_before_the_next_model_is_made(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = models.get
+
+    def get(name: str) -> ZooFiles:
+        if name == "vgg19":
+            raise KeyboardInterrupt
+        return real(name)
+
+    monkeypatch.setattr(models, "get", get)
+    shown = call("models", "run", "vgg19", "ppocrv4_det")
+    assert shown.status == 130
+    assert "ppocrv4_det" in shown.out
+    assert "an answer" in shown.out
+
+
+@pytest.mark.slow
+def test_a_run_reads_each_file_of_the_engine_once(engine: BuildToy) -> None:
+    folder = str(engine("images").folder)
+    child = subprocess.run(
+        [sys.executable, "-c", READS, folder], capture_output=True, text=True, check=True
+    )
+    opened = json.loads(child.stdout.splitlines()[-1])
+    assert opened.pop("weights.bin") >= 1
+    assert opened.pop("manifest.json") == 1
+    assert set(opened.values()) == {1}

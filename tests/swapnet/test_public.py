@@ -1,0 +1,77 @@
+"""The public surface: which names there are, and that signatures name nothing else."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import swapnet
+import swapnet.testing
+
+CALLS = ("build", "measure", "quantize")
+CLASSES = ("Engine", "RuntimeModel", "SwapExecutor", "SwapRunner", "SwapRuntime")
+VALUES = (
+    *("Budget", "Demand", "Device", "Inference", "LoadMode", "Manifest", "ModelStats", "Pace"),
+    *("Place", "Plan", "PlanOptions", "Profile", "RangeCache", "Read", "Stats", "Step"),
+    *("StepEvent", "ThreadPool", "Usage"),
+)
+ERRORS = (
+    *("BackendError", "BackendUnavailableError", "BudgetError", "EngineError", "InputError"),
+    *("ModelError", "StorageError", "SwapnetError"),
+)
+
+PROTOCOLS = ("Accelerator", "Changes", "Policy", "Progress")
+
+
+def test_these_names_are_public() -> None:
+    assert set(swapnet.__all__) == {*CALLS, *CLASSES, *VALUES, *ERRORS, *PROTOCOLS, "__version__"}
+    assert "SimulatedAccelerator" in swapnet.testing.__all__
+
+
+def signatures(name: str) -> Iterator[tuple[str, str]]:
+    """Annotations of a call, or of the public methods of a class."""
+    member: Any = getattr(swapnet, name)
+    calls = {name: member}
+    if inspect.isclass(member):
+        calls = {
+            f"{name}.{key}": call
+            for key, call in vars(member).items()
+            if inspect.isfunction(call) and (key == "__init__" or not key.startswith("_"))
+        }
+    for key, call in calls.items():
+        signature = inspect.signature(call)
+        for parameter in signature.parameters.values():
+            yield f"{key}({parameter.name})", str(parameter.annotation)
+        yield key, str(signature.return_annotation)
+
+
+def names_of_ours(annotation: str) -> set[str]:
+    """Names in an annotation that SwapNet defines."""
+    from tests.swapnet.test_layers import modules
+
+    words = set(re.findall(r"\b[A-Z]\w+", annotation))
+    defined = set(
+        re.findall(r"^class (\w+)", "\n".join(p.read_text() for p in modules().values()), re.M)
+    )
+    return words & defined
+
+
+@pytest.mark.parametrize("name", [*CALLS, "Engine", "SwapExecutor", "SwapRunner", "SwapRuntime"])
+def test_signatures_name_what_is_public(name: str) -> None:
+    missing = {
+        where: unknown
+        for where, annotation in signatures(name)
+        if (unknown := names_of_ours(annotation) - set(swapnet.__all__))
+    }
+    assert not missing
+
+
+@pytest.mark.parametrize("name", sorted({*CALLS, *CLASSES, *VALUES, *ERRORS}))
+def test_public_names_are_documented(name: str) -> None:
+    text = inspect.getdoc(getattr(swapnet, name))
+    assert text
+    assert len(text) > 20
