@@ -1,14 +1,15 @@
-"""A simulated GPU for a whole process: a plugin of pytest, and SwapNet's commands.
+"""A simulated GPU for a whole process: a plugin of pytest, and the benchmark of GPUs.
 
-``python -m pytest -p tests.gpu_kit.simulated``, ``python -m tests.gpu_kit.simulated models …``
+``python -m pytest -p tests.gpu_kit.simulated``, ``python -m tests.gpu_kit.simulated resnet18 …``
 """
 
 from __future__ import annotations
 
-from swapnet.__main__ import main
+from tests.evidence.bench_gpu import command
+from tests.evidence.command import run
 from tests.gpu_kit.rig import simulate
 
 simulate()
 
 if __name__ == "__main__":
-    main()
+    run(command)

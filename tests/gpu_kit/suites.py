@@ -117,7 +117,7 @@ def bench(setting: Setting, backend: str, name: str, limit_s: float) -> Figures:
     log = setting.work / f"{backend}-{name}.log"
     done = _run(
         [
-            *(*_python(setting, "swapnet"), "models", "bench-gpu", name, "--backend", backend),
+            *(*_python(setting, "tests.evidence.bench_gpu"), name, "--backend", backend),
             *("--rounds", "3", "--engines", str(setting.work / "engines")),
             *("--json", str(target)),
         ],
