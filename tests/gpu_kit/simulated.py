@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
-from tests.evidence.bench_gpu import command
-from tests.evidence.command import run
 from tests.gpu_kit.rig import simulate
 
 simulate()
 
 if __name__ == "__main__":
+    # Imported now: it takes the simulated driver where it names the driver.
+    from tests.evidence.bench_gpu import command
+    from tests.evidence.command import run
+
     run(command)
