@@ -137,7 +137,11 @@ class Engine:
 
     def with_needs(self) -> Engine:
         """The engine with what its blocks were found to need when they were measured on a GPU."""
-        return replace(self, loaded=with_needs(self.manifest, self.measured.needs))
+        measured = self.measured
+        if not measured.needs:
+            return self
+        loaded = with_needs(self.manifest, measured.needs)
+        return replace(self, loaded=loaded, known_delays=measured)
 
     def as_loaded(self, manifest: Manifest, gpu: str) -> Engine:
         """The engine as its backend found it, on the GPU that the backend names."""
