@@ -28,7 +28,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = ("swapnet", "builder", "executor", "calibration", "models")
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
-_SPAN = re.compile(r"`([^`\n]+)`")
+_SPAN = re.compile(r"`([^`]+)`")
 _COMMAND = re.compile(
     r"(?<![\w./-])swapnet ([a-z][a-z-]*(?![\w./:-])(?: (?:\| )?[a-z][a-z-]*(?![\w./:-]))*)"
 )
@@ -46,7 +46,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def code_of(page: Path) -> list[str]:
     """Lines of unnamed code blocks, and code inside of sentences."""
-    spans = _SPAN.findall(_FENCE.sub("", page.read_text()))
+    spans = [" ".join(span.split()) for span in _SPAN.findall(_FENCE.sub("", page.read_text()))]
     return [*(line for block in blocks(page, "") for line in block.splitlines()), *spans]
 
 
