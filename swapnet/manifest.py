@@ -53,6 +53,8 @@ SCHEMA: Final = "swapnet-engine/1"
 MANIFEST = "manifest.json"
 GPU_BACKENDS = (*TENSORRT, "onnxruntime-cuda")
 WEIGHTS = "weights.bin"
+CURVE = "curve.json"
+"""Latency over memory, which a runtime plans once and keeps in an engine directory."""
 EXTENT_ALIGNMENT = 4096
 """What direct I/O asks of offsets, lengths and addresses."""
 SESSION_BYTES = 160 << 10

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from swapnet.errors import StorageError
-from swapnet.manifest import MANIFEST, WEIGHTS
+from swapnet.manifest import CURVE, MANIFEST, WEIGHTS
 from swapnet.profile import PROFILE
 from swapnet.ranges import RANGES
 from swapnet.shapes import SHAPES
 
 __all__ = ["staging_directory"]
 
-_ENGINE = {MANIFEST, WEIGHTS, "blocks", PROFILE, RANGES, SHAPES}
+_ENGINE = {MANIFEST, WEIGHTS, "blocks", PROFILE, RANGES, SHAPES, CURVE}
 """All that an engine directory holds, hidden files aside."""
 
 _REFUSALS = {

@@ -19,19 +19,16 @@ from swapnet.executor.planning.usage import usage
 from swapnet.executor.runtime.objectives import Objectives
 from swapnet.executor.runtime.split import Claim, Option
 from swapnet.files import replacing
-from swapnet.manifest import Manifest
+from swapnet.manifest import CURVE, Manifest
 from swapnet.profile import Profile
 
-__all__ = ["CURVE", "OPTIONS", "POINTS", "EngineCurve", "load_curve", "with_curve"]
+__all__ = ["OPTIONS", "POINTS", "EngineCurve", "load_curve", "with_curve"]
 
 OPTIONS = PlanOptions(reading_weight=0.5, most_step_ms=10.0)
 """Options of plans for engines that share storage and processor: others wait for both."""
 
 POINTS = 12
 """Points of a curve: each takes a search of plans."""
-
-CURVE = "curve.json"
-"""Where a curve is kept in an engine directory."""
 
 _SCHEMA: Final = "swapnet-latency-curve/1"
 

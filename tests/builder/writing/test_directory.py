@@ -8,7 +8,7 @@ import pytest
 
 from swapnet.builder.writing.directory import staging_directory
 from swapnet.errors import StorageError
-from swapnet.manifest import MANIFEST
+from swapnet.manifest import CURVE, MANIFEST
 from swapnet.ranges import RANGES
 
 
@@ -42,6 +42,7 @@ def test_replaces_an_engine_whole(target: Path) -> None:
     (target / "blocks").mkdir()
     (target / "profile.json").touch()
     (target / RANGES).touch()
+    (target / CURVE).touch()
     (target / ".hidden").touch()
     write(target, "new")
     assert [path.name for path in target.iterdir()] == [MANIFEST]

@@ -16,8 +16,8 @@ from swapnet.executor.planning import usage as memory
 from swapnet.executor.planning.curve import Point, curve
 from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.runtime import engine_curve
-from swapnet.executor.runtime.engine_curve import CURVE, load_curve, with_curve
-from swapnet.manifest import Manifest
+from swapnet.executor.runtime.engine_curve import load_curve, with_curve
+from swapnet.manifest import CURVE, Manifest
 from swapnet.profile import Profile, assumed_profile, save_profile, with_storage
 from swapnet.testing.engine import write_engine
 from tests.helpers.engines import BuildToy
