@@ -26,11 +26,13 @@ from swapnet.tensorrt import TENSORRT
 from swapnet.tensors import ELEMENT_BYTES, concrete_nbytes
 
 __all__ = [
+    "CURVE",
     "EXTENT_ALIGNMENT",
     "GPU_BACKENDS",
     "MANIFEST",
     "SCHEMA",
     "SESSION_BYTES",
+    "SHARED",
     "TENSOR_ALIGNMENT",
     "WEIGHTS",
     "Block",
