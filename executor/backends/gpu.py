@@ -83,7 +83,6 @@ class GpuBackend:
         )
 
     def array(self, value: Any) -> Array:
-        """See `Backend.array`."""
         array: Array = value
         return array
 

@@ -56,7 +56,6 @@ class HostBackend:
         """None are kept."""
 
     def array(self, value: Any) -> Array:
-        """See `Backend.array`."""
         array: Array = value
         return array
 

@@ -194,7 +194,6 @@ class LookupSegment:
         return self._reader.read_bytes
 
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
-        """Read the rows; see `Segment.run`."""
         indices = self._find(given, results)
         if self._output in self._values:
             shape = (*indices.shape, *self._reader.row_shape)

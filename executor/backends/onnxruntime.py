@@ -122,7 +122,6 @@ class OnnxRuntimeBackend(HostBackend):
         return np.array(value.tensor.numpy()) if isinstance(value, Allocated) else value
 
     def forget_segments(self) -> None:
-        """See `Backend.forget_segments`."""
         self._sessions.clear()
 
     def close(self) -> None:
@@ -322,7 +321,6 @@ class OrtSegment:
         return tuple(tensor.name for tensor in self._given_outputs)
 
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
-        """Execute; see `Segment.run`."""
         for tensor in self._given_inputs:
             value = results.get(tensor.name, given.get(tensor.name))
             if isinstance(value, Allocated):

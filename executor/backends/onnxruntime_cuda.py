@@ -138,7 +138,6 @@ class OnnxRuntimeCudaBackend(GpuBackend):
         return np.array(value.tensor.numpy()) if isinstance(value, Allocated) else value
 
     def forget_segments(self) -> None:
-        """See `Backend.forget_segments`."""
         self._sessions.clear()
 
     def close(self) -> None:

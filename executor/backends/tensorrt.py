@@ -138,7 +138,6 @@ class TensorRTBackend(GpuBackend):
         )
 
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[_TensorRTSegment]:
-        """See `Backend.segments`."""
         blocks = self.manifest.blocks
         shared = {name: place for (owner, name), place in bindings.weights.items() if owner < 0}
         placed = {**bindings.values, **shared}
@@ -157,7 +156,6 @@ class TensorRTBackend(GpuBackend):
         ]
 
     def load(self, block: int, plan: memoryview, address: int, nbytes: int) -> Mark:
-        """See `Plans.load`."""
         region = Region(address, nbytes)
         staying = self._engines.get(block)
         if staying is not None:
@@ -174,7 +172,6 @@ class TensorRTBackend(GpuBackend):
         return GpuMark(self._accelerator.default_stream().record(), self._clock)
 
     def unload(self, block: int) -> None:
-        """See `Plans.unload`."""
         engine = self._engines.get(block)
         if engine is None:
             return
@@ -381,7 +378,6 @@ class _TensorRTSegment:
         self._addresses = addresses
 
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
-        """Enqueue; see `Segment.run`. All values lie on the device."""
         for block, addresses in self._addresses.items():
             self._backend.run(block, addresses)
 

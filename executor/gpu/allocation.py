@@ -64,7 +64,6 @@ class Heap:
         return buffer.address
 
     def give(self, address: int) -> bool:
-        """See `Source.give`."""
         buffer = self._buffers.pop(address, None)
         if buffer is None:
             return False
@@ -101,7 +100,6 @@ class Region:
         self.used_bytes = 0
 
     def take(self, nbytes: int, alignment: int) -> int | None:
-        """See `Source.take`."""
         start = align_up(self._address + self.used_bytes, max(alignment, _ALIGNMENT))
         end = start + nbytes - self._address
         if end > self._nbytes:
@@ -111,7 +109,6 @@ class Region:
         return start
 
     def give(self, address: int) -> bool:
-        """See `Source.give`."""
         if address not in self._taken:
             return False
         self._taken.remove(address)

@@ -38,9 +38,7 @@ class GpuMark:
 
     @property
     def time(self) -> float:
-        """See `Mark.time`."""
         return self.clock.seconds(self.event)
 
     def wait(self) -> None:
-        """See `Mark.wait`."""
         self.event.synchronize()

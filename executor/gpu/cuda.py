@@ -132,12 +132,10 @@ class Cuda:
                 self._context.pop()
 
     def stream(self) -> Stream:
-        """See `Accelerator.stream`."""
         with self.current():
             return Stream(self, self.driver.Stream(_NON_BLOCKING))
 
     def default_stream(self) -> Stream:
-        """See `Accelerator.default_stream`."""
         return Stream(self, None)
 
     def allocate(self, kind: MemoryKind, nbytes: int) -> Buffer:
@@ -165,17 +163,14 @@ class Cuda:
         return driver.pagelocked_empty(nbytes, np.uint8, mem_flags=flags)
 
     def copy_in(self, stream: AnyStream, destination: int, source: memoryview) -> None:
-        """See `Accelerator.copy_in`."""
         with self.current():
             self.driver.memcpy_htod_async(destination, source, _handle(stream))
 
     def copy_out(self, stream: AnyStream, destination: memoryview, source: int) -> None:
-        """See `Accelerator.copy_out`."""
         with self.current():
             self.driver.memcpy_dtoh_async(destination, source, _handle(stream))
 
     def fill(self, stream: AnyStream, address: int, nbytes: int, byte: int) -> None:
-        """See `Accelerator.fill`."""
         with self.current():
             self.driver.memset_d8_async(address, byte, nbytes, _handle(stream))
 
@@ -214,13 +209,11 @@ class Stream:
         """Nothing is left to call."""
 
     def wait(self, event: AnyEvent) -> None:
-        """See `swapnet.executor.gpu.accelerator.Stream.wait`."""
         assert isinstance(event, Event)
         with self._cuda.current():
             self.stream.wait_for_event(event.event)
 
     def record(self) -> Event:
-        """See `swapnet.executor.gpu.accelerator.Stream.record`."""
         with self._cuda.current():
             return Event(self._cuda, self._cuda.driver.Event().record(self.stream))
 
@@ -247,7 +240,6 @@ class Event:
             self.event.synchronize()
 
     def ms_since(self, earlier: AnyEvent) -> float:
-        """See `swapnet.executor.gpu.accelerator.Event.ms_since`."""
         assert isinstance(earlier, Event)
         with self._cuda.current():
             return float(self.event.time_since(earlier.event))
@@ -267,12 +259,10 @@ class Buffer:
         self.free()
 
     def view(self, offset: int, nbytes: int) -> memoryview:
-        """See `swapnet.executor.gpu.accelerator.Buffer.view`."""
         start = self._skipped + offset
         return memoryview(self._memory)[start : start + nbytes]
 
     def free(self) -> None:
-        """See `swapnet.executor.gpu.accelerator.Buffer.free`."""
         if self._memory is None:
             return
         memory, self._memory = self._memory, None

@@ -193,7 +193,6 @@ class CrossingValues(Values):
         self._transfer.to_device(name, array)
 
     def begin(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
-        """See `Values.begin`."""
         self._on_begin()
         return super().begin(inputs)
 

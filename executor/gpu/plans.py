@@ -100,7 +100,6 @@ class PlanLoader:
 
     @property
     def largest_bytes(self) -> int:
-        """See `Loader.largest_bytes`."""
         return self._inner.largest_bytes
 
     def load(self, read: Read, after: Mark | None) -> Mark:
@@ -141,7 +140,6 @@ class PlanLoader:
         self._inner.reset()
 
     def close(self) -> None:
-        """See `Loader.close`."""
         self.reset()
         for block in self._loaded:
             with suppress(BackendError):

@@ -68,7 +68,6 @@ class StagedLoader:
             self._slots.put(_Slot(number * largest_bytes))
 
     def load(self, read: Read, after: Mark | None) -> Mark:
-        """See `Loader.load`."""
         slot = self._slots.get()
         copied: Event | None = None
         try:

@@ -1,4 +1,4 @@
-"""A budget in bytes, for a model on this machine."""
+"""Resolve a budget to bytes, for a model on this machine."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ __all__ = ["admitted_bytes", "check_available"]
 
 
 def admitted_bytes(budget: Budget, manifest: Manifest, available_bytes: int | None = None) -> int:
-    """What a budget means for a model, if there is so much.
+    """Bytes of a budget for a model.
 
     Parameters
     ----------
     budget, manifest
-        What is asked for, by which engine.
+        The budget and the engine.
     available_bytes
-        What there is: by default the machine's memory.
+        Upper limit of the budget; by default the machine's memory.
 
     Raises
     ------
     BudgetError
-        It is more than that.
+        The budget is above ``available_bytes``.
     """
     return check_available(budget, budget.resolve(demand(manifest)), available_bytes)
 
 
 def check_available(budget: Budget, budget_bytes: int, available_bytes: int | None = None) -> int:
-    """The bytes that a budget was found to be, if there is so much; see `admitted_bytes`."""
+    """``budget_bytes`` of a budget that was resolved before, checked as in `admitted_bytes`."""
     available = memory_bytes() if available_bytes is None else available_bytes
     if budget_bytes > available:
         raise BudgetError(

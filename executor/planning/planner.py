@@ -1,4 +1,4 @@
-"""From manifest, delays and budget to a plan: a pure function, without input or output."""
+"""Make a plan of manifest, delays and budget: a pure function, without input or output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["make_plan", "smallest_budget"]
 
 
 def smallest_budget(manifest: Manifest) -> tuple[int, str]:
-    """The smallest budget in bytes that works, and what sets it."""
+    """The smallest possible budget in bytes, and its largest part in words."""
     used = usage(manifest)
     largest = max(manifest.blocks, key=lambda b: b.swapped_bytes)
     streamed = largest.swapped_bytes
@@ -50,7 +50,7 @@ def make_plan(
     budget_bytes: int,
     options: PlanOptions | None = None,
 ) -> Plan:
-    """The placement with the lowest predicted latency found, reading the least.
+    """The plan with the lowest predicted latency found; of equally fast ones, the least reading.
 
     Parameters
     ----------
@@ -59,12 +59,12 @@ def make_plan(
     budget_bytes
         All bytes that the model may use.
     options
-        How to plan.
+        Restrictions of the plan.
 
     Raises
     ------
     BudgetError
-        The budget is below the smallest that works.
+        The budget is below `smallest_budget`.
     """
     options = options or PlanOptions()
     request_bytes = profile.storage.request_bytes
@@ -116,7 +116,7 @@ def _rounded_up(nbytes: int) -> str:
 
 
 def _places(manifest: Manifest, offsets: Sequence[int | None]) -> tuple[Place, ...]:
-    """The arena: what is shared, what is resident, the ring."""
+    """Places in the arena: first shared weights, then resident blocks, then the ring."""
     resident = manifest.shared_extent.nbytes
     ring = resident + sum(
         block.swapped_bytes
@@ -140,7 +140,7 @@ def _reads(
     flows: Sequence[Flow],
     request_bytes: int,
 ) -> Iterator[Read]:
-    """Each flow in equal requests of about ``request_bytes``, on a GPU of no more."""
+    """Requests of equal size for each flow: about ``request_bytes``, on a GPU at most."""
     rounded = ceil if manifest.runs_on_gpu else round
     for flow in flows:
         pieces = rounded(flow.nbytes / request_bytes)
