@@ -1,4 +1,4 @@
-"""What backends share that execute on the host: memory is the process's, calls return when done."""
+"""Base of the backends on the host: memory is the process's, calls return when they are done."""
 
 from __future__ import annotations
 
@@ -34,37 +34,32 @@ class HostBackend:
         self.manifest = manifest
 
     def available_bytes(self) -> int:
-        """The machine's."""
         return memory_bytes()
 
     def arena(self, nbytes: int) -> Arena:
-        """Anonymous memory."""
         return Arena(nbytes)
 
     def values(self) -> Values:
-        """Anonymous memory."""
         return Values(self.manifest, self.array)
 
     def loader(
         self, storage: Reader, arena: Memory, plan: Plan, before_read: BeforeRead | None
     ) -> Loader:
-        """Straight to the place."""
         assert isinstance(arena, Arena)
         return DirectLoader(storage, arena, before_read=before_read)
 
     def forget_segments(self) -> None:
-        """None are kept."""
+        pass
 
     def array(self, value: Any) -> Array:
         array: Array = value
         return array
 
     def follow(self, marks: Sequence[Mark]) -> None:
-        """Everything has passed."""
+        pass
 
     def mark(self) -> Mark:
-        """Now."""
         return Passed()
 
     def synchronize(self) -> None:
-        """Nothing goes on."""
+        pass

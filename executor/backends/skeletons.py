@@ -1,4 +1,4 @@
-"""Skeletons of an engine directory: read once, and checked against the manifest."""
+"""Read the skeletons of an engine directory, and check them against the manifest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Skeletons:
         self._read: dict[int, bytes] = {}
 
     def __getitem__(self, index: int) -> bytes:
-        """The bytes of a block's file; kept.
+        """Bytes of a block's file, read once.
 
         Raises
         ------
@@ -37,7 +37,7 @@ class Skeletons:
         return self._read[index]
 
     def read(self, index: int) -> bytes:
-        """The same, not kept."""
+        """Bytes of a block's file, read again with each call."""
         block = self._blocks[index]
         path = self._folder / block.file
         rebuild = "build the engine again: swapnet build"
@@ -56,5 +56,5 @@ class Skeletons:
         return data
 
     def clear(self) -> None:
-        """Forget what was kept."""
+        """Forget all files."""
         self._read.clear()

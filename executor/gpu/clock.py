@@ -1,4 +1,4 @@
-"""Events of a GPU on the host's clock."""
+"""Time events of a GPU on the host's clock."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["Clock", "GpuMark"]
 
 
 class Clock:
-    """One moment that both sides know; made while a stream is idle.
+    """A moment that host and GPU know; made while a stream is idle.
 
     Parameters
     ----------
     stream
-        Waited for.
+        The idle stream.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -25,7 +25,7 @@ class Clock:
         self._host_s = time.perf_counter()
 
     def seconds(self, event: Event) -> float:
-        """When an event came, on the clock of `time.perf_counter`."""
+        """Time of an event in seconds, on the clock of `time.perf_counter`."""
         return self._host_s + event.ms_since(self._event) / 1e3
 
 

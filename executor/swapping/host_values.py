@@ -14,7 +14,7 @@ from swapnet.executor.swapping.arena import Arena, new_array
 from swapnet.manifest import Manifest
 from swapnet.tensors import Array, numpy_dtype
 
-__all__ = ["Values"]
+__all__ = ["Values", "all_outputs", "new_outputs"]
 
 
 class Values:
@@ -55,16 +55,29 @@ class Values:
         yield self.array(name)
 
     def begin(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
-        outputs = self._manifest.outputs
-        results = {t.name: new_array(t) for t in outputs if is_placed(t)}
-        results |= {t.name: inputs[t.name].copy() for t in outputs if t.name in inputs}
-        return dict(inputs), results
+        return dict(inputs), new_outputs(self._manifest, inputs)
 
     def finish(self, given: Mapping[str, Any], results: Mapping[str, Array]) -> dict[str, Array]:
-        return {
-            t.name: results[t.name] if t.name in results else self._as_array(given[t.name])
-            for t in self._manifest.outputs
-        }
+        return all_outputs(self._manifest, given, results, self._as_array)
 
     def close(self) -> None:
         self._arena = Arena(0)
+
+
+def new_outputs(manifest: Manifest, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Arrays for the model outputs of known size; copies of those that are inputs too."""
+    arrays = {t.name: new_array(t) for t in manifest.outputs if is_placed(t)}
+    return arrays | {t.name: inputs[t.name].copy() for t in manifest.outputs if t.name in inputs}
+
+
+def all_outputs(
+    manifest: Manifest,
+    given: Mapping[str, Any],
+    results: Mapping[str, Array],
+    as_array: Callable[[Any], Array],
+) -> dict[str, Array]:
+    """All model outputs: ``results``, and those that the backend allocated."""
+    return {
+        t.name: results[t.name] if t.name in results else as_array(given[t.name])
+        for t in manifest.outputs
+    }
