@@ -1,4 +1,4 @@
-"""Two engines of one model: whether they can be compared, and how far their outputs are apart."""
+"""Compare two engines of one model, and their outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_comparable(names: Sequence[str], manifests: Sequence[Manifest]) -> Non
     Parameters
     ----------
     names
-        Of the engines, for the message.
+        Names of the engines, for the message.
     manifests
         The engines.
 
@@ -47,9 +47,9 @@ def check_comparable(names: Sequence[str], manifests: Sequence[Manifest]) -> Non
 def largest_difference(
     ours: Mapping[str, Array], theirs: Mapping[str, Array]
 ) -> tuple[float, float]:
-    """Largest difference: absolute, and over the largest magnitude of its output.
+    """Largest difference: absolute, and relative to the largest magnitude of its output.
 
-    NaN in one place and not in the other is an infinite difference.
+    NaN on one side only is an infinite difference.
     """
     absolute = relative = 0.0
     for name, reference in theirs.items():

@@ -1,4 +1,4 @@
-"""Pictures of latency over budget; matplotlib is imported when the first one is drawn."""
+"""Draw pictures of latency over budget; Matplotlib is imported with the first one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Panel", "check_drawable", "panel_of", "save_plot"]
 
 _MIB = 1 << 20
 _FAR = 3.0
-"""Peers so many times above the slowest prediction need a logarithmic axis."""
+"""Ratio of the slowest peer to the slowest prediction that needs a logarithmic axis."""
 
 _BLUE, _ORANGE, _GREY, _LIGHT = "#1f5fa8", "#c2571a", "#666666", "#aaaaaa"
 _PEERS = {"mapped": ("memory-mapped ONNX Runtime", "s", _ORANGE)}
@@ -27,20 +27,20 @@ _PEERS = {"mapped": ("memory-mapped ONNX Runtime", "s", _ORANGE)}
 
 @dataclass(frozen=True)
 class Panel:
-    """What one picture shows of one model.
+    """Contents of one panel: one model.
 
     Attributes
     ----------
     title
-        Above it.
+        Title above the panel.
     curve
         Prediction and bound.
     measured
-        Budget in bytes and latency in milliseconds, by case.
+        Budget in bytes and latency in milliseconds of each case.
     peers
-        The same of other ways to run the model, by name.
+        ``measured`` of other ways to run the model, by name.
     unswapped_ms
-        Without swapping; None where it was not measured.
+        Latency without swapping; None where it was not measured.
     """
 
     title: str
@@ -56,11 +56,11 @@ def panel_of(title: str, curve: Sequence[Point], reports: Sequence[Report]) -> P
     Parameters
     ----------
     title
-        Above it.
+        Title above the panel.
     curve
         Prediction and bound.
     reports
-        Of the same model at any budgets.
+        Reports of the same model, at any budgets.
     """
     peers: dict[str, list[tuple[int, float]]] = {}
     for report in reports:
@@ -79,12 +79,12 @@ def panel_of(title: str, curve: Sequence[Point], reports: Sequence[Report]) -> P
 
 
 def check_drawable(path: Path) -> None:
-    """Whether a picture can be drawn into a file of this name, asked before the work is done.
+    """Check that a picture can be drawn into a file of this name, before the work is done.
 
     Raises
     ------
     InputError
-        Matplotlib is not here, or knows no such kind of picture.
+        Matplotlib is not installed, or knows no such kind of picture.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -102,7 +102,7 @@ def check_drawable(path: Path) -> None:
 
 
 def save_plot(panels: Sequence[Panel], path: Path) -> None:
-    """Draw panels side by side into one picture; its kind is that of the file's name.
+    """Draw panels side by side into one picture, of the kind that the file's name has.
 
     Raises
     ------

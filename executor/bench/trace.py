@@ -1,4 +1,4 @@
-"""One inference as a timeline: the Trace Event Format that Perfetto and chrome://tracing open."""
+"""Timeline of one inference, in the Trace Event Format of Perfetto and chrome://tracing."""
 
 from __future__ import annotations
 
