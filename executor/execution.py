@@ -163,15 +163,7 @@ class Execution:
         return replace(self.stats, read_bytes=read)
 
     def infer(self, inputs: dict[str, Array], turn: Turn = ALONE) -> dict[str, Array]:
-        """Run one inference on checked inputs; see `SwapExecutor.__call__`.
-
-        Parameters
-        ----------
-        inputs
-            Arrays by name.
-        turn
-            Taken before each step.
-        """
+        """Run one inference on checked inputs; see `SwapExecutor.__call__`."""
         if self._broken:
             with suppress(BackendError):
                 self._backend.synchronize()

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from swapnet.budget import Budget
@@ -276,12 +275,7 @@ class SwapExecutor:
     def __enter__(self: E) -> E:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _opened(self) -> Execution:

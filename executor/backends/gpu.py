@@ -23,17 +23,7 @@ __all__ = ["GpuBackend"]
 
 
 class GpuBackend:
-    """Base of a backend on a GPU; see `Backend`.
-
-    Parameters
-    ----------
-    manifest
-        The engine.
-    accelerator
-        The GPU.
-    kind
-        Kind of memory for weights.
-    """
+    """Base of a backend on a GPU; see `Backend`."""
 
     is_asynchronous = True
 

@@ -19,13 +19,7 @@ __all__ = ["HostBackend"]
 
 
 class HostBackend:
-    """Base of a backend on the host; see `Backend`.
-
-    Parameters
-    ----------
-    manifest
-        The engine.
-    """
+    """Base of a backend on the host; see `Backend`."""
 
     is_asynchronous = False
     gpu = ""

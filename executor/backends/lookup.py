@@ -40,15 +40,7 @@ class _Span:
 
 
 class RowReader:
-    """Reader of the rows of one table.
-
-    Parameters
-    ----------
-    block
-        A lookup block.
-    storage
-        The weight file.
-    """
+    """Reader of the rows of one table."""
 
     def __init__(self, block: Block, storage: Reader) -> None:
         assert block.lookup is not None
@@ -117,7 +109,6 @@ class RowReader:
         return np.where(indices < 0, indices + count, indices)
 
     def _batches(self, offsets: npt.NDArray[np.int64]) -> Iterator[list[_Span]]:
-        """Spans in batches, each as large as the staging memory."""
         batch: list[_Span] = []
         filled = 0
         for span in self._spans(offsets):
@@ -167,19 +158,7 @@ class RowReader:
 
 
 class LookupSegment:
-    """The segment of a lookup block; the same with every backend.
-
-    Parameters
-    ----------
-    block
-        A lookup block.
-    storage
-        The weight file.
-    values
-        Memory of placed values.
-    backend
-        Converts its values to arrays.
-    """
+    """The segment of a lookup block; the same with every backend."""
 
     def __init__(self, block: Block, storage: Reader, values: ValueStore, backend: Backend) -> None:
         self._indices, self._output = block.inputs[0], block.outputs[0]

@@ -38,7 +38,7 @@ LARGEST_CHUNK_BYTES = (1 << 31) - (1 << 20)
 """Largest chunk that ONNX Runtime's arena takes at once: it is counted in 32 bits."""
 
 
-def version() -> str:
+def version(package: str = "onnxruntime") -> str:
     """Major and minor version: between them layouts and internal operators may change.
 
     Raises
@@ -50,7 +50,7 @@ def version() -> str:
         import onnxruntime as ort
     except ImportError as error:
         raise BackendUnavailableError(
-            "ONNX Runtime is not installed", why=str(error), hint="pip install onnxruntime"
+            "ONNX Runtime is not installed", why=str(error), hint=f"pip install {package}"
         ) from error
     return ".".join(ort.__version__.split(".")[:2])
 
@@ -125,15 +125,6 @@ class Sessions:
 
     A new session costs half a millisecond and 100 KiB. A step of the same blocks has the session of
     the plan before; all are opened again after another arena was registered.
-
-    Parameters
-    ----------
-    folder, manifest
-        The engine.
-    scratch
-        Memory of the sessions.
-    open_
-        Opens a session of a model, for a step.
     """
 
     def __init__(

@@ -20,6 +20,7 @@ from swapnet.executor.backends.onnxruntime import (
     open_session,
     refused,
     session_options,
+    version,
 )
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind, Stream
@@ -44,19 +45,15 @@ def check_provider() -> None:
     BackendUnavailableError
         ONNX Runtime is not installed, or has no CUDA provider.
     """
-    hint = "pip install onnxruntime-gpu in place of onnxruntime"
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise BackendUnavailableError(
-            "ONNX Runtime is not installed", why=str(error), hint=hint
-        ) from error
+    version("onnxruntime-gpu")
+    import onnxruntime as ort
+
     ort.preload_dlls()
     if _PROVIDERS["cuda"] not in (found := ort.get_available_providers()):
         raise BackendUnavailableError(
             "this ONNX Runtime has no CUDA provider",
             why=f"it has {', '.join(found)}",
-            hint=hint,
+            hint="pip install onnxruntime-gpu in place of onnxruntime",
         )
 
 

@@ -17,11 +17,6 @@ class Scratch:
     ONNX Runtime gives new sessions what was registered last with its process-wide environment. A
     session keeps the memory that it was made with, until it is forgotten.
 
-    Parameters
-    ----------
-    limit_bytes
-        Upper limit for all sessions together.
-
     Attributes
     ----------
     environment

@@ -11,13 +11,7 @@ __all__ = ["Skeletons"]
 
 
 class Skeletons:
-    """The files of an engine's blocks.
-
-    Parameters
-    ----------
-    folder, manifest
-        The engine.
-    """
+    """The files of an engine's blocks."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder = folder

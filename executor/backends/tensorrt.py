@@ -398,7 +398,6 @@ def _context_settings(
 
 
 def _stored_plan(folder: Path, block: Block) -> memoryview:
-    """The serialized engine in a block's extent, mapped."""
     offset, shape = block.extent.offset, (block.plan_nbytes,)
     return np.memmap(folder / WEIGHTS, np.uint8, "r", offset=offset, shape=shape).data
 
@@ -423,8 +422,6 @@ def _allocator(trt: tensorrt.Module, allocations: Allocations) -> tensorrt.IGpuA
 
 
 def _plan_reader(trt: tensorrt.Module, plan: memoryview) -> tensorrt.IStreamReaderV2:
-    """An ``IStreamReaderV2`` over a plan in host memory."""
-
     class PlanReader(trt.IStreamReaderV2):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IStreamReaderV2.__init__(self)

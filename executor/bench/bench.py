@@ -162,7 +162,8 @@ def bench(setup: Setup) -> Findings:
     with tempfile.TemporaryDirectory(prefix="swapnet-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         sides = _Sides(setup, plan, folder, stack, counted)
-        taken = run_rounds(setup.schedule, sides.workers, setup.others)
+        runs = {name: worker.run for name, worker in sides.workers.items()}
+        taken = run_rounds(setup.schedule, runs, setup.others)
         taken.notes.update(sides.notes)
         swapped = sides.workers["swapped"]
         details = swapped.details()
@@ -170,8 +171,9 @@ def bench(setup: Setup) -> Findings:
         group = sides.groups.get("swapped")
         peak = group.peak_bytes if group is not None else int(details["resident_peak_bytes"])
         peak -= sides.fixed_bytes
+        counted_by = accounting(counted=counted, limited=setup.memory_limit)
         if manifest.runs_on_gpu:
-            peak = int(details["gpu_bytes"])
+            peak, counted_by = int(details["gpu_bytes"]), "GPU"
         outputs = sides.outputs("swapped", folder)
         error = (
             largest_difference(outputs, sides.outputs("unswapped", folder))
@@ -190,7 +192,7 @@ def bench(setup: Setup) -> Findings:
                 peers=peers,
                 fixed_bytes=sides.fixed_bytes,
                 peak_bytes=peak,
-                accounting=_accounting(setup, manifest, counted),
+                accounting=counted_by,
                 error=error,
                 load_mode=details["load_mode"],
             ),
@@ -210,12 +212,6 @@ def bench(setup: Setup) -> Findings:
             tuple(map(tuple, details["steps_ms"])),
             tuple(details["trace"]),
         )
-
-
-def _accounting(setup: Setup, manifest: Manifest, counted: bool) -> str:
-    if manifest.runs_on_gpu:
-        return "GPU"
-    return accounting(counted=counted, limited=setup.memory_limit)
 
 
 class _Sides:

@@ -16,13 +16,6 @@ __all__ = ["check_comparable", "largest_difference"]
 def check_comparable(names: Sequence[str], manifests: Sequence[Manifest]) -> None:
     """Check that two engines were built from one model, and are planned for the same input shapes.
 
-    Parameters
-    ----------
-    names
-        Names of the engines, for the message.
-    manifests
-        The engines.
-
     Raises
     ------
     InputError

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from swapnet.errors import InputError
 from swapnet.executor.bench.report import Report
 from swapnet.executor.planning.curve import Point
@@ -22,7 +24,11 @@ _FAR = 3.0
 """Ratio of the slowest peer to the slowest prediction that needs a logarithmic axis."""
 
 _BLUE, _ORANGE, _GREY, _LIGHT = "#1f5fa8", "#c2571a", "#666666", "#aaaaaa"
-_PEERS = {"mapped": ("memory-mapped ONNX Runtime", "s", _ORANGE)}
+_MARKERS = {
+    "ours": ("measured", "o", _BLUE, 6),
+    "mapped": ("memory-mapped ONNX Runtime", "s", _ORANGE, 5),
+}
+"""Label, marker, colour and size, by side."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +57,7 @@ class Panel:
 
 
 def panel_of(title: str, curve: Sequence[Point], reports: Sequence[Report]) -> Panel:
-    """The panel of one model's reports.
-
-    Parameters
-    ----------
-    title
-        Title above the panel.
-    curve
-        Prediction and bound.
-    reports
-        Reports of the same model, at any budgets.
-    """
+    """The panel of one model's reports."""
     peers: dict[str, list[tuple[int, float]]] = {}
     for report in reports:
         for name, peer in report.peers.items():
@@ -143,25 +139,11 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.plot(budgets, bounds, color=_GREY, lw=1.2, ls="--", label="bound")
     if panel.unswapped_ms is not None:
         axes.axhline(panel.unswapped_ms, color=_LIGHT, lw=1, ls=":", label="unswapped")
-    if panel.measured:
-        axes.plot(
-            [nbytes / _MIB for nbytes, _ in panel.measured],
-            [ms for _, ms in panel.measured],
-            "o",
-            color=_BLUE,
-            ms=6,
-            label="measured",
-        )
-    for name, points in panel.peers.items():
-        label, marker, color = _PEERS.get(name, (name, "^", _GREY))
-        axes.plot(
-            [nbytes / _MIB for nbytes, _ in points],
-            [ms for _, ms in points],
-            marker,
-            color=color,
-            ms=5,
-            label=label,
-        )
+    ours = {"ours": panel.measured} if panel.measured else {}
+    for name, points in {**ours, **panel.peers}.items():
+        label, marker, color, size = _MARKERS.get(name, (name, "^", _GREY, 5))
+        nbytes, ms = zip(*points, strict=True)
+        axes.plot(np.array(nbytes) / _MIB, ms, marker, color=color, ms=size, label=label)
     highest = max((ms for points in panel.peers.values() for _, ms in points), default=0.0)
     if highest > _FAR * max(predicted):
         axes.set_yscale("log")

@@ -37,15 +37,6 @@ class Program:
 class Worker(Child):
     """One side of a benchmark in its own process.
 
-    Parameters
-    ----------
-    request
-        The model, and the way to run it.
-    group, limit_bytes, patience_s
-        See `Child`.
-    program
-        Program that runs it; None for ours.
-
     Raises
     ------
     SwapnetError

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from statistics import median
-from typing import Protocol
 
 from swapnet.errors import SwapnetError
 from swapnet.executor.bench.sides import Round
 
-__all__ = ["Rounds", "Runner", "Schedule", "run_rounds"]
+__all__ = ["Rounds", "Run", "Schedule", "run_rounds"]
 
 _FEWEST_ROUNDS = 3
 
@@ -46,11 +45,8 @@ class Schedule:
     at_most_s: float = inf
 
 
-class Runner(Protocol):
-    """A side as the schedule sees it."""
-
-    def run(self, count: int) -> Round:
-        """Run one inference that does not count, then ``count`` that do."""
+Run = Callable[[int], Round]
+"""Runs one inference of a side that does not count, then as many as it is given that do."""
 
 
 @dataclass
@@ -74,7 +70,7 @@ class Rounds:
 
 
 def run_rounds(
-    schedule: Schedule, sides: Mapping[str, Runner], optional: Collection[str] = ()
+    schedule: Schedule, sides: Mapping[str, Run], optional: Collection[str] = ()
 ) -> Rounds:
     """Run all sides in turn.
 
@@ -99,7 +95,7 @@ def run_rounds(
         if name in taken.notes:
             return None
         try:
-            latest[name] = sides[name].run(count)
+            latest[name] = sides[name](count)
         except SwapnetError as error:
             if name not in optional:
                 raise

@@ -151,12 +151,7 @@ class _Swapped:
             read_bytes += last.read_bytes
             for event in last.steps:
                 self._steps_ms[event.step].append((event.end - event.start) * 1e3)
-        return Round(
-            tuple(latency),
-            tuple(starts),
-            tuple(stall),
-            read_bytes=read_bytes,
-        )
+        return Round(tuple(latency), tuple(starts), tuple(stall), read_bytes=read_bytes)
 
     def outputs(self) -> Mapping[str, Array]:
         return self._outputs

@@ -66,21 +66,7 @@ def make_report(
     device: Device,
     command: str,
 ) -> Report:
-    """Make the report of one engine at one budget.
-
-    Parameters
-    ----------
-    measured
-        All measurements.
-    budget
-        Budget in the words of the command.
-    percentiles
-        Percentiles of the latency to report.
-    device
-        Device that executed.
-    command
-        Command line of the benchmark.
-    """
+    """Make the report of one engine at one budget."""
     manifest, plan = measured.manifest, measured.plan
     latencies = [ms for turn in measured.swapped for ms in turn.latency_ms]
     ordered = sorted(latencies)
@@ -149,17 +135,7 @@ def make_report(
 
 
 def machine_of(manifest: Manifest, device: Device, load_mode: str) -> Machine:
-    """The machine and the software that an engine was measured on.
-
-    Parameters
-    ----------
-    manifest
-        The engine.
-    device
-        Device that executed.
-    load_mode
-        Way that weights were read.
-    """
+    """The machine and the software that an engine was measured on."""
     return Machine(
         processor=processor_name(),
         processors=available_processors(),

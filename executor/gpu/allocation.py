@@ -29,11 +29,6 @@ class Source(Protocol):
 class Heap:
     """Device memory, each piece reserved by itself; see `Source`.
 
-    Parameters
-    ----------
-    accelerator
-        The GPU.
-
     Attributes
     ----------
     used_bytes
@@ -80,11 +75,6 @@ class Region:
     """One place in an arena, filled from its start by one engine; see `Source`.
 
     Memory that is given back is not used again: a library may still copy to it.
-
-    Parameters
-    ----------
-    address, nbytes
-        Address and size of the place.
 
     Attributes
     ----------

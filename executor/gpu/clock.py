@@ -11,13 +11,7 @@ __all__ = ["Clock", "GpuMark"]
 
 
 class Clock:
-    """A moment that host and GPU know; made while a stream is idle.
-
-    Parameters
-    ----------
-    stream
-        The idle stream.
-    """
+    """A moment that host and GPU know; made while a stream is idle."""
 
     def __init__(self, stream: Stream) -> None:
         self._event = stream.record()

@@ -87,13 +87,6 @@ class Cuda:
     Pycuda gives memory, streams and events back only where the context is current, or in the thread
     that opened it; elsewhere they would leak. So the wrappers make the context current before they
     delete them.
-
-    Parameters
-    ----------
-    driver
-        ``pycuda.driver``, initialised.
-    index
-        Number of the GPU.
     """
 
     onnxruntime_device = "cuda"

@@ -118,15 +118,7 @@ class GpuValues:
 
 
 class CrossingValues(GpuValues):
-    """Values across cuts lie on the device; inputs and outputs are host arrays.
-
-    Parameters
-    ----------
-    manifest, accelerator, stream, on_begin
-        See `GpuValues`.
-    as_array
-        See `Values`.
-    """
+    """Values across cuts lie on the device; inputs and outputs are host arrays."""
 
     def __init__(
         self,

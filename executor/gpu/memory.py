@@ -43,24 +43,12 @@ class GpuArena:
         return self._buffer.view(offset, nbytes)
 
     def resize(self, nbytes: int) -> None:
-        """Keep the size: the driver can't change it.
-
-        Raises
-        ------
-        BufferError
-            The size is another. New memory is reserved then, and all weights are read again.
-        """
+        # The driver can't change the size: the executor reserves new memory, and reads all weights.
         if nbytes != self.nbytes:
             raise BufferError(f"GPU memory of {self.nbytes} bytes can't become {nbytes}")
 
     def move(self, source: int, target: int, nbytes: int) -> None:
-        """Keep the place: bytes that may overlap are not copied on the device.
-
-        Raises
-        ------
-        BufferError
-            The target is another place.
-        """
+        # Places that may overlap can't be copied on the device.
         if source != target:
             raise BufferError(f"{nbytes} bytes of GPU memory stay at {source}")
 

@@ -9,7 +9,12 @@ from swapnet.machine import memory_bytes
 from swapnet.manifest import Manifest
 from swapnet.units import format_size
 
-__all__ = ["admitted_bytes", "check_available"]
+__all__ = ["admitted_bytes", "check_available", "rounded_up"]
+
+
+def rounded_up(nbytes: int) -> str:
+    """A budget of at least ``nbytes`` in the words of an option, such as ``12.5MiB``."""
+    return f"{-(-nbytes * 10 // (1 << 20)) / 10:g}MiB"
 
 
 def admitted_bytes(budget: Budget, manifest: Manifest, available_bytes: int | None = None) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from math import ceil
 
 from swapnet.errors import BudgetError
+from swapnet.executor.planning.admission import rounded_up
 from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step
 from swapnet.executor.planning.schedule import Flow, outline_of, schedule
 from swapnet.executor.planning.search import Planner, parted
@@ -74,7 +76,7 @@ def make_plan(
         raise BudgetError(
             f"{manifest.source.name} does not fit in {format_size(budget_bytes)}",
             why=f"it needs {smallest} bytes, the budget allows {budget_bytes}; {reason}",
-            hint=f"give at least {_rounded_up(smallest)}, or build with a smaller --max-block if "
+            hint=f"give at least {rounded_up(smallest)}, or build with a smaller --max-block if "
             "weights set it",
             smallest_bytes=smallest,
         )
@@ -95,7 +97,8 @@ def make_plan(
     order = schedule(outline, choice, cyclic=options.cyclic, least_bytes=request_bytes // 2)
     places = _places(manifest, order.offsets)
     reads = tuple(_reads(manifest, places, order.flows, request_bytes))
-    steps = tuple(_steps(order.spans, reads))
+    blocks = [read.block for read in reads]
+    steps = tuple(Step(first, last, bisect_right(blocks, last)) for first, last in order.spans)
     return Plan(
         budget_bytes=budget_bytes,
         places=places,
@@ -109,10 +112,6 @@ def make_plan(
         usage=used,
         predicted_ms=predict(steps, reads, profile).steady_ms,
     )
-
-
-def _rounded_up(nbytes: int) -> str:
-    return f"{-(-nbytes * 10 // (1 << 20)) / 10:g}MiB"
 
 
 def _places(manifest: Manifest, offsets: Sequence[int | None]) -> tuple[Place, ...]:
@@ -155,11 +154,3 @@ def _reads(
                 min(piece, flow.nbytes - start),
                 flow.after,
             )
-
-
-def _steps(spans: Sequence[tuple[int, int]], reads: Sequence[Read]) -> Iterator[Step]:
-    arrived = 0
-    for first, last in spans:
-        while arrived < len(reads) and reads[arrived].block <= last:
-            arrived += 1
-        yield Step(first, last, arrived)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,23 +88,14 @@ class Schedule:
     @cached_property
     def needed(self) -> tuple[int, ...]:
         """Number of flows that must have arrived before each step starts."""
-        counts = []
-        arrived = 0
-        for _, last in self.spans:
-            while arrived < len(self.flows) and self.flows[arrived].block <= last:
-                arrived += 1
-            counts.append(arrived)
-        return tuple(counts)
+        blocks = [flow.block for flow in self.flows]
+        return tuple(bisect_right(blocks, last) for _, last in self.spans)
 
     @property
     def ring_bytes(self) -> int:
         """Bytes of the ring that are used."""
-        ends = [offset for offset in self.offsets if offset is not None]
-        return (
-            max((self.offsets[f.block] or 0) + f.start + f.nbytes for f in self.flows)
-            if ends
-            else 0
-        )
+        ends = ((self.offsets[f.block] or 0) + f.start + f.nbytes for f in self.flows)
+        return max(ends, default=0)
 
 
 def outline_of(manifest: Manifest) -> Outline:

@@ -106,15 +106,7 @@ class Planner:
         self._ms = [delays.step(b, b)[0] for b in range(len(outline.nbytes))]
 
     def best(self, *, resident: bool, join: bool) -> Candidate:
-        """The fastest candidate found; of equally fast ones, the one that reads least.
-
-        Parameters
-        ----------
-        resident
-            Blocks may stay in memory.
-        join
-            Blocks may be executed in one step.
-        """
+        """The fastest candidate found; of equally fast ones, the one that reads least."""
         everything = frozenset(self._swapped)
         fits = resident and sum(self._outline.nbytes) <= self._available
         if fits or not everything:
@@ -323,7 +315,6 @@ class Planner:
         return chosen + others
 
     def _every_nth(self, blocks: Sequence[int], room: int) -> list[int]:
-        """Residents spread evenly over bytes."""
         total = sum(self._outline.nbytes[b] for b in blocks)
         seen = kept = 0
         chosen: list[int] = []

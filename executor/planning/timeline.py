@@ -44,13 +44,7 @@ class Timeline:
 
 
 class Delays:
-    """A profile in a form that is quick to simulate many plans with.
-
-    Parameters
-    ----------
-    profile
-        Measured delays.
-    """
+    """A profile in a form that is quick to simulate many plans with."""
 
     def __init__(self, profile: Profile) -> None:
         storage = profile.storage

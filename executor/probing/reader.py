@@ -41,13 +41,7 @@ _MOST_S = 0.5
 
 
 class Ring:
-    """Memory for requests, one place after the other; large enough for huge pages, like a plan's.
-
-    Parameters
-    ----------
-    nbytes
-        Upper limit of the bytes in flight.
-    """
+    """Memory for ``nbytes`` of requests in flight; large enough for huge pages, like a ring."""
 
     def __init__(self, nbytes: int) -> None:
         self._arena = Arena(max(nbytes, _RING_BYTES))

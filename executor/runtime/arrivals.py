@@ -91,7 +91,7 @@ def arrival_times(
 
 
 def _bursts(rate_per_s: float, seconds: float, random: np.random.Generator) -> tuple[Times, Times]:
-    """Where states change, and how many requests are expected until there."""
+    """Times at which states change, and requests that are expected until each."""
     burst_s = _BURST_REQUESTS / (_BURST * rate_per_s)
     calm_s = burst_s * (1 - _BURST_SHARE) / _BURST_SHARE
     borders, expected = [0.0], [0.0]

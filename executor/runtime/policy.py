@@ -71,11 +71,6 @@ class Job:
 class Ranks:
     """Gives every request its rank, once, when it is first asked for.
 
-    Parameters
-    ----------
-    policy
-        The order.
-
     Raises
     ------
     InputError
@@ -100,7 +95,7 @@ class Ranks:
                 why=f"the policies are {', '.join(known.value for known in Policy)}",
                 hint="choose one of them",
             ) from None
-        self._order: Callable[[Job, float], tuple[float, ...]] = _ORDERS[self.policy]
+        self._order = _ORDERS[self.policy]
         self._ranks: dict[int, tuple[float, ...]] = {}
         self._starts: dict[int, float] = {}
         self._finish: dict[str, float] = {}
@@ -152,12 +147,7 @@ class ReadyQueue:
     """Requests that wait, the most urgent one first. Not thread-safe.
 
     A request that was popped may be added again, for its next step, and keeps its rank until
-    `done` is called.
-
-    Parameters
-    ----------
-    policy
-        The order, or the ranks of another queue.
+    `done` is called. ``policy`` may be the ranks of another queue.
     """
 
     def __init__(self, policy: Ranks | Policy | str = Policy.DEADLINE) -> None:
@@ -237,27 +227,10 @@ class ReadyQueue:
         self.ranks.done(job)
 
 
-def _by_deadline(job: Job, start: float) -> tuple[float, ...]:
-    return (round(job.deadline_s * 1e3), start, job.sequence)
-
-
-def _by_arrival(job: Job, start: float) -> tuple[float, ...]:
-    del start
-    return (job.arrival_s, job.sequence)
-
-
-def _by_share(job: Job, start: float) -> tuple[float, ...]:
-    return (start, job.sequence)
-
-
-def _by_service(job: Job, start: float) -> tuple[float, ...]:
-    del start
-    return (job.service_ms / job.weight, job.sequence)
-
-
-_ORDERS = {
-    Policy.DEADLINE: _by_deadline,
-    Policy.FIRST_COME: _by_arrival,
-    Policy.FAIR: _by_share,
-    Policy.SHORTEST: _by_service,
+_ORDERS: dict[Policy, Callable[[Job, float], tuple[float, ...]]] = {
+    Policy.DEADLINE: lambda job, start: (round(job.deadline_s * 1e3), start, job.sequence),
+    Policy.FIRST_COME: lambda job, _: (job.arrival_s, job.sequence),
+    Policy.FAIR: lambda job, start: (start, job.sequence),
+    Policy.SHORTEST: lambda job, _: (job.service_ms / job.weight, job.sequence),
 }
+"""Rank of a request, by its start tag."""

@@ -18,13 +18,7 @@ _CLEARLY = 0.98
 
 
 class ShareRule:
-    """Shares by one of the rules of `swapnet.executor.runtime.split.split`.
-
-    Parameters
-    ----------
-    rule
-        Its name.
-    """
+    """Shares by one of the rules of `swapnet.executor.runtime.split.split`."""
 
     def __init__(self, rule: str) -> None:
         self._rule = rule
@@ -45,13 +39,7 @@ class ShareRule:
 
 
 class SimulatedShareRule(ShareRule):
-    """The rule ``latency``, unless another one costs clearly less in a simulation.
-
-    Parameters
-    ----------
-    lanes, policy
-        Of the runtime.
-    """
+    """The rule ``latency``, unless another one costs clearly less in a simulation."""
 
     def __init__(self, *, lanes: int, policy: Policy | str) -> None:
         super().__init__(_LATENCY)

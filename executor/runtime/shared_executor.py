@@ -47,13 +47,6 @@ class SharedExecutor(SwapExecutor):
     def infer(self, inputs: Mapping[str, Any], turn: Turn) -> dict[str, Array]:
         """Run one inference that takes turns with other models.
 
-        Parameters
-        ----------
-        inputs
-            One array per model input, by name.
-        turn
-            Asked before each step.
-
         Raises
         ------
         SwapnetError

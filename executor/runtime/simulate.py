@@ -136,28 +136,6 @@ def simulate(
 class _Served:
     """A model while it is simulated. Reads and steps are counted from the beginning of time."""
 
-    __slots__ = (
-        "ahead",
-        "at_compute",
-        "at_storage",
-        "expected_s",
-        "finished",
-        "index",
-        "jobs",
-        "left",
-        "listed",
-        "misses",
-        "model",
-        "patience_s",
-        "period_s",
-        "read",
-        "read_s",
-        "service_ms",
-        "step_s",
-        "stepped",
-        "steps",
-    )
-
     def __init__(self, index: int, model: SimulatedModel) -> None:
         if model.steps < 1 or model.compute_ms < 0 or model.read_ms < 0:
             raise ValueError(f"{model.name} needs at least one step, and no negative time")

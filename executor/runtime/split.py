@@ -283,7 +283,6 @@ def _own_ms(claim: Claim, latency_ms: float) -> float:
 
 
 def _fitting(front: Sequence[Option], nbytes: int) -> Option:
-    """The largest option that fits."""
     return next(option for option in reversed(front) if option.nbytes <= nbytes)
 
 

@@ -84,15 +84,7 @@ class Loader(Protocol):
 
 
 class DirectLoader:
-    """Reads into the place itself; see `Loader`.
-
-    Parameters
-    ----------
-    storage, arena
-        Source and destination.
-    before_read
-        See `BeforeRead`.
-    """
+    """Reads into the place itself; see `Loader`."""
 
     largest_bytes = READ_BYTES
 

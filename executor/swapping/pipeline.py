@@ -104,13 +104,7 @@ class Pipeline:
         self._failure: tuple[Read, BaseException] | None = None
 
     def start(self, *, trace: bool = False) -> None:
-        """Begin to prefetch; the next step to execute is the first of an inference.
-
-        Parameters
-        ----------
-        trace
-            Record every request from now on.
-        """
+        """Begin to prefetch, for the first step of an inference; ``trace`` records all requests."""
         with self._changed:
             self._paused = False
             self._events = [] if trace else self._events
