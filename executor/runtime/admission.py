@@ -18,9 +18,9 @@ def budget_bytes(budget: Budget | str | int) -> int:
     Raises
     ------
     InputError
-        It is invalid, or a share of a demand.
+        The budget is invalid, or a share of a demand.
     BudgetError
-        It is more than the machine has.
+        The budget is more than the machine has.
     """
     parsed = Budget.parse(budget)
     if parsed.of != "bytes":

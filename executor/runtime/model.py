@@ -133,7 +133,7 @@ class RuntimeModel:
 
     @property
     def budget_bytes(self) -> int:
-        """Its share of the budget now: what the engine would need alone for the same plan."""
+        """Share of the budget now: the budget that the same plan would need alone."""
         return self.executor.plan.budget_bytes
 
     @property
@@ -153,7 +153,7 @@ class RuntimeModel:
         Raises
         ------
         BackendError
-            It was called from a done-callback of a model of the runtime, which then would wait.
+            The call came from a done-callback of a model of the runtime, which then would wait.
         """
         if (waiting := self._owner.serving()) is not None:
             raise BackendError(

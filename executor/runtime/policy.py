@@ -48,7 +48,7 @@ class Job:
     Attributes
     ----------
     model
-        Which DNN.
+        Name of the DNN.
     sequence
         Unique, and larger than those of earlier requests.
     arrival_s, deadline_s
@@ -127,7 +127,7 @@ class Ranks:
         return rank
 
     def serve(self, job: Job) -> None:
-        """It is this request's turn: virtual time goes on."""
+        """Serve this request next: virtual time goes on."""
         start = self._starts.get(job.sequence, 0.0)
         if start > self._virtual:
             self._virtual = start
@@ -172,7 +172,7 @@ class ReadyQueue:
         Raises
         ------
         ValueError
-            It is waiting already, or `Ranks.rank` refuses it.
+            The request is waiting already, or `Ranks.rank` refuses it.
         """
         if job.sequence in self._waiting:
             raise ValueError(f"{job} is waiting already")
@@ -197,7 +197,7 @@ class ReadyQueue:
         Raises
         ------
         IndexError
-            None is waiting.
+            No request is waiting.
         """
         job = self.first()
         if job is None:
@@ -213,7 +213,7 @@ class ReadyQueue:
         Raises
         ------
         KeyError
-            It is not waiting.
+            The request is not waiting.
         """
         del self._waiting[job.sequence]
         if len(self._heap) > 2 * len(self._waiting) + _FEW:

@@ -21,7 +21,7 @@ class RateMeter:
     Parameters
     ----------
     expected_per_s
-        Until requests have come; may be 0.
+        Rate that is expected until requests have come; may be 0.
     """
 
     def __init__(self, expected_per_s: float) -> None:

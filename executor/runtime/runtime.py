@@ -109,7 +109,7 @@ class SwapRuntime:
 
     @property
     def budget_bytes(self) -> int:
-        """All that the models may use."""
+        """Memory that the models may use together."""
         return self._budget_bytes
 
     @property
@@ -153,7 +153,7 @@ class SwapRuntime:
         Raises
         ------
         BudgetError
-            It does not fit beside the others; the message names the smallest budget that does.
+            The engine does not fit beside the others; the message names the smallest budget.
         InputError
             The name is taken, or a number is out of its range.
         EngineError, StorageError, BackendError

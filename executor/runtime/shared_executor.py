@@ -75,7 +75,7 @@ class SharedExecutor(SwapExecutor):
         self._adopt(plan)
 
     def pause(self) -> None:
-        """Forget segments, so that their scratch memory can be another; the next inference loads.
+        """Forget segments, so that scratch memory can change; the next inference loads again.
 
         Weights stay where they are.
         """

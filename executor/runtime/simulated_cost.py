@@ -51,14 +51,14 @@ def simulated_cost(
     claims
         The engines; requests come as Poisson processes of their rates, for all splits the same.
     shares_bytes
-        By name.
+        Share of each engine, by name.
     lanes, policy
         As in `swapnet.executor.runtime.simulate.simulate`.
 
     Returns
     -------
     float
-        In weighted milliseconds. A latency L counts L / deadline times beyond the deadline, as in
+        Weighted milliseconds. A latency L counts L / deadline times beyond the deadline, as in
         `swapnet.executor.runtime.split.cost_of`. 0 where nothing is asked.
     """
     models = [simulated_model(claim, fitting(claim, shares_bytes[claim.name])) for claim in claims]

@@ -87,9 +87,9 @@ class WholeModels:
         Raises
         ------
         BudgetError
-            It does not fit in the budget alone.
+            The model does not fit in the budget alone.
         EngineError, StorageError, BackendError
-            It can't be opened.
+            The engine can't be opened.
         """
         objectives = Objectives(priority, deadline_ms, rate_per_s)
         urgencies = Urgencies(RateMeter(rate_per_s))

@@ -37,10 +37,10 @@ from swapnet.machine import peak_resident_bytes
 __all__ = ["LoadGenerator", "Model", "Runtime", "open_generator"]
 
 _MOMENTS = 100
-"""In a round, about."""
+"""Number of moments in a round, about."""
 
 _SHORTEST_S = 0.02
-"""Between two moments."""
+"""Shortest time between two moments."""
 
 
 class Model(Protocol):
