@@ -1,4 +1,4 @@
-"""Engine directory in, outputs out: storage, plan, swap pipeline, backends, executor."""
+"""Execute engine directories inside a memory budget: plans, swapping, backends, executors."""
 
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.execution import Inference, Stats, StepEvent

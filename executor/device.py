@@ -1,4 +1,4 @@
-"""The compute side: how many threads, and whose."""
+"""Where blocks are executed: compute threads and the pool that they belong to, or a GPU."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Device", "ThreadPool", "available_processors", "runtime_version"]
 
 
 class ThreadPool(str, Enum):
-    """Whose threads compute.
+    """The pool that compute threads belong to.
 
-    ``SESSION``: each session has its own pool, not spinning. ``GLOBAL``: one pool for the
-    process (ONNX Runtime's ``set_global_thread_pool_sizes``); only for a process of our own, for
-    every ordinary session in it fails afterwards.
+    ``SESSION``: each session has its own pool, not spinning. ``GLOBAL``: one pool for the process
+    (ONNX Runtime's ``set_global_thread_pool_sizes``). Only a process of our own can use it: every
+    ordinary session in that process fails afterwards.
     """
 
     SESSION = "session"
@@ -35,10 +35,10 @@ def available_processors() -> int:
 
 @cache
 def runtime_version() -> str:
-    """Of ONNX Runtime; empty where it is not here.
+    """Version of ONNX Runtime; empty where it is not installed.
 
-    Where it is not loaded yet its package is asked: for a plan it is not needed. Where it is, that
-    would cost the executing process 3 MiB.
+    Planning does not need ONNX Runtime, so the metadata of its package are read where it is not
+    loaded. The loaded module is asked in an executing process: metadata would take 3 MiB of it.
     """
     if loaded := sys.modules.get("onnxruntime"):
         return str(loaded.__version__)
@@ -61,15 +61,16 @@ class Device:
     Attributes
     ----------
     threads
-        Compute threads; by default all processors that the process may use.
+        Number of compute threads; by default all processors that the process may use.
     pool
-        Whose they are.
+        The pool that they belong to.
     gpu
-        What a GPU says of itself, where blocks execute on one; empty elsewhere.
+        Description of the GPU that executes; empty on the CPU.
     gpu_index, gpu_memory
-        Which GPU, and where weights lie on it (`swapnet.executor.gpu.accelerator.choose_memory`).
+        Number of the GPU, and the memory that weights lie in
+        (`swapnet.executor.gpu.accelerator.choose_memory`).
     pace
-        Slows storage down, to try what another device's would do; None leaves it as it is.
+        Slows storage down, to try another device's; None leaves it as it is.
     """
 
     threads: int = field(default_factory=available_processors)
@@ -81,7 +82,7 @@ class Device:
 
     @property
     def fingerprint(self) -> str:
-        """What delays were measured on: the key of a profile."""
+        """Description of the hardware and the runtime library: the key of a profile."""
         parts = (
             cpu_fingerprint(),
             processor_name(),
@@ -92,7 +93,7 @@ class Device:
         return "/".join(filter(None, parts))
 
     def paced(self, profile: Profile) -> Profile:
-        """Delays that were measured without the pace, as they are with it."""
+        """A profile that was measured without the pace, corrected for it."""
         if self.pace is None:
             return profile
         storage, pace = profile.storage, self.pace.bytes_per_s

@@ -19,7 +19,7 @@ __all__ = ["Engine"]
 
 @dataclass(frozen=True)
 class Engine:
-    """What is known of an engine directory before anything runs; made by `open`.
+    """Facts about an engine directory that are known before it runs; made by `open`.
 
     Each file is read at most once: the manifest when the engine is opened, the delays when they are
     first asked for.
@@ -33,11 +33,12 @@ class Engine:
     built
         The manifest as it was written, at the shapes of the build.
     shaped
-        The same at the shapes that were asked for.
+        The manifest at the shapes that were asked for.
     loaded
-        The same as the backend found it: what blocks need on a GPU is known when they load.
+        The manifest as the backend found it: a GPU's backend learns the needs of blocks when it
+        loads them. None before.
     known_delays
-        Delays that were measured in this process; None to read those that are stored.
+        Delays that were measured in this process; None to read the stored ones.
 
     Examples
     --------
@@ -68,8 +69,8 @@ class Engine:
         engine
             Engine directory. An engine that is open already is not read again.
         shapes
-            Input shapes to plan for, by input; those of the build where none are given. A symbolic
-            dimension that is not given stays as built.
+            Input shapes to plan for, by input; by default those of the build. Symbolic dimensions
+            that are not given stay as built.
         device
             Where to execute; by default the CPU with all processors.
 
@@ -79,7 +80,7 @@ class Engine:
             The folder is no engine directory, is damaged, has another format, or was not measured
             at these shapes.
         InputError
-            A shape is not what the model takes.
+            The model does not take such a shape.
         """
         if isinstance(engine, Engine):
             opened = engine if device is None else engine.on(device)
@@ -94,9 +95,9 @@ class Engine:
         Raises
         ------
         EngineError
-            It was not measured at these shapes.
+            The engine was not measured at these shapes.
         InputError
-            A shape is not what the model takes.
+            The model does not take such a shape.
         """
         shaped = at_shapes(self.folder, self.built, shapes)
         if shaped.planned_shapes == self.shaped.planned_shapes:
@@ -117,26 +118,26 @@ class Engine:
         Parameters
         ----------
         threads
-            Compute threads of the host; all processors where none are given.
+            Number of compute threads on the host; by default all processors.
         own
-            The process is ours: its sessions share one thread pool.
+            True in a process of ours: its sessions share one thread pool.
         gpu_memory
-            Where weights lie on a GPU.
+            Kind of memory for weights on a GPU.
 
         Raises
         ------
         InputError, BackendError
-            There is no such memory.
+            The GPU has no such memory.
         """
         count = threads or available_processors()
         return self.on(device_for(self.built, count, own=own, gpu_memory=gpu_memory))
 
     def in_child(self) -> Engine:
-        """The engine as a process of ours executes it: its sessions share one thread pool."""
+        """The engine in a process of ours: its sessions share one thread pool."""
         return self.on(replace(self.device, pool=ThreadPool.GLOBAL))
 
     def with_needs(self) -> Engine:
-        """The engine with what its blocks were found to need when they were measured on a GPU."""
+        """The engine with the needs that its blocks had when they were measured on a GPU."""
         measured = self.measured
         if not measured.needs:
             return self
@@ -151,27 +152,27 @@ class Engine:
         return replace(self, device=device, loaded=manifest, known_delays=None)
 
     def with_delays(self, delays: Profile | None) -> Engine:
-        """The engine with delays that were measured now; None to read those that are stored."""
+        """The engine with new delays; None to read the stored ones."""
         return replace(self, known_delays=delays)
 
     @cached_property
     def manifest(self) -> Manifest:
-        """At the shapes that were asked for; memory as sessions of the device's pool take it."""
+        """The manifest at these shapes, with the memory that sessions of the device's pool take."""
         return self.loaded or for_pool(self.shaped, self.device.pool)
 
     @cached_property
     def measured(self) -> Profile:
-        """Delays as they were measured on this device, or assumed ones."""
+        """Delays measured on this device, or assumed ones."""
         if self.known_delays is not None:
             return self.known_delays
         return load_profile(self.folder, self.manifest, self.device.fingerprint)
 
     @cached_property
     def delays(self) -> Profile:
-        """Delays to plan with: as measured, storage no faster than the device's pace."""
+        """Delays to plan with: the measured ones, with storage no faster than the device's pace."""
         return self.device.paced(self.measured)
 
     @property
     def demand(self) -> Demand:
-        """Bytes that the unswapped model uses: weights, and everything else."""
+        """Memory of the unswapped model: weights, and everything else."""
         return demand(self.manifest)

@@ -29,23 +29,23 @@ class StepEvent:
 
     step: int
     wait: float
-    """When it began to wait for its bytes: on a GPU the end of what was executed before it."""
+    """Beginning of its wait for bytes: on a GPU the end of the step before it."""
     start: float
     end: float
 
 
 @dataclass(frozen=True)
 class Inference:
-    """What one inference did.
+    """Record of one inference.
 
     Attributes
     ----------
     latency_ms
-        From checked inputs to outputs.
+        Time from checked inputs to outputs.
     stall_ms
-        Of that, waiting for bytes.
+        Part of the latency that was spent waiting for bytes.
     read_bytes
-        Read from storage for it, in advance or not; looked-up rows are not counted.
+        Bytes read from storage for this inference, in advance or not, without looked-up rows.
     steps
         Its steps in order.
     reads
@@ -61,16 +61,16 @@ class Inference:
 
 @dataclass(frozen=True)
 class Stats:
-    """Counted since the executor was opened or its budget changed.
+    """Counts since the executor was opened or its budget changed.
 
     Attributes
     ----------
     inferences
-        Completed ones.
+        Completed inferences.
     read_bytes
-        Read from storage, prefetching and looked-up rows included; resident blocks not.
+        Bytes read from storage, with prefetching and looked-up rows, without resident blocks.
     last
-        The latest inference, None before the first.
+        The latest inference; None before the first.
     """
 
     inferences: int = 0
@@ -84,16 +84,16 @@ class Execution:
     Parameters
     ----------
     manifest, plan, storage, backend
-        What is executed, how, from where, and by what.
+        The engine, its plan, its weight file, and the runtime library.
     values
-        Memory for the values across cuts.
+        Memory for values across cuts.
     arena
-        Of the plan's size.
+        Memory for weights, of the plan's size.
     resident
-        Blocks that lie in their places already, `SHARED` for what several use; all other resident
-        ones are read.
+        Blocks that lie in their places already, `SHARED` for weights of several blocks. All other
+        resident blocks are read.
     sharing
-        With other models; None for a process of its own.
+        Parts that are shared with other models; None in a process of its own.
     trace, before_read
         See `SwapExecutor`.
 
@@ -158,20 +158,12 @@ class Execution:
         self._pipeline.start(trace=trace)
 
     def snapshot(self) -> Stats:
-        """What was counted so far."""
+        """Counts until now."""
         read = self._pipeline.read_bytes + sum(r.read_bytes for r in self._lookups.values())
         return replace(self.stats, read_bytes=read)
 
     def infer(self, inputs: dict[str, Array], turn: Turn = ALONE) -> dict[str, Array]:
-        """Run one inference on checked inputs; see `SwapExecutor.__call__`.
-
-        Parameters
-        ----------
-        inputs
-            By name.
-        turn
-            Asked before each step.
-        """
+        """Run one inference on checked inputs; see `SwapExecutor.__call__`."""
         if self._broken:
             with suppress(BackendError):
                 self._backend.synchronize()
@@ -211,7 +203,7 @@ class Execution:
     def _execute(
         self, given: dict[str, Any], results: Mapping[str, Array], turn: Turn
     ) -> tuple[list[tuple[Mark, Mark, Mark]], float]:
-        """Run all steps; when each waited, began and ended, and the host's waiting in seconds."""
+        """Wait, beginning and end of each step, and the seconds that the host waited."""
         backend = self._backend
         steps: list[tuple[Mark, Mark, Mark]] = []
         waited_s = 0.0
@@ -235,16 +227,16 @@ class Execution:
     def _run(
         self, segment: Segment, given: dict[str, Any], results: Mapping[str, Array], turn: Turn
     ) -> None:
-        """Execute; once more where scratch memory was short that others used at that moment."""
         try:
             segment.run(given, results)
         except BudgetError:
+            # Scratch memory may be short only because other models used it at that moment.
             if not turn.clear():
                 raise
             segment.run(given, results)
 
     def close(self) -> None:
-        """Stop the readers and let go of the segments; what is executed ends first."""
+        """Stop the readers and forget the segments, after running kernels have ended."""
         self._pipeline.close()
         with suppress(BackendError):
             self._backend.synchronize()
@@ -266,7 +258,7 @@ class Execution:
 def _kept(
     manifest: Manifest, plan: Plan, present: Collection[int], largest_bytes: int
 ) -> list[Read]:
-    """The reads that fill the shared and resident regions with what is not there."""
+    """Reads of shared and resident weights that are not ``present``."""
     kept: list[Read] = []
     if SHARED not in present:
         kept += pieces(SHARED, manifest.shared_extent, 0, largest_bytes)

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from swapnet.budget import Budget
@@ -36,7 +35,7 @@ __all__ = ["SwapExecutor"]
 E = TypeVar("E", bound="SwapExecutor")
 
 _KEPT_PLANS = 4
-"""Of the latest budgets: one that is restored has its plan already."""
+"""Plans of the latest budgets that are kept: a budget that is restored needs no search."""
 
 
 class SwapExecutor:
@@ -49,22 +48,22 @@ class SwapExecutor:
     budget
         ``"64MiB"``, ``"25%"`` of the demand, ``"weights:25%"``, or bytes.
     device
-        Compute threads and whose they are; by default those of the engine.
+        Compute threads and their pool; by default those of the engine.
     load_mode
-        How weights are read; `load_mode` says afterwards which way is used.
+        Way to read weights; the property `load_mode` has the way that is used.
     options
-        How to plan.
+        Restrictions of the plan.
     shapes
-        Input shapes to plan for, measured before by ``swapnet measure --shapes``; those of the
-        build where none are given.
+        Input shapes to plan for, by default those of the build. ``swapnet measure --shapes`` has
+        measured them before.
     verify
         Compare all checksums first.
     trace
         Record every request, for a timeline.
     before_read
-        Called before each request overwrites its place; tests poison it.
+        Called before each request overwrites its place; tests poison the place.
     gpu
-        A GPU in place of the device's, such as a simulated one.
+        GPU in place of the device's, such as a simulated one.
 
     Raises
     ------
@@ -79,8 +78,8 @@ class SwapExecutor:
 
     Notes
     -----
-    Safe to call from several threads: inferences take turns. A failed inference leaves the
-    executor usable. Outputs are new arrays that belong to the caller.
+    Safe to call from several threads: inferences run one after the other. A failed inference
+    leaves the executor usable. Outputs are new arrays that belong to the caller.
 
     Examples
     --------
@@ -161,7 +160,7 @@ class SwapExecutor:
 
     @property
     def load_mode(self) -> LoadMode:
-        """How weights are read."""
+        """The way that weights are read."""
         return self._storage.mode
 
     @property
@@ -176,7 +175,7 @@ class SwapExecutor:
 
     @property
     def stats(self) -> Stats:
-        """What was counted so far."""
+        """Counts until now."""
         state = self._state
         return self._stats if state is None else state.snapshot()
 
@@ -227,18 +226,18 @@ class SwapExecutor:
             return self._queue.submit(self, inputs)
 
     def set_budget(self, budget: Budget | str | int) -> None:
-        """Replan between inferences; the engine is not built again.
+        """Change the budget between inferences, with a new plan; the engine is not built again.
 
-        The plan is made while requests keep running. Then one request waits until blocks that
-        stay resident have been moved, new residents read, and segments bound to their addresses.
+        Requests keep running while the plan is made. Then one request waits until blocks that stay
+        resident have been moved, new residents read, and segments bound to their addresses.
 
         Raises
         ------
         InputError, BudgetError
             The budget is invalid or too small; the current plan stays in force.
         StorageError, BackendError
-            The new plan could not be loaded; the plan before is loaded again, or, if that fails
-            too, at the next inference.
+            The new plan could not be loaded. The plan before is loaded again: now, or at the next
+            inference if that fails.
         """
         self._adopt(self._make_plan(Budget.parse(budget)))
 
@@ -276,19 +275,14 @@ class SwapExecutor:
     def __enter__(self: E) -> E:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _opened(self) -> Execution:
-        """The state of the plan in force; loaded again where it could not be before."""
         if self._closed:
             raise _closed()
         if self._state is None:
+            # A change of budget failed, and the plan before could not be loaded again.
             parked, self._parked = self._parked, None
             self._load(self._plan, parked, () if parked is None else self._residents(self._plan))
         assert self._state is not None
@@ -320,7 +314,7 @@ class SwapExecutor:
         self._plan = plan
 
     def _relocate(self, arena: Memory, before: Plan, plan: Plan) -> None:
-        """Load a plan into the memory of the one before; what stays resident is not read again."""
+        """Load a plan into the memory of the one before: blocks that stay resident only move."""
         kept = moves(before.places, plan.places)
         try:
             arena.resize(max(before.arena_bytes, plan.arena_bytes))
@@ -334,7 +328,7 @@ class SwapExecutor:
         self._load(plan, arena, self._stay(move.block for move in kept))
 
     def _stay(self, blocks: Iterable[int]) -> set[int]:
-        """Of blocks whose bytes are in memory, those to leave as they are."""
+        """Blocks among these that need not be read again: an embedded engine needs new bytes."""
         known = self.manifest.blocks
         return {SHARED, *(block for block in blocks if known[block].weight_style == "external")}
 
@@ -342,7 +336,7 @@ class SwapExecutor:
         return self._stay(block for block, place in enumerate(plan.places) if place.resident)
 
     def _park(self) -> Memory | None:
-        """Stop what is in force; the memory that its weights lie in, where there is any."""
+        """Stop the plan in force; the memory that its weights lie in, if there is any."""
         arena, self._parked = self._parked, None
         if self._state is not None:
             arena = self._state.arena

@@ -1,4 +1,4 @@
-"""The tensors that a caller gives, checked against what the model takes."""
+"""Check the arrays that a caller gives against the inputs of a model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_inputs(manifest: Manifest, inputs: Mapping[str, Any]) -> dict[str, Arr
     Raises
     ------
     InputError
-        A name, element type or shape is not what the model takes.
+        The model does not take such a name, element type or shape.
     BudgetError
         A shape is larger than planned for.
     """
@@ -45,7 +45,7 @@ def _check(manifest: Manifest, tensor: Tensor, value: Any) -> Array:
 
 
 def index_limits(manifest: Manifest) -> dict[str, int]:
-    """Rows of the table that each model input indexes."""
+    """Number of rows in the table that each model input indexes."""
     return {b.inputs[0]: b.lookup.count for b in manifest.blocks if b.lookup is not None}
 
 

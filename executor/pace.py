@@ -1,4 +1,4 @@
-"""Storage that is slower than this device's: another device's is tried out, not predicted."""
+"""Slow storage down, to measure how an engine runs with the storage of another device."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["Pace"]
 
 
 class Pace:
-    """What all reads of a process may take together; safe to use from several threads.
+    """Bandwidth that all reads of a process share; safe to use from several threads.
 
-    Requests are served in the order in which they come, one after the other and without bursts:
-    what was not used is lost.
+    Requests are served one after the other, in the order in which they come, without bursts:
+    unused time is lost.
 
     Parameters
     ----------
     bytes_per_s
-        Above 0; storage that is slower than that is not slowed down.
+        Bandwidth above 0; slower storage is not slowed down.
     """
 
     def __init__(self, bytes_per_s: float) -> None:
@@ -29,7 +29,7 @@ class Pace:
 
     @contextmanager
     def request(self, nbytes: int) -> Iterator[None]:
-        """Read so many bytes in the ``with`` statement; it ends when they would have been there."""
+        """Read ``nbytes`` in the ``with`` statement, which ends when this pace has brought them."""
         with self._lock:
             end_s = max(time.perf_counter(), self._free_s) + nbytes / self.bytes_per_s
             self._free_s = end_s

@@ -1,4 +1,4 @@
-"""What models share that run in one process under one budget."""
+"""Parts that models share which run in one process under one budget."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["ALONE", "Sharing", "Turn"]
 
 @dataclass(frozen=True)
 class Sharing:
-    """One model's part in it.
+    """Parts that one model shares with others.
 
     Attributes
     ----------
     channel
-        Reads for all of them.
+        Reads for all models.
     scratch
-        What kernels use while a step is executed.
+        Memory that kernels use while a step is executed.
     urgency
-        Of this model's reads, among all.
+        Urgency of this model's reads among all.
     """
 
     channel: Channel
@@ -32,10 +32,10 @@ class Sharing:
 
 
 class Turn(Protocol):
-    """The right to compute, of one inference."""
+    """Right of one inference to compute."""
 
     def take(self) -> None:
-        """Return when the next step may be executed; others may have been before it."""
+        """Return when the next step may be executed; steps of others may run before it."""
 
     def leave(self) -> None:
         """Let others compute: this inference waits for bytes, or has ended."""
@@ -46,23 +46,20 @@ class Turn(Protocol):
         Returns
         -------
         bool
-            Whether anything else could have.
+            True where anything else could have computed.
         """
 
 
 class _Alone:
-    """Nobody else computes."""
-
     def take(self) -> None:
-        """At once."""
+        pass
 
     def leave(self) -> None:
-        """To nobody."""
+        pass
 
     def clear(self) -> bool:
-        """Nothing else could."""
         return False
 
 
 ALONE: Turn = _Alone()
-"""For a model that shares its processor with no other."""
+"""Turn of a model that shares its processor with no other."""

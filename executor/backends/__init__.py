@@ -1,4 +1,4 @@
-"""What executes segments: one module per runtime library."""
+"""Runtime libraries that execute engines: a module for each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Opening:
-    """What a backend is opened with; see `open_backend`."""
+    """Arguments of `open_backend`."""
 
     folder: Path
     manifest: Manifest
@@ -42,14 +42,14 @@ class Opening:
     gpu: Accelerator | None
 
     def on_gpu(self) -> tuple[Accelerator, MemoryKind]:
-        """The GPU, and where weights lie on it.
+        """The GPU, and the kind of memory for weights.
 
         Raises
         ------
         BackendUnavailableError
             There is no such GPU.
         InputError, BackendError
-            There is no such memory.
+            The GPU has no such memory.
         """
         from swapnet.executor.gpu.accelerator import choose_memory
 
@@ -76,11 +76,11 @@ def open_backend(
     folder, manifest
         The engine.
     device
-        Compute threads, and which GPU and memory.
+        Compute threads, GPU and kind of memory.
     scratch
-        What kernels use while they are executed, and what is inside a segment.
+        Memory for kernels, and for values inside a step.
     gpu
-        In place of the device's.
+        GPU in place of the device's.
 
     Raises
     ------
@@ -128,29 +128,30 @@ OPENERS: dict[str, Callable[[Opening], Backend]] = {
     **dict.fromkeys(TENSORRT, _open_tensorrt),
     "onnxruntime-cuda": _open_onnxruntime_cuda,
 }
-"""By the backend's name; whoever has a backend of his own adds it, as `swapnet.testing` does."""
+"""Openers by the backend's name; another backend is added here, as `swapnet.testing` does."""
 
 
 def device_for(
     manifest: Manifest, threads: int, *, own: bool = False, gpu_memory: str = "auto"
 ) -> Device:
-    """Where an engine executes.
+    """The device that an engine was compiled for.
 
     Parameters
     ----------
     manifest
         The engine.
     threads
-        That compute on the host.
+        Number of compute threads on the host.
     own
-        The process is ours: its sessions share one thread pool. Called once, before any is made.
+        True in a process of ours: its sessions share one thread pool. The call is the only one, and
+        comes before any session.
     gpu_memory
-        Where weights lie on a GPU (`swapnet.executor.gpu.accelerator.choose_memory`).
+        Kind of memory for weights on a GPU (`swapnet.executor.gpu.accelerator.choose_memory`).
 
     Raises
     ------
     InputError, BackendError
-        There is no such memory.
+        The GPU has no such memory.
     """
     if manifest.runs_on_gpu:
         from swapnet.executor.gpu.accelerator import choose_memory, describe
@@ -170,7 +171,7 @@ def device_for(
 
 
 def check_runnable(backend: str) -> None:
-    """Whether engines of a backend can be executed here.
+    """Check that engines of a backend can be executed here.
 
     Raises
     ------
@@ -198,7 +199,7 @@ def check_runnable(backend: str) -> None:
 
 
 def can_run(backend: str) -> bool:
-    """Whether engines of a backend can be executed here."""
+    """True where engines of a backend can be executed here."""
     try:
         check_runnable(backend)
     except BackendError:
@@ -213,7 +214,7 @@ def best_backend() -> str:
 
 
 def _check_supported(library: Any, backend: str, gpu: Attributes) -> None:
-    """TensorRT-RTX says which GPUs it knows; the other knows all that its driver does."""
+    # TensorRT-RTX lists the GPUs that it knows. TensorRT knows all that its driver does.
     known = getattr(library, "ComputeCapability", None)
     if known is not None and not hasattr(known, gpu.architecture.upper()):
         names = [name.lower() for name in dir(known) if name.startswith("SM")]
@@ -225,8 +226,7 @@ def _check_supported(library: Any, backend: str, gpu: Attributes) -> None:
 
 
 def _check_plans(folder: Path, manifest: Manifest, version: str, gpu: Attributes) -> None:
-    """Plans run with the version that made them, or with later ones too where it ends with ``+``;
-    and on the architectures that the fingerprint names, or on later ones where it ends so."""
+    """Check version and architecture; where one ends with ``+``, plans run with later ones too."""
     compiled = manifest.compiled
     rebuild = f"build it again here: swapnet build MODEL.onnx -o {folder}"
     made, here = _numbers(compiled.version), _numbers(version)
@@ -277,7 +277,7 @@ def _check_compiled(folder: Path, manifest: Manifest, version: str) -> None:
 
 
 def _precision_options(folder: Path, manifest: Manifest) -> str:
-    """Of the command that builds an engine as it is."""
+    """Options of the command that builds an engine in the same precision."""
     if manifest.precision == "fp32":
         return ""
     given = f" --precision {manifest.precision}"

@@ -1,4 +1,7 @@
-"""What the executor asks of a runtime library."""
+"""A runtime library as the executor sees it.
+
+A `Step` is the plan's unit of execution. A `Segment` is the compiled object that executes a step.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,13 @@ __all__ = ["Array", "Backend", "Bindings", "Memory", "Segment", "ValueStore"]
 
 @dataclass(frozen=True)
 class Bindings:
-    """Where everything that does not move lies.
+    """Addresses of weights and values that do not move.
 
     Attributes
     ----------
     weights
-        Address of each weight, by block and name; block `SHARED` has what several blocks use.
+        Address of each weight, by block and name; `SHARED` is the block of weights that several
+        blocks use.
     values
         Address of each placed value.
     """
@@ -35,15 +39,16 @@ class Bindings:
 
 
 class Segment(Protocol):
-    """Consecutive blocks, compiled and bound."""
+    """A step, compiled and bound to addresses."""
 
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
-        """Execute.
+        """Execute the step.
 
         Parameters
         ----------
         given
-            Model inputs and values of unknown size by name; the segment adds those it gives.
+            Model inputs and values of unknown size by name; the segment adds its outputs of
+            unknown size.
         results
             Arrays of known size that take model outputs.
 
@@ -55,30 +60,30 @@ class Segment(Protocol):
 
 
 class Memory(Protocol):
-    """Where weights lie: one range of addresses that the backend's kernels can read."""
+    """Memory for weights: one range of addresses that the backend's kernels can read."""
 
     address: int
     nbytes: int
 
     def resize(self, nbytes: int) -> None:
-        """Keep the bytes and change the size; `BufferError` where that can't be done."""
+        """Change the size and keep the bytes; `BufferError` where that can't be done."""
 
     def move(self, source: int, target: int, nbytes: int) -> None:
         """Copy bytes inside the memory; the two places may overlap."""
 
     def fill(self, offset: int, nbytes: int, byte: int) -> None:
-        """Overwrite a part: what a test does before each read."""
+        """Overwrite a part; tests do so before each read."""
 
     def discard(self) -> None:
-        """Give all memory back; nothing may use it any more, or its bytes are gone."""
+        """Give all memory back; the bytes are lost."""
 
 
 class ValueStore(Protocol):
-    """Memory of the values that have a fixed place, and what an inference takes and gives."""
+    """Memory for values with a fixed place, and for inputs and outputs of an inference."""
 
     @property
     def addresses(self) -> Mapping[str, int]:
-        """Of each placed value."""
+        """Address of each placed value."""
 
     def __contains__(self, name: str) -> bool: ...
 
@@ -86,7 +91,7 @@ class ValueStore(Protocol):
         """A placed value in host memory."""
 
     def writing(self, name: str, shape: tuple[int, ...]) -> AbstractContextManager[Array]:
-        """Host memory that becomes the placed value when the block of the ``with`` ends."""
+        """Host memory that becomes the placed value when the ``with`` statement ends."""
 
     def begin(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
         """Take the inputs of an inference.
@@ -94,7 +99,7 @@ class ValueStore(Protocol):
         Returns
         -------
         given, results
-            What `Segment.run` takes.
+            Arguments of `Segment.run`.
         """
 
     def finish(self, given: Mapping[str, Any], results: Mapping[str, Array]) -> dict[str, Array]:
@@ -110,13 +115,13 @@ class Backend(Protocol):
     Attributes
     ----------
     name
-        As the manifest has it.
+        Name in manifests.
     manifest
-        The engine, with what it needs here where that is known better than when it was built.
+        The engine, with the needs that it was found to have on this GPU.
     gpu
-        What delays are measured on, where that is a GPU; empty elsewhere.
+        Description of the GPU that executes; empty on the CPU.
     is_asynchronous
-        What it executes goes on after the call that started it.
+        True where work goes on after the call that started it.
     """
 
     name: str
@@ -127,7 +132,7 @@ class Backend(Protocol):
     def gpu(self) -> str: ...
 
     def available_bytes(self) -> int:
-        """Memory that a budget may be of."""
+        """Memory that this backend can use; the upper limit of a budget."""
 
     def arena(self, nbytes: int) -> Memory:
         """Reserve memory for weights.
@@ -135,19 +140,19 @@ class Backend(Protocol):
         Raises
         ------
         BudgetError
-            There is not so much.
+            There is not enough memory.
         """
 
     def values(self) -> ValueStore:
-        """Reserve memory for values; of it, addresses stay the same from plan to plan."""
+        """Reserve memory for values; their addresses stay the same from plan to plan."""
 
     def loader(
         self, storage: Reader, arena: Memory, plan: Plan, before_read: BeforeRead | None
     ) -> Loader:
-        """What brings the reads of a plan to the arena."""
+        """The loader that brings the reads of a plan to the arena."""
 
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> Sequence[Segment]:
-        """Make the segments of a plan: of each step that is consecutive graph blocks.
+        """Make the segment of each step; the steps have graph blocks only.
 
         Raises
         ------
@@ -158,16 +163,16 @@ class Backend(Protocol):
         """
 
     def forget_segments(self) -> None:
-        """Make all anew the next time; what nobody holds of them is released now."""
+        """Make all segments again the next time; memory of unused ones is released now."""
 
     def array(self, value: Any) -> Array:
         """A value that a segment gave, as an array in host memory."""
 
     def follow(self, marks: Sequence[Mark]) -> None:
-        """What is executed from now on begins after these."""
+        """Begin later work after these marks."""
 
     def mark(self) -> Mark:
-        """The moment at which all that was executed so far has ended."""
+        """The moment at which all work that was started until now has ended."""
 
     def synchronize(self) -> None:
         """Wait until nothing is executed or copied any more.
@@ -175,7 +180,7 @@ class Backend(Protocol):
         Raises
         ------
         BackendError
-            Something of it failed.
+            An execution or a copy failed.
         """
 
     def close(self) -> None:

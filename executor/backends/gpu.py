@@ -1,4 +1,4 @@
-"""What backends on a GPU share: two streams, events for marks, memory of the device."""
+"""Base of the backends on a GPU: two streams, events for marks, memory of the device."""
 
 from __future__ import annotations
 
@@ -23,17 +23,7 @@ __all__ = ["GpuBackend"]
 
 
 class GpuBackend:
-    """Base of a backend on a GPU; see `Backend`.
-
-    Parameters
-    ----------
-    manifest
-        The engine.
-    accelerator
-        The GPU.
-    kind
-        Where weights lie.
-    """
+    """Base of a backend on a GPU; see `Backend`."""
 
     is_asynchronous = True
 
@@ -46,26 +36,23 @@ class GpuBackend:
         self._clock = Clock(self._compute)
         moves = kind is MemoryKind.MANAGED and not accelerator.attributes.is_integrated
         self._is_direct = kind.is_host_visible and not moves
-        """A discrete GPU moves managed pages while storage would write to them."""
+        """True where storage is read straight into weights: a discrete GPU moves managed pages."""
 
     @property
     def gpu(self) -> str:
-        """What delays are measured on."""
         return describe(self._accelerator.attributes, self.memory_kind)
 
     def available_bytes(self) -> int:
-        """Memory of the GPU that is free."""
         return self._accelerator.free_bytes()
 
     def arena(self, nbytes: int) -> GpuArena:
-        """Memory of the kind that was chosen."""
         stream = None if self._is_direct else self._copies
         return GpuArena(self._accelerator, self.memory_kind, nbytes, stream)
 
     def loader(
         self, storage: Reader, arena: Memory, plan: Plan, before_read: BeforeRead | None
     ) -> Loader:
-        """Straight to the place where the host may write, through page-locked memory elsewhere."""
+        """A loader straight to the place where the host may write, else through staging memory."""
         assert isinstance(arena, GpuArena)
         if self._is_direct:
             return DirectLoader(storage, arena, before_read=before_read)
@@ -83,21 +70,19 @@ class GpuBackend:
         )
 
     def array(self, value: Any) -> Array:
-        """See `Backend.array`."""
         array: Array = value
         return array
 
     def forget_segments(self) -> None:
-        """None are kept."""
+        pass
 
     def follow(self, marks: Sequence[Mark]) -> None:
-        """The compute stream waits for the copies' events; the host does not."""
+        """Let the compute stream wait for the copies' events; the host does not wait."""
         for mark in marks:
             if isinstance(mark, GpuMark):
                 self._compute.wait(mark.event)
 
     def mark(self) -> GpuMark:
-        """An event of the compute stream."""
         return GpuMark(self._compute.record(), self._clock)
 
     def synchronize(self) -> None:
@@ -108,10 +93,9 @@ class GpuBackend:
             self._compute.synchronize()
 
     def _settle(self) -> None:
-        """Let both streams end, whatever of them fails."""
         with suppress(BackendError):
             self.synchronize()
 
     def _begin(self) -> None:
-        """An inference begins: events are timed from now, while the stream is idle."""
+        # Events are timed from the beginning of the inference, while the stream is idle.
         self._clock = Clock(self._compute)

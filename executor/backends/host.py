@@ -1,4 +1,4 @@
-"""What backends share that execute on the host: memory is the process's, calls return when done."""
+"""Base of the backends on the host: memory is the process's, calls return when they are done."""
 
 from __future__ import annotations
 
@@ -19,13 +19,7 @@ __all__ = ["HostBackend"]
 
 
 class HostBackend:
-    """Base of a backend on the host; see `Backend`.
-
-    Parameters
-    ----------
-    manifest
-        The engine.
-    """
+    """Base of a backend on the host; see `Backend`."""
 
     is_asynchronous = False
     gpu = ""
@@ -34,38 +28,32 @@ class HostBackend:
         self.manifest = manifest
 
     def available_bytes(self) -> int:
-        """The machine's."""
         return memory_bytes()
 
     def arena(self, nbytes: int) -> Arena:
-        """Anonymous memory."""
         return Arena(nbytes)
 
     def values(self) -> Values:
-        """Anonymous memory."""
         return Values(self.manifest, self.array)
 
     def loader(
         self, storage: Reader, arena: Memory, plan: Plan, before_read: BeforeRead | None
     ) -> Loader:
-        """Straight to the place."""
         assert isinstance(arena, Arena)
         return DirectLoader(storage, arena, before_read=before_read)
 
     def forget_segments(self) -> None:
-        """None are kept."""
+        pass
 
     def array(self, value: Any) -> Array:
-        """See `Backend.array`."""
         array: Array = value
         return array
 
     def follow(self, marks: Sequence[Mark]) -> None:
-        """Everything has passed."""
+        pass
 
     def mark(self) -> Mark:
-        """Now."""
         return Passed()
 
     def synchronize(self) -> None:
-        """Nothing goes on."""
+        pass

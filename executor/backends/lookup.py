@@ -1,4 +1,4 @@
-"""Rows of a table in storage: only those asked for are read, neighbours in one request."""
+"""Read the wanted rows of a table in storage, neighbours in one request."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from swapnet.units import align_up
 __all__ = ["LookupSegment", "RowReader"]
 
 _LANES = 12
-"""Small requests in flight: they wait for the large ones of the ring."""
+"""Number of small requests in flight: they wait for the large ones of the ring."""
 
 _GAP_BYTES = 32 << 10
-"""Rows that are nearer than this are read in one request."""
+"""Largest gap between rows that are read in one request."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,11 @@ class _Span:
     nbytes: int
     first: int
     last: int
-    """Positions among the sorted wanted rows, both included."""
+    """First and last position among the sorted wanted rows, both included."""
 
 
 class RowReader:
-    """Reads rows of one table.
-
-    Parameters
-    ----------
-    block
-        A lookup block.
-    storage
-        The weight file.
-    """
+    """Reader of the rows of one table."""
 
     def __init__(self, block: Block, storage: Reader) -> None:
         assert block.lookup is not None
@@ -60,15 +52,15 @@ class RowReader:
         self._staging = Arena(LOOKUP_BYTES)
         self._pool = ThreadPoolExecutor(_LANES, thread_name_prefix="swapnet-rows")
         self.read_bytes = 0
-        """Since the reader was made."""
+        """Bytes read since the reader was made."""
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """Of one row."""
+        """Shape of one row."""
         return self._lookup.row_shape
 
     def new_rows(self, shape: tuple[int, ...]) -> Array:
-        """An uninitialised array for the rows of indices of this shape."""
+        """An uninitialised array for rows; ``shape`` is that of the indices."""
         return np.empty((*shape, *self._lookup.row_shape), numpy_dtype(self._lookup.dtype))
 
     def read(self, indices: Array, destination: Array) -> None:
@@ -84,7 +76,7 @@ class RowReader:
         Raises
         ------
         InputError
-            An index is outside of the table.
+            An index is outside the table.
         StorageError
             Rows can't be read.
         """
@@ -110,14 +102,13 @@ class RowReader:
         outside = (indices < -count) | (indices >= count)
         if outside.any():
             raise InputError(
-                f"index {indices[outside][0]} in {self._block.inputs[0]!r} is outside of its table",
+                f"index {indices[outside][0]} in {self._block.inputs[0]!r} is outside its table",
                 why=f"the table has {count} rows",
                 hint=f"give indices from {-count} to {count - 1}",
             )
         return np.where(indices < 0, indices + count, indices)
 
     def _batches(self, offsets: npt.NDArray[np.int64]) -> Iterator[list[_Span]]:
-        """Spans that fill the staging memory, batch after batch."""
         batch: list[_Span] = []
         filled = 0
         for span in self._spans(offsets):
@@ -144,7 +135,6 @@ class RowReader:
             first = position
 
     def _staged(self, batch: list[_Span]) -> Iterator[tuple[memoryview, _Span]]:
-        """The bytes of a batch of spans, read with several requests in flight."""
         starts = np.cumsum([0] + [span.nbytes for span in batch])
         staged = [
             (self._staging.view(int(start), span.nbytes), span)
@@ -168,19 +158,7 @@ class RowReader:
 
 
 class LookupSegment:
-    """A lookup block as a segment: done by us, whatever the backend.
-
-    Parameters
-    ----------
-    block
-        A lookup block.
-    storage
-        The weight file.
-    values
-        Where placed values lie.
-    backend
-        Gives values of its own as arrays.
-    """
+    """The segment of a lookup block; the same with every backend."""
 
     def __init__(self, block: Block, storage: Reader, values: ValueStore, backend: Backend) -> None:
         self._indices, self._output = block.inputs[0], block.outputs[0]
@@ -190,11 +168,10 @@ class LookupSegment:
 
     @property
     def read_bytes(self) -> int:
-        """Read since the segment was made."""
+        """Bytes read since the segment was made."""
         return self._reader.read_bytes
 
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
-        """Read the rows; see `Segment.run`."""
         indices = self._find(given, results)
         if self._output in self._values:
             shape = (*indices.shape, *self._reader.row_shape)

@@ -1,8 +1,8 @@
-"""Skeletons merged without the onnx package: ONNX files as protocol-buffer fields.
+"""Merge skeletons without the onnx package: ONNX files as protocol-buffer fields.
 
 Concatenating two encoded messages merges them (Protocol Buffers encoding, "Last One Wins":
-repeated fields are appended), so consecutive skeletons become one graph by copying fields.
-The package `onnx` would cost the executing process 12 MiB.
+repeated fields are appended), so consecutive skeletons become one graph by copying fields. The
+package `onnx` would take 12 MiB of the executing process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     Raises
     ------
     ValueError
-        The message is cut short or uses a wire type that ONNX does not.
+        The message is cut short or has a wire type that ONNX does not use.
     """
     position = 0
     while position < len(message):
@@ -52,14 +52,14 @@ def fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 def merge_skeletons(skeletons: Iterable[bytes], outputs: Iterable[str]) -> bytes:
-    """One model of consecutive skeletons.
+    """Merge consecutive skeletons to one model.
 
     Parameters
     ----------
     skeletons
-        Encoded ``ModelProto`` of consecutive blocks; the first one's header is kept.
+        Encoded ``ModelProto`` of each block; the header of the first is kept.
     outputs
-        Names of the values that the merged model gives: a subset of the blocks' outputs.
+        Names of the merged model's outputs: a subset of the blocks' outputs.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""ONNX Runtime on the CPU: skeletons as sessions, weights bound by address."""
+"""ONNX Runtime on the CPU: a session for each step, weights bound by address."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,21 @@ __all__ = [
     "Allocated",
     "OnnxRuntimeBackend",
     "OrtSegment",
+    "Sessions",
     "arena_of",
-    "open_segment",
+    "open_session",
     "own_process",
     "refused",
-    "segment_model",
     "session_options",
     "version",
 ]
 
 LARGEST_CHUNK_BYTES = (1 << 31) - (1 << 20)
-"""The arena takes its memory at once up to here: ONNX Runtime counts it in 32 bits."""
+"""Largest chunk that ONNX Runtime's arena takes at once: it is counted in 32 bits."""
 
 
-def version() -> str:
-    """Major and minor version: layouts and internal operators may change between them.
+def version(package: str = "onnxruntime") -> str:
+    """Major and minor version: between them layouts and internal operators may change.
 
     Raises
     ------
@@ -50,13 +50,13 @@ def version() -> str:
         import onnxruntime as ort
     except ImportError as error:
         raise BackendUnavailableError(
-            "ONNX Runtime is not here", why=str(error), hint="pip install onnxruntime"
+            "ONNX Runtime is not installed", why=str(error), hint=f"pip install {package}"
         ) from error
     return ".".join(ort.__version__.split(".")[:2])
 
 
 def own_process(threads: int) -> Device:
-    """Give this process one global pool; call once, before any session is made."""
+    """Give this process one global thread pool; called once, before any session is made."""
     import onnxruntime as ort
 
     ort.set_global_thread_pool_sizes(threads, 1)
@@ -64,10 +64,10 @@ def own_process(threads: int) -> Device:
 
 
 class OnnxRuntimeBackend(HostBackend):
-    """Sessions that share one activation arena with a hard limit.
+    """Sessions that share one arena of ONNX Runtime's, with a hard limit.
 
-    Operators run in the order of the skeletons, however many are merged: the placement of values
-    relies on it. ONNX Runtime's priority-based order takes the lowest index that is ready.
+    Operators run in the order of the skeletons, also in merged ones: the placement of values relies
+    on it. ONNX Runtime's priority-based order takes the lowest index that is ready.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class OnnxRuntimeBackend(HostBackend):
     device
         Compute threads.
     scratch
-        Values inside a segment and scratch of its kernels; may be shared with other engines.
+        Memory for values inside a step and for its kernels; may be shared with other engines.
 
     Raises
     ------
@@ -88,50 +88,28 @@ class OnnxRuntimeBackend(HostBackend):
 
     def __init__(self, folder: Path, manifest: Manifest, device: Device, scratch: Scratch) -> None:
         super().__init__(manifest)
-        self._folder = folder
         self._scratch = scratch
-        self._generation = 0
         self._device = device
-        self._skeletons = Skeletons(folder, manifest)
-        self._sessions: dict[tuple[int, int], Any] = {}
+        self._sessions = Sessions(folder, manifest, scratch, self._open)
 
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[OrtSegment]:
-        """The segments of all steps, sharing one arena.
-
-        Sessions of the same blocks are taken over from the plan before, others forgotten: a new
-        one costs half a millisecond and 100 KiB. All are made anew where another arena was
-        registered since.
-        """
-        spans = [(step.first, step.last) for step in steps]
-        with Scratch.environment:
-            self._scratch.enforce("cpu", _register_arena)
-            if self._generation != self._scratch.generation:
-                self._sessions.clear()
-                self._generation = self._scratch.generation
-            self._sessions = {s: v for s, v in self._sessions.items() if s in set(spans)}
-            for span in spans:
-                if span not in self._sessions:
-                    self._sessions[span] = self._make(*span)
+        sessions = self._sessions.of(steps, lambda: self._scratch.enforce("cpu", _register_arena))
         return [
-            OrtSegment(self._sessions[span], self.manifest, step, bindings)
-            for span, step in zip(spans, steps, strict=True)
+            OrtSegment(session, self.manifest, step, bindings)
+            for session, step in zip(sessions, steps, strict=True)
         ]
 
     def array(self, value: Any) -> Array:
-        """A host array of a value; a copy, for the arena's memory is needed again."""
+        # A copy: ONNX Runtime's arena needs the memory again.
         return np.array(value.tensor.numpy()) if isinstance(value, Allocated) else value
 
     def forget_segments(self) -> None:
-        """See `Backend.forget_segments`."""
-        self._sessions.clear()
+        self._sessions.forget()
 
     def close(self) -> None:
-        """Forget sessions and skeletons; a session lives as long as a segment of it."""
-        self._skeletons.clear()
-        self._sessions.clear()
+        self._sessions.close()
 
-    def _make(self, first: int, last: int) -> Any:
-        """A session of consecutive blocks."""
+    def _open(self, model: bytes, step: Step) -> Any:
         options = session_options(shared_arena=True)
         if self._device.pool is ThreadPool.GLOBAL:
             options.use_per_session_threads = False
@@ -139,8 +117,56 @@ class OnnxRuntimeBackend(HostBackend):
             options.intra_op_num_threads = self._device.threads
             options.inter_op_num_threads = 1
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        model = segment_model(self.manifest, self._skeletons, first, last)
-        return open_segment(model, options, "CPUExecutionProvider", {}, first, last)
+        return open_session(model, step, options, "CPUExecutionProvider")
+
+
+class Sessions:
+    """Sessions of an engine's steps, taken over from one plan to the next.
+
+    A new session costs half a millisecond and 100 KiB. A step of the same blocks has the session of
+    the plan before; all are opened again after another arena was registered.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        scratch: Scratch,
+        open_: Callable[[bytes, Step], Any],
+    ) -> None:
+        self._manifest = manifest
+        self._skeletons = Skeletons(folder, manifest)
+        self._scratch = scratch
+        self._open = open_
+        self._generation = 0
+        self._opened: dict[tuple[int, int], Any] = {}
+
+    def of(self, steps: Sequence[Step], enforce: Callable[[], None]) -> list[Any]:
+        """A session for each step; ``enforce`` registers the arena of new ones."""
+        spans = [(step.first, step.last) for step in steps]
+        with Scratch.environment:
+            enforce()
+            if self._generation != self._scratch.generation:
+                self._opened.clear()
+                self._generation = self._scratch.generation
+            self._opened = {span: s for span, s in self._opened.items() if span in set(spans)}
+            for span, step in zip(spans, steps, strict=True):
+                if span not in self._opened:
+                    self._opened[span] = self._open(self._model(*span), step)
+        return [self._opened[span] for span in spans]
+
+    def forget(self) -> None:
+        """Open all again the next time; a session lives as long as a segment of it."""
+        self._opened.clear()
+
+    def close(self) -> None:
+        """Forget sessions and skeletons. Safe to call twice."""
+        self.forget()
+        self._skeletons.clear()
+
+    def _model(self, first: int, last: int) -> bytes:
+        skeletons = [self._skeletons[block] for block in range(first, last + 1)]
+        return merge_skeletons(skeletons, _outputs(self._manifest, first, last))
 
 
 def _register_arena(limit_bytes: int) -> None:
@@ -150,7 +176,7 @@ def _register_arena(limit_bytes: int) -> None:
 
 
 def arena_of(memory: str, limit_bytes: int, *, index: int = 0) -> tuple[Any, Any]:
-    """One arena for all sessions, as ONNX Runtime registers it: where it lies, and how it grows.
+    """Place and growth of an arena for all sessions, as ONNX Runtime registers it.
 
     Chunks are split to the last 256 bytes: the default of 128 MiB wastes up to half of each.
     """
@@ -171,12 +197,12 @@ def arena_of(memory: str, limit_bytes: int, *, index: int = 0) -> tuple[Any, Any
 
 
 def session_options(*, shared_arena: bool) -> Any:
-    """Of every session: operators run as they are stored, in the order of the file.
+    """Options of every session: operators run as they are stored, in the order of the file.
 
     Parameters
     ----------
     shared_arena
-        Its memory comes from the arena that is registered with the process.
+        True for memory from the arena that is registered with the process.
     """
     import onnxruntime as ort
 
@@ -187,33 +213,31 @@ def session_options(*, shared_arena: bool) -> Any:
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     options.add_session_config_entry("session.use_env_allocators", str(int(shared_arena)))
     options.add_session_config_entry("session.disable_prepacking", "1")
-    # Else a DequantizeLinear whose output several read is repeated, unoptimised or not: a copy runs
-    # where it is read, after the memory of its input may have gone to another value.
+    # Otherwise ONNX Runtime copies a DequantizeLinear for each operator that reads its output, even
+    # unoptimised. The copy runs late, when another value may lie in the memory of its input.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
 
 
-def segment_model(manifest: Manifest, skeletons: Skeletons, first: int, last: int) -> bytes:
-    """The skeletons of consecutive blocks as one model."""
-    wanted = _outputs(manifest, first, last)
-    return merge_skeletons([skeletons[b] for b in range(first, last + 1)], wanted)
-
-
-def open_segment(
-    model: bytes, options: Any, provider: str, settings: Mapping[str, str], first: int, last: int
+def open_session(
+    model: bytes,
+    step: Step,
+    options: Any,
+    provider: str,
+    settings: Mapping[str, str] | None = None,
 ) -> Any:
-    """A session of consecutive blocks.
+    """A session of a step's blocks.
 
     Raises
     ------
     BackendError
-        ONNX Runtime refuses it.
+        ONNX Runtime refuses the model, or has no such provider.
     """
     import onnxruntime as ort
 
-    what = f"blocks {first} to {last} can't be loaded"
+    what = f"blocks {step.first} to {step.last} can't be loaded"
     try:
-        session = ort.InferenceSession(model, options, [(provider, dict(settings))])
+        session = ort.InferenceSession(model, options, [(provider, dict(settings or {}))])
     except Exception as error:
         raise refused(what, error) from error
     if (found := session.get_providers()[0]) != provider:
@@ -226,7 +250,7 @@ def open_segment(
 
 
 def _outputs(manifest: Manifest, first: int, last: int) -> list[str]:
-    """Values that a segment gives: all placed ones, and what others or the caller need."""
+    """Outputs of a segment: all placed values, and those that others or the caller need."""
     inside = range(first, last + 1)
     needed = {tensor.name for tensor in manifest.outputs}
     for block in manifest.blocks:
@@ -241,10 +265,10 @@ def _outputs(manifest: Manifest, first: int, last: int) -> list[str]:
 
 
 class Allocated:
-    """An output in the arena; its memory returns when it is forgotten.
+    """An output in ONNX Runtime's arena; the memory returns with the last reference.
 
-    Until ONNX Runtime 1.27 at least, what a binding gives is a view of the binding's own value:
-    the binding lets go of it no earlier.
+    Up to ONNX Runtime 1.27 at least, the output of a binding is a view of the binding's own value.
+    So the binding has to forget it too.
     """
 
     __slots__ = ("_binding", "_name", "tensor")
@@ -259,18 +283,18 @@ class Allocated:
 
 
 class OrtSegment:
-    """A session whose weights and placed values are bound once.
+    """The segment of a step: a session with weights and placed values bound once.
 
     Parameters
     ----------
     session, step
-        Consecutive blocks.
+        The step, and the session of its blocks.
     manifest, bindings
-        The engine, and where its weights and placed values lie.
+        The engine, and the addresses of its weights and placed values.
     memory, index
-        What ONNX Runtime calls the memory in which they do, and of which device it is.
+        ONNX Runtime's name for the memory of these addresses, and number of its device.
     run_options
-        Of each run.
+        Options of each run.
     """
 
     def __init__(
@@ -314,7 +338,7 @@ class OrtSegment:
                 self._given_outputs.append(value)
         placed = len(session.get_outputs()) - len(self._given_outputs)
         self._positions = {t.name: placed + i for i, t in enumerate(self._given_outputs)}
-        """In the order of binding, which is the order of `get_outputs`."""
+        """Positions in the order of binding, which is the order of `get_outputs`."""
 
     @property
     def gives(self) -> tuple[str, ...]:
@@ -322,7 +346,6 @@ class OrtSegment:
         return tuple(tensor.name for tensor in self._given_outputs)
 
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
-        """Execute; see `Segment.run`."""
         for tensor in self._given_inputs:
             value = results.get(tensor.name, given.get(tensor.name))
             if isinstance(value, Allocated):
@@ -366,6 +389,7 @@ def _kind(dtype: str) -> Any:
 
 
 def refused(what: str, error: Exception) -> BackendError | BudgetError:
+    """The error of a call that ONNX Runtime refused; `BudgetError` if its arena is full."""
     reason = str(error).strip().splitlines()[0]
     if "smaller than requested" in reason:
         return BudgetError(

@@ -1,4 +1,4 @@
-"""ONNX Runtime's CUDA provider: the same skeletons, weights bound to addresses of the device."""
+"""ONNX Runtime's CUDA provider: the same sessions, weights bound to addresses of the device."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from swapnet.executor.backends.gpu import GpuBackend
 from swapnet.executor.backends.onnxruntime import (
     Allocated,
     OrtSegment,
+    Sessions,
     arena_of,
-    open_segment,
+    open_session,
     refused,
-    segment_model,
     session_options,
+    version,
 )
 from swapnet.executor.backends.scratch import Scratch
-from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind, Stream
 from swapnet.executor.gpu.device_values import CrossingValues
 from swapnet.executor.planning.plan import Step
@@ -31,38 +31,34 @@ from swapnet.manifest import Manifest
 __all__ = ["OnnxRuntimeCudaBackend", "check_provider"]
 
 _CUBLAS_WORKSPACE = ":16:8"
-"""Eight buffers of 16 KiB: each session has handles of its own, with up to 32 MiB otherwise."""
+"""Eight buffers of 16 KiB for the cuBLAS handles of each session; the default is up to 32 MiB."""
 
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
-"""By where ONNX Runtime finds the accelerator's addresses; a simulated one's are the host's."""
+"""Provider for `Accelerator.onnxruntime_device`; a simulated GPU's addresses are the host's."""
 
 
 def check_provider() -> None:
-    """Whether the ONNX Runtime that is installed has the CUDA provider.
+    """Check that the installed ONNX Runtime has the CUDA provider.
 
     Raises
     ------
     BackendUnavailableError
-        It has not.
+        ONNX Runtime is not installed, or has no CUDA provider.
     """
-    hint = "pip install onnxruntime-gpu in place of onnxruntime"
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise BackendUnavailableError(
-            "ONNX Runtime is not here", why=str(error), hint=hint
-        ) from error
+    version("onnxruntime-gpu")
+    import onnxruntime as ort
+
     ort.preload_dlls()
     if _PROVIDERS["cuda"] not in (found := ort.get_available_providers()):
         raise BackendUnavailableError(
             "this ONNX Runtime has no CUDA provider",
             why=f"it has {', '.join(found)}",
-            hint=hint,
+            hint="pip install onnxruntime-gpu in place of onnxruntime",
         )
 
 
 class OnnxRuntimeCudaBackend(GpuBackend):
-    """Sessions on our compute stream that share one arena with a hard limit.
+    """Sessions on our compute stream that share one arena of ONNX Runtime's, with a hard limit.
 
     A session that gives nothing to the host returns before its kernels have ended; the others
     wait for the device.
@@ -72,9 +68,9 @@ class OnnxRuntimeCudaBackend(GpuBackend):
     folder, manifest
         The engine.
     accelerator, kind
-        The GPU, and where weights lie.
+        The GPU, and the kind of memory for weights.
     scratch
-        Values inside a segment and scratch of its kernels.
+        Memory for values inside a step and for its kernels.
     """
 
     name = "onnxruntime-cuda"
@@ -89,37 +85,23 @@ class OnnxRuntimeCudaBackend(GpuBackend):
     ) -> None:
         super().__init__(manifest, accelerator, kind)
         self._memory = accelerator.onnxruntime_device
-        self._skeletons = Skeletons(folder, manifest)
-        self._sessions: dict[tuple[int, int], Any] = {}
         self._scratch = scratch
-        self._generation = 0
+        self._sessions = Sessions(folder, manifest, scratch, self._open)
         if self._memory == "cuda":
             check_provider()
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACE)
 
     def values(self) -> CrossingValues:
-        """Those across cuts on the device; ONNX Runtime copies what is given and what results."""
         return CrossingValues(
-            self.manifest, self.array, self._accelerator, self._compute, self._begin
+            self.manifest, self._accelerator, self._compute, self._begin, self.array
         )
 
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[_CudaSegment]:
-        """See `Backend.segments`; sessions of the same blocks are kept from the plan before."""
-        spans = [(step.first, step.last) for step in steps]
-        with Scratch.environment:
-            if self._memory == "cuda":
-                self._scratch.enforce("cuda", self._register_arena)
-            if self._generation != self._scratch.generation:
-                self._sessions.clear()
-                self._generation = self._scratch.generation
-            self._sessions = {s: v for s, v in self._sessions.items() if s in set(spans)}
-            for span in spans:
-                if span not in self._sessions:
-                    self._sessions[span] = self._make(*span)
+        sessions = self._sessions.of(steps, self._enforce_arena)
         return [
             _CudaSegment(
                 OrtSegment(
-                    self._sessions[span],
+                    session,
                     self.manifest,
                     step,
                     bindings,
@@ -129,23 +111,19 @@ class OnnxRuntimeCudaBackend(GpuBackend):
                 ),
                 self._compute,
             )
-            for span, step in zip(spans, steps, strict=True)
+            for session, step in zip(sessions, steps, strict=True)
         ]
 
     def array(self, value: Any) -> Array:
-        """A host array of a value, which ONNX Runtime copies from the device."""
         self._compute.synchronize()
         return np.array(value.tensor.numpy()) if isinstance(value, Allocated) else value
 
     def forget_segments(self) -> None:
-        """See `Backend.forget_segments`."""
-        self._sessions.clear()
+        self._sessions.forget()
 
     def close(self) -> None:
-        """Forget sessions and skeletons."""
         self._settle()
-        self._skeletons.clear()
-        self._sessions.clear()
+        self._sessions.close()
 
     def _settings(self) -> dict[str, str]:
         return {
@@ -155,6 +133,10 @@ class OnnxRuntimeCudaBackend(GpuBackend):
             "cudnn_conv_algo_search": "HEURISTIC",
             "cudnn_conv_use_max_workspace": "0",
         }
+
+    def _enforce_arena(self) -> None:
+        if self._memory == "cuda":
+            self._scratch.enforce("cuda", self._register_arena)
 
     def _register_arena(self, limit_bytes: int) -> None:
         import onnxruntime as ort
@@ -167,17 +149,16 @@ class OnnxRuntimeCudaBackend(GpuBackend):
         except Exception as error:
             raise refused("the CUDA arena can't be made", error) from error
 
-    def _make(self, first: int, last: int) -> Any:
+    def _open(self, model: bytes, step: Step) -> Any:
         on_gpu = self._memory == "cuda"
         options = session_options(shared_arena=on_gpu)
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        model = segment_model(self.manifest, self._skeletons, first, last)
         settings = self._settings() if on_gpu else {}
-        return open_segment(model, options, _PROVIDERS[self._memory], settings, first, last)
+        return open_session(model, step, options, _PROVIDERS[self._memory], settings)
 
     def _run_options(self, step: Step) -> Any:
-        """Return before the device has ended, unless something goes to the host."""
+        # A session returns before the device has ended, unless it gives something to the host.
         import onnxruntime as ort
 
         outputs = {tensor.name for tensor in self.manifest.outputs}
@@ -189,14 +170,14 @@ class OnnxRuntimeCudaBackend(GpuBackend):
 
 
 class _CudaSegment:
-    """A session called in the order of the compute stream."""
+    """A segment that is executed in the order of the compute stream."""
 
     def __init__(self, segment: OrtSegment, stream: Stream) -> None:
         self._segment = segment
         self._stream = stream
 
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
-        """Execute; see `Segment.run`. What goes to the host is there when it returns."""
+        """Execute the step; outputs for the host are there when the call returns."""
         gives = self._segment.gives
         taken = given if gives else dict(given)
         self._stream.call(lambda _: self._segment.run(taken, results))

@@ -1,4 +1,4 @@
-"""The arena of ONNX Runtime's sessions: what is inside a segment, and scratch of its kernels."""
+"""ONNX Runtime's arena: memory for values inside a step and for its kernels."""
 
 from __future__ import annotations
 
@@ -17,22 +17,18 @@ class Scratch:
     ONNX Runtime gives new sessions what was registered last with its process-wide environment. A
     session keeps the memory that it was made with, until it is forgotten.
 
-    Parameters
-    ----------
-    limit_bytes
-        Of all sessions together.
-
     Attributes
     ----------
     environment
-        Held while an arena is registered and sessions are made with it.
+        Lock that is held while an arena is registered and sessions are made with it.
     generation
-        Counts arenas: sessions of an earlier one are not to be used beside those of this one.
+        Number of arenas until now. Sessions of an earlier arena must not be used beside those of
+        the latest.
     """
 
     environment: ClassVar[threading.RLock] = threading.RLock()
     _in_force: ClassVar[dict[str, Scratch]] = {}
-    """By kind of memory."""
+    """The scratch memory of new sessions, by kind of memory."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.generation = 0
@@ -40,24 +36,24 @@ class Scratch:
 
     @property
     def limit_bytes(self) -> int:
-        """Of all sessions together."""
+        """Upper limit for all sessions together."""
         return self._limit_bytes
 
     def resize(self, limit_bytes: int) -> None:
-        """Change the limit; sessions that are there keep their arena until they are made anew."""
+        """Change the limit; existing sessions keep their arena until they are made again."""
         with self.environment:
             self._limit_bytes = max(limit_bytes, _LEAST_BYTES)
             self.retire()
 
     def enforce(self, memory: str, register: Callable[[int], None]) -> None:
-        """Make it what new sessions get; the caller holds `environment`.
+        """Give this memory to new sessions; the caller holds `environment`.
 
         Parameters
         ----------
         memory
-            Kind of memory: each has an arena of its own.
+            Kind of memory: each has its own arena.
         register
-            Registers an arena of so many bytes.
+            Registers an arena with a limit in bytes.
         """
         if self._in_force.get(memory) is not self:
             register(self._limit_bytes)
@@ -65,7 +61,7 @@ class Scratch:
             self.generation += 1
 
     def retire(self) -> None:
-        """New sessions get it no more."""
+        """Give this memory to no new session."""
         with self.environment:
             for memory in [m for m, scratch in self._in_force.items() if scratch is self]:
                 del self._in_force[memory]

@@ -1,4 +1,4 @@
-"""Skeletons of an engine directory: read once, and checked against the manifest."""
+"""Read the skeletons of an engine directory, and check them against the manifest."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ __all__ = ["Skeletons"]
 
 
 class Skeletons:
-    """The files of an engine's blocks.
-
-    Parameters
-    ----------
-    folder, manifest
-        The engine.
-    """
+    """The files of an engine's blocks."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder = folder
@@ -25,7 +19,7 @@ class Skeletons:
         self._read: dict[int, bytes] = {}
 
     def __getitem__(self, index: int) -> bytes:
-        """The bytes of a block's file; kept.
+        """Bytes of a block's file, read once.
 
         Raises
         ------
@@ -37,7 +31,7 @@ class Skeletons:
         return self._read[index]
 
     def read(self, index: int) -> bytes:
-        """The same, not kept."""
+        """Bytes of a block's file, read again with each call."""
         block = self._blocks[index]
         path = self._folder / block.file
         rebuild = "build the engine again: swapnet build"
@@ -56,5 +50,5 @@ class Skeletons:
         return data
 
     def clear(self) -> None:
-        """Forget what was kept."""
+        """Forget all files."""
         self._read.clear()

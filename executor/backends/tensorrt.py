@@ -1,10 +1,10 @@
 """TensorRT and TensorRT-RTX: a block is a serialized engine, its weights bound or inside.
 
 With *external* weights the engine is small, is made once and stays: swapping is reading bytes to
-the addresses that it was bound to. With *embedded* ones the engine is made anew in each inference,
-in the reading thread, from memory that holds its plan; what TensorRT allocates for it lies in the
-block's place of the arena. TensorRT-RTX can do that without making the engine anew: it loads and
-unloads the weights of one that stays.
+the addresses that it was bound to. With *embedded* weights the engine is made again in each
+inference, in the reading thread, from host memory with its plan. The memory that TensorRT allocates
+for it lies in the block's place of the arena. TensorRT-RTX need not make the engine again: it loads
+and unloads the weights of an engine that stays.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 __all__ = ["TensorRTBackend"]
 
 _ROOM = 4
-"""Times its extent: memory in which an engine is made for the first time."""
+"""Memory in which an engine is made for the first time, in multiples of its extent."""
 
 _SPARE_BYTES = 4 << 20
-"""What engines may ask for while they execute, beyond what they took when they were made."""
+"""Memory that engines may ask for while they execute, beyond that of their making."""
 
 
 _Answer = TypeVar("_Answer")
@@ -54,20 +54,20 @@ _Answer = TypeVar("_Answer")
 class TensorRTBackend(GpuBackend):
     """Engines that share one scratch memory and one allocator of ours.
 
-    Each engine is made once when the backend is opened: what it needs beside weights is then known,
-    and `manifest` says so.
+    Each engine is made once when the backend is opened: its needs beside weights are known then,
+    and are in `manifest`.
 
     Parameters
     ----------
     folder, manifest
         The engine.
     accelerator, kind
-        The GPU, and where weights lie.
+        The GPU, and the kind of memory for weights.
 
     Raises
     ------
     BackendUnavailableError
-        The library is not here.
+        The library is not installed.
     EngineError
         A plan is missing, was changed, or was built for another GPU or version.
     BackendError
@@ -90,7 +90,7 @@ class TensorRTBackend(GpuBackend):
         self._defers = hasattr(self._runtime, "defer_weights_loading")
         self._skeletons = Skeletons(folder, manifest)
         self._engines: dict[int, _Engine] = {}
-        """By block: those that stay, and those that are loaded now."""
+        """By block: engines that stay, and engines that are loaded now."""
         self._values: GpuValues | None = None
         try:
             needs = [self._open(block, folder) for block in manifest.blocks]
@@ -113,14 +113,13 @@ class TensorRTBackend(GpuBackend):
             self._give_scratch(engine)
 
     def values(self) -> GpuValues:
-        """All of them on the device."""
         self._values = GpuValues(self.manifest, self._accelerator, self._compute, self._begin)
         return self._values
 
     def loader(
         self, storage: Reader, arena: Memory, plan: Plan, before_read: BeforeRead | None
     ) -> Loader:
-        """See `GpuBackend.loader`; blocks with embedded weights become engines on arrival."""
+        """The base's loader; it makes engines of blocks with embedded weights on arrival."""
         assert isinstance(arena, GpuArena)
         inner = super().loader(storage, arena, plan, before_read)
         if all(block.weight_style == "external" for block in self.manifest.blocks):
@@ -129,7 +128,8 @@ class TensorRTBackend(GpuBackend):
             inner,
             self.manifest,
             plan.places,
-            self,
+            self._load_plan,
+            self._unload,
             storage,
             arena,
             self._accelerator,
@@ -138,7 +138,6 @@ class TensorRTBackend(GpuBackend):
         )
 
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[_TensorRTSegment]:
-        """See `Backend.segments`."""
         blocks = self.manifest.blocks
         shared = {name: place for (owner, name), place in bindings.weights.items() if owner < 0}
         placed = {**bindings.values, **shared}
@@ -156,8 +155,7 @@ class TensorRTBackend(GpuBackend):
             for step in steps
         ]
 
-    def load(self, block: int, plan: memoryview, address: int, nbytes: int) -> Mark:
-        """See `Plans.load`."""
+    def _load_plan(self, block: int, plan: memoryview, address: int, nbytes: int) -> Mark:
         region = Region(address, nbytes)
         staying = self._engines.get(block)
         if staying is not None:
@@ -173,8 +171,7 @@ class TensorRTBackend(GpuBackend):
         # The library may copy on the default stream, for which ours do not wait.
         return GpuMark(self._accelerator.default_stream().record(), self._clock)
 
-    def unload(self, block: int) -> None:
-        """See `Plans.unload`."""
+    def _unload(self, block: int) -> None:
         engine = self._engines.get(block)
         if engine is None:
             return
@@ -197,7 +194,6 @@ class TensorRTBackend(GpuBackend):
         self._compute.call(lambda handle: self._enqueue(block, engine, handle))
 
     def close(self) -> None:
-        """Release engines, then the memory that they lie in. Safe to call twice."""
         self._settle()
         self._release()
         self._skeletons.clear()
@@ -219,7 +215,7 @@ class TensorRTBackend(GpuBackend):
             self._scratch.free()
 
     def _open(self, block: Block, folder: Path) -> Need:
-        """Make a block's engine to learn what it needs; it stays if its weights are elsewhere."""
+        """Make a block's engine to learn its needs; it stays if its weights are not inside."""
         if not block.is_graph:
             return Need(block.skeleton_bytes, 0)
         before = self._heap.used_bytes
@@ -246,7 +242,7 @@ class TensorRTBackend(GpuBackend):
         return Need(taken + len(plan) * external, engine.scratch_bytes)
 
     def _try_out(self, block: Block, plan: memoryview) -> Need:
-        """Make an engine and forget it; what will not fit in its place comes from the heap."""
+        """Make an engine and forget it; its needs beyond the block's place come from the heap."""
         nbytes = _ROOM * block.extent.nbytes
         room = self._accelerator.allocate(MemoryKind.DEVICE, nbytes)
         try:
@@ -260,7 +256,7 @@ class TensorRTBackend(GpuBackend):
         return Need(max(region.used_bytes - block.extent.nbytes, 0), scratch)
 
     def _check(self, block: Block, plan: memoryview) -> None:
-        """Ask TensorRT-RTX whether a plan runs here; the other has no such question."""
+        # Only TensorRT-RTX can be asked whether a plan runs here.
         if not hasattr(self._runtime, "get_engine_validity"):
             return
         with listening(self.name) as log:
@@ -278,12 +274,13 @@ class TensorRTBackend(GpuBackend):
         what = f"the engine of block {block} can't be made"
         with self._asking(what, source) as ask:
             engine = ask(self._runtime.deserialize_cuda_engine(plan))
-        # A context keeps memory of its own for as long as its engine lives.
+        # A context keeps its own memory as long as its engine lives.
         try:
             with self._asking(f"block {block} can't be executed", source) as ask:
                 context = ask(engine.create_execution_context(_context_settings(self._trt, engine)))
         except BackendError:
-            # Else the error's traceback keeps the engine, which then gives back what others have.
+            # Otherwise the error's traceback keeps the engine, and its end would give back memory
+            # that others have by then.
             del engine
             raise
         return _Engine(self._trt, engine, context)
@@ -300,7 +297,7 @@ class TensorRTBackend(GpuBackend):
 
     @contextmanager
     def _asking(self, what: str, source: Source | None) -> Iterator[_Ask]:
-        """Call the library, which answers None or False and logs why."""
+        """Call the library, which answers None or False and logs the reason."""
         with (
             self._accelerator.current(),
             listening(self.name) as log,
@@ -346,7 +343,7 @@ class _Engine:
         ]
 
     def bind(self, addresses: Mapping[str, int]) -> None:
-        """Give each tensor its address, unless they are those that it was given last."""
+        """Give each tensor its address, unless the addresses are those of the latest call."""
         if addresses is self._bound:
             return
         for name in self._names:
@@ -355,24 +352,24 @@ class _Engine:
         self._bound = addresses
 
     def take_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Set the shapes of what is given, and add those of what results."""
+        """Set the shapes of inputs, and add those of outputs to ``shapes``."""
         for name in self._dynamic:
             if not self.context.set_input_shape(name, shapes[name]):
                 raise _refused(
                     f"{name!r} can't have the shape {'x'.join(map(str, shapes[name]))}",
-                    "it is outside of the engine's optimisation profile",
+                    "it is outside the engine's optimisation profile",
                 )
         for name in self._outputs:
             shapes[name] = tuple(self.context.get_tensor_shape(name))
 
     def release(self) -> None:
-        """Forget the context, then the engine."""
+        # The context is inside the engine, so it has to go first.
         del self.context
         del self.engine
 
 
 class _TensorRTSegment:
-    """Consecutive blocks, one launch each."""
+    """The segment of a step: one launch for each block."""
 
     def __init__(
         self, backend: TensorRTBackend, addresses: Mapping[int, Mapping[str, int]]
@@ -381,7 +378,6 @@ class _TensorRTSegment:
         self._addresses = addresses
 
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
-        """Enqueue; see `Segment.run`. All values lie on the device."""
         for block, addresses in self._addresses.items():
             self._backend.run(block, addresses)
 
@@ -389,8 +385,8 @@ class _TensorRTSegment:
 def _context_settings(
     trt: tensorrt.Module, engine: tensorrt.ICudaEngine
 ) -> tensorrt.ExecutionContextAllocationStrategy | tensorrt.IRuntimeConfig:
-    """Scratch is ours. TensorRT-RTX compiles kernels for new shapes before it runs them: by default
-    it runs others meanwhile, whose results differ in the last bits."""
+    # Scratch memory is ours. TensorRT-RTX compiles kernels for new shapes eagerly: by default it
+    # runs other kernels meanwhile, and their results differ in the last bits.
     strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
         return strategy
@@ -402,13 +398,12 @@ def _context_settings(
 
 
 def _stored_plan(folder: Path, block: Block) -> memoryview:
-    """The serialized engine in a block's extent, mapped."""
     offset, shape = block.extent.offset, (block.plan_nbytes,)
     return np.memmap(folder / WEIGHTS, np.uint8, "r", offset=offset, shape=shape).data
 
 
 def _allocator(trt: tensorrt.Module, allocations: Allocations) -> tensorrt.IGpuAllocator:
-    """An ``IGpuAllocator`` that forwards to ours; 0 is no address: None would be printed."""
+    """An ``IGpuAllocator`` of ours; it answers 0 for no address, because None would be printed."""
 
     class Allocator(trt.IGpuAllocator):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -427,8 +422,6 @@ def _allocator(trt: tensorrt.Module, allocations: Allocations) -> tensorrt.IGpuA
 
 
 def _plan_reader(trt: tensorrt.Module, plan: memoryview) -> tensorrt.IStreamReaderV2:
-    """An ``IStreamReaderV2`` over a plan in host memory."""
-
     class PlanReader(trt.IStreamReaderV2):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IStreamReaderV2.__init__(self)

@@ -1,1 +1,1 @@
-"""Benchmarks: sides that take turns in processes of their own, and the report."""
+"""Benchmarks: sides in their own processes that run in turn, and the report."""

@@ -1,4 +1,4 @@
-"""One benchmark: sides in their own processes take taken, ratios are taken pair by pair."""
+"""One benchmark: sides run in turn in their own processes, ratios are taken round by round."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from swapnet.process.cgroup import MemoryGroup, accounting, check_available, is_
 __all__ = ["Findings", "Other", "Setup", "bench"]
 
 _PATIENCE_S = 60.0
-"""For one turn of a side that may fail: under a small limit others read the model over and over."""
+"""Time-out of a round of a side that may fail: under a small limit it reads the model endlessly."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Other:
     Attributes
     ----------
     path
-        What it runs: an engine directory, an ONNX file.
+        Engine directory or ONNX file.
     role
         See `Request`.
     options, load_mode
-        How one that swaps plans and reads; None as ours does.
+        Restrictions of the plan and way to read, for a side that swaps; None for those of ours.
     program
-        Runs it in a process that is not ours, with a fixed cost of its own: that of the same
-        program with the path ``""``. None for a process of ours.
+        Program that runs it, with its own fixed cost: that of the same program with the path
+        ``""``. None for a process of ours.
     """
 
     path: Path
@@ -60,39 +60,39 @@ class Other:
 
 @dataclass(frozen=True)
 class Setup:
-    """What to measure and how long.
+    """Settings of one benchmark.
 
     Attributes
     ----------
     engine
-        At its input shapes, on its device.
+        The engine, at its input shapes and on its device.
     budget
-        Of the swapped side.
+        Budget of the swapped side.
     inputs
         Arrays by name.
     one_operator
-        An engine of one operator: its process is the fixed cost.
+        Engine of one operator: the memory of its process is the fixed cost.
     unswapped
         The original ONNX file, run by ONNX Runtime at its own best settings in turn with ours;
         None to leave it out.
     others
-        Other ways to run the model by name, in turn with ours, under the same limit: such as
-        ``"mapped"``, which the report compares with ours. They may fail.
+        Other ways to run the model by name, in turn with ours, under the same limit. The report
+        compares ``"mapped"`` with ours. They may fail.
     load_mode, options
-        How weights are read, and how to plan.
+        Way to read weights, and restrictions of the plan.
     memory_limit
         Run under the kernel's limit of the fixed cost and the budget.
     fixed_bytes
         Fixed costs that are known already: ``"swapped"`` is that of our processes, others have
-        the names of ``others``. Those that are missing are measured.
+        the names of ``others``. Missing ones are measured.
     schedule
-        How long.
+        Number and duration of rounds.
     percentiles
-        To report.
+        Percentiles of the latency to report.
     trace
         Record the timeline of the last inference.
     command
-        For the report.
+        Command line, for the report.
     """
 
     engine: Engine
@@ -113,20 +113,22 @@ class Setup:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was measured.
+    """Results of one benchmark.
 
     Attributes
     ----------
     report
         The summary.
+    plan, manifest
+        Plan and manifest of the swapped side.
     rounds
-        Of the swapped side, in order.
+        Rounds of the swapped side, in order.
     outputs
-        Of the swapped side's last inference.
+        Outputs of the swapped side's last inference.
     steps_ms
-        By step of ``plan``: execution time in each counted inference.
+        Execution times of each step of ``plan`` in all counted inferences.
     trace_events
-        Of the last inference; empty unless traced.
+        Events of the last inference; empty unless traced.
     """
 
     report: Report
@@ -146,9 +148,9 @@ def bench(setup: Setup) -> Findings:
     BudgetError
         The budget is too small, or the kernel killed the swapped model.
     BackendUnavailableError
-        A kernel limit was asked for and is not to be had.
+        A kernel limit was asked for and is not available.
     SwapnetError
-        Whatever a side raised; other ways to run the model may fail, which the report says.
+        A side raised it; failures of ``others`` are only reported.
     """
     engine = setup.engine.in_child().with_needs()
     manifest, profile = engine.manifest, engine.measured
@@ -160,16 +162,18 @@ def bench(setup: Setup) -> Findings:
     with tempfile.TemporaryDirectory(prefix="swapnet-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         sides = _Sides(setup, plan, folder, stack, counted)
-        taken = run_rounds(setup.schedule, sides.workers, setup.others)
+        runs = {name: worker.run for name, worker in sides.workers.items()}
+        taken = run_rounds(setup.schedule, runs, setup.others)
         taken.notes.update(sides.notes)
         swapped = sides.workers["swapped"]
         details = swapped.details()
-        # The peak is read before outputs are written out, which is not the model's doing.
+        # The peak is read before outputs are written: writing takes memory too.
         group = sides.groups.get("swapped")
         peak = group.peak_bytes if group is not None else int(details["resident_peak_bytes"])
         peak -= sides.fixed_bytes
+        counted_by = accounting(counted=counted, limited=setup.memory_limit)
         if manifest.runs_on_gpu:
-            peak = int(details["gpu_bytes"])
+            peak, counted_by = int(details["gpu_bytes"]), "GPU"
         outputs = sides.outputs("swapped", folder)
         error = (
             largest_difference(outputs, sides.outputs("unswapped", folder))
@@ -188,7 +192,7 @@ def bench(setup: Setup) -> Findings:
                 peers=peers,
                 fixed_bytes=sides.fixed_bytes,
                 peak_bytes=peak,
-                accounting=_accounting(setup, manifest, counted),
+                accounting=counted_by,
                 error=error,
                 load_mode=details["load_mode"],
             ),
@@ -210,27 +214,21 @@ def bench(setup: Setup) -> Findings:
         )
 
 
-def _accounting(setup: Setup, manifest: Manifest, counted: bool) -> str:
-    if manifest.runs_on_gpu:
-        return "GPU"
-    return accounting(counted=counted, limited=setup.memory_limit)
-
-
 class _Sides:
     """All processes of one benchmark, started under their limits.
 
     Attributes
     ----------
     workers
-        By name; those that could not start are missing.
+        Sides by name, without those that could not start.
     groups
-        Where the kernel counts, by name.
+        Groups in which the kernel counts, by name.
     notes
-        Why a side did not start.
+        Reasons of sides that did not start.
     fixed_bytes
         Fixed cost of our process.
     other_fixed_bytes
-        Of the processes that have another.
+        Fixed costs of other programs.
     """
 
     def __init__(
@@ -258,7 +256,7 @@ class _Sides:
         return self._rounds.notes
 
     def outputs(self, name: str, folder: Path) -> dict[str, Array]:
-        """Of a side's latest inference; its limit ends here."""
+        """Outputs of a side's latest inference; its memory limit ends here."""
         if name in self.groups:
             self.groups[name].lift()
         return self.workers[name].outputs(folder)
@@ -328,7 +326,7 @@ class _Sides:
         *,
         patience_s: float | None = None,
     ) -> None:
-        """Start a side; with a fixed cost it is counted, and limited where that was asked for."""
+        """Start a side; ``fixed_bytes`` makes the kernel count it, and limit it if asked for."""
         group = limit = None
         if fixed_bytes is not None:
             if self._setup.memory_limit:

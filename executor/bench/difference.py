@@ -1,4 +1,4 @@
-"""Two engines of one model: whether they can be compared, and how far their outputs are apart."""
+"""Compare two engines of one model, and their outputs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,6 @@ __all__ = ["check_comparable", "largest_difference"]
 
 def check_comparable(names: Sequence[str], manifests: Sequence[Manifest]) -> None:
     """Check that two engines were built from one model, and are planned for the same input shapes.
-
-    Parameters
-    ----------
-    names
-        Of the engines, for the message.
-    manifests
-        The engines.
 
     Raises
     ------
@@ -47,9 +40,9 @@ def check_comparable(names: Sequence[str], manifests: Sequence[Manifest]) -> Non
 def largest_difference(
     ours: Mapping[str, Array], theirs: Mapping[str, Array]
 ) -> tuple[float, float]:
-    """Largest difference: absolute, and over the largest magnitude of its output.
+    """Largest difference: absolute, and relative to the largest magnitude of its output.
 
-    NaN in one place and not in the other is an infinite difference.
+    NaN on one side only is an infinite difference.
     """
     absolute = relative = 0.0
     for name, reference in theirs.items():

@@ -1,4 +1,4 @@
-"""The fixed cost of a process: its libraries and something trivial to run, by the same count."""
+"""Measure the fixed cost of a process: its libraries and a trivial model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _INFERENCES = 20
 
 
 class FixedCost:
-    """A process that has imported what it needs and runs something trivial.
+    """A process that has imported its libraries and runs a trivial model.
 
     Parameters
     ----------
     request
-        The trivial thing.
+        The trivial model.
     program
-        Runs it; None for ours.
+        Program that runs it; None for ours.
     drop_cache
         Drop the page cache before each warm-up (needs root).
     """
@@ -41,14 +41,14 @@ class FixedCost:
         self._drop_cache = drop_cache
 
     def warm_up(self) -> None:
-        """Put libraries into the page cache, charged to nobody; weights are not there."""
+        """Put libraries into the page cache, so that no group is charged for them."""
         if self._drop_cache:
             drop_page_cache()
         with Worker(self._request, program=self._program) as worker:
             worker.run(1)
 
     def measure(self, *, counted: bool) -> int:
-        """Peak bytes of the process after a warm-up, by the kernel's count where it counts."""
+        """Peak of the process after a warm-up, in bytes; by the kernel's count if ``counted``."""
         self.warm_up()
         with ExitStack() as stack:
             group = stack.enter_context(MemoryGroup(None)) if counted else None
@@ -67,7 +67,7 @@ class ExecutorCost(FixedCost):
     engine
         The one-operator engine.
     folder
-        For its input.
+        Folder for its input.
     device
         Compute threads.
     drop_cache

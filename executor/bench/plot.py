@@ -1,4 +1,4 @@
-"""Pictures of latency over budget; matplotlib is imported when the first one is drawn."""
+"""Draw pictures of latency over budget; Matplotlib is imported with the first one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from swapnet.errors import InputError
 from swapnet.executor.bench.report import Report
@@ -19,28 +21,32 @@ __all__ = ["Panel", "check_drawable", "panel_of", "save_plot"]
 
 _MIB = 1 << 20
 _FAR = 3.0
-"""Peers so many times above the slowest prediction need a logarithmic axis."""
+"""Ratio of the slowest peer to the slowest prediction that needs a logarithmic axis."""
 
 _BLUE, _ORANGE, _GREY, _LIGHT = "#1f5fa8", "#c2571a", "#666666", "#aaaaaa"
-_PEERS = {"mapped": ("memory-mapped ONNX Runtime", "s", _ORANGE)}
+_MARKERS = {
+    "ours": ("measured", "o", _BLUE, 6),
+    "mapped": ("memory-mapped ONNX Runtime", "s", _ORANGE, 5),
+}
+"""Label, marker, colour and size, by side."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What one picture shows of one model.
+    """Contents of one panel: one model.
 
     Attributes
     ----------
     title
-        Above it.
+        Title above the panel.
     curve
         Prediction and bound.
     measured
-        Budget in bytes and latency in milliseconds, by case.
+        Budget in bytes and latency in milliseconds of each case.
     peers
-        The same of other ways to run the model, by name.
+        ``measured`` of other ways to run the model, by name.
     unswapped_ms
-        Without swapping; None where it was not measured.
+        Latency without swapping; None where it was not measured.
     """
 
     title: str
@@ -51,17 +57,7 @@ class Panel:
 
 
 def panel_of(title: str, curve: Sequence[Point], reports: Sequence[Report]) -> Panel:
-    """The panel of one model's reports.
-
-    Parameters
-    ----------
-    title
-        Above it.
-    curve
-        Prediction and bound.
-    reports
-        Of the same model at any budgets.
-    """
+    """The panel of one model's reports."""
     peers: dict[str, list[tuple[int, float]]] = {}
     for report in reports:
         for name, peer in report.peers.items():
@@ -79,12 +75,12 @@ def panel_of(title: str, curve: Sequence[Point], reports: Sequence[Report]) -> P
 
 
 def check_drawable(path: Path) -> None:
-    """Whether a picture can be drawn into a file of this name, asked before the work is done.
+    """Check that a picture can be drawn into a file of this name, before the work is done.
 
     Raises
     ------
     InputError
-        Matplotlib is not here, or knows no such kind of picture.
+        Matplotlib is not installed, or knows no such kind of picture.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -102,7 +98,7 @@ def check_drawable(path: Path) -> None:
 
 
 def save_plot(panels: Sequence[Panel], path: Path) -> None:
-    """Draw panels side by side into one picture; its kind is that of the file's name.
+    """Draw panels side by side into one picture, of the kind that the file's name has.
 
     Raises
     ------
@@ -143,25 +139,11 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.plot(budgets, bounds, color=_GREY, lw=1.2, ls="--", label="bound")
     if panel.unswapped_ms is not None:
         axes.axhline(panel.unswapped_ms, color=_LIGHT, lw=1, ls=":", label="unswapped")
-    if panel.measured:
-        axes.plot(
-            [nbytes / _MIB for nbytes, _ in panel.measured],
-            [ms for _, ms in panel.measured],
-            "o",
-            color=_BLUE,
-            ms=6,
-            label="measured",
-        )
-    for name, points in panel.peers.items():
-        label, marker, color = _PEERS.get(name, (name, "^", _GREY))
-        axes.plot(
-            [nbytes / _MIB for nbytes, _ in points],
-            [ms for _, ms in points],
-            marker,
-            color=color,
-            ms=5,
-            label=label,
-        )
+    ours = {"ours": panel.measured} if panel.measured else {}
+    for name, points in {**ours, **panel.peers}.items():
+        label, marker, color, size = _MARKERS.get(name, (name, "^", _GREY, 5))
+        nbytes, ms = zip(*points, strict=True)
+        axes.plot(np.array(nbytes) / _MIB, ms, marker, color=color, ms=size, label=label)
     highest = max((ms for points in panel.peers.values() for _, ms in points), default=0.0)
     if highest > _FAR * max(predicted):
         axes.set_yscale("log")

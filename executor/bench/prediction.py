@@ -1,4 +1,4 @@
-"""What a plan should take with the delays of one round instead of those that were stored."""
+"""Predict the latency of a plan with the delays of one round instead of the stored ones."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ def scaled(profile: Profile, idle_ms: float, storage_bytes_per_s: float) -> Prof
     Parameters
     ----------
     profile
-        As it was stored.
+        The stored profile.
     idle_ms
-        The whole model, in memory, while nothing is read: all execution times are stretched to
-        add up to it. 0 leaves them as they are.
+        Latency of the whole model in memory, while nothing is read: all execution times are
+        stretched to add up to it. 0 leaves them as they are.
     storage_bytes_per_s
-        Storage while nothing computes: both bandwidths are stretched alike. 0 leaves them.
+        Bandwidth of storage while nothing computes: both bandwidths are stretched alike. 0 leaves
+        them as they are.
     """
     whole_ms = profile.step_ms + sum(block.idle_ms for block in profile.blocks)
     slower = idle_ms / whole_ms if idle_ms and whole_ms else 1.0
@@ -51,12 +52,12 @@ def scaled(profile: Profile, idle_ms: float, storage_bytes_per_s: float) -> Prof
 def paired_predictions(
     plan: Plan, profile: Profile, resident: Sequence[Round]
 ) -> tuple[float, ...]:
-    """By round: milliseconds predicted from the execution time and bandwidth of that round.
+    """Milliseconds predicted from the execution time and bandwidth of each round.
 
     Parameters
     ----------
     plan, profile
-        What was executed, and the stored delays.
+        The executed plan, and the stored delays.
     resident
         Rounds of the side that keeps everything in memory.
     """

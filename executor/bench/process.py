@@ -20,12 +20,12 @@ __all__ = ["Program", "Worker"]
 
 @dataclass(frozen=True)
 class Program:
-    """What the process of a side runs.
+    """Program of a side's process.
 
     Attributes
     ----------
     module
-        Calls `swapnet.executor.bench.worker.serve_side`.
+        Module that calls `swapnet.executor.bench.worker.serve_side`.
     python
         Interpreter; None for this one.
     """
@@ -35,21 +35,12 @@ class Program:
 
 
 class Worker(Child):
-    """One side of a benchmark in a process of its own.
-
-    Parameters
-    ----------
-    request
-        What it runs.
-    group, limit_bytes, patience_s
-        See `Child`.
-    program
-        Runs it; None for ours.
+    """One side of a benchmark in its own process.
 
     Raises
     ------
     SwapnetError
-        Whatever the worker raised.
+        The worker raised it.
     BudgetError
         The kernel killed it for memory.
     """
@@ -80,11 +71,11 @@ class Worker(Child):
             raise
 
     def run(self, count: int) -> Round:
-        """One inference that does not count, then ``count`` that do."""
+        """Run one inference that does not count, then ``count`` that do."""
         return msgspec.convert(self._ask(Run(count)), Round)
 
     def outputs(self, folder: Path) -> dict[str, Array]:
-        """Of the latest inference."""
+        """Outputs of the latest inference."""
         path = folder / f"{self.request.role}.npz"
         self._ask(Save(str(path)))
         return load_npz(path)

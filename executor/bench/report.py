@@ -1,4 +1,4 @@
-"""What a benchmark found: schema ``swapnet-bench/2``, and the same as text."""
+"""The report of a benchmark: schema ``swapnet-bench/2``, and the same as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Verdict = Literal["storage-bound", "compute-bound", "not swapped"]
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where it was measured."""
+    """The machine and the software that were measured."""
 
     processor: str
     processors: int
@@ -30,22 +30,22 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
-    """Another side that took turns with ours.
+    """Another side that ran in turn with ours.
 
     Attributes
     ----------
     latency_ms
-        None where it did not run.
+        Latency; None where it did not run.
     ratio
-        Its latency over ours: the median over pairs of turns.
+        Its latency over ours: the median over pairs of rounds.
     fixed_bytes
         Fixed cost of its process, where that is not ours; its limit is the budget above it.
     streamed_bytes
-        Read per inference, where it is known.
+        Bytes read per inference, where they are known.
     max_rel_error
-        Against our outputs.
+        Largest difference from our outputs, relative to the largest magnitude.
     note
-        Why it did not run, or did not run to the end.
+        Reason why it did not run, or not to the end.
     """
 
     latency_ms: Summary | None = None
@@ -62,30 +62,30 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     peak_bytes
-        Measured, above ``fixed_bytes``.
+        Measured peak above ``fixed_bytes``.
     memory_accounting
-        Who counted: ``"kernel limit"``, ``"kernel"``, ``"resident set"``, or ``"GPU"``.
+        Way of counting: ``"kernel limit"``, ``"kernel"``, ``"resident set"``, or ``"GPU"``.
         With ``", sampled"`` where the kernel keeps no peak.
     streamed_bytes
-        Read per inference, measured.
+        Measured bytes read per inference.
     bound_ms
-        The larger of the unswapped execution time and of the streamed bytes over the idle
-        bandwidth of storage.
+        The larger of execution and reading time; the median over rounds.
     contended_bound_ms
-        Execution on resident weights while the reader reads those bytes.
+        Execution on resident weights while the reader reads the streamed bytes.
     idle_ms
-        Ours with everything in memory, while nothing is read.
-    execution_ms, reading_ms
-        The two sides of the bound: the unswapped model, or ours wholly resident where that was
-        left out, and the streamed bytes at the idle bandwidth.
+        Latency of ours with everything in memory, while nothing is read.
+    execution_ms
+        Latency of the unswapped model; of ours wholly resident where that was left out.
+    reading_ms
+        Time to read the streamed bytes at the idle bandwidth of storage.
     predicted_ms
-        By the stored profile.
+        Prediction by the stored profile.
     paired_predicted_ms
-        By the profile with the execution time and bandwidth of each round; the median.
+        Prediction by the profile with the execution time and bandwidth of each round; the median.
     prediction_error
-        Measured over that prediction, less one: the median over rounds.
+        Measured latency over that prediction, less one: the median over rounds.
     overlap_fraction
-        Share of the reading that was hidden behind execution.
+        Fraction of the reading that was hidden behind execution.
     peers
         Other ways to run the model, under the same limit.
     """

@@ -1,38 +1,39 @@
-"""Sides take taken: machines drift, and only neighbours in time can be compared."""
+"""Run sides in turn: machines drift, so only neighbours in time can be compared."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from statistics import median
-from typing import Protocol
 
 from swapnet.errors import SwapnetError
 from swapnet.executor.bench.sides import Round
 
-__all__ = ["Rounds", "Runner", "Schedule", "run_rounds"]
+__all__ = ["Rounds", "Run", "Schedule", "run_rounds"]
 
 _FEWEST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many taken, and how long.
+    """Number and duration of rounds.
 
     Attributes
     ----------
-    iterations, warm_up_ms, duration_s
-        At least so many inferences of the first side and so long, after such a warm-up.
+    iterations, duration_s
+        Minimum of the first side's inferences, and of their time.
+    warm_up_ms
+        Duration of the warm-up before them.
     rounds
-        At least so many taken; a ratio is the median of their pairs.
+        Minimum number of rounds; a ratio is the median over them.
     turn_ms
-        A turn has fewer inferences, at least one, where they take longer than this.
+        Longest round of one side: it has fewer inferences, at least one, where it would be longer.
     optional_rounds
-        Sides that may fail have no more taken than this.
+        Upper limit of the rounds of sides that may fail.
     at_most_s
-        After so long three rounds are enough.
+        Time after which three rounds are enough.
     """
 
     iterations: int = 10
@@ -44,51 +45,48 @@ class Schedule:
     at_most_s: float = inf
 
 
-class Runner(Protocol):
-    """A side as the schedule sees it."""
-
-    def run(self, count: int) -> Round:
-        """One inference that does not count, then ``count`` that do."""
+Run = Callable[[int], Round]
+"""Runs one inference of a side that does not count, then as many as it is given that do."""
 
 
 @dataclass
 class Rounds:
-    """What each side gave.
+    """Rounds of all sides.
 
     Attributes
     ----------
     rounds
-        By side, in order.
+        Rounds of each side, in order.
     notes
-        By side that failed: why.
+        Reason of each side that failed.
     """
 
     rounds: dict[str, list[Round]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
     def fail(self, name: str, error: SwapnetError) -> None:
-        """Remember why a side does not go on."""
+        """Note the error of a side that does not go on."""
         self.notes[name] = f"{error.what}: {error.why}" if error.why else error.what
 
 
 def run_rounds(
-    schedule: Schedule, sides: Mapping[str, Runner], optional: Collection[str] = ()
+    schedule: Schedule, sides: Mapping[str, Run], optional: Collection[str] = ()
 ) -> Rounds:
     """Run all sides in turn.
 
     Parameters
     ----------
     schedule
-        How long.
+        Number and duration of rounds.
     sides
-        By name; the first one sets the pace.
+        Sides by name; the first one sets the pace.
     optional
-        Sides that drop out where they fail, instead of failing the whole.
+        Sides that may fail; they drop out then.
 
     Raises
     ------
     SwapnetError
-        A side failed that is not optional.
+        A side that is not optional failed.
     """
     taken = Rounds({name: [] for name in sides})
     latest: dict[str, Round] = {}
@@ -97,7 +95,7 @@ def run_rounds(
         if name in taken.notes:
             return None
         try:
-            latest[name] = sides[name].run(count)
+            latest[name] = sides[name](count)
         except SwapnetError as error:
             if name not in optional:
                 raise

@@ -1,4 +1,4 @@
-"""The sides of a benchmark: what one worker process runs, round after round."""
+"""The sides of a benchmark: each runs in a worker process, round after round."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Request", "Round", "Side", "gpu_free_bytes", "open_side"]
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What a worker process is to run.
+    """Request to a worker process: a model, and the way to run it.
 
     Attributes
     ----------
@@ -38,16 +38,16 @@ class Request(msgspec.Struct, frozen=True):
     inputs
         ``.npz`` of inputs.
     budget_bytes
-        Of the swapped side.
+        Budget of the swapped side.
     shapes
-        Input shapes; those of the build where None.
+        Input shapes; None for those of the build.
     options
-        How the swapped side plans.
+        Restrictions of the swapped side's plan.
     streamed, readers
-        Offset and length of each request of the reader beside the resident side, and how many of
-        them are in flight: those of the swapped side's plan.
+        Offset and length of each request of the reader beside the resident side, and number of
+        requests in flight: those of the swapped side's plan.
     gpu_memory
-        Where weights lie on a GPU.
+        Kind of memory for weights on a GPU.
     """
 
     role: str
@@ -65,20 +65,21 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Round(msgspec.Struct, frozen=True):
-    """What one round of inferences took.
+    """Measurements of one round of inferences.
 
     Attributes
     ----------
     latency_ms, stall_ms
-        By inference. Of the resident side: execution and reading, side by side.
+        Latency and stall of each inference. The resident side's latency has execution and reading
+        side by side.
     starts_ms
-        Start of each inference, from the worker's first.
+        Start of each inference, counted from the worker's start.
     read_bytes
-        Of all counted inferences together.
+        Bytes read for all counted inferences together.
     idle_ms
-        Of the resident side: execution with nothing else running.
+        Execution times of the resident side with nothing else running.
     storage_bytes_per_s
-        Of the resident side: the reader's bandwidth with nothing else running.
+        Bandwidth of the resident side's reader with nothing else running.
     """
 
     latency_ms: tuple[float, ...]
@@ -90,16 +91,16 @@ class Round(msgspec.Struct, frozen=True):
 
 
 class Side(Protocol):
-    """What a worker process does."""
+    """A way to run the model, in a worker process."""
 
     def run(self, count: int) -> Round:
-        """One inference that does not count, then ``count`` that do."""
+        """Run one inference that does not count, then ``count`` that do."""
 
     def outputs(self) -> Mapping[str, Array]:
-        """Of the latest inference."""
+        """Outputs of the latest inference."""
 
     def details(self) -> Any:
-        """Facts for the report: anything that is JSON."""
+        """Facts for the report: any JSON."""
 
     def close(self) -> None:
         """Release everything."""
@@ -150,12 +151,7 @@ class _Swapped:
             read_bytes += last.read_bytes
             for event in last.steps:
                 self._steps_ms[event.step].append((event.end - event.start) * 1e3)
-        return Round(
-            tuple(latency),
-            tuple(starts),
-            tuple(stall),
-            read_bytes=read_bytes,
-        )
+        return Round(tuple(latency), tuple(starts), tuple(stall), read_bytes=read_bytes)
 
     def outputs(self) -> Mapping[str, Array]:
         return self._outputs
@@ -209,7 +205,7 @@ class _Resident:
         return (time.perf_counter() - start) * 1e3
 
     def _both(self) -> float:
-        """Milliseconds for one inference and one reading of everything, side by side."""
+        """Milliseconds of one inference beside one reading of all extents."""
         thread = threading.Thread(target=self._reader.once)
         start = time.perf_counter()
         thread.start()
@@ -272,7 +268,7 @@ def _engine(request: Request) -> Engine:
 
 
 def gpu_free_bytes(device: Device) -> int:
-    """Memory of the device's GPU that nobody uses; 0 where it has none."""
+    """Memory of the device's GPU that no process uses; 0 on the CPU."""
     if not device.gpu:
         return 0
     from swapnet.executor.gpu.cuda import open_cuda

@@ -1,4 +1,4 @@
-"""Latencies as trtexec sums them up."""
+"""Summarise latencies by the rules of trtexec."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["Summary", "percentile", "summarise"]
 
 
 def percentile(sorted_ms: Sequence[float], percent: float) -> float:
-    """Nearest rank, no interpolation: drop that share from the top, take the last left.
+    """The nearest rank below ``percent``, without interpolation; infinity for no values.
 
-    The rule of trtexec (``sampleReporting.cpp``). Infinity for no values.
+    The rule of trtexec (``sampleReporting.cpp``): drop the rest from the top, take the last left.
     """
     if not sorted_ms:
         return float("inf")
@@ -22,7 +22,7 @@ def percentile(sorted_ms: Sequence[float], percent: float) -> float:
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """Of latencies, in milliseconds."""
+    """Summary of latencies, in milliseconds."""
 
     min: float
     mean: float

@@ -1,4 +1,4 @@
-"""Rounds of all sides summed up: the report of one engine at one budget."""
+"""Sum up the rounds of all sides: the report of one engine at one budget."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ __all__ = ["Measured", "machine_of", "make_report", "peer_of"]
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one engine at one budget.
+    """Measurements of one engine at one budget.
 
     Attributes
     ----------
     manifest, profile, plan
-        What was executed, and by which delays it was planned.
+        The engine, the delays that it was planned with, and the plan.
     swapped, resident, unswapped
-        Rounds of these sides; none of the last where it was left out.
+        Rounds of these sides; ``unswapped`` is empty where it was left out.
     peers
         The other sides.
     fixed_bytes, peak_bytes
-        The fixed cost, and the most that was in use above it.
+        The fixed cost, and the peak above it.
     accounting
-        Who counted.
+        Way of counting memory, see `Report`.
     error
-        Largest difference from the unswapped model: absolute, and of the largest output.
+        Largest difference from the unswapped model: absolute, and relative to the largest output.
     load_mode
-        How weights were read.
+        Way that weights were read.
     """
 
     manifest: Manifest
@@ -66,21 +66,7 @@ def make_report(
     device: Device,
     command: str,
 ) -> Report:
-    """Sum up.
-
-    Parameters
-    ----------
-    measured
-        All rounds.
-    budget
-        As it was written.
-    percentiles
-        To report.
-    device
-        That computed.
-    command
-        That asked for it.
-    """
+    """Make the report of one engine at one budget."""
     manifest, plan = measured.manifest, measured.plan
     latencies = [ms for turn in measured.swapped for ms in turn.latency_ms]
     ordered = sorted(latencies)
@@ -149,17 +135,7 @@ def make_report(
 
 
 def machine_of(manifest: Manifest, device: Device, load_mode: str) -> Machine:
-    """Where an engine was measured.
-
-    Parameters
-    ----------
-    manifest
-        For the backend.
-    device
-        That computed.
-    load_mode
-        How weights were read.
-    """
+    """The machine and the software that an engine was measured on."""
     return Machine(
         processor=processor_name(),
         processors=available_processors(),
@@ -187,7 +163,7 @@ def peer_of(
     Parameters
     ----------
     swapped, rounds
-        Ours, and as many or fewer of the other's.
+        Our rounds, and as many or fewer of the other side.
     fixed_bytes, max_rel_error, note
         See `Peer`.
     """
@@ -209,7 +185,7 @@ def _middle(turn: Round) -> float:
 
 
 def _ratio(swapped: Sequence[Round], others: Iterable[float]) -> float | None:
-    """Median over the rounds of ours over theirs; None where there is no other."""
+    """Median over rounds of our latency over the other; None without others."""
     pairs = [_middle(ours) / theirs for ours, theirs in zip(swapped, others, strict=False)]
     return median(pairs) if pairs else None
 

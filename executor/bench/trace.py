@@ -1,4 +1,4 @@
-"""One inference as a timeline: the Trace Event Format that Perfetto and chrome://tracing open."""
+"""Timeline of one inference, in the Trace Event Format of Perfetto and chrome://tracing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ _LANES = {_STORAGE: "storage", _COMPUTE: "compute", _STALL: "waiting for bytes"}
 
 def trace_events(plan: Plan, inference: Inference) -> list[dict[str, Any]]:
     """Events of one inference: requests, steps and waits, one lane each; times in µs."""
-    origin = min(
-        [inference.steps[0].wait, *(read.start for read in inference.reads)],
-    )
+    origin = min([inference.steps[0].wait, *(read.start for read in inference.reads)])
     events: list[dict[str, Any]] = [
         {"name": "thread_name", "ph": "M", "pid": 1, "tid": lane, "args": {"name": name}}
         for lane, name in _LANES.items()

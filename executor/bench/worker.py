@@ -1,4 +1,4 @@
-"""A worker process: ``python -m swapnet.executor.bench.worker``, requests in, rounds out."""
+"""A worker process, ``python -m swapnet.executor.bench.worker``: requests in, rounds out."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class Save(msgspec.Struct, frozen=True, tag=True):
 
 
 class Details(msgspec.Struct, frozen=True, tag=True):
-    """Tell facts for the report; answered by any JSON."""
+    """Give facts for the report; answered by any JSON."""
 
 
 Command = Run | Save | Details
 
 
 def serve_side(open_side: Callable[[Request], Side]) -> int:
-    """Serve one side to the parent of this process; the status to exit with.
+    """Serve one side to the parent of this process; returns the exit status.
 
     Parameters
     ----------
     open_side
-        Opens the side that the first line asks for; it is answered when the side is open.
+        Opens the side of a request; the request is answered when the side is open.
     """
 
     def work(parent: Parent) -> None:

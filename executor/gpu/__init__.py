@@ -1,1 +1,1 @@
-"""A GPU below the backends: streams, memory, staging, and values on it."""
+"""Device work below the backends: streams, memory, staging, and values on a GPU."""

@@ -1,6 +1,6 @@
-"""What the executor asks of a GPU: two streams, events, and four kinds of memory.
+"""A GPU as the executor sees it: streams, events, and four kinds of memory.
 
-`swapnet.executor.gpu.cuda` is the real one, `swapnet.testing.gpu` one that needs no GPU.
+`swapnet.executor.gpu.cuda` implements it with CUDA, `swapnet.testing.gpu` without a GPU.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = [
 
 
 class MemoryKind(str, Enum):
-    """Where bytes lie, and who may touch them.
+    """Kinds of memory.
 
-    ``DEVICE``: the GPU's own memory; the host copies to it. ``MANAGED``: one address for both,
-    pages go to whoever touches them. ``MAPPED``: page-locked host memory that kernels read where it
-    lies. ``PINNED``: page-locked host memory that copies start from; kernels do not see it.
+    ``DEVICE``: the GPU's own memory; the host copies to it. ``MANAGED``: one address for host and
+    GPU, pages move to the side that touches them. ``MAPPED``: page-locked host memory that kernels
+    read in place. ``PINNED``: page-locked host memory for copies; kernels do not see it.
     """
 
     DEVICE = "device"
@@ -40,7 +40,7 @@ class MemoryKind(str, Enum):
 
     @property
     def is_host_visible(self) -> bool:
-        """Whether storage can be read straight into it."""
+        """True where storage can be read straight into it."""
         return self is not MemoryKind.DEVICE
 
     def __str__(self) -> str:
@@ -49,22 +49,22 @@ class MemoryKind(str, Enum):
 
 @dataclass(frozen=True)
 class Attributes:
-    """What a GPU says of itself.
+    """Attributes of a GPU, as its driver tells them.
 
     Attributes
     ----------
     name, compute_capability
-        As ``"Orin"`` and ``(8, 7)``.
+        Such as ``"Orin"`` and ``(8, 7)``.
     total_bytes
-        Of its memory.
+        Size of its memory.
     is_integrated
-        It shares the host's memory.
+        True where it shares the host's memory.
     has_managed_memory, has_concurrent_access
-        Managed memory exists; and the host may touch it while kernels run.
+        True where managed memory exists, and where the host may touch it while kernels run.
     can_map_host_memory
-        Kernels can read page-locked host memory.
+        True where kernels can read page-locked host memory.
     driver
-        Version of CUDA that the driver supports, as ``"13.0"``.
+        Version of CUDA that the driver supports, such as ``"13.0"``.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Attributes:
 
     @property
     def architecture(self) -> str:
-        """As compilers write it: ``sm87``."""
+        """Architecture as compilers write it, such as ``sm87``."""
         return "sm{}{}".format(*self.compute_capability)
 
 
@@ -86,16 +86,16 @@ class Event(Protocol):
     """A moment in a stream."""
 
     def synchronize(self) -> None:
-        """Wait until it has come.
+        """Wait until the event has come.
 
         Raises
         ------
         BackendError
-            What the stream did before it failed.
+            Work of the stream before the event failed.
         """
 
     def ms_since(self, earlier: Event) -> float:
-        """Milliseconds from another event; both have come."""
+        """Milliseconds since an earlier event; both have come."""
 
 
 class Stream(Protocol):
@@ -103,22 +103,22 @@ class Stream(Protocol):
 
     @property
     def handle(self) -> int:
-        """As the driver and the runtime libraries know it."""
+        """Number that the driver and the runtime libraries know the stream by."""
 
     def call(self, work: Callable[[int], None]) -> None:
-        """Enqueue what ``work`` enqueues when it is given the stream's handle.
+        """Call ``work`` with the stream's handle, to enqueue device work.
 
         A real stream calls it at once. A simulated one calls it when the stream gets there.
         """
 
     def flush(self) -> None:
-        """Return when all calls have been made; what they enqueued may go on."""
+        """Return when all calls have been made; the work that they enqueued may go on."""
 
     def wait(self, event: Event) -> None:
-        """What is enqueued from now on begins after an event of another stream."""
+        """Begin later work of this stream after an event of another stream."""
 
     def record(self) -> Event:
-        """The moment after all that was enqueued so far."""
+        """The moment after all work that was enqueued until now."""
 
     def synchronize(self) -> None:
         """Wait until the stream is empty.
@@ -126,21 +126,21 @@ class Stream(Protocol):
         Raises
         ------
         BackendError
-            Something of it failed.
+            Work of the stream failed.
         """
 
 
 class Buffer(Protocol):
-    """Memory that kernels, or copies, use."""
+    """Memory for kernels or copies."""
 
     address: int
     nbytes: int
 
     def view(self, offset: int, nbytes: int) -> memoryview:
-        """Writable bytes of a host-visible kind."""
+        """Writable bytes ``offset`` to ``offset + nbytes``, in host-visible memory."""
 
     def free(self) -> None:
-        """Give it back; nothing may use it any more. Safe to call twice."""
+        """Give the memory back; nothing may use it any more. Safe to call twice."""
 
 
 class Accelerator(Protocol):
@@ -149,11 +149,11 @@ class Accelerator(Protocol):
     Attributes
     ----------
     attributes
-        What it says of itself.
+        Attributes of the GPU.
     index
-        Which one it is.
+        Its number, counted from 0.
     onnxruntime_device
-        Where ONNX Runtime finds its addresses: ``"cuda"``, or ``"cpu"`` for a simulated one.
+        ONNX Runtime's name for its memory: ``"cuda"``, or ``"cpu"`` for a simulated GPU.
     """
 
     attributes: Attributes
@@ -161,13 +161,13 @@ class Accelerator(Protocol):
     onnxruntime_device: str
 
     def current(self) -> AbstractContextManager[None]:
-        """Libraries called in the block of the ``with`` use this GPU."""
+        """Make libraries use this GPU in the ``with`` statement."""
 
     def stream(self) -> Stream:
         """A new stream, which waits for no other."""
 
     def default_stream(self) -> Stream:
-        """The one that libraries use that were given none."""
+        """The stream that libraries use by default."""
 
     def allocate(self, kind: MemoryKind, nbytes: int) -> Buffer:
         """Reserve memory, aligned to 4096 bytes where it is host-visible and to 256 elsewhere.
@@ -175,7 +175,7 @@ class Accelerator(Protocol):
         Raises
         ------
         BudgetError
-            There is not so much.
+            There is not enough memory.
         """
 
     def copy_in(self, stream: Stream, destination: int, source: memoryview) -> None:
@@ -188,28 +188,28 @@ class Accelerator(Protocol):
         """Enqueue an overwriting of device memory."""
 
     def free_bytes(self) -> int:
-        """Memory that is not in use by anybody."""
+        """Memory that no process uses."""
 
 
 def describe(attributes: Attributes, kind: MemoryKind) -> str:
-    """What delays are measured on."""
+    """Description of a GPU and a kind of its memory, for the key of a profile."""
     return f"{attributes.name} {attributes.architecture}, CUDA {attributes.driver}, {kind} memory"
 
 
 def choose_memory(attributes: Attributes, wanted: str = "auto") -> MemoryKind:
-    """Where weights should lie on a GPU.
+    """Kind of memory for weights on a GPU.
 
-    A discrete GPU has memory of its own. An integrated one uses the host's: in managed memory
-    storage reads go straight to where kernels read, with no copy. That serves only where the host
-    may touch it while kernels run, for the next block is read during this one's execution; on Tegra
-    up to compute capability 8.7 ``CONCURRENT_MANAGED_ACCESS`` is 0, and `cuStreamAttachMemAsync`
-    moves whole allocations only. There it is device memory too: the copy is cheap beside storage,
-    and kernels may not cache mapped memory, which is for who asks for it.
+    A discrete GPU has its own memory. An integrated one uses the host's. Storage can be read
+    straight into managed memory, with no copy. The next block is read while this one is executed,
+    so the host has to be allowed to touch managed memory while kernels run. On Tegra up to compute
+    capability 8.7 it is not: ``CONCURRENT_MANAGED_ACCESS`` is 0, and `cuStreamAttachMemAsync` moves
+    whole allocations only. Device memory is used there too: the copy is cheap beside storage.
+    Mapped memory is used only on request, because kernels may not cache it.
 
     Parameters
     ----------
     attributes
-        Of the GPU.
+        Attributes of the GPU.
     wanted
         ``"auto"``, or the name of a kind to use.
 
@@ -218,7 +218,7 @@ def choose_memory(attributes: Attributes, wanted: str = "auto") -> MemoryKind:
     InputError
         There is no such kind.
     BackendError
-        The GPU can't use it.
+        The GPU can't use this kind.
     """
     if wanted == "auto":
         shared = attributes.is_integrated and attributes.has_managed_memory

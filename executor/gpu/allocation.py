@@ -1,4 +1,4 @@
-"""Memory that a runtime library asks for: counted, limited, and from where it is told to."""
+"""Serve a runtime library's requests for memory: counted, limited, from a chosen source."""
 
 from __future__ import annotations
 
@@ -17,29 +17,24 @@ _ALIGNMENT = 256
 
 
 class Source(Protocol):
-    """Where memory comes from."""
+    """A source of memory."""
 
     def take(self, nbytes: int, alignment: int) -> int | None:
-        """An address, or None where there is not so much."""
+        """Address of new memory, or None where there is not enough."""
 
     def give(self, address: int) -> bool:
-        """Take memory back; whether it was of this source."""
+        """Take memory back; True if it was this source's."""
 
 
 class Heap:
-    """Device memory, each piece reserved by itself.
-
-    Parameters
-    ----------
-    accelerator
-        Whose memory.
+    """Device memory, each piece reserved by itself; see `Source`.
 
     Attributes
     ----------
     used_bytes
-        Reserved now.
+        Memory that is reserved now.
     limit_bytes
-        Reserved at most; None for no limit.
+        Upper limit of ``used_bytes``; None for no limit.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -49,7 +44,6 @@ class Heap:
         self.limit_bytes: int | None = None
 
     def take(self, nbytes: int, alignment: int) -> int | None:
-        """See `Source.take`; what the driver aligns."""
         if self.limit_bytes is not None and self.used_bytes + nbytes > self.limit_bytes:
             return None
         try:
@@ -64,7 +58,6 @@ class Heap:
         return buffer.address
 
     def give(self, address: int) -> bool:
-        """See `Source.give`."""
         buffer = self._buffers.pop(address, None)
         if buffer is None:
             return False
@@ -79,19 +72,14 @@ class Heap:
 
 
 class Region:
-    """One place in an arena, filled from its start by one engine.
+    """One place in an arena, filled from its start by one engine; see `Source`.
 
-    What is given back is not used again: a library may do so while it still copies to it.
-
-    Parameters
-    ----------
-    address, nbytes
-        Of the place.
+    Memory that is given back is not used again: a library may still copy to it.
 
     Attributes
     ----------
     used_bytes
-        Taken since it was made.
+        Memory that was taken since the region was made.
     """
 
     def __init__(self, address: int, nbytes: int) -> None:
@@ -101,7 +89,6 @@ class Region:
         self.used_bytes = 0
 
     def take(self, nbytes: int, alignment: int) -> int | None:
-        """See `Source.take`."""
         start = align_up(self._address + self.used_bytes, max(alignment, _ALIGNMENT))
         end = start + nbytes - self._address
         if end > self._nbytes:
@@ -111,7 +98,6 @@ class Region:
         return start
 
     def give(self, address: int) -> bool:
-        """See `Source.give`."""
         if address not in self._taken:
             return False
         self._taken.remove(address)
@@ -119,19 +105,19 @@ class Region:
 
 
 class Allocations:
-    """Requests of a library: to the source that a thread named, or to the heap.
+    """Requests of a library: served by the source that a thread named, or by the heap.
 
-    The library asks from the thread that called it, and from threads of its own.
+    The library asks from the thread that called it, and from its own threads.
 
     Parameters
     ----------
     heap
-        Where nothing else was named, and where a source is full.
+        Source of threads that named none, and of those with a full one.
 
     Attributes
     ----------
     refused
-        The latest request that could not be met, in words; empty where all were.
+        The latest request that was refused, in words; empty where none was.
     """
 
     def __init__(self, heap: Heap) -> None:
@@ -143,7 +129,7 @@ class Allocations:
 
     @contextmanager
     def into(self, source: Source) -> Iterator[None]:
-        """Requests of this thread go to ``source`` while the block of the ``with`` runs."""
+        """Serve requests of this thread from ``source`` in the ``with`` statement."""
         before = getattr(self._here, "source", None)
         self._here.source = source
         self.refused = ""
@@ -153,7 +139,7 @@ class Allocations:
             self._here.source = before
 
     def allocate(self, nbytes: int, alignment: int) -> int | None:
-        """An address, or None: for nothing, and where there is not so much."""
+        """Address of new memory; None for 0 bytes, and where there is not enough."""
         if not nbytes:
             return None
         named: Source = getattr(self._here, "source", None) or self._heap
@@ -167,7 +153,7 @@ class Allocations:
             return None
 
     def deallocate(self, address: int) -> bool:
-        """Give memory back; whether it was known, or none."""
+        """Give memory back; True if the address was known, or 0."""
         if not address:
             return True
         with self._lock:

@@ -1,4 +1,4 @@
-"""Events of a GPU on the host's clock."""
+"""Time events of a GPU on the host's clock."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ __all__ = ["Clock", "GpuMark"]
 
 
 class Clock:
-    """One moment that both sides know; made while a stream is idle.
-
-    Parameters
-    ----------
-    stream
-        Waited for.
-    """
+    """A moment that host and GPU know; made while a stream is idle."""
 
     def __init__(self, stream: Stream) -> None:
         self._event = stream.record()
@@ -25,7 +19,7 @@ class Clock:
         self._host_s = time.perf_counter()
 
     def seconds(self, event: Event) -> float:
-        """When an event came, on the clock of `time.perf_counter`."""
+        """Time of an event in seconds, on the clock of `time.perf_counter`."""
         return self._host_s + event.ms_since(self._event) / 1e3
 
 
@@ -38,9 +32,7 @@ class GpuMark:
 
     @property
     def time(self) -> float:
-        """See `Mark.time`."""
         return self.clock.seconds(self.event)
 
     def wait(self) -> None:
-        """See `Mark.wait`."""
         self.event.synchronize()

@@ -1,7 +1,7 @@
 """CUDA through pycuda: the only module that imports it.
 
-The primary context is used, which TensorRT and ONNX Runtime use too. It is pushed in each thread
-for as long as a call lasts: pycuda aborts the process where a thread ends with one on its stack.
+TensorRT and ONNX Runtime use the primary context too. It is pushed in each thread for as long as a
+call lasts: pycuda aborts the process where a thread ends with a context on its stack.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from swapnet.units import format_size
 __all__ = ["Cuda", "check_pycuda", "device_count", "open_cuda"]
 
 _PAGE_BYTES = 4096
-"""Direct reads want addresses at multiples of it, which the driver does not promise."""
+"""Alignment of addresses for direct reads, which the driver does not promise."""
 
 _NON_BLOCKING = 1
 """``CU_STREAM_NON_BLOCKING``: the stream does not wait for the legacy default stream."""
@@ -36,7 +36,7 @@ def check_pycuda() -> Any:
     Raises
     ------
     BackendUnavailableError
-        It is not installed, or not for this driver.
+        Pycuda is not installed, or not for this driver.
     """
     try:
         import pycuda.driver as driver
@@ -84,15 +84,9 @@ def _open(index: int) -> Cuda:
 class Cuda:
     """One GPU; see `Accelerator`.
 
-    pycuda gives memory, streams and events back only where the context is current, or in the thread
-    that opened it; elsewhere they would leak. So the wrappers make it current before they let go.
-
-    Parameters
-    ----------
-    driver
-        ``pycuda.driver``, initialised.
-    index
-        Of the GPU.
+    Pycuda gives memory, streams and events back only where the context is current, or in the thread
+    that opened it; elsewhere they would leak. So the wrappers make the context current before they
+    delete them.
     """
 
     onnxruntime_device = "cuda"
@@ -107,12 +101,12 @@ class Cuda:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """The primary context is this thread's while the block of the ``with`` runs.
+        """Make the primary context this thread's in the ``with`` statement.
 
         Raises
         ------
         BackendError
-            The driver refused something in the block.
+            The driver refused a call in the statement.
         """
         depth: int = getattr(self._depth, "value", 0)
         if depth == 0:
@@ -132,17 +126,15 @@ class Cuda:
                 self._context.pop()
 
     def stream(self) -> Stream:
-        """See `Accelerator.stream`."""
         with self.current():
             return Stream(self, self.driver.Stream(_NON_BLOCKING))
 
     def default_stream(self) -> Stream:
-        """See `Accelerator.default_stream`."""
         return Stream(self, None)
 
     def allocate(self, kind: MemoryKind, nbytes: int) -> Buffer:
-        """See `Accelerator.allocate`; managed memory is never more than what is free."""
         size = max(nbytes, 1)
+        # The driver would reserve more managed memory than there is.
         if kind is MemoryKind.MANAGED and size > (free := self.free_bytes()):
             raise _too_much(kind, nbytes, free)
         with self.current():
@@ -165,27 +157,21 @@ class Cuda:
         return driver.pagelocked_empty(nbytes, np.uint8, mem_flags=flags)
 
     def copy_in(self, stream: AnyStream, destination: int, source: memoryview) -> None:
-        """See `Accelerator.copy_in`."""
         with self.current():
             self.driver.memcpy_htod_async(destination, source, _handle(stream))
 
     def copy_out(self, stream: AnyStream, destination: memoryview, source: int) -> None:
-        """See `Accelerator.copy_out`."""
         with self.current():
             self.driver.memcpy_dtoh_async(destination, source, _handle(stream))
 
     def fill(self, stream: AnyStream, address: int, nbytes: int, byte: int) -> None:
-        """See `Accelerator.fill`."""
         with self.current():
             self.driver.memset_d8_async(address, byte, nbytes, _handle(stream))
 
     def free_bytes(self) -> int:
-        """See `Accelerator.free_bytes`.
-
-        The driver of an integrated GPU does not count what the host's page cache would give back.
-        """
         with self.current():
             free = int(self.driver.mem_get_info()[0])
+        # An integrated GPU's driver does not count the page cache, which the kernel would give up.
         return max(free, available_memory_bytes()) if self.attributes.is_integrated else free
 
 
@@ -202,30 +188,27 @@ class Stream:
 
     @property
     def handle(self) -> int:
-        """A ``CUstream``; 0 for the default one."""
+        """The ``CUstream``; 0 for the default stream."""
         return 0 if self.stream is None else int(self.stream.handle)
 
     def call(self, work: Callable[[int], None]) -> None:
-        """Call it now."""
         with self._cuda.current():
             work(self.handle)
 
     def flush(self) -> None:
-        """Nothing is left to call."""
+        pass
 
     def wait(self, event: AnyEvent) -> None:
-        """See `swapnet.executor.gpu.accelerator.Stream.wait`."""
         assert isinstance(event, Event)
         with self._cuda.current():
             self.stream.wait_for_event(event.event)
 
     def record(self) -> Event:
-        """See `swapnet.executor.gpu.accelerator.Stream.record`."""
         with self._cuda.current():
             return Event(self._cuda, self._cuda.driver.Event().record(self.stream))
 
     def synchronize(self) -> None:
-        """See `swapnet.executor.gpu.accelerator.Stream.synchronize`; releases the GIL."""
+        """Wait until the stream is empty; releases the GIL."""
         with self._cuda.current():
             self.stream.synchronize()
 
@@ -242,12 +225,11 @@ class Event:
             del self.event
 
     def synchronize(self) -> None:
-        """See `swapnet.executor.gpu.accelerator.Event.synchronize`; releases the GIL."""
+        """Wait until the event has come; releases the GIL."""
         with self._cuda.current():
             self.event.synchronize()
 
     def ms_since(self, earlier: AnyEvent) -> float:
-        """See `swapnet.executor.gpu.accelerator.Event.ms_since`."""
         assert isinstance(earlier, Event)
         with self._cuda.current():
             return float(self.event.time_since(earlier.event))
@@ -267,12 +249,10 @@ class Buffer:
         self.free()
 
     def view(self, offset: int, nbytes: int) -> memoryview:
-        """See `swapnet.executor.gpu.accelerator.Buffer.view`."""
         start = self._skipped + offset
         return memoryview(self._memory)[start : start + nbytes]
 
     def free(self) -> None:
-        """See `swapnet.executor.gpu.accelerator.Buffer.free`."""
         if self._memory is None:
             return
         memory, self._memory = self._memory, None
@@ -281,7 +261,7 @@ class Buffer:
 
 
 def _device_address(kind: MemoryKind, memory: Any) -> int:
-    """As kernels see it; the host's own address for what they do not see."""
+    """Address as kernels see it; the host's for memory that they do not see."""
     if kind is MemoryKind.DEVICE:
         return int(memory)
     if kind is MemoryKind.PINNED:

@@ -1,4 +1,4 @@
-"""Weights on a GPU: one range of addresses, written by copies or by the host itself."""
+"""Memory for weights on a GPU: one range of addresses, written by copies or by the host."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class GpuArena:
     Parameters
     ----------
     accelerator
-        Whose memory.
+        The GPU.
     kind
-        Where it lies.
+        Kind of memory.
     nbytes
         Size.
     stream
-        Of the copies that write to it; None where the host itself does.
+        Stream of the copies that write to it; None where the host writes.
 
     Raises
     ------
     BudgetError
-        There is not so much.
+        There is not enough memory.
     """
 
     def __init__(
@@ -39,38 +39,24 @@ class GpuArena:
         self.nbytes = nbytes
 
     def view(self, offset: int, nbytes: int) -> memoryview:
-        """Writable bytes of a host-visible kind."""
+        """Writable bytes ``offset`` to ``offset + nbytes``, in host-visible memory."""
         return self._buffer.view(offset, nbytes)
 
     def resize(self, nbytes: int) -> None:
-        """Nothing to do for the same size.
-
-        Raises
-        ------
-        BufferError
-            The driver can't do that: other memory is reserved instead, and everything read again.
-        """
+        # The driver can't change the size: the executor reserves new memory, and reads all weights.
         if nbytes != self.nbytes:
             raise BufferError(f"GPU memory of {self.nbytes} bytes can't become {nbytes}")
 
     def move(self, source: int, target: int, nbytes: int) -> None:
-        """Nothing to do in the same place.
-
-        Raises
-        ------
-        BufferError
-            Places that may overlap are not copied on the device.
-        """
+        # Places that may overlap can't be copied on the device.
         if source != target:
             raise BufferError(f"{nbytes} bytes of GPU memory stay at {source}")
 
     def fill(self, offset: int, nbytes: int, byte: int) -> None:
-        """Overwrite a part."""
         if self._stream is None:
             np.frombuffer(self.view(offset, nbytes), np.uint8)[:] = byte
         else:
             self._accelerator.fill(self._stream, self.address + offset, nbytes, byte)
 
     def discard(self) -> None:
-        """Give it back. Safe to call twice."""
         self._buffer.free()

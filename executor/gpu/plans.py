@@ -1,12 +1,11 @@
-"""Serialized engines on their way: read to the host as a whole, then loaded into their place."""
+"""Load serialized engines: read to the host as a whole, then made in their place."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from swapnet.errors import BackendError
 from swapnet.executor.gpu.accelerator import Accelerator, Buffer, MemoryKind, Stream
@@ -17,28 +16,15 @@ from swapnet.executor.swapping.loading import BeforeRead, Loader, Reader
 from swapnet.executor.swapping.moments import Mark, Passed
 from swapnet.manifest import Manifest
 
-__all__ = ["PlanLoader", "Plans"]
+__all__ = ["LoadPlan", "PlanLoader"]
 
-
-class Plans(Protocol):
-    """Who makes engines of plans."""
-
-    def load(self, block: int, plan: memoryview, address: int, nbytes: int) -> Mark:
-        """Make the engine of a block, its weights in a place of the arena.
-
-        Raises
-        ------
-        BackendError
-            The library refuses the plan, or the place is too small.
-        """
-
-    def unload(self, block: int) -> None:
-        """Forget the engine of a block, which nothing executes any more."""
+LoadPlan = Callable[[int, memoryview, int, int], Mark]
+"""Makes the engine of a block from its plan, with the weights at an address, within a size."""
 
 
 @dataclass
 class _Arriving:
-    """A plan of which some requests have been read."""
+    """A plan that has been read in part."""
 
     buffer: Buffer
     missing_bytes: int
@@ -49,21 +35,21 @@ class _Arriving:
 class PlanLoader:
     """Loads blocks with embedded weights; leaves the others to another loader. See `Loader`.
 
-    The last request of a plan makes its engine, in the reading thread: what lay in the place has
-    ended by then, and is forgotten first.
+    The last request of a plan makes its engine, in the reading thread. The engines that lay in the
+    place have ended by then, and are unloaded first.
 
     Parameters
     ----------
     inner
-        For blocks whose weights are inputs.
+        Loader of blocks with external weights.
     manifest, places
-        The engine, and where its blocks lie.
-    plans
-        Makes engines.
+        The engine, and the places of its blocks.
+    load_plan, unload
+        Make the engine of a block, and forget it.
     storage, arena
-        From where to where.
+        Source and destination.
     accelerator, stream
-        Whose page-locked memory plans are read to, and the stream on which places are overwritten.
+        GPU with page-locked memory for plans, and the stream on which places are overwritten.
     before_read
         See `BeforeRead`.
     """
@@ -73,7 +59,8 @@ class PlanLoader:
         inner: Loader,
         manifest: Manifest,
         places: Sequence[Place],
-        plans: Plans,
+        load_plan: LoadPlan,
+        unload: Callable[[int], None],
         storage: Reader,
         arena: GpuArena,
         accelerator: Accelerator,
@@ -84,7 +71,8 @@ class PlanLoader:
         self._inner = inner
         self._blocks = manifest.blocks
         self._places = places
-        self._plans = plans
+        self._load_plan = load_plan
+        self._unload = unload
         self._storage = storage
         self._arena = arena
         self._stream = stream
@@ -100,11 +88,10 @@ class PlanLoader:
 
     @property
     def largest_bytes(self) -> int:
-        """See `Loader.largest_bytes`."""
         return self._inner.largest_bytes
 
     def load(self, read: Read, after: Mark | None) -> Mark:
-        """See `Loader.load`; only the last request of a plan gives a moment to wait for."""
+        """Load one request; only the last one of a plan has a mark to wait for."""
         if read.block < 0 or self._blocks[read.block].weight_style == "external":
             return self._inner.load(read, after)
         extent = self._blocks[read.block].extent
@@ -133,7 +120,6 @@ class PlanLoader:
         return mark
 
     def reset(self) -> None:
-        """See `Loader.reset`: plans that arrived in part are read again."""
         with self._changed:
             self._buffers += [arriving.buffer for arriving in self._arriving.values()]
             self._arriving.clear()
@@ -141,20 +127,19 @@ class PlanLoader:
         self._inner.reset()
 
     def close(self) -> None:
-        """See `Loader.close`."""
         self.reset()
         for block in self._loaded:
             with suppress(BackendError):
-                self._plans.unload(block)
+                self._unload(block)
         for buffer in self._buffers:
             buffer.free()
         self._loaded, self._buffers = [], []
         self._inner.close()
 
     def _of(self, block: int) -> _Arriving:
-        """The plan that is arriving; its first request waits for memory to read it to.
+        """The arriving plan of a block; its first request waits for host memory.
 
-        All requests of a plan begin before any of the next one, so who holds memory gets on.
+        All requests of a plan begin before those of the next one, so plans with memory get on.
         """
         with self._changed:
             while block not in self._arriving:
@@ -179,13 +164,13 @@ class PlanLoader:
             over = [o for o in self._loaded if o == block or _overlap(self._places[o], place)]
             self._loaded = [o for o in self._loaded if o not in over] + [block]
         for other in over:
-            self._plans.unload(other)
+            self._unload(other)
         if self._before_read is not None:
             for read in arriving.reads:
                 self._before_read(read)
             self._stream.synchronize()
         plan = arriving.buffer.view(0, self._blocks[block].plan_nbytes)
-        return self._plans.load(block, plan, self._arena.address + place.offset, place.nbytes)
+        return self._load_plan(block, plan, self._arena.address + place.offset, place.nbytes)
 
 
 def _overlap(one: Place, other: Place) -> bool:

@@ -1,4 +1,4 @@
-"""From storage to a GPU's own memory, through page-locked memory of the host."""
+"""Load bytes from storage to a GPU's own memory, through page-locked host memory."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ __all__ = ["StagedLoader"]
 
 @dataclass(frozen=True)
 class _Slot:
-    """A part of the staging memory, and when the copy that started from it has ended."""
+    """A part of the staging memory, and the end of the latest copy from it."""
 
     offset: int
     copied: Event | None = None
 
 
 class StagedLoader:
-    """Reads into a ring of slots and copies from there on a stream of its own; see `Loader`.
+    """Reads into a ring of slots and copies from there on its own stream; see `Loader`.
 
-    The host waits for storage and for a free slot, never for what is executed: the copy waits for
-    that on the device.
+    The host waits for storage and for a free slot, never for kernels: the copy waits for them on
+    the device.
 
     Parameters
     ----------
     storage, arena
-        From where to where.
+        Source and destination.
     accelerator, stream
-        Whose memory, and the stream of the copies.
+        The GPU, and the stream of the copies.
     clock
-        For the marks.
+        Clock of the marks.
     largest_bytes, slots
-        Limit of one request, and how many there may be in flight.
+        Upper limits of one request, and of the requests in flight.
     before_read
         See `BeforeRead`; called when the place is free on the device.
     """
@@ -68,7 +68,6 @@ class StagedLoader:
             self._slots.put(_Slot(number * largest_bytes))
 
     def load(self, read: Read, after: Mark | None) -> Mark:
-        """See `Loader.load`."""
         slot = self._slots.get()
         copied: Event | None = None
         try:
@@ -87,8 +86,7 @@ class StagedLoader:
             self._slots.put(_Slot(slot.offset, copied))
 
     def reset(self) -> None:
-        """See `Loader.reset`: nothing comes in part."""
+        pass
 
     def close(self) -> None:
-        """See `Loader.close`; copies have ended."""
         self._staging.free()

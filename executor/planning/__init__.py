@@ -1,1 +1,1 @@
-"""Which blocks stay in memory, where the others lie, and what is read when."""
+"""Decide which blocks stay in memory, where the others lie, and when each is read."""

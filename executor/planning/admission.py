@@ -1,4 +1,4 @@
-"""A budget in bytes, for a model on this machine."""
+"""Resolve a budget to bytes, for a model on this machine."""
 
 from __future__ import annotations
 
@@ -9,29 +9,34 @@ from swapnet.machine import memory_bytes
 from swapnet.manifest import Manifest
 from swapnet.units import format_size
 
-__all__ = ["admitted_bytes", "check_available"]
+__all__ = ["admitted_bytes", "check_available", "rounded_up"]
+
+
+def rounded_up(nbytes: int) -> str:
+    """A budget of at least ``nbytes`` in the words of an option, such as ``12.5MiB``."""
+    return f"{-(-nbytes * 10 // (1 << 20)) / 10:g}MiB"
 
 
 def admitted_bytes(budget: Budget, manifest: Manifest, available_bytes: int | None = None) -> int:
-    """What a budget means for a model, if there is so much.
+    """Bytes of a budget for a model.
 
     Parameters
     ----------
     budget, manifest
-        What is asked for, by which engine.
+        The budget and the engine.
     available_bytes
-        What there is: by default the machine's memory.
+        Upper limit of the budget; by default the machine's memory.
 
     Raises
     ------
     BudgetError
-        It is more than that.
+        The budget is above ``available_bytes``.
     """
     return check_available(budget, budget.resolve(demand(manifest)), available_bytes)
 
 
 def check_available(budget: Budget, budget_bytes: int, available_bytes: int | None = None) -> int:
-    """The bytes that a budget was found to be, if there is so much; see `admitted_bytes`."""
+    """``budget_bytes`` of a budget that was resolved before, checked as in `admitted_bytes`."""
     available = memory_bytes() if available_bytes is None else available_bytes
     if budget_bytes > available:
         raise BudgetError(

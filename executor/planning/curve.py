@@ -1,4 +1,4 @@
-"""Predicted latency over budget: what a model costs at every size that it fits in."""
+"""Predicted latency over budget: the cost of a model at every size that it fits in."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _POINTS = 24
 
 @dataclass(frozen=True)
 class Point:
-    """One budget.
+    """Prediction for one budget.
 
     Attributes
     ----------
     budget_bytes
-        What is allowed.
+        The budget.
     predicted_ms
         Steady-state latency of the plan.
     bound_ms
-        What no pipeline goes below: the larger of the blocks' idle times and of streaming at the
-        idle bandwidth of storage.
+        Lower bound of the latency of any pipeline: the larger of the blocks' idle times and of
+        ``reading_ms``.
     streamed_bytes
-        Read in every inference.
+        Bytes read in every inference.
     resident_bytes
         Weights that stay in memory.
     reading_ms
-        Streaming at the idle bandwidth of storage.
+        Time to read ``streamed_bytes`` at the idle bandwidth of storage.
     """
 
     budget_bytes: int
@@ -47,7 +47,7 @@ class Point:
 
 
 def curve_budgets(manifest: Manifest, count: int = _POINTS) -> tuple[int, ...]:
-    """Budgets from the smallest that works to everything resident, each the same factor larger."""
+    """Budgets from the smallest possible one to everything resident, in geometric progression."""
     smallest, _ = smallest_budget(manifest)
     largest = max(demand(manifest).total_bytes, smallest)
     factor = (largest / smallest) ** (1 / max(count - 1, 1))
@@ -65,22 +65,22 @@ def curve(
     count: int = _POINTS,
     budgets: Sequence[int] = (),
 ) -> tuple[Point, ...]:
-    """Plan for budgets from the smallest that works to everything resident, or for given ones.
+    """Plan for budgets from the smallest possible one to everything resident, or for given ones.
 
     Parameters
     ----------
     manifest, profile
-        The engine, and the delays that it is planned by.
+        The engine, and the delays to plan with.
     options
-        How to plan.
+        Restrictions of the plans.
     delays
-        To predict by, and for the bound: those of another hour. By default the same.
+        Delays for prediction and bound, measured at another hour; by default ``profile``.
     execution_ms
-        Of the bound: the unswapped model. By default the sum of the blocks alone.
+        Latency of the unswapped model, for the bound; by default the sum of the blocks' idle times.
     count
-        Of budgets, at most: fewer where they would be the same.
+        Upper limit of the number of budgets: equal ones are left out.
     budgets
-        Bytes, in place of these.
+        Budgets in bytes, in place of `curve_budgets`.
     """
     delays = delays or profile
     if execution_ms is None:

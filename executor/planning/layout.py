@@ -1,4 +1,4 @@
-"""Where the values that live across cuts lie: fixed offsets, known before anything runs."""
+"""Lay out values that live across cuts: fixed offsets, known before anything runs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _touched(manifest: Manifest) -> dict[str, tuple[int, int]]:
 
 
 def last_uses(manifest: Manifest) -> dict[str, int]:
-    """The last block that reads each value of unknown size; model outputs are left out."""
+    """Last block that reads each value of unknown size, without model outputs."""
     outputs = {tensor.name for tensor in manifest.outputs}
     return {
         value.name: lifetimes(manifest)[value.name][1]
@@ -71,7 +71,7 @@ def last_uses(manifest: Manifest) -> dict[str, int]:
 
 
 def is_placed(value: Tensor) -> bool:
-    """Whether the value's size is known beforehand; others are allocated by the backend."""
+    """True where the value's size is known beforehand; others are allocated by the backend."""
     return concrete_nbytes(value.dtype, value.shape) is not None
 
 
@@ -103,9 +103,9 @@ def lay_out_values(manifest: Manifest) -> ValueLayout:
 
 
 def lay_out_all(manifest: Manifest) -> ValueLayout:
-    """Offsets for inputs, values and outputs, each of its planned size: where all lie on a GPU.
+    """Offsets on a GPU for inputs, values and outputs, each of its planned size.
 
-    Inputs are there from the beginning, outputs until the end.
+    Inputs live from the beginning, outputs until the end.
     """
     alive = _touched(manifest)
     end = len(manifest.blocks)
@@ -120,9 +120,9 @@ def lay_out_all(manifest: Manifest) -> ValueLayout:
 
 
 def lay_out_staged(manifest: Manifest) -> ValueLayout:
-    """Offsets for what goes between host and GPU: inputs, outputs, and what lookups read and give.
+    """Offsets for tensors that are copied between host and GPU: also those of lookup blocks.
 
-    One after the other, for copies of several may be under way.
+    None overlap: several copies may be under way.
     """
     lookups = [block for block in manifest.blocks if not block.is_graph]
     names = [tensor.name for tensor in (*manifest.inputs, *manifest.outputs)]

@@ -1,7 +1,7 @@
-"""The plan for one budget: what is resident, where the rest lies in the ring, what is read when.
+"""The plan for one budget: resident blocks, places of the others in the ring, order of reads.
 
 The order of blocks is cyclic and known, so every block keeps its address for as long as the plan
-holds; swapping is nothing but reading bytes to that address.
+holds. Swapping is reading bytes to that address.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ __all__ = ["Place", "Plan", "PlanOptions", "Read", "Step"]
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """How to plan; the defaults are the fastest measured.
+    """Restrictions of a plan; the defaults are the fastest measured.
 
     Attributes
     ----------
     resident
-        Keep what fits beside the ring in memory.
+        Keep blocks in memory where they fit beside the ring.
     cyclic
         Read the first blocks of the next inference during the last blocks of this one.
     merge
-        Execute several blocks by one call where that is faster.
+        Execute several blocks in one step where that is faster.
     reading_weight
-        How much a millisecond of reading counts beside one of latency, though it may be hidden:
-        other models wait for storage, and compute more slowly meanwhile.
+        Weight of a millisecond of reading in units of latency, even where it is hidden: other
+        models wait for storage, and compute more slowly meanwhile.
     most_step_ms
-        No longer call to the backend than that, unless one block takes longer: other models wait
-        for its end. None for any.
+        Longest step in milliseconds, unless one block takes longer: other models wait for its end.
+        None for no limit.
     """
 
     resident: bool = True
@@ -42,7 +42,7 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a block's extent lies in the arena."""
+    """Place of a block's extent in the arena, in bytes."""
 
     offset: int
     nbytes: int
@@ -58,11 +58,11 @@ class Read:
     block
         Index of the block.
     file_offset, arena_offset, nbytes
-        From where, to where, how many bytes.
+        Source in the weight file, destination in the arena, length.
     after
-        The step that must have ended before, because its blocks lie where this read goes; counted
-        from the first step of the same inference, negative in the one before. What reads before
-        this one wait for has ended too, and is not named again.
+        Step that must have ended before: its blocks lie where this read goes. Counted from the
+        first step of the same inference, negative in the inference before. Steps that earlier
+        reads wait for have ended too, and are not named again.
     """
 
     block: int
@@ -74,14 +74,16 @@ class Read:
 
 @dataclass(frozen=True)
 class Step:
-    """A segment: consecutive blocks executed by one call.
+    """The plan's unit of execution: consecutive blocks, executed by one call.
+
+    The backend compiles each step to a `Segment`.
 
     Attributes
     ----------
     first, last
-        Its blocks, both included.
+        First and last block, both included.
     reads
-        How many of an inference's reads must have arrived before it starts.
+        Number of the inference's reads that must have arrived before the step starts.
     """
 
     first: int
@@ -96,19 +98,19 @@ class Plan:
     Attributes
     ----------
     budget_bytes
-        What was allowed.
+        The budget that the plan was made for.
     places
-        By block; lookup blocks have an empty one.
+        Place of each block; lookup blocks have an empty one.
     steps, reads
-        Of one inference, in order.
+        Steps and reads of one inference, in order.
     readers
-        Requests in flight.
+        Number of requests in flight.
     request_bytes
-        Size of one request, about; its limit on a GPU.
+        Approximate size of one request; its limit on a GPU.
     shared_bytes, resident_bytes, ring_bytes
-        Regions of the arena, in this order.
+        Sizes of the arena's regions, in this order.
     usage
-        Everything but weights.
+        Memory for everything but weights.
     predicted_ms
         Steady-state latency.
     """
@@ -127,7 +129,7 @@ class Plan:
 
     @property
     def arena_bytes(self) -> int:
-        """All weights in memory at once."""
+        """Size of the arena: all weights that are in memory at once."""
         return self.shared_bytes + self.ring_bytes + self.resident_bytes
 
     @property
@@ -137,5 +139,5 @@ class Plan:
 
     @property
     def planned_bytes(self) -> int:
-        """What the plan uses of its budget."""
+        """Bytes of the budget that the plan uses."""
         return self.arena_bytes + page_table_bytes(self.arena_bytes) + self.usage.total_bytes

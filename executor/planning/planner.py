@@ -1,11 +1,13 @@
-"""From manifest, delays and budget to a plan: a pure function, without input or output."""
+"""Make a plan of manifest, delays and budget: a pure function, without input or output."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from math import ceil
 
 from swapnet.errors import BudgetError
+from swapnet.executor.planning.admission import rounded_up
 from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step
 from swapnet.executor.planning.schedule import Flow, outline_of, schedule
 from swapnet.executor.planning.search import Planner, parted
@@ -19,7 +21,7 @@ __all__ = ["make_plan", "smallest_budget"]
 
 
 def smallest_budget(manifest: Manifest) -> tuple[int, str]:
-    """The smallest budget in bytes that works, and what sets it."""
+    """The smallest possible budget in bytes, and its largest part in words."""
     used = usage(manifest)
     largest = max(manifest.blocks, key=lambda b: b.swapped_bytes)
     streamed = largest.swapped_bytes
@@ -50,7 +52,7 @@ def make_plan(
     budget_bytes: int,
     options: PlanOptions | None = None,
 ) -> Plan:
-    """The placement with the lowest predicted latency found, reading the least.
+    """The plan with the lowest predicted latency found; of equally fast ones, the least reading.
 
     Parameters
     ----------
@@ -59,12 +61,12 @@ def make_plan(
     budget_bytes
         All bytes that the model may use.
     options
-        How to plan.
+        Restrictions of the plan.
 
     Raises
     ------
     BudgetError
-        The budget is below the smallest that works.
+        The budget is below `smallest_budget`.
     """
     options = options or PlanOptions()
     request_bytes = profile.storage.request_bytes
@@ -74,7 +76,7 @@ def make_plan(
         raise BudgetError(
             f"{manifest.source.name} does not fit in {format_size(budget_bytes)}",
             why=f"it needs {smallest} bytes, the budget allows {budget_bytes}; {reason}",
-            hint=f"give at least {_rounded_up(smallest)}, or build with a smaller --max-block if "
+            hint=f"give at least {rounded_up(smallest)}, or build with a smaller --max-block if "
             "weights set it",
             smallest_bytes=smallest,
         )
@@ -95,7 +97,8 @@ def make_plan(
     order = schedule(outline, choice, cyclic=options.cyclic, least_bytes=request_bytes // 2)
     places = _places(manifest, order.offsets)
     reads = tuple(_reads(manifest, places, order.flows, request_bytes))
-    steps = tuple(_steps(order.spans, reads))
+    blocks = [read.block for read in reads]
+    steps = tuple(Step(first, last, bisect_right(blocks, last)) for first, last in order.spans)
     return Plan(
         budget_bytes=budget_bytes,
         places=places,
@@ -111,12 +114,8 @@ def make_plan(
     )
 
 
-def _rounded_up(nbytes: int) -> str:
-    return f"{-(-nbytes * 10 // (1 << 20)) / 10:g}MiB"
-
-
 def _places(manifest: Manifest, offsets: Sequence[int | None]) -> tuple[Place, ...]:
-    """The arena: what is shared, what is resident, the ring."""
+    """Places in the arena: first shared weights, then resident blocks, then the ring."""
     resident = manifest.shared_extent.nbytes
     ring = resident + sum(
         block.swapped_bytes
@@ -140,7 +139,7 @@ def _reads(
     flows: Sequence[Flow],
     request_bytes: int,
 ) -> Iterator[Read]:
-    """Each flow in equal requests of about ``request_bytes``, on a GPU of no more."""
+    """Requests of equal size for each flow: about ``request_bytes``, on a GPU at most."""
     rounded = ceil if manifest.runs_on_gpu else round
     for flow in flows:
         pieces = rounded(flow.nbytes / request_bytes)
@@ -155,11 +154,3 @@ def _reads(
                 min(piece, flow.nbytes - start),
                 flow.after,
             )
-
-
-def _steps(spans: Sequence[tuple[int, int]], reads: Sequence[Read]) -> Iterator[Step]:
-    arrived = 0
-    for first, last in spans:
-        while arrived < len(reads) and reads[arrived].block <= last:
-            arrived += 1
-        yield Step(first, last, arrived)

@@ -1,7 +1,8 @@
-"""From a choice to an order: where blocks lie, what is executed together, what waits for what."""
+"""From a choice to an order: places of blocks, steps, and the step that each read waits for."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,14 +15,14 @@ __all__ = ["Choice", "Flow", "Outline", "Schedule", "outline_of", "schedule"]
 
 @dataclass(frozen=True)
 class Outline:
-    """What planning has to know of an engine's blocks.
+    """An engine's blocks as planning sees them.
 
     Attributes
     ----------
     nbytes
-        By block: extent that is swapped; 0 for lookups and blocks without weights.
+        Bytes of each block that are swapped; 0 for lookups and blocks without weights.
     joinable
-        By block: whether it can be executed in one call with the block before it.
+        For each block, True where it can be executed in one step with the block before it.
     """
 
     nbytes: tuple[int, ...]
@@ -30,16 +31,16 @@ class Outline:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a plan decides.
+    """Decisions of a plan.
 
     Attributes
     ----------
     resident
         Blocks that stay in memory.
     joined
-        Blocks that are executed in one call with the block before them.
+        Blocks that are executed in one step with the block before them.
     ring_bytes
-        Memory that the others share.
+        Size of the ring, which all other blocks share.
     """
 
     resident: frozenset[int]
@@ -54,10 +55,10 @@ class Flow:
     Attributes
     ----------
     block, start, nbytes
-        Which bytes of its extent.
+        The block, and the bytes of its extent.
     after
-        The step that must have ended before, because its blocks lie where these bytes go;
-        counted from the first step of the same inference, negative in the one before.
+        Step that must have ended before: its blocks lie where these bytes go. Counted from the
+        first step of the same inference, negative in the inference before.
     """
 
     block: int
@@ -73,11 +74,11 @@ class Schedule:
     Attributes
     ----------
     offsets
-        By block, in the ring; None for those that are not streamed.
+        Offset of each block in the ring; None for blocks that are not streamed.
     spans
         First and last block of each step.
     flows
-        In the order of reading.
+        Flows in the order of reading.
     """
 
     offsets: tuple[int | None, ...]
@@ -86,28 +87,19 @@ class Schedule:
 
     @cached_property
     def needed(self) -> tuple[int, ...]:
-        """By step: how many flows must have arrived before it starts."""
-        counts = []
-        arrived = 0
-        for _, last in self.spans:
-            while arrived < len(self.flows) and self.flows[arrived].block <= last:
-                arrived += 1
-            counts.append(arrived)
-        return tuple(counts)
+        """Number of flows that must have arrived before each step starts."""
+        blocks = [flow.block for flow in self.flows]
+        return tuple(bisect_right(blocks, last) for _, last in self.spans)
 
     @property
     def ring_bytes(self) -> int:
-        """What of the ring is used."""
-        ends = [offset for offset in self.offsets if offset is not None]
-        return (
-            max((self.offsets[f.block] or 0) + f.start + f.nbytes for f in self.flows)
-            if ends
-            else 0
-        )
+        """Bytes of the ring that are used."""
+        ends = ((self.offsets[f.block] or 0) + f.start + f.nbytes for f in self.flows)
+        return max(ends, default=0)
 
 
 def outline_of(manifest: Manifest) -> Outline:
-    """The outline of an engine."""
+    """The outline of an engine's blocks."""
     blocks = manifest.blocks
     return Outline(
         nbytes=tuple(b.swapped_bytes for b in blocks),
@@ -122,18 +114,18 @@ def outline_of(manifest: Manifest) -> Outline:
 
 
 def schedule(outline: Outline, choice: Choice, *, cyclic: bool, least_bytes: int) -> Schedule:
-    """Place the streamed blocks of a choice in the ring, in order, and find what waits for what.
+    """Place the streamed blocks of a choice in the ring, in order, and find the waits of reads.
 
     Parameters
     ----------
     outline
         The blocks.
     choice
-        The streamed blocks of each of its steps fit into its ring together.
+        The choice; the streamed blocks of each of its steps fit into its ring together.
     cyclic
         Bytes for the next inference may be read during this one.
     least_bytes
-        Bytes that would make a smaller request wait with those after them.
+        Smallest flow: fewer bytes wait together with the bytes after them.
     """
     spans = tuple(_spans(outline, choice))
     step_of = [s for s, (first, last) in enumerate(spans) for _ in range(first, last + 1)]
@@ -165,7 +157,7 @@ def _spans(outline: Outline, choice: Choice) -> Iterator[tuple[int, int]]:
 def _offsets(
     outline: Outline, choice: Choice, spans: Sequence[tuple[int, int]]
 ) -> list[int | None]:
-    """One step after the other around the ring; the blocks of a step lie together."""
+    """Offsets in the ring, step after step; the blocks of a step lie together."""
     offsets: list[int | None] = [None] * len(outline.nbytes)
     cursor = 0
     for first, last in spans:
@@ -183,7 +175,12 @@ def _offsets(
 def _overwrite(
     recent: list[tuple[int, int, int]], start: int, end: int
 ) -> list[tuple[int, int, int]]:
-    """Take what lies under ``start`` to ``end``, and all that is older, out of ``recent``."""
+    """Remove the places under ``start`` to ``end``, and all older ones, from ``recent``."""
+    # ``recent`` has the places (start, end, step) that were written last, oldest first. Steps end
+    # in order and reads begin in order, so the wait for the newest overwritten step covers all
+    # older places: no later read has to name them, and they go. The rest of an overwritten block
+    # behind ``end`` returns as the oldest place. The next block in the ring overwrites it: its
+    # first bytes wait for that step alone, and not for the step of the place behind the rest.
     under: list[tuple[int, int, int]] = []
     last = -1
     for index, place in enumerate(recent):
@@ -203,7 +200,7 @@ def _flows(
     earliest: int,
     least_bytes: int,
 ) -> Iterator[Flow]:
-    """Bytes wait for what lies under them, and for what the bytes before them wait for."""
+    """Parts of a block: bytes wait for the step under them, and for that of the bytes before."""
     begun = position = start
     after = earliest
     for _, stop, step in under:

@@ -1,9 +1,10 @@
-"""The choice with the lowest predicted latency: what is resident, joined, and how large the ring.
+"""Search the choice with the lowest predicted latency: resident and joined blocks, ring size.
 
-Every candidate is simulated. The first ones follow from what a pipeline wants: residents where
-bytes are dense in time, spread, first or last, beside rings of several sizes. The best of them are
-improved step by step: a simulation says which step waits longest, and a block before it becomes
-resident in place of one that nothing waits for; blocks join and part, the ring grows and shrinks.
+Every candidate is simulated. The first candidates follow from the nature of a pipeline: residents
+where bytes are dense in time, spread evenly, first or last, beside rings of several sizes. The best
+of them are improved one change at a time. A simulation tells the step that waits longest, and a
+block before it becomes resident in place of one that nothing waits for. Blocks join and part, the
+ring grows and shrinks.
 """
 
 from __future__ import annotations
@@ -19,34 +20,34 @@ from swapnet.executor.planning.timeline import Delays, simulate
 __all__ = ["Candidate", "Planner", "parted"]
 
 _ALIKE = 1.002
-"""Predictions this close are the same: the plan that reads least is taken."""
+"""Predictions within this factor count as equal: among them the plan that reads least is taken."""
 
 _NEAR = 4
-"""Blocks before a wait that are considered first."""
+"""Number of blocks before a wait that are tried first."""
 
 _KEPT = 16
-"""Candidates that are remembered, and improved."""
+"""Number of candidates that are remembered, and improved."""
 
 _RINGS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
-"""Shares of the memory to try."""
+"""Ring sizes to try, as fractions of the memory."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A choice and what it was predicted to cost.
+    """A choice and its predicted cost.
 
     Attributes
     ----------
     choice
-        With the ring that is left beside its residents.
+        The choice, with the ring that is left beside its residents.
     steady_ms
         Latency once prefetching has settled.
     cost_ms
-        What is minimised: latency, and reading as far as it counts.
+        Objective of the search: latency and weighted reading time.
     stalls_ms
-        By step.
+        Wait of each step for its bytes.
     streamed_bytes
-        Read in every inference.
+        Bytes read in every inference.
     """
 
     choice: Choice
@@ -64,7 +65,7 @@ class Planner:
     outline
         The blocks.
     delays
-        What they take.
+        Execution and reading times.
     available_bytes
         Memory for residents and ring together; every block fits.
     cyclic, least_bytes
@@ -74,9 +75,9 @@ class Planner:
     """
 
     EFFORT = 100_000
-    """Simulated reads and steps after which the search ends: well below a second."""
+    """Number of simulated reads and steps after which the search ends: well below a second."""
     EFFORT_PER_BLOCK = 2_000
-    """The same for small engines."""
+    """Effort for each block of a small engine."""
 
     def __init__(
         self,
@@ -96,24 +97,16 @@ class Planner:
         self._least = least_bytes
         self._effort = min(self.EFFORT, self.EFFORT_PER_BLOCK * len(outline.nbytes))
         self.simulated_events = 0
-        """Reads and steps that were simulated so far."""
+        """Number of reads and steps that were simulated until now."""
         self._tried: set[tuple[int, int, int]] = set()
-        """Choices as bits: many are tried, in a process that counts its memory."""
+        """Choices as bits, which are small: many are tried, in a process that counts its memory."""
         self._found: list[Candidate] = []
         """The best ones, fastest first."""
         self._swapped = [b for b, nbytes in enumerate(outline.nbytes) if nbytes]
         self._ms = [delays.step(b, b)[0] for b in range(len(outline.nbytes))]
 
     def best(self, *, resident: bool, join: bool) -> Candidate:
-        """The fastest candidate found; of equally fast ones, the one that reads least.
-
-        Parameters
-        ----------
-        resident
-            Blocks may stay in memory.
-        join
-            Blocks may be executed together.
-        """
+        """The fastest candidate found; of equally fast ones, the one that reads least."""
         everything = frozenset(self._swapped)
         fits = resident and sum(self._outline.nbytes) <= self._available
         if fits or not everything:
@@ -127,7 +120,7 @@ class Planner:
         return min(alike, key=lambda c: (c.streamed_bytes, c.steady_ms))
 
     def _try(self, choice: Choice) -> Candidate | None:
-        """Simulate a choice that is possible and was not tried yet, while effort is left."""
+        """Simulate a choice if it is possible and was not tried yet, while effort is left."""
         key = (_bits(choice.resident), _bits(choice.joined), choice.ring_bytes)
         spent = bool(self._found) and self.simulated_events >= self._effort
         if key in self._tried or spent:
@@ -147,12 +140,11 @@ class Planner:
         if not streamed or kept + choice.ring_bytes > self._available:
             return False
         return max(streamed) <= choice.ring_bytes and all(
-            self._together(first, last, choice.resident) <= choice.ring_bytes
+            self._streamed_bytes(first, last, choice.resident) <= choice.ring_bytes
             for first, last in _runs(len(nbytes), choice.joined)
         )
 
-    def _together(self, first: int, last: int, resident: frozenset[int]) -> int:
-        """Bytes of one step that are streamed."""
+    def _streamed_bytes(self, first: int, last: int, resident: frozenset[int]) -> int:
         nbytes = self._outline.nbytes
         return sum(nbytes[b] for b in range(first, last + 1) if b not in resident)
 
@@ -198,7 +190,7 @@ class Planner:
     def _joined(
         self, resident: frozenset[int], limit: int, *, after_streamed: bool, join: bool = True
     ) -> frozenset[int]:
-        """Resident blocks join those before them, streamed ones up to ``limit`` bytes a step."""
+        """Join resident blocks to those before them, streamed ones up to ``limit`` bytes a step."""
         if not join:
             return frozenset()
         joined: list[int] = []
@@ -222,7 +214,7 @@ class Planner:
                 yield block
 
     def _improve(self, candidate: Candidate, *, resident: bool, join: bool) -> None:
-        """Take the first neighbour that is faster, again and again."""
+        """Move to the first neighbour that is better, until there is none."""
         while True:
             for choice in self._neighbours(candidate, resident=resident, join=join):
                 neighbour = self._try(choice)
@@ -235,6 +227,11 @@ class Planner:
                 return
 
     def _neighbours(self, candidate: Candidate, *, resident: bool, join: bool) -> Iterator[Choice]:
+        # The search moves to the first neighbour that is better and its effort is limited, so the
+        # order decides how far it comes: single changes first, those of residents before all, for
+        # they remove the longest waits. Then follow changes that help only in pairs. Two blocks
+        # that join at once pass a state in which each alone is worse. With other residents the
+        # ring no longer ends where a block does, and other joins are possible.
         choice = candidate.choice
         if resident:
             yield from self._other_residents(candidate)
@@ -252,7 +249,7 @@ class Planner:
                 yield replace(other, joined=choice.joined ^ {block})
 
     def _rings(self, choice: Choice) -> list[int]:
-        """The largest rings that consecutive streamed blocks fill to the end."""
+        """Sizes of the largest rings that consecutive streamed blocks fill to the end."""
         nbytes = [self._outline.nbytes[b] for b in self._swapped if b not in choice.resident]
         ends = [0, *accumulate(nbytes)]
         sums = {end for end in ends if 0 < end <= choice.ring_bytes}
@@ -263,7 +260,7 @@ class Planner:
         return sorted(sums, reverse=True)[: 2 * _NEAR]
 
     def _other_residents(self, candidate: Candidate) -> Iterator[Choice]:
-        """Blocks near the longest waits stay instead of others, one more or one less stays."""
+        """Choices in which a block near a long wait becomes resident, one leaves, or both."""
         choice, nbytes = candidate.choice, self._outline.nbytes
         spans = _runs(len(nbytes), choice.joined)
         waits = sorted(range(len(spans)), key=lambda s: -candidate.stalls_ms[s])
@@ -294,7 +291,7 @@ class Planner:
         return self._outline.nbytes[block] / (self._ms[block] or 1e-9)
 
     def _orders(self, blocks: Sequence[int], room: int) -> Iterator[Sequence[int]]:
-        """Which blocks to keep first."""
+        """Orders in which blocks become resident while there is room."""
         yield self._evenly_in_time(blocks, room)
         yield self._every_nth(blocks, room)
         yield sorted(blocks, key=lambda b: (-self._density(b), b))
@@ -318,7 +315,6 @@ class Planner:
         return chosen + others
 
     def _every_nth(self, blocks: Sequence[int], room: int) -> list[int]:
-        """Residents spread evenly over bytes."""
         total = sum(self._outline.nbytes[b] for b in blocks)
         seen = kept = 0
         chosen: list[int] = []
@@ -335,7 +331,7 @@ class Planner:
 
 
 def parted(choice: Choice, outline: Outline, delays: Delays, most_ms: float) -> Choice:
-    """The same choice with steps of at most ``most_ms``, where one block does not take longer."""
+    """The choice with its steps parted to at most ``most_ms``, unless one block takes longer."""
     joined: list[int] = []
     first = 0
     for block in range(len(outline.nbytes)):

@@ -1,4 +1,4 @@
-"""What happens when: the executor's order of reads and steps, with delays instead of work."""
+"""Simulate the executor's order of reads and steps, with delays instead of work."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from swapnet.profile import Profile
 __all__ = ["Delays", "Timeline", "predict", "simulate"]
 
 _MOST_LAPS = 6
-"""Inferences until the cyclic prefetch has settled, at the latest."""
+"""Upper limit of simulated inferences until the cyclic prefetch has settled."""
 
 _NOTHING_MS = 1e-9
-"""Left over by rounding."""
+"""Largest rest that rounding leaves of a flow or a step."""
 
 _SETTLED = 1e-4
-"""Two inferences in a row whose latencies differ by no more have settled."""
+"""Relative difference of two latencies in a row, below which prefetching has settled."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Timeline:
     ends_ms
         End of each inference.
     stalls_ms
-        By step of the last inference: how long it waited for its bytes.
+        Wait of each step for its bytes, in the last inference.
     """
 
     ends_ms: tuple[float, ...]
@@ -44,13 +44,7 @@ class Timeline:
 
 
 class Delays:
-    """A profile, ready to be asked for many plans.
-
-    Parameters
-    ----------
-    profile
-        What was measured.
-    """
+    """A profile in a form that is quick to simulate many plans with."""
 
     def __init__(self, profile: Profile) -> None:
         storage = profile.storage
@@ -62,7 +56,7 @@ class Delays:
         self.reading = min(storage.busy_bytes_per_s / storage.bytes_per_s, 1.0)
 
     def step(self, first: int, last: int) -> tuple[float, float]:
-        """Of blocks executed by one call: milliseconds alone, and speed while reading."""
+        """Milliseconds of one step alone, and its speed while reading as a fraction of that."""
         idle = self._step_ms + self._idle_ms[last + 1] - self._idle_ms[first]
         busy = self._step_ms + self._busy_ms[last + 1] - self._busy_ms[first]
         return idle, idle / busy if busy > idle else 1.0
@@ -76,9 +70,9 @@ def simulate(
 ) -> Timeline:
     """Run a schedule on a virtual clock.
 
-    Storage serves flows in order; one starts when the one before it has ended and the step that
-    occupied its place has. A step starts when the one before it has ended and its flows have
-    arrived. While both sides are at work each is slower, as measured.
+    Storage serves flows in order. A flow starts when the flow before it and the step that occupied
+    its place have ended. A step starts when the step before it has ended and its flows have
+    arrived. While storage and processor are both at work, each is slower, as measured.
 
     Parameters
     ----------
@@ -87,9 +81,9 @@ def simulate(
     flows
         Bytes, and the step after which they may be read (see `Flow`), in order.
     needed
-        By step: flows that must have arrived before it starts.
+        Number of flows that must have arrived before each step starts.
     delays
-        How long everything takes.
+        Execution and reading times.
 
     Raises
     ------
@@ -99,9 +93,9 @@ def simulate(
     Notes
     -----
     With equal delays alone and beside each other this is the recurrence of a two-stage pipeline
-    with finite buffers (Demand Layering, RTSS'22, section IV); the two speeds are those of
-    SwapNet's delay model (arXiv 2401.16757, section 5) extended by what the sides take from each
-    other.
+    with finite buffers (Demand Layering, RTSS'22, section IV). The two speeds are those of
+    SwapNet's delay model (arXiv 2401.16757, section 5), extended by how much reading and computing
+    slow each other down.
     """
     steps = [delays.step(first, last) for first, last in spans]
     return _run(
@@ -142,6 +136,12 @@ def _run(
     latency_ms: float,
 ) -> Timeline:
     """Go from event to event; ``computing`` and ``reading`` are speeds while both are at work."""
+    # Each turn of the loop starts a flow and a step where they may start, then lets time pass until
+    # the first of them ends. ``flow_left`` and ``step_left`` are their rests in milliseconds alone,
+    # infinite where nothing runs. Where both run, each rest shrinks by the time that passed times
+    # its speed. Steps are counted from the beginning of time: ``ended`` is above the number of a
+    # step that has ended, and ``lap_of_flow`` is the first step of the inference that ``flow`` is
+    # read for. Storage has to be asked again, with its latency, only after it was idle.
     count, per_lap = len(step_ms), len(flow_ms)
     now = asked = free_at = 0.0
     flow_left, step_left = inf, inf

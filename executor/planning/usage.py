@@ -1,4 +1,4 @@
-"""What a model uses beside its weights, counted before anything runs."""
+"""Count the memory that a model uses beside its weights, before anything runs."""
 
 from __future__ import annotations
 
@@ -29,41 +29,41 @@ __all__ = [
 ]
 
 READ_BYTES = 4 << 20
-"""One request to storage: large enough for full bandwidth with one in flight."""
+"""Size of one request to storage: large enough for full bandwidth with one in flight."""
 
 LOOKUP_BYTES = 2 << 20
-"""Rows of a lookup on their way."""
+"""Staging memory for rows of a lookup."""
 
 _DYNAMIC_SLACK = 1.25
-"""Values of unknown size share the backend's arena: room for its fragments."""
+"""Room for fragments of ONNX Runtime's arena, where values of unknown size share it."""
 
 _POOLLESS_SESSION_BYTES = 48 << 10
-"""A session without threads of its own; 40 to 57 KiB with its graph were measured."""
+"""Memory of a session without threads of its own: 40 to 57 KiB with its graph were measured."""
 
 _PAGES_IN_TABLE = mmap.PAGESIZE // 8
-"""The kernel's page table is a page of entries of eight bytes, one for each page."""
+"""Number of pages in one of the kernel's page tables: a page of entries of eight bytes."""
 
 PLANS_AT_ONCE = 2
-"""Serialized engines on their way: one is read while another is loaded."""
+"""Number of serialized engines in host memory: one is read while another is loaded."""
 
 PIPELINE_BYTES = 4 << 20
-"""Threads, their stacks, the bookkeeping of a plan, and the heap's fragments."""
+"""Memory for threads, their stacks, the bookkeeping of a plan, and the heap's fragments."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Bytes beside the weights, at the planned shapes.
+    """Memory beside the weights, at the planned shapes.
 
     Attributes
     ----------
     values_bytes
         Values across cuts, placed by us, and looked-up rows.
     scratch_bytes
-        Limit of the backend's arena: values inside a block and scratch of its kernels.
+        Values inside a block and scratch of its kernels: the limit of ONNX Runtime's arena.
     io_bytes
         Model inputs and outputs.
     staging_bytes
-        Rows on their way from a lookup table, the pipeline, and page tables.
+        Staging memory of lookups and copies, the pipeline, and page tables.
     skeleton_bytes
         Loaded skeletons.
     """
@@ -76,19 +76,19 @@ class Usage:
 
     @property
     def activation_bytes(self) -> int:
-        """Values and scratch."""
+        """Memory for values and scratch."""
         return self.values_bytes + self.scratch_bytes
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """Sum of all parts."""
         return self.activation_bytes + self.io_bytes + self.staging_bytes + self.skeleton_bytes
 
 
 def for_pool(manifest: Manifest, pool: ThreadPool) -> Manifest:
-    """The manifest with what sessions take where their threads are these.
+    """The manifest with the memory that sessions take with this pool.
 
-    `load_manifest` counts threads for each session; with one pool for the process there are none.
+    `load_manifest` counts threads for each session. With one pool for the process they have none.
     """
     if pool is ThreadPool.SESSION or manifest.runs_on_gpu:
         return manifest
@@ -101,17 +101,17 @@ def for_pool(manifest: Manifest, pool: ThreadPool) -> Manifest:
 
 
 def page_table_bytes(nbytes: int) -> int:
-    """What the kernel keeps to map so much memory: eight bytes for each page."""
+    """Size of the kernel's page tables for ``nbytes`` of memory: eight bytes for each page."""
     return -(-nbytes // _PAGES_IN_TABLE)
 
 
 def mappable_bytes(nbytes: int) -> int:
-    """How much memory fits in ``nbytes`` with its page tables: the inverse of the above."""
+    """Memory that fits in ``nbytes`` with its page tables: the inverse of `page_table_bytes`."""
     return nbytes * _PAGES_IN_TABLE // (_PAGES_IN_TABLE + 1)
 
 
 def usage(manifest: Manifest) -> Usage:
-    """What the model uses beside its weights; the same for every plan."""
+    """Memory that the model uses beside its weights; the same for every plan."""
     copies_bytes = 0
     scratch = max((block.activation_bytes for block in manifest.blocks), default=0)
     io = sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs))
@@ -138,9 +138,10 @@ def usage(manifest: Manifest) -> Usage:
 
 
 def gpu_staging_bytes(manifest: Manifest) -> int:
-    """Page-locked memory from which weights are copied to a GPU; none is used where it reads there.
+    """Size of the page-locked memory from which weights are copied to a GPU.
 
-    Enough for two of the largest requests: storage fills one while the other is copied.
+    Two of the largest requests fit: storage fills one while the other is copied. None is used where
+    storage reads straight to the GPU's memory.
     """
     extents = [manifest.shared_extent.nbytes]
     extents += [b.extent.nbytes for b in manifest.blocks if b.is_graph]
@@ -148,18 +149,18 @@ def gpu_staging_bytes(manifest: Manifest) -> int:
 
 
 def _plan_bytes(manifest: Manifest) -> Iterator[int]:
-    """Extents that hold serialized engines: they are read to the host before they are loaded."""
+    """Sizes of serialized engines, which are read to the host before they are loaded."""
     return (b.extent.nbytes for b in manifest.blocks if b.weight_style == "embedded")
 
 
 def _looked_up_bytes(manifest: Manifest) -> int:
-    """Rows whose number is known only at run time: on the heap, not in the backend's arena."""
+    """Size of looked-up rows on the heap: those with a number that is known only at run time."""
     outputs = {tensor.name for tensor in manifest.outputs}
     tensors = [manifest.tensors[b.outputs[0]] for b in manifest.blocks if not b.is_graph]
     return sum(t.nbytes for t in tensors if not is_placed(t) and t.name not in outputs)
 
 
 def demand(manifest: Manifest) -> Demand:
-    """What the unswapped model uses."""
+    """Memory of the unswapped model."""
     weights = manifest.swappable_bytes + manifest.shared_extent.nbytes
     return Demand(weights + page_table_bytes(weights), usage(manifest).total_bytes)

@@ -1,1 +1,1 @@
-"""Measure what an engine needs by running it."""
+"""Measure the needs of an engine by running it."""

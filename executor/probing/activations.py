@@ -1,4 +1,4 @@
-"""What blocks need beside their weights, measured by running them in a process of their own.
+"""Measure the memory of blocks beside their weights, by running them in a child process.
 
 The process runs every block of an engine directory once, in order, on seeded inputs of the planned
 shapes or of others.
@@ -44,26 +44,26 @@ from swapnet.units import align_up
 __all__ = ["Measurement", "measure"]
 
 _MARGIN = 1.05
-"""Retry with so much more where the arena's fragments need it."""
+"""Growth of the limit after each failed try, for fragments of ONNX Runtime's arena."""
 
 _TRIES = 4
-"""Smaller limits to try: the last differ by a thirty-second."""
+"""Number of smaller limits to try: the last two differ by a thirty-second."""
 
 _UNSEEN_BYTES = 64 << 20
-"""At the end of the arena while it is watched: far more than inline constants take."""
+"""End of ONNX Runtime's arena that is not watched: far more than inline constants take."""
 
 _MODULE = "swapnet.executor.probing.activations"
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What is measured.
+    """Engine to measure.
 
     Attributes
     ----------
     folder
         Engine directory.
     shapes
-        Of all inputs; empty for those of the build.
+        Shapes of all inputs; empty for those of the build.
     """
 
     folder: str
@@ -71,19 +71,19 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Measurement(msgspec.Struct, frozen=True, tag=True):
-    """What was measured.
+    """Measured memory of blocks.
 
     Attributes
     ----------
     activation_bytes
-        By block: peak of the backend's arena while it ran.
+        Peak of ONNX Runtime's arena while each block ran.
     scratch_bytes
-        Limit under which all blocks ran, one by one and as one segment; where values have no fixed
-        place, which the arena's fragments then depend on, in groups of several sizes too.
+        Limit of the arena under which all blocks ran, one by one and in one step. Values without a
+        fixed place leave fragments in the arena: then in steps of several sizes too.
     skeleton_bytes
         Growth of the process for all skeletons together.
     nbytes
-        Of each input, output and value of symbolic shape.
+        Size of each input, output and value of symbolic shape.
     """
 
     activation_bytes: tuple[int, ...]
@@ -93,7 +93,7 @@ class Measurement(msgspec.Struct, frozen=True, tag=True):
 
     @property
     def limiting_activation_bytes(self) -> tuple[int, ...]:
-        """By block; the one with the highest peak carries the limit under which all ran."""
+        """Peak of each block; that of the highest is replaced by the limit under which all ran."""
         widest = self.activation_bytes.index(max(self.activation_bytes))
         return tuple(
             self.scratch_bytes if block == widest else min(peak, self.scratch_bytes)
@@ -109,7 +109,7 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
     folder
         Engine directory.
     shapes
-        Of all inputs, where they are not those that the engine was built for.
+        Shapes of all inputs; by default those of the build.
 
     Raises
     ------
@@ -144,7 +144,7 @@ class _Blocks:
             manifest, planned_shapes=dict(shapes or manifest.planned_shapes)
         )
         self.nbytes: dict[str, int] = {}
-        """Of what the latest run gave and was given, where its shape is symbolic."""
+        """Size of each input, output and value of symbolic shape, in the latest run."""
         self._file = WeightFile(folder / WEIGHTS, LoadMode.BUFFERED)
         self._mapped: npt.NDArray[np.uint8] = (
             np.memmap(folder / WEIGHTS, np.uint8, "r")
@@ -161,7 +161,7 @@ class _Blocks:
         self._last_uses = last_uses(self.manifest)
 
     def run(self, steps: Sequence[Step], scratch_bytes: int, probe: _Region | None) -> list[int]:
-        """Run all steps under an arena limit; the peak of the arena after each."""
+        """Run all steps in ONNX Runtime's arena of this limit; the peak of the arena after each."""
         backend = OnnxRuntimeBackend(self._folder, self.manifest, Device(), Scratch(scratch_bytes))
         graphs = [s for s in steps if self.manifest.blocks[s.first].is_graph]
         segments: dict[Step, Segment] = dict(
@@ -199,15 +199,14 @@ class _Blocks:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    """Of an array, or of a value that the backend allocated."""
     tensor = getattr(value, "tensor", None)
     return tuple(value.shape if tensor is None else tensor.shape())
 
 
 class _Region:
-    """The pages of the backend's arena that were touched.
+    """Touched pages of ONNX Runtime's arena.
 
-    The first page is left alone, for the allocator's own header lies there, and the last ones, for
+    The first page is left out: the allocator's header lies there. The last pages are left out too:
     ONNX Runtime 1.23 places inline constants before the probe.
     """
 
@@ -216,7 +215,7 @@ class _Region:
         self._libc = ctypes.CDLL(None, use_errno=True)
 
     def find(self, limit: int) -> None:
-        """Locate the arena registered last: its first allocation lies at its start."""
+        """Locate the arena that was registered last, by its first allocation."""
         import onnxruntime as ort
         from onnx import TensorProto, helper
 
@@ -242,7 +241,7 @@ class _Region:
         self.peak(reset=True)
 
     def peak(self, *, reset: bool) -> int:
-        """Bytes up to the highest page touched; then, where asked, give all pages back."""
+        """Bytes up to the highest touched page; ``reset`` gives all pages back."""
         pages = self._nbytes // mmap.PAGESIZE
         resident = np.empty(pages, np.uint8)
         start, length = ctypes.c_void_p(self._start), ctypes.c_size_t(self._nbytes)
@@ -266,7 +265,7 @@ def _measure_here(folder: Path, shapes: Mapping[str, tuple[int, ...]] | None) ->
 
 
 def _grouped(manifest: Manifest, size: int) -> list[Step]:
-    """Steps of so many blocks; a lookup is one of its own."""
+    """Steps of ``size`` blocks; a lookup has its own."""
     steps: list[Step] = []
     for block in manifest.blocks:
         before = steps[-1] if steps else None
@@ -283,16 +282,15 @@ def _grouped(manifest: Manifest, size: int) -> list[Step]:
 
 
 _MOST_TIMES_PEAK = 16
-"""Blocks in one session may hold this much more than one by one: ONNX Runtime widens narrow weights
-before it needs them."""
+"""Upper limit of the tries, in multiples of the peak one by one: in the session of several blocks
+ONNX Runtime widens narrow weights before it needs them."""
 
 
 def _smallest_limit(blocks: _Blocks, orders: Sequence[Sequence[Step]], peak: int) -> int:
-    """A limit under which the blocks run in every order.
+    """A limit of ONNX Runtime's arena under which the blocks run in every order.
 
-    The arena takes the smallest hole that fits, so its peak depends on its size: smaller limits
-    than the peak are tried where all sizes are known. Where they are not, and for the arena's
-    fragments, larger ones are.
+    The arena takes the smallest hole that fits, so its peak depends on its size. Limits below the
+    peak are tried where all sizes are known. Limits above it are tried where fragments need them.
     """
 
     def runs(limit: int) -> bool:
@@ -319,7 +317,7 @@ def _smallest_limit(blocks: _Blocks, orders: Sequence[Sequence[Step]], peak: int
 
 
 def _skeleton_bytes(blocks: _Blocks, steps: list[Step]) -> int:
-    """What skeletons add once the heap has grown for loading them."""
+    """Growth of the process for its skeletons, once the heap has grown for loading them."""
     backend = OnnxRuntimeBackend(blocks._folder, blocks.manifest, Device(), Scratch(1 << 16))
     graphs = [s for s in steps if blocks.manifest.blocks[s.first].is_graph]
     before = anonymous_bytes()

@@ -1,4 +1,4 @@
-"""Bandwidth of storage through the executor's own reader."""
+"""Measure the bandwidth of storage through the executor's own reader."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from swapnet.units import align_up
 __all__ = ["BackgroundReader", "End", "Ring", "flow"]
 
 End = tuple[float, int]
-"""When a request ended, in seconds, and the bytes of all that had ended until then."""
+"""Time at which a request ended, in seconds, and the bytes of all requests until then."""
 
 
 def flow(ends: Sequence[End]) -> float:
-    """Bytes per second while requests follow each other; 0 where there are too few to say.
+    """Bytes per second while requests follow each other; 0 for too few requests.
 
-    The slope over the ends of requests: what is in flight when counting begins and ends, and that
-    several end at once, does not matter.
+    The slope over the ends of requests does not depend on the requests in flight at the beginning
+    and at the end, nor on requests that end at once.
     """
     times = [time for time, _ in ends]
     if len(times) < 3 or times[0] == times[-1]:
@@ -34,8 +34,6 @@ def flow(ends: Sequence[End]) -> float:
 
 
 _REQUESTS_PER_READER = 4
-_MOST_S = 0.5
-"""Time in which a flow is measured, at most."""
 _RING_BYTES = 32 << 20
 
 _MOST_S = 0.5
@@ -43,38 +41,32 @@ _MOST_S = 0.5
 
 
 class Ring:
-    """Memory for requests, one place after the other, large enough for huge pages as a plan's ring.
-
-    Parameters
-    ----------
-    nbytes
-        In flight at most.
-    """
+    """Memory for ``nbytes`` of requests in flight; large enough for huge pages, like a ring."""
 
     def __init__(self, nbytes: int) -> None:
         self._arena = Arena(max(nbytes, _RING_BYTES))
         self._next = 0
 
     def next(self, nbytes: int) -> memoryview:
-        """The place after the one before, which may be overwritten when all others were given."""
+        """The next place; it may be overwritten after all other places were given."""
         offset = self._next if self._next + nbytes <= self._arena.nbytes else 0
         self._next = offset + nbytes
         return self._arena.view(offset, nbytes)
 
 
 class BackgroundReader:
-    """Reads extents over and over into memory that nobody looks at.
+    """Reads extents again and again into unused memory.
 
     Parameters
     ----------
     storage
         The weight file.
     extents
-        What to read, in order; each in equal requests, as a plan does.
+        Extents to read, in order; each in equal requests, like those of a plan.
     readers
-        Requests in flight.
+        Number of requests in flight.
     read_bytes
-        About the size of one request.
+        Approximate size of one request.
     """
 
     def __init__(
@@ -90,21 +82,21 @@ class BackgroundReader:
         self._pieces = [piece for extent in extents for piece in _pieces(extent, read_bytes)]
         self._ring = Ring(readers * max((nbytes for _, nbytes in self._pieces), default=0))
         self.total_bytes = sum(nbytes for _, nbytes in self._pieces)
-        """Of all extents, once."""
+        """Size of all extents together."""
         self.read_bytes = 0
-        """Since the reader was made."""
+        """Bytes read since the reader was made."""
         self.ends: list[End] = []
-        """Of all requests since the latest beginning."""
+        """Ends of all requests since the latest beginning."""
 
     def once(self) -> float:
-        """Read everything once; seconds taken."""
+        """Read all extents once; the time in seconds."""
         start = time.perf_counter()
         self._run(iter(self._pieces))
         return time.perf_counter() - start
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Read in the background while the block of the ``with`` statement runs."""
+        """Read in the background during the ``with`` statement."""
         stop = threading.Event()
 
         def endless() -> Iterator[tuple[int, int]]:
@@ -123,7 +115,7 @@ class BackgroundReader:
             thread.join()
 
     def flow(self, least_s: float) -> float:
-        """Bytes per second while nothing else is done: for a while, each reader several times."""
+        """Bytes per second, from several requests of each reader in at least ``least_s``."""
         start = time.perf_counter()
         with self.reading():
             while (elapsed := time.perf_counter() - start) < _MOST_S and self._pieces:

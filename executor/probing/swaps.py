@@ -1,4 +1,4 @@
-"""What a swap of each block takes on this GPU, in a process of its own.
+"""Measure the time of a swap of each block on this GPU, in a child process.
 
 The process runs an engine with nothing resident. Loading and execution overlap, so the longer of
 the two counts.
@@ -28,28 +28,28 @@ _MODULE = "swapnet.executor.probing.swaps"
 
 _INFERENCES = 9
 _STREAMED = PlanOptions(resident=False, merge=False, cyclic=False)
-"""With room for all: every block is read in each inference, and none waits for its place."""
+"""Plan with room for all blocks: each is read in every inference, and none waits for its place."""
 
 
 class Job(msgspec.Struct, frozen=True):
-    """The engine directory to measure."""
+    """Engine directory to measure."""
 
     folder: str
 
 
 class Swaps(msgspec.Struct, frozen=True, tag=True):
-    """Milliseconds by block."""
+    """Milliseconds of each block."""
 
     ms: tuple[float, ...]
 
 
 def measure_swaps(folder: Path) -> tuple[float, ...]:
-    """`swap_times` in a child process, which ends with all that a runtime library keeps.
+    """`swap_times` in a child process: its end releases all memory of the runtime library.
 
     Raises
     ------
     BackendError
-        The engine does not run here; the message has the child's last line.
+        The engine does not run here; the message has the child's error.
     """
     try:
         found: Swaps = ask(
@@ -65,14 +65,14 @@ def measure_swaps(folder: Path) -> tuple[float, ...]:
 
 
 def swap_times(folder: Path, gpu: Accelerator | None = None) -> tuple[float, ...]:
-    """Milliseconds by block: the longer of its loading and its execution, medians, warm.
+    """Milliseconds of each block: the longer of its loading and its execution, warm medians.
 
     Parameters
     ----------
     folder
         Engine directory of a GPU backend.
     gpu
-        In place of the first one.
+        GPU in place of the first one.
 
     Raises
     ------

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from swapnet.budget import Budget
 from swapnet.errors import BudgetError, InputError
-from swapnet.executor.planning.admission import check_available
+from swapnet.executor.planning.admission import check_available, rounded_up
 from swapnet.units import format_size
 
 __all__ = ["budget_bytes", "too_small"]
@@ -18,9 +18,9 @@ def budget_bytes(budget: Budget | str | int) -> int:
     Raises
     ------
     InputError
-        It is invalid, or a share of a demand.
+        The budget is invalid, or a share of a demand.
     BudgetError
-        It is more than the machine has.
+        The budget is more than the machine has.
     """
     parsed = Budget.parse(budget)
     if parsed.of != "bytes":
@@ -34,10 +34,10 @@ def budget_bytes(budget: Budget | str | int) -> int:
 
 def too_small(names: Sequence[str], smallest_bytes: int, budget_bytes: int) -> BudgetError:
     """Models that do not fit together."""
-    rounded = -(-smallest_bytes * 10 // (1 << 20)) / 10
+
     return BudgetError(
         f"{', '.join(names)} do not fit in {format_size(budget_bytes)} together",
         why=f"they need {smallest_bytes} bytes, the budget allows {budget_bytes}",
-        hint=f"give at least {rounded:g}MiB, or unload one",
+        hint=f"give at least {rounded_up(smallest_bytes)}, or unload one",
         smallest_bytes=smallest_bytes,
     )

@@ -28,7 +28,7 @@ _BURST_SHARE = 0.2
 """Share of time in bursts; with the two rates above it keeps the mean rate."""
 
 _BURST_REQUESTS = 8.0
-"""In a burst, on average."""
+"""Requests in a burst, on average."""
 
 
 def poisson(rates_per_s: Sequence[float], requests: int, seed: int) -> Iterator[tuple[float, int]]:
@@ -37,7 +37,7 @@ def poisson(rates_per_s: Sequence[float], requests: int, seed: int) -> Iterator[
     Parameters
     ----------
     rates_per_s
-        By DNN.
+        Rate of each DNN.
     requests
         Their number over all DNNs; none come if no DNN has a rate.
     seed
@@ -68,7 +68,7 @@ def arrival_times(
     kind
         The process by which requests follow each other.
     rate_per_s
-        On average.
+        Average rate.
     seconds
         Length of the time.
     random
@@ -91,7 +91,7 @@ def arrival_times(
 
 
 def _bursts(rate_per_s: float, seconds: float, random: np.random.Generator) -> tuple[Times, Times]:
-    """Where states change, and how many requests are expected until there."""
+    """Times at which states change, and requests that are expected until each."""
     burst_s = _BURST_REQUESTS / (_BURST * rate_per_s)
     calm_s = burst_s * (1 - _BURST_SHARE) / _BURST_SHARE
     borders, expected = [0.0], [0.0]

@@ -46,7 +46,7 @@ class EngineCurve:
     Attributes
     ----------
     engine
-        At its input shapes, on the device of the runtime.
+        The engine, at its input shapes and on the device of the runtime.
     curve
         Latency over budget, alone on the device.
     """
@@ -60,14 +60,14 @@ class EngineCurve:
         return usage(self.engine.manifest).total_bytes
 
     def claim(self, name: str, objectives: Objectives) -> Claim:
-        """Its claim to the memory for weights."""
+        """Claim of the engine to the memory for weights."""
         options = tuple(map(self.option, self.curve))
         return Claim(
             name, options, objectives.priority, objectives.rate_per_s, objectives.deadline_ms
         )
 
     def option(self, point: Point) -> Option:
-        """Its use of a share, by a point of its curve or by another one."""
+        """Use of a share by the engine, at a point of its curve or at another one."""
         nbytes = point.budget_bytes - self.alone_bytes
         ring_bytes = max(nbytes - point.resident_bytes, 0)
         held = min(ring_bytes / point.streamed_bytes, 1.0) if point.streamed_bytes else 0.0
@@ -80,7 +80,7 @@ def with_curve(engine: Engine) -> EngineCurve:
     Raises
     ------
     EngineError
-        Its delays are damaged.
+        The delays are damaged.
     """
     folder, device = engine.folder, engine.device
     if engine.measured.is_assumed:
@@ -107,7 +107,7 @@ def load_curve(
     profile, options
         Delays and options of the plans. A kept curve of others is stale: it is planned again.
     keep
-        In place of the one that is kept.
+        Write the curve to the folder, in place of the one there.
     """
     path = folder / CURVE
     key = _key(manifest, profile, options)

@@ -112,13 +112,6 @@ class Lanes:
 class LaneTurn:
     """One inference's right to compute; see `Turn`.
 
-    Parameters
-    ----------
-    lanes
-        The compute device.
-    job
-        The request; admitted.
-
     Attributes
     ----------
     held
@@ -147,11 +140,6 @@ class Uninterrupted:
     """A turn that is kept from the first step to the end of the inference.
 
     For engines with values of unknown size: those lie in the scratch memory that others use.
-
-    Parameters
-    ----------
-    turn
-        The turn to keep; the caller leaves it.
     """
 
     def __init__(self, turn: Turn) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import count, islice
-from types import TracebackType
 from typing import Any, Protocol
 
 from swapnet.errors import BackendError
@@ -102,23 +101,7 @@ class Owner(Protocol):
 
 
 class RuntimeModel:
-    """A loaded engine; made by `SwapRuntime.load`. Safe to call from several threads.
-
-    Parameters
-    ----------
-    name
-        Unique in the runtime.
-    executor
-        Executes the engine; the model closes it.
-    objectives
-        Priority, deadline, expected rate.
-    lanes
-        The compute device.
-    urgencies
-        Order of its reads.
-    owner
-        The runtime.
-    """
+    """A loaded engine; made by `SwapRuntime.load`. Safe to call from several threads."""
 
     def __init__(
         self,
@@ -150,7 +133,7 @@ class RuntimeModel:
 
     @property
     def budget_bytes(self) -> int:
-        """Its share of the budget now: what the engine would need alone for the same plan."""
+        """Share of the budget now: the budget that the same plan would need alone."""
         return self.executor.plan.budget_bytes
 
     @property
@@ -165,24 +148,12 @@ class RuntimeModel:
             return self._urgencies.meter.rate_per_s(time.perf_counter())
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
-        """Run one inference.
-
-        Parameters
-        ----------
-        inputs
-            One array per model input, by name.
-
-        Returns
-        -------
-        dict
-            One new array per model output, by name.
+        """Run one inference; inputs, outputs and errors are those of `SwapExecutor.__call__`.
 
         Raises
         ------
-        SwapnetError
-            As `SwapExecutor` does.
         BackendError
-            It was called from a done-callback of a model of the runtime, which then would wait.
+            The call came from a done-callback of a model of the runtime, which then would wait.
         """
         if (waiting := self._owner.serving()) is not None:
             raise BackendError(
@@ -262,12 +233,7 @@ class RuntimeModel:
     def __enter__(self) -> RuntimeModel:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.unload()
 
     def adopt(self, plan: Plan) -> None:
@@ -372,9 +338,8 @@ class RuntimeModel:
     def _joined(
         self, inputs: Sequence[dict[str, Array]], turn: Turn
     ) -> Sequence[dict[str, Array]] | None:
-        """None where they fail together: one of them may be at fault."""
         answer = self._attempt(inputs, turn)
-        if isinstance(answer, Exception):
+        if isinstance(answer, Exception):  # any of the requests may be at fault
             return None
         return part(answer, [rows_of(one) for one in inputs])
 

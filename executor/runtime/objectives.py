@@ -21,7 +21,7 @@ class Objectives:
     priority
         Weight of its latency, above 0.
     deadline_ms
-        From a request's arrival; None if there is none.
+        Time from a request's arrival; None for no deadline.
     rate_per_s
         Expected requests.
 

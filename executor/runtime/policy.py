@@ -48,7 +48,7 @@ class Job:
     Attributes
     ----------
     model
-        Which DNN.
+        Name of the DNN.
     sequence
         Unique, and larger than those of earlier requests.
     arrival_s, deadline_s
@@ -70,11 +70,6 @@ class Job:
 
 class Ranks:
     """Gives every request its rank, once, when it is first asked for.
-
-    Parameters
-    ----------
-    policy
-        The order.
 
     Raises
     ------
@@ -100,7 +95,7 @@ class Ranks:
                 why=f"the policies are {', '.join(known.value for known in Policy)}",
                 hint="choose one of them",
             ) from None
-        self._order: Callable[[Job, float], tuple[float, ...]] = _ORDERS[self.policy]
+        self._order = _ORDERS[self.policy]
         self._ranks: dict[int, tuple[float, ...]] = {}
         self._starts: dict[int, float] = {}
         self._finish: dict[str, float] = {}
@@ -132,7 +127,7 @@ class Ranks:
         return rank
 
     def serve(self, job: Job) -> None:
-        """It is this request's turn: virtual time goes on."""
+        """Serve this request next: virtual time goes on."""
         start = self._starts.get(job.sequence, 0.0)
         if start > self._virtual:
             self._virtual = start
@@ -152,12 +147,7 @@ class ReadyQueue:
     """Requests that wait, the most urgent one first. Not thread-safe.
 
     A request that was popped may be added again, for its next step, and keeps its rank until
-    `done` is called.
-
-    Parameters
-    ----------
-    policy
-        The order, or the ranks of another queue.
+    `done` is called. ``policy`` may be the ranks of another queue.
     """
 
     def __init__(self, policy: Ranks | Policy | str = Policy.DEADLINE) -> None:
@@ -182,7 +172,7 @@ class ReadyQueue:
         Raises
         ------
         ValueError
-            It is waiting already, or `Ranks.rank` refuses it.
+            The request is waiting already, or `Ranks.rank` refuses it.
         """
         if job.sequence in self._waiting:
             raise ValueError(f"{job} is waiting already")
@@ -207,7 +197,7 @@ class ReadyQueue:
         Raises
         ------
         IndexError
-            None is waiting.
+            No request is waiting.
         """
         job = self.first()
         if job is None:
@@ -223,7 +213,7 @@ class ReadyQueue:
         Raises
         ------
         KeyError
-            It is not waiting.
+            The request is not waiting.
         """
         del self._waiting[job.sequence]
         if len(self._heap) > 2 * len(self._waiting) + _FEW:
@@ -237,27 +227,10 @@ class ReadyQueue:
         self.ranks.done(job)
 
 
-def _by_deadline(job: Job, start: float) -> tuple[float, ...]:
-    return (round(job.deadline_s * 1e3), start, job.sequence)
-
-
-def _by_arrival(job: Job, start: float) -> tuple[float, ...]:
-    del start
-    return (job.arrival_s, job.sequence)
-
-
-def _by_share(job: Job, start: float) -> tuple[float, ...]:
-    return (start, job.sequence)
-
-
-def _by_service(job: Job, start: float) -> tuple[float, ...]:
-    del start
-    return (job.service_ms / job.weight, job.sequence)
-
-
-_ORDERS = {
-    Policy.DEADLINE: _by_deadline,
-    Policy.FIRST_COME: _by_arrival,
-    Policy.FAIR: _by_share,
-    Policy.SHORTEST: _by_service,
+_ORDERS: dict[Policy, Callable[[Job, float], tuple[float, ...]]] = {
+    Policy.DEADLINE: lambda job, start: (round(job.deadline_s * 1e3), start, job.sequence),
+    Policy.FIRST_COME: lambda job, _: (job.arrival_s, job.sequence),
+    Policy.FAIR: lambda job, start: (start, job.sequence),
+    Policy.SHORTEST: lambda job, _: (job.service_ms / job.weight, job.sequence),
 }
+"""Rank of a request, by its start tag."""

@@ -21,7 +21,7 @@ class RateMeter:
     Parameters
     ----------
     expected_per_s
-        Until requests have come; may be 0.
+        Rate that is expected until requests have come; may be 0.
     """
 
     def __init__(self, expected_per_s: float) -> None:
@@ -46,7 +46,7 @@ class RateMeter:
         return 1 / (self._interval_s + weight * late)
 
     def next_s(self, now_s: float) -> float:
-        """When the next request is expected; never in the past."""
+        """Expected time of the next request; never in the past."""
         if self._interval_s is None:
             return now_s + _NEVER_S
         last = now_s if self._last_s is None else self._last_s

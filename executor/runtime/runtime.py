@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 from swapnet.budget import Budget
 from swapnet.errors import BackendError, InputError, SwapnetError
@@ -110,7 +109,7 @@ class SwapRuntime:
 
     @property
     def budget_bytes(self) -> int:
-        """All that the models may use."""
+        """Memory that the models may use together."""
         return self._budget_bytes
 
     @property
@@ -154,7 +153,7 @@ class SwapRuntime:
         Raises
         ------
         BudgetError
-            It does not fit beside the others; the message names the smallest budget that does.
+            The engine does not fit beside the others; the message names the smallest budget.
         InputError
             The name is taken, or a number is out of its range.
         EngineError, StorageError, BackendError
@@ -266,12 +265,7 @@ class SwapRuntime:
     def __enter__(self) -> SwapRuntime:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def asked(self) -> None:
@@ -304,7 +298,6 @@ class SwapRuntime:
             known.pop(name, None)
 
     def _objectives(self) -> dict[str, Objectives]:
-        """With the rates that are seen."""
         return {
             name: replace(model.objectives, rate_per_s=model.rate_per_s())
             for name, model in self._models.items()
@@ -367,7 +360,7 @@ class SwapRuntime:
             raise failed[0]
 
     def _change(self, name: str, plan: Plan, share_bytes: int) -> None:
-        """In the model's thread: its next inference finds the share that the plan is for."""
+        # In the model's thread, so that its next inference finds the share that the plan is for.
         self._models[name].adopt(plan)
         self._shares_bytes[name] = share_bytes
 
@@ -396,7 +389,6 @@ class SwapRuntime:
             pause.result()
 
     def _available_bytes(self, engines: Iterable[EngineCurve]) -> int:
-        """The part of the budget that is left for weights of engines."""
         manifests = [e.engine.manifest for e in engines]
         return self._budget_bytes - together(manifests, lanes=self._lanes.count).other_bytes
 

@@ -18,13 +18,7 @@ _CLEARLY = 0.98
 
 
 class ShareRule:
-    """Shares by one of the rules of `swapnet.executor.runtime.split.split`.
-
-    Parameters
-    ----------
-    rule
-        Its name.
-    """
+    """Shares by one of the rules of `swapnet.executor.runtime.split.split`."""
 
     def __init__(self, rule: str) -> None:
         self._rule = rule
@@ -45,13 +39,7 @@ class ShareRule:
 
 
 class SimulatedShareRule(ShareRule):
-    """The rule ``latency``, unless another one costs clearly less in a simulation.
-
-    Parameters
-    ----------
-    lanes, policy
-        Of the runtime.
-    """
+    """The rule ``latency``, unless another one costs clearly less in a simulation."""
 
     def __init__(self, *, lanes: int, policy: Policy | str) -> None:
         super().__init__(_LATENCY)
@@ -73,7 +61,7 @@ class SimulatedShareRule(ShareRule):
         return best if clearly else expected
 
     def cost(self, claims: Sequence[Claim], shares_bytes: Mapping[str, int]) -> float:
-        """In a simulation; by the formula where each of many engines is asked too seldom in one."""
+        """Cost in a simulation; by the formula for many engines, each asked too seldom in one."""
         if not _can_simulate(claims):
             return super().cost(claims, shares_bytes)
         return simulated_cost(claims, shares_bytes, lanes=self._lanes, policy=self._policy)
@@ -87,7 +75,7 @@ def share_rule(name: str, *, lanes: int = 1, policy: Policy | str = Policy.DEADL
     name
         One of `swapnet.executor.runtime.split.RULES`.
     lanes, policy
-        Of the runtime whose budget is shared.
+        Settings of the runtime that shares its budget.
 
     Raises
     ------

@@ -47,13 +47,6 @@ class SharedExecutor(SwapExecutor):
     def infer(self, inputs: Mapping[str, Any], turn: Turn) -> dict[str, Array]:
         """Run one inference that takes turns with other models.
 
-        Parameters
-        ----------
-        inputs
-            One array per model input, by name.
-        turn
-            Asked before each step.
-
         Raises
         ------
         SwapnetError
@@ -82,7 +75,7 @@ class SharedExecutor(SwapExecutor):
         self._adopt(plan)
 
     def pause(self) -> None:
-        """Forget segments, so that their scratch memory can be another; the next inference loads.
+        """Forget segments, so that scratch memory can change; the next inference loads again.
 
         Weights stay where they are.
         """

@@ -49,7 +49,7 @@ class SimulatedModel:
     priority
         Weight of its latency.
     deadline_ms
-        From a request's arrival; None if there is none.
+        Time from a request's arrival; None for no deadline.
     rate_per_s
         Expected requests, which order reads before a request comes.
     """
@@ -73,9 +73,9 @@ class Outcome:
     models
         As given.
     latencies_ms
-        By model, in the order of its requests: from arrival to the end of the last step.
+        Latencies of each model's requests in order, from arrival to the end of the last step.
     misses
-        By model: requests that ended after their deadline.
+        Requests of each model that ended after their deadline.
     compute_utilisation, storage_utilisation
         Busy share of lanes and of the channel, until the last request has ended.
     simulated_s
@@ -136,28 +136,6 @@ def simulate(
 class _Served:
     """A model while it is simulated. Reads and steps are counted from the beginning of time."""
 
-    __slots__ = (
-        "ahead",
-        "at_compute",
-        "at_storage",
-        "expected_s",
-        "finished",
-        "index",
-        "jobs",
-        "left",
-        "listed",
-        "misses",
-        "model",
-        "patience_s",
-        "period_s",
-        "read",
-        "read_s",
-        "service_ms",
-        "step_s",
-        "stepped",
-        "steps",
-    )
-
     def __init__(self, index: int, model: SimulatedModel) -> None:
         if model.steps < 1 or model.compute_ms < 0 or model.read_ms < 0:
             raise ValueError(f"{model.name} needs at least one step, and no negative time")
@@ -175,16 +153,16 @@ class _Served:
         self.service_ms = max(model.compute_ms, model.read_ms)
         self.period_s = 1 / model.rate_per_s if model.rate_per_s else inf
         self.expected_s = self.period_s
-        """When the next request is expected."""
+        """Expected time of the next request."""
         self.jobs: deque[Job] = deque()
         """Requests that have not ended."""
         self.finished = self.misses = self.read = self.stepped = 0
         self.at_compute = False
-        """Its first request waits for a lane, or has one."""
+        """True while its first request waits for a lane, or has one."""
         self.at_storage = False
-        """It waits for the channel because of a request, or has it."""
+        """True while it waits for the channel because of a request, or has it."""
         self.listed = False
-        """It is in the list of those that could read before a request comes."""
+        """True while it is among those that could read before a request comes."""
 
     @property
     def has_room(self) -> bool:
@@ -217,7 +195,7 @@ class _Device:
         self._latencies = array("d")
 
     def run(self, arrivals: Iterable[tuple[float, int]]) -> Outcome:
-        """Until the last request has ended."""
+        """Serve all requests, until the last one has ended."""
         coming, computing = iter(arrivals), self._computing
         arrival_s, which = next(coming, _NONE)
         for served in self._served:

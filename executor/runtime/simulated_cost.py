@@ -13,7 +13,7 @@ from swapnet.executor.runtime.split import Claim, Option, fitting
 __all__ = ["MOST_CLAIMS", "simulated_cost", "simulated_model"]
 
 MOST_CLAIMS = 32
-"""With more engines each is asked too seldom in a simulation."""
+"""Most engines to simulate: with more, each is asked too seldom."""
 
 _REQUESTS = 800
 """Simulated, of all engines together: milliseconds of work, beside inferences that run."""
@@ -51,14 +51,14 @@ def simulated_cost(
     claims
         The engines; requests come as Poisson processes of their rates, for all splits the same.
     shares_bytes
-        By name.
+        Share of each engine, by name.
     lanes, policy
         As in `swapnet.executor.runtime.simulate.simulate`.
 
     Returns
     -------
     float
-        In weighted milliseconds. A latency L counts L / deadline times beyond the deadline, as in
+        Weighted milliseconds. A latency L counts L / deadline times beyond the deadline, as in
         `swapnet.executor.runtime.split.cost_of`. 0 where nothing is asked.
     """
     models = [simulated_model(claim, fitting(claim, shares_bytes[claim.name])) for claim in claims]
@@ -104,7 +104,7 @@ def simulated_model(claim: Claim, option: Option) -> SimulatedModel:
 
 
 def _steps(compute_ms: float, option: Option) -> int:
-    """As fine as computing needs them, and a small ring."""
+    # Computing needs steps of about `_STEP_MS`, and a small ring needs `_RING_READS` to fit in it.
     computing = min(compute_ms / _STEP_MS, _MOST_STEPS)
     reading = _RING_READS * option.reading_ms / max(option.prefetch_ms, _LEAST_MS)
     return max(ceil(max(computing, min(reading, _MOST_READS))), 1)

@@ -71,13 +71,13 @@ class Claim:
     name
         Unique.
     options
-        At least one, in any order; a share is never below the smallest.
+        One option or more, in any order; a share is never below the smallest.
     priority
         Weight of its latency.
     rate_per_s
         Expected requests.
     deadline_ms
-        From a request's arrival; None if there is none.
+        Time from a request's arrival; None for no deadline.
     """
 
     name: str
@@ -163,12 +163,12 @@ def cost_of(claims: Sequence[Claim], shares_bytes: Mapping[str, int]) -> float:
     claims
         The engines, with their rates.
     shares_bytes
-        By name; what lies between two options counts as the smaller one.
+        Share of each claim, by name; a share between two options counts as the smaller one.
 
     Returns
     -------
     float
-        In weighted milliseconds of latency per second.
+        Weighted milliseconds of latency per second.
 
     Notes
     -----
@@ -215,7 +215,7 @@ def _check_possible(fronts: Sequence[Sequence[Option]], available_bytes: int) ->
 def _costs(
     claims: Sequence[Claim], fronts: Sequence[Sequence[Option]], reading_ms: Sequence[float]
 ) -> list[tuple[float, ...]]:
-    """By claim and option: its own term of the sum, and its reading at the price of that."""
+    """Cost of each claim's options: its own term of the sum, and the price of its reading."""
     idle = _idle(claims, reading_ms)
     prices = _prices(claims, fronts, reading_ms, idle)
     return [
@@ -240,7 +240,7 @@ def _total(
 
 
 def _idle(claims: Sequence[Claim], reading_ms: Sequence[float]) -> list[float]:
-    """By claim: fraction of time in which storage does not read for earlier deadlines."""
+    """Fraction of time in which storage does not read for deadlines before each claim's."""
     busy = [c.rate_per_s * ms / 1e3 for c, ms in zip(claims, reading_ms, strict=True)]
     earlier = _running([_deadline(claim) for claim in claims], busy)
     return [
@@ -254,7 +254,7 @@ def _prices(
     reading_ms: Sequence[float],
     idle: Sequence[float],
 ) -> list[float]:
-    """By claim: weighted waiting of others for each millisecond that it reads."""
+    """Weighted waiting of others for each millisecond that a claim reads."""
     # Reading delays other claims whose deadlines are not earlier. Such a claim costs
     # r p u L / (1 - s), and its s grows with each millisecond that is read for an earlier deadline.
     # The price of that millisecond is the derivative with respect to s, r p u L / (1 - s)^2, over
@@ -270,7 +270,7 @@ def _prices(
 
 
 def _running(keys: Sequence[float], values: Sequence[float]) -> list[float]:
-    """By entry: the sum of the values whose keys are not larger than its own."""
+    """Sum of the values with keys that are not larger, for each entry."""
     sums: dict[float, float] = {}
     for key, value in sorted(zip(keys, values, strict=True)):
         sums[key] = sums.get(key, next(reversed(sums.values()), 0.0)) + value
@@ -283,7 +283,6 @@ def _own_ms(claim: Claim, latency_ms: float) -> float:
 
 
 def _fitting(front: Sequence[Option], nbytes: int) -> Option:
-    """The largest option that fits."""
     return next(option for option in reversed(front) if option.nbytes <= nbytes)
 
 

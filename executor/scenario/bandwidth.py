@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from swapnet.executor.pace import Pace
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
@@ -18,13 +17,6 @@ _FLOW_S = 0.2
 
 class Bandwidth:
     """Reads the largest engine's weights as our executor does; a context manager.
-
-    Parameters
-    ----------
-    engines
-        Folders and manifests of all.
-    pace
-        Slows reading down.
 
     Attributes
     ----------
@@ -51,12 +43,7 @@ class Bandwidth:
     def __enter__(self) -> Bandwidth:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._storage.close()
 
 

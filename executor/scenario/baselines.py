@@ -87,9 +87,9 @@ class WholeModels:
         Raises
         ------
         BudgetError
-            It does not fit in the budget alone.
+            The model does not fit in the budget alone.
         EngineError, StorageError, BackendError
-            It can't be opened.
+            The engine can't be opened.
         """
         objectives = Objectives(priority, deadline_ms, rate_per_s)
         urgencies = Urgencies(RateMeter(rate_per_s))
@@ -183,7 +183,6 @@ class WholeModels:
         return sum(each.held_bytes for each in self._models) <= most
 
     def _available_bytes(self, budget_bytes: int) -> int:
-        """The part of a budget that is left for weights."""
         manifests = [model.manifest for model in self._models]
         return budget_bytes - together(manifests, lanes=self._lanes.count).other_bytes
 
@@ -244,7 +243,7 @@ class WholeModel:
         return self.in_force.budget_bytes - self.alone_bytes if self.in_force else 0
 
     def plan(self, most_bytes: int) -> Plan:
-        """With everything resident, or in all of the memory there is; searched the first time."""
+        """Plan with everything resident, or for all of the memory; searched the first time."""
         return self._plan_of(min(self._demand_bytes, self.alone_bytes + most_bytes))
 
     def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]:

@@ -20,7 +20,7 @@ class ExpectedOutputs:
     Parameters
     ----------
     joined
-        By DNN: whether requests may be answered together, which sums in another order.
+        True for each DNN with requests that may be answered together: that sums in another order.
     """
 
     def __init__(self, joined: Sequence[bool]) -> None:
@@ -30,7 +30,7 @@ class ExpectedOutputs:
 
     @property
     def known(self) -> tuple[Key, ...]:
-        """All that were found right."""
+        """Keys of all outputs that were found right."""
         return tuple(sorted(self._right))
 
     def expect(self, key: Key, outputs: dict[str, Array]) -> None:

@@ -122,7 +122,7 @@ class _Ways:
         return self._report(median(rates), str(bandwidth.mode))
 
     def _write_samples(self) -> None:
-        """Write inputs once the page cache was dropped: our pages are not charged to workers."""
+        # Called after the page cache was dropped, so that our pages are not charged to workers.
         for index, part in enumerate(self._options.parts):
             save_npz(self._samples(index), part.samples)
 
@@ -139,16 +139,10 @@ class _Ways:
             group = self._groups[name] = self._stack.enter_context(MemoryGroup(limit))
         patience_s = max(_PATIENCE_S, _PATIENCE * options.round_seconds)
         with self._unless_optional(name):
-            process = self._stack.enter_context(
-                WorkerProcess(
-                    name,
-                    self._job(name),
-                    group=group,
-                    limit_bytes=limit,
-                    patience_s=patience_s,
-                )
+            process = WorkerProcess(
+                name, self._job(name), group=group, limit_bytes=limit, patience_s=patience_s
             )
-            self._processes[name] = process
+            self._processes[name] = self._stack.enter_context(process)
             self._rounds[name] = []
             self._run_alone(name, process)
 
@@ -180,7 +174,7 @@ class _Ways:
         )
 
     def _run_alone(self, name: str, process: WorkerProcess) -> None:
-        """Every input once; with unlimited memory this gives the answers, and the time it takes."""
+        """Run every input once; unlimited memory gives the answers, and the time of computing."""
         for index, part in enumerate(self._options.parts):
             for sample in range(part.count):
                 if name != UNLIMITED:

@@ -42,9 +42,9 @@ class Part:
     Attributes
     ----------
     entry
-        Its entry in the scenario.
+        Entry of the DNN in the scenario.
     engine
-        At the shapes of its inputs.
+        The engine, at the shapes of its inputs.
     samples
         Inputs by name, with a leading sample axis.
     """
@@ -78,9 +78,9 @@ class ExperimentOptions:
     name
         Name of the scenario.
     scenario
-        At the speed of this run.
+        The scenario, at the speed of this run.
     parts
-        Its DNNs, in its order.
+        DNNs of the scenario, in its order.
     budget
         Memory of all DNNs together.
     one_operator
@@ -137,7 +137,7 @@ class ExperimentOptions:
 
     @property
     def unlimited_bytes(self) -> int:
-        """Enough for all DNNs, even if they share nothing."""
+        """Memory in which all DNNs fit, even if they share nothing."""
         return sum(demand(part.manifest).total_bytes for part in self.parts) + self.budget_bytes
 
     @property
@@ -160,7 +160,7 @@ class ExperimentOptions:
 
     @property
     def round_seconds(self) -> float:
-        """In which the requests of a round come."""
+        """Time in which the requests of a round come."""
         return round_seconds(self.scenario, self.round_requests)
 
     def arrivals(self, turn: int) -> tuple[Arrival, ...]:

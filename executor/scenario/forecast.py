@@ -36,13 +36,13 @@ class Candidate:
 
     @property
     def claim(self) -> Claim:
-        """Its claim to the memory for weights."""
+        """Claim of the DNN to the memory for weights."""
         entry = self.entry
         objectives = Objectives(entry.priority, entry.deadline_ms, entry.rate_per_s)
         return self.curve.claim(entry.name, objectives)
 
     def with_share(self, share_bytes: int) -> SimulatedModel:
-        """On the virtual clock, by the plan for a share of the memory for weights."""
+        """The DNN on the virtual clock, by the plan for a share of the memory for weights."""
         budget_bytes = self.curve.alone_bytes + share_bytes
         (point,) = latency_curve(
             self.curve.engine.manifest, self.delays, OPTIONS, budgets=[budget_bytes]
@@ -61,7 +61,7 @@ class Forecast:
     weighted_latency_ms
         Mean over requests, weighted by priority.
     latency_ms, share_bytes, misses
-        By DNN; misses are requests that ended after their deadline.
+        Values of each DNN; misses are requests that ended after their deadline.
     """
 
     rule: str
@@ -81,7 +81,7 @@ def candidate(
     entry, engine
         The entry of the scenario, and its engine.
     storage_bytes_per_s
-        In place of the measured one, idle and busy.
+        Bandwidth in place of the measured ones, idle and busy.
     """
     delays = engine.delays
     if storage_bytes_per_s is not None:
@@ -95,7 +95,7 @@ def candidate(
 def forecast(
     candidates: Sequence[Candidate], budget_bytes: int, *, requests: int = 2_000, seed: int = 0
 ) -> tuple[Forecast, ...]:
-    """Each rule, and unlimited memory, with the same seeded requests.
+    """Forecasts of each rule, and of unlimited memory, with the same seeded requests.
 
     Parameters
     ----------

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from swapnet.arrays import Array, load_npz
 from swapnet.errors import SwapnetError
 from swapnet.executor.pace import Pace
+from swapnet.executor.runtime.model import ModelStats
 from swapnet.executor.runtime.objectives import Changes
 from swapnet.executor.scenario.messages import (
     Alone,
@@ -36,27 +37,17 @@ from swapnet.machine import peak_resident_bytes
 __all__ = ["LoadGenerator", "Model", "Runtime", "open_generator"]
 
 _MOMENTS = 100
-"""In a round, about."""
+"""Number of moments in a round, about."""
 
 _SHORTEST_S = 0.02
-"""Between two moments."""
-
-
-class Counts(Protocol):
-    """Counts of a DNN."""
-
-    @property
-    def read_bytes(self) -> int: ...
-
-    @property
-    def waiting(self) -> int: ...
+"""Shortest time between two moments."""
 
 
 class Model(Protocol):
     """A DNN of a runtime."""
 
     @property
-    def stats(self) -> Counts: ...
+    def stats(self) -> ModelStats: ...
 
     def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]: ...
 
@@ -110,16 +101,7 @@ def open_generator(job: Job, say: Say) -> LoadGenerator:
 
 
 class LoadGenerator:
-    """All DNNs of a scenario in one runtime.
-
-    Parameters
-    ----------
-    job
-        The engines to load.
-    runtime
-        Loads them; the generator closes it.
-    say
-        Tells the parent of new outputs.
+    """All DNNs of a scenario in one runtime, which the generator closes.
 
     Raises
     ------
@@ -191,7 +173,7 @@ class LoadGenerator:
         self._runtime.close()
 
     def _forget_pause(self) -> None:
-        """While other processes had their turns nobody asked, which says nothing of the rates."""
+        # Requests paused while other processes had their turns, which says nothing of the rates.
         self._runtime.update(dict(zip(self._models, self._expected, strict=True)))
 
     def _submit(self, model: int, sample: int) -> Future[dict[str, Array]]:
@@ -273,7 +255,7 @@ class _Ended(NamedTuple):
 def _end(
     arrival: Arrival, due: float, ended: Queue[_Ended], future: Future[dict[str, Array]]
 ) -> None:
-    """Called where a request ends; waits while outputs of others are looked at."""
+    """Note the end of a request; waits while outputs of others are compared."""
     latency_ms = _ms_since(due)
     error = future.exception()
     ended.put(_Ended(arrival, latency_ms, None if error else future.result(), error))

@@ -64,7 +64,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     engines
-        In the order of the scenario.
+        Engines in the order of the scenario.
     budget_bytes
         Memory of all engines together.
     split
@@ -139,11 +139,11 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
     model, sample, due_s
         As in its `Arrival`.
     latency_ms
-        From when it was due to its end.
+        Time from when the request was due to its end.
     digest
         Digest of its outputs; empty where it failed.
     error
-        Why it failed.
+        Reason why it failed.
     """
 
     model: int
@@ -160,11 +160,11 @@ class Moment(msgspec.Struct, frozen=True, array_like=True):
     Attributes
     ----------
     time_s
-        From the beginning of the round.
+        Time from the beginning of the round.
     budget_bytes
-        In force.
+        Budget in force.
     shares_bytes, waiting
-        By DNN: bytes of its budget, and requests that wait.
+        Bytes of each DNN's share, and number of its waiting requests.
     """
 
     time_s: float
@@ -187,13 +187,13 @@ class RoundResult(msgspec.Struct, frozen=True, tag=True):
     Attributes
     ----------
     served
-        By request, in the order of its end.
+        Ends of requests, in order.
     read_bytes
-        By DNN.
+        Bytes that each DNN read.
     moments, changed
         Over time.
     seconds
-        Until all requests had ended and all budgets were set.
+        Time until all requests had ended and all budgets were set.
     """
 
     served: tuple[Served, ...]

@@ -21,15 +21,7 @@ Say = Callable[[msgspec.Struct, Sequence[Array]], None]
 
 
 class OutputDigests:
-    """The outputs that the parent has.
-
-    Parameters
-    ----------
-    known
-        Their keys.
-    say
-        Tells the parent.
-    """
+    """The outputs that the parent has."""
 
     def __init__(self, known: Iterable[Key], say: Say) -> None:
         self._known = set(known)

@@ -23,7 +23,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         Wrong: not the bytes that unlimited memory gives. What was answered together with other
         requests may differ by `swapnet.executor.scenario.expected_outputs.JOINED_LIMIT`.
     latency_ms, unlimited_ms
-        From when a request was due to its end; None where all failed.
+        Time from when a request was due to its end; None where all failed.
     ratio_to_unlimited
         Ratio of mean latencies: the median over rounds.
     bound_ms
@@ -34,11 +34,11 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     deadline_misses
         Requests that ended after their deadline.
     budget_bytes
-        Its share at the end: memory for its weights.
+        Share at the end: memory for its weights.
     weights_bytes
         Bytes that it would read without resident weights.
     read_bytes, read_bytes_per_inference
-        From storage.
+        Bytes read from storage.
     """
 
     name: str
@@ -70,11 +70,11 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     weighted_latency_ms
         Mean over requests, weighted by priority; None without requests.
     latency_ms
-        By DNN.
+        Latency of each DNN.
     peak_bytes
-        Above ``fixed_bytes`` and ``traffic_bytes``.
+        Peak above ``fixed_bytes`` and ``traffic_bytes``.
     note
-        Why it did not run to the end.
+        Reason why it did not run to the end.
     """
 
     weighted_latency_ms: float | None = None
@@ -141,15 +141,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     weighted_latency_ms
         Mean over requests, weighted by the priority of the DNN.
     compare
-        By other way: its weighted latency over ours, the median over rounds; None where it failed.
+        Weighted latency of each other way over ours, the median over rounds; None where it failed.
     ways
-        All of them, ours as ``"ours"``.
+        All ways, ours as ``"ours"``.
     phases
-        Where the budget changed.
+        Parts of the run between changes of the budget.
     samples
         Moments of ours, over time.
     errors
-        By DNN: why its first failed request failed.
+        Reason of each DNN's first failed request.
     """
 
     schema: Literal["swapnet-scenario/2"] = "swapnet-scenario/2"

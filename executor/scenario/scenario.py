@@ -29,11 +29,11 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     model, engine
         One of the zoo, or an engine directory, relative to the scenario's file.
     task
-        Its task, in a few words.
+        Task of the DNN, in a few words.
     rate_per_s
         Requests in a second, on average.
     deadline_ms
-        After a request; None where it can wait.
+        Time after a request; None where it can wait.
     priority
         Weight of its milliseconds.
     arrivals
@@ -73,7 +73,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     title
         The use of the device, in one line.
     models
-        At least one.
+        One DNN or more.
     """
 
     title: str

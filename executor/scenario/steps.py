@@ -17,14 +17,14 @@ _SHARE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*%")
 
 
 class BudgetStep(msgspec.Struct, frozen=True):
-    """From a share of the whole run on, another budget.
+    """Change to another budget, at a share of the whole run.
 
     Attributes
     ----------
     share
         Fraction of the run, from 0 to 1.
     budget_bytes
-        From then on.
+        Budget from then on.
     """
 
     share: float
@@ -44,7 +44,7 @@ def parse_steps(text: str, budget_bytes: int) -> tuple[BudgetStep, ...]:
     Raises
     ------
     InputError
-        They are no steps, or not in order.
+        The steps are invalid, or not in order.
     """
     steps = tuple(_step(part, budget_bytes) for part in text.split(",") if part.strip())
     if any(later.share <= step.share for step, later in pairwise(steps)):

@@ -25,9 +25,9 @@ class Played:
     rounds
         Fewer than of others where it failed.
     peak_bytes
-        Above what is not its budget's; None where it is not known.
+        Peak above what is not its budget's; None where it is not known.
     note
-        Why it failed.
+        Reason why it failed.
     """
 
     rounds: tuple[RoundResult, ...] = ()
@@ -47,7 +47,7 @@ class Summing:
     Attributes
     ----------
     entries
-        Its DNNs.
+        DNNs of the scenario.
     answers
         The right outputs.
     """
@@ -165,7 +165,7 @@ class Summing:
         return tuple(phases)
 
     def errors(self, served: Iterable[Served]) -> dict[str, str]:
-        """By DNN that failed: why, the first time."""
+        """Reason of the first failed request, by DNN."""
         errors: dict[str, str] = {}
         for request in served:
             if request.error:
@@ -179,7 +179,7 @@ def latencies(served: Iterable[Served], model: int) -> list[float]:
 
 
 def summary(latency_ms: Sequence[float]) -> Summary | None:
-    """None for no latencies."""
+    """Summary of latencies; None without any."""
     return summarise(latency_ms) if latency_ms else None
 
 

@@ -23,7 +23,7 @@ class Arrival(msgspec.Struct, frozen=True, array_like=True):
     Attributes
     ----------
     due_s
-        From the beginning of the round.
+        Time from the beginning of the round.
     model, sample
         Numbers of the DNN in the scenario, and of one of its inputs.
     """
@@ -48,7 +48,7 @@ def round_arrivals(
     scenario
         DNNs and rates.
     samples
-        By DNN: how many inputs there are.
+        Number of inputs of each DNN.
     requests
         Their number for each DNN, at least.
     seed, turn

@@ -33,15 +33,6 @@ T = TypeVar("T", Ready, Measured, RoundResult)
 class WorkerProcess(Child):
     """One way to share a budget, in a process of its own.
 
-    Parameters
-    ----------
-    name
-        Name of the way, for messages.
-    job
-        The DNNs that it loads.
-    group, limit_bytes, patience_s
-        See `Child`.
-
     Attributes
     ----------
     outputs
@@ -104,7 +95,6 @@ class WorkerProcess(Child):
                 return reply
 
     def _arrays(self, output: Output) -> dict[str, Array]:
-        """The arrays whose bytes follow an output."""
         arrays: dict[str, Array] = {}
         for tensor in output.tensors:
             dtype = np.dtype(tensor.dtype)

@@ -1,1 +1,1 @@
-"""Bytes from storage to their place in memory, in time."""
+"""Bring bytes from storage to their place in memory, in time."""

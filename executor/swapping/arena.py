@@ -1,4 +1,4 @@
-"""The memory reserved for weights and values: page-aligned, anonymous, taken once."""
+"""Host memory for weights and values: page-aligned, anonymous, reserved once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Arena:
     Raises
     ------
     BudgetError
-        The system does not give so much address space.
+        The system can't reserve ``nbytes`` of address space.
 
     Notes
     -----
@@ -54,7 +54,7 @@ class Arena:
                 self._memory.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(self._memory, np.uint8)
         self.address: int = self._bytes.ctypes.data
-        """Of the first byte."""
+        """Address of the first byte."""
         self.nbytes = nbytes
 
     def resize(self, nbytes: int) -> None:
@@ -63,9 +63,9 @@ class Arena:
         Raises
         ------
         BudgetError
-            The system does not give so much address space.
+            The system can't reserve ``nbytes`` of address space.
         BufferError
-            Somebody still holds a `view`: a failed request's exception does.
+            A `view` still exists, for example in the exception of a failed request.
         """
         del self._bytes
         try:
@@ -80,7 +80,6 @@ class Arena:
         self._memory.madvise(mmap.MADV_DONTNEED)
 
     def move(self, source: int, target: int, nbytes: int) -> None:
-        """Copy bytes inside the arena; the two places may overlap."""
         self._memory.move(target, source, nbytes)
 
     def view(self, offset: int, nbytes: int) -> memoryview:
@@ -88,15 +87,14 @@ class Arena:
         return memoryview(self._memory)[offset : offset + nbytes]
 
     def fill(self, offset: int, nbytes: int, byte: int) -> None:
-        """Overwrite a part: what a test does before each read."""
         self._bytes[offset : offset + nbytes] = byte
 
 
 def new_array(tensor: Tensor) -> Array:
     """An uninitialised array for a tensor of known size.
 
-    A large one has pages of its own, which return to the system when it is forgotten: on the
-    heap it would leave holes, and huge pages that reach beyond it.
+    A large array has pages of its own, which return to the system with it. On the heap it would
+    leave holes, and huge pages that reach beyond it.
     """
     shape = [int(dim) for dim in tensor.shape]
     dtype = numpy_dtype(tensor.dtype)

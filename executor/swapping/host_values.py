@@ -1,4 +1,4 @@
-"""The values that live across cuts, in memory of ours at offsets that do not change."""
+"""Host memory for values that live across cuts, at fixed offsets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from swapnet.executor.swapping.arena import Arena, new_array
 from swapnet.manifest import Manifest
 from swapnet.tensors import Array, numpy_dtype
 
-__all__ = ["Values"]
+__all__ = ["Values", "all_outputs", "new_outputs"]
 
 
 class Values:
@@ -25,7 +25,7 @@ class Values:
     manifest
         The engine.
     as_array
-        `Backend.array`: model outputs of unknown size are values of the backend's.
+        `Backend.array`, for model outputs of unknown size, which the backend allocates.
     """
 
     def __init__(self, manifest: Manifest, as_array: Callable[[Any], Array]) -> None:
@@ -36,7 +36,6 @@ class Values:
 
     @property
     def addresses(self) -> dict[str, int]:
-        """Of each placed value."""
         start = self._arena.address
         return {name: start + offset for name, offset in self._offsets.offsets.items()}
 
@@ -44,7 +43,7 @@ class Values:
         return name in self._offsets.offsets
 
     def array(self, name: str) -> Array:
-        """A placed value; shares its memory."""
+        """A placed value, not copied."""
         tensor = self._manifest.tensors[name]
         shape = [int(dim) for dim in tensor.shape]
         dtype = numpy_dtype(tensor.dtype)
@@ -53,23 +52,32 @@ class Values:
 
     @contextmanager
     def writing(self, name: str, shape: tuple[int, ...]) -> Iterator[Array]:
-        """The value itself."""
         yield self.array(name)
 
     def begin(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
-        """Arrays for the outputs of known size; see `ValueStore.begin`."""
-        outputs = self._manifest.outputs
-        results = {t.name: new_array(t) for t in outputs if is_placed(t)}
-        results |= {t.name: inputs[t.name].copy() for t in outputs if t.name in inputs}
-        return dict(inputs), results
+        return dict(inputs), new_outputs(self._manifest, inputs)
 
     def finish(self, given: Mapping[str, Any], results: Mapping[str, Array]) -> dict[str, Array]:
-        """See `ValueStore.finish`."""
-        return {
-            t.name: results[t.name] if t.name in results else self._as_array(given[t.name])
-            for t in self._manifest.outputs
-        }
+        return all_outputs(self._manifest, given, results, self._as_array)
 
     def close(self) -> None:
-        """Give the memory back; arrays of it must not be used any more."""
         self._arena = Arena(0)
+
+
+def new_outputs(manifest: Manifest, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Arrays for the model outputs of known size; copies of those that are inputs too."""
+    arrays = {t.name: new_array(t) for t in manifest.outputs if is_placed(t)}
+    return arrays | {t.name: inputs[t.name].copy() for t in manifest.outputs if t.name in inputs}
+
+
+def all_outputs(
+    manifest: Manifest,
+    given: Mapping[str, Any],
+    results: Mapping[str, Array],
+    as_array: Callable[[Any], Array],
+) -> dict[str, Array]:
+    """All model outputs: ``results``, and those that the backend allocated."""
+    return {
+        t.name: results[t.name] if t.name in results else as_array(given[t.name])
+        for t in manifest.outputs
+    }

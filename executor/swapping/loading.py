@@ -1,4 +1,4 @@
-"""From storage to a place in the arena: straight there, or through memory of its own."""
+"""Load bytes from storage to a place in the arena, straight or through other memory."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ __all__ = [
 ]
 
 READERS = 3
-"""Requests in flight while what stays is read."""
+"""Number of requests in flight while resident blocks are read."""
 
 BeforeRead = Callable[[Read], None]
-"""Called before a request overwrites its place; tests poison it."""
+"""Called before a request overwrites its place; tests poison the place."""
 
 
 class Reader(Protocol):
-    """What loading asks of storage."""
+    """Storage that can be read from any offset."""
 
     def read_into(self, destination: memoryview, offset: int) -> None:
-        """Fill ``destination`` from ``offset`` on."""
+        """Fill ``destination`` with the bytes from ``offset`` on."""
 
 
 class Writable(Protocol):
@@ -51,7 +51,7 @@ class Loader(Protocol):
 
     @property
     def largest_bytes(self) -> int:
-        """Limit of one request."""
+        """Upper limit of the bytes of one request."""
 
     def load(self, read: Read, after: Mark | None) -> Mark:
         """Bring one request to its place.
@@ -59,40 +59,32 @@ class Loader(Protocol):
         Parameters
         ----------
         read
-            From where to where.
+            Source and destination.
         after
-            What is executed before it may still use the place; None where nothing does.
+            Moment from which nothing uses the place any more; None where nothing does now.
 
         Returns
         -------
         Mark
-            When the bytes are there.
+            Moment from which the bytes are there.
 
         Raises
         ------
         StorageError
-            They can't be read.
+            The bytes can't be read.
         BackendError
-            They can't be brought to the device.
+            The bytes can't be brought to the device.
         """
 
     def reset(self) -> None:
-        """Forget what came in part: nothing is in flight, and reading begins again."""
+        """Forget blocks that came in part: nothing is in flight, and reading begins again."""
 
     def close(self) -> None:
-        """Give memory of its own back. Safe to call twice."""
+        """Give its own memory back. Safe to call twice."""
 
 
 class DirectLoader:
-    """Reads into the place itself.
-
-    Parameters
-    ----------
-    storage, arena
-        From where to where.
-    before_read
-        See `BeforeRead`.
-    """
+    """Reads into the place itself; see `Loader`."""
 
     largest_bytes = READ_BYTES
 
@@ -104,7 +96,6 @@ class DirectLoader:
         self._before_read = before_read
 
     def load(self, read: Read, after: Mark | None) -> Mark:
-        """See `Loader.load`."""
         if after is not None:
             after.wait()
         if self._before_read is not None:
@@ -114,10 +105,10 @@ class DirectLoader:
         return Passed()
 
     def reset(self) -> None:
-        """Nothing comes in part."""
+        pass
 
     def close(self) -> None:
-        """Nothing to give back."""
+        pass
 
 
 def pieces(block: int, extent: Extent, offset: int, largest_bytes: int) -> Iterator[Read]:
@@ -128,7 +119,7 @@ def pieces(block: int, extent: Extent, offset: int, largest_bytes: int) -> Itera
 
 
 def load_once(loader: Loader, reads: Sequence[Read]) -> None:
-    """Bring what stays in memory to its places, several requests in flight.
+    """Bring resident blocks to their places, with several requests in flight.
 
     Raises
     ------
@@ -148,7 +139,7 @@ def load_once(loader: Loader, reads: Sequence[Read]) -> None:
 
 
 def unreadable(block: int, error: BaseException) -> StorageError:
-    """A failed read, with the block that it was for, or `SHARED`."""
+    """The error of a failed read of a block, or of `SHARED`."""
     return StorageError(
         f"{_name(block)} could not be read",
         why=error.why if isinstance(error, StorageError) else str(error),
@@ -157,7 +148,7 @@ def unreadable(block: int, error: BaseException) -> StorageError:
 
 
 def unusable(block: int, error: BaseException) -> StorageError | BackendError:
-    """The same for whatever a loader raised: the device may have refused what was read."""
+    """The error of a failed load: like `unreadable`, unless the device refused the bytes."""
     if not isinstance(error, BackendError):
         return unreadable(block, error)
     return BackendError(
@@ -166,4 +157,4 @@ def unusable(block: int, error: BaseException) -> StorageError | BackendError:
 
 
 def _name(block: int) -> str:
-    return "what several blocks share" if block == SHARED else f"block {block}"
+    return "weights that several blocks share" if block == SHARED else f"block {block}"

@@ -1,4 +1,4 @@
-"""Moments in what a backend executes: on the host they have passed, on a GPU they are events."""
+"""Moments in the work of a backend: on the host they have passed, on a GPU they are events."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ __all__ = ["Mark", "Passed"]
 
 
 class Mark(Protocol):
-    """A moment after everything that was executed, or copied, before it was made."""
+    """Moment after all work that was started before the mark was made."""
 
     @property
     def time(self) -> float:
-        """When it came, on the clock of `time.perf_counter`, in seconds; known after `wait`."""
+        """Seconds on the clock of `time.perf_counter`; known after `wait`."""
 
     def wait(self) -> None:
-        """Wait until it has come.
+        """Wait until the moment has come.
 
         Raises
         ------
         BackendError
-            What was executed before it failed.
+            Work before it failed.
         """
 
 
@@ -33,4 +33,4 @@ class Passed:
     time: float = field(default_factory=time.perf_counter)
 
     def wait(self) -> None:
-        """Return at once."""
+        pass

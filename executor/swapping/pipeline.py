@@ -2,10 +2,10 @@
 
 One counter on each side decides everything. ``_arrived`` counts reads that have landed in order,
 ``_ended`` counts steps that have ended; a read waits for steps, a step waits for reads. On a GPU
-both run ahead of the device: a landed read is a copy under way, an ended step one that was
-launched, and each carries the mark that the other side's device work waits for. A read waits for
-what those before it wait for, too: reads are claimed in order, but several readers enqueue their
-work on the device in any.
+both run ahead of the device: a landed read is a copy under way, and an ended step was only
+launched. Each carries the mark that the other side's device work waits for. Reads are claimed in
+order, but several readers enqueue their work on the device in any order. So a read also waits for
+the marks that the reads before it wait for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from swapnet.executor.swapping.readers import Channel, Rank
 __all__ = ["Arrival", "Pipeline", "ReadEvent", "Urgency"]
 
 Urgency = Callable[[int], Rank]
-"""How urgent a read is for an inference, counted from the one that is executed or comes next."""
+"""Rank of a read for an inference, counted from the one that is executed or comes next."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class ReadEvent:
 
 @dataclass(frozen=True)
 class Arrival:
-    """The reads of a step.
+    """Arrival of the reads of a step.
 
     Attributes
     ----------
     waited_s
-        How long the host waited for them.
+        Time that the host waited for them.
     marks
-        When their bytes are there, of all that arrived since the step before.
+        Moments from which bytes are there, for all reads that arrived since the step before.
     """
 
     waited_s: float
@@ -59,13 +59,13 @@ class Pipeline:
     Parameters
     ----------
     plan
-        What to read, to where, and when it may be.
+        Reads and steps.
     loader
         Brings bytes to their places.
     channel
-        Reads for others too; by default one of its own, with the readers of the plan.
+        Channel that reads for other sources too; by default its own, with the plan's readers.
     urgency
-        Among the others; may be called from any thread.
+        Urgency among the other sources; may be called from any thread.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Pipeline:
         self._in_flight = 0
         self._events: list[ReadEvent] | None = None
         self.read_bytes = 0
-        """Since the pipeline was made."""
+        """Bytes read since the pipeline was made."""
         if plan.reads:
             self._channel.attach(self)
 
@@ -104,13 +104,7 @@ class Pipeline:
         self._failure: tuple[Read, BaseException] | None = None
 
     def start(self, *, trace: bool = False) -> None:
-        """Begin to prefetch; the next step to execute is the first of an inference.
-
-        Parameters
-        ----------
-        trace
-            Record every request from now on.
-        """
+        """Begin to prefetch, for the first step of an inference; ``trace`` records all requests."""
         with self._changed:
             self._paused = False
             self._events = [] if trace else self._events
@@ -122,7 +116,7 @@ class Pipeline:
         Parameters
         ----------
         lap
-            Inferences since `start` or `restart`.
+            Number of inferences since `start` or `restart`.
         step
             Index of the step.
 
@@ -146,14 +140,14 @@ class Pipeline:
             return Arrival(waited_s, tuple(map(self._read_marks.pop, numbers)))
 
     def has_arrived(self, lap: int, step: int) -> bool:
-        """Whether `wait` would return at once."""
+        """True where `wait` would return at once."""
         with self._changed:
             return self._arrived >= self._needed(lap, step)
 
     def done(self, mark: Mark) -> None:
-        """The step that was waited for last has ended, or will have at ``mark``.
+        """Note that the step of the latest `wait` has ended, or ends at ``mark``.
 
-        What lay under it may be overwritten then.
+        Its blocks may be overwritten then.
         """
         with self._changed:
             self._step_marks[self._ended] = mark
@@ -162,7 +156,7 @@ class Pipeline:
             self._changed.notify_all()
 
     def take_events(self) -> tuple[ReadEvent, ...]:
-        """Requests that ended since this was last asked; empty unless tracing."""
+        """Requests that ended since the latest call; empty unless tracing."""
         with self._changed:
             taken = tuple(self._events or ())
             if self._events is not None:
@@ -170,12 +164,12 @@ class Pipeline:
             return taken
 
     def take_read_bytes(self, lap: int) -> int:
-        """Bytes that were read for an inference that has ended; asked once."""
+        """Bytes that were read for an inference that has ended; forgotten with this call."""
         with self._changed:
             return self._lap_bytes.pop(lap, 0)
 
     def restart(self) -> None:
-        """After a failed inference: let requests in flight end and begin with the first block."""
+        """Begin with the first block again after a failed inference; requests in flight end."""
         with self._changed:
             self._paused = True
             self._changed.notify_all()
@@ -197,14 +191,12 @@ class Pipeline:
             self._channel.close()
 
     def rank(self) -> Rank | None:
-        """See `Source.rank`."""
         lap, _ = divmod(self._next, len(self._plan.reads))
         if self._paused or self._failure is not None or self._ended <= self._allowed():
             return None
         return self._urgency(lap + 1 - self._ended // len(self._plan.steps))
 
     def claim(self) -> Callable[[], None]:
-        """See `Source.claim`."""
         number, self._waited = self._next, max(self._waited, self._allowed())
         self._next += 1
         self._in_flight += 1
@@ -212,7 +204,6 @@ class Pipeline:
         return partial(self._load, number, read, self._step_marks.get(self._waited))
 
     def _needed(self, lap: int, step: int) -> int:
-        """Reads that must have arrived before a step."""
         return lap * len(self._plan.reads) + self._plan.steps[step].reads
 
     def _allowed(self) -> int:

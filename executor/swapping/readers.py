@@ -9,17 +9,17 @@ from typing import Protocol
 __all__ = ["Channel", "Rank", "Source"]
 
 Rank = tuple[float, ...]
-"""How urgent a read is: smaller comes first."""
+"""Urgency of a read: smaller comes first."""
 
 
 class Source(Protocol):
-    """Something with reads to be done; called with the channel's lock held."""
+    """Source of reads; called with the channel's lock held."""
 
     def rank(self) -> Rank | None:
-        """Of its next read; None where nothing may be read now."""
+        """Rank of the next read; None where nothing may be read now."""
 
     def claim(self) -> Callable[[], None]:
-        """Take the next read; what is returned does it, and is called without the lock."""
+        """Take the next read: a function that does it, to be called without the lock."""
 
 
 class Channel:
@@ -28,7 +28,7 @@ class Channel:
     Parameters
     ----------
     readers
-        Requests in flight, of all sources together.
+        Number of requests in flight, for all sources together.
 
     Attributes
     ----------
@@ -48,13 +48,13 @@ class Channel:
             thread.start()
 
     def attach(self, source: Source) -> None:
-        """Read for a source from now on."""
+        """Read for ``source`` from now on."""
         with self.changed:
             self._sources.append(source)
             self.changed.notify_all()
 
     def detach(self, source: Source) -> None:
-        """Claim no read of it any more; those in flight go on."""
+        """Claim no read of ``source`` any more; those in flight go on."""
         with self.changed:
             self._sources.remove(source)
 

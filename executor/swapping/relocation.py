@@ -1,4 +1,4 @@
-"""From one plan's arena to the next one's: what stays in memory moves, the rest is read."""
+"""Change from one plan's arena to the next one's: blocks that stay in memory move."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Move", "moves"]
 
 @dataclass(frozen=True)
 class Move:
-    """Bytes of a resident block that go from one offset of the arena to another."""
+    """Move of a resident block from one offset of the arena to another."""
 
     block: int
     source: int
@@ -21,7 +21,7 @@ class Move:
 
 
 def moves(before: Sequence[Place], after: Sequence[Place]) -> list[Move]:
-    """Moves, in an order in which none overwrites what another still has to take.
+    """Moves, in an order in which none overwrites the source of a later one.
 
     Residents lie one after the other in the order of the blocks in every plan. Those that go down
     are moved first to last, then those that go up last to first: a block's target never reaches
@@ -35,7 +35,7 @@ def moves(before: Sequence[Place], after: Sequence[Place]) -> list[Move]:
     Returns
     -------
     list of Move
-        Of all blocks that are resident in both, those that stay where they are included.
+        Moves of all blocks that are resident in both plans, also of those that keep their place.
     """
     kept = [
         Move(block, old.offset, new.offset, new.nbytes)

@@ -1,4 +1,4 @@
-"""Reading ``weights.bin`` into memory: direct, buffered or mapped, never silently another way."""
+"""Read ``weights.bin`` into memory: direct, buffered or mapped, as asked for."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["LoadMode", "WeightFile"]
 
 
 class LoadMode(str, Enum):
-    """How bytes come from storage.
+    """Ways to read from storage.
 
     ``AUTO`` is direct where the filesystem allows it, else buffered. ``DIRECT`` reads around the
     page cache (``O_DIRECT``). ``BUFFERED`` reads through it and drops the pages again. ``MMAP``
-    copies from a mapping.
+    copies from a mapping. Only ``AUTO`` may become another way.
     """
 
     AUTO = "auto"
@@ -58,7 +58,7 @@ class WeightFile:
     path
         ``weights.bin``.
     mode
-        How to read. After opening, `mode` says which way is used.
+        Way to read; the attribute `mode` has the way that is used.
     pace
         Slows reading down.
 
@@ -97,7 +97,7 @@ class WeightFile:
         Raises
         ------
         StorageError
-            The system reports an error, or the file ends before.
+            The system reports an error, or the file ends too early.
         """
         with nullcontext() if self._pace is None else self._pace.request(len(destination)):
             self._read_into(destination, offset)

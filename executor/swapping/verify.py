@@ -1,4 +1,4 @@
-"""Checksums of the weights, compared with the manifest's."""
+"""Compare the checksums of the weights with those in the manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_weights(manifest: Manifest, storage: Reader) -> None:
     Raises
     ------
     EngineError
-        An extent was changed; the message names its block.
+        An extent has another checksum; the message names its block.
     StorageError
         An extent can't be read.
     """

@@ -190,7 +190,7 @@ def test_a_bad_index_in_the_middle_leaves_the_executor_usable(engine: BuildToy) 
     toy = engine("lookups")
     with SwapExecutor(toy.folder, toy.smallest) as executor:
         before = executor(toy.feeds())
-        with pytest.raises(InputError, match="outside of its table"):
+        with pytest.raises(InputError, match="outside its table"):
             executor({"ids": np.full((4, 3), 9999)})
         assert_same(executor(toy.feeds()), before)
 

@@ -17,7 +17,7 @@ class Fake:
         self._ms = ms
         self._fails_at = fails_at
 
-    def run(self, count: int) -> Round:
+    def __call__(self, count: int) -> Round:
         if len(self.counts) == self._fails_at:
             raise BudgetError("killed", why="too large")
         self.counts.append(count)

@@ -178,5 +178,5 @@ def test_a_build_without_cuda_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         check_runnable("onnxruntime-cuda")
     assert "onnxruntime-gpu" in caught.value.hint
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(BackendUnavailableError, match="ONNX Runtime is not here"):
+    with pytest.raises(BackendUnavailableError, match="ONNX Runtime is not installed"):
         check_provider()

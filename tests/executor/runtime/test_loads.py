@@ -195,7 +195,7 @@ def test_storage_that_fails_while_loading_leaves_others_alone(
         real(self, destination, offset)
 
     def refuse(self: OnnxRuntimeBackend, *given: Any) -> Any:
-        if self._folder == copy:
+        if self._sessions._skeletons._folder == copy:
             raise BackendError("refused", why="a session too many")
         return segments(self, *given)
 

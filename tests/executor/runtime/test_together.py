@@ -101,7 +101,7 @@ def test_one_that_is_wrong_fails_alone(
     requests = indices(1, 1, 1, 1)
     requests[2]["ids"][0, 1] = 9999
     futures = submit_at_once(model, requests)
-    with pytest.raises(InputError, match="outside of its table"):
+    with pytest.raises(InputError, match="outside its table"):
         futures[2].result(LIMIT_S)
     for index in (0, 1, 3):
         assert_close(futures[index].result(LIMIT_S), whole(requests[index]))

@@ -14,6 +14,7 @@ import pytest
 from swapnet.arrays import Array, save_npz
 from swapnet.errors import BackendError, BudgetError
 from swapnet.executor.bench.statistics import summarise
+from swapnet.executor.runtime.model import ModelStats
 from swapnet.executor.runtime.objectives import Changes
 from swapnet.executor.scenario.messages import Engine, Job, Served
 from swapnet.executor.scenario.report import Line, Report, Way
@@ -102,14 +103,6 @@ def a_report(**fields: Any) -> Report:
     return Report(**{**usual, **fields})
 
 
-@dataclass(frozen=True)
-class FakeStats:
-    """Counts of one DNN."""
-
-    read_bytes: int = 0
-    waiting: int = 0
-
-
 @dataclass(eq=False)
 class FakeModel:
     """ExpectedOutputs at once with its input doubled; fails where it is told to."""
@@ -119,8 +112,8 @@ class FakeModel:
     asked: int = 0
 
     @property
-    def stats(self) -> FakeStats:
-        return FakeStats(read_bytes=100 * self.asked)
+    def stats(self) -> ModelStats:
+        return ModelStats(read_bytes=100 * self.asked)
 
     def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]:
         value = float(inputs["x"][0])

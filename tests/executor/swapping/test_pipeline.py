@@ -215,5 +215,5 @@ def test_what_is_kept_is_read_or_named(simulated_manifest: MakeManifest) -> None
     with pytest.raises(StorageError, match=r"block [01] could not be read"):
         load_once(DirectLoader(SimulatedStorage(manifest, failing=[1]), arena), reads)
     shared = [replace(reads[0], block=SHARED)]
-    with pytest.raises(SwapnetError, match="what several blocks share"):
+    with pytest.raises(SwapnetError, match="weights that several blocks share"):
         load_once(DirectLoader(SimulatedStorage(manifest, failing=[0]), arena), shared)
