@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 
+from swapnet.errors import InputError
 from swapnet.executor.pace import Pace
 from swapnet.fingerprint import cpu_fingerprint
 from swapnet.machine import processor_name
@@ -71,6 +72,11 @@ class Device:
         (`swapnet.executor.gpu.accelerator.choose_memory`).
     pace
         Slows storage down, to try another device's; None leaves it as it is.
+
+    Raises
+    ------
+    InputError
+        The number of threads is below 1.
     """
 
     threads: int = field(default_factory=available_processors)
@@ -79,6 +85,14 @@ class Device:
     gpu_index: int = 0
     gpu_memory: str = "auto"
     pace: Pace | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise InputError(
+                f"{self.threads} threads can't compute",
+                why=f"1 is the least, this process may use {available_processors()}",
+                hint="leave the number out to use all processors",
+            )
 
     @property
     def fingerprint(self) -> str:

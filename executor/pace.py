@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from swapnet.errors import InputError
+
 __all__ = ["Pace"]
 
 
@@ -20,9 +22,20 @@ class Pace:
     ----------
     bytes_per_s
         Bandwidth above 0; slower storage is not slowed down.
+
+    Raises
+    ------
+    InputError
+        The bandwidth is not above 0.
     """
 
     def __init__(self, bytes_per_s: float) -> None:
+        if not bytes_per_s > 0:
+            raise InputError(
+                f"storage can't read {bytes_per_s:g} bytes a second",
+                why="a pace must be above 0",
+                hint="give a bandwidth such as Pace(400e6), or no pace",
+            )
         self.bytes_per_s = bytes_per_s
         self._lock = threading.Lock()
         self._free_s = 0.0

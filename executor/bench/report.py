@@ -147,7 +147,7 @@ def as_text(report: Report) -> str:
         + (f", on {report.machine.gpu}" if report.machine.gpu else ""),
         f"Budget: {format_size(report.budget_bytes)} ({report.budget}) of "
         f"{format_size(report.demand_bytes)}; peak {format_size(report.peak_bytes)} above "
-        f"{format_size(report.fixed_bytes)} of the runtime ({report.memory_accounting})",
+        f"{format_size(report.fixed_bytes)} of fixed cost ({report.memory_accounting})",
         f"Weights: {format_size(report.weights_bytes)}, resident "
         f"{format_size(report.resident_bytes)}, ring {format_size(report.ring_bytes)}, streamed "
         f"{format_size(report.streamed_bytes)} per inference",

@@ -13,7 +13,9 @@ from typing import Any
 import onnxruntime
 import pytest
 
+from swapnet.errors import InputError
 from swapnet.executor.device import Device, runtime_version
+from swapnet.executor.pace import Pace
 from swapnet.machine import processor_name
 from tests.helpers.boards import BOARDS, be_processor, board_files
 
@@ -98,3 +100,15 @@ def test_a_runtime_from_another_package(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert runtime_version() == ""
     assert "onnxruntime" not in Device().fingerprint
+
+
+@pytest.mark.parametrize("threads", [0, -2])
+def test_a_device_computes_with_a_thread_at_least(threads: int) -> None:
+    with pytest.raises(InputError, match=f"{threads} threads can't compute"):
+        Device(threads)
+
+
+@pytest.mark.parametrize("bytes_per_s", [0, -1.0, float("nan")])
+def test_a_pace_is_above_0(bytes_per_s: float) -> None:
+    with pytest.raises(InputError, match="bytes a second"):
+        Pace(bytes_per_s)
