@@ -20,9 +20,9 @@ from tests.helpers.engines import BuildToy
 
 pytestmark = pytest.mark.slow
 
-ANSWERS = """#!/bin/sh
+DIES_LATER = """#!/bin/sh
 read request; echo '{"ready": true}'
-while read line; do %s; done
+read command; exit 1
 """
 
 
@@ -60,8 +60,7 @@ def test_an_interpreter_that_fails_is_told(setup: Setup) -> None:
 def test_one_that_dies_later_is_told_with_its_fixed_cost(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = 'if [ "$line" = 1 ]; then exit 1; else echo "{}"; fi'
-    script(setup, ANSWERS % answer)
+    script(setup, DIES_LATER)
     monkeypatch.setattr(FixedCost, "warm_up", lambda _: None)
     report = bench(replace(setup, fixed_bytes={"foreign": 1 << 30})).report
     assert "the process of the foreign model ended" in report.peers["foreign"].note
