@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from swapnet.builder.build import build
 
-__all__ = ["one_operator_engine"]
+__all__ = ["one_operator_engine", "one_operator_model"]
 
 
 def one_operator_engine(folder: Path) -> Path:
@@ -24,6 +24,12 @@ def one_operator_engine(folder: Path) -> Path:
     Path
         The engine directory.
     """
+    build(one_operator_model(folder), folder / "one_operator", backend="onnxruntime")
+    return folder / "one_operator"
+
+
+def one_operator_model(folder: Path) -> Path:
+    """Write the ONNX file of that engine: a Relu of ``x``, float32 of shape (1,), is ``y``."""
     model = helper.make_model(
         helper.make_graph(
             [helper.make_node("Relu", ["x"], ["y"])],
@@ -36,5 +42,4 @@ def one_operator_engine(folder: Path) -> Path:
     )
     path = folder / "one_operator.onnx"
     path.write_bytes(model.SerializeToString())
-    build(path, folder / "one_operator", backend="onnxruntime")
-    return folder / "one_operator"
+    return path

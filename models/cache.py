@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from swapnet.errors import StorageError
+from swapnet.files import writing
 
 __all__ = ["create", "root"]
 
@@ -40,19 +40,14 @@ def create(folder: Path, fill: Callable[[Path], None]) -> Path:
         return folder
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        partial.mkdir(parents=True)
-        fill(partial)
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    except OSError as error:
-        raise StorageError(
-            f"{folder} can't be written",
-            why=str(error),
-            hint="Free some space there, or set SWAPNET_CACHE to another folder.",
-        ) from error
+        with writing(folder, "free some space, or set SWAPNET_CACHE to another folder"):
+            partial.mkdir(parents=True)
+            fill(partial)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder

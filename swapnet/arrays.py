@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from swapnet.errors import InputError
 from swapnet.files import replacing
+from swapnet.tensors import Array
 
 __all__ = ["Array", "load_npy", "load_npz", "save_npz"]
-
-Array = npt.NDArray[np.generic]
 
 _DAMAGES = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 """What reading a file raises that is damaged, encrypted or of another kind."""

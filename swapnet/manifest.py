@@ -20,7 +20,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from swapnet.errors import EngineError
-from swapnet.sealed import read_sealed, sha256_of, write_sealed
+from swapnet.sealed_json import read_sealed, sha256_of, write_sealed
 from swapnet.shapes import MeasuredShapes, as_option, input_shapes, load_shapes, shapes_key
 from swapnet.tensorrt import TENSORRT
 from swapnet.tensors import ELEMENT_BYTES, concrete_nbytes

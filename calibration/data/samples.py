@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from swapnet.arrays import Array, load_npz
 from swapnet.calibration.data.images import IMAGENET, Preprocessing, image_files, read_image
 from swapnet.errors import InputError, ModelError
-from swapnet.feeds import as_dims, check_feed, check_names, fits, wrong_shape
-from swapnet.tensors import ONNX_TYPES
+from swapnet.input_checks import check_feed, check_names, fits, wrong_shape
+from swapnet.tensors import ONNX_TYPES, as_dims
 
 if TYPE_CHECKING:
     import onnx

@@ -18,16 +18,18 @@ from swapnet.builder.precision.normalise import opset_of
 from swapnet.builder.precision.selection import Channels
 from swapnet.builder.rewriting.optimise import read_graph
 from swapnet.calibration.ranges.collect import EXTREMES, extreme_name, mean_name
-from swapnet.errors import InputError, ModelError, StorageError
+from swapnet.errors import InputError, ModelError
+from swapnet.files import writing
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["Model", "Variant", "open_model", "work_folder"]
 
-
 _AXES_INPUT_OPSET = 18
 """Since this operator set ReduceMean takes its axes as an input."""
+
+_HINT = "free some space, or set TMPDIR"
 
 
 @dataclass(frozen=True)
@@ -215,14 +217,8 @@ def work_folder(model: Path) -> Iterator[Path]:
     try:
         folder = tempfile.TemporaryDirectory(prefix=prefix, dir=model.parent)
     except OSError:
-        try:
+        with writing(f"a temporary folder for {model.name}", _HINT):
             folder = tempfile.TemporaryDirectory(prefix=prefix)
-        except OSError as error:
-            raise StorageError(
-                f"no temporary folder can be made for {model}",
-                why=error.strerror or str(error),
-                hint="free some space, or set TMPDIR",
-            ) from error
     with folder as name:
         yield Path(name)
 
@@ -239,7 +235,7 @@ def open_model(model: Path, folder: Path) -> Model:
     """
     source = open_source(model)
     path = folder / f"{source.name}.onnx"
-    with _writing(folder):
+    with writing(folder, _HINT):
         _link_weights(source.proto, model.parent, folder)
     _save(source.proto, path)
     graph = read_graph(path, source.name)
@@ -250,22 +246,10 @@ def open_model(model: Path, folder: Path) -> Model:
     return Model(path, source, graph)
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{path} can't be written",
-            why=error.strerror or str(error),
-            hint="free some space, or set TMPDIR",
-        ) from error
-
-
 def _save(proto: onnx.ModelProto, path: Path) -> None:
     import onnx
 
-    with _writing(path):
+    with writing(path, _HINT):
         onnx.save_model(proto, path)
 
 

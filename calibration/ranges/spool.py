@@ -10,7 +10,7 @@ from typing import Any
 from swapnet.arrays import save_npz
 from swapnet.builder.importing.graph import Value
 from swapnet.errors import InputError
-from swapnet.feeds import check_feed
+from swapnet.input_checks import check_feed
 
 __all__ = ["Spool", "spool"]
 

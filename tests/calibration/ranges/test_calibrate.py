@@ -16,7 +16,8 @@ from swapnet.builder.importing.sessions import open_session, quiet_options
 from swapnet.builder.importing.source import file_sha256, open_source
 from swapnet.builder.precision.selection import Channels, channelled
 from swapnet.builder.rewriting.optimise import TYPES, Operators, optimise
-from swapnet.calibration.ranges import calibrate_ranges, collect, groups
+from swapnet.calibration.ranges import collect, groups
+from swapnet.calibration.ranges.calibrate import calibrate_ranges
 from swapnet.calibration.ranges.collect import BINS, EXTREMES, extreme_name
 from swapnet.calibration.ranges.graph import open_model
 from swapnet.errors import BudgetError, InputError

@@ -15,8 +15,8 @@ from swapnet.arrays import save_npz
 from swapnet.builder import build
 from swapnet.calibration.ranges.child import observe_in_child
 from swapnet.calibration.ranges.collect import Extreme
+from swapnet.calibration.ranges.fixed_cost import fixed_bytes, kept_bytes
 from swapnet.calibration.ranges.graph import open_model
-from swapnet.calibration.ranges.runtime import fixed_bytes, kept_bytes
 from swapnet.calibration.ranges.worker import Answer, Failed, Found, Job, Ran, observe, work
 from swapnet.errors import BackendError, BudgetError, EngineError, InputError
 from swapnet.executor.device import Device

@@ -10,7 +10,8 @@ import pytest
 from swapnet import models
 from swapnet.arrays import Array, load_npz
 from swapnet.builder.rewriting.optimise import Operators, save_optimised
-from swapnet.calibration.ranges import calibrate, calibrate_ranges
+from swapnet.calibration.ranges import calibrate
+from swapnet.calibration.ranges.calibrate import calibrate_ranges
 from swapnet.errors import BackendUnavailableError
 from swapnet.process.cgroup import MemoryGroup, is_available
 from tests.calibration.ranges.conftest import Toy
@@ -84,7 +85,7 @@ def test_no_limit_to_be_had(convolutions: Toy, monkeypatch: pytest.MonkeyPatch) 
         raise BackendUnavailableError("the kernel's memory limit is not to be had here")
 
     before = convolutions.left()
-    monkeypatch.setattr("swapnet.calibration.ranges.runtime.MemoryGroup", refuse)
+    monkeypatch.setattr("swapnet.calibration.ranges.fixed_cost.MemoryGroup", refuse)
     monkeypatch.setattr(calibrate, "fixed_bytes", lambda *_: refuse(None))
     with pytest.raises(BackendUnavailableError):
         calibrate_ranges(convolutions.path, convolutions.samples, memory_limit=True)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from swapnet.errors import InputError
-from swapnet.feeds import as_dims, check_array, check_feed, check_names, fits
+from swapnet.input_checks import check_array, check_feed, check_names, fits
 from swapnet.manifest import Tensor
+from swapnet.tensors import as_dims
 
 X = Tensor("x", "float32", ("rows", 4), 0)
 IDS = Tensor("ids", "int64", (2,), 0)

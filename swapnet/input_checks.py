@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from swapnet.arrays import Array
 from swapnet.errors import InputError
-from swapnet.tensors import numpy_dtype
+from swapnet.tensors import Array, ModelInput, as_dims, numpy_dtype
 
-__all__ = ["Taken", "as_dims", "check_array", "check_feed", "check_names", "fits", "wrong_shape"]
-
-
-class Taken(Protocol):
-    """What a model takes as one of its inputs; a string is a symbolic dimension."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def dtype(self) -> str: ...
-
-    @property
-    def shape(self) -> tuple[int | str, ...]: ...
+__all__ = ["check_array", "check_feed", "check_names", "fits", "wrong_shape"]
 
 
-def check_feed(given: Mapping[str, Any], inputs: Sequence[Taken], where: str) -> dict[str, Array]:
+def check_feed(
+    given: Mapping[str, Any], inputs: Sequence[ModelInput], where: str
+) -> dict[str, Array]:
     """C-contiguous arrays of finite numbers for all inputs of a model, in their order.
 
     Parameters
@@ -51,7 +39,7 @@ def check_feed(given: Mapping[str, Any], inputs: Sequence[Taken], where: str) ->
     return arrays
 
 
-def check_names(given: Iterable[str], inputs: Iterable[Taken], where: str = "") -> None:
+def check_names(given: Iterable[str], inputs: Iterable[ModelInput], where: str = "") -> None:
     """Refuse names that the model does not take, and fewer than it takes.
 
     Raises
@@ -73,7 +61,7 @@ def check_names(given: Iterable[str], inputs: Iterable[Taken], where: str = "") 
         )
 
 
-def check_array(value: Any, taken: Taken, where: str = "") -> Array:
+def check_array(value: Any, taken: ModelInput, where: str = "") -> Array:
     """A C-contiguous array of the type and shape that an input has.
 
     Raises
@@ -100,7 +88,7 @@ def check_array(value: Any, taken: Taken, where: str = "") -> Array:
     return array
 
 
-def wrong_shape(shape: Sequence[int], taken: Taken, where: str = "") -> InputError:
+def wrong_shape(shape: Sequence[int], taken: ModelInput, where: str = "") -> InputError:
     """The error of an array that does not fit."""
     samples = "; an .npz of several samples has an axis of samples before these" if where else ""
     return InputError(
@@ -117,12 +105,7 @@ def fits(shape: Sequence[int], declared: Sequence[int | str]) -> bool:
     )
 
 
-def as_dims(shape: Sequence[int | str]) -> str:
-    """A shape for people."""
-    return "x".join(map(str, shape)) or "a scalar"
-
-
-def _check_finite(array: Array, taken: Taken, where: str) -> None:
+def _check_finite(array: Array, taken: ModelInput, where: str) -> None:
     values: Any = array
     if taken.dtype == "bfloat16":
         values = (array.astype(np.uint32) << 16).view(np.float32)
