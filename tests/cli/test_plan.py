@@ -52,7 +52,7 @@ def test_nothing_is_measured_where_that_is_not_wanted(
 ) -> None:
     shown = call("plan", dynamic, "--no-measure")
     assert (shown.status, shown.err, jobs) == (0, "", [])
-    assert "Delays are those of: assumed." in shown.out
+    assert "Delays: assumed." in shown.out
     assert not (dynamic / PROFILE).exists()
 
 
@@ -151,7 +151,7 @@ def test_no_such_model(call: Call, tmp_path: Path) -> None:
 def test_options_of_a_build_are_not_for_an_engine(
     call: Call, dynamic: Path, option: tuple[str, ...]
 ) -> None:
-    assert call("plan", dynamic, *option).is_user_error(f"{option[0]} is for a model")
+    assert call("plan", dynamic, *option).is_user_error(f"{option[0]} is an option of a build")
 
 
 @pytest.mark.usefixtures("drawing")

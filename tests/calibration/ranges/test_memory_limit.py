@@ -80,9 +80,9 @@ def test_every_method_stays_within_its_budget(
     assert all(peak <= limit for peak, limit in peaks)
 
 
-def test_no_limit_to_be_had(convolutions: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_limit_is_available(convolutions: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: int | None) -> MemoryGroup:
-        raise BackendUnavailableError("the kernel's memory limit is not to be had here")
+        raise BackendUnavailableError("the kernel's memory limit is not available here")
 
     before = convolutions.left()
     monkeypatch.setattr("swapnet.calibration.ranges.fixed_cost.MemoryGroup", refuse)

@@ -88,7 +88,7 @@ def test_a_limit_that_can_not_be_set_leaves_no_group(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     root = stand_in(monkeypatch, tmp_path, missing="memory.max")
-    with pytest.raises(BackendUnavailableError, match="limit is not to be had"):
+    with pytest.raises(BackendUnavailableError, match="limit is not available"):
         MemoryGroup(1 << 20)
     assert not list(root.glob("swapnet-*"))
 
