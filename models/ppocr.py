@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from swapnet.files import cache_folder
 from swapnet.models import cache
 from swapnet.models.classes import Tensors
 from swapnet.models.ctc import decode
@@ -69,7 +70,7 @@ def characters() -> tuple[str, ...]:
     output needs no ONNX library.
     """
     folder = cache.create(
-        cache.root() / f"ppocrv4_rec-characters-{RAPIDOCR.sha256[:16]}", _extract_characters
+        cache_folder() / f"ppocrv4_rec-characters-{RAPIDOCR.sha256[:16]}", _extract_characters
     )
     listed = (folder / "characters.txt").read_text(encoding="utf-8").split("\n")
     return ("", *listed, " ")

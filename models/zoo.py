@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swapnet.errors import InputError, ModelError
+from swapnet.files import cache_folder
 from swapnet.models import (
     bert_base,
     cache,
@@ -306,7 +307,7 @@ def files(model: ZooModel, folder: Path | None = None, weights: Path | None = No
             )
         key = f"{key}-{file_sha256(weights)[:16]}"
     home = cache.create(
-        (folder or cache.root() / "models") / key, lambda partial: _fill(model, partial, weights)
+        (folder or cache_folder() / "models") / key, lambda partial: _fill(model, partial, weights)
     )
     onnx = home / f"{model.name}.onnx"
     return ZooFiles(

@@ -10,9 +10,15 @@ from pathlib import Path
 
 from swapnet.errors import StorageError
 
-__all__ = ["check_writable", "make_folder", "replacing", "writing"]
+__all__ = ["cache_folder", "check_writable", "make_folder", "replacing", "writing"]
 
 _ELSEWHERE = "choose another place, or free some space"
+
+
+def cache_folder() -> Path:
+    """``$SWAPNET_CACHE``, or ``~/.cache/swapnet``."""
+    chosen = os.environ.get("SWAPNET_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "swapnet"
 
 
 @contextmanager

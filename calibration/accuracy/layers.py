@@ -51,12 +51,10 @@ class Layer:
     ----------
     value, measured
         Its name in the reference, and in the candidate.
-    operator, kind
-        See `LayerAccuracy`.
+    operator, kind, excludable
+        As in `LayerAccuracy`.
     inputs
-        Compared values that it comes from.
-    excludable
-        Whether the operator is in lower precision.
+        Compared values that it is computed from.
     """
 
     value: str
@@ -175,7 +173,6 @@ def match_layers(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> tupl
 def _measured(
     name: str, writer: onnx.NodeProto, theirs: Mapping[str, onnx.NodeProto]
 ) -> str | None:
-    """Name of a value in the candidate; None where it has none."""
     before, after = _BEFORE.format(name), _AFTER.format(name)
     same = [n for n in (name, before) if n in theirs and theirs[n].op_type == writer.op_type]
     if same:
@@ -203,7 +200,7 @@ def _layer(
     writers: Mapping[str, onnx.NodeProto],
     lowered: frozenset[str],
 ) -> Layer:
-    """A value with the operators that lead to it from others that are compared."""
+    """A value with the operators between it and other compared values."""
     region: dict[int, onnx.NodeProto] = {}
     inputs: dict[str, None] = {}
     waiting = [writers[value]]
@@ -282,7 +279,8 @@ def _session(
 ) -> onnxruntime.InferenceSession:
     """A session with these values as outputs; weights are read from beside the file."""
     import onnx
-    import onnxruntime
+
+    from swapnet.builder.importing.sessions import open_session, quiet_options
 
     changed = onnx.ModelProto()
     changed.CopyFrom(proto)
@@ -291,19 +289,14 @@ def _session(
     changed.graph.output.extend(
         declared.get(name, onnx.ValueInfoProto(name=name)) for name in dict.fromkeys(names)
     )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options = quiet_options(optimise=False, packs=True, threads=threads)
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(path.absolute().parent)
     )
     try:
-        return onnxruntime.InferenceSession(
-            changed.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # ONNX Runtime has a class of its own for each refusal
-        raise _refused(path, error) from error
+        return open_session(changed.SerializeToString(), options)
+    except ModelError as error:
+        raise _refused(path, error.why) from error
 
 
 def _run(
@@ -314,14 +307,14 @@ def _run(
 ) -> list[Any]:
     try:
         return list(session.run(list(names), dict(feed)))
-    except Exception as error:  # as above
-        raise _refused(path, error) from error
+    except Exception as error:  # ONNX Runtime has a class of its own for each refusal
+        raise _refused(path, str(error)) from error
 
 
-def _refused(path: Path, error: Exception) -> ModelError:
+def _refused(path: Path, why: str) -> ModelError:
     return ModelError(
         f"ONNX Runtime refuses {path} layer by layer",
-        why=str(error),
+        why=why,
         hint="compare outputs only: leave --per-layer out",
     )
 

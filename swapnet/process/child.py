@@ -175,6 +175,6 @@ class Child:
         is_memory = status == -signal.SIGKILL
         return ProcessDied(
             f"{self._who} was killed by signal {-status} ({signal.strsignal(-status)})",
-            why="most likely the machine ran out of memory" if is_memory else last_line,
+            why="likely out of memory" if is_memory else last_line,
             hint="free some memory, or give a smaller budget" if is_memory else _AGAIN,
         )

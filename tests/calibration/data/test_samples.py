@@ -235,7 +235,7 @@ def test_what_is_no_data(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_of_nothing(npz: Write, limit: int) -> None:
-    with pytest.raises(InputError, match=f"{limit} samples can't be read"):
+    with pytest.raises(InputError, match=f"a limit of {limit} samples is invalid"):
         open_samples(npz(**zeros()), [X, MASK], limit=limit)
 
 
@@ -355,8 +355,8 @@ def test_a_file_hides_no_module(script: Script, tmp_path: Path) -> None:
         ("import swapnet_test_absent", ["can't be imported", "No module named"]),
         ("def feeds(:", ["can't be imported", "SyntaxError"]),
         ("raise SystemExit(3)", ["can't be imported", "SystemExit: 3"]),
-        ("feeds = [1]", ["swapnet_test_feeds:feeds is no function", "another 'feeds'"]),
-        ("", ["swapnet_test_feeds:feeds is no function", "no 'feeds'"]),
+        ("feeds = [1]", ["swapnet_test_feeds:feeds is not a function", "another 'feeds'"]),
+        ("", ["swapnet_test_feeds:feeds is not a function", "no 'feeds'"]),
     ],
 )
 @pytest.mark.parametrize("suffix", ["", ".py"])
@@ -384,8 +384,8 @@ def test_modules_that_are_not_there(data: str) -> None:
 @pytest.mark.parametrize(
     ("body", "messages"),
     [
-        ("yield np.zeros(3)", ["sample 1 of swapnet_test_feeds:feeds is no dict", "ndarray"]),
-        ("return {'x': 1}", ["sample 1 of", "is no dict", "yields str"]),
+        ("yield np.zeros(3)", ["sample 1 of swapnet_test_feeds:feeds is not a dict", "ndarray"]),
+        ("return {'x': 1}", ["sample 1 of", "is not a dict", "yields str"]),
         ("return None", ["sample 1 of", "can't be made", "not iterable"]),
         ("yield good; 1 / 0", ["sample 2 of", "ZeroDivisionError: division by zero"]),
         ("yield good; raise SystemExit(1)", ["sample 2 of", "SystemExit: 1"]),

@@ -258,7 +258,7 @@ def test_weights_inside_the_model(tmp_path: Path) -> None:
         ({"percentile": float("nan")}, "nan is no percentile"),
         ({"budget": "much"}, "'much' is not a budget"),
         ({"tensors": ["nothing"]}, "'nothing' can't be observed"),
-        ({"samples": []}, "nothing to calibrate with"),
+        ({"samples": []}, "no samples to calibrate with"),
     ],
 )
 def test_bad_arguments(convolutions: Toy, options: dict[str, Any], what: str) -> None:

@@ -127,7 +127,7 @@ def test_the_child_finds_what_this_process_finds(job: Job, method: Any) -> None:
     ("script", "what", "why"),
     [
         ("echo no library >&2; exit 3", "ended with status 3", "no library"),
-        ("kill -9 $$", "was killed by signal 9", "likely for memory"),
+        ("kill -9 $$", "was killed by signal 9", "likely out of memory"),
     ],
 )
 def test_a_child_that_dies(

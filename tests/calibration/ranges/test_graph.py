@@ -123,8 +123,8 @@ def test_bytes_at_given_shapes(products: Toy, tmp_path: Path) -> None:
     ("tensors", "why"),
     [
         (["nothing"], "computes no such value"),
-        (["ids"], "it is a int64"),
-        ([], "none is a float32"),
+        (["ids"], "it is int64"),
+        ([], "none is float32"),
     ],
 )
 def test_what_can_not_be_observed(
