@@ -216,5 +216,5 @@ def _refusal(path: Path, why: str) -> ModelError:
     return ModelError(
         f"{path} can't be read as a PyTorch checkpoint",
         why=why,
-        hint="Save a plain state dict, or convert it with safetensors.torch.save_file.",
+        hint="save a plain state dict, or convert it with safetensors.torch.save_file",
     )

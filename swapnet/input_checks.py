@@ -1,4 +1,4 @@
-"""Arrays that are fed to a model, checked against what it takes."""
+"""Arrays for a model, checked against its inputs."""
 
 from __future__ import annotations
 
@@ -18,19 +18,12 @@ def check_feed(
 ) -> dict[str, Array]:
     """C-contiguous arrays of finite numbers for all inputs of a model, in their order.
 
-    Parameters
-    ----------
-    given
-        Arrays by name, or what NumPy makes arrays of.
-    inputs
-        What the model takes.
-    where
-        For messages: what the arrays are of.
+    ``where`` says for messages where the arrays come from.
 
     Raises
     ------
     InputError
-        A name, element type or shape is not what the model takes, or a number is not finite.
+        A name, element type or shape does not fit the model, or a number is not finite.
     """
     check_names(given, inputs, where)
     arrays = {taken.name: check_array(given[taken.name], taken, where) for taken in inputs}
@@ -40,7 +33,7 @@ def check_feed(
 
 
 def check_names(given: Iterable[str], inputs: Iterable[ModelInput], where: str = "") -> None:
-    """Refuse names that the model does not take, and fewer than it takes.
+    """Refuse names that the model does not take, and missing ones.
 
     Raises
     ------
@@ -67,14 +60,14 @@ def check_array(value: Any, taken: ModelInput, where: str = "") -> Array:
     Raises
     ------
     InputError
-        It is no array, or of another element type or shape.
+        It is not an array, or has another element type or shape.
     """
     what = f"input {taken.name!r}{_of(where)}"
     try:
         array = np.asarray(value, order="C")
     except Exception as error:  # an object of another library may raise anything
         raise InputError(
-            f"{what} is no array", why=str(error), hint="give a NumPy array"
+            f"{what} is not an array", why=str(error), hint="give a NumPy array"
         ) from error
     dtype = numpy_dtype(taken.dtype)
     if array.dtype != dtype:
@@ -90,7 +83,7 @@ def check_array(value: Any, taken: ModelInput, where: str = "") -> Array:
 
 def wrong_shape(shape: Sequence[int], taken: ModelInput, where: str = "") -> InputError:
     """The error of an array that does not fit."""
-    samples = "; an .npz of several samples has an axis of samples before these" if where else ""
+    samples = "; an .npz of several samples has a leading axis of samples" if where else ""
     return InputError(
         f"input {taken.name!r}{_of(where)} has the wrong shape",
         why=f"it is {as_dims(shape)}, the model takes {as_dims(taken.shape)}",
@@ -115,8 +108,8 @@ def _check_finite(array: Array, taken: ModelInput, where: str) -> None:
     infinite = int(np.isinf(values).sum())
     raise InputError(
         f"input {taken.name!r}{_of(where)} is not finite",
-        why=f"of {values.size} values {nans} are NaN and {infinite} infinite",
-        hint="leave the sample out, or correct what makes it",
+        why=f"{nans} of its {values.size} values are NaN and {infinite} infinite",
+        hint="leave the sample out, or correct it",
     )
 
 
