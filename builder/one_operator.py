@@ -12,12 +12,7 @@ __all__ = ["one_operator_engine", "one_operator_model"]
 
 
 def one_operator_engine(folder: Path) -> Path:
-    """Build an engine of one operator; what its process uses is the fixed cost of a process.
-
-    Parameters
-    ----------
-    folder
-        An empty one, for the model and the engine.
+    """Build an engine of one operator in an empty folder; its process has the fixed cost of any.
 
     Returns
     -------

@@ -97,7 +97,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _folder(wheel: Wheel) -> Path:
-    """Of these members of this very file: other choices are kept elsewhere."""
+    """Folder of these members of this very file: other choices are kept elsewhere."""
     chosen = hashlib.sha256("\n".join([wheel.sha256, *wheel.members]).encode()).hexdigest()
     return cache_folder() / "wheels" / f"{wheel.project}-{wheel.version}-{chosen[:16]}"
 

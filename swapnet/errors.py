@@ -34,11 +34,11 @@ class SwapnetError(Exception):
     Parameters
     ----------
     what
-        What happened, in one line.
+        The failure, in one line.
     why
         The reason, with both numbers where two of them disagree.
     hint
-        What the user can do about this cause.
+        Advice to the user about this cause.
     """
 
     def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:

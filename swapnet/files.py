@@ -30,7 +30,7 @@ def writing(target: Path | str, hint: str = _ELSEWHERE) -> Iterator[None]:
     target
         The file or folder that is written, as messages call it.
     hint
-        What the user can do.
+        Advice to the user.
 
     Raises
     ------

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Method = Literal["minmax", "entropy", "percentile"]
-"""How a range is taken from the observed values: all of them, the part that loses the least
+"""Way to take a range from the observed values: all of them, the part that loses the least
 information (Kullback and Leibler's divergence, as in TensorRT's entropy calibrator), or the part
 within a percentile of absolute values."""
 
@@ -62,7 +62,7 @@ class RangeCache(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     model_sha256, model
         Hash and name of the ONNX file that was calibrated.
     method, percentile
-        How ranges were taken; ``percentile`` is None for other methods.
+        Way to take ranges; ``percentile`` is None for other methods.
     samples
         Number of inputs that were run.
     onnxruntime

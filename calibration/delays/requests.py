@@ -131,7 +131,7 @@ class RequestMeter:
         for thread in threads:
             thread.join()
         end = time.perf_counter()
-        # Of the last requests fewer are in flight.
+        # Fewer of the last requests are in flight at once.
         bytes_per_s = flow(ends[: len(ends) - readers + 1]) or size * len(ends) / (end - start)
         return _Sample(start, end, bytes_per_s, median(latencies) * 1e3)
 

@@ -53,6 +53,7 @@ class Model:
 
     @property
     def inputs(self) -> tuple[Value, ...]:
+        """Inputs of the model."""
         return self.graph.inputs
 
     def activations(self) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def is_available() -> bool:
 
 
 def accounting(*, counted: bool, limited: bool) -> str:
-    """How a peak was measured, for a report: by a group (``counted``), with a limit or without."""
+    """Name of the way a peak was measured: by a group (``counted``), with a limit or without."""
     if not counted:
         return "resident set"
     with MemoryGroup(None) as group:
