@@ -75,7 +75,7 @@ def build(
 workspace, min_shapes, process_per_block
         For ``tensorrt`` and ``tensorrt-rtx`` only: attributes of `TensorRTOptions`.
     progress
-        Told of each stage.
+        Called with each stage.
 
     Returns
     -------
@@ -119,15 +119,7 @@ workspace, min_shapes, process_per_block
 def build_with(
     options: BuildOptions, model: str | Path, folder: str | Path, *, progress: Progress = silent
 ) -> Manifest:
-    """Build with all keywords of `build` as one value.
-
-    Parameters
-    ----------
-    options
-        Options of the build.
-    model, folder, progress
-        As for `build`, which returns and raises the same.
-    """
+    """Build with the keywords of `build` as one value; returns and raises the same."""
     options = options.checked()
     progress("read", 0, 1)
     source = open_source(Path(model))

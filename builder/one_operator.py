@@ -8,22 +8,23 @@ from onnx import TensorProto, helper
 
 from swapnet.builder.build import build
 
-__all__ = ["one_operator_engine"]
+__all__ = ["one_operator_engine", "one_operator_model"]
 
 
 def one_operator_engine(folder: Path) -> Path:
-    """Build an engine of one operator; what its process uses is the fixed cost of a process.
-
-    Parameters
-    ----------
-    folder
-        An empty one, for the model and the engine.
+    """Build an engine of one operator in an empty folder; its process has the fixed cost of any.
 
     Returns
     -------
     Path
         The engine directory.
     """
+    build(one_operator_model(folder), folder / "one_operator", backend="onnxruntime")
+    return folder / "one_operator"
+
+
+def one_operator_model(folder: Path) -> Path:
+    """Write the ONNX file of that engine: a Relu of ``x``, float32 of shape (1,), is ``y``."""
     model = helper.make_model(
         helper.make_graph(
             [helper.make_node("Relu", ["x"], ["y"])],
@@ -36,5 +37,4 @@ def one_operator_engine(folder: Path) -> Path:
     )
     path = folder / "one_operator.onnx"
     path.write_bytes(model.SerializeToString())
-    build(path, folder / "one_operator", backend="onnxruntime")
-    return folder / "one_operator"
+    return path

@@ -49,11 +49,11 @@ class Build:
     max_block_bytes
         Limit of a block's weights.
     compiler
-        What makes engines of blocks.
+        Compiler of blocks.
     work
         Folder for files on their way; it must stay until the last stage.
     progress
-        Told of each stage.
+        Called with each stage.
     """
 
     options: BuildOptions

@@ -1,4 +1,4 @@
-"""What must be measured of a device: storage, blocks, and how they disturb each other.
+"""Measurements: delays of a device, ranges of a model's values, and the cost of lower precision.
 
 Names are imported when they are first used, so that a measuring process loads only what it runs.
 """

@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from swapnet.errors import InputError, StorageError
-from swapnet.files import make_folder
+from swapnet.errors import InputError
+from swapnet.files import make_folder, writing
 from swapnet.manifest import Precision
 from swapnet.ranges import RangeCache
 
@@ -24,26 +24,26 @@ def quantize(
     per_channel: bool = True,
     exclude: Sequence[str] = (),
 ) -> Path:
-    """Write a model in lower precision, of standard ONNX operators that TensorRT takes too.
+    """Write a model in lower precision, in standard ONNX operators that TensorRT takes too.
 
-    int8 is Q/DQ pairs with zero point 0; float16 keeps the types of inputs and outputs.
+    int8 is written as Q/DQ pairs with zero point 0; float16 keeps the types of inputs and outputs.
 
     Parameters
     ----------
     model
         ONNX file.
     output
-        File to write; one that is there is replaced when the new one is whole. Weights of 2 GiB or
+        File to write; an existing one is replaced when the new one is whole. Weights of 2 GiB or
         more lie in a file beside it, named after it.
     precision
         ``"int8"`` or ``"fp16"``.
     ranges
-        Of `swapnet.calibration.calibrate_model`: int8 needs them, float16 leaves in float32 what
-        overflows.
+        Ranges from `swapnet.calibration.calibrate_model`: int8 needs them, float16 uses them to
+        leave values that overflow in float32.
     weight_only
         Weights in int8, widened where they are used; no ranges are needed.
     per_channel
-        A scale for each output channel of a weight, else one for all of it.
+        One scale for each output channel of a weight, else one for the whole weight.
     exclude
         Names of operators that stay in float32.
 
@@ -55,9 +55,9 @@ def quantize(
     Raises
     ------
     InputError
-        There are no ranges, they are of another model, or an excluded operator does not exist.
+        Ranges are missing or of another model, or an excluded operator does not exist.
     ModelError
-        The model can't be read, or nothing of it computes in int8.
+        The model can't be read, or has no operator that computes in int8.
     StorageError
         The file can't be written.
     """
@@ -68,7 +68,7 @@ def quantize(
 
     if precision == "fp32":
         raise InputError(
-            "fp32 is what the model is", why="there is nothing to do", hint="give fp16 or int8"
+            "the model is in fp32 already", why="quantize lowers it", hint="give fp16 or int8"
         )
     options = PrecisionOptions(precision, weight_only, ranges, tuple(exclude), per_channel)
     options.check("tensorrt")
@@ -76,26 +76,20 @@ def quantize(
     target = Path(output)
     check_apart(source, target)
     make_folder(target.absolute().parent)
-    try:
-        with tempfile.TemporaryDirectory(
+    with (
+        writing(target),
+        tempfile.TemporaryDirectory(
             prefix=f".{target.name}.", dir=target.absolute().parent
-        ) as hidden:
-            folder = Path(hidden)
-            proto = interchange(source, options, folder)
-            onnx.load_external_data_for_model(proto, str(folder))
-            large = proto.ByteSize() >= PROTOBUF_LIMIT_BYTES
-            data = f"{target.name}.data"
-            written = folder / "written"
-            written.mkdir()
-            onnx.save_model(
-                proto, written / target.name, save_as_external_data=large, location=data
-            )
-            for name in (data, target.name) if large else (target.name,):
-                (written / name).replace(target.parent / name)
-    except OSError as error:
-        raise StorageError(
-            f"{target} can't be written",
-            why=error.strerror or str(error),
-            hint="choose another place, or free some space",
-        ) from error
+        ) as hidden,
+    ):
+        folder = Path(hidden)
+        proto = interchange(source, options, folder)
+        onnx.load_external_data_for_model(proto, str(folder))
+        large = proto.ByteSize() >= PROTOBUF_LIMIT_BYTES
+        data = f"{target.name}.data"
+        written = folder / "written"
+        written.mkdir()
+        onnx.save_model(proto, written / target.name, save_as_external_data=large, location=data)
+        for name in (data, target.name) if large else (target.name,):
+            (written / name).replace(target.parent / name)
     return target

@@ -7,10 +7,11 @@ from typing import Any
 
 from swapnet.errors import BudgetError
 from swapnet.executor.backends.base import Array
-from swapnet.feeds import as_dims, check_array, check_names
+from swapnet.input_checks import check_array, check_names
 from swapnet.manifest import Manifest, Tensor
 from swapnet.sampling import sample_inputs
 from swapnet.shapes import as_option
+from swapnet.tensors import as_dims
 
 __all__ = ["check_inputs", "index_limits", "planned_sample"]
 

@@ -4,8 +4,8 @@ Architecture, layer by layer:
 
 - Embeddings of words, segments and positions are added and normalised.
 - Attention of `heads` heads: queries times keys over the square root of the width of a head;
-  -10000 is added to the score of each padding token, whose share is then exactly 0 in float32
-  (as with the lowest float that Hugging Face adds, so long as a row has one token that is none).
+  -10000 is added to the score of each padding token, and its share is then exactly 0 in float32
+  (as with the lowest float that Hugging Face adds, if a row has at least one other token).
 - Post-LN: the sum of a sublayer and its input is normalised, with an epsilon of 1e-12.
 - The feed-forward sublayer has the exact GELU, by the error function.
 
@@ -16,15 +16,23 @@ transposed, as MatMul wants them.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swapnet.models.graph import Graph
 
-__all__ = ["Bert", "axes", "encoder", "pooled", "state_dict"]
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+__all__ = ["INPUTS", "Bert", "axes", "encoder", "pooled", "state_dict", "token_arrays"]
+
+INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+"""Inputs of an encoder, and the attributes of a tokenizer's encoding that they are made from."""
 
 # Added to the score of a padding token; small enough for float16, and exp of it is 0.
 _MASKED = -10000.0
@@ -48,10 +56,6 @@ def encoder(graph: Graph, size: Bert, tokens: str, present: str, types: str) -> 
 
     Parameters
     ----------
-    graph
-        Where to.
-    size
-        Of the network.
     tokens, types
         Token indices and segment indices, each (N, tokens), int64.
     present
@@ -76,8 +80,7 @@ def pooled(graph: Graph, size: Bert, hidden: str) -> str:
 def state_dict(path: Path) -> dict[str, NDArray[np.float32]]:
     """Return the weights of an encoder written to `path`, as a checkpoint has them.
 
-    Names are those of Hugging Face's ``BertModel``, and a linear weight is (out, in), whichever
-    way it lies in the file.
+    Names are those of Hugging Face's ``BertModel``, and a linear weight is (out, in).
     """
     import onnx
     from onnx import TensorProto, numpy_helper
@@ -96,8 +99,17 @@ def state_dict(path: Path) -> dict[str, NDArray[np.float32]]:
     }
 
 
+def token_arrays(encoded: Iterable[Encoding], *shape: int) -> dict[str, NDArray[np.generic]]:
+    """Return encoded texts as `INPUTS` of a shape, int64."""
+    texts = list(encoded)
+    return {
+        name: np.array([getattr(text, field) for text in texts], np.int64).reshape(shape)
+        for name, field in INPUTS.items()
+    }
+
+
 def axes(graph: Graph, *listed: int) -> str:
-    """Add the constant that says along which axes an operator works."""
+    """Add the constant for the axes of an operator."""
     return graph.constant(listed, "int64")
 
 

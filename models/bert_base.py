@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from swapnet.models.bert import Bert, encoder, pooled, state_dict
-from swapnet.models.classes import SEEDED, Tensors
+from swapnet.models.bert import INPUTS, Bert, encoder, pooled, state_dict, token_arrays
+from swapnet.models.classifier import SEEDED, Tensors
 from swapnet.models.graph import Graph
 from swapnet.models.minilm import SENTENCES, tokenizer
 from swapnet.models.weights import Weights
@@ -32,10 +32,7 @@ TOKENS = 128
 def make(path: Path, weights: Path | None) -> int:
     """Write the network to `path`, and return its number of parameters."""
     with Graph(path, Weights(weights, seed=768)) as graph:
-        tokens, mask, types = (
-            graph.input(name, (1, TOKENS), "int64")
-            for name in ("input_ids", "attention_mask", "token_type_ids")
-        )
+        tokens, mask, types = (graph.input(name, (1, TOKENS), "int64") for name in INPUTS)
         hidden = encoder(graph, BERT_BASE, tokens, graph.node("Cast", mask, to=1), types)
         pooler = pooled(graph, BERT_BASE, hidden)
         graph.output("last_hidden_state", hidden, (1, TOKENS, BERT_BASE.hidden))
@@ -44,27 +41,12 @@ def make(path: Path, weights: Path | None) -> int:
 
 
 def samples() -> dict[str, NDArray[np.generic]]:
-    """Return each group of `SENTENCES` as one text.
-
-    Returns
-    -------
-    dict
-        ``input_ids``, ``attention_mask`` and ``token_type_ids``, each (samples, 1, 128), int64,
-        padded.
-    """
+    """Return each group of `SENTENCES` as one padded text: `INPUTS`, (samples, 1, 128), int64."""
     words = tokenizer()
     words.enable_truncation(TOKENS)
     words.enable_padding(length=TOKENS)
     encoded = words.encode_batch([" ".join(group) for group in SENTENCES])
-
-    def table(rows: list[list[int]]) -> NDArray[np.int64]:
-        return np.array(rows, np.int64)[:, None]
-
-    return {
-        "input_ids": table([text.ids for text in encoded]),
-        "attention_mask": table([text.attention_mask for text in encoded]),
-        "token_type_ids": table([text.type_ids for text in encoded]),
-    }
+    return token_arrays(encoded, len(SENTENCES), 1, TOKENS)
 
 
 def read(inputs: Tensors, outputs: Tensors) -> str:

@@ -61,12 +61,12 @@ class Checkpoint:
     Parameters
     ----------
     path
-        What ``torch.save(model.state_dict(), path)`` wrote, in either layout.
+        A file of ``torch.save(model.state_dict(), path)``, in either layout.
 
     Raises
     ------
     ModelError
-        It is something else, is damaged, or asks for anything but tensors.
+        The file is something else, is damaged, or asks for anything but tensors.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,7 +83,7 @@ class Checkpoint:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all tensors, in the order of the file."""
+        """Names of all tensors, in the order of the file."""
         return tuple(self._views)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -216,5 +216,5 @@ def _refusal(path: Path, why: str) -> ModelError:
     return ModelError(
         f"{path} can't be read as a PyTorch checkpoint",
         why=why,
-        hint="Save a plain state dict, or convert it with safetensors.torch.save_file.",
+        hint="save a plain state dict, or convert it with safetensors.torch.save_file",
     )

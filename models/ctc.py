@@ -16,7 +16,7 @@ def decode(probabilities: NDArray[np.float32], alphabet: tuple[str, ...]) -> tup
     probabilities
         (steps, classes), float32.
     alphabet
-        What each class stands for; class 0 is the blank.
+        Character of each class; class 0 is the blank.
 
     Returns
     -------

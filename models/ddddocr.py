@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swapnet.errors import ModelError
-from swapnet.models.classes import Tensors, softmax
+from swapnet.models.classifier import Tensors, softmax
 from swapnet.models.ctc import decode
 from swapnet.models.fetch import Wheel, member
 from swapnet.models.images import picture
@@ -58,9 +58,9 @@ def samples() -> dict[str, NDArray[np.generic]]:
 
 
 def characters() -> tuple[str, ...]:
-    """Return what each class of the output stands for; class 0 is the blank.
+    """Return the character of each class of the output; class 0 is the blank.
 
-    The list is a literal in a module of the wheel, which is parsed and not run.
+    They are a literal in a module of the wheel, which is parsed and not run.
 
     Raises
     ------
@@ -73,13 +73,13 @@ def characters() -> tuple[str, ...]:
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name)], value=listed) if name == _CHARSET:
                     return tuple(ast.literal_eval(listed))
-        why = "there is none of that name"
+        why = "the module has no list of that name"
     except ValueError as error:
         why = str(error)
     raise ModelError(
         f"{_CHARSETS} has no list of characters in {_CHARSET}",
         why=why,
-        hint="Please report this with the version of swapnet.",
+        hint="report this with the version of swapnet",
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from swapnet.models.classes import Tensors, softmax
+from swapnet.models.classifier import Tensors, softmax
 from swapnet.models.fetch import Wheel, member
 from swapnet.models.graph import Graph
 from swapnet.models.imagenet import class_names

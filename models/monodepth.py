@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from swapnet.models.classes import SEEDED, Tensors
+from swapnet.models.classifier import SEEDED, Tensors
 from swapnet.models.graph import Graph
 from swapnet.models.images import photographs
 from swapnet.models.resnet import RESNET18, ResNet, features
@@ -24,7 +24,7 @@ from swapnet.models.weights import Weights
 __all__ = ["DECODER", "HEIGHT", "WIDTH", "make", "monodepth", "read", "samples"]
 
 WIDTH, HEIGHT = 640, 192
-"""Of the input image in pixels."""
+"""Size of the input image in pixels."""
 
 DECODER = (256, 128, 64, 32, 16)
 """Channels at strides 16, 8, 4, 2 and 1."""
@@ -46,12 +46,8 @@ def monodepth(
 
     Parameters
     ----------
-    graph
-        Where to.
     image
         (1, 3, H, W), 0 to 1; H and W multiples of 32, at least 64.
-    network
-        The encoder.
     width
         Channels of the encoder's first layer.
     decoder

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from swapnet.files import cache_folder
 from swapnet.models import cache
-from swapnet.models.classes import Tensors
+from swapnet.models.classifier import Tensors
 from swapnet.models.ctc import decode
 from swapnet.models.fetch import Wheel
 from swapnet.models.images import picture, pixels
@@ -36,13 +37,7 @@ _RECOGNISER = Published("ppocrv4_rec", RAPIDOCR, RAPIDOCR.members[0])
 
 
 def make(path: Path, weights: Path | None) -> int:
-    """Copy the published model to `path`, and return its number of parameters.
-
-    Raises
-    ------
-    InputError
-        `weights` was given: the published model carries its own.
-    """
+    """Copy the published model and its characters; as `Published.make`."""
     parameters = _RECOGNISER.make(path, weights)
     characters()
     return parameters
@@ -63,13 +58,13 @@ def samples() -> dict[str, NDArray[np.generic]]:
 
 
 def characters() -> tuple[str, ...]:
-    """Return what each class of the output stands for; class 0 is the blank.
+    """Return the character of each class of the output; class 0 is the blank.
 
-    The list is in the metadata of the model, and is kept beside it as text, so that reading an
-    output needs no ONNX library.
+    They are in the metadata of the model, and are kept beside it as text, so that reading an output
+    needs no ONNX library.
     """
     folder = cache.create(
-        cache.root() / f"ppocrv4_rec-characters-{RAPIDOCR.sha256[:16]}", _extract_characters
+        cache_folder() / f"ppocrv4_rec-characters-{RAPIDOCR.sha256[:16]}", _extract_characters
     )
     listed = (folder / "characters.txt").read_text(encoding="utf-8").split("\n")
     return ("", *listed, " ")

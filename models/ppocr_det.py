@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from swapnet.models.classes import Tensors
+from swapnet.models.classifier import Tensors
 from swapnet.models.images import picture, pixels
 from swapnet.models.ppocr import RAPIDOCR
 from swapnet.models.published import Published

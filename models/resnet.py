@@ -11,31 +11,22 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from swapnet.models.classes import SEEDED, Tensors
+from swapnet.models.classifier import SEEDED, Tensors
 from swapnet.models.graph import Graph
-from swapnet.models.images import normalise, photographs
 from swapnet.models.weights import Weights
 
 __all__ = [
     "FCN_SIZE",
     "RESNET18",
     "RESNET101",
-    "SIZE",
     "ResNet",
     "fcn",
-    "fcn_samples",
     "features",
-    "make",
     "make_fcn",
     "read_fcn",
     "resnet",
-    "samples",
 ]
-
-SIZE = 224
-"""Side of the input image of the classifiers in pixels."""
 
 FCN_SIZE = 520
 """Side of the input image of the segmenter in pixels."""
@@ -43,33 +34,28 @@ FCN_SIZE = 520
 
 @dataclass(frozen=True)
 class ResNet:
-    """What tells one network from another.
+    """Layout of a ResNet.
 
     Attributes
     ----------
     blocks
-        Of each stage.
+        Number of blocks of each stage.
     kernels
-        Of the convolutions of a block; the first of 3 takes the stride and the dilation.
+        Kernels of the convolutions of a block; the first of 3 takes the stride and the dilation.
     expansion
-        Channels that a block gives over those inside it.
+        Channels of a block's output over those inside it.
     """
 
     blocks: tuple[int, ...]
     kernels: tuple[int, ...]
     expansion: int
 
-    @property
-    def depth(self) -> int:
-        """Layers between image and logits, after which the network is named."""
-        return 2 + sum(self.blocks) * len(self.kernels)
-
 
 RESNET18 = ResNet((2, 2, 2, 2), kernels=(3, 3), expansion=1)
-"""Of basic blocks."""
+"""Basic blocks."""
 
 RESNET101 = ResNet((3, 4, 23, 3), kernels=(1, 3, 1), expansion=4)
-"""Of bottleneck blocks."""
+"""Bottleneck blocks."""
 
 # Each block adds its branch to the running sum; a small branch keeps 33 of them of order 1.
 _BRANCH_GAIN = 0.2
@@ -86,20 +72,16 @@ def features(
     prefix: str = "",
     layout: tuple[tuple[int, int], ...] = _STRIDED,
 ) -> tuple[tuple[str, int], ...]:
-    """Write the stem and the stages of a ResNet, and return what each gives, with its channels.
+    """Write the stem and the stages of a ResNet; return the output of each, with its channels.
 
     Parameters
     ----------
-    graph
-        Where to.
     image
         (1, 3, H, W).
-    network
-        Which one.
     width
         Channels of the stem.
     prefix
-        Of all parameter names.
+        Prefix of all parameter names.
     layout
         Stride and dilation of each stage.
     """
@@ -169,30 +151,12 @@ def fcn(
     )
 
 
-def make(path: Path, weights: Path | None, network: ResNet) -> int:
-    """Write a ResNet to `path`, and return its number of parameters."""
-    with Graph(path, Weights(weights, seed=network.depth)) as graph:
-        image = graph.input("input", (1, 3, SIZE, SIZE))
-        graph.output("logits", resnet(graph, image, network), (1, 1000))
-        return graph.save()
-
-
 def make_fcn(path: Path, weights: Path | None) -> int:
     """Write FCN-ResNet101 to `path`, and return its number of parameters."""
     with Graph(path, Weights(weights, seed=520)) as graph:
         image = graph.input("input", (1, 3, FCN_SIZE, FCN_SIZE))
         graph.output("out", fcn(graph, image), (1, 21, FCN_SIZE, FCN_SIZE))
         return graph.save()
-
-
-def samples() -> dict[str, NDArray[np.generic]]:
-    """Return photographs as ``input``, (samples, 1, 3, 224, 224), float32."""
-    return {"input": normalise(photographs(SIZE))[:, None]}
-
-
-def fcn_samples() -> dict[str, NDArray[np.generic]]:
-    """Return photographs as ``input``, (samples, 1, 3, 520, 520), float32."""
-    return {"input": normalise(photographs(FCN_SIZE))[:, None]}
 
 
 def read_fcn(_: Tensors, outputs: Tensors) -> str:

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
-
+from swapnet.models.classifier import SIZE
 from swapnet.models.graph import Graph
-from swapnet.models.images import normalise, photographs
-from swapnet.models.weights import Weights
 
-__all__ = ["SIZE", "VGG19", "make", "samples", "vgg"]
-
-SIZE = 224
-"""Side of the input image in pixels."""
+__all__ = ["VGG19", "vgg"]
 
 VGG19 = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 """Channels and number of convolutions of each stage; a 2 x 2 maximum ends it."""
@@ -41,16 +32,3 @@ def vgg(
     value = graph.node("Relu", graph.gemm(value, "classifier.0", (features, hidden)))
     value = graph.node("Relu", graph.gemm(value, "classifier.3", (hidden, hidden)))
     return graph.gemm(value, "classifier.6", (hidden, classes), gain=1.0)
-
-
-def make(path: Path, weights: Path | None) -> int:
-    """Write VGG-19 to `path`, and return its number of parameters."""
-    with Graph(path, Weights(weights, seed=19)) as graph:
-        image = graph.input("input", (1, 3, SIZE, SIZE))
-        graph.output("logits", vgg(graph, image), (1, 1000))
-        return graph.save()
-
-
-def samples() -> dict[str, NDArray[np.generic]]:
-    """Return photographs as ``input``, (samples, 1, 3, 224, 224), float32."""
-    return {"input": normalise(photographs(SIZE))[:, None]}

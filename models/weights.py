@@ -20,17 +20,17 @@ class Weights:
     Parameters
     ----------
     path
-        A ``.safetensors`` file or a PyTorch checkpoint; None for seeded weights. Tensors in it
-        that the network does not have are ignored.
+        A ``.safetensors`` file or a PyTorch checkpoint; None for seeded weights. Further tensors in
+        it are ignored.
     seed
-        Of seeded weights, which are the same for the same seed and order of calls.
+        Seed of the weights, which are the same for the same seed and order of calls.
 
     Raises
     ------
     InputError
         There is no such file.
     ModelError
-        It is neither.
+        The file is neither.
     """
 
     def __init__(self, path: Path | None = None, *, seed: int = 0) -> None:
@@ -41,14 +41,7 @@ class Weights:
     def tensor(
         self, name: str, shape: tuple[int, ...], deviation: float, mean: float = 0.0
     ) -> NDArray[np.float32]:
-        """Return one float32 tensor.
-
-        Parameters
-        ----------
-        name, shape
-            Of the tensor.
-        deviation, mean
-            Of its distribution where weights are seeded.
+        """Return one float32 tensor; `deviation` and `mean` are those of seeded weights.
 
         Raises
         ------
@@ -67,14 +60,14 @@ class Weights:
             raise ModelError(
                 f"{self._path} has no tensor named {name}",
                 why=f"the network needs it, with shape {shape}",
-                hint="Use the parameter names that swapnet.models documents.",
+                hint="use the parameter names that swapnet.models documents",
             )
         found = file.shape(name)
         if found != shape:
             raise ModelError(
-                f"{self._path}: {name} is not of the shape that the network needs",
+                f"{self._path}: {name} has the wrong shape",
                 why=f"the file has {found}, the network needs {shape}",
-                hint="Use weights of the same architecture and number of classes.",
+                hint="use weights of the same architecture and number of classes",
             )
         return np.asarray(file.tensor(name), np.float32)
 
@@ -100,7 +93,7 @@ class _Safetensors:
             raise ModelError(
                 f"{path} is not a safetensors file, nor a PyTorch checkpoint",
                 why=str(error),
-                hint="Convert the weights with safetensors.torch.save_file.",
+                hint="convert the weights with safetensors.torch.save_file",
             ) from error
         self._file = file
         self.names = tuple(file.keys())
@@ -115,5 +108,5 @@ class _Safetensors:
 
 def _open(path: Path) -> _Tensors:
     if not path.is_file():
-        raise InputError(f"{path} does not exist", hint="Give the path of a .safetensors file.")
+        raise InputError(f"{path} does not exist", hint="give the path of a .safetensors file")
     return Checkpoint(path) if is_checkpoint(path) else _Safetensors(path)

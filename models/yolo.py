@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from swapnet.models.classes import SEEDED, Tensors
+from swapnet.models.classifier import SEEDED, Tensors
 from swapnet.models.graph import Graph
 from swapnet.models.images import photographs
 from swapnet.models.weights import Weights
@@ -49,13 +49,13 @@ HEADS: Heads = {
     "stride16": ((30, 61), (62, 45), (59, 119)),
     "stride8": ((10, 13), (16, 30), (33, 23)),
 }
-"""Of YOLOv3."""
+"""Heads of YOLOv3."""
 
 TINY_HEADS: Heads = {
     "stride32": ((81, 82), (135, 169), (344, 319)),
     "stride16": ((10, 14), (23, 27), (37, 58)),
 }
-"""Of YOLOv3-tiny, as in its ``.cfg``.
+"""Heads of YOLOv3-tiny, as in its ``.cfg``.
 
 Darknet's published weights were trained with (23, 27), (37, 58) and (81, 82) at stride 16.
 """
@@ -150,8 +150,6 @@ def yolo(
 
     Parameters
     ----------
-    graph
-        Where to.
     image
         (1, 3, H, W), 0 to 1; H and W multiples of 32.
     blocks
@@ -229,7 +227,7 @@ def boxes(outputs: Tensors, image: int = 0, heads: Heads = HEADS) -> list[Box]:
     image
         Index in the batch.
     heads
-        Of the network.
+        Heads of the network.
     """
     found = []
     for name, anchors in heads.items():
@@ -254,12 +252,7 @@ def boxes(outputs: Tensors, image: int = 0, heads: Heads = HEADS) -> list[Box]:
 def suppress(candidates: list[Box], overlap: float = 0.45) -> list[Box]:
     """Drop each box that overlaps a stronger one of its class by more than `overlap`.
 
-    Parameters
-    ----------
-    candidates
-        The strongest first.
-    overlap
-        Intersection over union, 0 to 1.
+    `candidates` are sorted, the strongest first; `overlap` is intersection over union, 0 to 1.
     """
     kept: list[Box] = []
     for box in candidates:

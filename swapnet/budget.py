@@ -17,7 +17,7 @@ _PERCENT = re.compile(r"(weights:)?\s*(\d{1,18}(?:\.\d{1,18})?)\s*%")
 
 @dataclass(frozen=True)
 class Demand:
-    """What a model needs when nothing is swapped, for given input shapes.
+    """Memory that a model needs at given input shapes when nothing is swapped.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Demand:
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """Weights and everything else."""
         return self.weights_bytes + self.other_bytes
 
 
@@ -43,9 +43,9 @@ class Budget:
     ======================  ==========================================================
     written                 means
     ======================  ==========================================================
-    ``"64MiB"``             so many bytes
-    ``"25%"``               that share of the demand
-    ``"weights:25%"``       everything but weights, and that share of the weight bytes
+    ``"64MiB"``             64 * 2**20 bytes
+    ``"25%"``               a quarter of the demand
+    ``"weights:25%"``       everything but weights, and a quarter of the weight bytes
     ======================  ==========================================================
     """
 
@@ -59,7 +59,7 @@ class Budget:
         Raises
         ------
         InputError
-            It is no budget, or not above zero.
+            The text is not a budget, or the budget is not above 0.
         """
         if isinstance(value, Budget):
             return value
@@ -68,7 +68,7 @@ class Budget:
             if budget is None:
                 raise InputError(
                     f"{value!r} is not a budget",
-                    why=f"it is a {type(value).__name__}",
+                    why=f"it is a {type(value).__name__}, not a number or text",
                     hint="give whole bytes, or text like 64MiB, 25% or weights:25%",
                 )
         elif match := _PERCENT.fullmatch(value.strip()):
@@ -84,8 +84,8 @@ class Budget:
                 ) from error
         if budget.amount <= 0:
             raise InputError(
-                f"a budget of {value!r} is nothing",
-                why=f"it is {budget.amount:g}, and must be above 0",
+                f"a budget must be above 0, {value!r} is not",
+                why=f"it amounts to {budget.amount:g}",
                 hint="write it like 64MiB, 25% or weights:25%",
             )
         return budget

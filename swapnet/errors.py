@@ -1,17 +1,17 @@
-"""Every error that SwapNet raises on purpose.
+"""The errors that SwapNet raises on purpose.
 
 ::
 
     SwapnetError
     ├── ModelError                 the ONNX model can't be read, cut or compiled
-    ├── InputError                 an argument or a tensor is not what the model takes
+    ├── InputError                 an argument or a tensor is invalid
     ├── BudgetError                the budget can't be met
     ├── EngineError                the engine directory is damaged or built for something else
     ├── StorageError               reading or writing failed
     └── BackendError               the runtime library refused
-        └── BackendUnavailableError    the runtime library is not here
+        └── BackendUnavailableError    the runtime library is missing
 
-Each message says what happened, with both numbers where there are two, and what to do.
+Each message says what happened, why (with both numbers where two disagree), and what to do.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ __all__ = [
 
 
 class SwapnetError(Exception):
-    """Base of all of them.
+    """Base of SwapNet's errors.
 
     Parameters
     ----------
     what
-        What happened, in one line.
+        The failure, in one line.
     why
         The reason, with both numbers where two of them disagree.
     hint
-        What to do about it.
+        Advice to the user about this cause.
     """
 
     def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
@@ -56,7 +56,7 @@ class ModelError(SwapnetError):
 
 
 class InputError(SwapnetError):
-    """An argument or a tensor is not what the model takes."""
+    """An argument or a tensor is invalid."""
 
 
 class BudgetError(SwapnetError):
@@ -65,7 +65,7 @@ class BudgetError(SwapnetError):
     Attributes
     ----------
     smallest_bytes : int or None
-        The smallest budget that works, where one is known.
+        The smallest budget that works, where it is known.
     """
 
     def __init__(
@@ -88,4 +88,4 @@ class BackendError(SwapnetError):
 
 
 class BackendUnavailableError(BackendError):
-    """The runtime library is not here; the hint says what to install."""
+    """The runtime library is missing; the hint says what to install."""

@@ -1,4 +1,4 @@
-"""What a compiled engine depends on in the machine that runs it."""
+"""Properties of a processor that a compiled engine depends on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from swapnet.machine import CPUINFO
 __all__ = ["PORTABLE", "cpu_fingerprint", "int8_saturates", "processor_fingerprint", "with_vnni"]
 
 PORTABLE = "portable"
-"""The fingerprint of an engine whose weights have no hardware layout."""
+"""The fingerprint of an engine without hardware layouts."""
 
 _X86 = "x86_64"
 _LAYOUT_FEATURES = ("avx512f", "avx2", "avx")
@@ -18,11 +18,11 @@ _VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 
 
 def cpu_fingerprint(cpuinfo: Path = CPUINFO) -> str:
-    """Architecture and the vector extensions that fix ONNX Runtime's weight layout.
+    """Architecture, and the vector extensions that fix ONNX Runtime's weight layout.
 
     On x86-64 NCHWc blocks are 16 channels wide with AVX-512 and 8 without (MLAS, ``snchwc.cpp``).
-    Wheels of ONNX Runtime for ARM have no such layout. Linux on 64-bit ARM has always ``asimd``,
-    which is not looked up: an emulator may show the flags of its host.
+    Wheels of ONNX Runtime for ARM have no such layout. Linux on 64-bit ARM always has ``asimd``; it
+    is not looked up, because an emulator may show the flags of its host.
     """
     machine, flags = platform.machine(), _x86_flags(cpuinfo)
     features = ["asimd"] if machine == "aarch64" else [f for f in _LAYOUT_FEATURES if f in flags]
@@ -30,27 +30,26 @@ def cpu_fingerprint(cpuinfo: Path = CPUINFO) -> str:
 
 
 def processor_fingerprint(cpuinfo: Path = CPUINFO) -> str:
-    """All that engines are compiled for here: `cpu_fingerprint`, and ``vnni`` if there."""
+    """`cpu_fingerprint`, with ``vnni`` if the processor has it."""
     layout = cpu_fingerprint(cpuinfo)
     return with_vnni(layout) if _x86_flags(cpuinfo) & _VNNI else layout
 
 
 def with_vnni(layout: str) -> str:
-    """The fingerprint of an engine of this layout whose int8 weights have all 8 bits."""
+    """The fingerprint of an engine of this layout with int8 weights of all 8 bits."""
     return f"{layout}+vnni"
 
 
 def int8_saturates(cpuinfo: Path = CPUINFO) -> bool:
-    """Whether two products of uint8 and int8 are added in 16 bits, where 255 * 127 * 2 has no room.
+    """Whether two products of uint8 and int8 are added in 16 bits, where 255 * 127 * 2 overflows.
 
-    x86 without VNNI (``vpmaddubsw``); ONNX Runtime's quantisation offers ``reduce_range`` for it.
+    x86 without VNNI does (``vpmaddubsw``); ONNX Runtime's quantisation has ``reduce_range`` for it.
     """
     flags = _x86_flags(cpuinfo)
     return "avx2" in flags and not flags & _VNNI
 
 
 def _x86_flags(cpuinfo: Path) -> set[str]:
-    """Empty on another processor, whatever the file says."""
     if platform.machine() == _X86 and cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
             key, _, value = line.partition(":")

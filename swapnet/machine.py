@@ -1,4 +1,4 @@
-"""What this machine has: memory, GPUs."""
+"""Facts of this machine that the kernel and the GPU driver tell."""
 
 from __future__ import annotations
 
@@ -70,15 +70,10 @@ _PARTS: Final = {
 
 
 def processor_name(cpuinfo: Path = CPUINFO, board: Path = BOARD) -> str:
-    """The processor's name: that of the board and its ARM cores, or what an x86 one calls itself.
+    """The name of the board and its ARM cores, or the name that an x86 processor gives itself.
 
-    A ``model name`` of an ARM kernel is not used: it is that of the architecture. Where nothing is
-    known the architecture is returned.
-
-    Parameters
-    ----------
-    cpuinfo, board
-        Files of the kernel; ``board`` is there where it was booted with a device tree.
+    A ``model name`` on ARM is ignored: it names the architecture, which is the result if nothing
+    else is known.
     """
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     fields: dict[str, list[str]] = {}
@@ -106,7 +101,7 @@ def memory_bytes() -> int:
 def huge_page_bytes(
     path: Path = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"),
 ) -> int:
-    """Size of the kernel's huge pages; 0 where it gives none to those who ask for them.
+    """Size of the kernel's huge pages; 0 if programs can't ask for them.
 
     2 MiB with pages of 4 KiB, 32 MiB with 16 KiB, 512 MiB with 64 KiB.
     """
@@ -114,15 +109,7 @@ def huge_page_bytes(
 
 
 def storage_device(folder: Path, devices: Path = Path("/sys/dev/block")) -> str:
-    """Name of the device that a folder lies on, and its kind; empty where it is on none of its own.
-
-    Parameters
-    ----------
-    folder
-        It exists.
-    devices
-        The kernel's links from numbers to devices.
-    """
+    """Name and kind of the device that a folder lies on; empty if it has none of its own."""
     number = os.stat(folder).st_dev
     link = devices / f"{os.major(number)}:{os.minor(number)}"
     if not link.exists():
@@ -138,15 +125,7 @@ def storage_device(folder: Path, devices: Path = Path("/sys/dev/block")) -> str:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A CUDA device.
-
-    Attributes
-    ----------
-    name
-        As the driver says it, such as ``NVIDIA H100 80GB HBM3``.
-    target
-        Compute capability as in ``sm90``.
-    """
+    """A CUDA device: its name by the driver, and its compute capability as in ``sm90``."""
 
     name: str
     target: str
@@ -158,7 +137,7 @@ def device_count() -> int:
     Raises
     ------
     BackendUnavailableError
-        There is no driver, or it has no GPU. Runtime libraries crash where they are not told.
+        There is no driver, or it has no GPU. Runtime libraries would crash.
     """
     try:
         driver = ctypes.CDLL(_DRIVER)
@@ -180,7 +159,7 @@ def device_count() -> int:
 
 
 def first_gpu() -> Gpu | None:
-    """The first GPU; None where there is none, or no driver."""
+    """The first GPU; None without a GPU or driver."""
     try:
         device_count()
     except BackendUnavailableError:
@@ -200,24 +179,24 @@ def first_gpu() -> Gpu | None:
 
 
 def available_memory_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Memory that the host could give without swapping; 0 where it does not say."""
+    """Memory that the host can give without swapping; 0 if it does not say."""
     lines = meminfo.read_text().splitlines() if meminfo.exists() else []
     found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
     return 1024 * int(next(found, 0))
 
 
 def peak_resident_bytes() -> int:
-    """The most memory that this process had resident, by the kernel's count (VmHWM)."""
+    """Peak of this process's resident memory, by the kernel's count (VmHWM)."""
     return _status_bytes("VmHWM")
 
 
 def anonymous_bytes() -> int:
-    """Anonymous memory that this process has resident (RssAnon)."""
+    """Anonymous memory of this process that is resident (RssAnon)."""
     return _status_bytes("RssAnon")
 
 
 def kernel_module_version(path: Path = Path("/sys/module/nvidia/version")) -> str:
-    """Version of NVIDIA's kernel module; empty where it is not loaded."""
+    """Version of NVIDIA's kernel module; empty if it is not loaded."""
     return path.read_text().strip() if path.exists() else ""
 
 
@@ -227,7 +206,7 @@ def _status_bytes(field: str) -> int:
 
 
 def filesystem_of(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
-    """Number of the device that holds a file, and the type of its filesystem where known."""
+    """Number of the device that holds a file, and the type of its filesystem if known."""
     number = os.stat(path).st_dev
     device = f"{os.major(number)}:{os.minor(number)}"
     lines = mounts.read_text().splitlines() if mounts.exists() else []

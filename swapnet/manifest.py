@@ -1,4 +1,4 @@
-"""The engine directory, format 1: what ``manifest.json`` says and how it is checked.
+"""The engine directory, format 1: content of ``manifest.json``, and its checks.
 
 ::
 
@@ -20,7 +20,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from swapnet.errors import EngineError
-from swapnet.sealed import read_sealed, sha256_of, write_sealed
+from swapnet.sealed_json import read_sealed, sha256_of, write_sealed
 from swapnet.shapes import MeasuredShapes, as_option, input_shapes, load_shapes, shapes_key
 from swapnet.tensorrt import TENSORRT
 from swapnet.tensors import ELEMENT_BYTES, concrete_nbytes
@@ -58,16 +58,16 @@ WEIGHTS = "weights.bin"
 CURVE = "curve.json"
 """Latency over memory, which a runtime plans once and keeps in an engine directory."""
 EXTENT_ALIGNMENT = 4096
-"""What direct I/O asks of offsets, lengths and addresses."""
+"""Alignment of offsets, lengths and addresses for direct I/O."""
 SESSION_BYTES = 160 << 10
-"""Part of `Block.skeleton_bytes`: a session with threads of its own."""
+"""Bytes of a session with threads of its own, in `Block.skeleton_bytes`."""
 TENSOR_ALIGNMENT = 256
-"""Of tensors inside an extent: what the vector kernels and CUDA like."""
+"""Alignment of tensors inside an extent, for vector kernels and CUDA."""
 
 Size = Annotated[int, msgspec.Meta(ge=0)]
 
 Precision = Literal["fp32", "fp16", "int8"]
-"""What weights are stored in, and values computed in where the backend can."""
+"""Type of stored weights, and of computed values where the backend can."""
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,17 +80,17 @@ class Source(_Record, frozen=True):
     name: str
     sha256: str
     path: str
-    """Where it lay at build time: a hint for comparisons, never opened to execute."""
+    """Path at build time: a hint for comparisons, never opened to execute."""
 
 
 class Compiled(_Record, frozen=True):
-    """What the blocks were compiled with and for."""
+    """Library and devices that the blocks were compiled with and for."""
 
     backend: str
     version: str
     fingerprint: str
     builder: str = ""
-    """Version of SwapNet: what a newer one builds may be faster."""
+    """Version of SwapNet: engines of a newer one may be faster."""
 
 
 class Tensor(_Record, frozen=True):
@@ -145,7 +145,7 @@ SHARED: Final = -1
 
 
 class Lookup(_Record, frozen=True):
-    """A table of which only the rows asked for are read."""
+    """A table of which only the requested rows are read."""
 
     dtype: str
     row_shape: tuple[Size, ...]
@@ -171,17 +171,17 @@ class Block(_Record, frozen=True, omit_defaults=True):
     """SHA-256 of the extent."""
     weights: tuple[Weight, ...] = ()
     weight_style: Literal["external", "embedded"] = "external"
-    """Whether weights are inputs of the skeleton, or inside the engine that the extent holds."""
+    """Weights are inputs of the skeleton, or inside the engine that the extent holds."""
     plan_nbytes: Size = 0
-    """Of the serialized engine at the start of the extent, where weights are embedded."""
+    """Bytes of the serialized engine at the start of the extent, if weights are embedded."""
     inplace: dict[str, str] = {}
     """Outputs that may be written over an input, by output."""
     file: str = ""
     file_checksum: str = ""
     skeleton_bytes: Size = 0
-    """What the loaded skeleton takes in memory: session, graph, kernels, inline constants."""
+    """Memory of the loaded skeleton: session, graph, kernels, inline constants."""
     activation_bytes: Size = 0
-    """Peak of the values inside the block, and of its kernels' scratch, at the planned shapes."""
+    """Peak of the values inside the block and its kernels' scratch, at the planned shapes."""
     lookup: Lookup | None = None
 
     @property
@@ -196,7 +196,7 @@ class Block(_Record, frozen=True, omit_defaults=True):
 
 
 class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
-    """All that an executor has to know about an engine."""
+    """All facts of an engine that an executor needs."""
 
     schema: Literal["swapnet-engine/1"]
     source: Source
@@ -217,7 +217,7 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     shared_extent: Extent
     shared_checksum: str
     precision: Precision = "fp32"
-    """What it was built in."""
+    """Precision of the build."""
     weight_only: bool = False
     """Weights are stored in that precision, and computed with in float32."""
 
@@ -228,13 +228,13 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of what is executed, and at which shapes: the key of what was measured."""
+        """SHA-256 of the executed content and its shapes: the key of measurements."""
         executed = [(b.checksum, b.file_checksum, b.operators) for b in self.blocks]
         return sha256_of(msgspec.json.encode((executed, self.compiled, self.planned_shapes)))
 
     @property
     def runs_on_gpu(self) -> bool:
-        """Whether its backend executes on a GPU: TensorRT, and those whose names end with -cuda."""
+        """Whether its backend executes on a GPU."""
         return self.is_tensorrt or self.compiled.backend.endswith("-cuda")
 
     @property
@@ -261,14 +261,13 @@ def load_manifest(folder: Path, shapes: Mapping[str, Sequence[int]] | None = Non
     folder
         Engine directory.
     shapes
-        Input shapes to plan for, by input; symbolic dimensions that are not given stay those that
-        the engine was built for.
+        Input shapes to plan for, by input; other symbolic dimensions stay those of the build.
 
     Raises
     ------
     EngineError
-        The folder is no engine directory, is damaged, has another format, or was not measured at
-        these shapes.
+        The folder is not an engine directory, is damaged or of another format, or was not measured
+        at these shapes.
     InputError
         A shape is not what the model takes.
     """
@@ -333,7 +332,7 @@ def _describes(
 
 
 def _faults(manifest: Manifest) -> Iterator[str]:
-    """Where the manifest contradicts itself: addresses are made from what it says."""
+    """Contradictions in the manifest: addresses are computed from it."""
     yield from _tensor_faults(manifest)
     for tensor in manifest.inputs:
         if len(manifest.planned_shapes.get(tensor.name, ())) != len(tensor.shape):

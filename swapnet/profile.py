@@ -1,6 +1,6 @@
-"""``profile.json``: what was measured of an engine on a device, and what is assumed before.
+"""``profile.json``: delays of an engine that were measured on a device, or are assumed.
 
-At other input shapes than those that the engine was built for: ``shapes/profile-KEY.json``.
+At other input shapes than those of the build: ``shapes/profile-KEY.json``.
 """
 
 from __future__ import annotations
@@ -50,10 +50,8 @@ class BlockTime(_Record, frozen=True):
 
     Attributes
     ----------
-    idle_ms
-        Median, warm, while nothing is read.
-    busy_ms
-        The same while the reader reads.
+    idle_ms, busy_ms
+        Median, warm, while nothing is read, and while the reader reads.
     spread
         Interquartile range of the idle times over their median.
     """
@@ -64,20 +62,16 @@ class BlockTime(_Record, frozen=True):
 
 
 class Request(_Record, frozen=True):
-    """Storage with requests of one size, so many in flight.
+    """Speed of storage with requests of ``nbytes``, ``readers`` of them in flight.
 
     Attributes
     ----------
-    nbytes
-        Of one request.
-    readers
-        Requests in flight.
     bytes_per_s, latency_ms
-        Of all together, and of one.
+        Bandwidth of all together, and duration of one.
     busy
         Whether the model computed meanwhile.
     compute_speed
-        Of the model meanwhile, over its speed while nothing is read.
+        Speed of the model meanwhile, over its speed while nothing is read.
     """
 
     nbytes: int
@@ -89,22 +83,20 @@ class Request(_Record, frozen=True):
 
 
 class Storage(_Record, frozen=True):
-    """What the executor's reader gets out of storage.
+    """Speed of the executor's reader.
 
     Attributes
     ----------
     request_bytes, readers
-        Size of one request and how many are in flight: the best measured while computing
-        (`swapnet.executor.probing.reader.choose`).
+        Size of one request and number in flight: the best pair while computing
+        (`swapnet.calibration.delays.requests.choose`).
     latency_ms
-        Of a request after a pause, beyond its share of the bandwidth: threads wake up, and storage
-        does.
-    bytes_per_s
-        While nothing computes.
-    busy_bytes_per_s
-        While the model computes.
+        Delay of a request after a pause, beyond its share of the bandwidth, until threads and
+        storage wake up.
+    bytes_per_s, busy_bytes_per_s
+        Bandwidth while nothing computes, and while the model computes.
     requests
-        All that was measured.
+        All measurements.
     """
 
     request_bytes: int
@@ -116,13 +108,7 @@ class Storage(_Record, frozen=True):
 
 
 class Need(_Record, frozen=True):
-    """What a block needs beside its weights, as its runtime library says here.
-
-    Attributes
-    ----------
-    skeleton_bytes, activation_bytes
-        As in `Block`, where they were estimated without the GPU.
-    """
+    """Memory of a block beside its weights on this GPU, as in `Block`, where it is an estimate."""
 
     skeleton_bytes: int
     activation_bytes: int
@@ -134,15 +120,11 @@ class Profile(_Record, frozen=True, omit_defaults=True):
     Attributes
     ----------
     device
-        Fingerprint of the device that was measured; ``"assumed"`` where none was.
+        Fingerprint of the measured device; ``"assumed"`` where nothing was measured.
     engine
-        `Manifest.identity` of the engine that was measured.
-    blocks
-        By block.
+        `Manifest.identity` of the measured engine.
     step_ms
         Cost of one call to the backend.
-    storage
-        Delays of reading.
     needs
         By block; empty where the manifest has them.
     """
@@ -185,7 +167,7 @@ def assumed_profile(manifest: Manifest) -> Profile:
 
 
 def with_needs(manifest: Manifest, needs: Sequence[Need]) -> Manifest:
-    """The manifest with what its blocks need here; as it is where nothing was measured."""
+    """The manifest with the needs of its blocks here; unchanged where nothing was measured."""
     if not needs:
         return manifest
     blocks = tuple(
@@ -200,15 +182,7 @@ def with_needs(manifest: Manifest, needs: Sequence[Need]) -> Manifest:
 
 
 def with_storage(profile: Profile, *, bytes_per_s: float, busy_bytes_per_s: float) -> Profile:
-    """The same delays beside other storage.
-
-    Parameters
-    ----------
-    profile
-        What was measured.
-    bytes_per_s, busy_bytes_per_s
-        Of the other storage, alone and while blocks are executed.
-    """
+    """The same delays with other storage, by its bandwidth alone and while blocks execute."""
     storage = msgspec.structs.replace(
         profile.storage, bytes_per_s=bytes_per_s, busy_bytes_per_s=busy_bytes_per_s
     )
@@ -216,7 +190,7 @@ def with_storage(profile: Profile, *, bytes_per_s: float, busy_bytes_per_s: floa
 
 
 def profile_paths(folder: Path, manifest: Manifest) -> tuple[Path, Path]:
-    """Where a profile may lie: at the shapes of the build, and at others."""
+    """Possible places of a profile: for the shapes of the build, and for others."""
     key = shapes_key(manifest.inputs, manifest.planned_shapes)
     return folder / PROFILE, folder / SHAPES / f"profile-{key}.json"
 
@@ -224,7 +198,7 @@ def profile_paths(folder: Path, manifest: Manifest) -> tuple[Path, Path]:
 def load_profile(folder: Path, manifest: Manifest, device: str) -> Profile:
     """The profile of this engine on this device, or the assumed one where none was measured.
 
-    A profile of another format is one that was not measured.
+    A profile of another format is ignored.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How a long job tells how far it is."""
+"""Progress of a long job."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from swapnet.errors import InputError, StorageError
+from swapnet.errors import InputError
 from swapnet.files import make_folder, replacing
 
 __all__ = [
@@ -24,11 +24,14 @@ __all__ = [
 ]
 
 Method = Literal["minmax", "entropy", "percentile"]
-"""How a range is taken from what was seen: all of it, what loses the least information (Kullback
-and Leibler's divergence, as TensorRT's entropy calibrator), or what lies within a percentile of
-absolute values."""
+"""Way to take a range from the observed values: all of them, the part that loses the least
+information (Kullback and Leibler's divergence, as in TensorRT's entropy calibrator), or the part
+within a percentile of absolute values."""
 
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
+
+_AGAIN = "calibrate again: swapnet quantize MODEL.onnx --data …"
+_MAKE = "make one: swapnet quantize MODEL.onnx --data …"
 
 RANGES: Final = "ranges.json"
 """The ranges that an engine was built with, in its directory."""
@@ -39,7 +42,7 @@ SCHEMA: Final = "swapnet-ranges/1"
 
 
 class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a tensor's values lie in: ``low <= 0 <= high``."""
+    """Bounds of a tensor's values: ``low <= 0 <= high``."""
 
     low: float
     high: float
@@ -47,7 +50,7 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not -_FLOAT32_LIMIT <= self.low <= 0 <= self.high <= _FLOAT32_LIMIT:
             raise ValueError(
-                f"a range is low <= 0 <= high, finite in float32; not {self.low} to {self.high}"
+                f"{self.low} to {self.high} is not a range: low <= 0 <= high, finite in float32"
             )
 
 
@@ -56,21 +59,19 @@ class RangeCache(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     Attributes
     ----------
-    model_sha256
-        Of the ONNX file that was calibrated.
-    model
-        Its name, for people.
+    model_sha256, model
+        Hash and name of the ONNX file that was calibrated.
     method, percentile
-        How ranges were taken; ``percentile`` is None but for that method.
+        Way to take ranges; ``percentile`` is None for other methods.
     samples
-        How many inputs were run.
+        Number of inputs that were run.
     onnxruntime
         Version that ran them: names of tensors are those that its optimiser leaves.
     ranges
         By name of a float tensor.
     means
-        Of each channel of what multiplies by a weight, by name of the tensor: biases make up for
-        what rounding weights changes of them. Empty where they were not measured.
+        Mean of each channel, by name of a tensor that a weight multiplies: biases are corrected
+        for the shift in them that weight rounding causes. Empty where they were not measured.
     """
 
     schema: Literal["swapnet-ranges/1"]
@@ -95,7 +96,7 @@ def load_ranges(path: Path) -> RangeCache:
     Raises
     ------
     InputError
-        There is no such file, or it is no calibration cache.
+        The file is missing, or is not a calibration cache.
     """
     try:
         content = path.read_bytes()
@@ -103,29 +104,27 @@ def load_ranges(path: Path) -> RangeCache:
         raise InputError(
             f"the calibration cache {path} can't be read",
             why=error.strerror or str(error),
-            hint="make one: swapnet quantize MODEL.onnx --data …",
+            hint=_MAKE,
         ) from error
     try:
         return msgspec.json.decode(content, type=RangeCache)
     except msgspec.MsgspecError as error:
         raise InputError(
-            f"{path} is not a calibration cache",
-            why=str(error),
-            hint="make one: swapnet quantize MODEL.onnx --data …",
+            f"{path} is not a calibration cache", why=str(error), hint=_MAKE
         ) from error
 
 
 def check_ranges(cache: RangeCache, model_sha256: str, needed: Collection[str]) -> None:
-    """Refuse ranges of another model, or too few.
+    """Refuse ranges of another model, and a cache that lacks ranges.
 
     Parameters
     ----------
     cache
-        What is to be used.
+        Ranges to use.
     model_sha256
-        Of the ONNX file that it is to be used for.
+        Hash of the ONNX file to use them for.
     needed
-        Names of values whose ranges are needed.
+        Names of the values that need a range.
 
     Raises
     ------
@@ -135,16 +134,16 @@ def check_ranges(cache: RangeCache, model_sha256: str, needed: Collection[str]) 
     if cache.model_sha256 != model_sha256:
         raise InputError(
             f"the calibration cache is of another model: {cache.model}",
-            why=f"it was made of a file with hash {cache.model_sha256[:12]}, this one has "
-            f"{model_sha256[:12]}",
-            hint="calibrate again: swapnet quantize MODEL.onnx --data …",
+            why=f"it belongs to the file with SHA-256 {cache.model_sha256[:12]}…, this one has "
+            f"{model_sha256[:12]}…",
+            hint=_AGAIN,
         )
     missing = [name for name in needed if name not in cache.ranges]
     if missing:
         raise InputError(
             f"the calibration cache lacks {len(missing)} of {len(needed)} values",
             why=f"the first is {missing[0]!r}; it was made with ONNX Runtime {cache.onnxruntime}",
-            hint="calibrate again: swapnet quantize MODEL.onnx --data …",
+            hint=_AGAIN,
         )
 
 
@@ -154,9 +153,9 @@ def check_means(cache: RangeCache, channels: Mapping[str, int]) -> None:
     Parameters
     ----------
     cache
-        What is to be used.
+        Means to use.
     channels
-        Of each tensor whose means are used.
+        Number of channels by tensor.
 
     Raises
     ------
@@ -168,9 +167,8 @@ def check_means(cache: RangeCache, channels: Mapping[str, int]) -> None:
         if name in cache.means and found != count:
             raise InputError(
                 f"the calibration cache has {found} means of {name!r}",
-                why=f"the value has {count} channels, and each has a mean",
-                hint="remove them from the cache, or calibrate again: swapnet quantize "
-                "MODEL.onnx --data …",
+                why=f"the value has {count} channels, and each needs a mean",
+                hint=f"remove them from the cache, or {_AGAIN}",
             )
 
 
@@ -183,13 +181,6 @@ def save_ranges(path: Path, cache: RangeCache) -> None:
         It can't be written.
     """
     content = msgspec.json.format(msgspec.json.encode(cache), indent=1)
-    try:
-        make_folder(path.absolute().parent)
-        with replacing(path) as temporary:
-            temporary.write_bytes(content + b"\n")
-    except OSError as error:
-        raise StorageError(
-            f"the calibration cache {path} can't be written",
-            why=error.strerror or str(error),
-            hint="choose another place",
-        ) from error
+    make_folder(path.absolute().parent)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content + b"\n")

@@ -1,4 +1,4 @@
-"""Input shapes other than those that an engine was built for, and what was measured at them.
+"""Input shapes other than those of the build, and the sizes that were measured at them.
 
 ``shapes/KEY.json`` in the engine directory, one file for each set of input shapes; written by
 `swapnet.calibration.ensure_shapes`, read by `swapnet.manifest.load_manifest`.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final
 
 import msgspec
 
 from swapnet.errors import EngineError, InputError
 from swapnet.files import make_folder, replacing
-from swapnet.sealed import read_sealed, sha256_of, write_sealed
+from swapnet.sealed_json import read_sealed, sha256_of, write_sealed
+from swapnet.tensors import ModelInput, as_dims
 
 __all__ = [
     "SHAPES",
@@ -35,31 +36,19 @@ _STRANGE = re.compile(r"[^A-Za-z0-9]+")
 Size = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class Shaped(Protocol):
-    """A model input."""
-
-    @property
-    def name(self) -> str:
-        """Unique among the inputs."""
-
-    @property
-    def shape(self) -> tuple[int | str, ...]:
-        """A string is a symbolic dimension."""
-
-
 class MeasuredShapes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What depends on the input shapes.
+    """Sizes that depend on the input shapes.
 
     Attributes
     ----------
     engine
         `Manifest.identity` of the engine at the shapes that it was built for.
     planned_shapes
-        Of all inputs.
+        Shape of each input.
     nbytes
-        Of each input, output and value of symbolic shape.
+        Bytes of each input, output and value of symbolic shape.
     activation_bytes
-        By block.
+        Bytes by block.
     """
 
     engine: str
@@ -69,7 +58,7 @@ class MeasuredShapes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def input_shapes(
-    inputs: Iterable[Shaped],
+    inputs: Iterable[ModelInput],
     given: Mapping[str, Sequence[int]],
     otherwise: Mapping[str, Sequence[int]] | None = None,
     option: str = "--shapes",
@@ -79,13 +68,14 @@ def input_shapes(
     Parameters
     ----------
     inputs
-        Of the model.
+        Inputs of the model.
     given
         Shapes by input, as the user wrote them.
     otherwise
-        Sizes of symbolic dimensions that no given shape names, by input; else they are 1.
+        Shapes by input that give the symbolic dimensions that ``given`` leaves open; else they
+        are 1.
     option
-        What the user calls the given shapes.
+        The option that gave the shapes, for messages.
 
     Raises
     ------
@@ -106,8 +96,8 @@ def input_shapes(
             isinstance(dim, int) and dim != size for dim, size in zip(declared, shape, strict=False)
         ):
             raise InputError(
-                f"{option} gives {name!r} {_dims(shape)}",
-                why=f"the model takes {_dims(declared)}",
+                f"{option} gives {name!r} {as_dims(shape)}",
+                why=f"the model takes {as_dims(declared)}",
                 hint="correct the shape",
             )
         for dim, size in zip(declared, shape, strict=True):
@@ -127,10 +117,10 @@ def input_shapes(
     }
 
 
-def shapes_key(inputs: Iterable[Shaped], planned: Mapping[str, Sequence[int]]) -> str:
+def shapes_key(inputs: Iterable[ModelInput], planned: Mapping[str, Sequence[int]]) -> str:
     """A file name for input shapes, such as ``x-1x3x48x640``; fixed shapes are left out."""
     symbolic = [i.name for i in inputs if any(isinstance(dim, str) for dim in i.shape)]
-    key = "_".join(f"{_STRANGE.sub('_', name)}-{_dims(planned[name])}" for name in symbolic)
+    key = "_".join(f"{_STRANGE.sub('_', name)}-{as_dims(planned[name])}" for name in symbolic)
     if len(key) > _LONGEST_KEY:
         key = f"{key[: _LONGEST_KEY - 17]}-{sha256_of(key.encode())[:16]}"
     return key
@@ -138,11 +128,11 @@ def shapes_key(inputs: Iterable[Shaped], planned: Mapping[str, Sequence[int]]) -
 
 def as_option(shapes: Mapping[str, Sequence[int]]) -> str:
     """Shapes as ``--shapes`` takes them."""
-    return ",".join(f"{name}:{_dims(shape)}" for name, shape in shapes.items())
+    return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
 
 
 def load_shapes(folder: Path, key: str) -> MeasuredShapes | None:
-    """What was measured, or None where nothing was.
+    """The sizes that were measured, or None where there are none.
 
     Raises
     ------
@@ -150,12 +140,17 @@ def load_shapes(folder: Path, key: str) -> MeasuredShapes | None:
         The file is damaged.
     """
     path = folder / SHAPES / f"{key}.json"
+    again = f"remove it: rm '{path}'"
     try:
-        return read_sealed(path, _SCHEMA, MeasuredShapes, f"remove it: rm '{path}'")
+        return read_sealed(path, _SCHEMA, MeasuredShapes, again)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise EngineError(f"{path} can't be read", why=error.strerror or str(error)) from error
+        raise EngineError(
+            f"{path} can't be read",
+            why=error.strerror or str(error),
+            hint=f"make it readable, or {again}",
+        ) from error
 
 
 def save_shapes(folder: Path, key: str, measured: MeasuredShapes) -> None:
@@ -170,7 +165,3 @@ def save_shapes(folder: Path, key: str, measured: MeasuredShapes) -> None:
     make_folder(path.parent)
     with replacing(path) as temporary:
         write_sealed(temporary, _SCHEMA, measured)
-
-
-def _dims(shape: Sequence[int | str]) -> str:
-    return "x".join(map(str, shape))

@@ -1,7 +1,7 @@
-"""TensorRT and TensorRT-RTX: loaded when they are asked for, and what they log.
+"""TensorRT and TensorRT-RTX: loaded when they are asked for, and their logs.
 
-Both have nearly the same Python API. They report failures by lines in the log and a None or False
-that is returned, hardly ever by an exception: listen while you call them.
+Both have nearly the same Python API. They report failures by lines in the log and return None or
+False, and hardly ever raise: listen while you call them.
 
     with listening("tensorrt-rtx") as log:
         plan = builder.build_serialized_network(network, config)
@@ -9,7 +9,7 @@ that is returned, hardly ever by an exception: listen while you call them.
             raise ModelError("…", why=log.reason())
 
 Annotations name the classes of both as those of ``tensorrt``, and the module ``tensorrt.Module``.
-They are ``Any`` to mypy, but for ``tests/contract``, which checks the code with stubs of each
+They are ``Any`` to mypy, except in ``tests/contract``, which checks the code with stubs of each
 version.
 """
 
@@ -45,12 +45,12 @@ __all__ = [
 ]
 
 TENSORRT = ("tensorrt", "tensorrt-rtx")
-"""Backends whose library is one of the two."""
+"""Backends of the two libraries."""
 
 
 @dataclass(frozen=True)
 class _Library:
-    """Where a library is found: modules to try in order."""
+    """Title of a library, and modules to try in order."""
 
     title: str
     modules: Sequence[str]
@@ -63,7 +63,7 @@ _LIBRARIES = {
 
 
 def how_to_install(backend: str) -> str:
-    """What to do where the library of a backend is missing on this machine."""
+    """Hint for a backend without its library on this machine."""
     machine = platform.machine()
     refused = ""
     if machine not in ("x86_64", "aarch64"):
@@ -77,7 +77,7 @@ def how_to_install(backend: str) -> str:
 
 
 class Severity(IntEnum):
-    """Of a line in the log, as both libraries number it."""
+    """Severity of a line in the log, as both libraries number it."""
 
     INTERNAL_ERROR = 0
     ERROR = 1
@@ -88,13 +88,7 @@ class Severity(IntEnum):
 
 @dataclass(eq=False)
 class Log:
-    """What a library said, in order.
-
-    Attributes
-    ----------
-    lines
-        Severity and text of each line; verbose ones are not kept.
-    """
+    """Severity and text of each line that a library logged, in order; verbose ones are not kept."""
 
     lines: list[tuple[Severity, str]] = field(default_factory=list)
 
@@ -122,7 +116,7 @@ def load_tensorrt(backend: str) -> tensorrt.Module:
     Raises
     ------
     BackendUnavailableError
-        It is not installed, or can't be loaded; the hint says how to install it.
+        It is missing, or can't be loaded; the hint says how to install it.
     """
     library = _LIBRARIES[backend]
     reasons: list[str] = []
@@ -149,7 +143,7 @@ def version(backend: str) -> str:
 
 @cache
 def logger(backend: str) -> tensorrt.ILogger:
-    """The logger of the process, an ``ILogger``: a library keeps to the first that it is given.
+    """The logger of the process: a library keeps the first that it is given.
 
     Its lines go to all that are `listening`.
 
@@ -174,7 +168,7 @@ def logger(backend: str) -> tensorrt.ILogger:
 
 @contextmanager
 def listening(backend: str) -> Iterator[Log]:
-    """What the library of a backend logs meanwhile, in any thread."""
+    """The lines that the library of a backend logs meanwhile, in any thread."""
     log = Log()
     _listeners[backend].append(log)
     try:
@@ -185,7 +179,7 @@ def listening(backend: str) -> Iterator[Log]:
 
 @contextmanager
 def interrupts_deferred() -> Iterator[threading.Event]:
-    """Ctrl-C comes after the block of the ``with``, and is noted inside.
+    """Defer Ctrl-C to the end of the ``with`` block, and note it inside.
 
     Raised in a library's callback into Python it would be printed and lost.
     """

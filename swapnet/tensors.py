@@ -1,17 +1,27 @@
-"""Element types by name, and input shapes as the user writes them."""
+"""Element types by name, what a model takes, and shapes as the user writes them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from math import prod
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from swapnet.errors import InputError
 
-__all__ = ["ELEMENT_BYTES", "ONNX_TYPES", "Array", "concrete_nbytes", "numpy_dtype", "parse_shapes"]
+__all__ = [
+    "ELEMENT_BYTES",
+    "ONNX_TYPES",
+    "Array",
+    "ModelInput",
+    "as_dims",
+    "concrete_nbytes",
+    "numpy_dtype",
+    "parse_shapes",
+]
 
 Array = npt.NDArray[np.generic]
 
@@ -39,6 +49,19 @@ ELEMENT_BYTES: Mapping[str, int] = {
 }
 
 
+class ModelInput(Protocol):
+    """An input of a model; a string is a symbolic dimension."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int | str, ...]: ...
+
+
 def numpy_dtype(name: str) -> np.dtype[np.generic]:
     """The NumPy type that holds ``name``; bfloat16 travels as its bits, in uint16."""
     return np.dtype("uint16" if name == "bfloat16" else name)
@@ -48,6 +71,11 @@ def concrete_nbytes(dtype: str, shape: Sequence[int | str]) -> int | None:
     """Bytes of a tensor, or None while a dimension is symbolic."""
     dims = [dim for dim in shape if isinstance(dim, int)]
     return ELEMENT_BYTES[dtype] * prod(dims) if len(dims) == len(shape) else None
+
+
+def as_dims(shape: Sequence[int | str]) -> str:
+    """A shape for people: ``1x3x224x224``."""
+    return "x".join(map(str, shape)) or "a scalar"
 
 
 def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:

@@ -26,7 +26,7 @@ def parse_size(text: str) -> int:
     Raises
     ------
     InputError
-        The text is no size.
+        The text is not a size.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:

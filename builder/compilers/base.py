@@ -37,14 +37,10 @@ class Cutting:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part to compile.
+    """A part to compile, for the block ``index``.
 
     Attributes
     ----------
-    index
-        Index of its block.
-    part
-        Operators, and what goes in and out.
     own
         Weights that it stores; the others are shared with other parts, and inputs in any style.
     readable
@@ -67,12 +63,7 @@ class Piece:
 class Engine:
     """Properties of an engine that a compiler wrote.
 
-    Attributes
-    ----------
-    style
-        The way in which weights are given to it.
-    activation_bytes
-        Bytes of its values and kernels beside weights; 0 where it has to be measured.
+    ``activation_bytes`` are those of values and kernels beside weights; 0 if they must be measured.
     """
 
     style: WeightStyle

@@ -18,14 +18,7 @@ __all__ = ["skeleton"]
 def skeleton(graph: Graph, part: Part, name: str, without: Collection[str] = ()) -> onnx.ModelProto:
     """An ONNX model of the part; its weights are inputs, after the values it reads.
 
-    Parameters
-    ----------
-    graph, part
-        What to write.
-    name
-        Name of the model.
-    without
-        Weights that are no inputs: the model is valid when they are added to it.
+    Weights in ``without`` are no inputs: the model is valid when they are added to it.
     """
     from onnx import helper
 

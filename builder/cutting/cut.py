@@ -17,10 +17,8 @@ class Operator:
 
     Attributes
     ----------
-    weights
-        Names of its weights.
-    weights_bytes
-        Bytes of each of them.
+    weights, weights_bytes
+        Names of its weights, and bytes of each.
     inputs, outputs
         Names of the values that it reads and writes.
     alone
@@ -52,7 +50,7 @@ def live_bytes(
     operators
         In execution order.
     outputs
-        Those of the model's outputs that are placed with the caller: they cost a cut nothing.
+        Outputs of the model that are placed with the caller: they cost a cut nothing.
     nbytes
         Bytes of each value that may cross a cut, None for one that may not; model inputs are
         left out, for they lie with the caller too.
@@ -76,21 +74,10 @@ def cut(
     live: Sequence[int | None],
     cut_cost_bytes: int = CUT_COST_BYTES,
 ) -> list[Span]:
-    """Blocks of at most ``max_block_bytes`` of weights, cut where little is live.
+    """Blocks of at most ``max_block_bytes`` of weights, cut where little is live (`live_bytes`).
 
     Minimises the sum over cuts of live bytes and ``cut_cost_bytes`` by dynamic programming.
     A block exceeds the limit only where a single operator does, or where no cut is allowed.
-
-    Parameters
-    ----------
-    operators
-        In execution order.
-    max_block_bytes
-        Limit of a block's weights.
-    live
-        From `live_bytes`.
-    cut_cost_bytes
-        What one more block costs, in bytes of live tensors.
     """
     count = len(operators)
     best: list[tuple[int, int]] = [(0, 0)] + [(-1, -1)] * count

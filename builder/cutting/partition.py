@@ -46,15 +46,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Ownership:
-    """Place of each weight; each is stored once.
-
-    Attributes
-    ----------
-    shared
-        Used by several parts that a backend executes.
-    own
-        Names by part: stored in its extent.
-    """
+    """Place of each weight: shared by several parts, or stored in the extent of one."""
 
     shared: tuple[str, ...]
     own: tuple[tuple[str, ...], ...]
@@ -69,16 +61,7 @@ def partition(
 ) -> list[Part]:
     """Cut ``graph`` into parts of at most ``max_block_bytes`` of weights where possible.
 
-    Parameters
-    ----------
-    graph
-        With planned shapes.
-    max_block_bytes
-        Limit of a part's weights.
-    cut_cost_bytes
-        What one more part costs, in bytes of live values.
-    uncut
-        Values that must not cross a cut.
+    One more part costs ``cut_cost_bytes`` of live values; values in ``uncut`` must not cross a cut.
     """
     given = {value.name for value in graph.inputs}
     results = [value.name for value in graph.outputs]

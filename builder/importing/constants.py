@@ -59,13 +59,9 @@ def read_weights(
 ) -> tuple[dict[str, Constant], dict[str, onnx.TensorProto]]:
     """The constants of an optimised graph, in which the weights of bodies are moved outside.
 
-    Parameters
-    ----------
-    graph
-        No Constant operators, as ONNX Runtime saves it. Weights of bodies become initialisers of
-        it; sparse ones become dense; constants that are outputs are computed by an operator.
-    folder
-        Where the model lies.
+    ``graph`` has no Constant operators, as ONNX Runtime saves it, and is changed: weights of bodies
+    become initialisers of it; sparse ones become dense; constants that are outputs are computed by
+    an operator.
 
     Returns
     -------
@@ -123,12 +119,8 @@ def _lift(
 ) -> None:
     """Move the weights of a body and of those inside it to ``outer``.
 
-    Parameters
-    ----------
-    taken
-        How often each name is defined: one that is defined twice gets a fresh one.
-    stored
-        Name of each weight that was moved, by type, shape and digest: equal ones move once.
+    ``taken`` counts the definitions of each name: one that is defined twice gets a fresh one.
+    ``stored`` has the name of each moved weight, by type, shape and digest: equal ones move once.
     """
     constants, inline = _divide(body, folder)
     names: dict[str, str] = {}

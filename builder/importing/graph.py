@@ -230,12 +230,7 @@ def used_names(node: onnx.NodeProto) -> Iterator[str]:
 def read_constant(tensor: onnx.TensorProto, folder: Path) -> Constant | None:
     """A stored tensor; None if it is empty or of a type that can't be swapped.
 
-    Parameters
-    ----------
-    tensor
-        Its external data stays on disk behind a memory map.
-    folder
-        Where the model lies.
+    External data in ``folder`` stays on disk behind a memory map.
     """
     from onnx import numpy_helper
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data

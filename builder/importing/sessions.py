@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime that a build asks for types, shapes and values."""
+"""Sessions of ONNX Runtime that run a model as it is, or ask it for types and shapes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,29 @@ if TYPE_CHECKING:
 __all__ = ["open_session", "quiet_options"]
 
 
-def quiet_options(*, optimise: bool = True) -> ort.SessionOptions:
-    """Options of a session that prints nothing and packs no weights."""
+def quiet_options(
+    *, optimise: bool = True, packs: bool = False, threads: int | None = None
+) -> ort.SessionOptions:
+    """Options of a session that prints nothing; packed weights pay off over many inferences."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.intra_op_num_threads = threads or 0
+    if not packs:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 
 
 def open_session(
-    model: Path | bytes, options: ort.SessionOptions, disabled: Iterable[str] = ()
+    model: Path | bytes,
+    options: ort.SessionOptions,
+    disabled: Iterable[str] = (),
+    name: str = "the model",
 ) -> ort.InferenceSession:
-    """A session on the CPU.
+    """A session on the CPU; ``name`` is the model's in messages.
 
     Raises
     ------
@@ -56,7 +63,7 @@ def open_session(
         errors.RuntimeException,
     ) as error:
         raise ModelError(
-            "ONNX Runtime refuses the model",
+            f"ONNX Runtime refuses {name}",
             why=str(error).strip().splitlines()[0],
             hint="change or replace the operator that it names, or try another opset",
         ) from error

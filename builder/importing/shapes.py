@@ -32,10 +32,8 @@ def plan_shapes(
     types_path
         The same graph as a model in which every value is an output; run once where shapes are
         symbolic.
-    shapes
-        Shapes of inputs, as the user gave them.
-    option
-        What the user calls them.
+    shapes, option
+        Shapes of inputs that the user gave, and the option that gave them.
 
     Raises
     ------
@@ -64,14 +62,9 @@ def plan_shapes(
 
 
 def plan_smallest(graph: Graph, types_path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
-    """The graph with the smallest shape of every value, where no dimension exceeds the planned one.
+    """The graph with the smallest shape of every value; no dimension exceeds the planned one.
 
-    Parameters
-    ----------
-    graph, types_path
-        As for `plan_shapes`, planned.
-    shapes
-        Smallest shapes of inputs that the user gave; symbolic dimensions that are not given are 1.
+    Symbolic dimensions that ``shapes`` leaves open are 1. The rest is as in `plan_shapes`.
 
     Raises
     ------

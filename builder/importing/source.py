@@ -70,12 +70,7 @@ def file_sha256(path: Path) -> str:
 def original_model(manifest: Manifest, given: Path | None = None) -> Path:
     """The file that an engine was built from, checked by its SHA-256.
 
-    Parameters
-    ----------
-    manifest
-        The engine.
-    given
-        Where the file lies now; None for where it lay at build time.
+    ``given`` is its path now; None for that of the build.
 
     Raises
     ------
@@ -101,8 +96,8 @@ def open_source(path: Path) -> SourceModel:
     Raises
     ------
     ModelError
-        No such file, no ONNX, truncated, external data missing or too short, or an operator
-        set that is not read.
+        The file is missing or damaged, external data is missing or too short, or the operator set
+        is not supported.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -136,17 +131,10 @@ def open_source(path: Path) -> SourceModel:
 def check_apart(source: SourceModel, *targets: Path) -> None:
     """Refuse to write over the model, its weights, or one file twice.
 
-    Parameters
-    ----------
-    source
-        The model.
-    targets
-        Files to write.
-
     Raises
     ------
     InputError
-        Two of them are one file.
+        Two of the files are one.
     """
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 

@@ -63,15 +63,13 @@ def quantise_activations(
     Parameters
     ----------
     proto
-        A model whose weights are widened already (`quantise_weights`); it is changed.
-    folder
-        Where its weights lie.
+        A model with widened weights in ``folder`` (`quantise_weights`); it is changed.
     operators
-        Those that `quantisable` gave; they are found by name.
+        Operators from `quantisable`; they are found by name.
     ranges
         Ranges of every value that is quantised.
     encoding
-        For which library.
+        Form of the activations.
 
     Returns
     -------

@@ -25,13 +25,6 @@ def quantise_biases(proto: onnx.ModelProto, folder: Path) -> None:
 
     The scale is the input's times the weight's. A bias that something else reads too, or that does
     not fit in 32 bits, stays float32.
-
-    Parameters
-    ----------
-    proto
-        With Q/DQ pairs; changed.
-    folder
-        Where its weights lie.
     """
     from onnx import numpy_helper
 

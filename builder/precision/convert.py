@@ -65,7 +65,7 @@ class PrecisionOptions:
         Calibration cache: int8 activations need one; float16 leaves in float32 what overflows
         according to it.
     exclude
-        Names of operators that keep to float32.
+        Names of operators that stay in float32.
     per_channel
         A scale for each output channel of an int8 weight, else one for all of it.
     """
@@ -95,16 +95,9 @@ class PrecisionOptions:
 def check_precision(
     backend: str, precision: Precision, *, weight_only: bool, ranged: bool, excluding: bool
 ) -> None:
-    """Refuse what does not go together.
+    """Refuse options of precision that do not go together.
 
-    Parameters
-    ----------
-    backend, precision, weight_only
-        What is asked for.
-    ranged
-        Ranges are given, or data to take them from.
-    excluding
-        Operators are excluded.
+    ``ranged`` says that there are ranges, or data to take them from.
 
     Raises
     ------
@@ -151,7 +144,7 @@ class Converted:
     source
         The model, or what it was converted to, with the name and hash of the original.
     narrow
-        How float32 weights of it are to be stored; None for float32.
+        Form in which its float32 weights are stored; None for float32.
     keep
         Names of operators, as they are or fused, with weights that stay float32 all the same.
     full_range
@@ -188,12 +181,8 @@ def convert(
 
     Parameters
     ----------
-    source, options
-        What, and to what.
     folder
-        Where converted models are written; they must stay there while the result is used.
-    backend
-        For which library.
+        Folder for converted models; they must stay there while the result is used.
     slower
         Says which operators int8 does not make faster; the CPU computes them in float32 from
         weights that are stored narrow.
@@ -239,17 +228,7 @@ def convert(
 def interchange(source: SourceModel, options: PrecisionOptions, folder: Path) -> onnx.ModelProto:
     """The model in standard operators, for any library: symmetric Q/DQ pairs, or float16.
 
-    Parameters
-    ----------
-    source, options
-        As for `convert`; not fp32.
-    folder
-        Where its weights are written.
-
-    Raises
-    ------
-    InputError, ModelError
-        As `convert`.
+    Its weights are written to ``folder``; raises as `convert`.
     """
     converted = convert(
         source, options, folder, backend="tensorrt", slower=lambda *_: frozenset[str]()

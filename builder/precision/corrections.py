@@ -38,12 +38,10 @@ def correct_biases(
 
     Parameters
     ----------
-    proto
-        A normalised model after `quantise_weights`; changed.
-    before
-        The same before that.
+    proto, before
+        A normalised model after `quantise_weights`, which is changed, and before.
     folder
-        Where the weights of both lie.
+        Folder with the weights of both.
     operators
         Operators with quantised weights.
     means

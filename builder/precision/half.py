@@ -55,16 +55,12 @@ def to_float16(
     ranges: Mapping[str, Range] | None = None,
     exclude: Collection[str] = (),
 ) -> Half:
-    """Convert a normalised model, by onnxruntime's converter.
+    """Convert a normalised model, by onnxruntime's converter; weights are read into memory.
 
     Parameters
     ----------
-    proto
-        The model.
-    folder
-        Where its weights lie: all of them are read into memory.
     ranges
-        What its values lie in, where measured: operators that come within a factor of two of
+        Ranges of its values, where measured: operators that come within a factor of two of
         `FLOAT16_LIMIT` stay in float32.
     exclude
         Names of operators that stay in float32.

@@ -25,18 +25,11 @@ _TARGET_OPSET = 17
 def normalise(source: SourceModel, folder: Path) -> SourceModel:
     """Write the model with constants and normalisation folded, and every operator named.
 
-    Parameters
-    ----------
-    source
-        Any model that is read.
-    folder
-        Where it is written, its weights in a file beside it.
-
     Returns
     -------
     SourceModel
-        The written one, with the name and hash of ``source``. Values keep their names; operators
-        without one are called ``Kind.number``.
+        The model in ``folder``, its weights in a file beside it, with the name and hash of
+        ``source``. Values keep their names; operators without one are called ``Kind.number``.
 
     Raises
     ------

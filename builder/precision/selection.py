@@ -60,30 +60,14 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Channels:
-    """Channels of what a weighted operator reads; each has a mean.
-
-    Attributes
-    ----------
-    axis
-        Axis of the channels: 1, or -1 for the last.
-    count
-        How many.
-    """
+    """Axis and number of the channels of what a weighted operator reads; each has a mean."""
 
     axis: int
     count: int
 
 
 def weighted(graph: onnx.GraphProto, *, exclude: Collection[str] = ()) -> tuple[Weighted, ...]:
-    """Operators that multiply by a float32 weight which nothing else reads otherwise.
-
-    Parameters
-    ----------
-    graph
-        Graph of a normalised model.
-    exclude
-        Names of operators to leave out.
-    """
+    """Operators of a normalised model that multiply by a float32 weight, with no other reader."""
     tensors = {t.name: t for t in graph.initializer if t.data_type == 1}
     found = [
         Weighted(node, node.input[1], channel_axis(node, len(tensors[node.input[1]].dims)))
@@ -109,15 +93,7 @@ def weighted(graph: onnx.GraphProto, *, exclude: Collection[str] = ()) -> tuple[
 
 
 def channel_axis(node: onnx.NodeProto, rank: int) -> int | None:
-    """Axis of output channels in a weight of ``rank`` dimensions; None where one scale is for all.
-
-    Parameters
-    ----------
-    node
-        Conv, ConvTranspose, Gemm or MatMul.
-    rank
-        Dimensions of its weight.
-    """
+    """Axis of output channels in a weight of ``rank`` dimensions; None if one scale is for all."""
     attributes = {a.name: a.i for a in node.attribute}
     if node.op_type == "Gemm":
         return 0 if attributes.get("transB", 0) else 1
@@ -146,15 +122,7 @@ def channelled(graph: onnx.GraphProto) -> dict[str, Channels]:
 
 
 def channels_of(node: onnx.NodeProto, dims: tuple[int, ...]) -> Channels | None:
-    """Channels that a weighted operator reads; None where `channelled` leaves it out.
-
-    Parameters
-    ----------
-    node
-        Conv, ConvTranspose, Gemm or MatMul.
-    dims
-        Shape of its weight.
-    """
+    """Channels that an operator with such a weight reads; None where `channelled` leaves it out."""
     attributes = {a.name: a.i for a in node.attribute}
     if node.op_type == "Conv":
         return Channels(1, dims[1] * attributes.get("group", 1))

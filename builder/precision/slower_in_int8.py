@@ -22,14 +22,8 @@ def slower_in_int8(
 ) -> frozenset[str]:
     """Names of the operators for which weight-only storage wins, measured on this processor.
 
-    Parameters
-    ----------
-    proto
-        A normalised model.
-    exclude
-        Names of operators that are not asked about.
-    shapes
-        Input shapes to measure at; symbolic dimensions that are not given are 1.
+    ``shapes`` are those of inputs to measure at; symbolic dimensions that are not given are 1.
+    Operators in ``exclude`` are left out.
     """
     from swapnet.builder.precision.int8_or_float import measure_forms
 

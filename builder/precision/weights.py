@@ -49,13 +49,11 @@ def quantise_weights(
     Parameters
     ----------
     proto
-        A normalised model, changed in place; its weights lie in ``folder``.
-    folder
-        Where ``file`` is written.
+        A normalised model with weights in ``folder``; changed.
     operators
         Operators that read the weights.
     file
-        Name for the int8 weights.
+        Name of a file in ``folder`` for the int8 weights.
     limit
         Largest stored magnitude.
 
@@ -100,16 +98,8 @@ def widened(
 ) -> onnx.NodeProto:
     """An operator that gives ``name`` from the integers ``name_quantized``.
 
-    Parameters
-    ----------
-    graph
-        Gets the scale and zero points, which are 0.
-    name
-        Name of a weight or bias.
-    scale
-        A scalar, or one element for each index along ``axis``.
-    stored
-        Type of the integers.
+    ``graph`` gets the zero points, which are 0, and the scale: a scalar, or one element for each
+    index along ``axis``. ``stored`` is the type of the integers.
     """
     from onnx import helper, numpy_helper
 

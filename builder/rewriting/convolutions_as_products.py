@@ -86,16 +86,8 @@ def has_quantised(graph: Graph) -> bool:
 def product_forms(graph: Graph, path: Path, *, measure: Measure = time_alternatives) -> Graph:
     """Replace quantised convolutions by products where those are faster, to the same integers.
 
-    Products with transposed weights are always replaced.
-
-    Parameters
-    ----------
-    graph
-        Its shapes are planned.
-    path
-        Where the rearranged weights are written; the graph reads them from there.
-    measure
-        Times a convolution and its product.
+    Products with transposed weights are always replaced. The graph has planned shapes; it reads the
+    rearranged weights from ``path``.
     """
     writer = _Writer(graph)
     rearranged: list[Constant] = []

@@ -55,13 +55,8 @@ def shape_values(graph: Graph) -> frozenset[str]:
 def localise_shapes(graph: Graph) -> Graph:
     """The graph with what computes shapes repeated before each operator that reads one.
 
-    Then a shape lives between neighbours, and what crosses cuts is the value that it is a shape of:
-    not where that is a large one, which would have to stay in memory for its shape alone.
-
-    Parameters
-    ----------
-    graph
-        With planned shapes.
+    Then a shape lives between neighbours, and the value that it is a shape of crosses cuts: except
+    a large one, which would have to stay in memory for its shape alone.
     """
     writer = _Localiser(graph, shape_values(graph))
     nodes = [copy for index, node in enumerate(graph.nodes) for copy in writer.copies(index, node)]

@@ -50,7 +50,7 @@ class Candidate:
     given
         Numbers of small weights, such as zero points; those of other inputs are random.
     outputs
-        What is computed.
+        Names of the results.
     opset_imports
         Version of each domain.
     """
@@ -64,14 +64,9 @@ class Candidate:
 
 
 def candidate(graph: Graph, nodes: Iterable[onnx.NodeProto] | None = None) -> Candidate:
-    """Operators of a graph as a candidate.
+    """Operators of a graph with planned shapes as a candidate; by default all of them.
 
-    Parameters
-    ----------
-    graph
-        Its shapes are planned.
-    nodes
-        Some of its operators, by default all; what nothing among them reads are the outputs.
+    The values that none of them reads are the outputs.
     """
     chosen = tuple(graph.nodes if nodes is None else nodes)
     used = dict.fromkeys(name for node in chosen for name in used_names(node))
@@ -106,8 +101,6 @@ def time_alternatives(
 
     Parameters
     ----------
-    alternatives
-        What to compare.
     threads
         Compute threads; by default as many as the executor takes.
 

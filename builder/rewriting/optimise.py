@@ -92,13 +92,11 @@ def optimise(
 
     Parameters
     ----------
-    source
-        The model.
     folder
-        Where the optimised model, its weights, `TYPES` and `WHOLE` are written; they must stay
-        there while the graph is used.
+        Folder for the optimised model, its weights, `TYPES` and `WHOLE`; they must stay there
+        while the graph is used.
     operators
-        Those that may be used.
+        Operators that may be used.
     shapes
         Input shapes to plan for: products of few rows get a hardware layout too.
     keep_floats
@@ -229,14 +227,7 @@ def _nbits(nodes: Iterable[onnx.NodeProto]) -> int:
 def save_optimised(
     source: Path, folder: Path, *, operators: Operators, disabled: Sequence[str] = ()
 ) -> Path:
-    """Write the optimised model and a file of weights beside it.
-
-    Parameters
-    ----------
-    source, folder, operators
-        See `optimise`.
-    disabled
-        Names of optimisers to leave out.
+    """Write the optimised model and a file of weights beside it, without some optimisers.
 
     Raises
     ------

@@ -64,7 +64,7 @@ class _Product:
     Attributes
     ----------
     source
-        What is multiplied, before a Reshape that only joins its rows.
+        Value that is multiplied, before a Reshape that only joins its rows.
     transposed
         The weight is stored by output channel.
     output
@@ -101,14 +101,8 @@ def has_products(graph: Graph, block: int) -> bool:
 def pack_products(graph: Graph, block: int, path: Path) -> Graph:
     """Replace products of few rows by convolutions.
 
-    Parameters
-    ----------
-    graph
-        Its shapes are planned.
-    block
-        Channels that lie together in the NCHWc layout.
-    path
-        Where the rearranged weights are written; the graph reads them from there.
+    The graph has planned shapes; it reads the rearranged weights from ``path``. ``block`` channels
+    lie together in the NCHWc layout.
     """
     products = {
         index: product

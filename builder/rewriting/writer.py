@@ -19,15 +19,10 @@ __all__ = ["GraphWriter"]
 class GraphWriter:
     """Operators written so far, and the names that they may use.
 
-    Parameters
-    ----------
-    graph
-        What is rewritten; it stays as it is.
-
     Attributes
     ----------
     source
-        The same.
+        The graph that is rewritten; it stays as it is.
     nodes
         Operators of the new graph, in the order in which they are appended.
     constants, inline, values
@@ -81,21 +76,14 @@ class GraphWriter:
         )
 
     def integers(self, name: str, numbers: Sequence[int], key: Hashable = None) -> str:
-        """A constant of 64-bit integers, shape ``(len(numbers),)``.
+        """A constant of 64-bit integers, shape ``(len(numbers),)``; returns the name that it got.
 
         Parameters
         ----------
         name
             Name of the constant, if it is free.
-        numbers
-            Its elements.
         key
             Constants of the same key are written once; None for one that nothing shares.
-
-        Returns
-        -------
-        str
-            The name that it got.
         """
         from onnx import helper
 

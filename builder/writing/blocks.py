@@ -78,25 +78,12 @@ def compile_parts(
     max_block_bytes: int,
     progress: Progress,
 ) -> Manifest:
-    """Write weights and engines into ``folder``.
-
-    Parameters
-    ----------
-    cut
-        The graph and its parts.
-    folder, work
-        Where the engine directory is written, and a folder beside it for files on their way.
-    compiler
-        The library.
-    source, max_block_bytes
-        For the manifest.
-    progress
-        Told of each block.
+    """Write weights and engines into ``folder``; temporary files go to ``work`` beside it.
 
     Returns
     -------
     Manifest
-        Complete but for what blocks need beside their weights.
+        Complete but for the needs of blocks beside their weights.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""What a lower precision costs: outputs, tasks and layers of two models compared on samples."""
+"""Cost of a lower precision: outputs, tasks and layers of two models compared on samples."""

@@ -8,7 +8,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import islice
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from swapnet.arrays import Array
 from swapnet.calibration.accuracy.metrics import Error, error_of
 from swapnet.calibration.accuracy.report import LayerAccuracy
+from swapnet.calibration.ranges.groups import group_tensors
 from swapnet.errors import InputError, ModelError
 from swapnet.progress import Progress, silent
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["MOST_SUGGESTED", "Layer", "compare_layers", "match_layers", "suggest"]
 
 GROUP_BYTES = 64 << 20
-"""Values of one sample that are in memory at once, of each model."""
+"""Bytes of one sample's values that are in memory at once, for each model."""
 
 MOST_SUGGESTED = 5
 WORTH = 0.1
@@ -50,12 +51,10 @@ class Layer:
     ----------
     value, measured
         Its name in the reference, and in the candidate.
-    operator, kind
-        See `LayerAccuracy`.
+    operator, kind, excludable
+        As in `LayerAccuracy`.
     inputs
-        Compared values that it comes from.
-    excludable
-        Whether the operator is in lower precision.
+        Compared values that it is computed from.
     """
 
     value: str
@@ -78,33 +77,33 @@ def compare_layers(
 ) -> tuple[LayerAccuracy, ...]:
     """Compare the float values that two ONNX models have in common.
 
-    Values are outputs of both in groups, each a session of each model of its own; operators are
+    Values become outputs, one group after the other, each in a session of its own; operators are
     not fused.
 
     Parameters
     ----------
     reference
-        The float model that ``candidate`` was made of: normalised, see
+        The float model that ``candidate`` was made of, after
         `swapnet.builder.precision.normalise`.
     candidate
-        With Q/DQ pairs, dequantised weights, or in float16.
+        The model with Q/DQ pairs or dequantised weights, or in float16.
     samples
-        Iterated anew for each group.
+        Inputs by name; iterated again for each group.
     limit
-        At most so many samples, the first ones.
+        Number of samples to compare on, from the first.
     group_bytes
-        Values of one sample that are in memory at once, of each model.
+        Bytes of one sample's values that are in memory at once, for each model.
     threads
-        Of ONNX Runtime; by default all processors.
+        Threads of ONNX Runtime; by default all processors.
     progress
-        Told of each group.
+        Called with each group.
 
     Raises
     ------
     InputError
         The models have no value in common, or there are no samples.
     ModelError
-        A file is no model that ONNX Runtime runs.
+        ONNX Runtime refuses a file.
     """
     from swapnet.builder.importing.source import open_source
 
@@ -112,7 +111,7 @@ def compare_layers(
     first = next(iter(samples), None)
     if first is None:
         raise InputError(
-            "there are no samples to compare on", why="none was given", hint="give at least one"
+            "there are no samples to compare on", why="the data is empty", hint="give at least one"
         )
     layers = match_layers(*models)
     sizes = _sizes(reference, models[0], [layer.value for layer in layers], first, threads)
@@ -123,11 +122,13 @@ def compare_layers(
     if not layers:
         raise InputError(
             f"{candidate} has no float value of {reference}",
-            why="none of its operators writes one of the same name",
-            hint="give the model that it was made of, and a file of swapnet quantize",
+            why="no operator writes a value with the name of one there",
+            hint="compare a file that swapnet quantize wrote with the model that it was made from",
         )
     errors: dict[str, Error] = {}
-    groups = list(_groups(layers, sizes, group_bytes))
+    groups = list(
+        group_tensors(((layer, sizes[layer.value] or 0) for layer in layers), group_bytes)
+    )
     for done, group in enumerate(groups):
         progress("layers", done, len(groups))
         errors.update(_group_errors(reference, candidate, models, group, samples, limit, threads))
@@ -136,10 +137,10 @@ def compare_layers(
 
 
 def suggest(layers: Sequence[LayerAccuracy]) -> tuple[str, ...]:
-    """Operators to exclude: the worst, each of which adds a tenth or more of all noise; at most 5.
+    """Operators to exclude: at most 5, each of which adds a tenth or more of all noise.
 
-    Noise that grows in operators in float is that of others, amplified, and does not count. Noise
-    early in a model that later layers average out counts as much as noise at its end.
+    Noise that grows in float operators is amplified, not added, and does not count. Noise early in
+    a model that later layers average out counts as much as noise at its end.
     """
     lowered = [layer for layer in layers if layer.excludable]
     total = sum(layer.own_noise for layer in lowered)
@@ -172,7 +173,6 @@ def match_layers(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> tupl
 def _measured(
     name: str, writer: onnx.NodeProto, theirs: Mapping[str, onnx.NodeProto]
 ) -> str | None:
-    """Name of a value in the candidate; None where it has none."""
     before, after = _BEFORE.format(name), _AFTER.format(name)
     same = [n for n in (name, before) if n in theirs and theirs[n].op_type == writer.op_type]
     if same:
@@ -181,7 +181,7 @@ def _measured(
 
 
 def _lowered(graph: onnx.GraphProto) -> frozenset[str]:
-    """Operators in lower precision, by name: what reads a dequantised value, or all in float16."""
+    """Names of operators in lower precision: readers of dequantised values, or all in float16."""
     widened = {
         name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output
     }
@@ -200,7 +200,7 @@ def _layer(
     writers: Mapping[str, onnx.NodeProto],
     lowered: frozenset[str],
 ) -> Layer:
-    """A value with the operators that lead to it from others that are compared."""
+    """A value with the operators between it and other compared values."""
     region: dict[int, onnx.NodeProto] = {}
     inputs: dict[str, None] = {}
     waiting = [writers[value]]
@@ -229,9 +229,9 @@ def _sizes(
     feed: Mapping[str, Array],
     threads: int | None,
 ) -> dict[str, int | None]:
-    """Bytes of each value for inputs of these shapes; None where it is no float.
+    """Bytes of each value for inputs of these shapes; None for other types than float.
 
-    A value whose shape is not known in advance counts as the largest that is.
+    A value of unknown shape counts as the largest known one.
     """
     fixed = type(proto)()
     fixed.CopyFrom(proto)
@@ -253,23 +253,6 @@ def _sizes(
     }
 
 
-def _groups(
-    layers: Sequence[Layer], sizes: Mapping[str, int | None], limit_bytes: int
-) -> Iterator[tuple[Layer, ...]]:
-    """Consecutive layers within the limit, at least one."""
-    group: list[Layer] = []
-    total = 0
-    for layer in layers:
-        nbytes = sizes[layer.value] or 0
-        if group and total + nbytes > limit_bytes:
-            yield tuple(group)
-            group, total = [], 0
-        group.append(layer)
-        total += nbytes
-    if group:
-        yield tuple(group)
-
-
 def _group_errors(
     reference: Path,
     candidate: Path,
@@ -284,10 +267,8 @@ def _group_errors(
     theirs = _session(candidate, models[1], measured, threads)
     found: dict[str, list[Error]] = {name: [] for name in values}
     for feed in islice(samples, limit):
-        expected, given = (
-            _run(ours, values, feed, reference),
-            _run(theirs, measured, feed, candidate),
-        )
+        expected = _run(ours, values, feed, reference)
+        given = _run(theirs, measured, feed, candidate)
         for name, one, other in zip(values, expected, given, strict=True):
             found[name].append(error_of(one, other))
     return {name: reduce(add, errors) for name, errors in found.items()}
@@ -296,9 +277,10 @@ def _group_errors(
 def _session(
     path: Path, proto: onnx.ModelProto, names: Iterable[str], threads: int | None
 ) -> onnxruntime.InferenceSession:
-    """A session whose outputs are values inside; weights are read from beside the file."""
+    """A session with these values as outputs; weights are read from beside the file."""
     import onnx
-    import onnxruntime
+
+    from swapnet.builder.importing.sessions import open_session, quiet_options
 
     changed = onnx.ModelProto()
     changed.CopyFrom(proto)
@@ -307,19 +289,14 @@ def _session(
     changed.graph.output.extend(
         declared.get(name, onnx.ValueInfoProto(name=name)) for name in dict.fromkeys(names)
     )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options = quiet_options(optimise=False, packs=True, threads=threads)
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(path.absolute().parent)
     )
     try:
-        return onnxruntime.InferenceSession(
-            changed.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # ONNX Runtime has a class of its own for each refusal
-        raise _refused(path, error) from error
+        return open_session(changed.SerializeToString(), options)
+    except ModelError as error:
+        raise _refused(path, error.why) from error
 
 
 def _run(
@@ -330,14 +307,14 @@ def _run(
 ) -> list[Any]:
     try:
         return list(session.run(list(names), dict(feed)))
-    except Exception as error:  # as above
-        raise _refused(path, error) from error
+    except Exception as error:  # ONNX Runtime has a class of its own for each refusal
+        raise _refused(path, str(error)) from error
 
 
-def _refused(path: Path, error: Exception) -> ModelError:
+def _refused(path: Path, why: str) -> ModelError:
     return ModelError(
         f"ONNX Runtime refuses {path} layer by layer",
-        why=str(error),
+        why=why,
         hint="compare outputs only: leave --per-layer out",
     )
 

@@ -1,4 +1,4 @@
-"""How far two models' values are apart, as numbers that can be compared between models."""
+"""Differences between two models' values, as numbers that can be compared between models."""
 
 from __future__ import annotations
 
@@ -24,31 +24,26 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 
 LARGEST_DB = 200.0
-"""Ratios are reported between minus this and this."""
-
+"""Bound of reported ratios, and minus it."""
 
 _CLEAR = 0.5
 _SUM_TOLERANCE = 1e-3
-"""Of probabilities, which add up to 1."""
+"""Allowed deviation of the sum of probabilities from 1."""
 
 
 @dataclass(frozen=True)
 class Error:
-    """Sums over the elements of one value; adding two gives those of both together.
+    """Sums over the elements of one value; adding two gives the sums of both together.
 
     Attributes
     ----------
-    signal
-        Sum of the reference's squares.
-    noise
-        Sum of the squared differences.
-    largest
-        Largest magnitude of the reference.
-    max_abs_error
-        Largest difference.
+    signal, noise
+        Sum of the reference's squares, and of the squared differences.
+    largest, max_abs_error
+        Largest magnitude of the reference, and largest difference.
     not_finite
-        Elements that are not finite although the reference's are, or the other way round; each
-        counts as a difference of its reference's magnitude.
+        Elements that are finite in one model only; each counts as a difference of the reference's
+        magnitude.
     """
 
     signal: float = 0.0
@@ -106,14 +101,9 @@ def error_of(reference: Array, found: Array) -> Error:
 
 
 def top_classes(reference: Array, found: Array, *, count: int) -> int:
-    """Rows whose best class in the reference is among the ``count`` best that were found.
+    """Number of rows with the reference's best class among the ``count`` best that were found.
 
-    Parameters
-    ----------
-    reference, found
-        Scores, (N, classes).
-    count
-        1 for top-1, 5 for top-5.
+    ``reference`` and ``found`` are scores, (N, classes).
     """
     best = np.argmax(reference, axis=1)
     scores = np.where(np.isnan(np.asarray(found, np.float64)), -np.inf, found)
@@ -122,13 +112,13 @@ def top_classes(reference: Array, found: Array, *, count: int) -> int:
 
 
 def clear_rows(scores: Array) -> npt.NDArray[np.bool_]:
-    """Rows whose best class has a probability of one half or more.
+    """Rows with a best class of probability one half or more.
 
     Parameters
     ----------
     scores
-        (N, classes): probabilities where all of them are at least 0 and each row sums to 1, else
-        logarithms of what is proportional to them.
+        (N, classes): probabilities if all are at least 0 and each row sums to 1, else logarithms of
+        values proportional to them.
     """
     rows = np.asarray(scores, np.float64)
     if (rows < 0).any() or (np.abs(rows.sum(axis=1) - 1) > _SUM_TOLERANCE).any():
@@ -140,25 +130,13 @@ def clear_rows(scores: Array) -> npt.NDArray[np.bool_]:
 
 
 def cosines(reference: Array, found: Array) -> Floats:
-    """Cosine of each row with its counterpart; 0 where one of them has no length.
-
-    Parameters
-    ----------
-    reference, found
-        (N, features).
-    """
+    """Cosine of each row (N, features) with its counterpart; 0 where one of them has no length."""
     products: Floats = (_unit(reference) * _unit(found)).sum(axis=1)
     return products
 
 
 def nearest(embeddings: Array) -> npt.NDArray[np.intp]:
-    """Index of the other row that each row is most similar to, by cosine.
-
-    Parameters
-    ----------
-    embeddings
-        (N, features), N at least 2.
-    """
+    """Index of the other row that each row (N, features) is most similar to; N is at least 2."""
     similar = _similarities(embeddings)
     np.fill_diagonal(similar, -np.inf)
     found: npt.NDArray[np.intp] = np.argmax(similar, axis=1)
@@ -166,12 +144,9 @@ def nearest(embeddings: Array) -> npt.NDArray[np.intp]:
 
 
 def spearman(reference: Array, found: Array) -> float:
-    """Rank correlation of the cosines of all pairs of rows.
+    """Rank correlation of the cosines of all pairs of rows (N, features), N at least 2.
 
-    Parameters
-    ----------
-    reference, found
-        (N, features), N at least 2; 1 where all pairs of both are equally similar.
+    1 where all pairs of both are equally similar.
     """
     pairs = np.triu_indices(len(reference), 1)
     one, other = (_ranks(_similarities(rows)[pairs]) for rows in (reference, found))
@@ -194,7 +169,7 @@ def _unit(rows: Array) -> Floats:
 
 
 def _ranks(values: Floats) -> Floats:
-    """Ranks from 0 on; equal values share the mean of theirs."""
+    """Ranks from 0; equal values share the mean of theirs."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     means: Floats = last - (counts + 1) / 2

@@ -17,18 +17,9 @@ _LONGEST = 40
 def save_layer_plot(
     title: str, layers: Sequence[LayerAccuracy], suggested: Sequence[str], path: Path
 ) -> None:
-    """Draw signal-to-noise ratios over layers; the kind of picture is that of the file's name.
+    """Draw signal-to-noise ratios over layers; the suffix of ``path`` says which kind of picture.
 
-    Parameters
-    ----------
-    title
-        Above it.
-    layers
-        In the order of execution.
-    suggested
-        Operators to mark.
-    path
-        Of the picture; see `swapnet.executor.bench.plot.check_drawable`.
+    ``suggested`` are names of operators to mark.
 
     Raises
     ------
@@ -63,7 +54,7 @@ def save_layer_plot(
             "o",
             color=_RED,
             ms=7,
-            label="adds much: suggested to exclude",
+            label="adds most: suggested to exclude",
         )
     for index, snr, operator in marked:
         axes.annotate(

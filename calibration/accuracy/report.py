@@ -1,4 +1,4 @@
-"""What a comparison found: schema ``swapnet-accuracy/1``."""
+"""Result of a comparison: schema ``swapnet-accuracy/1``."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ __all__ = [
 
 
 class Classes(msgspec.Struct, frozen=True):
-    """Of a classifier: shares from 0 to 1.
+    """Kept answers of a classifier: shares from 0 to 1.
 
     Attributes
     ----------
     rows
-        How many were classified.
+        Number of classified rows.
     top1, top5
-        The reference's best class is the best that was found, and among the five best.
-    clear
-        Rows to whose best class the reference gives a probability of one half or more.
-    clear_top1
-        As ``top1``, of these; None where there are none.
+        Rows with the reference's best class as the best one found, and among the five best.
+    clear, clear_top1
+        Number of rows with a best class of probability one half or more in the reference, and the
+        ``top1`` of these; None where there are none.
     """
 
     rows: int
@@ -40,16 +39,16 @@ class Classes(msgspec.Struct, frozen=True):
 
 
 class Embeddings(msgspec.Struct, frozen=True):
-    """Of an encoder.
+    """Kept answers of an encoder.
 
     Attributes
     ----------
     rows
-        How many were encoded.
+        Number of encoded rows.
     cosine_mean, cosine_min
-        Of a row and its reference.
+        Cosine of a row and its reference.
     nearest_kept
-        Share of the rows that the same other row is nearest to; None for a single row.
+        Share of the rows with the same nearest other row; None for a single row.
     spearman
         Rank correlation of the similarities of all pairs; None for a single row.
     """
@@ -62,16 +61,16 @@ class Embeddings(msgspec.Struct, frozen=True):
 
 
 class Texts(msgspec.Struct, frozen=True):
-    """Of a reader.
+    """Kept answers of a reader.
 
     Attributes
     ----------
     lines, same
-        How many were read, and read as the reference does.
+        Number of lines, and of those that read the same.
     changed
         The others: expected and found.
     respaced
-        Those of the others that differ in nothing but spaces.
+        Number of changed lines that differ in spaces only.
     """
 
     lines: int
@@ -85,8 +84,6 @@ class OutputAccuracy(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes
     ----------
-    name
-        Of the output.
     snr_db
         Signal-to-noise ratio, between -200 and 200; None where nothing differs.
     max_abs_error, max_rel_error
@@ -94,9 +91,9 @@ class OutputAccuracy(msgspec.Struct, frozen=True, kw_only=True):
     not_finite
         Elements that are NaN or infinite in one of the models only.
     within_tolerance
-        Samples of which each element is within the tolerance.
+        Samples with all elements within the tolerance.
     classes, embeddings, texts
-        What the output means, where that is known.
+        Kept answers, where the meaning of the output is known.
     """
 
     name: str
@@ -115,15 +112,13 @@ class LayerAccuracy(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes
     ----------
-    value
-        Its name.
     operator, kind
-        What writes it; of several that became one, the first that can be excluded.
+        Operator that writes the value; of several that became one, the first that can be excluded.
     snr_db
         Signal-to-noise ratio of the value: all error up to here; None where nothing differs.
     own_noise
-        Noise over signal that is added here: that of the value less that of the worst of the
-        values that the operator reads, at least 0.
+        Noise over signal that is added here: the value's, less the largest of the values that the
+        operator reads; at least 0.
     excludable
         Whether the operator is in lower precision.
     """
@@ -141,16 +136,11 @@ class AccuracyReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes
     ----------
-    reference, candidate, data
-        What was compared on what, for people.
-    samples
-        How many.
     tolerance
         Allowed difference, over the reference's largest magnitude in the sample.
-    outputs
-        In the order of the reference's.
     layers, layer_samples
-        In the order of execution, over the first of the samples; empty where not asked for.
+        Layers in the order of execution, and number of samples that they are compared on; empty
+        where not asked for.
     suggested
         Operators to exclude, the worst first.
     """
@@ -168,7 +158,7 @@ class AccuracyReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def summary(output: OutputAccuracy) -> str:
-    """What the output's task keeps, in a few words; empty where no task is known."""
+    """Kept answers of an output in a few words; empty where its meaning is unknown."""
     if output.classes is not None:
         classes = output.classes
         text = f"top-1 {classes.top1:.1%}, top-5 {classes.top5:.1%}"

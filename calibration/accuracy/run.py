@@ -20,8 +20,9 @@ from swapnet.calibration.accuracy.report import (
     Texts,
 )
 from swapnet.calibration.accuracy.tasks import Read, Task, TaskName, TextTask, task_of
-from swapnet.errors import BackendError, InputError, ModelError, SwapnetError
+from swapnet.errors import BackendError, InputError, SwapnetError
 from swapnet.progress import Progress, silent
+from swapnet.tensors import as_dims
 
 if TYPE_CHECKING:
     from polygraphy.backend.base import BaseRunner
@@ -32,15 +33,13 @@ TOLERANCE = 0.05
 """Default allowed difference, over the largest magnitude of the output."""
 
 _NARROWING = ["WeightBiasQuantization"]
-"""It rounds weights that were left in float, with one scale for all channels."""
+"""Optimiser that rounds weights left in float, with one scale for all channels."""
 
 Outputs = Mapping[str, Array]
 
 
 @dataclass
 class _Output:
-    """What is known of one output so far."""
-
     task: Task | None
     error: Error = field(default_factory=Error)
     within: int = 0
@@ -66,24 +65,24 @@ def compare_outputs(
     reference
         ONNX file, run by ONNX Runtime on the CPU.
     candidate
-        The same, or an engine directory, run by `SwapExecutor`.
+        Another ONNX file, or an engine directory, run by `SwapExecutor`.
     samples
-        One feed per sample.
+        Inputs by name, sample by sample.
     data
-        What the samples are, for the report.
+        Name of the samples, for the report.
     task
-        What the outputs mean.
+        Meaning of the outputs.
     read
         Puts the outputs into words, one string per row: texts are compared instead of a task.
     tolerance
-        Allowed difference of an element, over the largest magnitude of the output in the sample;
-        Polygraphy's comparator judges by it.
+        Allowed difference of an element, relative to the largest magnitude of the output in the
+        sample; Polygraphy's comparator applies it.
     budget
-        Of an engine directory.
+        Budget of an engine directory.
     threads
-        Of ONNX Runtime; by default all processors.
+        Threads of ONNX Runtime; by default all processors.
     progress
-        Told of each sample.
+        Called with each sample.
 
     Raises
     ------
@@ -114,7 +113,7 @@ def compare_outputs(
                 if not np.isfinite(array.astype(np.float64)).all():
                     raise InputError(
                         f"output {name!r} of {reference} is not finite",
-                        why=f"in sample {count} of the data, so that nothing compares with it",
+                        why=f"it has NaN or infinity for sample {count} of the data",
                         hint="repair the model, or leave the sample out",
                     )
                 output.error += error_of(array, given[name])
@@ -123,7 +122,7 @@ def compare_outputs(
                     output.task.add(array, given[name])
     if not count:
         raise InputError(
-            "there are no samples to compare on", why="none was given", hint="give at least one"
+            "there are no samples to compare on", why="the data is empty", hint="give at least one"
         )
     return AccuracyReport(
         reference=str(reference),
@@ -153,7 +152,7 @@ def _accuracy(name: str, output: _Output) -> OutputAccuracy:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Polygraphy's log, whose verdicts are in the report."""
+    """Silence Polygraphy's log: the report has its verdicts."""
     from polygraphy.logger import G_LOGGER
 
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1):
@@ -178,25 +177,14 @@ def _engine_runner(path: Path, budget: str | int) -> BaseRunner:
 
 
 def _model_runner(path: Path, threads: int | None) -> BaseRunner:
-    import onnxruntime
     from polygraphy.backend.onnxrt import OnnxrtRunner
 
+    from swapnet.builder.importing.sessions import open_session, quiet_options
     from swapnet.builder.importing.source import open_source
 
     open_source(path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=_NARROWING
-        )
-    except Exception as error:  # ONNX Runtime has a class of its own for each refusal
-        raise ModelError(
-            f"ONNX Runtime refuses {path}",
-            why=str(error),
-            hint="compare an engine that swapnet built, or correct the model",
-        ) from error
+    options = quiet_options(packs=True, threads=threads)
+    session = open_session(path, options, _NARROWING, str(path))
     return OnnxrtRunner(session, name=str(path))
 
 
@@ -227,7 +215,8 @@ def _check_outputs(reference: Outputs, candidate: Outputs, expected: Path, given
         if array.shape != candidate[name].shape:
             raise InputError(
                 f"output {name!r} has another shape in {given}",
-                why=f"it is {_dims(candidate[name])}, in {expected} it is {_dims(array)}",
+                why=f"it is {as_dims(candidate[name].shape)}, not {as_dims(array.shape)} as in "
+                f"{expected}",
                 hint="compare two forms of one model",
             )
 
@@ -243,10 +232,6 @@ def _check_names(kind: str, ours: set[str], theirs: set[str], expected: Path, gi
 
 def _listed(names: set[str]) -> str:
     return ", ".join(map(repr, sorted(names))) or "none"
-
-
-def _dims(array: Array) -> str:
-    return "x".join(map(str, array.shape)) or "a scalar"
 
 
 def _within(reference: Outputs, candidate: Outputs, tolerance: float) -> dict[str, bool]:

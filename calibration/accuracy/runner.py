@@ -1,4 +1,4 @@
-"""SwapNet as a Polygraphy runner: compare it with any other backend by Polygraphy's tools."""
+"""SwapNet as a Polygraphy runner, for comparisons with any other backend by Polygraphy's tools."""
 
 from __future__ import annotations
 
@@ -20,16 +20,7 @@ __all__ = ["SwapRunner"]
 
 
 class SwapRunner(BaseRunner):  # type: ignore[misc]
-    """Runs an engine inside a budget.
-
-    Parameters
-    ----------
-    engine
-        Engine directory, or an engine that is open.
-    budget
-        As for `SwapExecutor`.
-    name
-        For Polygraphy's reports.
+    """Runs an engine, given as a directory or open, inside a budget; ``name`` is for reports.
 
     Examples
     --------
@@ -45,11 +36,9 @@ class SwapRunner(BaseRunner):  # type: ignore[misc]
         self._budget = budget
 
     def activate_impl(self) -> None:
-        """Open the executor."""
         self._executor = SwapExecutor(self._engine, self._budget)
 
     def get_input_metadata_impl(self) -> TensorMetadata:
-        """Names, element types and planned shapes of the inputs."""
         manifest = Engine.open(self._engine).manifest
         metadata = TensorMetadata()
         for tensor in manifest.inputs:
@@ -59,13 +48,11 @@ class SwapRunner(BaseRunner):  # type: ignore[misc]
         return metadata
 
     def infer_impl(self, feed_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
-        """Run one inference; the time is in seconds, as Polygraphy wants it."""
         start = time.perf_counter()
         outputs = self._executor(feed_dict)
-        self.inference_time = time.perf_counter() - start
+        self.inference_time = time.perf_counter() - start  # in seconds, as Polygraphy wants it
         return OrderedDict(outputs)
 
     def deactivate_impl(self) -> None:
-        """Close the executor."""
         self._executor.close()
         del self._executor

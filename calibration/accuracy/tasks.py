@@ -1,4 +1,4 @@
-"""What outputs mean, and how much of it is kept: classes, embeddings, texts."""
+"""Meanings of outputs, and how much of them is kept: classes, embeddings, texts."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from swapnet.calibration.accuracy.metrics import (
 )
 from swapnet.calibration.accuracy.report import Classes, Embeddings, Texts
 from swapnet.errors import InputError
+from swapnet.tensors import as_dims
 
 __all__ = ["TASKS", "ClassTask", "EmbeddingTask", "Read", "Task", "TaskName", "TextTask", "task_of"]
 
@@ -28,14 +29,14 @@ Read = Callable[[Array], list[str]]
 """Puts an output into words, one string for each row."""
 
 _UNIT = 1e-3
-"""Rows so close to length 1 are embeddings."""
+"""Rows are embeddings where their length is this close to 1."""
 
 
 class Task(Protocol):
-    """Takes outputs sample by sample, and keeps what the result needs."""
+    """Takes outputs sample by sample."""
 
     def add(self, reference: Array, found: Array) -> None:
-        """One sample's output of both models, of one shape."""
+        """Take one sample's output of both models, of one shape."""
 
     def result(self) -> Classes | Embeddings | Texts:
         """Over all samples."""
@@ -66,7 +67,7 @@ class ClassTask:
 
 
 class EmbeddingTask:
-    """Keeps all rows, for they are compared with each other."""
+    """Keeps all rows: they are compared with each other."""
 
     def __init__(self) -> None:
         self._reference: list[Array] = []
@@ -113,30 +114,22 @@ def _letters(text: str) -> str:
 
 
 def task_of(name: TaskName, output: str, reference: Array) -> Task | None:
-    """What to count of an output, by the first sample of it.
+    """The task of an output, chosen by its first sample; None for ``values``.
 
-    Parameters
-    ----------
-    name
-        ``auto`` takes rows of length 1 for embeddings and other rows for scores of classes.
-    output
-        Its name, for errors.
-    reference
-        The first sample of it.
+    ``auto`` takes rows of length 1 for embeddings, and other rows for scores of classes.
 
     Raises
     ------
     InputError
-        A task is asked for that such an output can't have.
+        Such an output can't have the task that is asked for.
     """
     rows = reference.ndim == 2 and reference.shape[1] > 1 and reference.dtype.kind == "f"
     if name == "values" or (name == "auto" and not rows):
         return None
     if not rows:
         raise InputError(
-            f"output {output!r} has no {name}",
-            why=f"it is {'x'.join(map(str, reference.shape)) or 'a scalar'} of {reference.dtype}, "
-            "rows of floats are needed",
+            f"--task {name} does not suit output {output!r}",
+            why=f"it is {as_dims(reference.shape)} of {reference.dtype}, not rows of floats",
             hint="compare values only: --task values",
         )
     if name == "auto":

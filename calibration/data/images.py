@@ -1,4 +1,4 @@
-"""Pictures out of a folder as inputs of a network."""
+"""Pictures in a folder as inputs of a network."""
 
 from __future__ import annotations
 
@@ -24,19 +24,17 @@ KINDS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What makes a network's input of a picture: ``(pixel / divisor - mean) / deviation``.
+    """The way from a picture to an input: ``(pixel / divisor - mean) / deviation``.
 
     Attributes
     ----------
     resize
         ``crop`` keeps proportions and cuts the middle out; ``stretch`` keeps the whole picture.
         Both are bicubic.
-    divisor
-        Of pixels, which are 0 to 255.
     mean, deviation
-        Of red, green and blue; a grey picture takes their averages.
+        By red, green and blue; a grey picture takes their averages.
     channels
-        Their order.
+        Order of the channels.
     """
 
     resize: Literal["crop", "stretch"] = "crop"
@@ -61,12 +59,12 @@ PREPROCESSINGS: Mapping[str, Preprocessing] = MappingProxyType(
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
-    """The pictures that lie in a folder, by name; hidden ones and folders in it are left out.
+    """The pictures in a folder, by name; hidden files and inner folders are left out.
 
     Raises
     ------
     InputError
-        The folder can't be read or has none, or Pillow is not here.
+        The folder can't be read or has none, or Pillow is missing.
     """
     try:
         import PIL  # noqa: F401
@@ -100,23 +98,18 @@ def image_files(folder: Path) -> tuple[Path, ...]:
 def read_image(
     path: Path, preprocessing: Preprocessing, channels: int, size: tuple[int, int]
 ) -> npt.NDArray[np.float32]:
-    """A picture as input of a network.
+    """A picture as input of a network: (channels, height, width), float32.
 
     Parameters
     ----------
     path
-        Of the picture; any of 8 bits per channel.
+        File of 8 bits per channel.
     preprocessing
-        What is done with it.
+        Way to resize and scale it.
     channels
         3, or 1 for grey.
     size
         Height and width of the input, in pixels.
-
-    Returns
-    -------
-    numpy.ndarray
-        (channels, height, width), float32.
 
     Raises
     ------
@@ -128,7 +121,7 @@ def read_image(
     try:
         with PIL.Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels are of mode {image.mode}, those of 8 bits are read")
+                raise ValueError(f"its pixels have mode {image.mode}, not 8 bits per channel")
             pixels = _resized(image.convert("RGB" if channels == 3 else "L"), preprocessing, size)
     except Exception as error:  # decoders raise all kinds
         raise InputError(

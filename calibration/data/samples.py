@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from swapnet.arrays import Array, load_npz
 from swapnet.calibration.data.images import IMAGENET, Preprocessing, image_files, read_image
 from swapnet.errors import InputError, ModelError
-from swapnet.feeds import as_dims, check_feed, check_names, fits, wrong_shape
-from swapnet.tensors import ONNX_TYPES
+from swapnet.input_checks import check_feed, check_names, fits, wrong_shape
+from swapnet.tensors import ONNX_TYPES, as_dims
 
 if TYPE_CHECKING:
     import onnx
@@ -26,12 +26,12 @@ __all__ = ["InputType", "Samples", "inputs_of", "open_samples"]
 
 _WAYS = "give a folder of images, an .npz file, or module:function"
 _MODULE = "swapnet_data_{}"
-"""Name of a module that is given as a file, so that it hides no other."""
+"""Name of a module from a file, so that it hides no other."""
 
 
 @dataclass(frozen=True)
 class InputType:
-    """What a model takes as one of its inputs; a string is a symbolic dimension."""
+    """An input of a model; a string is a symbolic dimension."""
 
     name: str
     dtype: str
@@ -39,25 +39,23 @@ class InputType:
 
 
 class _Source(Protocol):
-    """Samples in their order, not checked yet."""
-
     @property
     def name(self) -> str:
-        """What errors call the whole."""
+        """Name in errors."""
 
     @property
     def count(self) -> int | None:
-        """How many there are; None if only reading all of them says."""
+        """Number of samples; None if only reading all of them tells."""
 
     def __iter__(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """What errors call the sample, and its arrays by input."""
+        """Name of the sample in errors, and its arrays by input."""
 
 
 @dataclass(frozen=True)
 class Samples:
     """Representative inputs of a model: one feed per sample, checked when it is read.
 
-    Each iteration starts anew, and holds one sample of a folder or a function in memory at a time.
+    Each iteration starts again, and holds one sample of a folder or a function in memory at a time.
     """
 
     source: _Source
@@ -76,7 +74,7 @@ class Samples:
         Raises
         ------
         InputError
-            A sample is not what the model takes, is not finite or can't be read, or there is none.
+            A sample does not fit the model, is not finite or can't be read, or there are none.
         """
         read = 0
         for where, sample in self.source:
@@ -100,31 +98,31 @@ def open_samples(
     preprocessing: Preprocessing = IMAGENET,
     size: tuple[int, int] | None = None,
 ) -> Samples:
-    """Representative inputs out of a folder, a file or a function.
+    """Representative inputs from a folder, a file or a function.
 
     Parameters
     ----------
     data
-        A folder of images; an ``.npz`` of arrays by input, with a leading sample axis or each the
-        input of one sample; or ``module:function`` or ``file.py:function``, called without
-        arguments in each iteration, which yields one dict of arrays per sample.
+        A folder of images; an ``.npz`` of arrays by input, each with a leading sample axis or for a
+        single sample; or ``module:function`` or ``file.py:function``, called without arguments in
+        each iteration, which yields one dict of arrays per sample.
     inputs
-        What the model takes.
+        Inputs of the model.
     limit
-        At most so many samples, the first ones.
+        Largest number of samples, from the first.
     preprocessing
-        What makes an input of an image.
+        Way to resize and scale images.
     size
-        Height and width in pixels of images for a model whose own are symbolic.
+        Height and width of images in pixels, where the model leaves them open.
 
     Raises
     ------
     InputError
-        There are no such data, they hold nothing, or they are not for such a model.
+        The data is missing, is empty, or does not fit the model.
     """
     if limit is not None and limit < 1:
         raise InputError(
-            f"{limit} samples can't be read", why="at least 1 is needed", hint="raise the limit"
+            f"a limit of {limit} samples is invalid", why="it must be at least 1", hint="raise it"
         )
     path = Path(data)
     source: _Source
@@ -136,17 +134,17 @@ def open_samples(
     elif ":" in data:
         source = _open_function(data)
     else:
-        raise InputError(f"{data} can't be read", why="there is nothing of that name", hint=_WAYS)
+        raise InputError(f"{data} can't be read", why="there is no such file or folder", hint=_WAYS)
     return Samples(source, tuple(inputs), limit)
 
 
 def inputs_of(model: Path) -> tuple[InputType, ...]:
-    """What an ONNX file takes: inputs that are no initialisers. External data is not loaded.
+    """The inputs of an ONNX file that are not initialisers. External data is not loaded.
 
     Raises
     ------
     ModelError
-        The file can't be read, or an input is no tensor that can be given.
+        The file can't be read, or an input is not a tensor of a known type and rank.
     """
     from swapnet.builder.importing.source import open_source
 
@@ -222,14 +220,14 @@ def _image_input(
         raise InputError(
             f"the size of the images in {data} is not known",
             why=f"the model takes {as_dims(taken.shape)}: any height or width",
-            hint="say which size it is used with, or give inputs as .npz or module:function",
+            hint="give the input shapes it is used with, or inputs as .npz or module:function",
         )
     chosen = size or (int(height), int(width))
     if min(chosen) < 1 or not fits(chosen, (height, width)):
         raise InputError(
             f"the images in {data} can't be made {as_dims(chosen)}",
             why=f"the model takes {as_dims(taken.shape)}",
-            hint="choose another size, or none where the model's is fixed",
+            hint="give another size, or none if the model's is fixed",
         )
     return taken, chosen
 
@@ -250,7 +248,7 @@ class _Arrays:
 def _open_npz(path: Path, inputs: Sequence[InputType]) -> _Arrays:
     """The arrays of a file; they stay in memory."""
     if path.suffix.lower() != ".npz":
-        raise InputError(f"{path} can't be read", why="it is a file but no .npz", hint=_WAYS)
+        raise InputError(f"{path} can't be read", why="it is a file, but not an .npz", hint=_WAYS)
     arrays = load_npz(path)
     check_names(arrays, inputs, str(path))
     leading = {taken.name: arrays[taken.name].ndim - len(taken.shape) for taken in inputs}
@@ -305,7 +303,7 @@ class _Function:
                 ) from error
             if not isinstance(sample, Mapping):
                 raise InputError(
-                    f"{where} is no dict",
+                    f"{where} is not a dict",
                     why=f"the function yields {type(sample).__name__}",
                     hint="yield one dict per sample, of an array for each input",
                 )
@@ -328,7 +326,7 @@ def _open_function(data: str) -> _Function:
     call = getattr(module, name, None)
     if not callable(call):
         raise InputError(
-            f"{data} is no function",
+            f"{data} is not a function",
             why=f"{target} has {'no' if call is None else 'another'} {name!r}",
             hint="name a function that takes no arguments and yields dicts of arrays",
         )
@@ -336,7 +334,7 @@ def _open_function(data: str) -> _Function:
 
 
 def _load(path: Path) -> Any:
-    """A module of its own, made anew."""
+    """Load a module from a file again, under a name of its own."""
     spec = importlib.util.spec_from_file_location(_MODULE.format(path.stem), path)
     assert spec is not None
     assert spec.loader is not None

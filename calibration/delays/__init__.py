@@ -1,1 +1,1 @@
-"""How long storage and blocks take on this device."""
+"""Delays of storage and blocks on this device."""

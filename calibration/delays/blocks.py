@@ -34,31 +34,23 @@ APART = PlanOptions(merge=False)
 
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 25
 _ENOUGH_S = 2.0
-"""After so long the fewest rounds are enough."""
+"""After this time the fewest rounds are enough."""
 
 _LEAST_STEP_MS = 0.01
-"""A call is never free, whatever noise says: fewer calls are better where all else is equal."""
+"""Noise must not make a call free: fewer calls are better where all else is equal."""
 
 _LONG_MS = 300.0
 _LEAST_MS = 40.0
 _MOST_INFERENCES = 10
-"""Inferences of one round follow each other for so long, or are so many."""
+"""Shortest duration and largest number of the inferences of one round."""
 
 
 @dataclass(frozen=True)
 class Sides:
-    """What is measured in turn.
+    """Executors and readers that are measured in turn.
 
-    Attributes
-    ----------
-    merged, apart
-        The engine with as few steps as possible, and with one for each block.
-    reader, meter
-        Of its weight file.
-    request_bytes
-        Of one request alone.
-    inputs
-        Of the model.
+    ``merged`` has as few steps as possible, ``apart`` one for each block; ``request_bytes`` is the
+    size of a single request.
     """
 
     merged: SwapExecutor
@@ -70,13 +62,13 @@ class Sides:
 
     @property
     def calls(self) -> int:
-        """How many calls more the steps apart take."""
+        """Number of calls that the steps apart take more."""
         return len(self.apart.plan.steps) - len(self.merged.plan.steps)
 
 
 @dataclass(frozen=True)
 class Round:
-    """All figures once, measured in turn; block times with the cost of a call."""
+    """All figures once, measured in turn; block times include the cost of a call."""
 
     merged_ms: float
     block_ms: tuple[tuple[float, ...], ...]
@@ -85,16 +77,16 @@ class Round:
     """The same, while the reader reads."""
     bytes_per_s: float
     busy_bytes_per_s: float
-    """Both 0 where too little was read to say."""
+    """Both 0 where too little was read."""
     latency_ms: float
-    """A request after a pause, beyond its share of the bandwidth."""
+    """Time of a request after a pause, beyond its share of the bandwidth."""
 
 
 def infer(executor: SwapExecutor, inputs: Mapping[str, Any]) -> tuple[float, ...]:
     """Milliseconds of each step of one inference; together its latency without waiting.
 
-    A step counts from the end of the one before it, so that what lies between belongs to it; the
-    first has what lies around all.
+    A step counts from the end of the one before it, so that the time between belongs to it; the
+    first one has the time around all steps.
     """
     executor(inputs)
     last = executor.stats.last
@@ -110,7 +102,7 @@ def infer(executor: SwapExecutor, inputs: Mapping[str, Any]) -> tuple[float, ...
 
 
 def alone(executor: SwapExecutor, inputs: Mapping[str, Any]) -> tuple[float, ...]:
-    """Milliseconds of each step, warm: medians of three inferences, or one that is long."""
+    """Milliseconds of each step, warm: medians of three inferences, or a single long one."""
     infer(executor, inputs)
     taken = [infer(executor, inputs)]
     if sum(taken[0]) < _LONG_MS:
@@ -121,7 +113,7 @@ def alone(executor: SwapExecutor, inputs: Mapping[str, Any]) -> tuple[float, ...
 def intervals(
     executor: SwapExecutor, inputs: Mapping[str, Any], alone_ms: Sequence[float]
 ) -> list[Interval]:
-    """Run one inference; when each step ran, and how long it takes while nothing is read."""
+    """Run one inference; when each step ran, and its duration while nothing is read."""
     executor(inputs)
     last = executor.stats.last
     assert last is not None
@@ -132,7 +124,7 @@ def intervals(
 
 
 def measure_rounds(sides: Sides, progress: Progress) -> list[Round]:
-    """A warm-up, then rounds until the time is used; at least three."""
+    """A warm-up, then at least three rounds, until the time is used."""
     infer(sides.merged, sides.inputs)
     once_ms = sum(infer(sides.apart, sides.inputs))
     count = max(1, min(_MOST_INFERENCES, round(_LEAST_MS / max(once_ms, 0.01))))
@@ -167,12 +159,7 @@ def _round(sides: Sides, count: int) -> Round:
 def block_times(rounds: Sequence[Round], calls: int) -> tuple[tuple[BlockTime, ...], float]:
     """Medians by block without the cost of a call, and that cost in milliseconds.
 
-    Parameters
-    ----------
-    rounds
-        As measured.
-    calls
-        How many calls more the blocks apart took than merged.
+    ``calls`` is the number of calls that the blocks apart took more than merged.
     """
     extra = median(median(map(sum, r.block_ms)) - r.merged_ms for r in rounds)
     step_ms = max(extra / max(calls, 1), _LEAST_STEP_MS)
@@ -192,7 +179,7 @@ def _block_time(idle: Sequence[float], busy: Sequence[float], step_ms: float) ->
 
 
 def storage_of(rounds: Sequence[Round], pair: Pair) -> Storage:
-    """The reader with the chosen pair, as it was beside the blocks."""
+    """Storage with the chosen pair, as it was beside the blocks."""
     idle = [r.bytes_per_s for r in rounds if r.bytes_per_s]
     busy = [r.busy_bytes_per_s for r in rounds if r.busy_bytes_per_s]
     bytes_per_s = median(idle)

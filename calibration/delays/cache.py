@@ -1,12 +1,11 @@
-"""Storage by size and number of requests, kept for a day: it belongs to the device, not to models.
+"""Storage by size and number of requests, kept for a day, because it belongs to the device.
 
-``$SWAPNET_CACHE`` or ``~/.cache/swapnet``, file ``storage.json``. What can't be read is measured
-again, what can't be written is not kept.
+``storage.json`` in the cache folder. A damaged file is measured again, and a folder that can't be
+written keeps nothing.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import Final, Literal
 import msgspec
 
 from swapnet.errors import StorageError
-from swapnet.files import make_folder, replacing
+from swapnet.files import cache_folder, make_folder, replacing
 from swapnet.profile import Request
 
 __all__ = ["load_requests", "save_requests"]
@@ -37,14 +36,14 @@ class _Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_requests(key: str) -> tuple[Request, ...]:
-    """What was measured in the last day; empty where nothing was."""
+    """Requests that were measured within a day; empty where there are none."""
     entry = _read().entries.get(key)
     fresh = entry is not None and 0 <= time.time() - entry.measured_at < _FRESH_S
     return entry.requests if entry is not None and fresh else ()
 
 
 def save_requests(key: str, requests: Sequence[Request]) -> None:
-    """Keep what was measured now."""
+    """Keep what was measured just now."""
     entries = _read().entries | {key: _Entry(time.time(), tuple(requests))}
     with suppress(StorageError):
         make_folder(_path().parent)
@@ -53,8 +52,7 @@ def save_requests(key: str, requests: Sequence[Request]) -> None:
 
 
 def _path() -> Path:
-    chosen = os.environ.get("SWAPNET_CACHE")
-    return (Path(chosen) if chosen else Path.home() / ".cache" / "swapnet") / FILE
+    return cache_folder() / FILE
 
 
 def _read() -> _Cache:

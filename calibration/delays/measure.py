@@ -1,4 +1,4 @@
-"""The delays of one engine on this device: measured, kept, and measured again when stale."""
+"""Delays of one engine on this device: measured, stored, and measured again when stale."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from contextlib import closing
 from pathlib import Path
 
 from swapnet.calibration.delays.cache import load_requests, save_requests
-from swapnet.calibration.delays.child import measure_in_child
 from swapnet.calibration.delays.requests import LEAST_BYTES
 from swapnet.calibration.delays.shapes import ensure_shapes, to_stderr
-from swapnet.calibration.delays.worker import Job
+from swapnet.calibration.delays.worker import Answer, Found, Job, Reached
 from swapnet.errors import StorageError
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.machine import filesystem_of
 from swapnet.manifest import WEIGHTS
-from swapnet.profile import profile_paths, save_profile
+from swapnet.process.ask import ask
+from swapnet.profile import Profile, profile_paths, save_profile
 from swapnet.progress import Progress, silent
 from swapnet.shapes import shapes_key
 
-__all__ = ["ensure_measured", "measure"]
+__all__ = ["ensure_measured", "measure", "measure_in_child"]
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -43,30 +43,30 @@ def measure(
     Parameters
     ----------
     engine
-        Engine directory, or an engine that is open.
+        Engine directory, or an open engine.
     device
         Compute threads to measure.
     load_mode
-        How weights are read.
+        Way to read weights.
     shapes
-        Input shapes, by input; those of the build where none are given. Activations at other
-        shapes are measured first, and the delays are kept beside them.
+        Input shapes, by input; by default those of the build. Activations at other shapes are
+        measured first, and the delays are stored beside them.
     fresh
         Measure storage by size and number of requests again, even if it was within a day.
     progress
-        Told of each stage.
+        Called with each stage.
     say
-        Told, in one line, when activations are measured first.
+        Called with one line when activations are measured first.
 
     Returns
     -------
     Engine
-        The engine with the delays that were measured.
+        The engine with the measured delays.
 
     Raises
     ------
     SwapnetError
-        The engine does not open or does not run, or the delays can't be written.
+        The engine does not open or run, or the delays can't be written.
     """
     opened = ensure_shapes(Engine.open(engine, device=device), shapes, say=say)
     measured = _measure(opened, load_mode, fresh, progress)
@@ -85,33 +85,33 @@ def ensure_measured(
 ) -> Engine:
     """The engine with delays of this device, measured now where none are stored or they are stale.
 
-    Delays are stale when they are of another device (processor, threads, ONNX Runtime), of other
-    blocks, or of another format. Where they can't be stored they are measured all the same.
+    Delays are stale if they are of another device (processor, threads, ONNX Runtime), of other
+    blocks, or in another format. If they can't be stored they are still used.
 
     Parameters
     ----------
     engine, device, load_mode, shapes, progress
         As for `measure`.
     say
-        Told, in one line, when something is measured.
+        Called with one line when something is measured.
 
     Raises
     ------
     SwapnetError
-        The engine does not open or does not run.
+        The engine does not open or run.
     """
     opened = ensure_shapes(Engine.open(engine, device=device), shapes, say=say)
     if not opened.measured.is_assumed:
         return opened
     folder = opened.folder
     outdated = any(path.exists() for path in profile_paths(folder, opened.manifest))
-    why = "its delays are of another device or engine" if outdated else "it was not measured yet"
+    why = "its delays are of another device or engine" if outdated else "it is not measured yet"
     say(f"{folder}: {why}: measuring this device …")
     measured = _measure(opened, load_mode, False, progress)
     try:
         _save(measured)
     except StorageError as error:
-        say(f"{folder}: what was measured can't be kept: {error.why}")
+        say(f"{folder}: the delays can't be stored: {error.why}")
     return measured
 
 
@@ -121,20 +121,30 @@ def _measure(engine: Engine, load_mode: LoadMode | str, fresh: bool, progress: P
         mode = storage.mode
     key = f"{engine.device.fingerprint}, {filesystem_of(weights)}, {mode}"
     known = () if fresh else load_requests(key)
-    delays = measure_in_child(
-        Job(
-            folder=str(engine.folder),
-            threads=engine.device.threads,
-            load_mode=str(mode),
-            shapes=engine.manifest.planned_shapes,
-            requests=known,
-            gpu_memory=engine.device.gpu_memory,
-        ),
-        progress,
+    job = Job(
+        folder=str(engine.folder),
+        threads=engine.device.threads,
+        load_mode=str(mode),
+        shapes=engine.manifest.planned_shapes,
+        requests=known,
+        gpu_memory=engine.device.gpu_memory,
     )
+    delays = measure_in_child(job, progress)
     if not known and engine.manifest.weights_nbytes >= LEAST_BYTES:
         save_requests(key, delays.storage.requests)
     return engine.with_delays(delays)
+
+
+def measure_in_child(job: Job, progress: Progress) -> Profile:
+    """Run a job in a process of its own; raises as `ask`."""
+
+    def hear(answer: Reached | Found) -> Profile | None:
+        if isinstance(answer, Found):
+            return answer.profile
+        progress(answer.stage, answer.done, answer.total)
+        return None
+
+    return ask("swapnet.calibration.delays.worker", job, Answer, hear, verb="measures")
 
 
 def _save(engine: Engine) -> None:

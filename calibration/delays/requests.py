@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from statistics import median
-from types import TracebackType
 
 from swapnet.executor.planning.usage import READ_BYTES
 from swapnet.executor.probing.reader import End, Ring, flow
@@ -37,24 +36,24 @@ PAIRS: tuple[Pair, ...] = tuple(
     for readers in (1, 2, 3, 4, 6)
 )
 PREFERRED: Pair = (READ_BYTES, 1)
-"""One large request at a time: the kernel splits it into many that go in parallel, bytes arrive in
-the order in which they are needed, and no reader wakes up more often than it must."""
+"""One large request at a time: the kernel splits it into parallel ones, bytes arrive in the order
+of their use, and no reader wakes up more often than it must."""
 
 LEAST_BYTES = 32 << 20
-"""A smaller file says little: it is read from the storage's own memory."""
+"""A smaller file is read from the storage's own memory, which says little."""
 
 _LEAST_S, _FINAL_S, _MOST_S = 0.02, 0.06, 0.5
-"""Of one measurement, of one of a finalist, and of any."""
+"""Least duration of one measurement and of one of a finalist; longest of any."""
 
 _REQUESTS_PER_READER = 3
 _ROUND_TRIPS = 5
 _PAUSE_S = 0.002
 _FINALISTS = 4
 _FINALS = 4
-"""The best pairs are measured so often again: the best of many noisy figures flatters itself."""
+"""Further measurements of the best pairs: the best of many noisy figures flatters itself."""
 
 _ALIKE = 0.85
-"""Neighbouring pairs differ by as much from one second to the next."""
+"""Neighbouring pairs differ by this much from one second to the next."""
 
 _IN_FLIGHT_BYTES = 8 << 20
 """More at once fill the ring before the first is complete."""
@@ -62,7 +61,7 @@ _IN_FLIGHT_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Interval:
-    """Work that the model did, from its start to its end in seconds, and its duration alone."""
+    """Work of the model: start and end in seconds, and its duration alone."""
 
     start: float
     end: float
@@ -79,21 +78,13 @@ class _Sample:
 
     @property
     def worth(self) -> float:
-        """See `choose`."""
         return self.bytes_per_s * self.compute_speed
 
 
 class RequestMeter:
-    """Times requests to a weight file; each goes on where the one before it ended.
+    """Times requests to a weight file of ``nbytes``; each starts where the one before it ended.
 
-    Parameters
-    ----------
-    storage
-        The weight file.
-    nbytes
-        Its length.
-    largest
-        Bytes in flight at most.
+    ``largest`` is the number of bytes in flight at most.
     """
 
     def __init__(self, storage: Reader, nbytes: int, largest: int) -> None:
@@ -103,7 +94,7 @@ class RequestMeter:
         self._next = 0
 
     def measure(self, pair: Pair, least_s: float = _LEAST_S) -> _Sample:
-        """Read with one pair for so long at least, each reader a few requests."""
+        """Read with one pair for at least ``least_s``, each reader a few requests."""
         size, readers = pair
         lock = threading.Lock()
         latencies: list[float] = []
@@ -140,12 +131,12 @@ class RequestMeter:
         for thread in threads:
             thread.join()
         end = time.perf_counter()
-        # Of the last requests fewer are in flight.
+        # Fewer of the last requests are in flight at once.
         bytes_per_s = flow(ends[: len(ends) - readers + 1]) or size * len(ends) / (end - start)
         return _Sample(start, end, bytes_per_s, median(latencies) * 1e3)
 
     def round_trip_ms(self, nbytes: int) -> float:
-        """From asking another thread for one request, after a pause, to having its bytes."""
+        """Time from asking another thread for one request, after a pause, to having its bytes."""
         taken: list[float] = []
         with ThreadPoolExecutor(1, thread_name_prefix="swapnet-meter") as reader:
             for _ in range(_ROUND_TRIPS):
@@ -161,10 +152,7 @@ class RequestMeter:
 class Computing:
     """Inferences one after the other in a thread of their own, as long as the context lasts.
 
-    Parameters
-    ----------
-    infer
-        Runs one inference; what it did, in order.
+    ``infer`` runs one inference, and returns its work in order.
     """
 
     def __init__(self, infer: Callable[[], Sequence[Interval]]) -> None:
@@ -178,19 +166,14 @@ class Computing:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._stop.set()
         self._thread.join()
         if self._failure is not None and error is None:
             raise self._failure
 
     def speed(self, start: float, end: float) -> float:
-        """Of the model between two times, over its speed alone; asked after the context."""
+        """Speed of the model between two times, over its speed alone; asked after the context."""
         alone = sum(
             max(min(end, work.end) - max(start, work.start), 0.0)
             / (work.end - work.start)
@@ -216,16 +199,7 @@ def measure_requests(
 ) -> tuple[Request, ...]:
     """All pairs, in a random order that is always the same; the best ones several times.
 
-    Parameters
-    ----------
-    meter
-        Of the weight file.
-    infer
-        The compute side.
-    progress
-        Told of each measurement.
-    pairs
-        To measure.
+    ``infer`` is the compute side, as for `Computing`.
     """
     shuffled = random.Random(0)
     order = shuffled.sample(list(pairs), len(pairs))

@@ -1,4 +1,4 @@
-"""An engine at other input shapes than those that it was built for."""
+"""An engine at other input shapes than those of its build."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ensure_shapes", "to_stderr"]
 
 
 def to_stderr(line: str) -> None:
-    """Say what takes so long."""
+    """Print a line to standard error."""
     sys.stderr.write(f"{line}\n")
 
 
@@ -30,16 +30,16 @@ def ensure_shapes(
     Parameters
     ----------
     engine
-        Engine directory, or an engine that is open.
+        Engine directory, or an open engine.
     shapes
-        By input; those of the build where none are given.
+        Input shapes, by input; by default those of the build.
     say
-        Told, in one line, when something is measured.
+        Called with one line when something is measured.
 
     Raises
     ------
     EngineError
-        The folder is no engine directory.
+        The folder is not an engine directory, or TensorRT built it for other shapes.
     InputError
         A shape is not what the model takes.
     ModelError
@@ -60,7 +60,7 @@ def ensure_shapes(
                 f"{folder} can't be planned for other shapes than those of its build",
                 why=f"{manifest.compiled.backend} compiled it for inputs up to "
                 f"{as_option(manifest.planned_shapes)}",
-                hint="leave --shapes out, smaller inputs run; for larger ones build it again",
+                hint="leave --shapes out for smaller inputs; build it again for larger ones",
             ) from None
         say(f"{folder}: measuring activations at {as_option(planned)} …")
     measured = measure(folder, planned)

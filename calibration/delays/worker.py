@@ -1,8 +1,8 @@
 """The process that measures: a `Job` in, a profile out.
 
-A process of its own, so that compute threads are those of the benchmark's workers and the command
-line: one pool for the process. Standard input has one `Job` as JSON; standard output gets lines of
-JSON, each a `Reached`, then one `Found` or `Failed`.
+It is a process of its own, so that its compute threads are one pool, as in the workers of the
+benchmark and on the command line. Standard input has one `Job` as JSON; standard output gets lines
+of JSON, each a `Reached`, then one `Found` or `Failed`.
 """
 
 from __future__ import annotations
@@ -47,32 +47,19 @@ from swapnet.progress import Progress
 __all__ = ["Answer", "Failed", "Found", "Job", "Reached", "measure_profile"]
 
 _SHARE = 3
-"""Of the machine's memory, for the model is held twice."""
+"""Share of the machine's memory: the model is held twice."""
 
 _LEAST_SHARE = 0.25
-"""Of the weights, in memory, of a model that does not fit on a GPU."""
+"""Share of the weights in memory, of a model that does not fit on a GPU."""
 
 _SAMPLE_BYTES = 48 << 20
-"""Read at most so much for the bandwidth beside one round of blocks."""
+"""Bytes that are read for the bandwidth beside one round of blocks."""
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What is measured.
+    """Engine and settings to measure.
 
-    Attributes
-    ----------
-    folder
-        Engine directory.
-    threads
-        That compute.
-    load_mode
-        How weights are read.
-    shapes
-        Input shapes; those of the build where there are none.
-    requests
-        Storage as it was measured before; measured anew where there are none.
-    gpu_memory
-        Where weights lie on a GPU.
+    Empty ``shapes`` are those of the build; empty ``requests`` are measured.
     """
 
     folder: str
@@ -84,7 +71,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Reached(msgspec.Struct, frozen=True, tag=True):
-    """So many parts of a stage are done."""
+    """Progress: parts of a stage that are done."""
 
     stage: str
     done: int
@@ -92,7 +79,7 @@ class Reached(msgspec.Struct, frozen=True, tag=True):
 
 
 class Found(msgspec.Struct, frozen=True, tag=True):
-    """The end: what was measured."""
+    """The last answer: the delays."""
 
     profile: Profile
 
@@ -103,12 +90,12 @@ Answer = Reached | Found | Failed
 def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
     """Measure in this process, on the engine's device.
 
-    The model is held in memory where it fits, else it is swapped while it is measured.
+    The model is held in memory if it fits, else it is swapped while it is measured.
 
     Raises
     ------
     SwapnetError
-        The engine does not open or does not run.
+        The engine does not open or run.
     """
     manifest, device = engine.manifest, engine.device
     budget = _budget(engine)
@@ -152,7 +139,7 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
 
 
 def _budget(engine: Engine) -> Budget:
-    """Everything in memory where that fits; on a GPU a share, for what blocks need is not known."""
+    """Everything in memory if it fits; on a GPU a share, for the needs of blocks are not known."""
     manifest, needed = engine.manifest, engine.demand
     if manifest.runs_on_gpu:
         from swapnet.executor.gpu.cuda import open_cuda
@@ -165,14 +152,14 @@ def _budget(engine: Engine) -> Budget:
 
 
 def needs_of(manifest: Manifest) -> tuple[Need, ...]:
-    """What blocks were found to need on a GPU; elsewhere it is known since the build."""
+    """Needs of the blocks on a GPU; elsewhere they are known since the build."""
     if not manifest.runs_on_gpu:
         return ()
     return tuple(Need(b.skeleton_bytes, b.activation_bytes) for b in manifest.blocks)
 
 
 def _sample(manifest: Manifest) -> list[Extent]:
-    """The first extents, as many as say enough of storage."""
+    """The first extents, enough to measure storage with."""
     extents: list[Extent] = []
     for block in manifest.blocks:
         if block.extent.nbytes and sum(e.nbytes for e in extents) < _SAMPLE_BYTES:

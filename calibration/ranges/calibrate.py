@@ -15,9 +15,9 @@ from swapnet.builder.build import build
 from swapnet.builder.precision.selection import Channels
 from swapnet.calibration.ranges.child import observe_in_child
 from swapnet.calibration.ranges.collect import Extreme
+from swapnet.calibration.ranges.fixed_cost import fixed_bytes, kept_bytes
 from swapnet.calibration.ranges.graph import Model, Variant, open_model, work_folder
 from swapnet.calibration.ranges.groups import group_limit, group_tensors
-from swapnet.calibration.ranges.runtime import fixed_bytes, kept_bytes
 from swapnet.calibration.ranges.spool import Spool, spool
 from swapnet.calibration.ranges.worker import Found, Job
 from swapnet.errors import BudgetError, InputError
@@ -55,35 +55,35 @@ def calibrate_ranges(
     Parameters
     ----------
     model
-        ONNX file, optimised before; external data lies beside it.
+        Optimised ONNX file; external data lies beside it.
     samples
-        Arrays by input; taken once, and kept on disk until the end.
+        Arrays by input; read once, and kept on disk until the end.
     tensors
         Names of float32 activations; by default all of them.
     channels
-        Of values whose means are taken too; those of unknown rank are left out.
+        Values to take means of; those of unknown rank are left out.
     method
-        How a range is taken from what was seen. ``entropy`` and ``percentile`` run the samples
-        twice or more: extremes first, then histograms of groups of tensors.
+        Way to take a range. ``entropy`` and ``percentile`` run the samples twice or more: extremes
+        first, then histograms of groups of tensors.
     percentile
-        Of absolute values, above 0, at most 100; for that method.
+        Percentile of absolute values, above 0, at most 100, for that method.
     budget
-        Of the model, a quarter of it for the tensors of a group.
+        Budget of the model; a quarter of it is for the tensors of a group.
     memory_limit
-        Run under the kernel's limit of the runtime and the budget; needs root.
+        Run under the kernel's limit of the fixed cost and the budget; needs root.
     shapes
-        Plan for these too; else for the largest sample.
+        Input shapes to plan for; by default those of the largest sample.
     device
         Compute threads.
     source_sha256, source_name
-        Of the model that the cache belongs to, where ``model`` was made from it.
+        Hash and name of the model that the cache belongs to, if ``model`` was made from it.
     progress
-        Told of each stage.
+        Called with each stage.
 
     Raises
     ------
     InputError
-        A sample, a tensor, the method or the percentile is wrong, or an activation is not finite.
+        A sample, a tensor, the method or the percentile is invalid, or an activation is not finite.
     ModelError
         The model can't be read or built.
     BudgetError
@@ -91,7 +91,7 @@ def calibrate_ranges(
     StorageError
         The temporary folder can't be written.
     BackendError
-        The runtime library refuses, or there is no kernel limit to be had.
+        The runtime library refuses, or the kernel's limit is not available.
     """
     _check(method, percentile)
     parsed = Budget.parse(budget)
@@ -128,14 +128,10 @@ def calibrate_ranges(
 
 @dataclass(frozen=True)
 class _Taker:
-    """How ranges are taken from histograms.
+    """Way to take ranges from histograms.
 
-    Attributes
-    ----------
-    known
-        Extremes of all tensors.
-    weights_bytes
-        Of the whole model, of which a budget may be a share: a group needs only a part of it.
+    ``known`` has the extremes of all tensors. A budget may be a share of the whole model's
+    ``weights_bytes``, while a group needs only a part of them.
     """
 
     method: Literal["entropy", "percentile"]
@@ -148,12 +144,7 @@ class _Taker:
 class _Pass:
     """One engine over all samples.
 
-    Attributes
-    ----------
-    budget_bytes
-        Of the model and of what is kept of its values.
-    weights_bytes
-        That the engine swaps.
+    ``budget_bytes`` are for the model and the values that are kept; ``weights_bytes`` are swapped.
     """
 
     job: Job
@@ -163,7 +154,7 @@ class _Pass:
 
 @dataclass(frozen=True)
 class _Passes:
-    """What all passes have in common."""
+    """Settings that all passes share."""
 
     model: Model
     spooled: Spool
@@ -201,7 +192,7 @@ class _Passes:
     def _histograms(
         self, taker: _Taker, tensors: tuple[str, ...], inputs: tuple[str, ...]
     ) -> dict[str, Extreme]:
-        """Of a group; of its halves one after the other where the budget is too small for it."""
+        """Ranges of a group; of its halves in turn if the budget is too small for it."""
         variant = self.model.with_outputs(tensors, f"histograms-{self.model.source.name}")
         try:
             prepared = self._prepared(variant, tensors, inputs, taker)
@@ -221,13 +212,7 @@ class _Passes:
         taker: _Taker | None = None,
         channels: Mapping[str, Channels] | None = None,
     ) -> _Pass:
-        """Build the variant.
-
-        Raises
-        ------
-        BudgetError
-            It does not fit.
-        """
+        """Build the variant; raises a BudgetError if it does not fit."""
         engine = variant.path.with_suffix("")
         shapes = {name: self.shapes[name] for name in variant.inputs}
         build(variant.path, engine, backend="onnxruntime", shapes=shapes, progress=self.progress)
@@ -271,7 +256,7 @@ class _Passes:
 def _largest(
     found: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
-    """The larger size of each dimension; what does not fit is left to the build to refuse."""
+    """The larger size of each dimension; the build refuses what does not fit."""
     return {
         name: tuple(map(max, shape, given[name]))
         if len(given.get(name, ())) == len(shape)
@@ -284,12 +269,12 @@ def _check(method: str, percentile: float) -> None:
     if method not in METHODS:
         raise InputError(
             f"there is no method {method!r}",
-            why=f"ranges are taken by {', '.join(METHODS)}",
+            why=f"methods are {', '.join(METHODS)}",
             hint="choose one of them",
         )
     if not 0 < percentile <= 100:
         raise InputError(
-            f"{percentile:g} is no percentile",
+            f"a percentile of {percentile:g} is invalid",
             why="it must be above 0 and at most 100",
             hint="give 99.99, or 100 for all values",
         )

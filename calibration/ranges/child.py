@@ -17,22 +17,7 @@ def observe_in_child(
     group: MemoryGroup | None = None,
     limit_bytes: int | None = None,
 ) -> Found:
-    """Run a job in a process of its own.
-
-    Parameters
-    ----------
-    job
-        What is observed.
-    progress
-        Told of each sample.
-    group, limit_bytes
-        See `ask`.
-
-    Raises
-    ------
-    SwapnetError
-        Whatever the child raised, or how it died: see `ask`.
-    """
+    """Run a job in a process of its own; takes a group and raises as `ask`."""
 
     def hear(answer: Ran | Found) -> Found | None:
         if isinstance(answer, Found):

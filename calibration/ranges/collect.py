@@ -1,4 +1,4 @@
-"""What is kept of activations: their extremes, or histograms that a range is taken from."""
+"""Values kept of activations: extremes, means, and histograms to take ranges from."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ __all__ = [
 ]
 
 EXTREMES = ("ReduceMin", "ReduceMax", "ReduceSum")
-"""What is asked of each tensor: of the first two NaN is not always to be seen, in the sum it is."""
+"""Reductions of each tensor: the sum shows NaN, which the first two may hide."""
 
 BINS: Mapping[str, int] = {"entropy": 512, "percentile": 2048}
-"""Of a histogram: of values from ``-t`` to ``t``, and of absolute values."""
+"""Bins of a histogram: of values from ``-t`` to ``t``, and of absolute values."""
 
 PIECE = 1 << 18
 """Elements that are sorted into bins at once: the collector copies them."""
@@ -42,18 +42,18 @@ PIECE = 1 << 18
 _QUANTISED_BINS = 128
 
 _NOTHING = (float("inf"), float("-inf"))
-"""What the extremes of no elements are."""
+"""Extremes of no elements."""
 
 
 class Extreme(msgspec.Struct, frozen=True):
-    """The least and the greatest value that was seen."""
+    """The least and the greatest value."""
 
     low: float
     high: float
 
 
 class Collector(Protocol):
-    """Takes what one sample gave after the other."""
+    """Takes the values of one sample after the other."""
 
     def add(self, sample: int, inputs: Mapping[str, Array], outputs: dict[str, Array]) -> None:
         """Take the inputs and outputs of one inference; outputs are used up.
@@ -65,39 +65,31 @@ class Collector(Protocol):
         """
 
     def found(self) -> dict[str, Extreme]:
-        """By name of a tensor; none is left out."""
+        """Extremes of all tensors, by name."""
 
 
 def extreme_name(index: int, operator: str) -> str:
-    """The output that says so of tensor ``index``."""
+    """Name of the output with an extreme of tensor ``index``."""
     return f"swapnet.ranges.{index}.{operator}"
 
 
 def mean_name(index: int) -> str:
-    """The output that has the means of tensor ``index``'s channels."""
+    """Name of the output with the means of tensor ``index``'s channels."""
     return f"swapnet.means.{index}"
 
 
 def means_bytes(channels: int) -> int:
-    """What the means of so many channels take: sums of 8 bytes, and those of one sample."""
+    """Bytes of the means of channels: sums of 8 bytes, and those of one sample."""
     return channels * 12
 
 
 def histogram_bytes(method: str, tensors: int) -> int:
-    """What the histograms of so many tensors take: counts of 8 bytes, edges of 4, one in turn."""
+    """Bytes of histograms: counts of 8 bytes, edges of 4, and one more in turn."""
     return tensors * BINS[method] * 12 + BINS[method] * 12
 
 
 class Extremes:
-    """The least and greatest of each tensor.
-
-    Parameters
-    ----------
-    tensors
-        Computed ones, of which the engine gives the `EXTREMES`.
-    inputs
-        Model inputs.
-    """
+    """Extremes of model inputs, and of computed tensors by their `EXTREMES`."""
 
     def __init__(self, tensors: Sequence[str], inputs: Sequence[str]) -> None:
         self._tensors = tuple(tensors)
@@ -120,14 +112,14 @@ class Extremes:
             what = "NaN" if isnan(total) or isnan(low) else "infinite values"
             raise InputError(
                 f"{name!r} is not finite for sample {sample}",
-                why=f"it has {what}, of which there is no range",
-                hint="leave the sample out if it is bad, or do not observe the tensor",
+                why=f"it has {what}, so it has no range",
+                hint="leave the sample out, or exclude the operator: --exclude",
             )
         before = self._found[name]
         self._found[name] = Extreme(min(before.low, low), max(before.high, high))
 
     def found(self) -> dict[str, Extreme]:
-        """By name; a tensor without elements in all samples has zeros."""
+        """By name; a tensor that is empty in all samples has zeros."""
         return {
             name: seen if seen.low <= seen.high else Extreme(0.0, 0.0)
             for name, seen in self._found.items()
@@ -137,10 +129,7 @@ class Extremes:
 class Means:
     """The mean of each channel: of a sample, then over samples.
 
-    Parameters
-    ----------
-    channels
-        Of each tensor; the engine gives their means, number ``i`` as `mean_name`.
+    ``channels`` has the number of channels by tensor; outputs with means are named by `mean_name`.
     """
 
     def __init__(self, channels: Mapping[str, int]) -> None:
@@ -150,7 +139,7 @@ class Means:
     def add(self, outputs: dict[str, Array]) -> None:
         """Take the outputs of one inference; means are used up.
 
-        A sample with no elements of a tensor, or whose sum exceeds float32, does not count.
+        A sample with an empty tensor, or a sum that exceeds float32, does not count.
         """
         for index, name in enumerate(self._sums):
             means = outputs.pop(mean_name(index)).astype(np.float64)
@@ -159,7 +148,7 @@ class Means:
                 self._samples[name] += 1
 
     def found(self) -> dict[str, tuple[float, ...]]:
-        """By name; a tensor that no sample counts for is left out."""
+        """By name; a tensor without a counted sample is left out."""
         return {
             name: tuple((sums / self._samples[name]).tolist())
             for name, sums in self._sums.items()
@@ -168,19 +157,10 @@ class Means:
 
 
 class Histograms:
-    """ONNX Runtime's collector, given the extremes first: bins stay, so samples have no order.
+    """ONNX Runtime's collector with known extremes: bins stay, so samples have no order.
 
-    A percentile is of absolute values, ``t``: a range is what was seen between ``-t`` and ``t``.
-    All of that would leave half of the steps of uint8 to values of one sign that have none.
-
-    Parameters
-    ----------
-    method
-        How a range is taken from a histogram.
-    percentile
-        Of absolute values, for that method.
-    known
-        Extremes of the tensors, model inputs among them.
+    A percentile ``t`` is of absolute values: a range is the part of the observed one between ``-t``
+    and ``t``. All of ``-t`` to ``t`` would leave half the steps of one-sided values unused.
     """
 
     def __init__(
@@ -201,7 +181,7 @@ class Histograms:
         )
         self._known = known
         self._whole: dict[str, Extreme] = {}
-        """Too narrow or too wide for bins of float32: all of it is the range."""
+        """Ranges too narrow or too wide for bins of float32: taken whole."""
         for name, seen in known.items():
             nearest = max(seen.low, -seen.high, 0.0)
             try:
@@ -223,7 +203,6 @@ class Histograms:
             self._collector.collect({name: values})
 
     def found(self) -> dict[str, Extreme]:
-        """By name."""
         if not self._collector.get_histogram_dict():
             return self._whole
         with redirect_stdout(io.StringIO()), np.errstate(all="ignore"):

@@ -1,4 +1,4 @@
-"""The model that is observed: which activations it has, and its graph with them as outputs."""
+"""The observed model: its activations, and its graph with them as outputs."""
 
 from __future__ import annotations
 
@@ -18,28 +18,25 @@ from swapnet.builder.precision.normalise import opset_of
 from swapnet.builder.precision.selection import Channels
 from swapnet.builder.rewriting.optimise import read_graph
 from swapnet.calibration.ranges.collect import EXTREMES, extreme_name, mean_name
-from swapnet.errors import InputError, ModelError, StorageError
+from swapnet.errors import InputError, ModelError
+from swapnet.files import writing
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["Model", "Variant", "open_model", "work_folder"]
 
-
 _AXES_INPUT_OPSET = 18
 """Since this operator set ReduceMean takes its axes as an input."""
+
+_HINT = "free some space, or set TMPDIR"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A model that gives what is observed.
+    """A model with the observed values as outputs, beside the model that it shares weights with.
 
-    Attributes
-    ----------
-    path
-        Beside the model whose weights it shares.
-    inputs
-        Names of those that it still takes.
+    ``inputs`` are the names of those that it still takes.
     """
 
     path: Path
@@ -56,7 +53,7 @@ class Model:
 
     @property
     def inputs(self) -> tuple[Value, ...]:
-        """What it takes."""
+        """Inputs of the model."""
         return self.graph.inputs
 
     def activations(self) -> tuple[str, ...]:
@@ -77,7 +74,7 @@ class Model:
         Raises
         ------
         InputError
-            One of them is no float activation, or there are none.
+            One of them is not a float activation, or there are none.
         """
         observable = self.activations()
         known = set(observable)
@@ -86,7 +83,7 @@ class Model:
             value = self.graph.values.get(strange[0])
             raise InputError(
                 f"{strange[0]!r} can't be observed",
-                why=f"it is a {value.dtype}, ranges are of float32"
+                why=f"it is {value.dtype}, and only float32 has ranges"
                 if value
                 else f"{self.source.name} computes no such value",
                 hint="name activations of the model that is run, or leave the choice to SwapNet",
@@ -94,7 +91,7 @@ class Model:
         if not tensors:
             raise InputError(
                 f"{self.source.name} has nothing to observe",
-                why="none of its values was named, or none is a float32",
+                why="no value is named, or none is float32",
                 hint="name tensors, or leave calibration out",
             )
         wanted = set(tensors)
@@ -116,20 +113,20 @@ class Model:
         }
 
     def ranked(self, channels: Mapping[str, Channels]) -> dict[str, Channels]:
-        """Those of which the model knows how many dimensions they have."""
+        """Those of known rank."""
         return {name: c for name, c in channels.items() if len(self.graph.values[name].shape) > 1}
 
     def with_extremes(
         self, tensors: Sequence[str], channels: Mapping[str, Channels], name: str
     ) -> Variant:
-        """Write the model that gives scalars of each tensor instead of its outputs.
+        """Write the model with scalars of each tensor as outputs.
 
         Parameters
         ----------
         tensors
             Computed ones; number ``i`` gets outputs ``extreme_name(i, …)``.
         channels
-            Of `ranked` values; number ``i`` gets the output ``mean_name(i)``.
+            `ranked` values; number ``i`` gets the output ``mean_name(i)``.
         name
             Stem of the file, beside the model.
         """
@@ -152,7 +149,6 @@ class Model:
         return self._write([*self.source.proto.graph.node, *reductions], outputs, name)
 
     def _mean(self, tensor: str, channels: Channels, output: str) -> list[onnx.NodeProto]:
-        """Operators that give the mean of each channel."""
         from onnx import helper
 
         rank = len(self.graph.values[tensor].shape)
@@ -166,11 +162,11 @@ class Model:
         ]
 
     def with_outputs(self, tensors: Sequence[str], name: str) -> Variant:
-        """Write the model that gives these tensors instead of its outputs."""
+        """Write the model with these tensors as outputs."""
         return self._write(list(self.source.proto.graph.node), list(tensors), name)
 
     def _write(self, nodes: list[onnx.NodeProto], outputs: list[str], name: str) -> Variant:
-        """Operators that outputs need, and nothing else; the model's own outputs if there are none.
+        """Write the operators that outputs need; by default the model's own outputs.
 
         Untyped outputs get their types from ONNX Runtime when it reads them.
         """
@@ -204,7 +200,7 @@ class Model:
 
 @contextmanager
 def work_folder(model: Path) -> Iterator[Path]:
-    """A hidden folder beside a model, or where that refuses a temporary one; removed at the end.
+    """A hidden folder beside a model, or a temporary one if that refuses; removed at the end.
 
     Raises
     ------
@@ -215,14 +211,8 @@ def work_folder(model: Path) -> Iterator[Path]:
     try:
         folder = tempfile.TemporaryDirectory(prefix=prefix, dir=model.parent)
     except OSError:
-        try:
+        with writing(f"a temporary folder for {model.name}", _HINT):
             folder = tempfile.TemporaryDirectory(prefix=prefix)
-        except OSError as error:
-            raise StorageError(
-                f"no temporary folder can be made for {model}",
-                why=error.strerror or str(error),
-                hint="free some space, or set TMPDIR",
-            ) from error
     with folder as name:
         yield Path(name)
 
@@ -239,38 +229,28 @@ def open_model(model: Path, folder: Path) -> Model:
     """
     source = open_source(model)
     path = folder / f"{source.name}.onnx"
-    with _writing(folder):
+    with writing(folder, _HINT):
         _link_weights(source.proto, model.parent, folder)
     _save(source.proto, path)
     graph = read_graph(path, source.name)
     if not graph.inputs:
         raise ModelError(
-            f"{model} takes no inputs", why="its values are always the same", hint="give another"
+            f"{model} takes no inputs",
+            why="its outputs never change",
+            hint="give a model with inputs",
         )
     return Model(path, source, graph)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{path} can't be written",
-            why=error.strerror or str(error),
-            hint="free some space, or set TMPDIR",
-        ) from error
 
 
 def _save(proto: onnx.ModelProto, path: Path) -> None:
     import onnx
 
-    with _writing(path):
+    with writing(path, _HINT):
         onnx.save_model(proto, path)
 
 
 def _link_weights(proto: onnx.ModelProto, source: Path, folder: Path) -> None:
-    """External data under names of our own: linked, or copied from another filesystem."""
+    """Link external data under new names, or copy it from another filesystem."""
     names: dict[str, str] = {}
     for tensor in _tensors(proto.graph):
         for entry in tensor.external_data:

@@ -35,27 +35,27 @@ def calibrate_model(
     Parameters
     ----------
     model
-        ONNX file, of any size.
+        ONNX file of any size.
     samples
-        Inputs by name, one sample after the other; taken once.
+        Inputs by name, one sample after the other; read once.
     precision
-        ``"int8"`` needs ranges of what its operators read and write, and means of what weighted
-        ones read; ``"fp16"`` needs ranges of all values.
+        ``"int8"`` needs ranges of its operators' inputs and outputs, and means of the inputs of
+        weighted ones; ``"fp16"`` needs ranges of all values.
     method, percentile
-        How ranges are taken; ``percentile`` is of absolute values, for that method.
+        Way to take ranges; ``percentile`` is of absolute values, for that method.
     budget
-        All memory of the model while it runs; a size, bytes or a share.
+        Memory of the model while it runs: a size, bytes or a share.
     memory_limit
         Run under the kernel's limit of that budget.
     shapes
         Input shapes to plan for; by default those of the largest sample.
     progress
-        Told of each stage.
+        Called with each stage.
 
     Raises
     ------
     InputError
-        A sample is not what the model takes, or a value is not finite.
+        A sample does not fit the model, or a value is not finite.
     ModelError
         The model can't be read or run.
     BudgetError

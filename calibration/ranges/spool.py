@@ -10,43 +10,26 @@ from typing import Any
 from swapnet.arrays import save_npz
 from swapnet.builder.importing.graph import Value
 from swapnet.errors import InputError
-from swapnet.feeds import check_feed
+from swapnet.input_checks import check_feed
 
 __all__ = ["Spool", "spool"]
 
 
 @dataclass(frozen=True)
 class Spool:
-    """What was written.
-
-    Attributes
-    ----------
-    paths
-        An ``.npz`` by sample.
-    shapes
-        By input, the largest size of each dimension.
-    """
+    """Files by sample, and by input the largest size of each dimension."""
 
     paths: tuple[Path, ...]
     shapes: Mapping[str, tuple[int, ...]]
 
 
 def spool(samples: Iterable[Mapping[str, Any]], inputs: Sequence[Value], folder: Path) -> Spool:
-    """Check samples one by one and write them, so that they are taken once and none is kept.
-
-    Parameters
-    ----------
-    samples
-        Arrays by input.
-    inputs
-        What the model takes.
-    folder
-        Where files are written.
+    """Check samples one by one and write them, so that they are read once and none is kept.
 
     Raises
     ------
     InputError
-        There are none, or one of them is not what the model takes or has NaN or infinite values.
+        There are none, or one does not fit the model or has NaN or infinite values.
     StorageError
         The folder can't be written.
     """
@@ -61,8 +44,8 @@ def spool(samples: Iterable[Mapping[str, Any]], inputs: Sequence[Value], folder:
         save_npz(paths[-1], arrays)
     if not paths:
         raise InputError(
-            "there is nothing to calibrate with",
-            why="no sample was given, and at least 1 is needed",
+            "there are no samples to calibrate with",
+            why="0 were given, at least 1 is needed",
             hint="give representative inputs, a hundred or more",
         )
     return Spool(tuple(paths), shapes)

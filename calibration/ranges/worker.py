@@ -1,8 +1,8 @@
 """The process that observes: ``python -m swapnet.calibration.ranges.worker``, a `Job` in.
 
 Standard input has one `Job` as JSON; standard output gets lines of JSON, each a `Ran`, then one
-`Found` or `Failed`. It imports neither `onnx` nor the builder but for histograms, whose collector
-does.
+`Found` or `Failed`. It imports neither `onnx` nor the builder, except for histograms: their
+collector does.
 """
 
 from __future__ import annotations
@@ -30,21 +30,19 @@ class Job(msgspec.Struct, frozen=True):
     Attributes
     ----------
     folder
-        Engine directory of a model that gives what is observed.
+        Engine directory of a model with the observed values as outputs.
     budget_bytes
-        Of the executor.
-    threads
-        That compute.
+        Budget of the executor.
     samples
         Paths of ``.npz`` files.
     method
         ``minmax`` where the engine gives extremes, else it gives the tensors.
     tensors, inputs
-        Computed values and model inputs that are observed.
+        Computed values and model inputs to observe.
     known
         Extremes of all of them, for histograms.
     channels
-        How many each tensor has of which the engine gives the means.
+        Number of channels by tensor, where the engine gives their means.
     """
 
     folder: str
@@ -60,13 +58,13 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Ran(msgspec.Struct, frozen=True, tag=True):
-    """So many samples were run."""
+    """Progress: number of samples that were run."""
 
     done: int
 
 
 class Found(msgspec.Struct, frozen=True, tag=True):
-    """The end: what was found."""
+    """The last answer: extremes and means by tensor."""
 
     extremes: dict[str, Extreme]
     means: dict[str, tuple[float, ...]] = {}
@@ -83,7 +81,7 @@ def observe(engine: Engine, job: Job, progress: Progress) -> Found:
     InputError
         A value is not finite.
     SwapnetError
-        The engine does not open or does not run.
+        The engine does not open or run.
     """
     collector, means = _collector(job), Means(job.channels)
     total = len(job.samples)
@@ -101,7 +99,7 @@ def observe(engine: Engine, job: Job, progress: Progress) -> Found:
 
 
 def _load(path: str) -> dict[str, Array]:
-    """A sample; `load_npz` reads a file twice, which memory would show."""
+    """Load a sample; `load_npz` reads a file twice, which would count in memory."""
     with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 

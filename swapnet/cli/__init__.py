@@ -20,7 +20,7 @@ __all__ = ["cli", "main"]
 
 _COMMANDS: Mapping[str, str] = {
     "build": "Cut a model into blocks and compile each to its engine.",
-    "plan": "Will it fit, and what will it cost?",
+    "plan": "Show whether a model fits a budget, and its latency.",
     "run": "Run one inference inside a budget.",
     "bench": "Measure latency and memory against the unswapped model.",
     "accuracy": "Compare a model in lower precision with its reference.",
@@ -28,9 +28,9 @@ _COMMANDS: Mapping[str, str] = {
     "quantize": "Write a model in int8 or float16, from representative inputs.",
     "inspect": "Show the blocks of an engine.",
     "verify": "Compare all checksums of an engine.",
-    "models": "The model zoo.",
+    "models": "Get and run the models of the zoo.",
     "scenario": "Run several DNNs under one budget.",
-    "doctor": "What is installed, what works here, and what to do about the rest.",
+    "doctor": "Show what is installed, what works here, and how to get the rest.",
 }
 
 
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> Any:
     Parameters
     ----------
     arguments
-        By default those of the process, which is then ours (see `ThreadPool`).
+        Arguments; by default those of the process, which is then ours alone (see `ThreadPool`).
     """
     with _interrupts() as interrupted:
         try:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swapnet.calibration.data.images import PREPROCESSINGS
+from swapnet.calibration.accuracy.tasks import TASKS
 from swapnet.cli.console import print_table, progress, write_json
-from swapnet.cli.precision import open_data
+from swapnet.cli.options import PATH
+from swapnet.cli.precision import data_options, open_data
 from swapnet.errors import InputError
 from swapnet.files import check_writable
 
@@ -24,53 +25,42 @@ _SHOWN = 10
 
 
 @click.command("accuracy")
-@click.argument("reference", metavar="REFERENCE.onnx", type=click.Path(path_type=Path))
-@click.argument("candidate", metavar="CANDIDATE", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    required=True,
-    metavar="DIR|FILE.npz|MODULE:FUNCTION",
-    help="Representative inputs: images, arrays, or a function that yields feeds.",
-)
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="The first samples only.")
-@click.option(
-    "--preprocessing",
-    type=click.Choice(list(PREPROCESSINGS)),
-    default="imagenet",
-    show_default=True,
-    help="Of images.",
-)
+@click.argument("reference", metavar="REFERENCE.onnx", type=PATH)
+@click.argument("candidate", metavar="CANDIDATE", type=PATH)
+@data_options(required=True)
 @click.option(
     "--task",
-    type=click.Choice(["auto", "classes", "embedding", "values"]),
+    type=click.Choice(TASKS),
     default="auto",
     show_default=True,
-    help="What outputs mean; auto takes rows of length 1 for embeddings, other rows for classes.",
+    help="Meaning of the outputs; auto takes rows of length 1 for embeddings, others for classes.",
 )
 @click.option(
     "--tolerance",
     type=click.FloatRange(0),
     default=0.05,
     show_default=True,
-    help="Allowed difference, over the largest magnitude of an output in a sample.",
+    help="Allowed difference, relative to the largest magnitude of an output in a sample.",
 )
 @click.option(
-    "--budget", default="100%", show_default=True, metavar="SIZE", help="Of an engine directory."
+    "--budget", default="100%", show_default=True, metavar="SIZE", help="For an engine directory."
 )
-@click.option("--threads", type=click.IntRange(1), help="Of ONNX Runtime. [default: all]")
-@click.option("--per-layer", is_flag=True, help="Show where the error enters; two ONNX files.")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads of ONNX Runtime. [default: all processors]"
+)
+@click.option(
+    "--per-layer", is_flag=True, help="Show where the error enters; CANDIDATE is an ONNX file."
+)
 @click.option(
     "--layer-samples",
     default=8,
     show_default=True,
     type=click.IntRange(1),
     metavar="N",
-    help="How many samples layers are compared on.",
+    help="Number of samples to compare layers on.",
 )
-@click.option(
-    "--plot", type=click.Path(path_type=Path), metavar="FILE", help="A picture of the layers."
-)
-@click.option("--json", "json_target", metavar="FILE", help="Everything; - for stdout.")
+@click.option("--plot", type=PATH, metavar="FILE", help="Draw the error over the layers.")
+@click.option("--json", "json_target", metavar="FILE", help="Write everything; - for stdout.")
 def command(
     reference: Path,
     candidate: Path,
@@ -129,22 +119,20 @@ def _check_options(
     if per_layer and candidate.is_dir():
         raise InputError(
             f"{candidate} can't be compared layer by layer",
-            why="it is an engine directory, whose operators are fused",
-            hint="give the .onnx file that it was built from: swapnet quantize writes one",
+            why="it is an engine directory, and its operators are fused",
+            hint="give an .onnx file in lower precision: swapnet quantize writes one",
         )
     if plot is not None:
         from swapnet.executor.bench.plot import check_drawable
 
         if not per_layer:
             raise InputError(
-                f"there is nothing to draw into {plot}",
-                why="the picture is of layers",
+                f"{plot} can't be drawn",
+                why="the picture shows layers, and they are not compared",
                 hint="add --per-layer",
             )
         check_drawable(plot)
-        check_writable(plot)
-    if json_target and json_target != "-":
-        check_writable(Path(json_target))
+    check_writable(plot, json_target)
 
 
 def _with_layers(
@@ -221,7 +209,7 @@ def _show_layers(found: AccuracyReport) -> None:
     print_table(
         f"Where the error enters: the worst {len(worst)} of {len(lowered)} layers in lower "
         f"precision, {len(found.layers)} compared on {found.layer_samples} samples",
-        ["operator", "kind", "value", "up to here", "share of what is added"],
+        ["operator", "kind", "value", "up to here", "share of the noise"],
         [
             (
                 layer.operator,
@@ -235,9 +223,10 @@ def _show_layers(found: AccuracyReport) -> None:
     )
     if found.suggested:
         excluded = " ".join(f"--exclude {name}" for name in found.suggested)
-        click.echo(f"These add a tenth or more each: swapnet quantize … {excluded}")
+        click.echo(f"Each of these adds 10 % of the noise or more: swapnet quantize … {excluded}")
     else:
         click.echo(
-            "No operator adds a tenth or more, there is none to exclude: where it is too much, "
-            "calibrate by another --method, or store the weights only: --weight-only"
+            "No single operator adds 10 % of the noise, so excluding one won't help. If the error "
+            "is too large, calibrate with another --method, or lower the weights only: "
+            "--weight-only"
         )

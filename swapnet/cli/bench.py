@@ -15,6 +15,7 @@ import click
 from swapnet.cli.console import write_json
 from swapnet.cli.engine import open_engine, with_delays
 from swapnet.cli.options import (
+    PATH,
     budget_option,
     engine_argument,
     gpu_memory_option,
@@ -37,42 +38,70 @@ __all__ = ["command"]
 @click.command("bench")
 @engine_argument
 @budget_option
-@click.option("--compare", is_flag=True, help="Take turns with the unswapped model.")
-@click.option("--mapped", is_flag=True, help="And with memory-mapped ONNX Runtime.")
+@click.option("--compare", is_flag=True, help="Compare with the unswapped model, in turns.")
+@click.option("--mapped", is_flag=True, help="Compare with memory-mapped ONNX Runtime.")
 @click.option(
     "--against",
     metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="And with another engine of the model, at the same bytes of budget.",
+    type=PATH,
+    help="Compare with another engine of the model, in the same bytes.",
 )
 @click.option(
     "--model",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="MODEL.onnx",
-    help="What to compare with. [default: where the engine was built from]",
+    help="Model to compare with. [default: the one that the engine was built from]",
 )
-@click.option("--memory-limit", is_flag=True, help="Under the kernel's limit; needs root.")
+@click.option("--memory-limit", is_flag=True, help="Enforce the budget in the kernel; needs root.")
 @click.option(
-    "--iterations", type=click.IntRange(1), default=10, show_default=True, help="At least."
+    "--iterations",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Least number of inferences.",
 )
 @click.option(
-    "--warm-up", "--warmUp", type=click.FloatRange(0), default=200, show_default=True, metavar="MS"
+    "--warm-up",
+    "--warmUp",
+    type=click.FloatRange(0),
+    default=200,
+    show_default=True,
+    metavar="MS",
+    help="Warm-up before the measurement.",
 )
-@click.option("--duration", type=click.FloatRange(0), default=3, show_default=True, metavar="S")
-@click.option("--percentile", default="90,95,99", show_default=True, metavar="P,…")
-@click.option("--load-inputs", "--loadInputs", metavar="NAME:FILE.npy,…", help="Or one .npz.")
-@click.option("--json", "json_target", metavar="FILE", help="The report; - for stdout.")
-@click.option("--export-times", "--exportTimes", metavar="FILE", help="Each inference.")
-@click.option("--export-profile", "--exportProfile", metavar="FILE", help="Each step.")
-@click.option("--export-trace", metavar="FILE", help="One inference, for Perfetto.")
-@click.option("--plot", metavar="FILE", help="Latency over budget, with this measurement.")
+@click.option(
+    "--duration",
+    type=click.FloatRange(0),
+    default=3,
+    show_default=True,
+    metavar="S",
+    help="Least duration of the measurement.",
+)
+@click.option(
+    "--percentile",
+    default="90,95,99",
+    show_default=True,
+    metavar="P,…",
+    help="Percentiles of the latency to report.",
+)
+@click.option(
+    "--load-inputs",
+    "--loadInputs",
+    metavar="NAME:FILE.npy,…",
+    help="Input arrays, or one .npz of all. [default: seeded inputs]",
+)
+@click.option("--json", "json_target", metavar="FILE", help="Write the report; - for stdout.")
+@click.option("--export-times", "--exportTimes", metavar="FILE", help="Write times by inference.")
+@click.option("--export-profile", "--exportProfile", metavar="FILE", help="Write times by step.")
+@click.option("--export-trace", metavar="FILE", help="Write one inference, for Perfetto.")
+@click.option("--plot", metavar="FILE", help="Draw latency over budget, with this measurement.")
 @shapes_option
 @measure_option
 @threads_option
 @load_mode_option
 @gpu_memory_option
-@click.option("--no-resident", is_flag=True, help="Slower: nothing stays in memory.")
-@click.option("--no-cyclic", is_flag=True, help="Slower: never read for the next inference.")
+@click.option("--no-resident", is_flag=True, help="Keep no weights in memory; slower.")
+@click.option("--no-cyclic", is_flag=True, help="Never read for the next inference; slower.")
 def command(
     engine: Path,
     budget: str,
@@ -121,17 +150,15 @@ def command(
     if memory_limit and manifest.runs_on_gpu:
         raise InputError(
             f"--memory-limit is not for {manifest.compiled.backend}",
-            why="the kernel's limit is of the host's memory, where CUDA keeps what it likes",
-            hint="leave it out: memory of the GPU is measured, and limited by our allocators",
+            why="the kernel limits memory of the host, where CUDA needs an unknown part",
+            hint="leave it out: SwapNet's allocators measure and limit memory of the GPU",
         )
     other = None
     if against is not None:
         other = open_engine(against, shapes, threads, gpu_memory)
         check_comparable((str(engine), str(against)), (manifest, other.manifest))
     parsed = Budget.parse(budget)
-    for target in (json_target, export_times, export_profile, export_trace, plot):
-        if target and target != "-":
-            check_writable(Path(target))
+    check_writable(json_target, export_times, export_profile, export_trace, plot)
     if plot:
         check_drawable(Path(plot))
     wanted = _percentiles(percentile)
@@ -201,7 +228,7 @@ def _percentiles(text: str) -> tuple[float, ...]:
         values = ()
     if not values or not all(0 <= value <= 100 for value in values):
         raise InputError(
-            f"{text!r} are not percentiles",
+            f"{text!r} is not a list of percentiles",
             why="percentiles are numbers from 0 to 100 joined by commas",
             hint="write them like 90,95,99",
         )

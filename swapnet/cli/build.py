@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import progress
-from swapnet.cli.options import shapes_option, shapes_option_named
-from swapnet.cli.precision import precision_options, ranges_of
+from swapnet.cli.options import PATH, shapes_option, shapes_option_named
+from swapnet.cli.precision import RANGE_OPTIONS, precision_options, ranges_of
 from swapnet.errors import SwapnetError
-from swapnet.ranges import Method
 from swapnet.shapes import as_option
 from swapnet.units import format_size, parse_size
 
@@ -24,12 +23,12 @@ __all__ = ["build_engine", "command"]
 
 
 @click.command("build")
-@click.argument("model", metavar="MODEL.onnx", type=click.Path(path_type=Path))
+@click.argument("model", metavar="MODEL.onnx", type=PATH)
 @click.option(
     "-o",
     "--output",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Engine directory. [default: engines/MODEL]",
 )
 @click.option(
@@ -41,26 +40,26 @@ __all__ = ["build_engine", "command"]
 @click.option(
     "--max-block",
     metavar="SIZE",
-    help="Largest block: the granule of swapping. [default: by the weights, 256KiB to 8MiB, "
+    help="Largest block: the unit of swapping. [default: by the weights, 256KiB to 8MiB, "
     "4MiB to 64MiB for TensorRT]",
 )
 @click.option(
     "--smallest-budget",
     metavar="SIZE",
-    help="As coarse as this budget allows: blocks of a quarter of it.",
+    help="Choose the largest block by this budget: a quarter of it.",
 )
 @click.option(
     "--portable",
     is_flag=True,
-    help="No hardware layout, int8 weights in 7 bits: runs on any processor (onnxruntime).",
+    help="Run on any processor: no hardware layout, int8 weights in 7 bits (onnxruntime).",
 )
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
     show_default=True,
-    help="Of weights, and of values where the backend computes in it; int8 takes --data or "
-    "--calibration.",
+    help="Precision of weights, and of values where the backend computes in it; int8 needs --data "
+    "or --calibration.",
 )
 @precision_options
 @shapes_option
@@ -69,12 +68,13 @@ __all__ = ["build_engine", "command"]
     "--measure/--no-measure",
     "--calibrate/--no-calibrate",
     default=True,
-    help="Measure block times afterwards, where the backend runs here.",
+    help="Measure block times after the build, if the backend runs here. [default: measure]",
 )
 @click.option(
     "--weights",
     metavar="STYLE",
-    help="TensorRT: embedded in the engines, external (inputs of them), or auto. [default: auto]",
+    help="TensorRT: weights embedded in the engines, external (inputs of them), or auto. "
+    "[default: auto]",
 )
 @click.option(
     "--target",
@@ -94,30 +94,23 @@ __all__ = ["build_engine", "command"]
     "--builder-optimization-level",
     type=int,
     metavar="0-5",
-    help="tensorrt: how long it looks for fast kernels.",
+    help="tensorrt: effort to find fast kernels.",
 )
-@click.option("--workspace", metavar="SIZE", help="TensorRT: limit of a block's kernel scratch.")
+@click.option(
+    "--workspace", metavar="SIZE", help="TensorRT: largest scratch memory of a block's kernels."
+)
 @shapes_option_named("--min-shapes", "TensorRT: smallest input shapes. [default: 1 where symbolic]")
 @click.option(
     "--process-per-block", is_flag=True, help="TensorRT: compile each block in its own process."
 )
 def command(
-    model: Path,
-    output: Path | None,
-    measure: bool,
-    targets: str | None,
-    data: str | None,
-    calibration: Path | None,
-    method: Method,
-    percentile: float,
-    limit: int | None,
-    preprocessing: str,
-    **options: Any,
+    model: Path, output: Path | None, measure: bool, targets: str | None, **options: Any
 ) -> None:
     """Cut MODEL.onnx into blocks and compile each to its engine."""
     from swapnet.builder.precision.convert import check_precision
     from swapnet.executor.backends import best_backend, can_run
 
+    given = {name: options.pop(name) for name in RANGE_OPTIONS}
     folder = output or Path("engines") / model.stem
     names = tuple(filter(None, (targets or "").split(",")))
     backend = options["backend"]
@@ -125,30 +118,25 @@ def command(
         best_backend() if backend == "auto" else backend,
         options["precision"],
         weight_only=options["weight_only"],
-        ranged=bool(data or calibration),
+        ranged=bool(given["data"] or given["calibration"]),
         excluding=bool(options["exclude"]),
     )
     with progress(folder.name) as report:
         ranges = ranges_of(
             model,
             precision=options["precision"],
-            data=data,
-            calibration=calibration,
-            method=method,
-            percentile=percentile,
-            limit=limit,
-            preprocessing=preprocessing,
             shapes=options["shapes"],
             progress=report,
+            **given,
         )
     manifest = build_engine(
         model, folder, measure=measure, targets=names, calibration=ranges, **options
     )
     backend = manifest.compiled.backend
     if not can_run(backend):
-        click.echo(f"{folder}: to run it, {backend} needs a CUDA GPU", err=True)
-    given = options["shapes"]
-    if open_ := [t.name for t in manifest.inputs if t.is_symbolic and t.name not in given]:
+        click.echo(f"{folder}: {backend} needs a CUDA GPU to run it", err=True)
+    shapes = options["shapes"]
+    if open_ := [t.name for t in manifest.inputs if t.is_symbolic and t.name not in shapes]:
         planned = as_option({name: manifest.planned_shapes[name] for name in open_})
         click.echo(
             f"{folder}: planned for inputs up to {planned}; for larger ones give --shapes", err=True
@@ -158,16 +146,9 @@ def command(
 
 
 def build_engine(model: Path, folder: Path, *, measure: bool, **options: Any) -> Manifest:
-    """Build, measure, and say what was built.
+    """Build, measure if asked and the backend runs here, and print a summary.
 
-    Parameters
-    ----------
-    model, folder
-        From where, to where.
-    measure
-        Measure block times, if the backend runs here.
-    options
-        Of `swapnet.builder.build`.
+    ``options`` are those of `swapnet.builder.build`.
     """
     from swapnet import calibration
     from swapnet.builder import build
@@ -196,7 +177,7 @@ def build_engine(model: Path, folder: Path, *, measure: bool, **options: Any) ->
 
 
 def _compare(folder: Path, manifest: Manifest, asked: str) -> None:
-    """Say so where the smallest budget that works is larger than what was asked for."""
+    """Warn if the smallest budget that works is larger than the one asked for."""
     from swapnet.executor.planning.planner import smallest_budget
 
     nbytes, reason = smallest_budget(manifest)

@@ -1,4 +1,4 @@
-"""What people see: tables, and progress that is a bar on a terminal and lines elsewhere."""
+"""Tables, JSON, and progress: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["StreamedTable", "print_table", "progress", "write_json"]
 
 @contextmanager
 def progress(title: str) -> Iterator[Progress]:
-    """Tell how far a build is, on standard error."""
+    """Show the progress of a long job on standard error."""
     started = time.perf_counter()
     if sys.stderr.isatty():
         with _bar(title) as report:
@@ -61,7 +61,7 @@ def _bar(title: str) -> Iterator[Progress]:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output; the first column is text, the others are numbers."""
+    """Print a table; the first column is text, the others are numbers."""
     from rich.console import Console
     from rich.table import Table
 
@@ -96,7 +96,7 @@ class StreamedTable:
 
 
 def write_json(value: Any, target: str) -> None:
-    """JSON to a file, or to standard output for ``-``."""
+    """Write JSON to a file, or to standard output for ``-``."""
     text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     if target == "-":
         click.echo(text)

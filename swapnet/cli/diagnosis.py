@@ -1,6 +1,6 @@
-"""What is here and what works: facts about backends, GPUs, packages, machine and storage.
+"""Facts about backends, GPUs, packages, machine and storage, and what works of them here.
 
-Nothing that crashes where there is no GPU is touched before the driver says that there is one.
+Libraries that crash without a GPU are loaded only after the driver has found one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SCHEMA: Final = "swapnet-doctor/1"
 BACKENDS = ("onnxruntime", "onnxruntime-cuda", *TENSORRT)
 
 State = Literal["ok", "no", "fact"]
-"""It works or is here; it does not or is not; neither good nor bad."""
+"""Works or is installed; does not or is not; neither good nor bad."""
 
 _PACKAGES: Mapping[str, str] = {
     "swapnet-trt": "pip install swapnet-trt",
@@ -60,36 +60,22 @@ _PACKAGES: Mapping[str, str] = {
     "onnx": "pip install onnx",
     "onnxruntime": "pip install onnxruntime",
     "onnxruntime-gpu": "for --backend onnxruntime-cuda: pip install onnxruntime-gpu in place of "
-    "onnxruntime; on a Jetson from NVIDIA's package index for it",
+    "onnxruntime; on a Jetson from NVIDIA's package index for Jetsons",
     "polygraphy": "pip install polygraphy",
     "pycuda": "for all GPUs: pip install 'swapnet-trt[cuda]'",
     "tensorrt": "for --backend tensorrt: pip install 'swapnet-trt[tensorrt]', or JetPack's",
     "tensorrt-rtx": "for --backend tensorrt-rtx: {rtx}",
 }
-"""What to look for, and how to get it. The last two come in several packages each."""
+"""Packages to look for, and how to get them; the last two come in several packages each."""
 
 _PROBE_BYTES = 12 * READ_BYTES
 _PROBE_WRITE_S = 0.3
-"""Slow storage is probed with less: what was written meanwhile."""
+"""Slow storage is probed with fewer bytes: those that were written in this time."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
-
-    Attributes
-    ----------
-    name
-        What was looked at.
-    state
-        How it is.
-    detail
-        What was found, on one line.
-    hint
-        What to do about it.
-    value, unit
-        The exact number where ``detail`` is one.
-    """
+    """One fact: ``detail`` on one line, its exact ``value`` where it is a number, and a hint."""
 
     name: str
     state: State
@@ -101,16 +87,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Capability:
-    """What a backend can do here.
+    """Whether a backend can build and run engines here.
 
-    Attributes
-    ----------
-    backend
-        Its name.
-    version
-        Of its library; empty where it is not here.
-    builds, runs
-        Whether engines can be built, and executed.
+    ``version`` is that of its library, empty where it is not installed.
     """
 
     backend: str
@@ -121,15 +100,7 @@ class Capability:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that was found; keys of the schema ``swapnet-doctor/1``.
-
-    Attributes
-    ----------
-    backends
-        All that SwapNet knows.
-    topics
-        Findings by what they are about.
-    """
+    """All findings; keys of the schema ``swapnet-doctor/1``."""
 
     schema: Literal["swapnet-doctor/1"]
     backends: tuple[Capability, ...]
@@ -137,28 +108,23 @@ class Diagnosis:
 
     @property
     def runnable(self) -> tuple[str, ...]:
-        """Backends whose engines can be executed here."""
+        """Names of the backends that can run engines here."""
         return tuple(found.backend for found in self.backends if found.runs.state == "ok")
 
 
 def diagnose(folder: Path) -> Diagnosis:
-    """Look at everything; takes about a second and leaves nothing behind.
-
-    Parameters
-    ----------
-    folder
-        Whose storage is looked at.
+    """Look at everything, and test the storage of a folder; takes about a second.
 
     Raises
     ------
     InputError
-        It is no folder.
+        ``folder`` is not a folder.
     """
     if not os.path.isdir(folder):
         raise InputError(
             f"{folder} is not a folder",
             why="it is a file" if os.path.exists(folder) else "there is no such folder",
-            hint="give the folder where engines are to lie, or leave it out",
+            hint="give the folder for engines, or leave it out",
         )
     return Diagnosis(
         schema=SCHEMA,
@@ -308,9 +274,8 @@ def _processor() -> Iterator[Finding]:
         yield Finding(
             "float weights",
             "fact",
-            "packed again in every call: ONNX Runtime of PyPI has no blocked layout for ARM",
-            "ratios that were measured on x86-64 do not hold here; measure yours: "
-            "swapnet bench --compare",
+            "packed again in every call: PyPI's ONNX Runtime has no blocked layout for ARM",
+            "ratios measured on x86-64 do not hold here; measure yours: swapnet bench --compare",
         )
 
 
@@ -323,7 +288,7 @@ def _memory() -> Iterator[Finding]:
 
 
 def _huge_pages() -> Finding:
-    """Size of those that arenas ask for; kernels built without them refuse."""
+    """Size of the huge pages that arenas ask for; kernels built without them refuse."""
     try:
         with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
             memory.madvise(mmap.MADV_HUGEPAGE)
@@ -346,12 +311,12 @@ def _storage(folder: Path) -> tuple[Finding, ...]:
             return (*facts, *_reading(Path(file.name)))
     except (OSError, StorageError) as error:
         reason = error.why if isinstance(error, StorageError) else error.strerror or str(error)
-        hint = "give a folder that you may write to and that has space: swapnet doctor DIR"
+        hint = "give a folder with free space that you can write to: swapnet doctor DIR"
         return (*facts, Finding("direct I/O", "no", f"could not be tried: {reason}", hint))
 
 
 def _write(file: IO[bytes]) -> None:
-    """Bytes that no filesystem can compress, in storage and not in the page cache."""
+    """Write bytes that can't be compressed to storage, and drop them from the page cache."""
     start = time.perf_counter()
     for _ in range(0, _PROBE_BYTES, READ_BYTES):
         file.write(os.urandom(READ_BYTES))
@@ -372,14 +337,14 @@ def _reading(path: Path) -> tuple[Finding, ...]:
             "direct I/O",
             "no",
             f"refused: {error.why}",
-            "weights are read through the page cache, which is slower; keep engines on another "
-            "filesystem, such as ext4 or xfs",
+            "weights are read through the page cache, which is slower; keep engines on a "
+            "filesystem with direct I/O, such as ext4 or xfs",
         )
     try:
         bytes_per_s = _bandwidth(file)
     finally:
         file.close()
-    reads = f"{file.mode}, {format_size(file.nbytes)} once; swapnet measure measures it well"
+    reads = f"{file.mode}, {format_size(file.nbytes)} once; swapnet measure is more exact"
     return (
         direct,
         Finding(
@@ -393,7 +358,7 @@ def _reading(path: Path) -> tuple[Finding, ...]:
 
 
 def _bandwidth(file: WeightFile) -> float:
-    """As what stays in memory is read: several requests in flight."""
+    """Bytes per second with several requests in flight, as resident weights are read."""
     arena = Arena(READERS * READ_BYTES)
     arena.view(0, arena.nbytes)[:] = bytes(arena.nbytes)
 
@@ -409,13 +374,12 @@ def _bandwidth(file: WeightFile) -> float:
 
 
 def _memory_limit() -> Finding:
-
     from swapnet.process.cgroup import MemoryGroup
 
     try:
         with MemoryGroup(None) as group:
-            peaks = "; peaks are sampled, for this kernel keeps none" if group.is_sampled else ""
+            peaks = "; peaks are sampled: this kernel records none" if group.is_sampled else ""
     except BackendUnavailableError as error:
-        hint = f"{error.hint}; without a limit budgets are kept, not enforced"
+        hint = f"{error.hint}; without it SwapNet keeps budgets, the kernel does not enforce them"
         return Finding("kernel's limit", "no", f"can't be set here: {error.why}", hint)
     return Finding("kernel's limit", "ok", f"can be set: swapnet bench --memory-limit{peaks}")

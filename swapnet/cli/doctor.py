@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from swapnet.cli.console import print_table, write_json
+from swapnet.cli.options import PATH
 
 if TYPE_CHECKING:
     from swapnet.cli.diagnosis import Capability, Diagnosis, Finding
@@ -17,14 +18,14 @@ __all__ = ["command"]
 
 
 @click.command("doctor")
-@click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
-@click.option("--json", "json_target", metavar="FILE", help="The same as JSON; - for stdout.")
+@click.argument("folder", metavar="[DIR]", default=".", type=PATH)
+@click.option("--json", "json_target", metavar="FILE", help="Write it as JSON; - for stdout.")
 def command(folder: Path, json_target: str | None) -> None:
-    """Show what is installed, what each backend can do here, and what to do about the rest.
+    """Show what is installed, what each backend can do here, and how to get the rest.
 
-    DIR is where engines are to lie: its storage is looked at. [default: the current folder]
+    DIR is the folder for engines; its storage is tested. [default: the current folder]
 
-    The exit status is 0 where at least one backend can run engines, else 1.
+    The exit status is 0 if at least one backend can run engines, else 1.
     """
     from swapnet.cli.diagnosis import diagnose
 

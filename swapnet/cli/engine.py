@@ -1,4 +1,4 @@
-"""The engine that a command is about: built for it, planned and measured first where it must be."""
+"""The engine of a command: built, planned and measured first where it must be."""
 
 from __future__ import annotations
 
@@ -41,16 +41,10 @@ def open_engine(
 
     Parameters
     ----------
-    folder
-        Engine directory.
-    shapes
-        By input; those of the build where none are given.
-    threads
-        Compute threads; all processors where none are given.
-    gpu_memory
-        Where weights lie on a GPU.
+    folder, shapes, threads, gpu_memory
+        As on the command line.
     own
-        Whether this process is ours, where it executes; its sessions then share one thread pool.
+        True where this process executes and is ours alone: its sessions then share one thread pool.
         None where children of ours execute: memory is counted as they take it.
     """
     from swapnet.calibration import ensure_shapes
@@ -61,21 +55,14 @@ def open_engine(
 
 
 def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> Engine:
-    """The engine with its delays; measured first where there are none, or the assumed ones.
+    """The engine with its delays, measured first where none are stored and ``measure`` says so.
 
-    Parameters
-    ----------
-    engine, load_mode
-        As for `swapnet.calibration.ensure_measured`.
-    measure
-        Whether to measure.
-    name
-        What the user calls the engine.
+    ``name`` is the engine's name in messages.
     """
     from swapnet.executor.backends import can_run
 
     if measure and not can_run(backend := engine.manifest.compiled.backend):
-        say(f"{name}: {backend} can't run here, delays are assumed: swapnet doctor says why")
+        say(f"{name}: {backend} can't run here (swapnet doctor says why), so delays are assumed")
         measure = False
     if not measure:
         return engine
@@ -98,7 +85,7 @@ def engine_or_model(path: Path, shapes: Shapes, **options: Any) -> Iterator[Path
     shapes
         Input shapes.
     options
-        Of `swapnet.builder.build`; only for a model.
+        Further options of `swapnet.builder.build`, for a model only.
 
     Raises
     ------
@@ -110,8 +97,8 @@ def engine_or_model(path: Path, shapes: Shapes, **options: Any) -> Iterator[Path
     if not (path.is_file() or path.suffix == ".onnx"):
         if given := [name for name, value in options.items() if value]:
             raise InputError(
-                f"--{given[0].replace('_', '-')} is for a model",
-                why=f"{path} is an engine, or nothing, and is not built",
+                f"--{given[0].replace('_', '-')} is an option of a build",
+                why=f"{path} is not an .onnx file, so nothing is built",
                 hint="leave it out, or give the .onnx file",
             )
         yield path

@@ -22,10 +22,10 @@ __all__ = ["command"]
 
 @click.command("inspect")
 @engine_argument
-@click.option("--json", "json_target", metavar="FILE", help="The manifest as JSON; - for stdout.")
+@click.option("--json", "json_target", metavar="FILE", help="Write the manifest; - for stdout.")
 @shapes_option
 def command(engine: Path, json_target: str | None, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Show the blocks of an engine: operators, weights, activations, live tensors at the cut."""
+    """Show the blocks of an engine: operators, weights, activations, live values at the cut."""
     from swapnet.executor.planning.layout import lifetimes
     from swapnet.executor.planning.usage import usage
 
@@ -82,7 +82,6 @@ def command(engine: Path, json_target: str | None, shapes: dict[str, tuple[int, 
 
 
 def _precision(manifest: Manifest) -> str:
-    """What follows the model's name; nothing for fp32."""
     if manifest.precision == "fp32":
         return ""
     return f" in {manifest.precision}" + (" (weights only)" if manifest.weight_only else "")

@@ -26,7 +26,9 @@ __all__ = ["command"]
 @click.option(
     "--fresh", is_flag=True, help="Measure storage again even if it was measured within a day."
 )
-@click.option("--requests", "show_requests", is_flag=True, help="Show storage by request size.")
+@click.option(
+    "--requests", "show_requests", is_flag=True, help="Show storage speed by request size."
+)
 @threads_option
 @load_mode_option
 @gpu_memory_option

@@ -13,6 +13,7 @@ from swapnet.executor.swapping.storage import LoadMode
 from swapnet.tensors import parse_shapes
 
 __all__ = [
+    "PATH",
     "budget_option",
     "engine_argument",
     "engines_option",
@@ -27,14 +28,14 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-engine_argument = click.argument(
-    "engine", metavar="DIR", type=click.Path(path_type=Path, file_okay=True)
-)
+PATH = click.Path(path_type=Path)
+
+engine_argument = click.argument("engine", metavar="DIR", type=PATH)
 budget_option = click.option(
     "--budget",
     required=True,
     metavar="SIZE",
-    help="All memory of the model: 64MiB, 25% of the demand, or weights:25%.",
+    help="Memory of the model: 64MiB, 25% of its demand, or weights:25%.",
 )
 load_mode_option = click.option(
     "--load-mode",
@@ -48,21 +49,21 @@ measure_option = click.option(
     "--measure/--no-measure",
     "--calibrate/--no-calibrate",
     default=True,
-    help="Measure this device first where no delays of it are stored. [default: measure]",
+    help="Measure this device first if it has no stored delays. [default: measure]",
 )
 gpu_memory_option = click.option(
     "--gpu-memory",
     type=click.Choice(["auto", "device", "managed", "mapped"]),
     default="auto",
     show_default=True,
-    help="Where weights lie on a GPU: by its attributes, or as you say.",
+    help="Where weights lie on a GPU; auto decides by its attributes.",
 )
 engines_option = click.option(
     "--engines",
     default="engines",
     show_default=True,
-    type=click.Path(path_type=Path),
-    help="Where engine directories lie; missing and outdated ones are built.",
+    type=PATH,
+    help="Folder of engine directories; missing and outdated ones are built.",
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(1), help="Compute threads. [default: all processors]"
@@ -84,7 +85,7 @@ def shapes_option_named(name: str, text: str) -> Callable[[F], F]:
 
 
 def read_inputs(pairs: tuple[tuple[str, Path], ...]) -> dict[str, Any]:
-    """Arrays of ``name=file.npy`` pairs; a pair without a name is an ``.npz`` of all.
+    """Arrays by name out of ``.npy`` files; a pair without a name is an ``.npz`` of all.
 
     Raises
     ------

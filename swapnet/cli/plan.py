@@ -11,6 +11,7 @@ import click
 from swapnet.cli.console import print_table, write_json
 from swapnet.cli.engine import engine_or_model, open_engine, with_delays
 from swapnet.cli.options import (
+    PATH,
     gpu_memory_option,
     load_mode_option,
     measure_option,
@@ -33,20 +34,19 @@ _SHARES = (17, 25, 43, 66, 100)
 
 
 @click.command("plan")
-@click.argument("engine", metavar="DIR|MODEL.onnx", type=click.Path(path_type=Path))
+@click.argument("engine", metavar="DIR|MODEL.onnx", type=PATH)
 @click.option(
     "--budget",
     metavar="SIZE",
-    help="64MiB, 25% of the demand, or weights:25%. [default: several, from the smallest]",
+    help="Memory of the model: 64MiB, 25% of its demand, or weights:25%. [default: several, from "
+    "the smallest]",
 )
-@click.option("--json", "json_target", metavar="FILE", help="As JSON; - for stdout.")
-@click.option("--curve", "with_curve", is_flag=True, help="Latency over budget, 24 points.")
-@click.option(
-    "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="The curve as a picture."
-)
+@click.option("--json", "json_target", metavar="FILE", help="Write the plans; - for stdout.")
+@click.option("--curve", "with_curve", is_flag=True, help="Show latency over budget, 24 points.")
+@click.option("--plot", type=PATH, metavar="FILE.png", help="Draw latency over budget.")
 @shapes_option
-@click.option("--max-block", metavar="SIZE", help="Largest block, for a model; as on build.")
-@click.option("--portable", is_flag=True, help="No hardware layout, for a model; as on build.")
+@click.option("--max-block", metavar="SIZE", help="Largest block of a model, as on build.")
+@click.option("--portable", is_flag=True, help="Build a model for any processor.")
 @measure_option
 @threads_option
 @load_mode_option
@@ -65,7 +65,7 @@ def command(
     load_mode: str,
     gpu_memory: str,
 ) -> None:
-    """Will it fit, and what will it cost?
+    """Show whether a model fits a budget, and how long an inference takes.
 
     A model is built into a temporary folder that is removed afterwards.
     """
@@ -75,9 +75,7 @@ def command(
     from swapnet.executor.planning.planner import make_plan
 
     parsed = Budget.parse(budget) if budget else None
-    for target in (json_target, plot):
-        if target and target != "-":
-            check_writable(Path(target))
+    check_writable(json_target, plot)
     if plot:
         check_drawable(plot)
     with engine_or_model(engine, shapes, max_block=max_block, portable=portable) as folder:
@@ -124,7 +122,7 @@ def _print(
     smallest, reason = smallest_budget(manifest)
     print_table(
         f"{manifest.source.name} at {as_option(manifest.planned_shapes)}: demand "
-        f"{format_size(needed.total_bytes)}, of it weights {format_size(needed.weights_bytes)}",
+        f"{format_size(needed.total_bytes)}, {format_size(needed.weights_bytes)} of it weights",
         ["budget", "resident", "ring", "streamed", "beside weights", "steps", "predicted ms"],
         [
             (
@@ -154,7 +152,7 @@ def _print(
                 for point in points
             ],
         )
-    click.echo(f"Delays are those of: {profile.device}.")
+    click.echo(f"Delays: {profile.device}.")
     click.echo(f"The smallest budget is {smallest} bytes ({format_size(smallest)}): {reason}.")
 
 

@@ -1,4 +1,4 @@
-"""Options of lower precision, which ``build`` and ``quantize`` share."""
+"""Options of representative inputs and lower precision, shared by several commands."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from swapnet.calibration.data.images import PREPROCESSINGS
+from swapnet.cli.options import PATH
 from swapnet.errors import InputError
 from swapnet.manifest import Precision
 from swapnet.progress import Progress
@@ -17,65 +18,80 @@ from swapnet.ranges import METHODS, Method, RangeCache, load_ranges
 if TYPE_CHECKING:
     from swapnet.calibration.data.samples import Samples
 
-__all__ = ["data_options", "open_data", "precision_options", "ranges_of"]
+__all__ = ["RANGE_OPTIONS", "data_options", "open_data", "precision_options", "ranges_of"]
+
+RANGE_OPTIONS = ("data", "limit", "preprocessing", "calibration", "method", "percentile")
+"""Options that `ranges_of` takes."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def data_options(command: F) -> F:
+def data_options(*, required: bool = False) -> Callable[[F], F]:
     """Where representative inputs come from."""
-    for option in (
-        click.option(
-            "--preprocessing",
-            type=click.Choice(list(PREPROCESSINGS)),
-            default="imagenet",
-            show_default=True,
-            help="Of images: ImageNet's statistics, 0 to 1, -1 to 1, or 0 to 255.",
-        ),
-        click.option("--limit", type=click.IntRange(1), help="Read at most so many samples."),
-        click.option(
-            "--data",
-            metavar="DIR|FILE.npz|MODULE:FUNCTION",
-            help="Representative inputs: images, arrays with a leading sample axis, or a function "
-            "that yields dicts of arrays.",
-        ),
-    ):
-        command = option(command)
-    return command
+
+    def add(command: F) -> F:
+        for option in (
+            click.option(
+                "--preprocessing",
+                type=click.Choice(list(PREPROCESSINGS)),
+                default="imagenet",
+                show_default=True,
+                help="Scale pixels by ImageNet's statistics, to 0 to 1, to -1 to 1, or not.",
+            ),
+            click.option(
+                "--limit", type=click.IntRange(1), metavar="N", help="Use the first N samples only."
+            ),
+            click.option(
+                "--data",
+                required=required,
+                metavar="DIR|FILE.npz|MODULE:FUNCTION",
+                help="Representative inputs: images, arrays with a leading sample axis, or a "
+                "function that yields dicts of arrays.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return add
 
 
 def precision_options(command: F) -> F:
-    """How ranges are taken and what is left out; `data_options` too."""
+    """Options of what becomes less precise, and how; `RANGE_OPTIONS` among them."""
     for option in (
         click.option(
-            "--exclude", metavar="NODE", multiple=True, help="Leave an operator in float32."
+            "--exclude",
+            metavar="NODE",
+            multiple=True,
+            help="Leave an operator in float32; can be repeated.",
         ),
         click.option(
-            "--weight-only", is_flag=True, help="Store weights narrow, compute in float32."
+            "--weight-only",
+            is_flag=True,
+            help="Store weights in lower precision, compute in float32.",
         ),
         click.option(
             "--percentile",
             type=click.FloatRange(0, 100, min_open=True),
             default=99.99,
             show_default=True,
-            help="Of absolute values, with --method percentile.",
+            help="Percentile of absolute values, for --method percentile.",
         ),
         click.option(
             "--method",
             type=click.Choice(METHODS),
             default="minmax",
             show_default=True,
-            help="How a range is taken from what was seen.",
+            help="How a range is taken from the observed values.",
         ),
         click.option(
             "--calibration",
             metavar="CACHE",
-            type=click.Path(path_type=Path),
+            type=PATH,
             help="Ranges that were measured before, instead of --data.",
         ),
     ):
         command = option(command)
-    return data_options(command)
+    return data_options()(command)
 
 
 def open_data(
@@ -91,16 +107,16 @@ def open_data(
     Parameters
     ----------
     model
-        What they are for.
+        ONNX file that takes them.
     data, limit, preprocessing
         As on the command line.
     shapes
-        Of inputs: images take their height and width from there where the model has none.
+        Input shapes: height and width of images, where the model leaves them open.
 
     Raises
     ------
     InputError
-        They can't be read, or are not for this model.
+        They can't be read, or do not fit this model.
     """
     from swapnet.calibration.data.samples import inputs_of, open_samples
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from swapnet.cli.console import progress
-from swapnet.cli.options import shapes_option
+from swapnet.cli.options import PATH, shapes_option
 from swapnet.cli.precision import precision_options, ranges_of
 from swapnet.files import check_writable
 from swapnet.manifest import Precision
@@ -19,44 +19,43 @@ __all__ = ["command"]
 
 
 @click.command("quantize")
-@click.argument("model", metavar="MODEL.onnx", type=click.Path(path_type=Path))
+@click.argument("model", metavar="MODEL.onnx", type=PATH)
 @click.option(
     "-o",
     "--output",
     metavar="FILE.onnx",
-    type=click.Path(path_type=Path),
-    help="[default: MODEL.int8.onnx or MODEL.fp16.onnx, here]",
+    type=PATH,
+    help="File to write. [default: MODEL.int8.onnx or MODEL.fp16.onnx, in this folder]",
 )
 @click.option(
     "--precision",
     type=click.Choice(["int8", "fp16"]),
     default="int8",
     show_default=True,
-    help="int8: symmetric Q/DQ pairs, as TensorRT takes them. fp16: types of inputs and outputs "
-    "stay.",
+    help="int8 writes symmetric Q/DQ pairs, as TensorRT takes them; fp16 keeps the types of inputs "
+    "and outputs.",
 )
 @click.option(
     "--per-channel/--per-tensor",
     default=True,
-    help="Scales of int8 weights. [default: per-channel]",
+    help="One scale for each output channel of an int8 weight, or for all of it. [default: "
+    "per-channel]",
 )
 @precision_options
 @click.option(
     "--cache",
     metavar="FILE.json",
-    type=click.Path(path_type=Path),
-    help="Where ranges are written. [default: OUTPUT with .ranges.json]",
+    type=PATH,
+    help="File to write the ranges to. [default: OUTPUT with .ranges.json]",
 )
 @click.option(
     "--budget",
     default="100%",
     show_default=True,
     metavar="SIZE",
-    help="All memory of the model while it is calibrated.",
+    help="Memory of the model while its ranges are measured.",
 )
-@click.option(
-    "--memory-limit", is_flag=True, help="Calibrate under the kernel's limit of that budget."
-)
+@click.option("--memory-limit", is_flag=True, help="Enforce that budget in the kernel; needs root.")
 @shapes_option
 def command(
     model: Path,
@@ -70,8 +69,8 @@ def command(
 ) -> None:
     """Write MODEL.onnx in lower precision, and the ranges of its values.
 
-    Ranges are measured by running the model, swapped inside --budget, on --data; they can be
-    inspected, edited, and used again with --calibration.
+    The model runs on --data, swapped inside --budget, to measure the ranges. You can edit them, and
+    use them again with --calibration.
     """
     from swapnet.builder.importing.source import check_apart, open_source
     from swapnet.builder.precision.convert import check_precision

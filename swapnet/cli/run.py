@@ -10,6 +10,7 @@ from swapnet.arrays import save_npz
 from swapnet.cli.console import print_table
 from swapnet.cli.engine import open_engine, say
 from swapnet.cli.options import (
+    PATH,
     budget_option,
     engine_argument,
     gpu_memory_option,
@@ -38,9 +39,9 @@ def _pair(text: str) -> tuple[str, Path]:
     "inputs",
     multiple=True,
     metavar="NAME=FILE.npy",
-    help="Once for each input, or one .npz of all. [default: seeded inputs]",
+    help="Array of an input, one option each, or one .npz of all. [default: seeded inputs]",
 )
-@click.option("--output", type=click.Path(path_type=Path), metavar="FILE.npz")
+@click.option("--output", type=PATH, metavar="FILE.npz", help="Write the outputs.")
 @shapes_option
 @click.option("--verify", is_flag=True, help="Compare all checksums first.")
 @threads_option
@@ -63,8 +64,7 @@ def command(
     from swapnet.executor import SwapExecutor
     from swapnet.executor.inputs import planned_sample
 
-    if output is not None:
-        check_writable(output)
+    check_writable(output)
     arrays = read_inputs(tuple(map(_pair, inputs)))
     opened = open_engine(engine, shapes, threads, gpu_memory, own=bool(context.obj))
     manifest = opened.manifest
@@ -93,7 +93,7 @@ def command(
     )
     assert stats.last is not None
     click.echo(
-        f"{stats.last.latency_ms:.1f} ms, of it {stats.last.stall_ms:.1f} ms waiting for bytes; "
+        f"{stats.last.latency_ms:.1f} ms, {stats.last.stall_ms:.1f} ms of it waiting for storage; "
         f"{format_size(plan.streamed_bytes)} streamed ({executor.load_mode}), "
         f"{format_size(plan.resident_bytes)} resident"
         + (f"; on {executor.gpu}" if executor.gpu else "")

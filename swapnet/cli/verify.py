@@ -43,5 +43,5 @@ def command(engine: Path, load_mode: str) -> None:
     click.echo(
         f"{engine}: {len(manifest.blocks)} blocks and {format_size(manifest.weights_nbytes)} of "
         "weights are as they were written"
-        + ("" if runs else f"; it was not opened, for {manifest.compiled.backend} can't run here")
+        + ("" if runs else f"; not opened, because {manifest.compiled.backend} can't run here")
     )

@@ -1,4 +1,4 @@
-"""Engines of the model zoo, as commands find them: built where they are missing."""
+"""Engines of the model zoo, built where they are missing or outdated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["current_engine", "engine_folder"]
 
 
 def engine_folder(engines: Path, name: str, backend: str) -> Path:
-    """Where the engine of a model lies: ``NAME`` for ONNX Runtime, else ``NAME-BACKEND``."""
+    """Folder of a model's engine: ``NAME`` for ONNX Runtime, else ``NAME-BACKEND``."""
     return engines / (name if backend == "onnxruntime" else f"{name}-{backend}")
 
 

@@ -1,4 +1,4 @@
-"""A process that does one job, as its parent sees it: a job in, lines of JSON out."""
+"""A child process that does one job: the job in, lines of JSON out."""
 
 from __future__ import annotations
 
@@ -25,33 +25,31 @@ def ask(
     group: MemoryGroup | None = None,
     limit_bytes: int | None = None,
 ) -> T:
-    """Run a job in a process of its own; the process ends with this call, whatever happens.
+    """Run a job in a process of its own; the process always ends with this call.
 
     Parameters
     ----------
     module
-        What the process runs.
+        Name of the module that the process runs.
     job
-        Its first line of standard input, as JSON.
+        First line of its standard input, as JSON.
     answers
-        Union of what it says, one in a line, `Failed` among them.
+        Union of the types of its answers, one in a line, `Failed` among them.
     hear
-        Told of each answer but that; what it returns ends the call, unless that is None.
+        Takes each answer; the first result other than None ends the call.
     verb
-        What the process does, for messages.
-    group
-        Where the kernel counts, and perhaps limits, its memory.
-    limit_bytes
-        The group's limit, for the message when the kernel kills the process.
+        Activity of the process, for messages.
+    group, limit_bytes
+        As for `Child`.
 
     Raises
     ------
     SwapnetError
-        Whatever the process raised.
+        The process raised it.
     BudgetError
-        The kernel killed it for memory.
+        The kernel killed the process for its memory.
     BackendError
-        It died of something else.
+        The process died of another cause.
     """
     who = f"the process that {verb}"
     with Child(module, who, group=group, limit_bytes=limit_bytes) as child:

@@ -8,7 +8,6 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from swapnet.errors import BackendUnavailableError, BudgetError
 from swapnet.machine import CGROUP_V1, CGROUP_V2, DROP_CACHES, KERNEL_OPTIONS
@@ -16,26 +15,26 @@ from swapnet.machine import CGROUP_V1, CGROUP_V2, DROP_CACHES, KERNEL_OPTIONS
 __all__ = ["MemoryGroup", "accounting", "check_available", "drop_page_cache", "is_available"]
 
 _OF_SWAP = ("memory.memsw.limit_in_bytes", "memory.swap.max")
-"""Limits that are not there where the kernel does not count swap."""
+"""Limits that are missing where the kernel does not count swap."""
 
 _SAMPLE_S = 0.005
-"""Between two looks at what is in use, where no peak is kept."""
+"""Time between two samples of the memory in use, where the kernel records no peak."""
 
 _WITHOUT = "leave --memory-limit out"
 
 
 def check_available(without: str = _WITHOUT) -> None:
-    """Raise where this process may not make groups with a memory limit.
+    """Raise where this process can't make groups with a memory limit.
 
     Parameters
     ----------
     without
-        How to do without, for the hint.
+        Alternative to the limit, for the hint.
 
     Raises
     ------
     BackendUnavailableError
-        It may not.
+        The kernel or the permissions refuse.
     """
     try:
         MemoryGroup(None).remove()
@@ -44,7 +43,7 @@ def check_available(without: str = _WITHOUT) -> None:
 
 
 def is_available() -> bool:
-    """Whether this process may make groups with a memory limit."""
+    """Whether this process can make groups with a memory limit."""
     try:
         check_available()
     except BackendUnavailableError:
@@ -53,13 +52,7 @@ def is_available() -> bool:
 
 
 def accounting(*, counted: bool, limited: bool) -> str:
-    """How a peak was found, for a report.
-
-    Parameters
-    ----------
-    counted, limited
-        Whether it is a group's, and whether the group had a limit.
-    """
+    """Name of the way a peak was measured: by a group (``counted``), with a limit or without."""
     if not counted:
         return "resident set"
     with MemoryGroup(None) as group:
@@ -68,13 +61,13 @@ def accounting(*, counted: bool, limited: bool) -> str:
 
 
 def drop_page_cache() -> None:
-    """Write dirty pages and forget cached ones, so that reads are charged to who reads."""
+    """Write dirty pages and drop cached ones, so that reads are charged to their reader."""
     subprocess.run(["sync"], check=True)
     DROP_CACHES.write_text("3")
 
 
 class MemoryGroup:
-    """A group of processes whose memory the kernel counts, and limits if asked.
+    """A group of processes: the kernel counts their memory, and limits it if asked.
 
     Parameters
     ----------
@@ -84,8 +77,8 @@ class MemoryGroup:
     Attributes
     ----------
     is_sampled
-        The kernel keeps no peak (cgroup v2 before Linux 5.19): a thread looks at what is in use
-        every few milliseconds, and can miss a short peak. A limit is kept all the same.
+        The kernel records no peak (cgroup v2 before Linux 5.19): a thread samples the memory in use
+        every few milliseconds, and can miss a short peak. A limit still holds.
 
     Raises
     ------
@@ -130,11 +123,11 @@ class MemoryGroup:
 
     @property
     def peak_bytes(self) -> int:
-        """The most that was in use at once, by the kernel's count."""
+        """Peak of the memory in use, by the kernel's count."""
         return self._sampled.peak_bytes if self._sampled else int(self._peak.read_text())
 
     def lift(self) -> None:
-        """Take the limit away: what follows is not the model's."""
+        """Remove the limit: memory from here on is not the model's."""
         self._write_limits(1)
 
     def _write_limits(self, position: int) -> None:
@@ -145,12 +138,7 @@ class MemoryGroup:
     def __enter__(self) -> MemoryGroup:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
     def remove(self) -> None:
@@ -159,7 +147,7 @@ class MemoryGroup:
         Raises
         ------
         BudgetError
-            They do not go.
+            The processes have not ended after 5 s.
         """
         if self._sampled:
             self._sampled.stop()
@@ -171,11 +159,15 @@ class MemoryGroup:
                 return
             except OSError:
                 time.sleep(0.05)
-        raise BudgetError(f"{self._group} still holds processes")
+        raise BudgetError(
+            f"the memory group {self._group} can't be removed",
+            why="it still holds processes after 5 s",
+            hint="end them, then remove the folder",
+        )
 
 
 class _Sampled:
-    """The most that a file of the kernel was seen to say; a thread looks until it is stopped."""
+    """The largest value seen in a file of the kernel; a thread reads it until it is stopped."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -202,7 +194,7 @@ class _Sampled:
 
 
 def _pass_on_memory() -> None:
-    """Have groups of the second version counted, where their parent does not have it yet."""
+    """Turn on the memory controller for groups of version 2."""
     if "memory" not in (CGROUP_V2 / "cgroup.controllers").read_text().split():
         raise OSError("no cgroup memory controller")
     children = CGROUP_V2 / "cgroup.subtree_control"
@@ -223,12 +215,12 @@ def _unavailable(why: str, without: str = _WITHOUT) -> BackendUnavailableError:
             "than a Raspberry Pi take cgroup_disable=memory out of the boot options)"
         )
     return BackendUnavailableError(
-        "the kernel's memory limit is not to be had here", why=why, hint=f"{cure}, or {without}"
+        "the kernel's memory limit is not available here", why=why, hint=f"{cure}, or {without}"
     )
 
 
 def _is_switched_off() -> bool:
-    """Whether the kernel was told to have no memory controller, as that of Raspberry Pi OS is."""
+    """Whether boot options turn the memory controller off, as on Raspberry Pi OS."""
     words = KERNEL_OPTIONS.read_text().split() if KERNEL_OPTIONS.exists() else []
     options = [word.partition("=") for word in words]
     told = [name for name, _, value in options if "memory" in value.split(",")]

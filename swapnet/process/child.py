@@ -1,4 +1,4 @@
-"""A process of our own as its parent sees it; `swapnet.process.serve` is the other side."""
+"""A child process as its parent sees it; `swapnet.process.serve` is the other side."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, TypeVar
 
 import msgspec
@@ -23,9 +22,11 @@ __all__ = ["Child", "ProcessDied"]
 
 T = TypeVar("T", bound="Child")
 
+_AGAIN = "run it again; if it fails again, report it with this message"
+
 
 class ProcessDied(BackendError):
-    """A process of ours ended without an answer."""
+    """A child process ended without an answer."""
 
 
 class Child:
@@ -34,17 +35,17 @@ class Child:
     Parameters
     ----------
     module
-        What the process runs.
+        Name of the module that the process runs.
     who
-        The process, for messages: ``"the process that measures"``.
+        Name of the process in messages, such as ``"the process that measures"``.
     group
-        Where the kernel counts, and perhaps limits, its memory.
+        Group in which the kernel counts, and perhaps limits, its memory.
     limit_bytes
         The group's limit, for the message when the kernel kills the process.
     python
         Interpreter; None for this one.
     patience_s
-        How long an answer may take; None for ever.
+        Time-out of an answer; None waits for ever.
     """
 
     def __init__(
@@ -89,11 +90,11 @@ class Child:
         Raises
         ------
         SwapnetError
-            Whatever the process raised.
+            The process raised it.
         BudgetError
-            The kernel killed it for memory.
+            The kernel killed the process for its memory.
         BackendError
-            It died of something else, or took too long and was killed.
+            The process died of another cause, or took too long and was killed.
         """
         value = msgspec.json.decode(
             self._read(lambda out: out.readline(), lambda line: line.endswith(b"\n"))
@@ -115,12 +116,7 @@ class Child:
     def __enter__(self: T) -> T:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -151,7 +147,9 @@ class Child:
             return data
         if late.is_set():
             raise BackendError(
-                f"{self._who} is too slow", why=f"it gave no answer for {self._patience_s:g} s"
+                f"{self._who} is too slow",
+                why=f"it gave no answer for {self._patience_s:g} s",
+                hint="run it again when the machine is idle",
             )
         raise self._death()
 
@@ -163,22 +161,20 @@ class Child:
             return BudgetError(
                 f"{self._who} was killed by the kernel",
                 why=f"it went above the limit of {limit} bytes ({format_size(limit)})",
-                hint="give a larger budget, and report it: a budget should hold",
+                hint="give a larger budget, and report this: a budget should hold",
             )
         self._said.seek(0)
         lines = self._said.read().strip().splitlines()
-        last_line = lines[-1] if lines else "it said nothing"
+        last_line = lines[-1] if lines else "it printed nothing"
         if status >= 0:
             return ProcessDied(
                 f"{self._who} ended with status {status}",
                 why=last_line,
-                hint="run it again; if it stays, report it with this message",
+                hint=_AGAIN,
             )
         is_memory = status == -signal.SIGKILL
         return ProcessDied(
             f"{self._who} was killed by signal {-status} ({signal.strsignal(-status)})",
-            why="likely for memory" if is_memory else last_line,
-            hint="free some memory"
-            if is_memory
-            else "run it again; if it stays, report it with this message",
+            why="likely out of memory" if is_memory else last_line,
+            hint="free some memory, or give a smaller budget" if is_memory else _AGAIN,
         )

@@ -1,4 +1,4 @@
-"""One of our errors on its way from a child process to its parent."""
+"""A SwapnetError on its way from a child process to its parent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Failed", "failure_of", "raised"]
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The end: one of our errors, by the name of its class."""
+    """The last answer: a SwapnetError, by the name of its class."""
 
     error: str
     what: str
@@ -21,13 +21,13 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 def failure_of(error: SwapnetError) -> Failed:
-    """What a child says of an error."""
+    """The answer for an error."""
     smallest = error.smallest_bytes if isinstance(error, BudgetError) else None
     return Failed(type(error).__name__, error.what, error.why, error.hint, smallest)
 
 
 def raised(failed: Failed) -> SwapnetError:
-    """The error again."""
+    """The error of an answer."""
     kind: type[SwapnetError] = getattr(errors, failed.error)
     if issubclass(kind, BudgetError):
         return kind(

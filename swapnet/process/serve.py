@@ -1,8 +1,8 @@
-"""A process of ours as it sees its parent; `swapnet.process.child` is the other side.
+"""A child process as it sees its parent; `swapnet.process.child` is the other side.
 
 The parent writes lines of JSON to standard input, the first of them the job. The process answers
-with lines of JSON, and with raw bytes where a line announces them. What libraries print to standard
-output goes to standard error, so that it can't be taken for an answer.
+with lines of JSON, and with raw bytes where a line announces them. Standard output of libraries
+goes to standard error, so that it can't be taken for an answer.
 """
 
 from __future__ import annotations
@@ -24,12 +24,9 @@ T = TypeVar("T")
 
 
 class Parent:
-    """Who started this process; safe to answer from several threads.
+    """The process that started this one: it writes ``lines`` and reads ``answers``.
 
-    Parameters
-    ----------
-    lines, answers
-        Where it writes to, and reads from.
+    Several threads can answer.
     """
 
     def __init__(self, lines: IO[bytes], answers: IO[bytes]) -> None:
@@ -70,9 +67,9 @@ def serve(work: Callable[[Parent], None], parent: Parent | None = None) -> int:
     Parameters
     ----------
     work
-        Takes the job, and answers. One of our errors is answered too, and ends the process.
+        Takes the job, and answers. A SwapnetError is answered too, and ends the process.
     parent
-        Another parent than that of this process.
+        Parent to work for, in tests; by default that of this process.
 
     Returns
     -------

@@ -1,8 +1,8 @@
 """Test doubles for code that uses SwapNet: a simulated engine and a simulated GPU.
 
-``write_engine`` writes an engine directory whose blocks compute nothing but know whether the right
-bytes lie in their places; an executor opens it as any other. ``SimulatedAccelerator`` is a GPU in
-memory of the host, whose copies and kernels run in any order that streams and events allow.
+``write_engine`` writes an engine directory with blocks that compute nothing, but check that the
+right bytes lie in their places; an executor opens it as any other. ``SimulatedAccelerator`` is a
+GPU in host memory with copies and kernels that run in any order that streams and events allow.
 
 Examples
 --------

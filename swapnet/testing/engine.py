@@ -1,6 +1,6 @@
-"""A device that computes nothing and times everything: the pipeline's semantics, checked.
+"""A device that computes nothing and times everything: it checks the pipeline.
 
-A simulated engine (`write_engine`) has blocks without operators, whose weights repeat one byte.
+A simulated engine (`write_engine`) has blocks without operators, filled with one byte each.
 Executing a block verifies that its bytes have arrived and are still there. `VirtualClock` gives
 each request and each block its duration and refuses a request that comes too early.
 """
@@ -45,7 +45,7 @@ def block_byte(index: int) -> int:
 
 
 def write_engine(folder: Path, weights_bytes: Sequence[int]) -> Manifest:
-    """Write a simulated engine: a chain of blocks with so many bytes of weights each.
+    """Write a simulated engine: a chain of blocks with these bytes of weights.
 
     The model takes and gives ``x``, float64 of shape (1,); each block adds its byte.
     """
@@ -94,7 +94,7 @@ def write_engine(folder: Path, weights_bytes: Sequence[int]) -> Manifest:
 
 
 class SimulatedBackend(HostBackend):
-    """Executes simulated engines; see the module.
+    """Executes simulated engines.
 
     Parameters
     ----------
@@ -111,11 +111,10 @@ class SimulatedBackend(HostBackend):
         self._on_step = on_step
 
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[_SimulatedSegment]:
-        """See `Backend.segments`."""
         return [_SimulatedSegment(self.manifest, s, bindings, self._on_step) for s in steps]
 
     def close(self) -> None:
-        """Nothing to release."""
+        pass
 
 
 class _SimulatedSegment:
@@ -132,7 +131,6 @@ class _SimulatedSegment:
         self._on_step = on_step
 
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
-        """Verify each block's bytes and add them up; see `Segment.run`."""
         if self._on_step is not None:
             self._on_step(self._step)
         for block in self._manifest.blocks[self._step.first : self._step.last + 1]:
@@ -162,15 +160,7 @@ class _SimulatedSegment:
 
 
 class VirtualClock:
-    """Gives requests and steps of one plan their times on two lanes, storage and compute.
-
-    Parameters
-    ----------
-    plan
-        What is executed.
-    profile
-        Durations; the two lanes do not slow each other.
-    """
+    """Times requests and steps of one plan on two lanes, storage and compute, by a profile."""
 
     def __init__(self, plan: Plan, profile: Profile) -> None:
         self._plan = plan
@@ -186,12 +176,12 @@ class VirtualClock:
         return tuple(self._step_ends[len(self._plan.steps) - 1 :: len(self._plan.steps)])
 
     def request(self, file_offset: int) -> None:
-        """A request begins.
+        """Start a request.
 
         Raises
         ------
         StorageError
-            The step whose place it overwrites has not ended.
+            The step that uses its place has not ended.
         """
         with self._lock:
             lap = self._laps[file_offset]
@@ -209,7 +199,7 @@ class VirtualClock:
             )
 
     def step(self, step: Step) -> None:
-        """A step is executed."""
+        """Execute a step."""
         lap = len(self._step_ends) // len(self._plan.steps)
         with self._lock:
             storage = 0.0
@@ -232,7 +222,7 @@ class SimulatedStorage:
     manifest
         A simulated engine.
     clock
-        Told of each request.
+        Called with each request.
     failing
         Numbers of the requests that fail, counted over the storage's life.
     """

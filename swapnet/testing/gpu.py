@@ -1,9 +1,9 @@
-"""A GPU that needs none: asynchronous, with a virtual clock, in host memory.
+"""A simulated GPU in host memory: asynchronous, with a virtual clock.
 
-Work is enqueued and runs later, in any order that streams and events allow, drawn from a seed. So
-whatever the caller forgot to order goes wrong for some seed: a copy overtakes the kernel that still
-reads, a kernel the copy that it needs. Times are virtual: each stream has a clock, copies move it
-by their bytes, calls by what they are said to take, and an event carries one clock to another.
+Work is enqueued and runs later, in any order that streams and events allow, drawn from a seed.
+Missing order therefore fails for some seed: a copy overtakes the kernel that still reads, or a
+kernel the copy that it needs. Times are virtual: each stream has a clock, copies move it by their
+bytes, calls by their given durations, and an event carries one clock to another.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from swapnet.executor.swapping.arena import Arena
 __all__ = ["SimulatedAccelerator"]
 
 _FRESH = 0xA5
-"""What memory holds before anything is written."""
+"""Byte of memory before anything is written."""
 
 _EAGERNESS = (0, 1, 2)
-"""At most so many pieces of work run when another is enqueued; drawn once from the seed."""
+"""Most pieces of work that run when another is enqueued; drawn once from the seed."""
 
 
 class SimulatedAccelerator:
-    """See the module, and `Accelerator`.
+    """An `Accelerator` in host memory.
 
     Parameters
     ----------
     seed
-        Of the order of work.
+        Seed of the order of work.
     total_bytes
-        Of device and managed memory.
+        Size of device and managed memory.
     is_integrated
         Its memory is the host's.
     copy_bytes_per_ms
-        How fast copies go.
+        Speed of copies.
     call_ms
-        What each call takes, one after the other, over and over.
+        Duration of each call, one after the other, over and over.
     failing
         Numbers of the copies to the device that fail.
 
@@ -90,21 +90,17 @@ class SimulatedAccelerator:
         self._failure: Exception | None = None
 
     def current(self) -> AbstractContextManager[None]:
-        """See `Accelerator.current`."""
         return nullcontext()
 
     def stream(self) -> Stream:
-        """See `Accelerator.stream`."""
         with self._lock:
             self._streams.append(Stream(self))
             return self._streams[-1]
 
     def default_stream(self) -> Stream:
-        """See `Accelerator.default_stream`."""
         return self.stream()
 
     def allocate(self, kind: MemoryKind, nbytes: int) -> Buffer:
-        """See `Accelerator.allocate`."""
         with self._lock:
             counted = nbytes if kind in (MemoryKind.DEVICE, MemoryKind.MANAGED) else 0
             if counted > self.free_bytes():
@@ -117,7 +113,6 @@ class SimulatedAccelerator:
             return Buffer(self, kind, nbytes, counted)
 
     def copy_in(self, stream: AnyStream, destination: int, source: memoryview) -> None:
-        """See `Accelerator.copy_in`."""
         number = self.copies
         self.copies += 1
 
@@ -129,7 +124,6 @@ class SimulatedAccelerator:
         self._enqueue(stream, work, len(source) / self._copy_bytes_per_ms)
 
     def copy_out(self, stream: AnyStream, destination: memoryview, source: int) -> None:
-        """See `Accelerator.copy_out`."""
 
         def work() -> None:
             ctypes.memmove(_address(destination), source, len(destination))
@@ -137,11 +131,9 @@ class SimulatedAccelerator:
         self._enqueue(stream, work, len(destination) / self._copy_bytes_per_ms)
 
     def fill(self, stream: AnyStream, address: int, nbytes: int, byte: int) -> None:
-        """See `Accelerator.fill`."""
         self._enqueue(stream, lambda: ctypes.memset(address, byte, nbytes) and None, 0.0)
 
     def free_bytes(self) -> int:
-        """See `Accelerator.free_bytes`."""
         return self.attributes.total_bytes - self._used_bytes
 
     def _enqueue(self, stream: AnyStream, work: Callable[[], object], ms: float) -> None:
@@ -156,18 +148,18 @@ class SimulatedAccelerator:
                 self._advance()
 
     def call(self, stream: Stream, work: Callable[[], None]) -> None:
-        """Enqueue a call; it takes what the next one is said to take."""
+        """Enqueue a call; it takes the next of ``call_ms``."""
         ms = self._call_ms[self.calls % len(self._call_ms)]
         self.calls += 1
         self._enqueue(stream, work, ms)
 
     def run_until(self, is_done: Callable[[], bool]) -> None:
-        """Run work, in any order that is allowed, until something has happened.
+        """Run work, in any order that is allowed, until ``is_done``.
 
         Raises
         ------
         BackendError
-            Work failed; it is told once. Or nothing can go on.
+            Work failed, which is raised once; or nothing can go on.
         """
         with self._lock:
             while not is_done():
@@ -182,7 +174,7 @@ class SimulatedAccelerator:
                 raise failure
 
     def release(self, nbytes: int) -> None:
-        """Memory is given back: as with CUDA, all work ends first."""
+        """Give memory back: as with CUDA, all work ends first."""
         with self._lock:
             while self._advance():
                 pass
@@ -207,17 +199,15 @@ class _Work:
 
 @dataclass
 class Event:
-    """A moment of a simulated stream; see `swapnet.executor.gpu.accelerator.Event`."""
+    """A moment of a simulated stream."""
 
     accelerator: SimulatedAccelerator
     ms: float | None = None
 
     def synchronize(self) -> None:
-        """Run work until it has come."""
         self.accelerator.run_until(lambda: self.ms is not None)
 
     def ms_since(self, earlier: AnyEvent) -> float:
-        """In virtual time."""
         assert isinstance(earlier, Event)
         assert self.ms is not None
         assert earlier.ms is not None
@@ -226,7 +216,7 @@ class Event:
 
 @dataclass
 class Stream:
-    """Work in order; see `swapnet.executor.gpu.accelerator.Stream`."""
+    """Work in order."""
 
     accelerator: SimulatedAccelerator
     queue: deque[_Work | Event | tuple[Event]] = field(default_factory=deque)
@@ -255,35 +245,30 @@ class Stream:
 
     @property
     def handle(self) -> int:
-        """None that a library would know."""
+        """No handle that a library would know."""
         return 0
 
     def call(self, work: Callable[[int], None]) -> None:
-        """See `swapnet.executor.gpu.accelerator.Stream.call`."""
         self.accelerator.call(self, lambda: work(self.handle))
 
     def flush(self) -> None:
-        """Run all of it."""
         self.accelerator.run_until(lambda: not self.queue)
 
     def wait(self, event: AnyEvent) -> None:
-        """See `swapnet.executor.gpu.accelerator.Stream.wait`."""
         assert isinstance(event, Event)
         self.accelerator.append(self, (event,))
 
     def record(self) -> Event:
-        """See `swapnet.executor.gpu.accelerator.Stream.record`."""
         event = Event(self.accelerator)
         self.accelerator.append(self, event)
         return event
 
     def synchronize(self) -> None:
-        """Run all of it."""
         self.flush()
 
 
 class Buffer:
-    """Host memory, poisoned at first; see `swapnet.executor.gpu.accelerator.Buffer`."""
+    """Host memory, poisoned at first."""
 
     def __init__(
         self, accelerator: SimulatedAccelerator, kind: MemoryKind, nbytes: int, counted: int
@@ -297,7 +282,6 @@ class Buffer:
         self.nbytes = nbytes
 
     def view(self, offset: int, nbytes: int) -> memoryview:
-        """See `swapnet.executor.gpu.accelerator.Buffer.view`."""
         if not self._kind.is_host_visible:
             raise BackendError(
                 "the host touched device memory", why=f"{nbytes} bytes at {offset}", hint=""
@@ -305,7 +289,6 @@ class Buffer:
         return self._arena.view(offset, nbytes)
 
     def free(self) -> None:
-        """See `swapnet.executor.gpu.accelerator.Buffer.free`."""
         self._accelerator.release(self._counted)
         self._counted = 0
 

@@ -155,7 +155,7 @@ def test_another_processor(call: Call, copy: Path) -> None:
 
 def test_percentiles(call: Call, toy: Engine) -> None:
     failed = call("bench", toy.folder, "--budget", "100%", "--percentile", "many")
-    assert failed.is_user_error("'many' are not percentiles")
+    assert failed.is_user_error("'many' is not a list of percentiles")
 
 
 def test_comparing_with_another_model(call: Call, toy: Engine, tmp_path: Path) -> None:

@@ -248,7 +248,10 @@ def test_engines_of_a_gpu_are_planned_and_verified_without_one(
     folder = gpu_engine("images-sliced")
     planned = call("plan", folder)
     assert planned.status == 0
-    assert "onnxruntime-cuda can't run here, delays are assumed" in planned.err
+    assert (
+        "onnxruntime-cuda can't run here (swapnet doctor says why), so delays are assumed"
+        in planned.err
+    )
     assert "as they were written" in call("verify", folder).out
     limited = call("bench", folder, "--budget", "100%", "--memory-limit")
     assert limited.is_user_error("--memory-limit is not for onnxruntime-cuda")

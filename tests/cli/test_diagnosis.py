@@ -369,4 +369,4 @@ def test_a_raspberry_pi_is_told_how_to_get_the_memory_limit(
     assert found.state == "no"
     assert "no cgroup memory controller" in found.detail
     assert "add cgroup_enable=memory to /boot/firmware/cmdline.txt and reboot" in found.hint
-    assert "budgets are kept, not enforced" in found.hint
+    assert "SwapNet keeps budgets, the kernel does not enforce them" in found.hint

@@ -40,7 +40,7 @@ def test_an_engine_is_measured_once(call: Call, dynamic: Path, jobs: list[Job]) 
     first = call("plan", dynamic, "--threads", 1)
     assert first.status == 0
     assert first.err.count("\n") == 1
-    assert "it was not measured yet" in first.err
+    assert "it is not measured yet" in first.err
     assert "/1 threads." in first.out
     assert call("plan", dynamic, "--threads", 1).err == ""
     assert len(jobs) == 1
@@ -52,7 +52,7 @@ def test_nothing_is_measured_where_that_is_not_wanted(
 ) -> None:
     shown = call("plan", dynamic, "--no-measure")
     assert (shown.status, shown.err, jobs) == (0, "", [])
-    assert "Delays are those of: assumed." in shown.out
+    assert "Delays: assumed." in shown.out
     assert not (dynamic / PROFILE).exists()
 
 
@@ -120,7 +120,7 @@ def test_a_model_is_planned_and_nothing_stays(call: Call, model: Path, jobs: lis
     assert shown.status == 0
     assert "demand" in shown.out
     assert "The smallest budget is" in shown.out
-    assert f"{model}: it was not measured yet" in shown.err
+    assert f"{model}: it is not measured yet" in shown.err
     assert len(jobs) == 1
     assert [path.name for path in model.parent.iterdir()] == ["toy.onnx"]
 
@@ -151,7 +151,7 @@ def test_no_such_model(call: Call, tmp_path: Path) -> None:
 def test_options_of_a_build_are_not_for_an_engine(
     call: Call, dynamic: Path, option: tuple[str, ...]
 ) -> None:
-    assert call("plan", dynamic, *option).is_user_error(f"{option[0]} is for a model")
+    assert call("plan", dynamic, *option).is_user_error(f"{option[0]} is an option of a build")
 
 
 @pytest.mark.usefixtures("drawing")

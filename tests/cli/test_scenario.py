@@ -93,7 +93,7 @@ def test_what_is_asked_is_measured(call: Call, device: Path, experiment: Experim
 def test_storage_must_read_something(call: Call, device: Path, experiment: Experiment) -> None:
     refused = run(call, device, "--storage", "0")
     assert refused.status == 2
-    assert "storage of 0 per second reads nothing" in refused.err
+    assert "--storage 0 is invalid" in refused.err
     assert experiment.options == []
 
 

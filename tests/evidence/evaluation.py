@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from swapnet.models import efficientnet, minilm, mobilenet, monodepth, ppocr, resnet, vgg, yolo
+from swapnet.models import classifier, efficientnet, minilm, monodepth, ppocr, resnet, yolo
 from swapnet.models.ctc import decode
 from swapnet.models.images import PHOTOGRAPHS, Size, fitted, normalise, picture, pixels
 from swapnet.models.zoo import find
@@ -234,10 +234,10 @@ def _unchanged(planes: Planes) -> Planes:
 
 _PHOTOGRAPHED: Mapping[str, tuple[Size, Callable[[Planes], Planes]]] = {
     "efficientnet_lite2": (efficientnet.SIZE, _of_efficientnet),
-    "vgg19": (vgg.SIZE, normalise),
-    "resnet101": (resnet.SIZE, normalise),
-    "resnet18": (resnet.SIZE, normalise),
-    "mobilenet_v2": (mobilenet.SIZE, normalise),
+    "vgg19": (classifier.SIZE, normalise),
+    "resnet101": (classifier.SIZE, normalise),
+    "resnet18": (classifier.SIZE, normalise),
+    "mobilenet_v2": (classifier.SIZE, normalise),
     "fcn_resnet101": (resnet.FCN_SIZE, normalise),
     "yolov3": (yolo.SIZE, _unchanged),
     "yolov3_tiny": (yolo.SIZE, _unchanged),

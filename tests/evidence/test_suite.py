@@ -200,7 +200,7 @@ def test_bad_options(
 ) -> None:
     assert measure("--budget", "much").is_user_error("is not a budget")
     (tmp_path / "file").write_text("")
-    assert measure("--results", tmp_path / "file").is_user_error("can't be made")
+    assert measure("--results", tmp_path / "file").is_user_error("can't be written")
     assert call(command, "unheard-of").is_user_error("no model named")
     stand_in(monkeypatch, tmp_path / "results", controllers="")
     monkeypatch.setattr("tests.evidence.suite.check_available", check_available)

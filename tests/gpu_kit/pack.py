@@ -178,13 +178,14 @@ def _copy_code(site: Path) -> None:
 
 def _copy_data(site: Path) -> None:
     """What models of part b are made of, as the cache has it: seeded ones need pictures only."""
-    from swapnet.models import cache, images, ppocr
+    from swapnet.files import cache_folder
+    from swapnet.models import images, ppocr
     from swapnet.models.fetch import member
 
     pictures = [(images.SKIMAGE, path) for path in images.SKIMAGE.members]
     for wheel, path in (*pictures, (ppocr.RAPIDOCR, ppocr.RAPIDOCR.members[0])):
         source = member(wheel, path)
-        target = site / source.relative_to(cache.root())
+        target = site / source.relative_to(cache_folder())
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
 

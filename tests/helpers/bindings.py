@@ -28,7 +28,8 @@ from typing import Any
 
 import pytest
 
-from swapnet.models.cache import create, root
+from swapnet.files import cache_folder
+from swapnet.models.cache import create
 from swapnet.models.fetch import file_sha256
 
 __all__ = ["RTX", "VERSIONS", "ask", "backend_of", "check_pin"]
@@ -149,7 +150,7 @@ def _bindings(version: str) -> Path:
             (folder / package).mkdir()
             (folder / package / "__init__.py").write_text(source)
 
-    return create(root() / "bindings" / f"{version}-{tag}", unpack)
+    return create(cache_folder() / "bindings" / f"{version}-{tag}", unpack)
 
 
 def _download(version: str, folder: Path) -> Path:
@@ -184,7 +185,7 @@ def _stub_libraries(version: str) -> Path:
             _compile(source, folder / name)
 
     key = hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:16]
-    return create(root() / "bindings" / f"stubs-{key}", compile_all)
+    return create(cache_folder() / "bindings" / f"stubs-{key}", compile_all)
 
 
 def _needed(library: Path) -> list[str]:

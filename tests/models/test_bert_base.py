@@ -8,7 +8,7 @@ import pytest
 
 from swapnet.models import bert_base, minilm
 from swapnet.models.bert import Bert
-from swapnet.models.classes import SEEDED
+from swapnet.models.classifier import SEEDED
 
 TINY = Bert(layers=1, heads=2, hidden=8, intermediate=16, vocabulary=11, positions=130)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from swapnet import files
 from swapnet.errors import StorageError
 from swapnet.models import cache
 
@@ -13,7 +14,7 @@ def write(folder: Path) -> None:
 
 
 def test_root_is_chosen_by_the_environment(cache_folder: Path) -> None:
-    assert cache.root() == cache_folder
+    assert files.cache_folder() == cache_folder
 
 
 def test_root_is_in_the_home_folder_otherwise(
@@ -21,7 +22,7 @@ def test_root_is_in_the_home_folder_otherwise(
 ) -> None:
     monkeypatch.delenv("SWAPNET_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.root() == tmp_path / ".cache" / "swapnet"
+    assert files.cache_folder() == tmp_path / ".cache" / "swapnet"
 
 
 def test_creates_once(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_nothing_else_is_kept(wheel: Wheel, cache_folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("cache_folder")
-def test_other_members_are_fetched_anew(wheel: Wheel, commands: list[list[str]]) -> None:
+def test_other_members_are_fetched_again(wheel: Wheel, commands: list[list[str]]) -> None:
     fetch.member(wheel, "toy/data.txt")
     more = replace(wheel, members=("toy/data.txt", "toy/__init__.py"))
     assert fetch.member(more, "toy/__init__.py").read_text() == "raise RuntimeError"

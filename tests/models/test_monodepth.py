@@ -10,7 +10,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from swapnet.models.classes import SEEDED
+from swapnet.models.classifier import SEEDED
 from swapnet.models.graph import Graph
 from swapnet.models.monodepth import monodepth, read
 from swapnet.models.resnet import RESNET18

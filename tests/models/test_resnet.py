@@ -10,7 +10,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from swapnet.models.classes import SEEDED
+from swapnet.models.classifier import SEEDED
 from swapnet.models.graph import Graph
 from swapnet.models.resnet import RESNET18, RESNET101, fcn, read_fcn, resnet
 from swapnet.models.weights import Weights
@@ -37,7 +37,9 @@ def convolutions(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_networks_are_named_after_their_depth() -> None:
-    assert (RESNET18.depth, RESNET101.depth) == (18, 101)
+    """Layers between image and logits: a stem, the blocks, and the classifier."""
+    depths = [2 + sum(net.blocks) * len(net.kernels) for net in (RESNET18, RESNET101)]
+    assert depths == [18, 101]
 
 
 def test_small_bottleneck_resnet(path: Path, noise: Noise, infer: Infer) -> None:

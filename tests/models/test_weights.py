@@ -75,5 +75,5 @@ def test_checkpoints_serve_as_well(tmp_path: Path) -> None:
     values = Weights(path).tensor("fc", (2,), 1.0)
     assert values.dtype == np.float32
     assert values.tolist() == [1, 2]
-    with pytest.raises(ModelError, match="not of the shape"):
+    with pytest.raises(ModelError, match="wrong shape"):
         Weights(path).tensor("fc", (3,), 1.0)

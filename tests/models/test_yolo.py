@@ -9,7 +9,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from swapnet.models.classes import SEEDED
+from swapnet.models.classifier import SEEDED
 from swapnet.models.graph import Graph
 from swapnet.models.weights import Weights
 from swapnet.models.yolo import TINY_HEADS, Box, boxes, read, suppress, tiny, yolo

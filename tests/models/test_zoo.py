@@ -94,7 +94,7 @@ def test_get_writes_where_it_is_told(toy: ZooModel, tmp_path: Path) -> None:
     assert zoo.files(toy, tmp_path / "here").onnx == tmp_path / "here" / "toy-r1" / "toy.onnx"
 
 
-def test_another_recipe_is_made_anew(toy: ZooModel) -> None:
+def test_another_recipe_is_made_again(toy: ZooModel) -> None:
     def other(path: Path, weights: Path | None) -> int:
         with Graph(path, Weights(weights, seed=1)) as graph:
             value = graph.input("input", (1, 2))

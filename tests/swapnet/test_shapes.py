@@ -142,7 +142,7 @@ def test_what_can_not_be_read_or_written_is_named(tmp_path: Path, measured: Meas
     with pytest.raises(EngineError, match="can't be read"):
         load_shapes(tmp_path, "x-5")
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="can't be made"):
+    with pytest.raises(StorageError, match="can't be written"):
         save_shapes(tmp_path / "file", "x-5", measured)
 
 

@@ -53,14 +53,12 @@ class TensorRTCompiler:
 
     Attributes
     ----------
-    backend
-        Name of the library.
     options
-        Checked before.
+        Checked options.
     limits
         Workspace and memory of kernels.
     work
-        Folder for the models of blocks on their way.
+        Folder for the temporary models of blocks.
     measured_ms
         Milliseconds of each style, by block, where they were measured (`measure_styles`).
     """

@@ -33,17 +33,13 @@ _ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
 def compile_engine(job: Job, report: Report) -> int | None:
     """Write the engine of a block.
 
-    Parameters
-    ----------
-    job
-        What to do.
-    report
-        Told of the builder's steps; what it raises stops the builder and is raised here.
+    ``report`` is called with the builder's steps; an error in it stops the builder and is raised
+    here.
 
     Returns
     -------
     int or None
-        Bytes that its values and kernels take beside weights, as the library logs them.
+        Bytes of its values and kernels beside weights, as the library logs them.
 
     Raises
     ------

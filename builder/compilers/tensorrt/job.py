@@ -23,12 +23,10 @@ class Job(_Record, frozen=True):
 
     Attributes
     ----------
-    backend
-        The library.
     title
         Name of the block, for messages.
     model, engine
-        Paths: of the block's ONNX model, and of the engine to write.
+        Paths of the block's ONNX model, and of the engine to write.
     external
         Weights are inputs.
     profiles
@@ -38,7 +36,7 @@ class Job(_Record, frozen=True):
     workspace_bytes, tactic_bytes
         As in `Limits`; None for no limit.
     timing_cache
-        Path of the file that keeps what was measured; none where the library keeps nothing.
+        Path of the file that keeps times of kernels; None if the library keeps none.
     """
 
     backend: str

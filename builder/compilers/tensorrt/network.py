@@ -25,18 +25,7 @@ __all__ = ["add_profile", "make_config", "parse_network", "save_model"]
 def save_model(
     graph: Graph, part: Part, name: str, path: Path, *, embedded: Collection[str]
 ) -> None:
-    """Write a part to ``path``, and the weights that are no inputs to a file beside it.
-
-    Parameters
-    ----------
-    graph, part
-        What to write.
-    name
-        Name of the model.
-    path
-        The file beside it ends in ``.data``; a model of any size can be written so.
-    embedded
-        Weights that are no inputs.
+    """Write a part to ``path``, and its ``embedded`` weights to a file beside it (``.data``).
 
     Raises
     ------

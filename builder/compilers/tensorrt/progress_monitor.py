@@ -22,7 +22,7 @@ Report = Callable[[int, int], None]
 def make_monitor(trt: tensorrt.Module, report: Report, is_stopped: Callable[[], bool]) -> Any:
     """An ``IProgressMonitor`` of the outermost phase, which ends the build when it is stopped.
 
-    What ``report`` raises stops the builder and is kept in ``monitor.raised``: an exception must
+    An error in ``report`` stops the builder and is kept in ``monitor.raised``: an exception must
     not cross the library.
     """
 

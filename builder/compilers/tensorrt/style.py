@@ -72,21 +72,17 @@ def choose_styles(
 ) -> tuple[WeightStyle, ...]:
     """The style of each piece, by rule on its operators.
 
+    A piece without weights of its own is external, and so is one with weights that others read from
+    storage (`Piece.readable`).
+
     Parameters
     ----------
-    pieces
-        In order.
     choice
         ``"external"`` and ``"embedded"`` hold for all pieces that have weights of their own; with
         ``"auto"``, weights are external where all operators take them so (`EXTERNAL_INPUTS`).
     measured_ms
         Time of a swap and an execution in each style, by block, where they were measured on a GPU:
         with ``"auto"``, the faster one.
-
-    Notes
-    -----
-    A piece without weights of its own is external, and so is one with weights that others read from
-    storage (`Piece.readable`).
     """
     return tuple(_style(piece, choice, (measured_ms or {}).get(piece.index)) for piece in pieces)
 
@@ -137,10 +133,8 @@ def measure_styles(
     ----------
     build
         Builds an engine of one style into a folder; blocks are the same in both.
-    work
-        Where both are built.
     swaps
-        Milliseconds that each block of an engine takes.
+        Milliseconds of each block of an engine.
 
     Returns
     -------

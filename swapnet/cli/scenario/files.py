@@ -1,4 +1,4 @@
-"""Where scenarios lie."""
+"""Scenarios by name or file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def scenarios() -> dict[str, Path]:
 
 
 def scenario_path(name: str) -> Path:
-    """The file of a scenario: one that is there, or one that comes with SwapNet.
+    """The file of a scenario, given as a path or as the name of one that comes with SwapNet.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def scenario_path(name: str) -> Path:
     if name not in known:
         raise InputError(
             f"there is no scenario {name}",
-            why="it is no file, and none of those that come with SwapNet",
+            why="it is neither a file nor a scenario that comes with SwapNet",
             hint=f"give a TOML file, or one of {', '.join(known)}",
         )
     return known[name]
@@ -49,7 +49,7 @@ def chosen_scenario(path: Path, rates_per_s: Mapping[str, float], *, speed: floa
     Raises
     ------
     InputError
-        The file is no scenario, or has no DNN of such a name.
+        The file is not a scenario, or has no DNN of that name.
     """
     from swapnet.executor.scenario.scenario import at_rates, at_speed, load_scenario
 

@@ -7,16 +7,8 @@ from pathlib import Path
 import click
 
 from swapnet.cli.console import print_table, write_json
-from swapnet.cli.options import engines_option, threads_option
 from swapnet.cli.scenario.files import chosen_scenario, scenario_path
-from swapnet.cli.scenario.options import (
-    budget_option,
-    rates_option,
-    scenario_argument,
-    seed_option,
-    speed_option,
-    storage_option,
-)
+from swapnet.cli.scenario.options import scenario_options
 from swapnet.cli.scenario.parts import parts_of
 from swapnet.units import format_size
 
@@ -24,22 +16,8 @@ __all__ = ["command"]
 
 
 @click.command("forecast")
-@scenario_argument
-@budget_option
-@storage_option
-@click.option(
-    "--requests",
-    default=2_000,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Of each DNN at least; others have more, by their rates.",
-)
-@rates_option
-@speed_option
-@seed_option
-@threads_option
-@engines_option
-@click.option("--json", "json_target", metavar="FILE", help="- for stdout.")
+@scenario_options(requests=2_000)
+@click.option("--json", "json_target", metavar="FILE", help="Write the forecast; - for stdout.")
 def command(
     scenario: str,
     budget: str,
@@ -52,7 +30,7 @@ def command(
     engines: Path,
     json_target: str | None,
 ) -> None:
-    """Expect what a scenario takes, on a virtual clock with measured delays."""
+    """Predict latency and memory of a scenario, on a virtual clock with measured delays."""
     from swapnet.budget import Budget
     from swapnet.executor.device import Device, available_processors
     from swapnet.executor.runtime.memory import together

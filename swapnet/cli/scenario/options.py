@@ -1,32 +1,82 @@
-"""Options that run and forecast share."""
+"""Arguments and options that run and forecast share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf, nan
+from typing import Any, TypeVar
 
 import click
 
+from swapnet.cli.options import engines_option, threads_option
 from swapnet.errors import InputError
 from swapnet.units import parse_size
 
-__all__ = [
-    "budget_option",
-    "rates_option",
-    "scenario_argument",
-    "seed_option",
-    "speed_option",
-    "storage_option",
-]
+__all__ = ["scenario_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _LIKE_RATES = "give rates like --rates objects=2.5,signs=0.1"
 
-scenario_argument = click.argument("scenario", metavar="FILE|NAME")
-budget_option = click.option(
-    "--budget",
-    required=True,
-    metavar="SIZE",
-    help="All memory of all DNNs: 128MiB, 25% of their demand, or weights:25%.",
-)
+
+def scenario_options(*, requests: int) -> Callable[[F], F]:
+    """The scenario, its budget, and how it is changed; ``requests`` is the default of each DNN."""
+
+    def add(command: F) -> F:
+        for option in (
+            engines_option,
+            threads_option,
+            click.option(
+                "--seed",
+                default=0,
+                show_default=True,
+                type=click.IntRange(0),
+                help="Seed of the request times and inputs.",
+            ),
+            click.option(
+                "--speed",
+                default=1.0,
+                show_default=True,
+                type=float,
+                metavar="FACTOR",
+                callback=_speed,
+                help="Multiply all rates.",
+            ),
+            click.option(
+                "--rates",
+                "rates_per_s",
+                multiple=True,
+                metavar="NAME=N,…",
+                callback=_rates_per_s,
+                help="Requests per second of some DNNs, before --speed; names as `scenario list` "
+                "shows them. [default: the scenario's]",
+            ),
+            click.option(
+                "--requests",
+                default=requests,
+                show_default=True,
+                type=click.IntRange(1),
+                help="Least number of requests of a DNN; others get more, by their rates.",
+            ),
+            click.option(
+                "--storage",
+                "storage_bytes_per_s",
+                metavar="SIZE",
+                callback=_bytes_per_s,
+                help="Bytes per second of a slower storage, like 400MB. [default: this device's]",
+            ),
+            click.option(
+                "--budget",
+                required=True,
+                metavar="SIZE",
+                help="Memory of all DNNs: 128MiB, 25% of their demand, or weights:25%.",
+            ),
+            click.argument("scenario", metavar="FILE|NAME"),
+        ):
+            command = option(command)
+        return command
+
+    return add
 
 
 def _rates_per_s(
@@ -52,45 +102,20 @@ def _rate(text: str) -> tuple[str, float]:
     if not name.strip() or not 0 < rate_per_s < inf:
         raise InputError(
             f"{text.strip()!r} is not a rate",
-            why="it must be the name of a DNN, =, and a number of requests per second above 0",
+            why="a rate is the name of a DNN, =, and a number of requests per second above 0",
             hint=_LIKE_RATES,
         )
     return name.strip(), rate_per_s
 
 
-rates_option = click.option(
-    "--rates",
-    "rates_per_s",
-    multiple=True,
-    metavar="NAME=N,…",
-    callback=_rates_per_s,
-    help="Requests per second of some DNNs in place of the scenario's, before --speed; names as "
-    "`scenario list` shows them.",
-)
-
-
 def _speed(_: click.Context, __: click.Parameter, value: float) -> float:
     if not 0 < value < inf:
         raise InputError(
-            f"a speed of {value} is not possible",
-            why="all rates are multiplied by it: it must be a number above 0",
+            f"--speed {value} is invalid",
+            why="it multiplies all rates, so it must be a finite number above 0",
             hint="leave it out for the scenario's own rates",
         )
     return value
-
-
-speed_option = click.option(
-    "--speed",
-    default=1.0,
-    show_default=True,
-    type=float,
-    metavar="FACTOR",
-    callback=_speed,
-    help="Times all rates.",
-)
-seed_option = click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the requests."
-)
 
 
 def _bytes_per_s(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
@@ -99,17 +124,8 @@ def _bytes_per_s(_: click.Context, __: click.Parameter, value: str | None) -> fl
     parsed = parse_size(value)
     if parsed < 1:
         raise InputError(
-            f"storage of {value} per second reads nothing",
-            why="it must be 1 byte or more",
+            f"--storage {value} is invalid",
+            why=f"it is {parsed} bytes per second, and must be at least 1",
             hint="give bytes per second, like --storage 400MB",
         )
     return float(parsed)
-
-
-storage_option = click.option(
-    "--storage",
-    "storage_bytes_per_s",
-    metavar="SIZE",
-    callback=_bytes_per_s,
-    help="Bytes per second of slower storage than this device's, like 400MB. [default: this one's]",
-)

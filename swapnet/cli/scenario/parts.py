@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 __all__ = ["parts_of"]
 
 _SAMPLES = 3
-"""Inputs of each DNN; the first is its example."""
+"""Number of inputs of each DNN; the first is its example."""
 
 
 def parts_of(scenario: Scenario, engines: Path, device: Device) -> tuple[Part, ...]:
-    """All engines, built and measured where they must be, with their inputs."""
+    """The engines of a scenario with their inputs, built and measured where needed."""
     from swapnet import models
     from swapnet.executor.engine import Engine
 

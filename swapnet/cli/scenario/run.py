@@ -10,16 +10,8 @@ from pathlib import Path
 import click
 
 from swapnet.cli.console import progress, write_json
-from swapnet.cli.options import engines_option, threads_option
 from swapnet.cli.scenario.files import chosen_scenario, scenario_path
-from swapnet.cli.scenario.options import (
-    budget_option,
-    rates_option,
-    scenario_argument,
-    seed_option,
-    speed_option,
-    storage_option,
-)
+from swapnet.cli.scenario.options import scenario_options
 from swapnet.cli.scenario.parts import parts_of
 from swapnet.cli.scenario.table import show
 from swapnet.errors import InputError
@@ -29,9 +21,8 @@ __all__ = ["command"]
 
 
 @click.command("run")
-@scenario_argument
-@budget_option
-@click.option("--memory-limit", is_flag=True, help="Under the kernel's limit; needs root.")
+@scenario_options(requests=50)
+@click.option("--memory-limit", is_flag=True, help="Enforce the budget in the kernel; needs root.")
 @click.option(
     "--compare",
     "compared",
@@ -40,41 +31,28 @@ __all__ = ["command"]
     help="Other ways to share the budget: equal, proportional, whole-model; unlimited always runs.",
 )
 @click.option(
-    "--requests",
-    default=50,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Of each DNN at least; others have more, by their rates.",
-)
-@click.option(
     "--rounds",
     default=4,
     show_default=True,
     type=click.IntRange(1),
-    help="Turns of each way, between which requests are divided.",
+    help="Rounds of each way; they share the requests.",
 )
-@storage_option
-@rates_option
-@speed_option
-@seed_option
 @click.option(
     "--lanes",
     default=1,
     show_default=True,
     type=click.IntRange(1, 2),
     metavar="1|2",
-    help="Inferences that compute at once.",
+    help="Number of inferences that compute at the same time.",
 )
-@threads_option
-@engines_option
 @click.option(
     "--budget-steps",
     metavar="SHARE:SIZE,…",
-    help="Change the budget at these shares of the run, in percent of --budget or as sizes, like "
+    help="Change the budget at these shares of the run, to percent of --budget or to sizes, like "
     "0.33:50%,0.66:100%.",
 )
-@click.option("--json", "json_target", metavar="FILE", help="The report; - for stdout.")
-@click.option("--plot", metavar="FILE", help="Shares of the budget and waiting requests over time.")
+@click.option("--json", "json_target", metavar="FILE", help="Write the report; - for stdout.")
+@click.option("--plot", metavar="FILE", help="Draw shares and waiting requests over time.")
 def command(
     scenario: str,
     budget: str,
@@ -95,8 +73,8 @@ def command(
 ) -> None:
     """Run the DNNs of a scenario under one budget, and compare with unlimited memory.
 
-    All ways are open at the same time: this machine must have the memory for it. A round takes as
-    long as the DNN that is asked least needs for its requests.
+    All ways to share the budget are open at the same time, so this machine needs memory for all of
+    them. A round ends when the DNN with the lowest rate has got its requests.
     """
     from swapnet.budget import Budget
     from swapnet.builder.one_operator import one_operator_engine
@@ -113,9 +91,7 @@ def command(
     parsed = Budget.parse(budget)
     others = _others(compared)
     parse_steps(budget_steps or "", 1 << 30)  # before engines are built
-    for target in (json_target, plot):
-        if target and target != "-":
-            check_writable(Path(target))
+    check_writable(json_target, plot)
     if plot:
         check_drawable(Path(plot))
     pace = None if storage_bytes_per_s is None else Pace(storage_bytes_per_s)

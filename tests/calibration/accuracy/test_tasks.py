@@ -38,7 +38,7 @@ def test_a_task_is_chosen(name: TaskName, array: Array, kind: type) -> None:
 
 
 def test_a_task_that_an_output_can_not_have() -> None:
-    with pytest.raises(InputError, match=r"'y' has no classes\n.*4x1x2 of float32"):
+    with pytest.raises(InputError, match=r"does not suit output 'y'\n.*4x1x2 of float32"):
         task_of("classes", "y", np.zeros((4, 1, 2), np.float32))
 
 

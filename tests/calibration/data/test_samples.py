@@ -170,7 +170,7 @@ def test_bfloat16_is_given_as_its_bits(npz: Write) -> None:
     kind = InputType("x", "bfloat16", (2,))
     (feed,) = open_samples(npz(x=np.array([0x3F80, 0xFF7F], np.uint16)), [kind])
     assert feed["x"].dtype == np.uint16
-    with pytest.raises(InputError, match="of 2 values 1 are NaN and 1 infinite"):
+    with pytest.raises(InputError, match="1 of its 2 values are NaN and 1 infinite"):
         list(open_samples(npz(x=np.array([0x7FC0, 0xFF80], np.uint16)), [kind]))
 
 
@@ -235,7 +235,7 @@ def test_what_is_no_data(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_of_nothing(npz: Write, limit: int) -> None:
-    with pytest.raises(InputError, match=f"{limit} samples can't be read"):
+    with pytest.raises(InputError, match=f"a limit of {limit} samples is invalid"):
         open_samples(npz(**zeros()), [X, MASK], limit=limit)
 
 
@@ -268,7 +268,7 @@ def test_values_that_are_not_finite(npz: Write, kind: str) -> None:
     assert next(samples)["x"].shape == (2, 4)
     with pytest.raises(InputError, match=r"input 'x' of sample 2 of .*data\.npz is not") as caught:
         next(samples)
-    assert caught.value.why == "of 8 values 2 are NaN and 1 infinite"
+    assert caught.value.why == "2 of its 8 values are NaN and 1 infinite"
 
 
 # Functions
@@ -355,8 +355,8 @@ def test_a_file_hides_no_module(script: Script, tmp_path: Path) -> None:
         ("import swapnet_test_absent", ["can't be imported", "No module named"]),
         ("def feeds(:", ["can't be imported", "SyntaxError"]),
         ("raise SystemExit(3)", ["can't be imported", "SystemExit: 3"]),
-        ("feeds = [1]", ["swapnet_test_feeds:feeds is no function", "another 'feeds'"]),
-        ("", ["swapnet_test_feeds:feeds is no function", "no 'feeds'"]),
+        ("feeds = [1]", ["swapnet_test_feeds:feeds is not a function", "another 'feeds'"]),
+        ("", ["swapnet_test_feeds:feeds is not a function", "no 'feeds'"]),
     ],
 )
 @pytest.mark.parametrize("suffix", ["", ".py"])
@@ -384,16 +384,16 @@ def test_modules_that_are_not_there(data: str) -> None:
 @pytest.mark.parametrize(
     ("body", "messages"),
     [
-        ("yield np.zeros(3)", ["sample 1 of swapnet_test_feeds:feeds is no dict", "ndarray"]),
-        ("return {'x': 1}", ["sample 1 of", "is no dict", "yields str"]),
+        ("yield np.zeros(3)", ["sample 1 of swapnet_test_feeds:feeds is not a dict", "ndarray"]),
+        ("return {'x': 1}", ["sample 1 of", "is not a dict", "yields str"]),
         ("return None", ["sample 1 of", "can't be made", "not iterable"]),
         ("yield good; 1 / 0", ["sample 2 of", "ZeroDivisionError: division by zero"]),
         ("yield good; raise SystemExit(1)", ["sample 2 of", "SystemExit: 1"]),
         ("yield from ()", ["no samples in swapnet_test_feeds:feeds", "it yields nothing"]),
         ("yield {}", ["input 'x' of sample 1 of swapnet_test_feeds:feeds is missing"]),
         ("yield good | {3: 1}", ["unknown input '3'"]),
-        ("yield {'x': [[1], [1, 2]]}", ["input 'x' of sample 1 of", "is no array"]),
-        ("yield {'x': Odd()}", ["is no array", "only on Tuesdays"]),
+        ("yield {'x': [[1], [1, 2]]}", ["input 'x' of sample 1 of", "is not an array"]),
+        ("yield {'x': Odd()}", ["is not an array", "only on Tuesdays"]),
         ("yield {'x': 'picture.png'}", ["element type", "<U11"]),
     ],
 )

@@ -14,8 +14,8 @@ import pytest
 
 import swapnet.calibration
 from swapnet.calibration import ensure_measured, ensure_shapes, measure
-from swapnet.calibration.delays import child, worker
 from swapnet.calibration.delays import measure as measuring
+from swapnet.calibration.delays import worker
 from swapnet.calibration.delays.blocks import infer, intervals
 from swapnet.calibration.delays.cache import load_requests
 from swapnet.calibration.delays.requests import measure_requests
@@ -100,15 +100,15 @@ def test_measure_writes_what_a_child_measured(toy: Path) -> None:
 
 def test_what_the_child_refuses_is_raised_here(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="is not an engine directory"):
-        child.measure_in_child(job(tmp_path), silent)
+        measuring.measure_in_child(job(tmp_path), silent)
 
 
 @pytest.mark.parametrize(
     ("code", "why"),
     [
         ("import sys; sys.stdin.readline(); sys.exit('odd')", "odd"),
-        ("import os; os._exit(3)", "it said nothing"),
-        ("import os; os.close(0); os._exit(3)", "it said nothing"),
+        ("import os; os._exit(3)", "it printed nothing"),
+        ("import os; os.close(0); os._exit(3)", "it printed nothing"),
     ],
 )
 def test_a_child_that_dies_is_named(
@@ -116,7 +116,7 @@ def test_a_child_that_dies_is_named(
 ) -> None:
     child_runs(monkeypatch, code)
     with pytest.raises(BackendError, match="ended with status") as caught:
-        child.measure_in_child(job(small), silent)
+        measuring.measure_in_child(job(small), silent)
     assert caught.value.why == why
 
 
@@ -139,7 +139,7 @@ def test_a_stored_profile_is_taken(toy: Path, jobs: list[Job]) -> None:
     first = ensure_measured(toy, device=DEVICE, say=said.append).measured
     assert ensure_measured(toy, device=DEVICE, say=said.append).measured == first
     assert len(jobs) == len(said) == 1
-    assert "it was not measured yet" in said[0]
+    assert "it is not measured yet" in said[0]
 
 
 @pytest.mark.parametrize("changes", [{"device": "another"}, {"engine": "another"}])
@@ -215,7 +215,7 @@ def test_other_shapes_are_measured_first_and_kept(toy: Path, jobs: list[Job]) ->
     said: list[str] = []
     shapes = {"x": (2, 9, 64)}
     profile = ensure_measured(toy, device=DEVICE, shapes=shapes, say=said.append).measured
-    assert [line.split(": ")[1][:12] for line in said] == ["measuring ac", "it was not m"]
+    assert [line.split(": ")[1][:12] for line in said] == ["measuring ac", "it is not me"]
     manifest = ensure_shapes(toy, shapes, say=said.append).manifest
     assert len(said) == 2
     assert manifest.planned_shapes == {"x": (2, 9, 64), "mask": (2, 9)}

@@ -16,7 +16,8 @@ from swapnet.builder.importing.sessions import open_session, quiet_options
 from swapnet.builder.importing.source import file_sha256, open_source
 from swapnet.builder.precision.selection import Channels, channelled
 from swapnet.builder.rewriting.optimise import TYPES, Operators, optimise
-from swapnet.calibration.ranges import calibrate_ranges, collect, groups
+from swapnet.calibration.ranges import collect, groups
+from swapnet.calibration.ranges.calibrate import calibrate_ranges
 from swapnet.calibration.ranges.collect import BINS, EXTREMES, extreme_name
 from swapnet.calibration.ranges.graph import open_model
 from swapnet.errors import BudgetError, InputError
@@ -257,7 +258,7 @@ def test_weights_inside_the_model(tmp_path: Path) -> None:
         ({"percentile": float("nan")}, "nan is no percentile"),
         ({"budget": "much"}, "'much' is not a budget"),
         ({"tensors": ["nothing"]}, "'nothing' can't be observed"),
-        ({"samples": []}, "nothing to calibrate with"),
+        ({"samples": []}, "no samples to calibrate with"),
     ],
 )
 def test_bad_arguments(convolutions: Toy, options: dict[str, Any], what: str) -> None:

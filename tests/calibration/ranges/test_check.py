@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from swapnet.calibration import ranges
 from swapnet.errors import InputError
 from swapnet.ranges import Range, RangeCache, check_ranges
 
@@ -17,11 +16,6 @@ CACHE = RangeCache(
     onnxruntime="1.32.0",
     ranges={"a": Range(0.0, 1.0)},
 )
-
-
-def test_other_names_do_not_exist() -> None:
-    with pytest.raises(AttributeError, match="nothing"):
-        _ = ranges.nothing
 
 
 def test_a_cache_of_this_model() -> None:

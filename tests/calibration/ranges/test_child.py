@@ -15,8 +15,8 @@ from swapnet.arrays import save_npz
 from swapnet.builder import build
 from swapnet.calibration.ranges.child import observe_in_child
 from swapnet.calibration.ranges.collect import Extreme
+from swapnet.calibration.ranges.fixed_cost import fixed_bytes, kept_bytes
 from swapnet.calibration.ranges.graph import open_model
-from swapnet.calibration.ranges.runtime import fixed_bytes, kept_bytes
 from swapnet.calibration.ranges.worker import Answer, Failed, Found, Job, Ran, observe, work
 from swapnet.errors import BackendError, BudgetError, EngineError, InputError
 from swapnet.executor.device import Device
@@ -127,7 +127,7 @@ def test_the_child_finds_what_this_process_finds(job: Job, method: Any) -> None:
     ("script", "what", "why"),
     [
         ("echo no library >&2; exit 3", "ended with status 3", "no library"),
-        ("kill -9 $$", "was killed by signal 9", "likely for memory"),
+        ("kill -9 $$", "was killed by signal 9", "likely out of memory"),
     ],
 )
 def test_a_child_that_dies(

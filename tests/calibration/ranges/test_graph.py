@@ -123,8 +123,8 @@ def test_bytes_at_given_shapes(products: Toy, tmp_path: Path) -> None:
     ("tensors", "why"),
     [
         (["nothing"], "computes no such value"),
-        (["ids"], "it is a int64"),
-        ([], "none is a float32"),
+        (["ids"], "it is int64"),
+        ([], "none is float32"),
     ],
 )
 def test_what_can_not_be_observed(
@@ -166,7 +166,7 @@ def test_the_folder_is_elsewhere_where_the_models_refuses(
     monkeypatch.setattr(tempfile, "TemporaryDirectory", refusing)
     if refused == 2:
         with (
-            pytest.raises(StorageError, match="no temporary folder"),
+            pytest.raises(StorageError, match=r"a temporary folder for .* can't be written"),
             work_folder(tmp_path / "net.onnx"),
         ):
             pass

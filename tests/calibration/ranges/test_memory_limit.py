@@ -10,7 +10,8 @@ import pytest
 from swapnet import models
 from swapnet.arrays import Array, load_npz
 from swapnet.builder.rewriting.optimise import Operators, save_optimised
-from swapnet.calibration.ranges import calibrate, calibrate_ranges
+from swapnet.calibration.ranges import calibrate
+from swapnet.calibration.ranges.calibrate import calibrate_ranges
 from swapnet.errors import BackendUnavailableError
 from swapnet.process.cgroup import MemoryGroup, is_available
 from tests.calibration.ranges.conftest import Toy
@@ -79,12 +80,12 @@ def test_every_method_stays_within_its_budget(
     assert all(peak <= limit for peak, limit in peaks)
 
 
-def test_no_limit_to_be_had(convolutions: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_limit_is_available(convolutions: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: int | None) -> MemoryGroup:
-        raise BackendUnavailableError("the kernel's memory limit is not to be had here")
+        raise BackendUnavailableError("the kernel's memory limit is not available here")
 
     before = convolutions.left()
-    monkeypatch.setattr("swapnet.calibration.ranges.runtime.MemoryGroup", refuse)
+    monkeypatch.setattr("swapnet.calibration.ranges.fixed_cost.MemoryGroup", refuse)
     monkeypatch.setattr(calibrate, "fixed_bytes", lambda *_: refuse(None))
     with pytest.raises(BackendUnavailableError):
         calibrate_ranges(convolutions.path, convolutions.samples, memory_limit=True)

@@ -33,7 +33,7 @@ def test_samples_are_written_one_by_one(tmp_path: Path) -> None:
 
 
 def test_no_samples(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nothing to calibrate with"):
+    with pytest.raises(InputError, match="no samples to calibrate with"):
         spool([], INPUTS, tmp_path)
 
 

@@ -87,7 +87,10 @@ def test_a_model_that_does_not_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "why"),
     [
-        ("import os; os.kill(os.getpid(), 9)", "killed by signal 9 (Killed): likely for memory"),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            "killed by signal 9 (Killed): likely out of memory",
+        ),
         ("import os; os.kill(os.getpid(), 11)", "killed by signal 11 (Segmentation fault)"),
         ("raise ValueError('odd')", "ValueError: odd"),
         ("raise SystemExit(2)", "ended with status 2"),

@@ -42,6 +42,12 @@ def test_the_kernel_keeps_the_peak(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_an_older_kernel_is_watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stand_in(monkeypatch, tmp_path, missing="memory.peak")
+
+    def change(file: Path, text: str) -> None:
+        """At once: the thread must not find the file empty."""
+        (tmp_path / "new").write_text(text)
+        (tmp_path / "new").replace(file)
+
     before = threading.active_count()
     assert is_available()
     assert accounting(counted=True, limited=True) == "kernel limit, sampled"
@@ -51,12 +57,12 @@ def test_an_older_kernel_is_watched(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         assert group.is_sampled
         assert (folder / "memory.max").read_text() == str(1 << 20)
         assert group.peak_bytes == 4096
-        Path(folder, "memory.current").write_text("65536")
+        change(folder / "memory.current", "65536")
         until = time.monotonic() + 10
         while group._sampled is not None and group._sampled._most < 65536:
             assert time.monotonic() < until
             time.sleep(0.001)
-        Path(folder, "memory.current").write_text("4096")
+        change(folder / "memory.current", "4096")
         assert group.peak_bytes == 65536
     assert not folder.exists()
     assert threading.active_count() == before
@@ -88,7 +94,7 @@ def test_a_limit_that_can_not_be_set_leaves_no_group(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     root = stand_in(monkeypatch, tmp_path, missing="memory.max")
-    with pytest.raises(BackendUnavailableError, match="limit is not to be had"):
+    with pytest.raises(BackendUnavailableError, match="limit is not available"):
         MemoryGroup(1 << 20)
     assert not list(root.glob("swapnet-*"))
 

@@ -303,7 +303,10 @@ def job(tmp_path: Path) -> Job:
 @pytest.mark.parametrize(
     ("child", "words"),
     [
-        ("import os; os.kill(os.getpid(), 9)", ("killed by signal 9", "likely for memory")),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            ("killed by signal 9", "likely out of memory"),
+        ),
         ("import os; os.kill(os.getpid(), 11)", ("killed by signal 11",)),
         ("raise RuntimeError('odd')", ("RuntimeError: odd",)),
         ("raise SystemExit(4)", ("ended with status 4",)),

@@ -1,48 +1,29 @@
-"""Arrays that are fed to a model, checked against what it takes."""
+"""Arrays for a model, checked against its inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from swapnet.arrays import Array
 from swapnet.errors import InputError
-from swapnet.tensors import numpy_dtype
+from swapnet.tensors import Array, ModelInput, as_dims, numpy_dtype
 
-__all__ = ["Taken", "as_dims", "check_array", "check_feed", "check_names", "fits", "wrong_shape"]
-
-
-class Taken(Protocol):
-    """What a model takes as one of its inputs; a string is a symbolic dimension."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def dtype(self) -> str: ...
-
-    @property
-    def shape(self) -> tuple[int | str, ...]: ...
+__all__ = ["check_array", "check_feed", "check_names", "fits", "wrong_shape"]
 
 
-def check_feed(given: Mapping[str, Any], inputs: Sequence[Taken], where: str) -> dict[str, Array]:
+def check_feed(
+    given: Mapping[str, Any], inputs: Sequence[ModelInput], where: str
+) -> dict[str, Array]:
     """C-contiguous arrays of finite numbers for all inputs of a model, in their order.
 
-    Parameters
-    ----------
-    given
-        Arrays by name, or what NumPy makes arrays of.
-    inputs
-        What the model takes.
-    where
-        For messages: what the arrays are of.
+    ``where`` says for messages where the arrays come from.
 
     Raises
     ------
     InputError
-        A name, element type or shape is not what the model takes, or a number is not finite.
+        A name, element type or shape does not fit the model, or a number is not finite.
     """
     check_names(given, inputs, where)
     arrays = {taken.name: check_array(given[taken.name], taken, where) for taken in inputs}
@@ -51,8 +32,8 @@ def check_feed(given: Mapping[str, Any], inputs: Sequence[Taken], where: str) ->
     return arrays
 
 
-def check_names(given: Iterable[str], inputs: Iterable[Taken], where: str = "") -> None:
-    """Refuse names that the model does not take, and fewer than it takes.
+def check_names(given: Iterable[str], inputs: Iterable[ModelInput], where: str = "") -> None:
+    """Refuse names that the model does not take, and missing ones.
 
     Raises
     ------
@@ -73,20 +54,20 @@ def check_names(given: Iterable[str], inputs: Iterable[Taken], where: str = "") 
         )
 
 
-def check_array(value: Any, taken: Taken, where: str = "") -> Array:
+def check_array(value: Any, taken: ModelInput, where: str = "") -> Array:
     """A C-contiguous array of the type and shape that an input has.
 
     Raises
     ------
     InputError
-        It is no array, or of another element type or shape.
+        It is not an array, or has another element type or shape.
     """
     what = f"input {taken.name!r}{_of(where)}"
     try:
         array = np.asarray(value, order="C")
     except Exception as error:  # an object of another library may raise anything
         raise InputError(
-            f"{what} is no array", why=str(error), hint="give a NumPy array"
+            f"{what} is not an array", why=str(error), hint="give a NumPy array"
         ) from error
     dtype = numpy_dtype(taken.dtype)
     if array.dtype != dtype:
@@ -100,9 +81,9 @@ def check_array(value: Any, taken: Taken, where: str = "") -> Array:
     return array
 
 
-def wrong_shape(shape: Sequence[int], taken: Taken, where: str = "") -> InputError:
+def wrong_shape(shape: Sequence[int], taken: ModelInput, where: str = "") -> InputError:
     """The error of an array that does not fit."""
-    samples = "; an .npz of several samples has an axis of samples before these" if where else ""
+    samples = "; an .npz of several samples has a leading axis of samples" if where else ""
     return InputError(
         f"input {taken.name!r}{_of(where)} has the wrong shape",
         why=f"it is {as_dims(shape)}, the model takes {as_dims(taken.shape)}",
@@ -117,12 +98,7 @@ def fits(shape: Sequence[int], declared: Sequence[int | str]) -> bool:
     )
 
 
-def as_dims(shape: Sequence[int | str]) -> str:
-    """A shape for people."""
-    return "x".join(map(str, shape)) or "a scalar"
-
-
-def _check_finite(array: Array, taken: Taken, where: str) -> None:
+def _check_finite(array: Array, taken: ModelInput, where: str) -> None:
     values: Any = array
     if taken.dtype == "bfloat16":
         values = (array.astype(np.uint32) << 16).view(np.float32)
@@ -132,8 +108,8 @@ def _check_finite(array: Array, taken: Taken, where: str) -> None:
     infinite = int(np.isinf(values).sum())
     raise InputError(
         f"input {taken.name!r}{_of(where)} is not finite",
-        why=f"of {values.size} values {nans} are NaN and {infinite} infinite",
-        hint="leave the sample out, or correct what makes it",
+        why=f"{nans} of its {values.size} values are NaN and {infinite} infinite",
+        hint="leave the sample out, or correct it",
     )
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from swapnet.errors import InputError
-from swapnet.feeds import as_dims, check_array, check_feed, check_names, fits
+from swapnet.input_checks import check_array, check_feed, check_names, fits
 from swapnet.manifest import Tensor
+from swapnet.tensors import as_dims
 
 X = Tensor("x", "float32", ("rows", 4), 0)
 IDS = Tensor("ids", "int64", (2,), 0)
@@ -24,8 +25,11 @@ def test_arrays_come_in_the_order_of_the_model() -> None:
         ({"y": np.ones(1)}, ["unknown input 'y' of sample 1", "takes 'x', 'ids'"]),
         ({"x": np.ones((3, 4))}, ["'x' of sample 1 has the wrong element type", "float64"]),
         ({"x": np.ones((3, 5), np.float32)}, ["wrong shape", "3x5", "rowsx4"]),
-        ({"x": np.full((1, 4), np.nan, np.float32)}, ["is not finite", "4 are NaN"]),
-        ({"x": [[1], [1, 2]]}, ["is no array"]),
+        (
+            {"x": np.full((1, 4), np.nan, np.float32)},
+            ["is not finite", "4 of its 4 values are"],
+        ),
+        ({"x": [[1], [1, 2]]}, ["is not an array"]),
     ],
     ids=["unknown", "type", "shape", "nan", "ragged"],
 )

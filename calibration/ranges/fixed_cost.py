@@ -1,4 +1,4 @@
-"""What the observing process uses without a model, by the kernel's count."""
+"""Memory of the observing process beside the model: its fixed cost, and what it keeps of values."""
 
 from __future__ import annotations
 
@@ -10,15 +10,10 @@ import numpy as np
 
 from swapnet.arrays import save_npz
 from swapnet.builder.build import build
+from swapnet.builder.one_operator import one_operator_model
 from swapnet.calibration.ranges.child import observe_in_child
-from swapnet.calibration.ranges.collect import (
-    EXTREMES,
-    PIECE,
-    Extreme,
-    extreme_name,
-    histogram_bytes,
-    means_bytes,
-)
+from swapnet.calibration.ranges.collect import PIECE, Extreme, histogram_bytes, means_bytes
+from swapnet.calibration.ranges.graph import open_model
 from swapnet.calibration.ranges.worker import Job
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.engine import Engine
@@ -32,7 +27,7 @@ _SAMPLES = 20
 
 
 def kept_bytes(job: Job) -> int:
-    """What a job keeps beside the model: means, or histograms. Extremes count as operators."""
+    """Bytes that a job keeps of values: means or histograms; extremes count as operators."""
     if job.method == "minmax":
         return means_bytes(sum(job.channels.values()))
     return histogram_bytes(job.method, len(job.tensors) + len(job.inputs))
@@ -40,14 +35,14 @@ def kept_bytes(job: Job) -> int:
 
 @cache
 def fixed_bytes(method: Method, threads: int) -> int:
-    """Peak of a process that has imported what it needs and observes an engine of one operator.
+    """Peak of a process that observes an engine of one operator, in bytes.
 
-    For histograms that includes ONNX Runtime's collector, and what it copies of a tensor.
+    For histograms that includes ONNX Runtime's collector, and its copies of a tensor.
 
     Raises
     ------
     BackendUnavailableError
-        The kernel does not count here.
+        The kernel does not count memory here.
     """
     with tempfile.TemporaryDirectory(prefix="swapnet-") as name:
         job = _job(Path(name), method, threads)
@@ -59,29 +54,13 @@ def fixed_bytes(method: Method, threads: int) -> int:
 
 
 def _job(folder: Path, method: Method, threads: int) -> Job:
-    from onnx import TensorProto, ValueInfoProto, helper
-
-    nodes = [helper.make_node("Relu", ["x"], ["y"])]
-    outputs = ["y"]
-    if method == "minmax":
-        outputs = [extreme_name(0, operator) for operator in EXTREMES]
-        nodes += [
-            helper.make_node(operator, ["y"], [output], keepdims=0)
-            for operator, output in zip(EXTREMES, outputs, strict=True)
-        ]
-    model = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "one_operator",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
-            [ValueInfoProto(name=output) for output in outputs],
-        ),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=8,
+    model = open_model(one_operator_model(folder), folder)
+    variant = (
+        model.with_extremes(["y"], {}, "variant")
+        if method == "minmax"
+        else model.with_outputs(["y"], "variant")
     )
-    path = folder / "one_operator.onnx"
-    path.write_bytes(model.SerializeToString())
-    build(path, folder / "engine", backend="onnxruntime")
+    build(variant.path, folder / "engine", backend="onnxruntime")
     engine = Engine.open(folder / "engine", device=Device(pool=ThreadPool.GLOBAL))
     piece = np.linspace(-1, 1, PIECE, dtype=np.float32)
     save_npz(folder / "sample.npz", {"x": np.ones(1, np.float32), "piece": piece})

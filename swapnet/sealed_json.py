@@ -1,4 +1,4 @@
-"""JSON files that say which format they have and whether they are as they were written."""
+"""JSON files with the name of their format and a checksum of their content."""
 
 from __future__ import annotations
 
@@ -38,18 +38,9 @@ def write_sealed(path: Path, schema: str, record: msgspec.Struct) -> None:
 
 
 def read_sealed(path: Path, schema: str, kind: type[R], again: str) -> R:
-    """Read and validate what `write_sealed` wrote.
+    """Read and validate a record that `write_sealed` wrote.
 
-    Parameters
-    ----------
-    path
-        A file that can be read.
-    schema
-        Name of the format that is understood.
-    kind
-        Of the record.
-    again
-        How the file is made anew.
+    ``again`` says how to make the file again, for hints.
 
     Raises
     ------
