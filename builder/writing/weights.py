@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from swapnet.builder.importing.graph import Constant
 from swapnet.manifest import EXTENT_ALIGNMENT, TENSOR_ALIGNMENT, Extent, Weight
@@ -34,12 +33,7 @@ class WeightWriter:
     def __enter__(self) -> WeightWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def append(self, constants: Iterable[Constant]) -> StoredExtent:
