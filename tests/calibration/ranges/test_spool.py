@@ -47,7 +47,7 @@ def test_no_samples(tmp_path: Path) -> None:
         (
             {"x": np.array([[1, np.nan, 2, np.inf]], np.float32)},
             "'x' of sample 1 is not finite",
-            "of 4 values",
+            "of its 4 values",
         ),
     ],
 )
