@@ -36,7 +36,7 @@ def data_options(*, required: bool = False) -> Callable[[F], F]:
                 type=click.Choice(list(PREPROCESSINGS)),
                 default="imagenet",
                 show_default=True,
-                help="Scaling of pixels: ImageNet's statistics, 0 to 1, -1 to 1, or none (0 to 255).",
+                help="Scaling of pixels: ImageNet's statistics, 0 to 1, -1 to 1, or 0 to 255.",
             ),
             click.option(
                 "--limit", type=click.IntRange(1), metavar="N", help="Use the first N samples only."
