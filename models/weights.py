@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from swapnet.errors import InputError, ModelError
 from swapnet.models.checkpoint import Checkpoint, is_checkpoint
 
-__all__ = ["Weights"]
+__all__ = ["Weights", "missing_weights"]
 
 
 class Weights:
@@ -106,7 +106,16 @@ class _Safetensors:
         return values
 
 
+def missing_weights(path: Path) -> InputError:
+    """The error for weights that are not a file."""
+    return InputError(
+        f"{path} does not exist",
+        why="it is not a file",
+        hint="give the path of a .safetensors file or a PyTorch checkpoint",
+    )
+
+
 def _open(path: Path) -> _Tensors:
     if not path.is_file():
-        raise InputError(f"{path} does not exist", hint="give the path of a .safetensors file")
+        raise missing_weights(path)
     return Checkpoint(path) if is_checkpoint(path) else _Safetensors(path)

@@ -32,6 +32,7 @@ from swapnet.models import (
 from swapnet.models.classifier import Tensors
 from swapnet.models.fetch import file_sha256
 from swapnet.models.graph import Graph
+from swapnet.models.weights import missing_weights
 
 __all__ = ["ZooFiles", "ZooModel", "files", "find", "get", "names"]
 
@@ -237,7 +238,11 @@ def find(name: str) -> ZooModel:
     for model in _MODELS:
         if model.name == name:
             return model
-    raise InputError(f"there is no model named {name}", hint=f"choose one of {', '.join(names())}")
+    raise InputError(
+        f"there is no model named {name}",
+        why=f"the zoo has {len(_MODELS)} others",
+        hint=f"choose one of {', '.join(names())}",
+    )
 
 
 def get(name: str, folder: Path | None = None, weights: Path | None = None) -> ZooFiles:
@@ -272,9 +277,7 @@ def files(model: ZooModel, folder: Path | None = None, weights: Path | None = No
     key = f"{model.name}-r{model.recipe}"
     if weights is not None:
         if not weights.is_file():
-            raise InputError(
-                f"{weights} does not exist", hint="give the path of a .safetensors file"
-            )
+            raise missing_weights(weights)
         key = f"{key}-{file_sha256(weights)[:16]}"
     home = cache.create(
         (folder or cache_folder() / "models") / key, lambda partial: _fill(model, partial, weights)

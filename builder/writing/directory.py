@@ -57,7 +57,11 @@ def staging_directory(target: Path) -> Iterator[Path]:
         except OSError as error:
             if _is_refusal(error, staging.parent / f".{target.name}."):
                 raise
-            raise StorageError(f"building {target} failed", why=str(error)) from error
+            raise StorageError(
+                f"building {target} failed",
+                why=str(error),
+                hint="build it again; if it fails again, report it with this message",
+            ) from error
         _replace(staging, target)
     except OSError as error:
         raise _refused(target, error) from error

@@ -42,7 +42,7 @@ load_mode_option = click.option(
     type=click.Choice([mode.value for mode in LoadMode]),
     default=LoadMode.AUTO.value,
     show_default=True,
-    help="How weights are read.",
+    help="Way to read weights.",
 )
 measure_option = click.option(
     "measure",

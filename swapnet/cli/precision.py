@@ -36,7 +36,7 @@ def data_options(*, required: bool = False) -> Callable[[F], F]:
                 type=click.Choice(list(PREPROCESSINGS)),
                 default="imagenet",
                 show_default=True,
-                help="Scale pixels by ImageNet's statistics, to 0 to 1, to -1 to 1, or not.",
+                help="Scaling of pixels: ImageNet's statistics, 0 to 1, -1 to 1, or 0 to 255.",
             ),
             click.option(
                 "--limit", type=click.IntRange(1), metavar="N", help="Use the first N samples only."
@@ -81,7 +81,7 @@ def precision_options(command: F) -> F:
             type=click.Choice(METHODS),
             default="minmax",
             show_default=True,
-            help="How a range is taken from the observed values.",
+            help="Way to take a range from the observed values.",
         ),
         click.option(
             "--calibration",

@@ -226,7 +226,7 @@ def test_bench_at_other_shapes(call: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["run", "bench", "calibrate"])
+@pytest.mark.parametrize("command", ["run", "bench", "measure"])
 def test_engines_of_a_gpu_say_that_there_is_none(
     call: Call, gpu_engine: BuildGpu, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -235,7 +235,7 @@ def test_engines_of_a_gpu_say_that_there_is_none(
 
     monkeypatch.setattr("ctypes.CDLL", missing)
     folder = gpu_engine("used-twice")
-    budget = () if command == "calibrate" else ("--budget", "100%", "--no-measure")
+    budget = () if command == "measure" else ("--budget", "100%", "--no-measure")
     options = budget[:2] if command == "run" else budget
     failed = call(command, folder, *options)
     assert failed.is_user_error("no CUDA driver here", "libcuda.so.1")

@@ -124,5 +124,7 @@ def _check_targets(targets: tuple[str, ...]) -> None:
             )
     if len(set(targets)) < len(targets):
         raise InputError(
-            f"--target {','.join(targets)} names a GPU twice", hint="name each of them once"
+            f"--target {','.join(targets)} names a GPU twice",
+            why=f"it has {len(targets)} names of {len(set(targets))} GPUs",
+            hint="name each of them once",
         )

@@ -31,7 +31,7 @@ def scenario_options(*, requests: int) -> Callable[[F], F]:
                 default=0,
                 show_default=True,
                 type=click.IntRange(0),
-                help="Seed of the request times and inputs.",
+                help="Seed of the requests.",
             ),
             click.option(
                 "--speed",

@@ -24,6 +24,7 @@ from swapnet.errors import BudgetError, InputError
 from swapnet.executor.device import Device
 from swapnet.ranges import Range
 from tests.calibration.ranges.conftest import Toy, one_thread, toy_of
+from tests.helpers import measuring
 from tests.helpers.engines import Arrays
 from tests.helpers.zoo import Net
 
@@ -235,6 +236,7 @@ def test_an_interrupt_leaves_nothing(convolutions: Toy) -> None:
     with pytest.raises(KeyboardInterrupt):
         calibrate_ranges(convolutions.path, convolutions.samples, device=ONE, progress=interrupt)
     assert convolutions.left() == before
+    measuring.stop()
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
@@ -253,9 +255,9 @@ def test_weights_inside_the_model(tmp_path: Path) -> None:
     ("options", "what"),
     [
         ({"method": "mean"}, "no method 'mean'"),
-        ({"percentile": 0}, "0 is no percentile"),
-        ({"percentile": 100.5}, "100.5 is no percentile"),
-        ({"percentile": float("nan")}, "nan is no percentile"),
+        ({"percentile": 0}, "a percentile of 0 is invalid"),
+        ({"percentile": 100.5}, "a percentile of 100.5 is invalid"),
+        ({"percentile": float("nan")}, "a percentile of nan is invalid"),
         ({"budget": "much"}, "'much' is not a budget"),
         ({"tensors": ["nothing"]}, "'nothing' can't be observed"),
         ({"samples": []}, "no samples to calibrate with"),
