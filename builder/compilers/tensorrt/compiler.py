@@ -15,7 +15,7 @@ from swapnet.builder.compilers.tensorrt.child import compile_in_child
 from swapnet.builder.compilers.tensorrt.engine import compile_engine
 from swapnet.builder.compilers.tensorrt.errors import wants_memory
 from swapnet.builder.compilers.tensorrt.job import Job, Profile
-from swapnet.builder.compilers.tensorrt.network import save_model
+from swapnet.builder.compilers.tensorrt.model import save_model
 from swapnet.builder.compilers.tensorrt.options import TensorRTOptions
 from swapnet.builder.compilers.tensorrt.style import choose_styles
 from swapnet.builder.compilers.tensorrt.timing_cache import timing_cache_path
