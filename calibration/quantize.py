@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from swapnet.errors import InputError, StorageError
-from swapnet.files import make_folder
+from swapnet.files import make_folder, working_folder
 from swapnet.manifest import Precision
 from swapnet.ranges import RangeCache
 
@@ -77,10 +76,7 @@ def quantize(
     check_apart(source, target)
     make_folder(target.absolute().parent)
     try:
-        with tempfile.TemporaryDirectory(
-            prefix=f".{target.name}.", dir=target.absolute().parent
-        ) as hidden:
-            folder = Path(hidden)
+        with working_folder(f".{target.name}.", target.absolute().parent) as folder:
             proto = interchange(source, options, folder)
             onnx.load_external_data_for_model(proto, str(folder))
             large = proto.ByteSize() >= PROTOBUF_LIMIT_BYTES

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from swapnet.errors import StorageError
+from swapnet.files import cache_folder, working_folder
 
 __all__ = ["create", "root"]
 
 
 def root() -> Path:
     """Return the cache folder: ``$SWAPNET_CACHE``, or ``~/.cache/swapnet``."""
-    chosen = os.environ.get("SWAPNET_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "swapnet"
+    return cache_folder()
 
 
 def create(folder: Path, fill: Callable[[Path], None]) -> Path:
@@ -38,21 +35,20 @@ def create(folder: Path, fill: Callable[[Path], None]) -> Path:
     """
     if folder.is_dir():
         return folder
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        partial.mkdir(parents=True)
-        fill(partial)
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with working_folder(f".{folder.name}.", folder.parent) as partial:
+            partial.chmod(0o755)
+            fill(partial)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
     except OSError as error:
         raise StorageError(
             f"{folder} can't be written",
             why=str(error),
             hint="Free some space there, or set SWAPNET_CACHE to another folder.",
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder

@@ -6,7 +6,6 @@ again, what can't be written is not kept.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import Final, Literal
 import msgspec
 
 from swapnet.errors import StorageError
-from swapnet.files import make_folder, replacing
+from swapnet.files import cache_folder, make_folder, replacing
 from swapnet.profile import Request
 
 __all__ = ["load_requests", "save_requests"]
@@ -53,8 +52,7 @@ def save_requests(key: str, requests: Sequence[Request]) -> None:
 
 
 def _path() -> Path:
-    chosen = os.environ.get("SWAPNET_CACHE")
-    return (Path(chosen) if chosen else Path.home() / ".cache" / "swapnet") / FILE
+    return cache_folder() / FILE
 
 
 def _read() -> _Cache:

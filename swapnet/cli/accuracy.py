@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from swapnet.calibration.data.images import PREPROCESSINGS
 from swapnet.cli.console import print_table, progress, write_json
 from swapnet.cli.precision import open_data
 from swapnet.errors import InputError
-from swapnet.files import check_writable
+from swapnet.files import check_writable, working_folder
 
 if TYPE_CHECKING:
     from swapnet.calibration.accuracy.report import AccuracyReport
@@ -162,11 +161,11 @@ def _with_layers(
     from swapnet.calibration.accuracy.layers import compare_layers, suggest
 
     with (
-        tempfile.TemporaryDirectory(prefix="swapnet-accuracy-") as name,
+        working_folder("swapnet-accuracy-") as work,
         progress(candidate.name) as report,
     ):
         layers = compare_layers(
-            normalise(open_source(reference), Path(name)).path,
+            normalise(open_source(reference), work).path,
             candidate,
             samples,
             limit=count,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swapnet.errors import StorageError
-from swapnet.files import make_folder, replacing
+from swapnet.files import cache_folder, make_folder, replacing
 
 if TYPE_CHECKING:
     import tensorrt
@@ -20,9 +19,8 @@ __all__ = ["timing_cache_path", "timing_cached"]
 
 def timing_cache_path(version: str, gpu: str) -> Path:
     """``$SWAPNET_CACHE`` or ``~/.cache/swapnet``, ``timing/VERSION-GPU.cache``."""
-    chosen = os.environ.get("SWAPNET_CACHE")
-    root = Path(chosen) if chosen else Path.home() / ".cache" / "swapnet"
-    return root / "timing" / (re.sub(r"[^A-Za-z0-9.]+", "_", f"{version}-{gpu}") + ".cache")
+    name = re.sub(r"[^A-Za-z0-9.]+", "_", f"{version}-{gpu}")
+    return cache_folder() / "timing" / f"{name}.cache"
 
 
 @contextmanager
