@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from swapnet.builder.options import BuildOptions
 from swapnet.builder.precision.convert import PrecisionOptions
 from swapnet.builder.stages import import_model
 from swapnet.builder.writing.directory import staging_directory
+from swapnet.files import working_folder
 from swapnet.manifest import Manifest, Precision, load_manifest
 from swapnet.progress import Progress, silent
 from swapnet.ranges import RangeCache, load_ranges
@@ -129,9 +129,9 @@ def build_with(
         target = target.resolve()
     with (
         staging_directory(target) as staging,
-        tempfile.TemporaryDirectory(prefix=f".{target.name}.work.", dir=target.parent) as work,
+        working_folder(f".{target.name}.work.", target.parent) as work,
     ):
-        building = import_model(options, source, Path(work), progress)
+        building = import_model(options, source, work, progress)
         graph = building.rewrite()
         cut = building.cut(graph)
         building = building.with_faster_styles(cut)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from swapnet.errors import InputError
-from swapnet.files import make_folder, writing
+from swapnet.files import make_folder, working_folder, writing
 from swapnet.manifest import Precision
 from swapnet.ranges import RangeCache
 
@@ -78,11 +77,8 @@ def quantize(
     make_folder(target.absolute().parent)
     with (
         writing(target),
-        tempfile.TemporaryDirectory(
-            prefix=f".{target.name}.", dir=target.absolute().parent
-        ) as hidden,
+        working_folder(f".{target.name}.", target.absolute().parent) as folder,
     ):
-        folder = Path(hidden)
         proto = interchange(source, options, folder)
         onnx.load_external_data_for_model(proto, str(folder))
         large = proto.ByteSize() >= PROTOBUF_LIMIT_BYTES

@@ -29,6 +29,7 @@ from swapnet.executor.swapping.relocation import moves
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.executor.swapping.verify import check_weights
 from swapnet.manifest import SHARED, WEIGHTS, Manifest
+from swapnet.process.forks import Birthplace
 
 __all__ = ["SwapExecutor"]
 
@@ -79,7 +80,8 @@ class SwapExecutor:
     Notes
     -----
     Safe to call from several threads: inferences run one after the other. A failed inference
-    leaves the executor usable. Outputs are new arrays that belong to the caller.
+    leaves the executor usable. Outputs are new arrays that belong to the caller. A process that
+    is forked afterwards opens an executor of its own: this one raises BackendError there.
 
     Examples
     --------
@@ -104,6 +106,8 @@ class SwapExecutor:
         before_read: Callable[[Any, Read], None] | None = None,
         gpu: Accelerator | None = None,
     ) -> None:
+        self._birthplace = Birthplace("executor")
+        self._birthplace.keep(self)
         opening = Engine.open(engine, shapes=shapes, device=device)
         self._trace = trace
         self._before_read = before_read
@@ -206,6 +210,7 @@ class SwapExecutor:
         return self._infer(inputs, ALONE)
 
     def _infer(self, inputs: Mapping[str, Any], turn: Turn) -> dict[str, Array]:
+        self._birthplace.check()
         checked = check_inputs(self.manifest, inputs)
         with self._turn:
             return self._opened().infer(checked, turn)
@@ -218,6 +223,7 @@ class SwapExecutor:
         BackendError
             The executor is closed.
         """
+        self._birthplace.check()
         with self._admission:
             if self._closing:
                 raise _closed()
@@ -239,6 +245,7 @@ class SwapExecutor:
             The new plan could not be loaded. The plan before is loaded again: now, or at the next
             inference if that fails.
         """
+        self._birthplace.check()
         self._adopt(self._make_plan(Budget.parse(budget)))
 
     def _adopt(self, plan: Plan) -> None:
@@ -259,7 +266,12 @@ class SwapExecutor:
                 raise
 
     def close(self) -> None:
-        """Finish what was submitted, then release everything. Safe to call twice."""
+        """Finish what was submitted, then release everything. Safe to call twice.
+
+        In a forked child it does nothing.
+        """
+        if self._birthplace.is_behind:
+            return
         with self._admission:
             queue, self._queue = self._queue, None
             self._closing = True

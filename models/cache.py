@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from swapnet.files import writing
+from swapnet.files import working_folder, writing
 
 __all__ = ["create"]
 
@@ -25,16 +23,14 @@ def create(folder: Path, fill: Callable[[Path], None]) -> Path:
     """
     if folder.is_dir():
         return folder
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    try:
-        with writing(folder, "free some space, or set SWAPNET_CACHE to another folder"):
-            partial.mkdir(parents=True)
+    with writing(folder, "free some space, or set SWAPNET_CACHE to another folder"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with working_folder(f".{folder.name}.", folder.parent) as partial:
+            partial.chmod(0o755)
             fill(partial)
             try:
                 partial.rename(folder)
             except OSError:
                 if not folder.is_dir():
                     raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder

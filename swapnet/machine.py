@@ -6,9 +6,11 @@ import ctypes
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from swapnet.errors import BackendUnavailableError
@@ -49,10 +51,8 @@ KERNEL_OPTIONS = Path("/proc/cmdline")
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 """Dirty pages are written, and cached ones forgotten, by writing 3 to it."""
 
-_LIMITS = (
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-    Path("/sys/fs/cgroup/memory.max"),
-)
+_LIMITS = ("memory.limit_in_bytes", "memory.max")
+"""Files of a group that hold its limit, in cgroup v1 and v2."""
 
 
 _PARTS: Final = {
@@ -88,13 +88,54 @@ def processor_name(cpuinfo: Path = CPUINFO, board: Path = BOARD) -> str:
     return ", ".join(filter(None, (name, cores))) or platform.machine()
 
 
-def memory_bytes() -> int:
-    """Physical memory, or the kernel's limit for this container where that is lower."""
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for path in _LIMITS:
-        if path.exists() and (text := path.read_text().strip()).isdigit():
-            available = min(available, int(text))
-    return available
+def memory_bytes(process: Path = Path("/proc/self")) -> int:
+    """Physical memory, or the kernel's limit for this process where that is lower.
+
+    The process lies in a group (cgroup v1 or v2), which lies in others; the lowest limit counts.
+
+    Parameters
+    ----------
+    process
+        The kernel's folder of the process.
+    """
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min((physical, *_limits_bytes(process)))
+
+
+def _limits_bytes(process: Path) -> Iterator[int]:
+    for group in _groups(process):
+        for name in _LIMITS:
+            with suppress(OSError):  # the root of cgroup v2 has none
+                if (text := (group / name).read_text().strip()).isdigit():
+                    yield int(text)
+
+
+def _groups(process: Path) -> Iterator[Path]:
+    """Folders of the groups that hold a process, as far up as they are mounted here."""
+    try:
+        lines = (process / "cgroup").read_text().splitlines()
+        mounts = (process / "mountinfo").read_text().splitlines()
+    except OSError:
+        return
+    paths: dict[str, PurePosixPath] = {}
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            paths["cgroup2"] = PurePosixPath(path)
+        elif "memory" in controllers.split(","):
+            paths["cgroup"] = PurePosixPath(path)
+    for mount in mounts:
+        before, _, after = mount.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        if kind not in paths or (kind == "cgroup" and "memory" not in options.split(",")):
+            continue
+        root, point = before.split()[3:5]
+        path_inside = paths[kind]
+        # A container may see its own group as the root, under whatever name it has outside.
+        is_below = path_inside.is_relative_to(root) and ".." not in path_inside.parts
+        below = path_inside.relative_to(root) if is_below else PurePosixPath()
+        folder = Path(point) / below
+        yield from (folder, *folder.parents[: len(below.parts)])
 
 
 @cache

@@ -275,14 +275,30 @@ def load_manifest(folder: Path, shapes: Mapping[str, Sequence[int]] | None = Non
     try:
         manifest = read_sealed(folder / MANIFEST, SCHEMA, Manifest, rebuild)
     except OSError as error:
-        raise EngineError(
-            f"{folder} is not an engine directory",
-            why=f"{MANIFEST} can't be read: {error.strerror}",
-            hint=rebuild,
-        ) from error
+        raise _no_engine(folder, error) from error
     if fault := next(_faults(manifest), None):
         raise EngineError(f"{folder / MANIFEST} is damaged", why=fault, hint=rebuild)
     return at_shapes(folder, manifest, shapes) if shapes else manifest
+
+
+def _no_engine(folder: Path, error: OSError) -> EngineError:
+    what = f"{folder} is not an engine directory"
+    if folder.is_file():
+        if folder.suffix != ".onnx":
+            return EngineError(what, why="it is a file", hint="give the folder of an engine")
+        engine = f"engines/{folder.stem}"
+        return EngineError(
+            f"{folder} is a model, not an engine directory",
+            why="models are built into engines first",
+            hint=f"swapnet build {folder} -o {engine}, then give {engine}",
+        )
+    models = sorted(folder.glob("*.onnx")) if folder.is_dir() else []
+    return EngineError(
+        what,
+        why=f"{MANIFEST} can't be read: {error.strerror}",
+        hint=f"give the folder that swapnet build wrote: swapnet build "
+        f"{models[0] if models else 'MODEL.onnx'} -o DIR",
+    )
 
 
 def at_shapes(folder: Path, manifest: Manifest, shapes: Mapping[str, Sequence[int]]) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,33 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 __all__ = ["open_session", "quiet_options"]
+
+_SIGNATURE = re.compile(r"/\S+\.(?:cc|h):\d+ [^()]*\([^()]*\)\s*")
+"""Where in ONNX Runtime's source a message comes from."""
+
+_OWN = "rewrite it in ONNX's operators, or export the model without it"
+
+_HINTS = {
+    r"max supported IR version: (\d+)": "install a newer onnxruntime, or save the model with "
+    "model.ir_version = {0}",
+    r"Missing model IR version": "set model.ir_version and save it again, or export it again",
+    r"Missing opset": "add the operator set that it was made for: model.opset_import.append("
+    "onnx.helper.make_opsetid('', 17))",
+    r"support for domain (\S+) is till opset (\d+)": "install a newer onnxruntime, or export the "
+    "model with opset {1} of {0} or an older one",
+    r"two nodes with same node name \((.*)\)": "give each node another name, or none: "
+    "node.name = '' for all nodes named {0!r}",
+    r"Duplicate definition of name \((.*)\)": "rename one of the values named {0!r}: each is "
+    "written once",
+    r"(\S+:\w+)\(-?\d+\) is not a registered": "ONNX Runtime does not have the operator {0}: "
+    + _OWN,
+    r"No opset import for domain '(.*)'": "add {0} to model.opset_import where ONNX Runtime has "
+    "its operators; where not, " + _OWN,
+    r"No Op registered for (\w+) with domain_version of (\d+)": "operator set {1} does not have "
+    "{0}: export with the opset that has it, or " + _OWN,
+    r"External data path": "put the weights beside the model, in a file and not behind a link",
+}
+"""What to do about a refusal, by its reason."""
 
 
 def quiet_options(
@@ -62,8 +90,12 @@ def open_session(
         errors.NoSuchFile,
         errors.RuntimeException,
     ) as error:
-        raise ModelError(
-            f"ONNX Runtime refuses {name}",
-            why=str(error).strip().splitlines()[0],
-            hint="change or replace the operator that it names, or try another opset",
-        ) from error
+        why = _SIGNATURE.sub("", str(error).strip().splitlines()[0])
+        raise ModelError(f"ONNX Runtime refuses {name}", why=why, hint=_hint(why)) from error
+
+
+def _hint(why: str) -> str:
+    for reason, hint in _HINTS.items():
+        if found := re.search(reason, why):
+            return hint.format(*found.groups())
+    return "change or replace the operator that it names, or try another opset"

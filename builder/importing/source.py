@@ -116,7 +116,19 @@ def open_source(path: Path) -> SourceModel:
             why=f"{path.stat().st_size} bytes that are not a model: {error}",
             hint="export it again, or fetch it again if the download was cut short",
         ) from error
-    if not proto.graph.node or not proto.graph.output:
+    if proto.graph.output and not proto.graph.node:
+        raise ModelError(
+            f"{path} has no operators",
+            why="its outputs are inputs or constants: there is nothing to execute",
+            hint="use them without a model, or export one that computes something",
+        )
+    if proto.graph.node and not proto.graph.output:
+        raise ModelError(
+            f"{path} has no outputs",
+            why=f"none of the values of its {len(proto.graph.node)} operators is in graph.output",
+            hint="add those that are wanted to model.graph.output",
+        )
+    if not proto.graph.output:
         raise ModelError(
             f"{path} is not a readable ONNX file",
             why=f"its {path.stat().st_size} bytes hold {len(proto.graph.node)} operators and "
@@ -154,8 +166,17 @@ def check_apart(source: SourceModel, *targets: Path) -> None:
 
 
 def _check_opset(path: Path, proto: onnx.ModelProto) -> None:
-    version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
-    if version is not None and version not in OPSETS:
+    imported: dict[str, set[int]] = {}
+    for entry in proto.opset_import:
+        imported.setdefault(entry.domain or "ai.onnx", set()).add(entry.version)
+    for domain, versions in imported.items():
+        if len(versions) > 1:
+            raise ModelError(
+                f"{path} imports {len(versions)} versions of the operator set {domain}",
+                why=f"they are {' and '.join(map(str, sorted(versions)))}, one is allowed",
+                hint="remove all but the one that it was exported with from model.opset_import",
+            )
+    for version in imported.get("ai.onnx", set()) - set(OPSETS):
         raise ModelError(
             f"{path} uses operator set {version}",
             why=f"sets {OPSETS.start} to {OPSETS.stop - 1} are read",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,6 +17,7 @@ from swapnet.builder.rewriting.narrowing import narrow_weights
 from swapnet.builder.rewriting.operator_times import Candidate, candidate, time_alternatives
 from swapnet.builder.rewriting.optimise import TYPES, Operators, optimise
 from swapnet.errors import ModelError
+from swapnet.files import working_folder
 from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
@@ -297,8 +296,7 @@ class _Model:
         whole = helper.make_graph(self._nodes, "form", self._inputs, self._outputs, self._constants)
         imports = [helper.make_opsetid("", _OPSET)]
         model = helper.make_model(whole, opset_imports=imports, ir_version=_IR_VERSION)
-        with tempfile.TemporaryDirectory(prefix="swapnet.") as hidden:
-            work = Path(hidden)
+        with working_folder("swapnet.") as work:
             onnx.save(model, work / "form.onnx")
             graph = optimise(open_source(work / "form.onnx"), work, operators=Operators.HARDWARE)
             graph = plan_shapes(graph, work / TYPES, {})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from swapnet.errors import StorageError
+from swapnet.files import abandoned, claimed, working_folder
 from swapnet.manifest import CURVE, MANIFEST, WEIGHTS
 from swapnet.profile import PROFILE
 from swapnet.ranges import RANGES
@@ -36,7 +36,8 @@ _REFUSALS = {
 def staging_directory(target: Path) -> Iterator[Path]:
     """A folder that becomes ``target`` when the block ends, and vanishes when it fails.
 
-    Until the rename an engine that was at ``target`` stays as it was.
+    Until the rename an engine that was at ``target`` stays as it was. Leftovers of killed builds to
+    the same place are removed.
 
     Raises
     ------
@@ -44,29 +45,41 @@ def staging_directory(target: Path) -> Iterator[Path]:
         ``target`` is something else than an engine directory, the disk refuses, or the block ends
         with an OSError of another kind.
     """
-    try:
-        _check_free(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise _refused(target, error) from error
-    try:
-        staging.chmod(0o755)
+    with ExitStack() as opened:
         try:
-            yield staging
+            _put_back(target)
+            _check_free(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            staging = opened.enter_context(working_folder(f".{target.name}.", target.parent))
         except OSError as error:
-            if _is_refusal(error, staging.parent / f".{target.name}."):
-                raise
-            raise StorageError(
-                f"building {target} failed",
-                why=str(error),
-                hint="build it again; if it fails again, report it with this message",
-            ) from error
-        _replace(staging, target)
-    except OSError as error:
-        raise _refused(target, error) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            raise _refused(target, error) from error
+        try:
+            staging.chmod(0o755)
+            try:
+                yield staging
+            except OSError as error:
+                if _is_refusal(error, staging.parent / f".{target.name}."):
+                    raise
+                raise StorageError(
+                    f"building {target} failed",
+                    why=str(error),
+                    hint="build it again; if it fails again, report it with this message",
+                ) from error
+            _replace(staging, target)
+        except OSError as error:
+            raise _refused(target, error) from error
+
+
+def _put_back(target: Path) -> None:
+    """Put an engine back that was moved away when a build was killed."""
+    for retired in abandoned(_retired(target), target.parent):
+        if not os.path.lexists(target) and (retired / target.name).exists():
+            os.rename(retired / target.name, target)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _retired(target: Path) -> str:
+    return f".{target.name}.old."
 
 
 def _check_free(target: Path) -> None:
@@ -95,16 +108,16 @@ def _replace(staging: Path, target: Path) -> None:
     if not os.path.lexists(target):
         os.rename(staging, target)
         return
-    retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    try:
-        os.rename(target, retired / target.name)
-        os.rename(staging, target)
-    except BaseException:
-        if not os.path.lexists(target):
-            os.rename(retired / target.name, target)
+    with claimed(_retired(target), target.parent) as retired:
+        try:
+            os.rename(target, retired / target.name)
+            os.rename(staging, target)
+        except BaseException:
+            if not os.path.lexists(target):
+                os.rename(retired / target.name, target)
+            shutil.rmtree(retired, ignore_errors=True)
+            raise
         shutil.rmtree(retired, ignore_errors=True)
-        raise
-    shutil.rmtree(retired, ignore_errors=True)
 
 
 def _is_refusal(error: OSError, prefix: Path) -> bool:

@@ -104,8 +104,12 @@ def ensure_measured(
     if not opened.measured.is_assumed:
         return opened
     folder = opened.folder
-    outdated = any(path.exists() for path in profile_paths(folder, opened.manifest))
-    why = "its delays are of another device or engine" if outdated else "it is not measured yet"
+    built, other = (path.exists() for path in profile_paths(folder, opened.manifest))
+    is_built = opened.manifest.planned_shapes == opened.built.planned_shapes
+    if other or (built and is_built):
+        why = "its delays are of another device or engine"
+    else:
+        why = "it is not measured yet" if is_built else "it is not measured at these shapes yet"
     say(f"{folder}: {why}: measuring this device …")
     measured = _measure(opened, load_mode, False, progress)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from swapnet.calibration.ranges.graph import open_model
 from swapnet.calibration.ranges.worker import Job
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.engine import Engine
+from swapnet.files import working_folder
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.progress import silent
 from swapnet.ranges import Method
@@ -44,8 +44,8 @@ def fixed_bytes(method: Method, threads: int) -> int:
     BackendUnavailableError
         The kernel does not count memory here.
     """
-    with tempfile.TemporaryDirectory(prefix="swapnet-") as name:
-        job = _job(Path(name), method, threads)
+    with working_folder("swapnet-") as folder:
+        job = _job(folder, method, threads)
         # Libraries are then in the page cache, charged to nobody.
         observe_in_child(job, silent)
         with MemoryGroup(None) as group:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from swapnet.builder.precision.selection import Channels
 from swapnet.builder.rewriting.optimise import read_graph
 from swapnet.calibration.ranges.collect import EXTREMES, extreme_name, mean_name
 from swapnet.errors import InputError, ModelError
-from swapnet.files import writing
+from swapnet.files import working_folder, writing
 
 if TYPE_CHECKING:
     import onnx
@@ -208,13 +207,13 @@ def work_folder(model: Path) -> Iterator[Path]:
         Neither can be made.
     """
     prefix = f".{model.stem}.ranges."
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=prefix, dir=model.parent)
-    except OSError:
-        with writing(f"a temporary folder for {model.name}", _HINT):
-            folder = tempfile.TemporaryDirectory(prefix=prefix)
-    with folder as name:
-        yield Path(name)
+    with ExitStack() as opened:
+        try:
+            folder = opened.enter_context(working_folder(prefix, model.parent))
+        except OSError:
+            with writing(f"a temporary folder for {model.name}", _HINT):
+                folder = opened.enter_context(working_folder(prefix))
+        yield folder
 
 
 def open_model(model: Path, folder: Path) -> Model:

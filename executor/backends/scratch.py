@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import ClassVar
@@ -65,3 +66,11 @@ class Scratch:
         with self.environment:
             for memory in [m for m, scratch in self._in_force.items() if scratch is self]:
                 del self._in_force[memory]
+
+    @classmethod
+    def forget_holder(cls) -> None:
+        """In a forked child: whoever held `environment` is not there."""
+        cls.environment = threading.RLock()
+
+
+os.register_at_fork(after_in_child=Scratch.forget_holder)

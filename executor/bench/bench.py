@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.plan import Plan, PlanOptions
 from swapnet.executor.planning.planner import make_plan
 from swapnet.executor.swapping.storage import LoadMode
+from swapnet.files import working_folder
 from swapnet.manifest import Manifest
 from swapnet.process.cgroup import MemoryGroup, accounting, check_available, is_available
 
@@ -159,8 +159,7 @@ def bench(setup: Setup) -> Findings:
     counted = is_available()
     if setup.memory_limit:
         check_available()
-    with tempfile.TemporaryDirectory(prefix="swapnet-bench-") as name, ExitStack() as stack:
-        folder = Path(name)
+    with working_folder("swapnet-bench-") as folder, ExitStack() as stack:
         sides = _Sides(setup, plan, folder, stack, counted)
         runs = {name: worker.run for name, worker in sides.workers.items()}
         taken = run_rounds(setup.schedule, runs, setup.others)

@@ -19,6 +19,8 @@ from swapnet.units import align_up, format_size
 
 __all__ = ["make_plan", "smallest_budget"]
 
+_WEIGHTS = "weights of the largest block take"
+
 
 def smallest_budget(manifest: Manifest) -> tuple[int, str]:
     """The smallest possible budget in bytes, and its largest part in words."""
@@ -29,7 +31,7 @@ def smallest_budget(manifest: Manifest) -> tuple[int, str]:
     smallest = used.total_bytes + arena + page_table_bytes(arena)
     widest = max(manifest.blocks, key=lambda b: b.activation_bytes)
     parts = {
-        "weights of the largest block take": streamed,
+        _WEIGHTS: streamed,
         f"activations, most of them in block {widest.index} ({widest.operators[0]} …), take": (
             used.activation_bytes
         ),
@@ -76,8 +78,7 @@ def make_plan(
         raise BudgetError(
             f"{manifest.source.name} does not fit in {format_size(budget_bytes)}",
             why=f"it needs {smallest} bytes, the budget allows {budget_bytes}; {reason}",
-            hint=f"give at least {rounded_up(smallest)}, or build with a smaller --max-block if "
-            "weights set it",
+            hint=f"give at least {rounded_up(smallest)}{_other_way(manifest, reason)}",
             smallest_bytes=smallest,
         )
     arena = mappable_bytes(budget_bytes - used.total_bytes)
@@ -112,6 +113,17 @@ def make_plan(
         usage=used,
         predicted_ms=predict(steps, reads, profile).steady_ms,
     )
+
+
+def _other_way(manifest: Manifest, reason: str) -> str:
+    """What else helps where weights set the smallest budget."""
+    if not reason.startswith(_WEIGHTS):
+        return ""
+    largest = max(manifest.blocks, key=lambda b: b.swapped_bytes)
+    # Blocks are a little larger than asked for by alignment alone, not twice as large.
+    if largest.swapped_bytes > 2 * manifest.max_block_bytes:
+        return f": {largest.operators[0]} can't be cut into smaller blocks"
+    return ", or build with a smaller --max-block"
 
 
 def _places(manifest: Manifest, offsets: Sequence[int | None]) -> tuple[Place, ...]:

@@ -6,6 +6,7 @@ While plans are searched that would add as much to every call of an inference.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -33,3 +34,15 @@ def giving_way() -> Iterator[None]:
             last_s = _before_s.pop()
             if not _before_s:
                 sys.setswitchinterval(last_s)
+
+
+def _forget_others() -> None:
+    """In a forked child: those that gave way, or held the lock, are not there."""
+    global _lock
+    _lock = threading.Lock()
+    if _before_s:
+        sys.setswitchinterval(_before_s[0])
+        _before_s.clear()
+
+
+os.register_at_fork(after_in_child=_forget_others)

@@ -23,6 +23,7 @@ from swapnet.executor.runtime.rates import RateMeter
 from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.sharing import Turn
 from swapnet.executor.swapping.readers import Rank
+from swapnet.process.forks import Birthplace
 from swapnet.tensors import Array
 
 __all__ = ["ModelStats", "Owner", "RuntimeModel", "Urgencies", "unloaded"]
@@ -112,6 +113,7 @@ class RuntimeModel:
         urgencies: Urgencies,
         owner: Owner,
     ) -> None:
+        self._birthplace = Birthplace(f"model {name}")
         self.name = name
         self.executor = executor
         self.objectives = objectives
@@ -139,11 +141,13 @@ class RuntimeModel:
     @property
     def stats(self) -> ModelStats:
         """Counts since the model was loaded."""
+        self._birthplace.check()
         with self._changed:
             return replace(self._stats, waiting=len(self._queue))
 
     def rate_per_s(self) -> float:
         """Requests per second, as expected and as seen."""
+        self._birthplace.check()
         with self._changed:
             return self._urgencies.meter.rate_per_s(time.perf_counter())
 
@@ -171,6 +175,7 @@ class RuntimeModel:
         BackendError
             The model was unloaded.
         """
+        self._birthplace.check()
         now = time.perf_counter()
         result: Future[dict[str, Array]] = Future()
         try:

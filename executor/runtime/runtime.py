@@ -31,6 +31,7 @@ from swapnet.executor.sharing import Sharing
 from swapnet.executor.swapping.loading import READERS
 from swapnet.executor.swapping.readers import Channel
 from swapnet.executor.swapping.storage import LoadMode
+from swapnet.process.forks import Birthplace
 
 __all__ = ["SwapRuntime"]
 
@@ -90,6 +91,7 @@ class SwapRuntime:
     ) -> None:
         if lanes < 1:
             raise InputError(f"{lanes} lanes execute nothing", why="there must be 1 or more")
+        self._birthplace = Birthplace("runtime")
         self._rule = share_rule(split, lanes=lanes, policy=policy)
         self._budget_bytes = budget_bytes(budget)
         self._device = device or Device()
@@ -189,7 +191,12 @@ class SwapRuntime:
             return model
 
     def unload(self, model: RuntimeModel) -> None:
-        """Finish what was submitted to a model, and give its memory to the others."""
+        """Finish what was submitted to a model, and give its memory to the others.
+
+        In a forked child it does nothing.
+        """
+        if self._birthplace.is_behind:
+            return
         with self._changing():
             if self._models.get(model.name) is not model:
                 return
@@ -252,7 +259,12 @@ class SwapRuntime:
                 raise
 
     def close(self) -> None:
-        """Finish what was submitted, then release everything. Safe to call twice."""
+        """Finish what was submitted, then release everything. Safe to call twice.
+
+        In a forked child it does nothing.
+        """
+        if self._birthplace.is_behind:
+            return
         with self._changing():
             self._closed = True
             self._balancer.stop()
@@ -413,8 +425,9 @@ class SwapRuntime:
         Raises
         ------
         BackendError
-            Called on a model's own thread, which would be waited for.
+            Called on a model's own thread, which would be waited for, or in a forked process.
         """
+        self._birthplace.check()
         if (waiting := self.serving()) is not None:
             raise BackendError(
                 "models can't come, go or change their shares here",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from math import inf
@@ -34,6 +33,7 @@ from swapnet.executor.scenario.summary import (
     summary,
 )
 from swapnet.executor.scenario.worker_process import WorkerProcess
+from swapnet.files import working_folder
 from swapnet.machine import memory_bytes
 from swapnet.process.cgroup import MemoryGroup, accounting, check_available, is_available
 from swapnet.progress import Progress, silent
@@ -93,7 +93,7 @@ class _Ways:
         self._notes: dict[str, str] = {}
         self._answers = ExpectedOutputs([part.can_join for part in options.parts])
         self._compute_ms: list[float] = []
-        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swapnet-")))
+        self._folder = stack.enter_context(working_folder("swapnet-"))
 
     def run(self, progress: Progress) -> Report:
         """Open all, let them take turns, close them, sum up."""

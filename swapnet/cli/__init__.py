@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import FrameType
 from typing import Any
@@ -72,7 +72,7 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line and exit: 2 for a user's error, 130 for Ctrl-C.
+    """Run the command line and exit: 2 for a user's error, 130 for Ctrl-C, 143 for SIGTERM.
 
     Parameters
     ----------
@@ -91,9 +91,10 @@ def main(arguments: list[str] | None = None) -> Any:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
             sys.exit(1)
         except (Exception, KeyboardInterrupt) as error:
-            if interrupted.is_set() or isinstance(error, (KeyboardInterrupt, click.Abort)):
-                click.echo("swapnet: interrupted", err=True)
-                sys.exit(130)
+            if interrupted or isinstance(error, (KeyboardInterrupt, click.Abort)):
+                with suppress(OSError):  # the terminal may have gone
+                    click.echo("swapnet: interrupted", err=True)
+                sys.exit(128 + next(iter(interrupted), signal.SIGINT))
             if not isinstance(error, SwapnetError):
                 raise
             click.echo(f"swapnet: error: {error}".replace("\n", "\n  "), err=True)
@@ -102,20 +103,28 @@ def main(arguments: list[str] | None = None) -> Any:
 
 
 @contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """Remember Ctrl-C: a library that is just being imported turns it into an ImportError."""
-    interrupted = threading.Event()
+def _interrupts() -> Iterator[list[int]]:
+    """The signals that came: a library that is just being imported turns one into an ImportError.
+
+    SIGTERM and SIGHUP end a command as Ctrl-C does. While it cleans up only Ctrl-C stops that.
+    """
+    interrupted: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        interrupted.set()
-        raise KeyboardInterrupt
+        del frame
+        if not interrupted or number == signal.SIGINT:
+            interrupted.append(number)
+            raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield interrupted
         return
-    before = signal.signal(signal.SIGINT, remember)
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, remember)}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
+            before[number] = signal.signal(number, remember)
     try:
         yield interrupted
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

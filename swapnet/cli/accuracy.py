@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from swapnet.cli.console import print_table, progress, write_json
 from swapnet.cli.options import PATH
 from swapnet.cli.precision import data_options, open_data
 from swapnet.errors import InputError
-from swapnet.files import check_writable
+from swapnet.files import check_writable, working_folder
 
 if TYPE_CHECKING:
     from swapnet.calibration.accuracy.report import AccuracyReport
@@ -150,11 +149,11 @@ def _with_layers(
     from swapnet.calibration.accuracy.layers import compare_layers, suggest
 
     with (
-        tempfile.TemporaryDirectory(prefix="swapnet-accuracy-") as name,
+        working_folder("swapnet-accuracy-") as work,
         progress(candidate.name) as report,
     ):
         layers = compare_layers(
-            normalise(open_source(reference), Path(name)).path,
+            normalise(open_source(reference), work).path,
             candidate,
             samples,
             limit=count,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import mean, median
@@ -26,7 +25,7 @@ from swapnet.cli.options import (
     threads_option,
 )
 from swapnet.errors import InputError
-from swapnet.files import check_writable
+from swapnet.files import check_writable, working_folder
 
 if TYPE_CHECKING:
     from swapnet.executor.bench.bench import Findings
@@ -167,7 +166,7 @@ def command(
     arrays = read_inputs(tuple((name, Path(path)) for name, _, path in pairs))
     inputs = check_inputs(manifest, arrays) if arrays else planned_sample(manifest)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swapnet-")))
+        folder = stack.enter_context(working_folder("swapnet-"))
         source = original_model(manifest, model) if compare or mapped else None
         make_plan(manifest, assumed_profile(manifest), admitted_bytes(parsed, manifest), options)
         opened = with_delays(opened, load_mode, measure=measure, name=str(engine))

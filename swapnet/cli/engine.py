@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from swapnet.cli.console import progress
-from swapnet.errors import InputError
+from swapnet.errors import InputError, StorageError
+from swapnet.files import cache_folder, make_folder, working_folder
 
 if TYPE_CHECKING:
     from swapnet.executor.engine import Engine
@@ -105,8 +104,8 @@ def engine_or_model(path: Path, shapes: Shapes, **options: Any) -> Iterator[Path
         return
     from swapnet.builder import build
 
-    with tempfile.TemporaryDirectory(prefix="swapnet-plan-", dir=_place(path)) as name:
-        folder = Path(name) / path.stem
+    with ExitStack() as opened:
+        folder = _working_folder(opened) / path.stem
         with progress(path.name) as report:
             build(
                 path,
@@ -119,6 +118,10 @@ def engine_or_model(path: Path, shapes: Shapes, **options: Any) -> Iterator[Path
         yield folder
 
 
-def _place(model: Path) -> Path | None:
-    """Beside the model where that can be written: storage is measured there."""
-    return model.parent if os.access(model.parent, os.W_OK) else None
+def _working_folder(opened: ExitStack) -> Path:
+    """In the cache folder, or where that refuses in the system's temporary one."""
+    try:
+        make_folder(cache_folder())
+        return opened.enter_context(working_folder("plan-", cache_folder()))
+    except (OSError, StorageError):
+        return opened.enter_context(working_folder("swapnet-plan-"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from swapnet.arrays import load_npz
 from swapnet.cli.console import StreamedTable, print_table, write_json
 from swapnet.cli.options import engines_option
 from swapnet.cli.zoo import current_engine
+from swapnet.files import working_folder
 from swapnet.units import format_size
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ def run_models(
         show_built([model.name for model in chosen], engines, backend)
         return
     table = StreamedTable(_COLUMNS)
-    with tempfile.TemporaryDirectory(prefix="swapnet-") as name:
-        one_operator = one_operator_engine(Path(name))
+    with working_folder("swapnet-") as work:
+        one_operator = one_operator_engine(work)
         for number, model in enumerate(chosen, 1):
             where = f"[{number}/{len(chosen)}] {model.name}"
             report = _run_model(

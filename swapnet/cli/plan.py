@@ -67,7 +67,9 @@ def command(
 ) -> None:
     """Show whether a model fits a budget, and how long an inference takes.
 
-    A model is built into a temporary folder that is removed afterwards.
+    A model is built into a temporary folder of $SWAPNET_CACHE or ~/.cache/swapnet that is removed
+    afterwards. Storage is measured there: set $SWAPNET_CACHE to a folder on the storage that the
+    engine will lie on.
     """
     from swapnet.budget import Budget
     from swapnet.executor.bench.plot import Panel, check_drawable, save_plot

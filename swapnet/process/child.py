@@ -16,6 +16,7 @@ import msgspec
 from swapnet.errors import BackendError, BudgetError, SwapnetError
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.failure import Failed, raised
+from swapnet.process.parenthood import environment_of_child
 from swapnet.units import format_size
 
 __all__ = ["Child", "ProcessDied"]
@@ -31,6 +32,8 @@ class ProcessDied(BackendError):
 
 class Child:
     """A process that runs a module; a context manager that ends it.
+
+    The thread that makes it must outlive it: the kernel ends the process with that thread.
 
     Parameters
     ----------
@@ -72,6 +75,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
+            env=environment_of_child(),
             start_new_session=True,
         )
 

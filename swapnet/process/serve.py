@@ -17,6 +17,7 @@ import msgspec
 
 from swapnet.errors import SwapnetError
 from swapnet.process.failure import failure_of
+from swapnet.process.parenthood import end_with_parent
 
 __all__ = ["Parent", "serve"]
 
@@ -76,12 +77,14 @@ def serve(work: Callable[[Parent], None], parent: Parent | None = None) -> int:
     int
         Status to exit with: 2 after an error, 1 where the parent has gone.
     """
-    if parent is None:
-        parent = Parent(sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
+        if parent is None:
+            end_with_parent()
+            parent = Parent(sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         work(parent)
     except SwapnetError as error:
+        assert parent is not None
         parent.answer(failure_of(error))
         return 2
     except (EOFError, BrokenPipeError):

@@ -194,12 +194,17 @@ def test_what_draws_is_not_installed(
 
 
 @pytest.mark.slow
-def test_an_interrupted_plan_of_a_model_leaves_nothing(start: Start, model: Path) -> None:
+def test_an_interrupted_plan_of_a_model_leaves_nothing(
+    start: Start, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWAPNET_CACHE", str(tmp_path / "cache"))
     process = start("plan", model)
     wait_for_line(process, "measuring this device")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert [path.name for path in model.parent.iterdir()] == ["toy.onnx"]
     until(lambda: len(family(process.pid)) >= 2)
     started = family(process.pid)
     status, err = interrupt(process)
     assert (status, "Traceback" in err) == (130, False)
     all_ended(started)
-    assert [path.name for path in model.parent.iterdir()] == ["toy.onnx"]
+    assert not list((tmp_path / "cache").iterdir())

@@ -31,9 +31,9 @@ def all_ended(pids: Iterable[int]) -> None:
     until(lambda: all(_parent(pid) is None for pid in pids))
 
 
-def interrupt(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Send Ctrl-C to a process alone; its exit status, and what it wrote to standard error."""
-    os.kill(process.pid, signal.SIGINT)
+def interrupt(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[int, str]:
+    """Send a signal to a process alone; its exit status, and what it wrote to standard error."""
+    os.kill(process.pid, number)
     _, err = process.communicate(timeout=LIMIT_S)
     return process.returncode, err
 

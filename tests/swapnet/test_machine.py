@@ -3,16 +3,81 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from swapnet.machine import Gpu, first_gpu, huge_page_bytes, memory_bytes, storage_device
+from swapnet.process.cgroup import MemoryGroup, is_available
 
 
 def test_the_machine_has_at_most_its_memory() -> None:
     assert 0 < memory_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+V1 = "35 31 0:32 / {point} rw - cgroup cgroup rw,memory"
+V2 = "41 31 0:38 / {point} rw - cgroup2 cgroup2 rw"
+OTHERS = "32 31 0:29 / {point}/cpu rw - cgroup cgroup rw,cpu"
+
+
+def a_process(folder: Path, cgroup: str, mount: str, limits: dict[str, str]) -> Path:
+    """The kernel's files of a process, and limits by the folder of their group."""
+    point = folder / "groups"
+    for group, limit in limits.items():
+        (point / group).mkdir(parents=True, exist_ok=True)
+        name = "memory.max" if "cgroup2" in mount else "memory.limit_in_bytes"
+        (point / group / name).write_text(f"{limit}\n")
+    (folder / "cgroup").write_text(f"1:cpu:/elsewhere\n{cgroup}\n")
+    lines = "\n".join((OTHERS, mount)).format(point=point)
+    (folder / "mountinfo").write_text(f"{lines}\n")
+    return folder
+
+
+@pytest.mark.parametrize(("cgroup", "mount"), [("4:cpuacct,memory:/a/b", V1), ("0::/a/b", V2)])
+@pytest.mark.parametrize("limited", ["", "a", "a/b"])
+def test_the_limit_of_any_group_that_holds_the_process_counts(
+    tmp_path: Path, cgroup: str, mount: str, limited: str
+) -> None:
+    limits = {group: "4096" if group == limited else "max" for group in ("", "a", "a/b")}
+    process = a_process(tmp_path, cgroup, mount, {**limits, "a/other": "1"})
+    assert memory_bytes(process) == 4096
+
+
+def test_the_lowest_of_nested_limits_counts(tmp_path: Path) -> None:
+    limits = {"a": "8192", "a/b": "4096", "a/b/below": "1"}
+    assert memory_bytes(a_process(tmp_path, "0::/a/b", V2, limits)) == 4096
+
+
+@pytest.mark.parametrize(
+    ("inside", "root"), [("/", "/"), ("/docker/7", "/docker/7"), ("/../x", "/"), ("/other", "/x")]
+)
+def test_a_container_sees_its_own_group_at_the_root(tmp_path: Path, inside: str, root: str) -> None:
+    mount = V2.replace("0:38 /", f"0:38 {root}")
+    process = a_process(tmp_path, f"0::{inside}", mount, {"": "4096"})
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "memory.max").write_text("1\n")
+    assert memory_bytes(process) == 4096
+
+
+def test_a_kernel_without_groups_limits_nothing(tmp_path: Path) -> None:
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert memory_bytes(tmp_path) == physical
+
+
+@pytest.mark.slow
+def test_a_limit_of_the_kernel_is_seen() -> None:
+    if not is_available():
+        pytest.skip("no group with a memory limit can be made here")
+    with MemoryGroup(64 << 20) as group:
+        code = "import swapnet.machine; print(swapnet.machine.memory_bytes())"
+        join = f'echo $$ > "{group.processes_file}"; exec "$@"'
+        found = subprocess.run(
+            ["sh", "-c", join, "sh", sys.executable, "-c", code], capture_output=True, check=True
+        )
+    assert int(found.stdout) == 64 << 20
 
 
 def test_huge_pages_are_as_large_as_the_kernel_says(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import tempfile
 from pathlib import Path
 
 import click
@@ -15,7 +14,7 @@ from swapnet.cli.scenario.options import scenario_options
 from swapnet.cli.scenario.parts import parts_of
 from swapnet.cli.scenario.table import show
 from swapnet.errors import InputError
-from swapnet.files import check_writable
+from swapnet.files import check_writable, working_folder
 
 __all__ = ["command"]
 
@@ -97,13 +96,13 @@ def command(
     pace = None if storage_bytes_per_s is None else Pace(storage_bytes_per_s)
     device = Device(threads or available_processors(), pace=pace)
     parts = parts_of(chosen, engines, device)
-    with tempfile.TemporaryDirectory(prefix="swapnet-") as name, progress(path.stem) as told:
+    with working_folder("swapnet-") as work, progress(path.stem) as told:
         options = ExperimentOptions(
             name=path.stem,
             scenario=chosen,
             parts=parts,
             budget=parsed,
-            one_operator=one_operator_engine(Path(name)),
+            one_operator=one_operator_engine(work),
             device=device,
             others=others,
             budget_steps=budget_steps or "",

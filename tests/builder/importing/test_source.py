@@ -103,6 +103,23 @@ def write_no_operators(path: Path) -> None:
     onnx.save(helper.make_model(helper.make_graph([], "empty", [], [])), path)
 
 
+def write_only_values(path: Path) -> None:
+    value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2])
+    onnx.save(helper.make_model(helper.make_graph([], "same", [value], [value])), path)
+
+
+def write_no_outputs(path: Path) -> None:
+    model = mlp()
+    del model.graph.output[:]
+    onnx.save(model, path)
+
+
+def write_two_opsets(path: Path) -> None:
+    model = mlp(opset=17)
+    model.opset_import.append(helper.make_opsetid("ai.onnx", 11))
+    onnx.save(model, path)
+
+
 def write_opset(version: int) -> Callable[[Path], None]:
     return lambda path: onnx.save(mlp(opset=version), path)
 
@@ -116,6 +133,9 @@ def write_opset(version: int) -> Callable[[Path], None]:
         (write_noise, "5000 bytes"),
         (write_truncated, "is not a readable ONNX file"),
         (write_no_operators, "0 operators"),
+        (write_only_values, "has no operators"),
+        (write_no_outputs, "has no outputs"),
+        (write_two_opsets, "they are 11 and 17"),
         (write_opset(6), "operator set 6"),
         (write_opset(99), "sets 7 to 26 are read"),
     ],
@@ -126,6 +146,15 @@ def test_refuses_with_a_reason(write: Callable[[Path], None], message: str, path
         open_source(path)
     assert str(path) in caught.value.what
     assert caught.value.hint
+    damaged = (write_empty, write_noise, write_truncated, write_no_operators)
+    assert ("cut short" in caught.value.hint) == (write in damaged)
+
+
+def test_an_operator_set_that_is_named_twice_alike_is_read(path: Path) -> None:
+    model = mlp(opset=17)
+    model.opset_import.append(helper.make_opsetid("ai.onnx", 17))
+    onnx.save(model, path)
+    assert open_source(path).proto == model
 
 
 @pytest.mark.parametrize("length", [None, 0, 1000])

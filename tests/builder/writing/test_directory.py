@@ -141,6 +141,18 @@ def test_an_error_of_another_kind_is_told_as_it_is(
     assert ("free some space" in caught.value.hint) == (message == "can't be written")
 
 
+def test_an_engine_that_a_killed_build_moved_away_comes_back(target: Path) -> None:
+    write(target, "old")
+    retired = target.parent / ".toy.old.12345678.swapnet-tmp"
+    retired.mkdir()
+    target.rename(retired / "toy")
+    with staging_directory(target) as staging:
+        assert (target / MANIFEST).read_text() == "old"
+        (staging / MANIFEST).write_text("new")
+    assert (target / MANIFEST).read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
 @pytest.mark.parametrize("kind", [OSError(5, "Input/output error"), KeyboardInterrupt()])
 def test_a_failing_rename_puts_the_old_engine_back(
     target: Path, monkeypatch: pytest.MonkeyPatch, kind: BaseException

@@ -154,6 +154,22 @@ def test_a_stale_profile_is_measured_again(
     assert len(jobs) == 2
 
 
+def test_other_shapes_than_those_measured_are_told(
+    engine: BuildToy, tmp_path: Path, jobs: list[Job]
+) -> None:
+    folder = Path(shutil.copytree(engine("dynamic").folder, tmp_path / "dynamic"))
+    said: list[str] = []
+    opened = ensure_measured(folder, device=DEVICE, say=said.append)
+    name, shape = next(iter(opened.manifest.planned_shapes.items()))
+    axis = next(i for i, d in enumerate(opened.manifest.inputs[0].shape) if isinstance(d, str))
+    other = {name: tuple(dim + (i == axis) for i, dim in enumerate(shape))}
+    for _ in range(2):
+        ensure_measured(folder, device=DEVICE, shapes=other, say=said.append)
+    assert [line for line in said if "delays are of another" in line] == []
+    assert sum("it was not measured at these shapes yet" in line for line in said) == 1
+    assert len(jobs) == 2
+
+
 def test_a_profile_does_not_move_from_board_to_board(
     toy: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,7 @@ Start = Callable[..., Child]
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Starts a process that writes bytes, says something and ends with status 3."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), *sys.path)))
 
     def started(
         written: bytes, last: str = "sys.exit(3)", patience_s: float | None = None
@@ -69,6 +71,16 @@ def test_our_error_is_raised_again(start: Start) -> None:
     ):
         child.hear()
     assert found.value.smallest_bytes == 10
+
+
+def test_a_process_whose_parent_has_gone_does_nothing(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    last = "from swapnet.process.serve import serve; sys.exit(serve(lambda parent: print('works')))"
+    with start(b"", last) as child, pytest.raises(BackendError, match="ended with status 1") as e:
+        child.hear()
+    assert e.value.why == "out of paper"
 
 
 def test_a_process_that_is_silent_is_ended(start: Start) -> None:
