@@ -161,7 +161,7 @@ def test_the_folder_is_elsewhere_where_the_models_refuses(
         asked.append(options.get("dir"))
         if len(asked) <= refused:
             raise PermissionError(13, "Permission denied")
-        return make(**options)
+        return str(make(**options))
 
     monkeypatch.setattr(tempfile, "mkdtemp", refusing)
     if refused == 2:
