@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from swapnet.errors import InputError, StorageError
-from swapnet.files import make_folder
+from swapnet.files import folder_of_temporaries, make_folder, replacing
 from swapnet.manifest import Precision
 from swapnet.ranges import RangeCache
 
@@ -78,7 +79,7 @@ def quantize(
     make_folder(target.absolute().parent)
     try:
         with tempfile.TemporaryDirectory(
-            prefix=f".{target.name}.", dir=target.absolute().parent
+            prefix=f".{target.name}.", dir=folder_of_temporaries(target)
         ) as hidden:
             folder = Path(hidden)
             proto = interchange(source, options, folder)
@@ -91,7 +92,8 @@ def quantize(
                 proto, written / target.name, save_as_external_data=large, location=data
             )
             for name in (data, target.name) if large else (target.name,):
-                (written / name).replace(target.parent / name)
+                with replacing(target.parent / name) as temporary:
+                    shutil.move(written / name, temporary)
     except OSError as error:
         raise StorageError(
             f"{target} can't be written",

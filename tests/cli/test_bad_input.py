@@ -192,6 +192,29 @@ def test_results_that_can_not_be_written(
     assert failed.is_user_error("can't be written")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--budget", "100%", "--output"),
+        ("plan", "--no-measure", "--json"),
+        ("quantize", "--precision", "fp16", "-o"),
+    ],
+)
+def test_results_go_through_links_and_into_devices(
+    call: Call, toy: Engine, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    command, *options = arguments
+    link, target, null = tmp_path / "link", tmp_path / "target", tmp_path / "null"
+    link.symlink_to(target)
+    null.symlink_to("/dev/null")
+    given = toy.model if command == "quantize" else toy.folder
+    for place in (link, null):
+        assert call(command, given, *options, place).status == 0
+        assert place.is_symlink()
+    assert target.stat().st_size
+    assert Path("/dev/null").is_char_device()
+
+
 def test_arrays_given_the_wrong_way(call: Call, toy: Engine, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros(3, np.float32))
     np.savez(tmp_path / "x.npz", x=np.zeros(3, np.float32))
