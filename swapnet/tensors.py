@@ -56,7 +56,7 @@ def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
     Raises
     ------
     InputError
-        A part is not ``name:DxDxD`` with positive dimensions.
+        A part is not ``name:DxDxD`` with positive dimensions, or a name is there twice.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for part in filter(None, text.split(",")):
@@ -67,6 +67,12 @@ def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
                 f"{part!r} is not a shape",
                 why="a shape is a name, a colon and dimensions above 0 joined by x",
                 hint="write it like images:1x3x640x640",
+            )
+        if name in shapes:
+            raise InputError(
+                f"{name!r} has two shapes",
+                why=f"they are {'x'.join(map(str, shapes[name]))} and {dims}",
+                hint="give one shape for each input",
             )
         shapes[name] = tuple(map(int, sizes))
     return shapes

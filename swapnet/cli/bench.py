@@ -138,7 +138,7 @@ def command(
     options = PlanOptions(resident=not no_resident, cyclic=not no_cyclic)
     pairs = [part.rpartition(":") for part in (load_inputs or "").split(",") if part]
     arrays = read_inputs(tuple((name, Path(path)) for name, _, path in pairs))
-    inputs = check_inputs(manifest, arrays) if arrays else planned_sample(manifest)
+    inputs = planned_sample(manifest) if load_inputs is None else check_inputs(manifest, arrays)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swapnet-")))
         source = original_model(manifest, model) if compare or mapped else None

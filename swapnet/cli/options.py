@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from swapnet.arrays import load_npy, load_npz
+from swapnet.errors import InputError
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.tensors import parse_shapes
 
@@ -83,18 +84,23 @@ def shapes_option_named(name: str, text: str) -> Callable[[F], F]:
     return click.option(name, callback=parse, metavar="NAME:1x3x640x640,…", help=text)
 
 
-def read_inputs(pairs: tuple[tuple[str, Path], ...]) -> dict[str, Any]:
+def read_inputs(pairs: Sequence[tuple[str, Path]]) -> dict[str, Any]:
     """Arrays of ``name=file.npy`` pairs; a pair without a name is an ``.npz`` of all.
 
     Raises
     ------
     InputError
-        A file can't be read.
+        A file can't be read, or an input is given twice.
     """
     arrays: dict[str, Any] = {}
+    origins: dict[str, Path] = {}
     for name, path in pairs:
-        if not name:
-            arrays.update(load_npz(path))
-            continue
-        arrays[name] = load_npy(path)
+        for key, array in ({name: load_npy(path)} if name else load_npz(path)).items():
+            if key in arrays:
+                raise InputError(
+                    f"input {key!r} is given twice",
+                    why=f"by {origins[key]} and by {path}",
+                    hint="give each of them once",
+                )
+            arrays[key], origins[key] = array, path
     return arrays

@@ -65,11 +65,11 @@ def command(
 
     if output is not None:
         check_writable(output)
-    arrays = read_inputs(tuple(map(_pair, inputs)))
+    arrays = read_inputs([_pair(text) for text in inputs])
     opened = open_engine(engine, shapes, threads, gpu_memory, own=bool(context.obj))
     manifest = opened.manifest
     with SwapExecutor(opened, budget, load_mode=load_mode, verify=verify) as executor:
-        outputs = executor(arrays or planned_sample(manifest))
+        outputs = executor(arrays if inputs else planned_sample(manifest))
         stats, plan = executor.stats, executor.plan
         is_assumed = executor.engine.measured.is_assumed
     if is_assumed:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from swapnet.arrays import save_npz
 from swapnet.errors import StorageError
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.swapping.storage import WeightFile
@@ -106,6 +107,31 @@ def test_wrong_tensor(call: Call, toy: Engine, tmp_path: Path, change: str) -> N
     np.save(tmp_path / "x.npy", wrong)
     failed = call("run", toy.folder, "--budget", "100%", "--input", f"{name}={tmp_path / 'x.npy'}")
     assert failed.is_user_error("wrong", "the model takes")
+
+
+@pytest.mark.parametrize("command", ["run", "bench"])
+def test_an_npz_of_nothing_is_not_replaced_by_seeded_inputs(
+    call: Call, toy: Engine, tmp_path: Path, command: str
+) -> None:
+    np.savez(tmp_path / "empty.npz")
+    option = {"run": "--input", "bench": "--load-inputs"}[command]
+    failed = call(command, toy.folder, "--budget", "100%", option, tmp_path / "empty.npz")
+    assert failed.is_user_error("is missing", "the model takes")
+    assert call(command, toy.folder, "--budget", "100%", option, "").status == 2
+
+
+def test_an_input_given_twice(call: Call, toy: Engine, tmp_path: Path) -> None:
+    ((name, array),) = toy.feeds().items()
+    np.save(tmp_path / "a.npy", array)
+    save_npz(tmp_path / "all.npz", {name: array})
+    files = (f"{name}={tmp_path / 'a.npy'}", str(tmp_path / "all.npz"))
+    for first, second in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        given = ("--input", files[first], "--input", files[second])
+        failed = call("run", toy.folder, "--budget", "100%", *given)
+        assert failed.is_user_error(f"input {name!r} is given twice", "once")
+    pairs = f"{name}:{tmp_path / 'a.npy'},{name}:{tmp_path / 'a.npy'}"
+    failed = call("bench", toy.folder, "--budget", "100%", "--load-inputs", pairs)
+    assert failed.is_user_error(f"input {name!r} is given twice")
 
 
 @pytest.mark.parametrize("content", [b"", b"noise"])

@@ -44,3 +44,9 @@ def test_parses_shapes_as_trtexec_writes_them() -> None:
 def test_refuses_what_is_no_shape(text: str) -> None:
     with pytest.raises(InputError, match="is not a shape"):
         parse_shapes(text)
+
+
+def test_two_shapes_of_one_input_are_refused() -> None:
+    with pytest.raises(InputError, match="'x' has two shapes") as caught:
+        parse_shapes("x:1x2,y:1,x:3x4")
+    assert caught.value.why == "they are 1x2 and 3x4"
