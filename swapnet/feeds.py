@@ -73,8 +73,19 @@ def check_names(given: Iterable[str], inputs: Iterable[Taken], where: str = "") 
         )
 
 
-def check_array(value: Any, taken: Taken, where: str = "") -> Array:
+def check_array(value: Any, taken: Taken, where: str = "", *, copy: bool = False) -> Array:
     """A C-contiguous array of the type and shape that an input has.
+
+    Parameters
+    ----------
+    value
+        An array, or what NumPy makes an array of.
+    taken
+        What the model takes.
+    where
+        For messages: what the array is of.
+    copy
+        Return a new array always; else ``value`` itself where it is such an array.
 
     Raises
     ------
@@ -83,7 +94,7 @@ def check_array(value: Any, taken: Taken, where: str = "") -> Array:
     """
     what = f"input {taken.name!r}{_of(where)}"
     try:
-        array = np.asarray(value, order="C")
+        array = np.array(value, order="C") if copy else np.asarray(value, order="C")
     except Exception as error:  # an object of another library may raise anything
         raise InputError(
             f"{what} is no array", why=str(error), hint="give a NumPy array"

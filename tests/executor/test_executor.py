@@ -524,6 +524,31 @@ def test_submitting_does_not_wait_for_the_inference_under_way(
         assert all(future.result() for future in futures)
 
 
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_queued_request_keeps_its_inputs_unless_told_not_to_copy(
+    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch, copied: bool
+) -> None:
+    go = threading.Event()
+    healthy = WeightFile.read_into
+
+    def read_into(file: WeightFile, destination: memoryview, offset: int) -> None:
+        go.wait()
+        healthy(file, destination, offset)
+
+    frame = {name: array.copy() for name, array in toy.feeds(1).items()}
+    options = PlanOptions(resident=False, cyclic=False)
+    with SwapExecutor(toy.folder, toy.smallest, options=options) as executor:
+        monkeypatch.setattr(WeightFile, "read_into", read_into)
+        first = executor.submit(toy.feeds())
+        second = executor.submit(frame) if copied else executor.submit(frame, copy=False)
+        for name, array in toy.feeds(2).items():
+            frame[name][...] = array
+        frame.clear()
+        go.set()
+        assert_same(first.result(), expected[0])
+        assert_same(second.result(), expected[1 if copied else 2])
+
+
 def test_replanning_holds_no_more_than_the_larger_plan(
     toy: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
