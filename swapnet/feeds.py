@@ -28,7 +28,9 @@ class Taken(Protocol):
 
 
 def check_feed(given: Mapping[str, Any], inputs: Sequence[Taken], where: str) -> dict[str, Array]:
-    """C-contiguous arrays of finite numbers for all inputs of a model, in their order.
+    """C-contiguous arrays without NaN for all inputs of a model, in their order.
+
+    Infinite numbers are taken: masks hold them.
 
     Parameters
     ----------
@@ -42,12 +44,12 @@ def check_feed(given: Mapping[str, Any], inputs: Sequence[Taken], where: str) ->
     Raises
     ------
     InputError
-        A name, element type or shape is not what the model takes, or a number is not finite.
+        A name, element type or shape is not what the model takes, or a number is NaN.
     """
     check_names(given, inputs, where)
     arrays = {taken.name: check_array(given[taken.name], taken, where) for taken in inputs}
     for taken in inputs:
-        _check_finite(arrays[taken.name], taken, where)
+        _check_numbers(arrays[taken.name], taken, where)
     return arrays
 
 
@@ -133,17 +135,15 @@ def as_dims(shape: Sequence[int | str]) -> str:
     return "x".join(map(str, shape)) or "a scalar"
 
 
-def _check_finite(array: Array, taken: Taken, where: str) -> None:
+def _check_numbers(array: Array, taken: Taken, where: str) -> None:
     values: Any = array
     if taken.dtype == "bfloat16":
         values = (array.astype(np.uint32) << 16).view(np.float32)
-    if values.dtype.kind != "f" or np.isfinite(values).all():
+    if values.dtype.kind != "f" or not (nans := int(np.isnan(values).sum())):
         return
-    nans = int(np.isnan(values).sum())
-    infinite = int(np.isinf(values).sum())
     raise InputError(
-        f"input {taken.name!r}{_of(where)} is not finite",
-        why=f"of {values.size} values {nans} are NaN and {infinite} infinite",
+        f"input {taken.name!r}{_of(where)} has NaN",
+        why=f"{nans} of {values.size} values are NaN, which everything computed from them becomes",
         hint="leave the sample out, or correct what makes it",
     )
 

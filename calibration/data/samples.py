@@ -76,7 +76,7 @@ class Samples:
         Raises
         ------
         InputError
-            A sample is not what the model takes, is not finite or can't be read, or there is none.
+            A sample is not what the model takes, has NaN or can't be read, or there is none.
         """
         read = 0
         for where, sample in self.source:

@@ -120,7 +120,12 @@ class Model:
         return {name: c for name, c in channels.items() if len(self.graph.values[name].shape) > 1}
 
     def with_extremes(
-        self, tensors: Sequence[str], channels: Mapping[str, Channels], name: str
+        self,
+        tensors: Sequence[str],
+        channels: Mapping[str, Channels],
+        name: str,
+        *,
+        finite: bool = False,
     ) -> Variant:
         """Write the model that gives scalars of each tensor instead of its outputs.
 
@@ -132,20 +137,25 @@ class Model:
             Of `ranked` values; number ``i`` gets the output ``mean_name(i)``.
         name
             Stem of the file, beside the model.
+        finite
+            Count infinite elements as 0, which every range holds.
         """
         from onnx import helper
 
         numbers = range(len(tensors))
+        reduced = [_finite_name(number) if finite else t for number, t in enumerate(tensors)]
         outputs = [extreme_name(number, operator) for number in numbers for operator in EXTREMES]
         # ONNX Runtime sorts operators from the last that nobody uses: each of these then comes
         # right after what it reduces, which does not stay in memory for it.
         reductions = [
             helper.make_node(
-                operator, [tensors[number]], [extreme_name(number, operator)], keepdims=0
+                operator, [reduced[number]], [extreme_name(number, operator)], keepdims=0
             )
             for number in reversed(numbers)
             for operator in EXTREMES
         ]
+        if finite:
+            reductions = [*_without_infinities(tensors, reduced), *reductions]
         for number, (tensor, given) in reversed(list(enumerate(channels.items()))):
             reductions += self._mean(tensor, given, mean_name(number))
         outputs += [mean_name(number) for number in range(len(channels))]
@@ -200,6 +210,25 @@ class Model:
         _save(proto, path)
         stored = {tensor.name for tensor in graph.initializer}
         return Variant(path, tuple(v.name for v in graph.input if v.name not in stored))
+
+
+def _finite_name(number: int) -> str:
+    return f"swapnet.finite.{number}"
+
+
+def _without_infinities(tensors: Sequence[str], results: Sequence[str]) -> list[onnx.NodeProto]:
+    """Operators that give tensors with 0 for their infinite elements."""
+    from onnx import helper
+
+    zero = "swapnet.finite.zero"
+    nodes = [helper.make_node("Constant", [], [zero], value_float=0.0)]
+    for tensor, result in reversed(list(zip(tensors, results, strict=True))):
+        infinite = f"{result}.infinite"
+        nodes += [
+            helper.make_node("IsInf", [tensor], [infinite]),
+            helper.make_node("Where", [infinite, zero, tensor], [result]),
+        ]
+    return nodes
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def spool(samples: Iterable[Mapping[str, Any]], inputs: Sequence[Value], folder:
     Raises
     ------
     InputError
-        There are none, or one of them is not what the model takes or has NaN or infinite values.
+        There are none, or one of them is not what the model takes or has NaN.
     StorageError
         The folder can't be written.
     """

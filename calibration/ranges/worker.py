@@ -66,10 +66,19 @@ class Ran(msgspec.Struct, frozen=True, tag=True):
 
 
 class Found(msgspec.Struct, frozen=True, tag=True):
-    """The end: what was found."""
+    """The end: what was found.
+
+    Attributes
+    ----------
+    extremes, means
+        By tensor.
+    infinite
+        Computed tensors with infinite elements: their extremes are not found yet.
+    """
 
     extremes: dict[str, Extreme]
     means: dict[str, tuple[float, ...]] = {}
+    infinite: tuple[str, ...] = ()
 
 
 Answer = Ran | Found | Failed
@@ -81,7 +90,7 @@ def observe(engine: Engine, job: Job, progress: Progress) -> Found:
     Raises
     ------
     InputError
-        A value is not finite.
+        A value is NaN.
     SwapnetError
         The engine does not open or does not run.
     """
@@ -97,7 +106,7 @@ def observe(engine: Engine, job: Job, progress: Progress) -> Found:
             means.add(outputs)
             del sample, outputs
             progress("observe", number + 1, total)
-    return Found(collector.found(), means.found())
+    return Found(collector.found(), means.found(), tuple(collector.infinite))
 
 
 def _load(path: str) -> dict[str, Array]:

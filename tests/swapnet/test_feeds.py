@@ -24,7 +24,7 @@ def test_arrays_come_in_the_order_of_the_model() -> None:
         ({"y": np.ones(1)}, ["unknown input 'y' of sample 1", "takes 'x', 'ids'"]),
         ({"x": np.ones((3, 4))}, ["'x' of sample 1 has the wrong element type", "float64"]),
         ({"x": np.ones((3, 5), np.float32)}, ["wrong shape", "3x5", "rowsx4"]),
-        ({"x": np.full((1, 4), np.nan, np.float32)}, ["is not finite", "4 are NaN"]),
+        ({"x": np.full((1, 4), np.nan, np.float32)}, ["has NaN", "4 of 4"]),
         ({"x": [[1], [1, 2]]}, ["is no array"]),
     ],
     ids=["unknown", "type", "shape", "nan", "ragged"],
