@@ -53,16 +53,23 @@ def check_feed(given: Mapping[str, Any], inputs: Sequence[Taken], where: str) ->
     return arrays
 
 
-def check_names(given: Iterable[str], inputs: Iterable[Taken], where: str = "") -> None:
-    """Refuse names that the model does not take, and fewer than it takes.
+def check_names(given: Mapping[str, Any], inputs: Iterable[Taken], where: str = "") -> None:
+    """Refuse what is no mapping, names that the model does not take, and fewer than it takes.
 
     Raises
     ------
     InputError
-        An input is unknown or missing.
+        ``given`` is no mapping, or an input is unknown or missing.
     """
-    names = set(given)
     expected = {taken.name: taken for taken in inputs}
+    kind = type(given).__name__
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"inputs{_of(where)} are no dict",
+            why=f"they are {kind}, the model takes {', '.join(map(repr, expected)) or 'nothing'}",
+            hint="give a dict of an array for each input, by its name",
+        )
+    names = set(given)
     unknown = sorted(map(str, names - expected.keys()))
     missing = sorted(expected.keys() - names)
     if unknown or missing:
@@ -70,7 +77,7 @@ def check_names(given: Iterable[str], inputs: Iterable[Taken], where: str = "") 
             f"unknown input {unknown[0]!r}{_of(where)}"
             if unknown
             else f"input {missing[0]!r}{_of(where)} is missing",
-            why=f"the model takes {', '.join(map(repr, expected))}",
+            why=f"the model takes {', '.join(map(repr, expected)) or 'nothing'}",
             hint="give each of them once",
         )
 

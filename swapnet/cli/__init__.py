@@ -94,11 +94,25 @@ def main(arguments: list[str] | None = None) -> Any:
             if interrupted.is_set() or isinstance(error, (KeyboardInterrupt, click.Abort)):
                 click.echo("swapnet: interrupted", err=True)
                 sys.exit(130)
+            if isinstance(error, FileNotFoundError) and not _has_working_folder():
+                error = SwapnetError(
+                    "the working folder is gone",
+                    why="it was removed after this shell entered it",
+                    hint="go to another folder: cd",
+                )
             if not isinstance(error, SwapnetError):
-                raise
+                raise error
             click.echo(f"swapnet: error: {error}".replace("\n", "\n  "), err=True)
             sys.exit(2)
     sys.exit(status or 0)
+
+
+def _has_working_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @contextmanager

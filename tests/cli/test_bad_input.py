@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -247,6 +248,35 @@ def test_arrays_given_the_wrong_way(call: Call, toy: Engine, tmp_path: Path) -> 
     for given, words in ((tmp_path / "x.npy", "NAME=FILE"), (f"x={tmp_path / 'x.npz'}", "several")):
         failed = call("run", toy.folder, "--budget", "100%", "--input", given)
         assert failed.is_user_error(words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["build MODEL", "plan m.onnx", "doctor"])
+def test_a_working_folder_that_is_gone(toy: Engine, tmp_path: Path, command: str) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    arguments = [str(toy.model) if part == "MODEL" else part for part in command.split()]
+    calling = "import os, sys; os.rmdir(os.getcwd()); from swapnet.cli import main; main()"
+    child = subprocess.run(
+        [sys.executable, "-c", calling, *arguments],
+        cwd=gone,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 2
+    assert "Traceback" not in child.stderr
+    assert child.stderr.count("swapnet: error:") == 1
+
+
+def test_a_circle_of_links_as_output(call: Call, toy: Engine, tmp_path: Path) -> None:
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    assert call("build", toy.model, "-o", circle).is_user_error("is in the way")
+    failed = call("quantize", toy.model, "--precision", "fp16", "-o", circle)
+    assert failed.is_user_error("can't be written")
+    assert circle.is_symlink()
 
 
 def test_a_full_disk_during_build(toy: Engine, tmp_path: Path) -> None:

@@ -120,6 +120,15 @@ def test_what_is_submitted_is_finished(toy: Engine, expected: list[Arrays]) -> N
         wrong.result()
 
 
+@pytest.mark.parametrize("given", [None, [1.0], np.ones(3)])
+def test_inputs_that_are_no_dict(toy: Engine, given: Any) -> None:
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        with pytest.raises(InputError, match="inputs are no dict"):
+            executor(given)
+        with pytest.raises(InputError, match="inputs are no dict"):
+            executor.submit(given).result()
+
+
 def test_outputs_belong_to_the_caller(engine: BuildToy) -> None:
     for name in ("ends", "dynamic", "lookups", "computed-indices-dynamic"):
         toy = engine(name)

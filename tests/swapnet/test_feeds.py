@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -37,10 +39,23 @@ def test_what_does_not_fit(change: dict[str, object], words: list[str]) -> None:
 
 def test_without_a_place_the_message_names_none() -> None:
     with pytest.raises(InputError, match=r"^input 'ids' is missing\n"):
-        check_names(["x"], [X, IDS])
+        check_names({"x": 1}, [X, IDS])
     with pytest.raises(InputError, match=r"^input 'x' has the wrong shape\n") as caught:
         check_array(np.ones(4, np.float32), X)
     assert caught.value.hint == "reshape it"
+
+
+@pytest.mark.parametrize("given", [None, [1], (), "x", np.ones(2), 3])
+def test_what_is_no_mapping_is_refused(given: Any) -> None:
+    with pytest.raises(InputError, match=r"^inputs of sample 1 are no dict\n") as caught:
+        check_feed(given, [X, IDS], "sample 1")
+    assert caught.value.why == f"they are {type(given).__name__}, the model takes 'x', 'ids'"
+
+
+def test_a_model_without_inputs_takes_nothing() -> None:
+    check_names({}, [])
+    with pytest.raises(InputError, match="the model takes nothing"):
+        check_names({"x": 1}, [])
 
 
 def test_shapes() -> None:
