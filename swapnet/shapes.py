@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Final, Protocol
 
 import msgspec
 
 from swapnet.errors import EngineError, InputError
+from swapnet.feeds import as_dims
 from swapnet.files import make_folder, replacing
 from swapnet.sealed import read_sealed, sha256_of, write_sealed
 
@@ -21,6 +23,7 @@ __all__ = [
     "SHAPES",
     "MeasuredShapes",
     "as_option",
+    "as_title",
     "input_shapes",
     "load_shapes",
     "save_shapes",
@@ -98,7 +101,7 @@ def input_shapes(
         if name not in known:
             raise InputError(
                 f"{option} names {name!r}",
-                why=f"the model takes {', '.join(map(repr, known))}",
+                why=f"the model takes {', '.join(map(repr, known)) or 'nothing'}",
                 hint="correct the name",
             )
         declared = known[name]
@@ -106,8 +109,8 @@ def input_shapes(
             isinstance(dim, int) and dim != size for dim, size in zip(declared, shape, strict=False)
         ):
             raise InputError(
-                f"{option} gives {name!r} {_dims(shape)}",
-                why=f"the model takes {_dims(declared)}",
+                f"{option} gives {name!r} {as_dims(shape)}",
+                why=f"the model takes {as_dims(declared)}",
                 hint="correct the shape",
             )
         for dim, size in zip(declared, shape, strict=True):
@@ -137,8 +140,15 @@ def shapes_key(inputs: Iterable[Shaped], planned: Mapping[str, Sequence[int]]) -
 
 
 def as_option(shapes: Mapping[str, Sequence[int]]) -> str:
-    """Shapes as ``--shapes`` takes them."""
-    return ",".join(f"{name}:{_dims(shape)}" for name, shape in shapes.items())
+    """Shapes as ``--shapes`` takes them from a shell."""
+    names = {name: f'"{name}"' if "," in name else name for name in shapes}
+    return quote(",".join(f"{names[name]}:{_dims(shape)}" for name, shape in shapes.items()))
+
+
+def as_title(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Shapes for people."""
+    parts = (f"{name}:{_dims(shape) or 'scalar'}" for name, shape in shapes.items())
+    return ",".join(parts) or "no inputs"
 
 
 def load_shapes(folder: Path, key: str) -> MeasuredShapes | None:

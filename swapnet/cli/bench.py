@@ -20,6 +20,7 @@ from swapnet.cli.options import (
     gpu_memory_option,
     load_mode_option,
     measure_option,
+    named_files,
     read_inputs,
     shapes_option,
     threads_option,
@@ -136,8 +137,8 @@ def command(
         check_drawable(Path(plot))
     wanted = _percentiles(percentile)
     options = PlanOptions(resident=not no_resident, cyclic=not no_cyclic)
-    pairs = [part.rpartition(":") for part in (load_inputs or "").split(",") if part]
-    arrays = read_inputs(tuple((name, Path(path)) for name, _, path in pairs))
+    names = [tensor.name for tensor in manifest.inputs]
+    arrays = read_inputs(named_files(load_inputs or "", names))
     inputs = planned_sample(manifest) if load_inputs is None else check_inputs(manifest, arrays)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swapnet-")))

@@ -14,7 +14,7 @@ from swapnet.cli.options import shapes_option, shapes_option_named
 from swapnet.cli.precision import precision_options, ranges_of
 from swapnet.errors import SwapnetError
 from swapnet.ranges import Method
-from swapnet.shapes import as_option
+from swapnet.shapes import as_title
 from swapnet.units import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def command(
         click.echo(f"{folder}: to run it, {backend} needs a CUDA GPU", err=True)
     given = options["shapes"]
     if open_ := [t.name for t in manifest.inputs if t.is_symbolic and t.name not in given]:
-        planned = as_option({name: manifest.planned_shapes[name] for name in open_})
+        planned = as_title({name: manifest.planned_shapes[name] for name in open_})
         click.echo(
             f"{folder}: planned for inputs up to {planned}; for larger ones give --shapes", err=True
         )

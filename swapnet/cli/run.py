@@ -14,6 +14,7 @@ from swapnet.cli.options import (
     engine_argument,
     gpu_memory_option,
     load_mode_option,
+    named_file,
     read_inputs,
     shapes_option,
     threads_option,
@@ -25,11 +26,6 @@ from swapnet.units import format_size
 __all__ = ["command"]
 
 
-def _pair(text: str) -> tuple[str, Path]:
-    name, equals, path = text.partition("=")
-    return (name, Path(path)) if equals else ("", Path(text))
-
-
 @click.command("run")
 @engine_argument
 @budget_option
@@ -38,7 +34,7 @@ def _pair(text: str) -> tuple[str, Path]:
     "inputs",
     multiple=True,
     metavar="NAME=FILE.npy",
-    help="Once for each input, or one .npz of all. [default: seeded inputs]",
+    help="Once for each input, whose name may hold =, or one .npz of all. [default: seeded inputs]",
 )
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE.npz")
 @shapes_option
@@ -65,9 +61,10 @@ def command(
 
     if output is not None:
         check_writable(output)
-    arrays = read_inputs([_pair(text) for text in inputs])
     opened = open_engine(engine, shapes, threads, gpu_memory, own=bool(context.obj))
     manifest = opened.manifest
+    names = [tensor.name for tensor in manifest.inputs]
+    arrays = read_inputs(named_file(text, names, "=") for text in inputs)
     with SwapExecutor(opened, budget, load_mode=load_mode, verify=verify) as executor:
         outputs = executor(arrays if inputs else planned_sample(manifest))
         stats, plan = executor.stats, executor.plan
