@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from swapnet.builder.importing.graph import Graph, Value, bodies, used_names
+from swapnet.builder.importing.graph import Graph, Value, bodies, external_bytes, used_names
 from swapnet.builder.importing.shapes import plan_shapes
 from swapnet.builder.importing.source import SourceModel, open_source
 from swapnet.builder.precision.normalise import opset_of
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "Variant", "open_model", "work_folder"]
 
+
+_COPIED = "weights-copied.data"
 
 _AXES_INPUT_OPSET = 18
 """Since this operator set ReduceMean takes its axes as an input."""
@@ -299,9 +301,15 @@ def _save(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def _link_weights(proto: onnx.ModelProto, source: Path, folder: Path) -> None:
-    """External data under names of our own: linked, or copied from another filesystem."""
+    """External data under names of our own: linked, or copied from another filesystem.
+
+    ONNX refuses a file with several links where a tensor is not an initialiser of the model itself,
+    such as one of an If body. Bytes of those are copied.
+    """
+    from onnx.external_data_helper import uses_external_data
+
     names: dict[str, str] = {}
-    for tensor in _tensors(proto.graph):
+    for tensor in proto.graph.initializer:
         for entry in tensor.external_data:
             if entry.key != "location":
                 continue
@@ -309,16 +317,30 @@ def _link_weights(proto: onnx.ModelProto, source: Path, folder: Path) -> None:
                 names[entry.value] = f"weights-{len(names)}.data"
                 _link((source / entry.value).resolve(), folder / names[entry.value])
             entry.value = names[entry.value]
+    if inner := [tensor for tensor in _inner_tensors(proto.graph) if uses_external_data(tensor)]:
+        with (folder / _COPIED).open("wb") as copied:
+            for tensor in inner:
+                _copy_data(tensor, source, copied)
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
+def _inner_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """All but a graph's own initialisers."""
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
     for node in graph.node:
         yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
         for body in bodies(node):
-            yield from _tensors(body)
+            yield from body.initializer
+            yield from _inner_tensors(body)
+
+
+def _copy_data(tensor: onnx.TensorProto, source: Path, copied: BinaryIO) -> None:
+    data = external_bytes(tensor, source)
+    placed = {"location": _COPIED, "offset": str(copied.tell()), "length": str(len(data))}
+    del tensor.external_data[:]
+    for key, value in placed.items():
+        tensor.external_data.add(key=key, value=value)
+    copied.write(data)
 
 
 def _link(file: Path, link: Path) -> None:
