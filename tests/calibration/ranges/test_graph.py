@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from swapnet.builder.precision.selection import Channels
 from swapnet.calibration.ranges.collect import EXTREMES, extreme_name, mean_name
@@ -33,6 +34,59 @@ def test_weights_are_linked(convolutions: Toy, tmp_path: Path) -> None:
     opened = open_model(convolutions.path, tmp_path)
     data = opened.path.with_name("weights-0.data")
     assert data.samefile(convolutions.path.with_suffix(".data"))
+
+
+def test_weights_inside_bodies_and_attributes_are_copied(tmp_path: Path) -> None:
+    """ONNX Runtime refuses a file with several links for them."""
+    random = np.random.default_rng(4)
+    weights = {
+        name: random.standard_normal((8, 8)).astype(np.float32)
+        for name in ("outer", "then", "else", "constant")
+    }
+    tensors = {name: numpy_helper.from_array(array, name) for name, array in weights.items()}
+
+    def body(name: str) -> onnx.GraphProto:
+        output = helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, [8, 8])
+        node = helper.make_node("MatMul", ["x", name], [output.name])
+        return helper.make_graph([node], name, [], [output], [tensors[name]])
+
+    float_ = TensorProto.FLOAT
+    branches = {"then_branch": body("then"), "else_branch": body("else")}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Constant", [], ["k"], value=tensors["constant"]),
+            helper.make_node("If", ["c"], ["i"], **branches),
+            helper.make_node("MatMul", ["i", "outer"], ["m"]),
+            helper.make_node("Add", ["m", "k"], ["y"]),
+        ],
+        "g",
+        [
+            helper.make_tensor_value_info("x", float_, [8, 8]),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", float_, [8, 8])],
+        [tensors["outer"]],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path / "net.onnx"
+    onnx.save_model(
+        proto,
+        path,
+        save_as_external_data=True,
+        location="net.data",
+        size_threshold=0,
+        convert_attribute=True,
+    )
+    (tmp_path / "work").mkdir()
+    opened = open_model(path, tmp_path / "work")
+    assert opened.path.with_name("weights-0.data").stat().st_nlink == 2
+    assert opened.path.with_name("weights-copied.data").stat().st_size == 3 * 8 * 8 * 4
+    session = one_thread(opened.with_outputs(["y"], "one").path)
+    x = random.standard_normal((8, 8)).astype(np.float32)
+    for chosen, name in ((True, "then"), (False, "else")):
+        (found,) = session.run(None, {"x": x, "c": np.array(chosen)})
+        expected = x @ weights[name] @ weights["outer"] + weights["constant"]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_weights_are_copied_where_links_are_refused(
