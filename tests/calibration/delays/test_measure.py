@@ -166,7 +166,7 @@ def test_other_shapes_than_those_measured_are_told(
     for _ in range(2):
         ensure_measured(folder, device=DEVICE, shapes=other, say=said.append)
     assert [line for line in said if "delays are of another" in line] == []
-    assert sum("it was not measured at these shapes yet" in line for line in said) == 1
+    assert sum("it is not measured at these shapes yet" in line for line in said) == 1
     assert len(jobs) == 2
 
 

@@ -208,16 +208,17 @@ def test_a_folder_that_refuses(convolutions: Toy, tmp_path: Path) -> None:
 def test_the_folder_is_elsewhere_where_the_models_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int
 ) -> None:
-    make = tempfile.TemporaryDirectory
+    make = tempfile.mkdtemp
     asked: list[object] = []
 
-    def refusing(**options: Any) -> tempfile.TemporaryDirectory[str]:
+    def refusing(**options: Any) -> str:
         asked.append(options.get("dir"))
         if len(asked) <= refused:
             raise PermissionError(13, "Permission denied")
-        return make(**options)
+        made: str = make(**options)
+        return made
 
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", refusing)
+    monkeypatch.setattr(tempfile, "mkdtemp", refusing)
     if refused == 2:
         with (
             pytest.raises(StorageError, match=r"a temporary folder for .* can't be written"),
@@ -228,4 +229,4 @@ def test_the_folder_is_elsewhere_where_the_models_refuses(
     with work_folder(tmp_path / "net.onnx") as folder:
         assert folder.parent != tmp_path
     assert not folder.exists()
-    assert asked == [tmp_path, None]
+    assert asked == [tmp_path, Path(tempfile.gettempdir())]
