@@ -126,7 +126,7 @@ def build_with(
     options.limits(source.weights_bytes)  # refuses wrong sizes before anything is written
     target = Path(folder)
     if os.path.islink(target):
-        target = target.resolve()
+        target = Path(os.path.realpath(target))  # a circle of links is refused below
     with (
         staging_directory(target) as staging,
         working_folder(f".{target.name}.work.", target.parent) as work,

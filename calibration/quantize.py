@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from swapnet.errors import InputError
-from swapnet.files import make_folder, working_folder, writing
+from swapnet.files import (
+    folder_of_temporaries,
+    make_folder,
+    replacing,
+    working_folder,
+    writing,
+)
 from swapnet.manifest import Precision
 from swapnet.ranges import RangeCache
 
@@ -77,7 +84,7 @@ def quantize(
     make_folder(target.absolute().parent)
     with (
         writing(target),
-        working_folder(f".{target.name}.", target.absolute().parent) as folder,
+        working_folder(f".{target.name}.", folder_of_temporaries(target)) as folder,
     ):
         proto = interchange(source, options, folder)
         onnx.load_external_data_for_model(proto, str(folder))
@@ -87,5 +94,6 @@ def quantize(
         written.mkdir()
         onnx.save_model(proto, written / target.name, save_as_external_data=large, location=data)
         for name in (data, target.name) if large else (target.name,):
-            (written / name).replace(target.parent / name)
+            with replacing(target.parent / name) as temporary:
+                shutil.move(written / name, temporary)
     return target

@@ -211,12 +211,23 @@ class SwapExecutor:
 
     def _infer(self, inputs: Mapping[str, Any], turn: Turn) -> dict[str, Array]:
         self._birthplace.check()
-        checked = check_inputs(self.manifest, inputs)
+        return self._infer_checked(check_inputs(self.manifest, inputs), turn)
+
+    def _infer_checked(self, checked: dict[str, Array], turn: Turn) -> dict[str, Array]:
         with self._turn:
             return self._opened().infer(checked, turn)
 
-    def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]:
+    def submit(self, inputs: Mapping[str, Any], *, copy: bool = True) -> Future[dict[str, Array]]:
         """Queue one inference; errors come with the future's result.
+
+        Parameters
+        ----------
+        inputs
+            One array per model input, by name; read before this returns.
+        copy
+            Copy the arrays, which the caller may then overwrite. Copies take the memory of the
+            inputs for each request that waits, beside the budget. With False the arrays must stay
+            as they are until the future is done.
 
         Raises
         ------
@@ -224,12 +235,18 @@ class SwapExecutor:
             The executor is closed.
         """
         self._birthplace.check()
+        try:
+            checked = check_inputs(self.manifest, inputs, copy=copy)
+        except SwapnetError as error:
+            refused: Future[dict[str, Array]] = Future()
+            refused.set_exception(error)
+            return refused
         with self._admission:
             if self._closing:
                 raise _closed()
             if self._queue is None:
                 self._queue = ThreadPoolExecutor(1, thread_name_prefix="swapnet-submit")
-            return self._queue.submit(self, inputs)
+            return self._queue.submit(self._infer_checked, checked, ALONE)
 
     def set_budget(self, budget: Budget | str | int) -> None:
         """Change the budget between inferences, with a new plan; the engine is not built again.

@@ -16,8 +16,19 @@ from swapnet.tensors import as_dims
 __all__ = ["check_inputs", "index_limits", "planned_sample"]
 
 
-def check_inputs(manifest: Manifest, inputs: Mapping[str, Any]) -> dict[str, Array]:
+def check_inputs(
+    manifest: Manifest, inputs: Mapping[str, Any], *, copy: bool = False
+) -> dict[str, Array]:
     """C-contiguous arrays for all model inputs.
+
+    Parameters
+    ----------
+    manifest
+        Manifest of the engine.
+    inputs
+        Arrays by name, or values that NumPy makes arrays of.
+    copy
+        Always return new arrays; otherwise those of the caller where they need no conversion.
 
     Raises
     ------
@@ -28,12 +39,13 @@ def check_inputs(manifest: Manifest, inputs: Mapping[str, Any]) -> dict[str, Arr
     """
     check_names(inputs, manifest.inputs)
     return {
-        tensor.name: _check(manifest, tensor, inputs[tensor.name]) for tensor in manifest.inputs
+        tensor.name: _check(manifest, tensor, inputs[tensor.name], copy)
+        for tensor in manifest.inputs
     }
 
 
-def _check(manifest: Manifest, tensor: Tensor, value: Any) -> Array:
-    array = check_array(value, tensor)
+def _check(manifest: Manifest, tensor: Tensor, value: Any, copy: bool) -> Array:
+    array = check_array(value, tensor, copy=copy)
     planned = manifest.planned_shapes[tensor.name]
     if any(size > limit for size, limit in zip(array.shape, planned, strict=True)):
         shape = as_option({tensor.name: array.shape})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def load_npz(path: Path) -> dict[str, Array]:
     Raises
     ------
     InputError
-        The file can't be read, or is not an ``.npz``.
+        The file can't be read, is not an ``.npz``, or holds two arrays of one name.
     """
     archive = _load(path, "give an .npz with one array per input, as numpy.savez writes it")
     if isinstance(archive, np.ndarray):
@@ -50,6 +51,13 @@ def load_npz(path: Path) -> dict[str, Array]:
             hint="write it NAME=FILE.npy, or give an .npz",
         )
     with archive:
+        twice = next((name for name, count in Counter(archive.files).items() if count > 1), None)
+        if twice is not None:
+            raise InputError(
+                f"{path} holds {twice!r} twice",
+                why="inputs are given by name",
+                hint="give an .npz with one array per input",
+            )
         return {name: archive[name] for name in archive.files}
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from swapnet.errors import StorageError
 
@@ -18,6 +24,7 @@ __all__ = [
     "cache_folder",
     "check_writable",
     "claimed",
+    "folder_of_temporaries",
     "make_folder",
     "replacing",
     "working_folder",
@@ -136,7 +143,10 @@ def abandoned(prefix: str, place: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block ends well.
+    """A temporary file that takes the place of ``path`` when the block ends well.
+
+    A symbolic link stays, and its target is replaced. Devices, FIFOs and the file that standard
+    output goes to are not replaced: bytes are written to them.
 
     Raises
     ------
@@ -146,15 +156,86 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         with writing(path):
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            place = _Place.of(path)
+            handle, name = tempfile.mkstemp(prefix=f".{place.target.name}.", dir=place.temporaries)
             os.close(handle)
             temporary = Path(name)
-            temporary.chmod(0o644)
             yield temporary
-            temporary.replace(path)
+            if place.is_replaced:
+                temporary.chmod(place.mode)
+                temporary.replace(place.target)
+            else:
+                with temporary.open("rb") as written, place.open() as opened:
+                    shutil.copyfileobj(written, opened)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def folder_of_temporaries(path: Path) -> Path | None:
+    """The folder for files that `replacing` moves to ``path``; None for the system's folder.
+
+    Raises
+    ------
+    StorageError
+        ``path`` is a folder, or the system refuses to look at it.
+    """
+    with writing(path):
+        return _Place.of(path).temporaries
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A file that is written.
+
+    Attributes
+    ----------
+    path, target
+        As it was given, and where its links lead.
+    mode
+        Permissions that it gets.
+    is_replaced
+        By a rename; else bytes are written to what is there.
+    stream
+        Descriptor of the standard stream that goes to this file.
+    """
+
+    path: Path
+    target: Path
+    mode: int = 0o644
+    is_replaced: bool = True
+    stream: int | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> _Place:
+        target = Path(os.path.realpath(path))
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return cls(path, target)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        stream = next(filter(partial(_goes_to, found), (1, 2)), None)
+        is_replaced = stat.S_ISREG(found.st_mode) and stream is None
+        return cls(path, target, stat.S_IMODE(found.st_mode), is_replaced, stream)
+
+    @property
+    def temporaries(self) -> Path | None:
+        return self.target.parent if self.is_replaced else None
+
+    def open(self) -> BinaryIO:
+        if self.stream is None:
+            return self.path.open("wb")
+        # The descriptor is used, not its path: the file keeps what was written to it before.
+        sys.stdout.flush()
+        return os.fdopen(os.dup(self.stream), "wb")
+
+
+def _goes_to(found: os.stat_result, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(found, os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 def make_folder(path: Path) -> None:
@@ -180,14 +261,18 @@ def check_writable(*targets: Path | str | None) -> None:
     Raises
     ------
     StorageError
-        A file's folder is missing or refuses.
+        A file is a folder or a device that refuses, or its folder is missing or refuses.
     """
     for path in (Path(target) for target in targets if target and target != "-"):
-        if not os.access(path.parent, os.W_OK):
-            raise StorageError(
-                f"{path} can't be written",
-                why="its folder can't be written to"
-                if path.parent.exists()
-                else "its folder is missing",
-                hint="choose another place",
-            )
+        with writing(path):
+            place = _Place.of(path)
+        folder, why = place.target.parent, ""
+        if not place.is_replaced:
+            if place.stream is None and not os.access(path, os.W_OK):
+                why = "it can't be written to"
+        elif not folder.exists():
+            why = "its folder is missing"
+        elif not os.access(folder, os.W_OK):
+            why = "its folder can't be written to"
+        if why:
+            raise StorageError(f"{path} can't be written", why=why, hint="choose another place")

@@ -16,32 +16,41 @@ __all__ = ["check_array", "check_feed", "check_names", "fits", "wrong_shape"]
 def check_feed(
     given: Mapping[str, Any], inputs: Sequence[ModelInput], where: str
 ) -> dict[str, Array]:
-    """C-contiguous arrays of finite numbers for all inputs of a model, in their order.
+    """C-contiguous arrays without NaN for all inputs of a model, in their order.
+
+    Infinite numbers are taken: masks hold them.
 
     ``where`` says for messages where the arrays come from.
 
     Raises
     ------
     InputError
-        A name, element type or shape does not fit the model, or a number is not finite.
+        A name, element type or shape does not fit the model, or a number is NaN.
     """
     check_names(given, inputs, where)
     arrays = {taken.name: check_array(given[taken.name], taken, where) for taken in inputs}
     for taken in inputs:
-        _check_finite(arrays[taken.name], taken, where)
+        _check_numbers(arrays[taken.name], taken, where)
     return arrays
 
 
-def check_names(given: Iterable[str], inputs: Iterable[ModelInput], where: str = "") -> None:
-    """Refuse names that the model does not take, and missing ones.
+def check_names(given: Mapping[str, Any], inputs: Iterable[ModelInput], where: str = "") -> None:
+    """Refuse inputs that are not a mapping, names that the model does not take, and missing ones.
 
     Raises
     ------
     InputError
-        An input is unknown or missing.
+        ``given`` is not a mapping, or an input is unknown or missing.
     """
-    names = set(given)
     expected = {taken.name: taken for taken in inputs}
+    kind = type(given).__name__
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"inputs{_of(where)} are not a dict",
+            why=f"they are {kind}, the model takes {', '.join(map(repr, expected)) or 'nothing'}",
+            hint="give a dict of an array for each input, by its name",
+        )
+    names = set(given)
     unknown = sorted(map(str, names - expected.keys()))
     missing = sorted(expected.keys() - names)
     if unknown or missing:
@@ -49,13 +58,24 @@ def check_names(given: Iterable[str], inputs: Iterable[ModelInput], where: str =
             f"unknown input {unknown[0]!r}{_of(where)}"
             if unknown
             else f"input {missing[0]!r}{_of(where)} is missing",
-            why=f"the model takes {', '.join(map(repr, expected))}",
+            why=f"the model takes {', '.join(map(repr, expected)) or 'nothing'}",
             hint="give each of them once",
         )
 
 
-def check_array(value: Any, taken: ModelInput, where: str = "") -> Array:
+def check_array(value: Any, taken: ModelInput, where: str = "", *, copy: bool = False) -> Array:
     """A C-contiguous array of the type and shape that an input has.
+
+    Parameters
+    ----------
+    value
+        An array, or a value that NumPy makes an array of.
+    taken
+        The input of the model.
+    where
+        Where the array comes from, for messages.
+    copy
+        Always return a new array; otherwise ``value`` itself where it is such an array.
 
     Raises
     ------
@@ -64,7 +84,7 @@ def check_array(value: Any, taken: ModelInput, where: str = "") -> Array:
     """
     what = f"input {taken.name!r}{_of(where)}"
     try:
-        array = np.asarray(value, order="C")
+        array = np.array(value, order="C") if copy else np.asarray(value, order="C")
     except Exception as error:  # an object of another library may raise anything
         raise InputError(
             f"{what} is not an array", why=str(error), hint="give a NumPy array"
@@ -98,17 +118,15 @@ def fits(shape: Sequence[int], declared: Sequence[int | str]) -> bool:
     )
 
 
-def _check_finite(array: Array, taken: ModelInput, where: str) -> None:
+def _check_numbers(array: Array, taken: ModelInput, where: str) -> None:
     values: Any = array
     if taken.dtype == "bfloat16":
         values = (array.astype(np.uint32) << 16).view(np.float32)
-    if values.dtype.kind != "f" or np.isfinite(values).all():
+    if values.dtype.kind != "f" or not (nans := int(np.isnan(values).sum())):
         return
-    nans = int(np.isnan(values).sum())
-    infinite = int(np.isinf(values).sum())
     raise InputError(
-        f"input {taken.name!r}{_of(where)} is not finite",
-        why=f"{nans} of its {values.size} values are NaN and {infinite} infinite",
+        f"input {taken.name!r}{_of(where)} has NaN",
+        why=f"{nans} of its {values.size} values are NaN, which spreads to the results",
         hint="leave the sample out, or correct it",
     )
 

@@ -21,7 +21,14 @@ import msgspec
 
 from swapnet.errors import EngineError
 from swapnet.sealed_json import read_sealed, sha256_of, write_sealed
-from swapnet.shapes import MeasuredShapes, as_option, input_shapes, load_shapes, shapes_key
+from swapnet.shapes import (
+    MeasuredShapes,
+    as_option,
+    as_title,
+    input_shapes,
+    load_shapes,
+    shapes_key,
+)
 from swapnet.tensorrt import TENSORRT
 from swapnet.tensors import ELEMENT_BYTES, concrete_nbytes
 
@@ -309,8 +316,8 @@ def at_shapes(folder: Path, manifest: Manifest, shapes: Mapping[str, Sequence[in
     measured = load_shapes(folder, shapes_key(manifest.inputs, planned))
     if measured is None or not _describes(measured, manifest, planned):
         raise EngineError(
-            f"{folder} was not measured at {as_option(planned)}",
-            why=f"it was built for {as_option(manifest.planned_shapes)}",
+            f"{folder} was not measured at {as_title(planned)}",
+            why=f"it was built for {as_title(manifest.planned_shapes)}",
             hint=f"measure it: swapnet measure {folder} --shapes {as_option(shapes)}",
         )
     nbytes = measured.nbytes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Final
 
 import msgspec
@@ -22,6 +23,7 @@ __all__ = [
     "SHAPES",
     "MeasuredShapes",
     "as_option",
+    "as_title",
     "input_shapes",
     "load_shapes",
     "save_shapes",
@@ -88,7 +90,7 @@ def input_shapes(
         if name not in known:
             raise InputError(
                 f"{option} names {name!r}",
-                why=f"the model takes {', '.join(map(repr, known))}",
+                why=f"the model takes {', '.join(map(repr, known)) or 'nothing'}",
                 hint="correct the name",
             )
         declared = known[name]
@@ -127,8 +129,19 @@ def shapes_key(inputs: Iterable[ModelInput], planned: Mapping[str, Sequence[int]
 
 
 def as_option(shapes: Mapping[str, Sequence[int]]) -> str:
-    """Shapes as ``--shapes`` takes them."""
-    return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
+    """Shapes as ``--shapes`` takes them from a shell."""
+    names = {name: f'"{name}"' if "," in name else name for name in shapes}
+    return quote(",".join(f"{names[name]}:{_dims(shape)}" for name, shape in shapes.items()))
+
+
+def as_title(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Shapes for people."""
+    parts = (f"{name}:{_dims(shape) or 'scalar'}" for name, shape in shapes.items())
+    return ",".join(parts) or "no inputs"
+
+
+def _dims(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def load_shapes(folder: Path, key: str) -> MeasuredShapes | None:

@@ -25,7 +25,12 @@ __all__ = [
 
 Array = npt.NDArray[np.generic]
 
-_DIMENSION = re.compile(r"[1-9][0-9]{0,8}")
+_SIZE = "(?:0|[1-9][0-9]{0,8})"
+_NAMED_SHAPE = re.compile(
+    rf',*(?:"(?P<quoted>[^"]+)"|(?P<plain>.+?)):(?P<dims>(?:{_SIZE}(?:x{_SIZE})*)?)(?:,+|$)'
+)
+_HOLDS_A_SHAPE = re.compile(":.*,")
+"""In a name: the part before the comma was meant to be a shape."""
 
 ONNX_TYPES: Mapping[str, int] = {
     "float32": 1,
@@ -81,20 +86,32 @@ def as_dims(shape: Sequence[int | str]) -> str:
 def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
     """Input shapes written as trtexec writes them: ``images:1x3x640x640,mask:1x128``.
 
+    A scalar has no dimensions, ``scale:``. A name may have colons or commas; one with a comma after
+    a colon is written in double quotes.
+
     Raises
     ------
     InputError
-        A part is not ``name:DxDxD`` with positive dimensions.
+        A part is not ``name:DxDxD``, or a name is there twice.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for part in filter(None, text.split(",")):
-        name, colon, dims = part.rpartition(":")
-        sizes = dims.split("x")
-        if not colon or not name or not all(_DIMENSION.fullmatch(size) for size in sizes):
+    start = 0
+    while start < len(text):
+        found = _NAMED_SHAPE.match(text, start)
+        if found is None or _HOLDS_A_SHAPE.search(found["plain"] or ""):
             raise InputError(
-                f"{part!r} is not a shape",
-                why="a shape is a name, a colon and dimensions above 0 joined by x",
+                f"{text[start:].partition(',')[0]!r} is not a shape",
+                why="a shape is a name, a colon and dimensions joined by x; a scalar has none",
                 hint="write it like images:1x3x640x640",
             )
-        shapes[name] = tuple(map(int, sizes))
+        name, dims = found["quoted"] or found["plain"], found["dims"]
+        if name in shapes:
+            raise InputError(
+                f"{name!r} has two shapes",
+                why=f"they are {'x'.join(map(str, shapes[name])) or 'a scalar'} "
+                f"and {dims or 'a scalar'}",
+                hint="give one shape for each input",
+            )
+        shapes[name] = tuple(map(int, dims.split("x"))) if dims else ()
+        start = found.end()
     return shapes

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from swapnet.builder.importing.graph import Constant, bodies, read_constant
+from swapnet.builder.importing.graph import Constant, bodies, external_bytes, read_constant
 
 if TYPE_CHECKING:
     import onnx
@@ -143,7 +143,7 @@ def _divide(
     graph: onnx.GraphProto, folder: Path
 ) -> tuple[dict[str, Constant], dict[str, onnx.TensorProto]]:
     """Initialisers that can be swapped, and those that stay, with their data loaded."""
-    from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+    from onnx.external_data_helper import uses_external_data
 
     shaping = set(_names_at(graph.node, SHAPE_INPUTS))
     parameters = set(_names_at(graph.node, _QUANTISED))
@@ -158,7 +158,9 @@ def _divide(
             or (tensor.name in parameters and len(constant.shape) < 2)
         ):
             if uses_external_data(tensor):
-                load_external_data_for_tensor(tensor, str(folder))
+                tensor.raw_data = external_bytes(tensor, folder)
+                tensor.data_location = tensor.DEFAULT
+                del tensor.external_data[:]
             inline[tensor.name] = tensor
         else:
             constants[tensor.name] = constant

@@ -27,6 +27,7 @@ __all__ = [
     "Value",
     "bodies",
     "copied",
+    "external_bytes",
     "in_execution_order",
     "read_constant",
     "used_names",
@@ -248,3 +249,21 @@ def read_constant(tensor: onnx.TensorProto, folder: Path) -> Constant | None:
     else:
         data = np.frombuffer(numpy_helper.to_array(tensor).tobytes(), np.uint8)
     return Constant(tensor.name, dtype, shape, data)
+
+
+def external_bytes(tensor: onnx.TensorProto, folder: Path) -> bytes:
+    """Bytes of a tensor's external data; the onnx package reads no file that has several links.
+
+    Parameters
+    ----------
+    tensor
+        With external data, in a file that is ours.
+    folder
+        Where the model lies.
+    """
+    from onnx.external_data_helper import ExternalDataInfo
+
+    info = ExternalDataInfo(tensor)
+    with (folder / info.location).open("rb") as file:
+        file.seek(info.offset or 0)
+        return file.read(-1 if info.length is None else info.length)

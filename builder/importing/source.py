@@ -153,16 +153,16 @@ def check_apart(source: SourceModel, *targets: Path) -> None:
     tensors = source.proto.graph.initializer
     read = {ExternalDataInfo(t).location for t in tensors if uses_external_data(t)}
     folder = source.path.parent
-    taken = {source.path.resolve(), *((folder / name).resolve() for name in read)}
+    taken = {os.path.realpath(path) for path in (source.path, *(folder / n for n in read))}
     for target in targets:
         for place in (target, target.with_name(f"{target.name}.data")):
-            if place.resolve() in taken:
+            if os.path.realpath(place) in taken:
                 raise InputError(
                     f"{place} can't be written",
                     why="the model or another output is that file",
                     hint="choose another name for it",
                 )
-        taken.add(target.resolve())
+        taken.add(os.path.realpath(target))
 
 
 def _check_opset(path: Path, proto: onnx.ModelProto) -> None:

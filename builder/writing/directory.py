@@ -128,10 +128,13 @@ def _is_refusal(error: OSError, prefix: Path) -> bool:
 
 
 def _refused(target: Path, error: OSError) -> StorageError:
-    free = shutil.disk_usage(_existing(target)).free
+    try:
+        free = f"; {shutil.disk_usage(_existing(target)).free} bytes are free there"
+    except OSError:  # the working folder is gone
+        free = ""
     return StorageError(
         f"{target} can't be written",
-        why=f"{error.strerror or error}; {free} bytes are free there",
+        why=f"{error.strerror or error}{free}",
         hint="free some space or choose another folder with -o",
     )
 

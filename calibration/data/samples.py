@@ -74,7 +74,7 @@ class Samples:
         Raises
         ------
         InputError
-            A sample does not fit the model, is not finite or can't be read, or there are none.
+            A sample does not fit the model, has NaN or can't be read, or there are none.
         """
         read = 0
         for where, sample in self.source:

@@ -9,7 +9,7 @@ from pathlib import Path
 from swapnet.errors import EngineError
 from swapnet.executor.engine import Engine
 from swapnet.executor.probing.activations import measure
-from swapnet.shapes import MeasuredShapes, as_option, input_shapes, save_shapes, shapes_key
+from swapnet.shapes import MeasuredShapes, as_title, input_shapes, save_shapes, shapes_key
 
 __all__ = ["ensure_shapes", "to_stderr"]
 
@@ -59,10 +59,10 @@ def ensure_shapes(
             raise EngineError(
                 f"{folder} can't be planned for other shapes than those of its build",
                 why=f"{manifest.compiled.backend} compiled it for inputs up to "
-                f"{as_option(manifest.planned_shapes)}",
+                f"{as_title(manifest.planned_shapes)}",
                 hint="leave --shapes out for smaller inputs; build it again for larger ones",
             ) from None
-        say(f"{folder}: measuring activations at {as_option(planned)} …")
+        say(f"{folder}: measuring activations at {as_title(planned)} …")
     measured = measure(folder, planned)
     save_shapes(
         folder,

@@ -52,6 +52,9 @@ def calibrate_ranges(
 ) -> RangeCache:
     """Run samples through the model, swapped under a budget, and take a range of each activation.
 
+    A range is of finite values. Activations that are infinite somewhere are observed in a second
+    pass, which leaves those elements out.
+
     Parameters
     ----------
     model
@@ -83,7 +86,7 @@ def calibrate_ranges(
     Raises
     ------
     InputError
-        A sample, a tensor, the method or the percentile is invalid, or an activation is not finite.
+        A sample, a tensor, the method or the percentile is invalid, or an activation has NaN.
     ModelError
         The model can't be read or built.
     BudgetError
@@ -177,7 +180,7 @@ class _Passes:
         computed = tuple(name for name in chosen if name not in taken)
         variant = self.model.with_extremes(computed, channels, "extremes")
         first = self._prepared(variant, computed, inputs, channels=channels)
-        found = self._observed(first)
+        found = self._without_infinities(self._observed(first))
         if method == "minmax":
             return found
         nbytes = self.model.nbytes(self.shapes)
@@ -188,6 +191,14 @@ class _Passes:
         for group in groups[1:]:
             taken_ranges |= self._histograms(taker, group, ())
         return Found({name: taken_ranges[name] for name in chosen}, found.means)
+
+    def _without_infinities(self, found: Found) -> Found:
+        """Extremes of finite elements where some were infinite."""
+        if not found.infinite:
+            return found
+        variant = self.model.with_extremes(found.infinite, {}, "finite", finite=True)
+        finite = self._observed(self._prepared(variant, found.infinite, ()))
+        return Found(found.extremes | finite.extremes, found.means)
 
     def _histograms(
         self, taker: _Taker, tensors: tuple[str, ...], inputs: tuple[str, ...]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout
-from math import isfinite, isnan
+from math import isinf, isnan
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -55,13 +55,17 @@ class Extreme(msgspec.Struct, frozen=True):
 class Collector(Protocol):
     """Takes the values of one sample after the other."""
 
+    @property
+    def infinite(self) -> Collection[str]:
+        """Computed tensors with infinite elements: their extremes are not known yet."""
+
     def add(self, sample: int, inputs: Mapping[str, Array], outputs: dict[str, Array]) -> None:
         """Take the inputs and outputs of one inference; outputs are used up.
 
         Raises
         ------
         InputError
-            A value is not finite.
+            A value is NaN.
         """
 
     def found(self) -> dict[str, Extreme]:
@@ -89,16 +93,27 @@ def histogram_bytes(method: str, tensors: int) -> int:
 
 
 class Extremes:
-    """Extremes of model inputs, and of computed tensors by their `EXTREMES`."""
+    """Extremes of the finite elements of model inputs, and of computed tensors by their `EXTREMES`.
+
+    A computed tensor with infinite elements is in `infinite`: the engine reduces all of them.
+    """
 
     def __init__(self, tensors: Sequence[str], inputs: Sequence[str]) -> None:
         self._tensors = tuple(tensors)
         self._found: dict[str, Extreme] = dict.fromkeys((*inputs, *tensors), Extreme(*_NOTHING))
         self._inputs = tuple(inputs)
+        self._infinite: dict[str, None] = {}
+
+    @property
+    def infinite(self) -> Collection[str]:
+        return tuple(self._infinite)
 
     def add(self, sample: int, inputs: Mapping[str, Array], outputs: dict[str, Array]) -> None:
         for name in self._inputs:
-            if (value := inputs[name]).size:
+            value = inputs[name]
+            if value.size and not np.isfinite([value.min(), value.max()]).all():
+                value = value[np.isfinite(value)]
+            if value.size:
                 self._take(sample, name, float(value.min()), float(value.max()), 0.0)
         for index, name in enumerate(self._tensors):
             low, high, total = (
@@ -108,11 +123,14 @@ class Extremes:
                 self._take(sample, name, low, high, total)
 
     def _take(self, sample: int, name: str, low: float, high: float, total: float) -> None:
-        if not isfinite(low) or not isfinite(high) or isnan(total):
-            what = "NaN" if isnan(total) or isnan(low) else "infinite values"
+        # The sum of infinities of both signs is NaN too: a pass without them tells.
+        if isinf(low) or isinf(high):
+            self._infinite[name] = None
+            return
+        if isnan(low) or isnan(high) or isnan(total):
             raise InputError(
-                f"{name!r} is not finite for sample {sample}",
-                why=f"it has {what}, so it has no range",
+                f"{name!r} has NaN for sample {sample}",
+                why="NaN has no range",
                 hint="leave the sample out, or exclude the operator: --exclude",
             )
         before = self._found[name]
@@ -161,6 +179,7 @@ class Histograms:
 
     A percentile ``t`` is of absolute values: a range is the part of the observed one between ``-t``
     and ``t``. All of ``-t`` to ``t`` would leave half the steps of one-sided values unused.
+    Infinite values are left out.
     """
 
     def __init__(
@@ -170,6 +189,8 @@ class Histograms:
         known: Mapping[str, Extreme],
     ) -> None:
         from onnxruntime.quantization.calibrate import HistogramCollector
+
+        self.infinite: Collection[str] = ()
 
         self._collector = HistogramCollector(
             method=method,
@@ -196,7 +217,9 @@ class Histograms:
             value = outputs.pop(name) if name in outputs else inputs[name]
             flat = value.reshape(-1)
             for start in range(0, flat.size, PIECE):
-                self._collect(name, flat[start : start + PIECE])
+                piece = flat[start : start + PIECE]
+                if (finite := piece[np.isfinite(piece)]).size:
+                    self._collect(name, finite)
 
     def _collect(self, name: str, values: npt.NDArray[Any]) -> None:
         with redirect_stdout(io.StringIO()), np.errstate(all="ignore"):

@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from swapnet.builder.importing.graph import Graph, Value, bodies, used_names
+from swapnet.builder.importing.graph import Graph, Value, bodies, external_bytes, used_names
 from swapnet.builder.importing.shapes import plan_shapes
 from swapnet.builder.importing.source import SourceModel, open_source
 from swapnet.builder.precision.normalise import opset_of
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["Model", "Variant", "open_model", "work_folder"]
+
+_COPIED = "weights-copied.data"
 
 _AXES_INPUT_OPSET = 18
 """Since this operator set ReduceMean takes its axes as an input."""
@@ -116,7 +118,12 @@ class Model:
         return {name: c for name, c in channels.items() if len(self.graph.values[name].shape) > 1}
 
     def with_extremes(
-        self, tensors: Sequence[str], channels: Mapping[str, Channels], name: str
+        self,
+        tensors: Sequence[str],
+        channels: Mapping[str, Channels],
+        name: str,
+        *,
+        finite: bool = False,
     ) -> Variant:
         """Write the model with scalars of each tensor as outputs.
 
@@ -128,20 +135,25 @@ class Model:
             `ranked` values; number ``i`` gets the output ``mean_name(i)``.
         name
             Stem of the file, beside the model.
+        finite
+            Count infinite elements as 0, which every range holds.
         """
         from onnx import helper
 
         numbers = range(len(tensors))
+        reduced = [_finite_name(number) if finite else t for number, t in enumerate(tensors)]
         outputs = [extreme_name(number, operator) for number in numbers for operator in EXTREMES]
         # ONNX Runtime sorts operators from the last that nobody uses: each of these then comes
         # right after what it reduces, which does not stay in memory for it.
         reductions = [
             helper.make_node(
-                operator, [tensors[number]], [extreme_name(number, operator)], keepdims=0
+                operator, [reduced[number]], [extreme_name(number, operator)], keepdims=0
             )
             for number in reversed(numbers)
             for operator in EXTREMES
         ]
+        if finite:
+            reductions = [*_without_infinities(tensors, reduced), *reductions]
         for number, (tensor, given) in reversed(list(enumerate(channels.items()))):
             reductions += self._mean(tensor, given, mean_name(number))
         outputs += [mean_name(number) for number in range(len(channels))]
@@ -197,6 +209,25 @@ class Model:
         return Variant(path, tuple(v.name for v in graph.input if v.name not in stored))
 
 
+def _finite_name(number: int) -> str:
+    return f"swapnet.finite.{number}"
+
+
+def _without_infinities(tensors: Sequence[str], results: Sequence[str]) -> list[onnx.NodeProto]:
+    """Operators that give tensors with 0 for their infinite elements."""
+    from onnx import helper
+
+    zero = "swapnet.finite.zero"
+    nodes = [helper.make_node("Constant", [], [zero], value_float=0.0)]
+    for tensor, result in reversed(list(zip(tensors, results, strict=True))):
+        infinite = f"{result}.infinite"
+        nodes += [
+            helper.make_node("IsInf", [tensor], [infinite]),
+            helper.make_node("Where", [infinite, zero, tensor], [result]),
+        ]
+    return nodes
+
+
 @contextmanager
 def work_folder(model: Path) -> Iterator[Path]:
     """A hidden folder beside a model, or a temporary one if that refuses; removed at the end.
@@ -249,9 +280,15 @@ def _save(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def _link_weights(proto: onnx.ModelProto, source: Path, folder: Path) -> None:
-    """Link external data under new names, or copy it from another filesystem."""
+    """Link external data under new names, or copy it from another filesystem.
+
+    ONNX refuses a file with several links where a tensor is not an initialiser of the model itself,
+    such as one of an If body. The bytes of those are copied.
+    """
+    from onnx.external_data_helper import uses_external_data
+
     names: dict[str, str] = {}
-    for tensor in _tensors(proto.graph):
+    for tensor in proto.graph.initializer:
         for entry in tensor.external_data:
             if entry.key != "location":
                 continue
@@ -259,16 +296,30 @@ def _link_weights(proto: onnx.ModelProto, source: Path, folder: Path) -> None:
                 names[entry.value] = f"weights-{len(names)}.data"
                 _link((source / entry.value).resolve(), folder / names[entry.value])
             entry.value = names[entry.value]
+    if inner := [tensor for tensor in _inner_tensors(proto.graph) if uses_external_data(tensor)]:
+        with (folder / _COPIED).open("wb") as copied:
+            for tensor in inner:
+                _copy_data(tensor, source, copied)
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
+def _inner_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """All but a graph's own initialisers."""
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
     for node in graph.node:
         yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
         for body in bodies(node):
-            yield from _tensors(body)
+            yield from body.initializer
+            yield from _inner_tensors(body)
+
+
+def _copy_data(tensor: onnx.TensorProto, source: Path, copied: BinaryIO) -> None:
+    data = external_bytes(tensor, source)
+    placed = {"location": _COPIED, "offset": str(copied.tell()), "length": str(len(data))}
+    del tensor.external_data[:]
+    for key, value in placed.items():
+        tensor.external_data.add(key=key, value=value)
+    copied.write(data)
 
 
 def _link(file: Path, link: Path) -> None:

@@ -32,6 +32,8 @@ def calibrate_model(
 ) -> RangeCache:
     """Ranges and means of the values of a model, from running it swapped on representative inputs.
 
+    A range is of finite values: infinite ones, such as those of masks, do not count.
+
     Parameters
     ----------
     model
@@ -55,7 +57,7 @@ def calibrate_model(
     Raises
     ------
     InputError
-        A sample does not fit the model, or a value is not finite.
+        A sample does not fit the model, or a value is NaN.
     ModelError
         The model can't be read or run.
     BudgetError

@@ -29,7 +29,7 @@ def spool(samples: Iterable[Mapping[str, Any]], inputs: Sequence[Value], folder:
     Raises
     ------
     InputError
-        There are none, or one does not fit the model or has NaN or infinite values.
+        There are none, or one does not fit the model or has NaN.
     StorageError
         The folder can't be written.
     """

@@ -64,10 +64,14 @@ class Ran(msgspec.Struct, frozen=True, tag=True):
 
 
 class Found(msgspec.Struct, frozen=True, tag=True):
-    """The last answer: extremes and means by tensor."""
+    """The last answer: extremes and means by tensor.
+
+    ``infinite`` are computed tensors with infinite elements, whose extremes are not found yet.
+    """
 
     extremes: dict[str, Extreme]
     means: dict[str, tuple[float, ...]] = {}
+    infinite: tuple[str, ...] = ()
 
 
 Answer = Ran | Found | Failed
@@ -79,7 +83,7 @@ def observe(engine: Engine, job: Job, progress: Progress) -> Found:
     Raises
     ------
     InputError
-        A value is not finite.
+        A value is NaN.
     SwapnetError
         The engine does not open or run.
     """
@@ -95,7 +99,7 @@ def observe(engine: Engine, job: Job, progress: Progress) -> Found:
             means.add(outputs)
             del sample, outputs
             progress("observe", number + 1, total)
-    return Found(collector.found(), means.found())
+    return Found(collector.found(), means.found(), tuple(collector.infinite))
 
 
 def _load(path: str) -> dict[str, Array]:

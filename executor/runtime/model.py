@@ -165,10 +165,19 @@ class RuntimeModel:
                 why=f"this is a done-callback, which runs on the thread of {waiting.name}",
                 hint="submit() instead, or call from another thread",
             )
-        return self.submit(inputs).result()
+        return self.submit(inputs, copy=False).result()
 
-    def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]:
+    def submit(self, inputs: Mapping[str, Any], *, copy: bool = True) -> Future[dict[str, Array]]:
         """Queue one inference; errors come with the future's result.
+
+        Parameters
+        ----------
+        inputs
+            One array per model input, by name; read before this returns.
+        copy
+            Copy the arrays, which the caller may then overwrite. Copies take the memory of the
+            inputs for each request that waits, beside the budget. With False the arrays must stay
+            as they are until the future is done.
 
         Raises
         ------
@@ -179,7 +188,7 @@ class RuntimeModel:
         now = time.perf_counter()
         result: Future[dict[str, Array]] = Future()
         try:
-            checked = check_inputs(self.executor.manifest, inputs)
+            checked = check_inputs(self.executor.manifest, inputs, copy=copy)
         except Exception as error:
             result.set_exception(error)
             return result

@@ -246,8 +246,9 @@ class WholeModel:
         """Plan with everything resident, or for all of the memory; searched the first time."""
         return self._plan_of(min(self._demand_bytes, self.alone_bytes + most_bytes))
 
-    def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]:
-        """Queue one inference; errors come with the future's result."""
+    def submit(self, inputs: Mapping[str, Any], *, copy: bool = False) -> Future[dict[str, Array]]:
+        """Queue one inference; errors come with the future's result. Inputs are never copied."""
+        del copy
         now = time.perf_counter()
         deadline_s = now + self._objectives.patience_s
         job = Job(self.name, next(_SEQUENCE), now, deadline_s, self._objectives.priority, 0.0)

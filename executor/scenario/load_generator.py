@@ -49,7 +49,9 @@ class Model(Protocol):
     @property
     def stats(self) -> ModelStats: ...
 
-    def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]: ...
+    def submit(
+        self, inputs: Mapping[str, Any], *, copy: bool = ...
+    ) -> Future[dict[str, Array]]: ...
 
 
 class Runtime(Protocol):
@@ -178,7 +180,8 @@ class LoadGenerator:
 
     def _submit(self, model: int, sample: int) -> Future[dict[str, Array]]:
         arrays = self._samples[model].items()
-        return self._models[model].submit({name: array[sample, ...] for name, array in arrays})
+        inputs = {name: array[sample, ...] for name, array in arrays}
+        return self._models[model].submit(inputs, copy=False)
 
     def _request(self, start: float, arrival: Arrival, ended: Queue[_Ended]) -> None:
         due = start + arrival.due_s

@@ -95,11 +95,25 @@ def main(arguments: list[str] | None = None) -> Any:
                 with suppress(OSError):  # the terminal may have gone
                     click.echo("swapnet: interrupted", err=True)
                 sys.exit(128 + next(iter(interrupted), signal.SIGINT))
+            if isinstance(error, FileNotFoundError) and not _has_working_folder():
+                error = SwapnetError(
+                    "the working folder is gone",
+                    why="it was removed after this shell entered it",
+                    hint="go to another folder: cd",
+                )
             if not isinstance(error, SwapnetError):
-                raise
+                raise error
             click.echo(f"swapnet: error: {error}".replace("\n", "\n  "), err=True)
             sys.exit(2)
     sys.exit(status or 0)
+
+
+def _has_working_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @contextmanager

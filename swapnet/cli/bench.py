@@ -20,6 +20,7 @@ from swapnet.cli.options import (
     gpu_memory_option,
     load_mode_option,
     measure_option,
+    named_files,
     read_inputs,
     shapes_option,
     threads_option,
@@ -162,9 +163,9 @@ def command(
         check_drawable(Path(plot))
     wanted = _percentiles(percentile)
     options = PlanOptions(resident=not no_resident, cyclic=not no_cyclic)
-    pairs = [part.rpartition(":") for part in (load_inputs or "").split(",") if part]
-    arrays = read_inputs(tuple((name, Path(path)) for name, _, path in pairs))
-    inputs = check_inputs(manifest, arrays) if arrays else planned_sample(manifest)
+    names = [tensor.name for tensor in manifest.inputs]
+    arrays = read_inputs(named_files(load_inputs or "", names))
+    inputs = planned_sample(manifest) if load_inputs is None else check_inputs(manifest, arrays)
     with ExitStack() as stack:
         folder = stack.enter_context(working_folder("swapnet-"))
         source = original_model(manifest, model) if compare or mapped else None

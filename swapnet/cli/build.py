@@ -13,7 +13,7 @@ from swapnet.cli.console import progress
 from swapnet.cli.options import PATH, shapes_option, shapes_option_named
 from swapnet.cli.precision import RANGE_OPTIONS, precision_options, ranges_of
 from swapnet.errors import SwapnetError
-from swapnet.shapes import as_option
+from swapnet.shapes import as_title
 from swapnet.units import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def command(
         click.echo(f"{folder}: {backend} needs a CUDA GPU to run it", err=True)
     shapes = options["shapes"]
     if open_ := [t.name for t in manifest.inputs if t.is_symbolic and t.name not in shapes]:
-        planned = as_option({name: manifest.planned_shapes[name] for name in open_})
+        planned = as_title({name: manifest.planned_shapes[name] for name in open_})
         click.echo(
             f"{folder}: planned for inputs up to {planned}; for larger ones give --shapes", err=True
         )

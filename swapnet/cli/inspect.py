@@ -11,7 +11,7 @@ import click
 from swapnet.cli.console import print_table, write_json
 from swapnet.cli.engine import open_engine
 from swapnet.cli.options import engine_argument, shapes_option
-from swapnet.shapes import as_option
+from swapnet.shapes import as_title
 from swapnet.units import format_size
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def command(engine: Path, json_target: str | None, shapes: dict[str, tuple[int, 
     print_table(
         f"{manifest.source.name}{_precision(manifest)} for {compiled.backend} "
         f"{compiled.version} on {compiled.fingerprint}, planned for "
-        f"{as_option(manifest.planned_shapes)}",
+        f"{as_title(manifest.planned_shapes)}",
         ["block", "mostly", "operators", "weights", "activations", "live", "live bytes"],
         rows,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from swapnet.arrays import load_npy, load_npz
+from swapnet.errors import InputError
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.tensors import parse_shapes
 
@@ -20,6 +23,8 @@ __all__ = [
     "gpu_memory_option",
     "load_mode_option",
     "measure_option",
+    "named_file",
+    "named_files",
     "read_inputs",
     "shapes_option",
     "shapes_option_named",
@@ -72,7 +77,11 @@ threads_option = click.option(
 
 def shapes_option(command: F) -> F:
     """``--shapes``, parsed."""
-    return shapes_option_named("--shapes", "Input shapes, as trtexec writes them.")(command)
+    return shapes_option_named(
+        "--shapes",
+        "Input shapes, as trtexec writes them. A scalar is NAME: alone; a name with a comma may "
+        "be in double quotes.",
+    )(command)
 
 
 def shapes_option_named(name: str, text: str) -> Callable[[F], F]:
@@ -84,18 +93,60 @@ def shapes_option_named(name: str, text: str) -> Callable[[F], F]:
     return click.option(name, callback=parse, metavar="NAME:1x3x640x640,…", help=text)
 
 
-def read_inputs(pairs: tuple[tuple[str, Path], ...]) -> dict[str, Any]:
+def named_file(text: str, names: Iterable[str], mark: str) -> tuple[str, Path]:
+    """A name and a file of ``NAME=FILE``; the name is empty where it is an ``.npz`` of all.
+
+    Parameters
+    ----------
+    text
+        Text of the user. Names and files may have the mark in them.
+    names
+        Names of the model's inputs: the longest that fits is taken.
+    mark
+        Separator of name and file.
+    """
+    fitting = [name for name in names if text.startswith(f"{name}{mark}")]
+    if fitting:
+        name = max(fitting, key=len)
+        return name, Path(text[len(name) + len(mark) :])
+    if Path(text).is_file():
+        return "", Path(text)
+    name, _, file = text.rpartition(mark)
+    return name, Path(file)
+
+
+def named_files(text: str, names: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Names and files of ``NAME:FILE,NAME:FILE``; see `named_file`.
+
+    A comma separates two of them where a name of the model follows, or where no file has it.
+    """
+    known = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    starts = [found.start() for found in re.finditer(f"(?:^|,)(?:{known}):", text)] if known else []
+    bounds = sorted({0, *starts, len(text)})
+    for start, end in pairwise(bounds):
+        name, file = named_file(text[start:end].removeprefix(","), names, ":")
+        first, *others = [str(file)] if file.exists() else str(file).split(",")
+        yield name, Path(first)
+        yield from (named_file(other, (), ":") for other in others if other)
+
+
+def read_inputs(pairs: Iterable[tuple[str, Path]]) -> dict[str, Any]:
     """Arrays by name out of ``.npy`` files; a pair without a name is an ``.npz`` of all.
 
     Raises
     ------
     InputError
-        A file can't be read.
+        A file can't be read, or an input is given twice.
     """
     arrays: dict[str, Any] = {}
+    origins: dict[str, Path] = {}
     for name, path in pairs:
-        if not name:
-            arrays.update(load_npz(path))
-            continue
-        arrays[name] = load_npy(path)
+        for key, array in ({name: load_npy(path)} if name else load_npz(path)).items():
+            if key in arrays:
+                raise InputError(
+                    f"input {key!r} is given twice",
+                    why=f"by {origins[key]} and by {path}",
+                    hint="give each of them once",
+                )
+            arrays[key], origins[key] = array, path
     return arrays

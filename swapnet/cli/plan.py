@@ -118,12 +118,13 @@ def _print(
 ) -> None:
     from swapnet.executor.planning.planner import smallest_budget
     from swapnet.executor.planning.usage import demand
-    from swapnet.shapes import as_option
+    from swapnet.shapes import as_title
 
     needed = demand(manifest)
     smallest, reason = smallest_budget(manifest)
+    at = f" at {as_title(manifest.planned_shapes)}" if manifest.inputs else ""
     print_table(
-        f"{manifest.source.name} at {as_option(manifest.planned_shapes)}: demand "
+        f"{manifest.source.name}{at}: demand "
         f"{format_size(needed.total_bytes)}, {format_size(needed.weights_bytes)} of it weights",
         ["budget", "resident", "ring", "streamed", "beside weights", "steps", "predicted ms"],
         [

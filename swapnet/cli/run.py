@@ -15,6 +15,7 @@ from swapnet.cli.options import (
     engine_argument,
     gpu_memory_option,
     load_mode_option,
+    named_file,
     read_inputs,
     shapes_option,
     threads_option,
@@ -26,11 +27,6 @@ from swapnet.units import format_size
 __all__ = ["command"]
 
 
-def _pair(text: str) -> tuple[str, Path]:
-    name, equals, path = text.partition("=")
-    return (name, Path(path)) if equals else ("", Path(text))
-
-
 @click.command("run")
 @engine_argument
 @budget_option
@@ -39,7 +35,8 @@ def _pair(text: str) -> tuple[str, Path]:
     "inputs",
     multiple=True,
     metavar="NAME=FILE.npy",
-    help="Array of an input, one option each, or one .npz of all. [default: seeded inputs]",
+    help="Array of an input, one option each, or one .npz of all. A name may hold =. "
+    "[default: seeded inputs]",
 )
 @click.option("--output", type=PATH, metavar="FILE.npz", help="Write the outputs.")
 @shapes_option
@@ -65,11 +62,12 @@ def command(
     from swapnet.executor.inputs import planned_sample
 
     check_writable(output)
-    arrays = read_inputs(tuple(map(_pair, inputs)))
     opened = open_engine(engine, shapes, threads, gpu_memory, own=bool(context.obj))
     manifest = opened.manifest
+    names = [tensor.name for tensor in manifest.inputs]
+    arrays = read_inputs(named_file(text, names, "=") for text in inputs)
     with SwapExecutor(opened, budget, load_mode=load_mode, verify=verify) as executor:
-        outputs = executor(arrays or planned_sample(manifest))
+        outputs = executor(arrays if inputs else planned_sample(manifest))
         stats, plan = executor.stats, executor.plan
         is_assumed = executor.engine.measured.is_assumed
     if is_assumed:

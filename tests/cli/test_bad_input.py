@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from swapnet.arrays import save_npz
 from swapnet.errors import StorageError
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.swapping.storage import WeightFile
@@ -108,6 +110,31 @@ def test_wrong_tensor(call: Call, toy: Engine, tmp_path: Path, change: str) -> N
     assert failed.is_user_error("wrong", "the model takes")
 
 
+@pytest.mark.parametrize("command", ["run", "bench"])
+def test_an_npz_of_nothing_is_not_replaced_by_seeded_inputs(
+    call: Call, toy: Engine, tmp_path: Path, command: str
+) -> None:
+    np.savez(tmp_path / "empty.npz")
+    option = {"run": "--input", "bench": "--load-inputs"}[command]
+    failed = call(command, toy.folder, "--budget", "100%", option, tmp_path / "empty.npz")
+    assert failed.is_user_error("is missing", "the model takes")
+    assert call(command, toy.folder, "--budget", "100%", option, "").status == 2
+
+
+def test_an_input_given_twice(call: Call, toy: Engine, tmp_path: Path) -> None:
+    ((name, array),) = toy.feeds().items()
+    np.save(tmp_path / "a.npy", array)
+    save_npz(tmp_path / "all.npz", {name: array})
+    files = (f"{name}={tmp_path / 'a.npy'}", str(tmp_path / "all.npz"))
+    for first, second in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        given = ("--input", files[first], "--input", files[second])
+        failed = call("run", toy.folder, "--budget", "100%", *given)
+        assert failed.is_user_error(f"input {name!r} is given twice", "once")
+    pairs = f"{name}:{tmp_path / 'a.npy'},{name}:{tmp_path / 'a.npy'}"
+    failed = call("bench", toy.folder, "--budget", "100%", "--load-inputs", pairs)
+    assert failed.is_user_error(f"input {name!r} is given twice")
+
+
 @pytest.mark.parametrize("content", [b"", b"noise"])
 def test_unreadable_arrays(call: Call, toy: Engine, tmp_path: Path, content: bytes) -> None:
     for name in ("x.npy", "x.npz"):
@@ -192,12 +219,64 @@ def test_results_that_can_not_be_written(
     assert failed.is_user_error("can't be written")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--budget", "100%", "--output"),
+        ("plan", "--no-measure", "--json"),
+        ("quantize", "--precision", "fp16", "-o"),
+    ],
+)
+def test_results_go_through_links_and_into_devices(
+    call: Call, toy: Engine, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    command, *options = arguments
+    link, target, null = tmp_path / "link", tmp_path / "target", tmp_path / "null"
+    link.symlink_to(target)
+    null.symlink_to("/dev/null")
+    given = toy.model if command == "quantize" else toy.folder
+    for place in (link, null):
+        assert call(command, given, *options, place).status == 0
+        assert place.is_symlink()
+    assert target.stat().st_size
+    assert Path("/dev/null").is_char_device()
+
+
 def test_arrays_given_the_wrong_way(call: Call, toy: Engine, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros(3, np.float32))
     np.savez(tmp_path / "x.npz", x=np.zeros(3, np.float32))
     for given, words in ((tmp_path / "x.npy", "NAME=FILE"), (f"x={tmp_path / 'x.npz'}", "several")):
         failed = call("run", toy.folder, "--budget", "100%", "--input", given)
         assert failed.is_user_error(words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["build MODEL", "plan m.onnx", "doctor"])
+def test_a_working_folder_that_is_gone(toy: Engine, tmp_path: Path, command: str) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    arguments = [str(toy.model) if part == "MODEL" else part for part in command.split()]
+    calling = "import os, sys; os.rmdir(os.getcwd()); from swapnet.cli import main; main()"
+    child = subprocess.run(
+        [sys.executable, "-c", calling, *arguments],
+        cwd=gone,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 2
+    assert "Traceback" not in child.stderr
+    assert child.stderr.count("swapnet: error:") == 1
+
+
+def test_a_circle_of_links_as_output(call: Call, toy: Engine, tmp_path: Path) -> None:
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    assert call("build", toy.model, "-o", circle).is_user_error("is in the way")
+    failed = call("quantize", toy.model, "--precision", "fp16", "-o", circle)
+    assert failed.is_user_error("can't be written")
+    assert circle.is_symlink()
 
 
 def test_a_full_disk_during_build(toy: Engine, tmp_path: Path) -> None:

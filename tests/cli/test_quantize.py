@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from swapnet.builder.importing.source import open_source
 from swapnet.builder.precision.normalise import normalise
@@ -137,6 +138,51 @@ def test_means_that_were_edited_badly(
         given = (*options, "--calibration", tmp_path / "edited.json", "-o", target)
         assert call("quantize", model, *given).is_user_error(*words)
     assert not target.exists()
+
+
+@pytest.mark.slow
+def test_an_if_body_may_hand_on_a_weight(call: Call, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weights = {
+        "token": random.standard_normal((1, 1, 512)).astype(np.float32),
+        "w": random.standard_normal((512, 512)).astype(np.float32),
+        "zero": np.array(0),
+    }
+
+    def body(operator: str, *inputs: str) -> onnx.GraphProto:
+        output = helper.make_tensor_value_info(operator, TensorProto.FLOAT, [None] * 3)
+        return helper.make_graph(
+            [helper.make_node(operator, inputs, [operator])], operator, [], [output]
+        )
+
+    branches = {
+        "then_branch": body("Expand", "token", "shape"),
+        "else_branch": body("Identity", "token"),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Shape", ["x"], ["shape"]),
+            helper.make_node("Gather", ["shape", "zero"], ["rows"], axis=0),
+            helper.make_node("Less", ["rows", "zero"], ["none"]),
+            helper.make_node("If", ["none"], ["tokens"], **branches),
+            helper.make_node("Add", ["x", "tokens"], ["sum"]),
+            helper.make_node("MatMul", ["sum", "w"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 4, 512])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 4, 512])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model, data = tmp_path / "if.onnx", tmp_path / "data.npz"
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(proto, model)
+    np.savez(data, x=random.standard_normal((4, 4, 4, 512)).astype(np.float32))
+    built = call(
+        *("build", model, "-o", tmp_path / "engine", "--no-measure"),
+        *("--precision", "int8", "--data", data, "--method", "entropy"),
+    )
+    assert built.status == 0, built.err
+    assert call("run", tmp_path / "engine", "--budget", "64MiB").status == 0
 
 
 def test_half_and_weights_need_no_data(call: Call, model: Path, tmp_path: Path) -> None:

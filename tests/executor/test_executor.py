@@ -120,6 +120,15 @@ def test_what_is_submitted_is_finished(toy: Engine, expected: list[Arrays]) -> N
         wrong.result()
 
 
+@pytest.mark.parametrize("given", [None, [1.0], np.ones(3)])
+def test_inputs_that_are_no_dict(toy: Engine, given: Any) -> None:
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        with pytest.raises(InputError, match="inputs are not a dict"):
+            executor(given)
+        with pytest.raises(InputError, match="inputs are not a dict"):
+            executor.submit(given).result()
+
+
 def test_outputs_belong_to_the_caller(engine: BuildToy) -> None:
     for name in ("ends", "dynamic", "lookups", "computed-indices-dynamic"):
         toy = engine(name)
@@ -522,6 +531,31 @@ def test_submitting_does_not_wait_for_the_inference_under_way(
         assert not all(future.done() for future in futures)
         go.set()
         assert all(future.result() for future in futures)
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_queued_request_keeps_its_inputs_unless_told_not_to_copy(
+    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch, copied: bool
+) -> None:
+    go = threading.Event()
+    healthy = WeightFile.read_into
+
+    def read_into(file: WeightFile, destination: memoryview, offset: int) -> None:
+        go.wait()
+        healthy(file, destination, offset)
+
+    frame = {name: array.copy() for name, array in toy.feeds(1).items()}
+    options = PlanOptions(resident=False, cyclic=False)
+    with SwapExecutor(toy.folder, toy.smallest, options=options) as executor:
+        monkeypatch.setattr(WeightFile, "read_into", read_into)
+        first = executor.submit(toy.feeds())
+        second = executor.submit(frame) if copied else executor.submit(frame, copy=False)
+        for name, array in toy.feeds(2).items():
+            frame[name][...] = array
+        frame.clear()
+        go.set()
+        assert_same(first.result(), expected[0])
+        assert_same(second.result(), expected[1 if copied else 2])
 
 
 def test_replanning_holds_no_more_than_the_larger_plan(

@@ -29,6 +29,15 @@ def test_arrays_become_contiguous(manifest: Manifest) -> None:
     assert list(checked) == ["x", "mask"]
 
 
+def test_arrays_are_copied_only_where_that_is_asked_for(manifest: Manifest) -> None:
+    given = inputs()
+    same, copied = check_inputs(manifest, given), check_inputs(manifest, given, copy=True)
+    for name, array in given.items():
+        assert same[name] is array
+        assert not np.shares_memory(copied[name], array)
+        assert np.array_equal(copied[name], array)
+
+
 def test_lists_are_taken(manifest: Manifest) -> None:
     assert check_inputs(manifest, inputs(mask=[[1, 2, 3]] * 3))["mask"].shape == (3, 3)
 

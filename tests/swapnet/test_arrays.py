@@ -54,6 +54,15 @@ def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
         load_npz(tmp_path / "x.npy")
 
 
+def test_two_arrays_of_one_name_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        for name in ("x.npy", "x"):
+            with archive.open(name, "w") as member:
+                np.lib.format.write_array(member, np.zeros(3))
+    with pytest.raises(InputError, match="holds 'x' twice"):
+        load_npz(tmp_path / "x.npz")
+
+
 def test_one_array_is_asked_for(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.arange(3))
     save_npz(tmp_path / "x.npz", {"x": np.arange(3)})

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def test_arrays_come_in_the_order_of_the_model() -> None:
         ({"x": np.ones((3, 5), np.float32)}, ["wrong shape", "3x5", "rowsx4"]),
         (
             {"x": np.full((1, 4), np.nan, np.float32)},
-            ["is not finite", "4 of its 4 values are"],
+            ["has NaN", "4 of its 4 values are"],
         ),
         ({"x": [[1], [1, 2]]}, ["is not an array"]),
     ],
@@ -41,10 +43,23 @@ def test_what_does_not_fit(change: dict[str, object], words: list[str]) -> None:
 
 def test_without_a_place_the_message_names_none() -> None:
     with pytest.raises(InputError, match=r"^input 'ids' is missing\n"):
-        check_names(["x"], [X, IDS])
+        check_names({"x": 1}, [X, IDS])
     with pytest.raises(InputError, match=r"^input 'x' has the wrong shape\n") as caught:
         check_array(np.ones(4, np.float32), X)
     assert caught.value.hint == "reshape it"
+
+
+@pytest.mark.parametrize("given", [None, [1], (), "x", np.ones(2), 3])
+def test_what_is_no_mapping_is_refused(given: Any) -> None:
+    with pytest.raises(InputError, match=r"^inputs of sample 1 are not a dict\n") as caught:
+        check_feed(given, [X, IDS], "sample 1")
+    assert caught.value.why == f"they are {type(given).__name__}, the model takes 'x', 'ids'"
+
+
+def test_a_model_without_inputs_takes_nothing() -> None:
+    check_names({}, [])
+    with pytest.raises(InputError, match="the model takes nothing"):
+        check_names({"x": 1}, [])
 
 
 def test_shapes() -> None:

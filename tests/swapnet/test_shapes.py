@@ -12,6 +12,7 @@ from swapnet.shapes import (
     SHAPES,
     MeasuredShapes,
     as_option,
+    as_title,
     input_shapes,
     load_shapes,
     save_shapes,
@@ -66,6 +67,23 @@ def test_keys_are_file_names() -> None:
 
 def test_shapes_are_written_as_the_option_takes_them() -> None:
     assert as_option({"x": (1, 3), "m": (4,)}) == "x:1x3,m:4"
+    assert as_option({"a b": (1,), "s": ()}) == "'a b:1,s:'"
+    assert as_option({"a,b": (0, 3)}) == "'\"a,b\":0x3'"
+
+
+def test_titles_name_scalars_and_no_inputs() -> None:
+    assert as_title({"x": (1, 3), "s": ()}) == "x:1x3,s:scalar"
+    assert as_title({}) == "no inputs"
+
+
+def test_errors_name_scalars_and_no_inputs() -> None:
+    scalar = Tensor("s", "float32", (), 4)
+    with pytest.raises(InputError) as caught:
+        input_shapes([scalar], {"s": (1,)})
+    assert caught.value.why == "the model takes a scalar"
+    with pytest.raises(InputError) as caught:
+        input_shapes([], {"s": (1,)})
+    assert caught.value.why == "the model takes nothing"
 
 
 @pytest.fixture

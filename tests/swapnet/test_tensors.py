@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from shlex import split
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
 from swapnet.errors import InputError
+from swapnet.shapes import as_option
 from swapnet.tensors import (
     ELEMENT_BYTES,
     ONNX_TYPES,
@@ -38,9 +41,37 @@ def test_parses_shapes_as_trtexec_writes_them() -> None:
     assert parse_shapes("images:1x3x640x640,mask:8") == {"images": (1, 3, 640, 640), "mask": (8,)}
     assert parse_shapes("scope:0:2x2") == {"scope:0": (2, 2)}
     assert parse_shapes("") == {}
+    assert parse_shapes("x:1,y:2,") == {"x": (1,), "y": (2,)}
 
 
-@pytest.mark.parametrize("text", ["1x3", ":1x3", "x:", "x:1x", "x:0x2", "x:-1", "x:ax2", "x:1,2"])
+@pytest.mark.parametrize(
+    ("text", "shapes"),
+    [
+        ("past:1x8x0x64,x:1", {"past": (1, 8, 0, 64), "x": (1,)}),
+        ("s:", {"s": ()}),
+        ("s:,x:2,t:", {"s": (), "x": (2,), "t": ()}),
+        ("a,b:2x512,c:3", {"a,b": (2, 512), "c": (3,)}),
+        ('"a,b":2x512,c:3', {"a,b": (2, 512), "c": (3,)}),
+        ('c:3,"a:1,b":2', {"c": (3,), "a:1,b": (2,)}),
+        ("x=y:1", {"x=y": (1,)}),
+    ],
+)
+def test_parses_empty_dimensions_scalars_and_names_with_commas(
+    text: str, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    assert parse_shapes(text) == shapes
+    assert parse_shapes(*split(as_option(shapes))) == shapes
+
+
+@pytest.mark.parametrize(
+    "text", ["1x3", ":1x3", "x:1x", "x:01", "x:1x,y:2", "x:1x2:,y", "x:-1", "x:ax2", "x:1,2"]
+)
 def test_refuses_what_is_no_shape(text: str) -> None:
     with pytest.raises(InputError, match="is not a shape"):
         parse_shapes(text)
+
+
+def test_two_shapes_of_one_input_are_refused() -> None:
+    with pytest.raises(InputError, match="'x' has two shapes") as caught:
+        parse_shapes("x:1x2,y:1,x:3x4")
+    assert caught.value.why == "they are 1x2 and 3x4"

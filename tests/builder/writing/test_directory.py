@@ -102,6 +102,16 @@ def test_another_folder_with_a_manifest_is_left_alone(target: Path, kept: str) -
     assert {path.name for path in target.iterdir()} == {kept, MANIFEST}
 
 
+def test_a_working_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(StorageError, match="can't be written"):
+        write(Path("engines") / "toy", "new")
+
+
 def test_a_file_as_parent_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="can't be written"):

@@ -107,9 +107,9 @@ def test_errors_of_the_child_reach_the_caller(job: Job, tmp_path: Path) -> None:
     assert caught.value.smallest_bytes
     with pytest.raises(EngineError):
         observe_in_child(changed(job, folder=str(tmp_path)), silent)
-    bad = {"x": np.full((1, 3, 16, 16), np.inf, np.float32)}
+    bad = {"x": np.full((1, 3, 16, 16), np.nan, np.float32)}
     save_npz(tmp_path / "bad.npz", bad)
-    with pytest.raises(InputError, match="is not finite for sample 0"):
+    with pytest.raises(InputError, match="has NaN for sample 0"):
         observe_in_child(changed(job, samples=(str(tmp_path / "bad.npz"),)), silent)
 
 

@@ -32,6 +32,12 @@ def test_samples_are_written_one_by_one(tmp_path: Path) -> None:
     assert [len(load_npz(path)["x"]) for path in spooled.paths] == [2, 5, 3]
 
 
+def test_infinite_values_are_taken(tmp_path: Path) -> None:
+    masked = sample(1)
+    masked["x"][0, 1] = -np.inf
+    assert len(spool([masked], INPUTS, tmp_path).paths) == 1
+
+
 def test_no_samples(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no samples to calibrate with"):
         spool([], INPUTS, tmp_path)
@@ -46,8 +52,8 @@ def test_no_samples(tmp_path: Path) -> None:
         ({"x": np.zeros((1, 5), np.float32)}, "'x' of sample 1 has the wrong shape", "rowsx4"),
         (
             {"x": np.array([[1, np.nan, 2, np.inf]], np.float32)},
-            "'x' of sample 1 is not finite",
-            "of its 4 values",
+            "'x' of sample 1 has NaN",
+            "1 of its 4 values",
         ),
     ],
 )

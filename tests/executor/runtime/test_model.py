@@ -109,6 +109,24 @@ def test_wrong_inputs_come_with_the_future(engines: dict[str, Simulated], opened
     engines["a"].check(ended(partial(model, engines["a"].feeds(2.0))), 2.0)
 
 
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_queued_request_keeps_its_inputs_unless_told_not_to_copy(
+    engines: dict[str, Simulated], steps: Hooks, opened: Open, copied: bool
+) -> None:
+    gate = Gate()
+    steps["a"] = gate
+    runtime = opened(budget_for(engines["a"], share=1.0))
+    model = ended(partial(runtime.load, engines["a"].folder))
+    check = engines["a"].ask(model)
+    assert gate.reached.wait(LIMIT_S)
+    frame = engines["a"].feeds(3.0)
+    queued = model.submit(frame) if copied else model.submit(frame, copy=False)
+    frame["x"][...] = 5.0
+    gate.open.set()
+    check()
+    engines["a"].check(queued.result(LIMIT_S), 3.0 if copied else 5.0)
+
+
 def test_a_cancelled_request_is_not_served(
     engines: dict[str, Simulated], steps: Hooks, opened: Open
 ) -> None:

@@ -115,7 +115,8 @@ class FakeModel:
     def stats(self) -> ModelStats:
         return ModelStats(read_bytes=100 * self.asked)
 
-    def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Array]]:
+    def submit(self, inputs: Mapping[str, Any], *, copy: bool = True) -> Future[dict[str, Array]]:
+        assert not copy, "samples stay as they are"
         value = float(inputs["x"][0])
         if value in self.refusing:
             raise BackendError("it is gone", why="somebody unloaded it")
