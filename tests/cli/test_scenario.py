@@ -238,6 +238,7 @@ def test_an_impossible_budget(call: Call, device: Path, experiment: Experiment) 
 
 
 @pytest.mark.usefixtures("drawing")
+@pytest.mark.xdist_group("kernel memory")
 @pytest.mark.slow
 def test_two_toys_from_end_to_end(call: Call, device: Path, tmp_path: Path) -> None:
     plot, target = tmp_path / "plot.png", tmp_path / "report.json"
@@ -266,6 +267,7 @@ def test_two_toys_from_end_to_end(call: Call, device: Path, tmp_path: Path) -> N
     assert "Whole-model" in ran.out
 
 
+@pytest.mark.xdist_group("kernel memory")
 @pytest.mark.slow
 @pytest.mark.skipif(not is_available(), reason="no permission for cgroups with memory limits")
 def test_under_the_kernels_limit(call: Call, device: Path) -> None:

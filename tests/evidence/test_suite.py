@@ -235,6 +235,7 @@ def test_bert_is_offloaded_where_that_can_be(
 
 
 @pytest.mark.usefixtures("drawing")
+@pytest.mark.xdist_group("kernel memory")
 @pytest.mark.slow
 def test_a_toy_is_measured(call: Call, zoo: str, tmp_path: Path) -> None:
     folders = ["--results", tmp_path / "results", "--engines", tmp_path / "engines"]

@@ -16,7 +16,7 @@ from swapnet.errors import BackendUnavailableError
 from swapnet.process.cgroup import MemoryGroup, is_available
 from tests.calibration.ranges.conftest import Toy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kernel memory")]
 
 needs_limits = pytest.mark.skipif(
     not is_available(), reason="no permission for cgroups with memory limits"

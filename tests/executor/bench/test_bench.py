@@ -18,7 +18,7 @@ from swapnet.executor.engine import Engine
 from tests.helpers.control_groups import stand_in
 from tests.helpers.engines import BuildToy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kernel memory")]
 
 DIES_LATER = """#!/bin/sh
 read request; echo '{"ready": true}'

@@ -19,6 +19,7 @@ from tests.helpers.engines import BuildToy
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("kernel memory"),  # caches are dropped
     pytest.mark.skipif(not is_available(), reason="no permission for cgroups with memory limits"),
 ]
 
