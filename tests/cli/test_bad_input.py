@@ -85,6 +85,7 @@ def test_budgets(
 
 
 def test_the_error_of_a_plan_comes_before_anything_is_measured(call: Call, copy: Path) -> None:
+    (copy / "profile.json").unlink(missing_ok=True)
     assert call("plan", copy, "--budget", "4KiB").is_user_error("does not fit", "4096")
     assert not (copy / "profile.json").exists()
 

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.helpers.threads import LIMIT_S, ended, until
 
@@ -40,12 +41,20 @@ def interrupt(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tu
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C raises here and in children: a shell's background job starts with it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Children that are started end by signals, whatever this process was told to ignore.
+
+    A shell without job control has its background jobs ignore Ctrl-C, and nohup a terminal's end.
+    """
+    handlers: dict[int, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
