@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from swapnet.builder.compilers.base import Compiler
+from swapnet.builder.compilers.base import Compiler, EngineMemory
 from swapnet.builder.compilers.onnxruntime import OnnxRuntimeCompiler, OnnxRuntimeCudaCompiler
 from swapnet.builder.compilers.tensorrt.compiler import TensorRTCompiler
 from swapnet.builder.compilers.tensorrt.style import measure_styles
@@ -30,7 +30,7 @@ from swapnet.progress import Progress
 from swapnet.ranges import RANGES, save_ranges
 from swapnet.tensorrt import TENSORRT
 
-__all__ = ["Build", "import_model"]
+__all__ = ["Build", "import_model", "with_memory"]
 
 _NARROWER = {None: 1, "float16": 2, "int8": 4}
 """Float32 bytes over stored ones."""
@@ -149,16 +149,19 @@ class Build:
     def measure(self, manifest: Manifest, folder: Path) -> None:
         """Measure what blocks need beside their weights, and write it into the manifest."""
         self.progress("measure", 0, 1)
-        memory = self.compiler.memory(folder, manifest)
-        blocks = tuple(
-            msgspec.structs.replace(
-                block,
-                activation_bytes=needed.activation_bytes,
-                skeleton_bytes=needed.skeleton_bytes,
-            )
-            for block, needed in zip(manifest.blocks, memory, strict=True)
+        save_manifest(folder, with_memory(manifest, self.compiler.memory(folder, manifest)))
+
+
+def with_memory(manifest: Manifest, memory: EngineMemory) -> Manifest:
+    """The manifest with what the engine takes beside its weights."""
+    skeletons = memory.skeleton_bytes or [block.skeleton_bytes for block in manifest.blocks]
+    blocks = tuple(
+        msgspec.structs.replace(block, activation_bytes=activations, skeleton_bytes=skeleton)
+        for block, activations, skeleton in zip(
+            manifest.blocks, memory.activation_bytes, skeletons, strict=True
         )
-        save_manifest(folder, msgspec.structs.replace(manifest, blocks=blocks))
+    )
+    return msgspec.structs.replace(manifest, blocks=blocks, session_memory=memory.session_memory)
 
 
 def import_model(

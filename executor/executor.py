@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from swapnet.budget import Budget
-from swapnet.errors import BackendError, StorageError, SwapnetError
+from swapnet.errors import BackendError, BudgetError, StorageError, SwapnetError
 from swapnet.executor.backends import open_backend
 from swapnet.executor.backends.base import Array, Backend, Memory
 from swapnet.executor.backends.scratch import Scratch
@@ -20,10 +21,10 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.execution import Execution, Stats
 from swapnet.executor.gpu.accelerator import Accelerator
 from swapnet.executor.inputs import check_inputs
-from swapnet.executor.planning.admission import admitted_bytes
+from swapnet.executor.planning.admission import admitted_bytes, rounded_up
 from swapnet.executor.planning.plan import Plan, PlanOptions, Read
-from swapnet.executor.planning.planner import make_plan
-from swapnet.executor.planning.usage import usage
+from swapnet.executor.planning.planner import make_plan, most_scratch_bytes
+from swapnet.executor.planning.usage import mappable_bytes, page_table_bytes
 from swapnet.executor.sharing import ALONE, Sharing, Turn
 from swapnet.executor.swapping.relocation import moves
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
@@ -119,15 +120,15 @@ class SwapExecutor:
         self._closing = self._closed = False
         self._state: Execution | None = None
         self._stats = Stats()
+        self._options = options or PlanOptions()
+        self._scratch = self._sharing.scratch if self._sharing else Scratch(0)
         parsed = Budget.parse(budget)
         with ExitStack() as opened:
             self._backend: Backend = open_backend(
                 opening.folder,
                 opening.manifest,
                 opening.device,
-                self._sharing.scratch
-                if self._sharing
-                else Scratch(usage(opening.manifest).scratch_bytes),
+                self._scratch,
                 gpu=gpu,
             )
             opened.callback(self._backend.close)
@@ -149,7 +150,7 @@ class SwapExecutor:
             if verify:
                 check_weights(self.manifest, self._storage)
             self._plan_of = lru_cache(_KEPT_PLANS)(
-                partial(make_plan, self.manifest, self.engine.delays, options=options)
+                partial(make_plan, self.manifest, self.engine.delays)
             )
             plan = self._given_plan or self._make_plan(parsed)
             self._values = self._backend.values()
@@ -215,7 +216,41 @@ class SwapExecutor:
 
     def _infer_checked(self, checked: dict[str, Array], turn: Turn) -> dict[str, Array]:
         with self._turn:
-            return self._opened().infer(checked, turn)
+            while True:
+                try:
+                    return self._opened().infer(checked, turn)
+                except BudgetError as error:
+                    if self._sharing is not None or not error.missing_bytes:
+                        raise
+                    self._grow_scratch(error)
+
+    def _grow_scratch(self, error: BudgetError) -> None:
+        """Give values whose size depends on data a larger arena, inside the budget.
+
+        First they get what the plan leaves of the budget. Where that is too little, weights give
+        all that they can: this happens once, for the new limit stays.
+
+        Raises
+        ------
+        BudgetError
+            The budget is too small for these values.
+        """
+        plan, before = self._plan, self._scratch.limit_bytes
+        wanted = before + error.missing_bytes
+        spare = before + mappable_bytes(plan.budget_bytes - plan.planned_bytes) // 4096 * 4096
+        most = most_scratch_bytes(self.manifest, plan.budget_bytes)
+        if wanted > most:
+            needed = plan.budget_bytes + wanted - most + page_table_bytes(wanted - most)
+            raise BudgetError(
+                error.what,
+                why=f"they need {wanted} bytes at least, the budget of {plan.budget_bytes} leaves "
+                f"{most} for them",
+                hint=f"give {rounded_up(needed)} or more",
+                smallest_bytes=needed,
+            ) from error
+        least = spare if spare >= wanted else most
+        self._options = replace(self._options, least_scratch_bytes=least)
+        self._replace_plan(self._plan_for(plan.budget_bytes))
 
     def submit(self, inputs: Mapping[str, Any], *, copy: bool = True) -> Future[dict[str, Array]]:
         """Queue one inference; errors come with the future's result.
@@ -269,18 +304,21 @@ class SwapExecutor:
         with self._turn:
             if self._closed:
                 raise _closed()
-            before, arena = self._plan, self._park()
-            try:
-                if arena is None:
-                    self._plan = plan
-                else:
-                    self._relocate(arena, before, plan)
-            except BaseException:
-                if arena is not None:
-                    arena.discard()
-                with suppress(SwapnetError):
-                    self._load(before)
-                raise
+            self._replace_plan(plan)
+
+    def _replace_plan(self, plan: Plan) -> None:
+        before, arena = self._plan, self._park()
+        try:
+            if arena is None:
+                self._plan = plan
+            else:
+                self._relocate(arena, before, plan)
+        except BaseException:
+            if arena is not None:
+                arena.discard()
+            with suppress(SwapnetError):
+                self._load(before)
+            raise
 
     def close(self) -> None:
         """Finish what was submitted, then release everything. Safe to call twice.
@@ -318,12 +356,23 @@ class SwapExecutor:
         return self._state
 
     def _make_plan(self, budget: Budget) -> Plan:
-        return self._plan_of(admitted_bytes(budget, self.manifest, self._available_bytes))
+        return self._plan_for(admitted_bytes(budget, self.manifest, self._available_bytes))
+
+    def _plan_for(self, budget_bytes: int) -> Plan:
+        options = self._options
+        if options.least_scratch_bytes:
+            most = most_scratch_bytes(self.manifest, budget_bytes)
+            least = min(options.least_scratch_bytes, most)
+            options = replace(options, least_scratch_bytes=least)
+        return self._plan_of(budget_bytes, options)
 
     def _load(
         self, plan: Plan, arena: Memory | None = None, resident: Collection[int] = ()
     ) -> None:
         arena = arena or self._backend.arena(plan.arena_bytes)
+        if self._sharing is None and self._scratch.limit_bytes != plan.usage.scratch_bytes:
+            self._backend.forget_segments()  # their arena is given back before the next is filled
+            self._scratch.resize(plan.usage.scratch_bytes)
         try:
             self._state = Execution(
                 self.manifest,

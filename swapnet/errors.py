@@ -66,13 +66,22 @@ class BudgetError(SwapnetError):
     ----------
     smallest_bytes : int or None
         The smallest budget that works, where it is known.
+    missing_bytes : int
+        Bytes that ONNX Runtime's arena lacked for one value at least; 0 in other cases.
     """
 
     def __init__(
-        self, what: str, *, why: str = "", hint: str = "", smallest_bytes: int | None = None
+        self,
+        what: str,
+        *,
+        why: str = "",
+        hint: str = "",
+        smallest_bytes: int | None = None,
+        missing_bytes: int = 0,
     ) -> None:
         super().__init__(what, why=why, hint=hint)
         self.smallest_bytes = smallest_bytes
+        self.missing_bytes = missing_bytes
 
 
 class EngineError(SwapnetError):

@@ -28,9 +28,11 @@ __all__ = [
     "device_count",
     "filesystem_of",
     "first_gpu",
+    "forget_peak",
     "huge_page_bytes",
     "kernel_module_version",
     "memory_bytes",
+    "peak_anonymous_bytes",
     "peak_resident_bytes",
     "processor_name",
     "storage_device",
@@ -229,6 +231,20 @@ def available_memory_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
 def peak_resident_bytes() -> int:
     """Peak of this process's resident memory, by the kernel's count (VmHWM)."""
     return _status_bytes("VmHWM")
+
+
+def forget_peak() -> None:
+    """Begin a new peak of this process's resident memory, where the kernel allows it."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_anonymous_bytes() -> int:
+    """Upper limit of the anonymous memory that was resident since `forget_peak`.
+
+    File pages are those of now: there must not have been more of them.
+    """
+    return _status_bytes("VmHWM") - _status_bytes("RssFile") - _status_bytes("RssShmem")
 
 
 def anonymous_bytes() -> int:

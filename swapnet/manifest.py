@@ -1,4 +1,4 @@
-"""The engine directory, format 1: content of ``manifest.json``, and its checks.
+"""The engine directory, format 2: content of ``manifest.json``, and its checks.
 
 ::
 
@@ -23,6 +23,7 @@ from swapnet.errors import EngineError
 from swapnet.sealed_json import read_sealed, sha256_of, write_sealed
 from swapnet.shapes import (
     MeasuredShapes,
+    SessionMemory,
     as_option,
     as_title,
     input_shapes,
@@ -38,7 +39,6 @@ __all__ = [
     "GPU_BACKENDS",
     "MANIFEST",
     "SCHEMA",
-    "SESSION_BYTES",
     "SHARED",
     "TENSOR_ALIGNMENT",
     "WEIGHTS",
@@ -58,7 +58,7 @@ __all__ = [
     "sha256_of",
 ]
 
-SCHEMA: Final = "swapnet-engine/1"
+SCHEMA: Final = "swapnet-engine/2"
 MANIFEST = "manifest.json"
 GPU_BACKENDS = (*TENSORRT, "onnxruntime-cuda")
 WEIGHTS = "weights.bin"
@@ -66,8 +66,6 @@ CURVE = "curve.json"
 """Latency over memory, which a runtime plans once and keeps in an engine directory."""
 EXTENT_ALIGNMENT = 4096
 """Alignment of offsets, lengths and addresses for direct I/O."""
-SESSION_BYTES = 160 << 10
-"""Bytes of a session with threads of its own, in `Block.skeleton_bytes`."""
 TENSOR_ALIGNMENT = 256
 """Alignment of tensors inside an extent, for vector kernels and CUDA."""
 
@@ -186,7 +184,7 @@ class Block(_Record, frozen=True, omit_defaults=True):
     file: str = ""
     file_checksum: str = ""
     skeleton_bytes: Size = 0
-    """Memory of the loaded skeleton: session, graph, kernels, inline constants."""
+    """Bytes of a skeleton with its constants; memory of a loaded TensorRT engine on the host."""
     activation_bytes: Size = 0
     """Peak of the values inside the block and its kernels' scratch, at the planned shapes."""
     lookup: Lookup | None = None
@@ -205,7 +203,7 @@ class Block(_Record, frozen=True, omit_defaults=True):
 class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     """All facts of an engine that an executor needs."""
 
-    schema: Literal["swapnet-engine/1"]
+    schema: Literal["swapnet-engine/2"]
     source: Source
     compiled: Compiled
     max_block_bytes: Size
@@ -227,6 +225,10 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     """Precision of the build."""
     weight_only: bool = False
     """Weights are stored in that precision, and computed with in float32."""
+    session_memory: SessionMemory = SessionMemory()
+    """At the planned shapes."""
+    inline: dict[str, Size] = {}
+    """Bytes of large constants that stay in skeletons, by element type: they are not swapped."""
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -338,6 +340,7 @@ def at_shapes(folder: Path, manifest: Manifest, shapes: Mapping[str, Sequence[in
             msgspec.structs.replace(block, activation_bytes=peak)
             for block, peak in zip(manifest.blocks, measured.activation_bytes, strict=True)
         ),
+        session_memory=measured.session_memory,
     )
 
 

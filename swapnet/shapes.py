@@ -22,6 +22,7 @@ from swapnet.tensors import ModelInput, as_dims
 __all__ = [
     "SHAPES",
     "MeasuredShapes",
+    "SessionMemory",
     "as_option",
     "as_title",
     "input_shapes",
@@ -31,11 +32,32 @@ __all__ = [
 ]
 
 SHAPES = "shapes"
-_SCHEMA: Final = "swapnet-shapes/1"
+_SCHEMA: Final = "swapnet-shapes/2"
 _LONGEST_KEY = 120
 _STRANGE = re.compile(r"[^A-Za-z0-9]+")
 
 Size = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class SessionMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Measured memory of an engine's ONNX Runtime sessions, beside weights and placed values.
+
+    Attributes
+    ----------
+    merged_scratch_bytes
+        Limit of ONNX Runtime's arena under which steps of several blocks run. `Block` has the peak
+        of each block alone, which is often smaller.
+    process_bytes
+        Growth of a process of the user's beyond the skeletons' bytes: sessions, memory that kernels
+        allocate outside of the arena, readers and bookkeeping.
+    own_process_bytes
+        The same in a process of ours: its sessions share one thread pool, and large allocations
+        return to the system.
+    """
+
+    merged_scratch_bytes: Size = 0
+    process_bytes: Size = 0
+    own_process_bytes: Size = 0
 
 
 class MeasuredShapes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,12 +73,15 @@ class MeasuredShapes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Bytes of each input, output and value of symbolic shape.
     activation_bytes
         Bytes by block.
+    session_memory
+        Memory of all sessions.
     """
 
     engine: str
     planned_shapes: dict[str, tuple[Size, ...]]
     nbytes: dict[str, Size]
     activation_bytes: tuple[Size, ...]
+    session_memory: SessionMemory
 
 
 def input_shapes(

@@ -12,8 +12,9 @@ from swapnet.builder.importing.graph import Graph
 from swapnet.builder.rewriting.optimise import Operators
 from swapnet.manifest import Compiled, Manifest
 from swapnet.progress import Progress
+from swapnet.shapes import SessionMemory
 
-__all__ = ["BlockMemory", "Compiler", "Cutting", "Engine", "Piece", "WeightStyle"]
+__all__ = ["Compiler", "Cutting", "Engine", "EngineMemory", "Piece", "WeightStyle"]
 
 WeightStyle = Literal["external", "embedded"]
 """Weights are inputs of an engine, or inside it."""
@@ -71,11 +72,22 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class BlockMemory:
-    """Bytes that a block takes beside its weights."""
+class EngineMemory:
+    """Bytes that an engine takes beside its weights, at the planned shapes.
 
-    activation_bytes: int
-    skeleton_bytes: int
+    Attributes
+    ----------
+    activation_bytes
+        Peak of each block.
+    session_memory
+        Memory of ONNX Runtime's sessions together.
+    skeleton_bytes
+        Loaded engine of each block on the host; empty where it is its file.
+    """
+
+    activation_bytes: tuple[int, ...]
+    session_memory: SessionMemory
+    skeleton_bytes: tuple[int, ...] = ()
 
 
 class Compiler(Protocol):
@@ -123,8 +135,8 @@ class Compiler(Protocol):
             The library refuses it; the message names block, node and operator.
         """
 
-    def memory(self, folder: Path, manifest: Manifest) -> tuple[BlockMemory, ...]:
-        """Memory by block, at the planned shapes, of an engine directory that lacks only this.
+    def memory(self, folder: Path, manifest: Manifest) -> EngineMemory:
+        """Memory at the planned shapes, of an engine directory that lacks only this.
 
         Raises
         ------

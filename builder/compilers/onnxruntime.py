@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from swapnet.builder.compilers.base import BlockMemory, Cutting, Engine, Piece, WeightStyle
+import msgspec
+
+from swapnet.builder.compilers.base import Cutting, Engine, EngineMemory, Piece, WeightStyle
 from swapnet.builder.compilers.skeleton import skeleton
 from swapnet.builder.cutting.cut import CUT_COST_BYTES
 from swapnet.builder.importing.graph import Graph
@@ -15,16 +17,11 @@ from swapnet.builder.rewriting.optimise import Operators
 from swapnet.executor.backends.onnxruntime import version
 from swapnet.executor.probing.activations import measure
 from swapnet.fingerprint import PORTABLE, cpu_fingerprint, processor_fingerprint
-from swapnet.manifest import SESSION_BYTES, Compiled, Manifest
+from swapnet.manifest import Compiled, Manifest
 from swapnet.progress import Progress
 from swapnet.version import VERSION
 
 __all__ = ["OnnxRuntimeCompiler", "OnnxRuntimeCudaCompiler"]
-
-_OPERATORS = 6
-_OPERATOR_BYTES = 12 << 10
-"""A session takes `SESSION_BYTES` with `_OPERATORS` operators, and `_OPERATOR_BYTES` more for each
-further one: measured on 32 sessions of 613 operators, as memory beyond their graphs."""
 
 _CUDA_WORKSPACE_BYTES = 16 << 20
 """Workspace of convolutions in cuDNN: assumed, not measured on hardware."""
@@ -78,20 +75,10 @@ class OnnxRuntimeCompiler:
         target.write_bytes(model.SerializeToString(deterministic=True))
         return Engine(style)
 
-    def memory(self, folder: Path, manifest: Manifest) -> tuple[BlockMemory, ...]:
-        """Measured in a child process; skeletons are counted in proportion to their operators."""
+    def memory(self, folder: Path, manifest: Manifest) -> EngineMemory:
+        """Measured in child processes."""
         measured = measure(folder)
-        sizes = [len(block.operators) + 1 if block.is_graph else 0 for block in manifest.blocks]
-        share = measured.skeleton_bytes / max(sum(sizes), 1)
-        return tuple(
-            BlockMemory(peak, int(share * size) + _session_bytes(size) if size else 0)
-            for peak, size in zip(measured.limiting_activation_bytes, sizes, strict=True)
-        )
-
-
-def _session_bytes(operators: int) -> int:
-    """Bytes of a session beside its graph."""
-    return SESSION_BYTES + _OPERATOR_BYTES * max(operators - _OPERATORS, 0)
+        return EngineMemory(measured.activation_bytes, measured.session_memory)
 
 
 @dataclass(frozen=True)
@@ -106,12 +93,16 @@ class OnnxRuntimeCudaCompiler(OnnxRuntimeCompiler):
     def operators(self) -> Operators:
         return Operators.STANDARD
 
-    def memory(self, folder: Path, manifest: Manifest) -> tuple[BlockMemory, ...]:
+    def memory(self, folder: Path, manifest: Manifest) -> EngineMemory:
         """Twice the activations on the CPU, and a workspace; not measured on hardware."""
-        return tuple(
-            BlockMemory(
-                2 * memory.activation_bytes + (_CUDA_WORKSPACE_BYTES if block.is_graph else 0),
-                memory.skeleton_bytes,
-            )
-            for memory, block in zip(super().memory(folder, manifest), manifest.blocks, strict=True)
+        found = super().memory(folder, manifest)
+        merged = 2 * found.session_memory.merged_scratch_bytes + _CUDA_WORKSPACE_BYTES
+        return EngineMemory(
+            tuple(
+                2 * activation_bytes + (_CUDA_WORKSPACE_BYTES if block.is_graph else 0)
+                for activation_bytes, block in zip(
+                    found.activation_bytes, manifest.blocks, strict=True
+                )
+            ),
+            msgspec.structs.replace(found.session_memory, merged_scratch_bytes=merged),
         )

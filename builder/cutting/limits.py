@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import isqrt
 
 from swapnet.errors import InputError
-from swapnet.manifest import EXTENT_ALIGNMENT, SESSION_BYTES
+from swapnet.manifest import EXTENT_ALIGNMENT
 from swapnet.tensorrt import TENSORRT
 from swapnet.units import parse_size
 
@@ -15,10 +15,13 @@ __all__ = ["Limits", "choose_limits"]
 _BLOCK_RANGE_BYTES = (256 << 10, 8 << 20)
 """Smaller blocks cost more calls than they save bytes; larger ones overlap badly."""
 
+_SESSION_BYTES = 160 << 10
+"""Memory of a session with threads of its own, for the balance of sizes alone."""
+
 _PLACES = 2
 """Blocks in memory at once while streaming, at least: one executes, one is being read. With ``n``
 blocks of ``weights / n`` bytes they and the sessions take the least memory together where
-``n * SESSION_BYTES == _PLACES * weights / n``."""
+``n * _SESSION_BYTES == _PLACES * weights / n``."""
 
 _ENGINE_RANGE_BYTES = (4 << 20, 64 << 20)
 _ENGINE_SHARE = 12
@@ -109,7 +112,7 @@ def _bytes(size: str | int | None) -> int | None:
 
 def _session_bytes(weights_bytes: int, budget: int | None) -> int:
     smallest, largest = _BLOCK_RANGE_BYTES
-    balanced = isqrt(weights_bytes * SESSION_BYTES // _PLACES)
+    balanced = isqrt(weights_bytes * _SESSION_BYTES // _PLACES)
     chosen = max(smallest, min(largest, balanced))
     return chosen if budget is None else min(chosen, budget // _BUDGET_SHARE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from swapnet.progress import Progress
 
 __all__ = ["CutGraph", "compile_parts", "with_owners"]
 
+_LARGE_CONSTANT_BYTES = 64 << 10
+
 
 @dataclass(frozen=True)
 class CutGraph:
@@ -53,6 +56,7 @@ class _Stored:
     extent: StoredExtent
     file: str = ""
     file_checksum: str = ""
+    file_nbytes: int = 0
     plan_nbytes: int = 0
     activation_bytes: int = 0
 
@@ -134,7 +138,19 @@ def compile_parts(
         shared=shared.weights,
         shared_extent=shared.extent,
         shared_checksum=shared.checksum,
+        inline=_inline(graph, parts),
     )
+
+
+def _inline(graph: Graph, parts: Sequence[Part]) -> dict[str, int]:
+    """Bytes of large constants that stay in skeletons, by element type; once for each block."""
+    from onnx import TensorProto
+
+    found: Counter[str] = Counter()
+    for tensor in (graph.inline[name] for part in parts for name in part.inline):
+        if (nbytes := tensor.ByteSize()) >= _LARGE_CONSTANT_BYTES:
+            found[TensorProto.DataType.Name(tensor.data_type).lower()] += nbytes
+    return dict(found)
 
 
 def _store(
@@ -149,8 +165,9 @@ def _store(
         return _Stored(extent, plan_nbytes=nbytes, activation_bytes=activations)
     name = f"blocks/{file.name}"
     checksum = file_sha256(file)
+    nbytes = file.stat().st_size
     file.replace(folder / name)
-    return _Stored(writer.append(constants), name, checksum, activation_bytes=activations)
+    return _Stored(writer.append(constants), name, checksum, nbytes, activation_bytes=activations)
 
 
 def _graph_block(graph: Graph, piece: Piece, stored: _Stored, *, inplace: bool) -> Block:
@@ -168,6 +185,7 @@ def _graph_block(graph: Graph, piece: Piece, stored: _Stored, *, inplace: bool) 
         inplace=inplace_outputs(graph, piece.part) if inplace else {},
         file=stored.file,
         file_checksum=stored.file_checksum,
+        skeleton_bytes=0 if stored.plan_nbytes else stored.file_nbytes,
         activation_bytes=stored.activation_bytes,
     )
 

@@ -71,7 +71,8 @@ def ensure_shapes(
             engine=manifest.identity,
             planned_shapes=planned,
             nbytes=measured.nbytes,
-            activation_bytes=measured.limiting_activation_bytes,
+            activation_bytes=measured.activation_bytes,
+            session_memory=measured.session_memory,
         ),
     )
     return opened.at(planned)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,22 @@ __all__ = [
     "OrtSegment",
     "Sessions",
     "arena_of",
+    "open_on_cpu",
     "open_session",
     "own_process",
     "refused",
     "session_options",
     "version",
 ]
+
+_FULL_ARENA = re.compile(
+    r"Available memory of (\d+) is smaller than requested bytes of (\d+)", re.IGNORECASE
+)
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""Numbers of the parameters in the C library's ``mallopt`` (malloc.h)."""
+
+_RETURNED_BYTES = 1 << 20
 
 LARGEST_CHUNK_BYTES = (1 << 31) - (1 << 20)
 """Largest chunk that ONNX Runtime's arena takes at once: it is counted in 32 bits."""
@@ -56,9 +68,18 @@ def version(package: str = "onnxruntime") -> str:
 
 
 def own_process(threads: int) -> Device:
-    """Give this process one global thread pool; called once, before any session is made."""
+    """Give this process one global thread pool; called once, before any session is made.
+
+    Allocations of 1 MiB and more return to the system when they are freed. Kernels allocate scratch
+    memory outside of ONNX Runtime's arena; glibc would keep it in its heap: 200 MiB for eight int4
+    products of 2048 x 2048.
+    """
     import onnxruntime as ort
 
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # not in musl
+        libc.mallopt(_MMAP_THRESHOLD, _RETURNED_BYTES)
+        libc.mallopt(_TRIM_THRESHOLD, _RETURNED_BYTES)
     ort.set_global_thread_pool_sizes(threads, 1)
     return Device(threads, ThreadPool.GLOBAL)
 
@@ -110,14 +131,7 @@ class OnnxRuntimeBackend(HostBackend):
         self._sessions.close()
 
     def _open(self, model: bytes, step: Step) -> Any:
-        options = session_options(shared_arena=True)
-        if self._device.pool is ThreadPool.GLOBAL:
-            options.use_per_session_threads = False
-        else:
-            options.intra_op_num_threads = self._device.threads
-            options.inter_op_num_threads = 1
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        return open_session(model, step, options, "CPUExecutionProvider")
+        return open_on_cpu(model, step, self._device, shared_arena=True)
 
 
 class Sessions:
@@ -247,6 +261,18 @@ def open_session(
             hint="install the CUDA and cuDNN that this onnxruntime-gpu wants",
         )
     return session
+
+
+def open_on_cpu(model: bytes, step: Step, device: Device, *, shared_arena: bool) -> Any:
+    """A session on the CPU with the threads of a device; raises as `open_session`."""
+    options = session_options(shared_arena=shared_arena)
+    if device.pool is ThreadPool.GLOBAL:
+        options.use_per_session_threads = False
+    else:
+        options.intra_op_num_threads = device.threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return open_session(model, step, options, "CPUExecutionProvider")
 
 
 def _outputs(manifest: Manifest, first: int, last: int) -> list[str]:
@@ -391,11 +417,13 @@ def _kind(dtype: str) -> Any:
 def refused(what: str, error: Exception) -> BackendError | BudgetError:
     """The error of a call that ONNX Runtime refused; `BudgetError` if its arena is full."""
     reason = str(error).strip().splitlines()[0]
-    if "smaller than requested" in reason:
+    if full := _FULL_ARENA.search(reason):
+        available, requested = map(int, full.groups())
         return BudgetError(
             f"{what}: their values are larger than planned for",
-            why=f"onnxruntime: {reason[reason.find('Available memory') :]}",
-            hint="sizes that depend on data were measured on seeded inputs: give larger --shapes",
+            why=f"onnxruntime: {full[0]}",
+            hint="sizes depend on data: build with inputs that show the largest, --data inputs.npz",
+            missing_bytes=requested - available,
         )
     return BackendError(
         what,

@@ -31,6 +31,8 @@ class PlanOptions:
     most_step_ms
         Longest step in milliseconds, unless one block takes longer: other models wait for its end.
         None for no limit.
+    least_scratch_bytes
+        Limit of the arena at least: values whose size depends on data did not fit before.
     """
 
     resident: bool = True
@@ -38,6 +40,7 @@ class PlanOptions:
     merge: bool = True
     reading_weight: float = 0.0
     most_step_ms: float | None = None
+    least_scratch_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import ceil
 
 from swapnet.errors import BudgetError
@@ -12,22 +13,22 @@ from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step
 from swapnet.executor.planning.schedule import Flow, outline_of, schedule
 from swapnet.executor.planning.search import Planner, parted
 from swapnet.executor.planning.timeline import Delays, predict
-from swapnet.executor.planning.usage import mappable_bytes, page_table_bytes, usage
+from swapnet.executor.planning.usage import Usage, mappable_bytes, page_table_bytes, usage
 from swapnet.manifest import EXTENT_ALIGNMENT, Manifest
 from swapnet.profile import Profile
 from swapnet.units import align_up, format_size
 
-__all__ = ["make_plan", "smallest_budget"]
+__all__ = ["make_plan", "most_scratch_bytes", "smallest_budget"]
 
 _WEIGHTS = "weights of the largest block take"
 
 
 def smallest_budget(manifest: Manifest) -> tuple[int, str]:
     """The smallest possible budget in bytes, and its largest part in words."""
-    used = usage(manifest)
+    used = usage(manifest, merged=False)
     largest = max(manifest.blocks, key=lambda b: b.swapped_bytes)
     streamed = largest.swapped_bytes
-    arena = manifest.shared_extent.nbytes + streamed
+    arena = _least_arena_bytes(manifest)
     smallest = used.total_bytes + arena + page_table_bytes(arena)
     widest = max(manifest.blocks, key=lambda b: b.activation_bytes)
     parts = {
@@ -37,8 +38,8 @@ def smallest_budget(manifest: Manifest) -> tuple[int, str]:
         ),
         "weights that several blocks share take": manifest.shared_extent.nbytes,
         "inputs and outputs take": used.io_bytes,
-        "loaded skeletons take": used.skeleton_bytes,
-        "readers and bookkeeping take": used.staging_bytes,
+        "loaded skeletons, kernels and readers take": used.process_bytes,
+        "staging of looked-up rows and copies takes": used.staging_bytes,
     }
     name, nbytes = max(parts.items(), key=lambda part: part[1])
     reason = (
@@ -71,8 +72,6 @@ def make_plan(
         The budget is below `smallest_budget`.
     """
     options = options or PlanOptions()
-    request_bytes = profile.storage.request_bytes
-    used = usage(manifest)
     smallest, reason = smallest_budget(manifest)
     if budget_bytes < smallest:
         raise BudgetError(
@@ -81,8 +80,62 @@ def make_plan(
             hint=f"give at least {rounded_up(smallest)}{_other_way(manifest, reason)}",
             smallest_bytes=smallest,
         )
-    arena = mappable_bytes(budget_bytes - used.total_bytes)
-    available = arena - manifest.shared_extent.nbytes
+    plans: list[Plan] = []
+    for merge, used in _usages(manifest, options):
+        if _arena_bytes(budget_bytes, used) >= _least_arena_bytes(manifest):
+            plan = _plan(manifest, profile, budget_bytes, replace(options, merge=merge), used)
+            if not plan.reads:
+                return plan
+            plans.append(plan)
+    return min(plans, key=lambda plan: plan.predicted_ms)
+
+
+def _usages(manifest: Manifest, options: PlanOptions) -> Iterator[tuple[bool, Usage]]:
+    """Ways to group blocks into steps, and what each takes beside the weights.
+
+    One block in a step needs the smallest arena, where that of several is larger.
+    """
+    merged, apart = (
+        _with_scratch(usage(manifest, merged=merge), options.least_scratch_bytes)
+        for merge in (True, False)
+    )
+    if options.merge:
+        yield True, merged
+    if not options.merge or apart != merged:
+        yield False, apart
+
+
+def _with_scratch(used: Usage, least_bytes: int) -> Usage:
+    added = max(least_bytes - used.scratch_bytes, 0)
+    return replace(
+        used,
+        scratch_bytes=used.scratch_bytes + added,
+        staging_bytes=used.staging_bytes + page_table_bytes(added),
+    )
+
+
+def _arena_bytes(budget_bytes: int, used: Usage) -> int:
+    return mappable_bytes(budget_bytes - used.total_bytes)
+
+
+def _least_arena_bytes(manifest: Manifest) -> int:
+    largest = max(manifest.blocks, key=lambda b: b.swapped_bytes)
+    return manifest.shared_extent.nbytes + largest.swapped_bytes
+
+
+def most_scratch_bytes(manifest: Manifest, budget_bytes: int) -> int:
+    """Largest limit of the arena with which a plan for this budget is possible."""
+    used = usage(manifest, merged=False)
+    arena = _least_arena_bytes(manifest)
+    spare = budget_bytes - used.total_bytes - arena - page_table_bytes(arena)
+    return used.scratch_bytes + mappable_bytes(max(spare, 0)) // 4096 * 4096
+
+
+def _plan(
+    manifest: Manifest, profile: Profile, budget_bytes: int, options: PlanOptions, used: Usage
+) -> Plan:
+    request_bytes = profile.storage.request_bytes
+    available = _arena_bytes(budget_bytes, used) - manifest.shared_extent.nbytes
     outline = outline_of(manifest)
     planner = Planner(
         outline,

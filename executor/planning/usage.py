@@ -11,7 +11,7 @@ import msgspec
 from swapnet.budget import Demand
 from swapnet.executor.device import ThreadPool
 from swapnet.executor.planning.layout import is_placed, lay_out_all, lay_out_staged, lay_out_values
-from swapnet.manifest import SESSION_BYTES, Manifest
+from swapnet.manifest import Manifest
 from swapnet.units import align_up
 
 __all__ = [
@@ -37,9 +37,6 @@ LOOKUP_BYTES = 2 << 20
 _DYNAMIC_SLACK = 1.25
 """Room for fragments of ONNX Runtime's arena, where values of unknown size share it."""
 
-_POOLLESS_SESSION_BYTES = 48 << 10
-"""Memory of a session without threads of its own: 40 to 57 KiB with its graph were measured."""
-
 _PAGES_IN_TABLE = mmap.PAGESIZE // 8
 """Number of pages in one of the kernel's page tables: a page of entries of eight bytes."""
 
@@ -47,7 +44,8 @@ PLANS_AT_ONCE = 2
 """Number of serialized engines in host memory: one is read while another is loaded."""
 
 PIPELINE_BYTES = 4 << 20
-"""Memory for threads, their stacks, the bookkeeping of a plan, and the heap's fragments."""
+"""Memory for threads, their stacks, the bookkeeping of a plan, and the heap's fragments, where it
+is not measured."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +61,16 @@ class Usage:
     io_bytes
         Model inputs and outputs.
     staging_bytes
-        Staging memory of lookups and copies, the pipeline, and page tables.
-    skeleton_bytes
-        Loaded skeletons.
+        Staging memory of lookups and copies, and page tables.
+    process_bytes
+        Loaded skeletons, what kernels allocate themselves, readers and bookkeeping.
     """
 
     values_bytes: int
     scratch_bytes: int
     io_bytes: int
     staging_bytes: int
-    skeleton_bytes: int
+    process_bytes: int
 
     @property
     def activation_bytes(self) -> int:
@@ -82,22 +80,16 @@ class Usage:
     @property
     def total_bytes(self) -> int:
         """Sum of all parts."""
-        return self.activation_bytes + self.io_bytes + self.staging_bytes + self.skeleton_bytes
+        return self.activation_bytes + self.io_bytes + self.staging_bytes + self.process_bytes
 
 
 def for_pool(manifest: Manifest, pool: ThreadPool) -> Manifest:
-    """The manifest with the memory that sessions take with this pool.
-
-    `load_manifest` counts threads for each session. With one pool for the process they have none.
-    """
-    if pool is ThreadPool.SESSION or manifest.runs_on_gpu:
+    """The manifest with the memory that sessions take in a process with this pool."""
+    if pool is ThreadPool.SESSION:
         return manifest
-    saved = SESSION_BYTES - _POOLLESS_SESSION_BYTES
-    blocks = tuple(
-        msgspec.structs.replace(b, skeleton_bytes=max(b.skeleton_bytes - saved, 0))
-        for b in manifest.blocks
-    )
-    return msgspec.structs.replace(manifest, blocks=blocks)
+    memory = manifest.session_memory
+    own = msgspec.structs.replace(memory, process_bytes=memory.own_process_bytes)
+    return msgspec.structs.replace(manifest, session_memory=own)
 
 
 def page_table_bytes(nbytes: int) -> int:
@@ -110,10 +102,21 @@ def mappable_bytes(nbytes: int) -> int:
     return nbytes * _PAGES_IN_TABLE // (_PAGES_IN_TABLE + 1)
 
 
-def usage(manifest: Manifest) -> Usage:
-    """Memory that the model uses beside its weights; the same for every plan."""
+def usage(manifest: Manifest, *, merged: bool = True) -> Usage:
+    """Memory that the model uses beside its weights; the same for every plan of this kind.
+
+    Parameters
+    ----------
+    manifest
+        The engine.
+    merged
+        True where steps may have several blocks: their values need a larger arena.
+    """
     copies_bytes = 0
+    memory = manifest.session_memory
     scratch = max((block.activation_bytes for block in manifest.blocks), default=0)
+    if merged:
+        scratch = max(scratch, memory.merged_scratch_bytes)
     io = sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs))
     if manifest.runs_on_gpu:
         io += lay_out_staged(manifest).nbytes
@@ -132,8 +135,9 @@ def usage(manifest: Manifest) -> Usage:
         values_bytes=values,
         scratch_bytes=scratch,
         io_bytes=io,
-        staging_bytes=PIPELINE_BYTES + rows + tables + copies_bytes,
-        skeleton_bytes=sum(block.skeleton_bytes for block in manifest.blocks),
+        staging_bytes=rows + tables + copies_bytes,
+        process_bytes=(memory.process_bytes or PIPELINE_BYTES)
+        + sum(block.skeleton_bytes for block in manifest.blocks),
     )
 
 

@@ -10,6 +10,7 @@ import ctypes
 import mmap
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -29,15 +30,16 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.layout import is_placed, last_uses
 from swapnet.executor.planning.plan import Step
+from swapnet.executor.probing.trial import trial
 from swapnet.executor.swapping.arena import new_array
 from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
-from swapnet.machine import anonymous_bytes
-from swapnet.manifest import SHARED, WEIGHTS, Manifest
+from swapnet.manifest import SHARED, WEIGHTS, Manifest, Tensor
 from swapnet.process.ask import ask
 from swapnet.process.child import ProcessDied
 from swapnet.process.failure import Failed
 from swapnet.process.serve import Parent, serve
+from swapnet.shapes import SessionMemory
 from swapnet.tensors import ELEMENT_BYTES
 from swapnet.units import align_up
 
@@ -51,6 +53,8 @@ _TRIES = 4
 
 _UNSEEN_BYTES = 64 << 20
 """End of ONNX Runtime's arena that is not watched: far more than inline constants take."""
+
+_PR_SET_THP_DISABLE = 41
 
 _MODULE = "swapnet.executor.probing.activations"
 
@@ -76,29 +80,17 @@ class Measurement(msgspec.Struct, frozen=True, tag=True):
     Attributes
     ----------
     activation_bytes
-        Peak of ONNX Runtime's arena while each block ran.
-    scratch_bytes
-        Limit of the arena under which all blocks ran, one by one and in one step. Values without a
-        fixed place leave fragments in the arena: then in steps of several sizes too.
-    skeleton_bytes
-        Growth of the process for all skeletons together.
+        Peak of ONNX Runtime's arena while each block ran; of the highest the limit of the arena
+        under which all ran, one by one.
+    session_memory
+        Memory of all sessions.
     nbytes
         Size of each input, output and value of symbolic shape.
     """
 
     activation_bytes: tuple[int, ...]
-    scratch_bytes: int
-    skeleton_bytes: int
+    session_memory: SessionMemory
     nbytes: dict[str, int]
-
-    @property
-    def limiting_activation_bytes(self) -> tuple[int, ...]:
-        """Peak of each block; that of the highest is replaced by the limit under which all ran."""
-        widest = self.activation_bytes.index(max(self.activation_bytes))
-        return tuple(
-            self.scratch_bytes if block == widest else min(peak, self.scratch_bytes)
-            for block, peak in enumerate(self.activation_bytes)
-        )
 
 
 def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Measurement:
@@ -217,19 +209,10 @@ class _Region:
     def find(self, limit: int) -> None:
         """Locate the arena that was registered last, by its first allocation."""
         import onnxruntime as ort
-        from onnx import TensorProto, helper
 
-        info = helper.make_tensor_value_info
-        graph = helper.make_graph(
-            [helper.make_node("Identity", ["x"], ["y"])],
-            "probe",
-            [info("x", TensorProto.FLOAT, ["n"])],
-            [info("y", TensorProto.FLOAT, ["n"])],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
         options = ort.SessionOptions()
         options.add_session_config_entry("session.use_env_allocators", "1")
-        session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        session = ort.InferenceSession(_one_operator(), options, ["CPUExecutionProvider"])
         binding = session.io_binding()
         binding.bind_cpu_input("x", np.zeros(1, np.float32))
         binding.bind_output("y", "cpu")
@@ -253,15 +236,64 @@ class _Region:
         return int(touched[-1] + 2 if len(touched) else 1) * mmap.PAGESIZE
 
 
+def _one_operator() -> bytes:
+    """A model of one Identity, from ``x`` to ``y``."""
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy"]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "one", ends[:1], ends[1:]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    encoded: bytes = model.SerializeToString()
+    return encoded
+
+
 def _measure_here(folder: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> Measurement:
-    blocks = _Blocks(folder, shapes)
-    count = len(blocks.manifest.blocks)
-    one_by_one = _grouped(blocks.manifest, 1)
-    sizes = (count,) if all(map(is_placed, blocks.manifest.values)) else (2, 3, 4, 6, 8, count)
-    orders = [one_by_one, *(_grouped(blocks.manifest, size) for size in sizes)]
-    peaks = blocks.run(one_by_one, LARGEST_CHUNK_BYTES, _Region())
-    limit = _smallest_limit(blocks, orders, max(peaks))
-    return Measurement(tuple(peaks), limit, _skeleton_bytes(blocks, one_by_one), blocks.nbytes)
+    with ExitStack() as opened:
+        trials = [opened.enter_context(trial(own=own)) for own in (False, True)]
+        # Huge pages would make a peak of touched ones; the trials have them as executors do.
+        ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
+        blocks = _Blocks(folder, shapes)
+        manifest = blocks.manifest
+        placed = all(map(is_placed, manifest.values))
+        apart = _grouped(manifest, 1)
+        count = len(manifest.blocks)
+        joined = [_grouped(manifest, n) for n in ((count,) if placed else (2, 3, 4, 6, 8, count))]
+        peaks = blocks.run(apart, LARGEST_CHUNK_BYTES, _Region())
+        limit = _limit(blocks, [apart], max(peaks), tries=_TRIES if placed else 0)
+        merged = [max(blocks.run(steps, LARGEST_CHUNK_BYTES, _Region())) for steps in joined]
+        merged_limit = _limit(blocks, [apart, *joined], max(limit, *merged))
+        widest = peaks.index(max(peaks))
+        peaks = [min(peak, limit) for peak in peaks]
+        peaks[widest] = limit
+        measured = _at(manifest, peaks, blocks.nbytes)
+        for process in trials:
+            process.begin(folder, measured, _one_operator())
+        process_bytes, own_process_bytes = (process.answer() for process in trials)
+    return Measurement(
+        tuple(peaks), SessionMemory(merged_limit, process_bytes, own_process_bytes), blocks.nbytes
+    )
+
+
+def _at(manifest: Manifest, peaks: Sequence[int], nbytes: Mapping[str, int]) -> Manifest:
+    """The manifest with what was measured, at the shapes at which it was."""
+
+    def sized(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(
+            msgspec.structs.replace(t, nbytes=nbytes.get(t.name, t.nbytes)) for t in tensors
+        )
+
+    return msgspec.structs.replace(
+        manifest,
+        inputs=sized(manifest.inputs),
+        outputs=sized(manifest.outputs),
+        values=sized(manifest.values),
+        blocks=tuple(
+            msgspec.structs.replace(block, activation_bytes=peak)
+            for block, peak in zip(manifest.blocks, peaks, strict=True)
+        ),
+    )
 
 
 def _grouped(manifest: Manifest, size: int) -> list[Step]:
@@ -282,15 +314,14 @@ def _grouped(manifest: Manifest, size: int) -> list[Step]:
 
 
 _MOST_TIMES_PEAK = 16
-"""Upper limit of the tries, in multiples of the peak one by one: in the session of several blocks
-ONNX Runtime widens narrow weights before it needs them."""
+"""Upper limit of the tries, in multiples of the peak."""
 
 
-def _smallest_limit(blocks: _Blocks, orders: Sequence[Sequence[Step]], peak: int) -> int:
+def _limit(blocks: _Blocks, orders: Sequence[Sequence[Step]], peak: int, *, tries: int = 0) -> int:
     """A limit of ONNX Runtime's arena under which the blocks run in every order.
 
-    The arena takes the smallest hole that fits, so its peak depends on its size. Limits below the
-    peak are tried where all sizes are known. Limits above it are tried where fragments need them.
+    The arena takes the smallest hole that fits, so its peak depends on its size: the limit may have
+    to be above the ``peak`` of a large arena. It may be below it too, for which ``tries`` are made.
     """
 
     def runs(limit: int) -> bool:
@@ -307,24 +338,13 @@ def _smallest_limit(blocks: _Blocks, orders: Sequence[Sequence[Step]], peak: int
     while not runs(limit):
         limit = align_up(int(max(limit, 1 << 16) * _MARGIN), mmap.PAGESIZE)
     too_small = limit // 2
-    for _ in range(_TRIES if all(map(is_placed, blocks.manifest.values)) else 0):
+    for _ in range(tries):
         middle = align_up((too_small + limit) // 2, mmap.PAGESIZE)
         if runs(middle):
             limit = middle
         else:
             too_small = middle
     return limit
-
-
-def _skeleton_bytes(blocks: _Blocks, steps: list[Step]) -> int:
-    """Growth of the process for its skeletons, once the heap has grown for loading them."""
-    backend = OnnxRuntimeBackend(blocks._folder, blocks.manifest, Device(), Scratch(1 << 16))
-    graphs = [s for s in steps if blocks.manifest.blocks[s.first].is_graph]
-    before = anonymous_bytes()
-    segments = backend.segments(graphs, blocks._bindings)
-    grown = anonymous_bytes() - before
-    del segments
-    return max(grown, 0)
 
 
 def work(parent: Parent) -> None:
@@ -334,6 +354,4 @@ def work(parent: Parent) -> None:
 
 
 if __name__ == "__main__":
-    _PR_SET_THP_DISABLE = 41
-    ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
     sys.exit(serve(work))

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from swapnet.budget import Demand
 from swapnet.executor.planning.layout import is_placed
-from swapnet.executor.planning.usage import PIPELINE_BYTES, demand, page_table_bytes, usage
+from swapnet.executor.planning.usage import demand, page_table_bytes, usage
 from swapnet.manifest import Manifest
 
 __all__ = ["is_interruptible", "scratch_bytes", "together"]
 
-_ENGINE_BYTES = 3 << 19
-"""For each engine: its thread, its plan, its curve, and the heap's fragments."""
+_ENGINE_BYTES = 1 << 19
+"""For each engine: its thread, its queue and its curve; the rest is measured alone."""
 
 
 def together(manifests: Sequence[Manifest], *, lanes: int = 1) -> Demand:
@@ -31,13 +31,10 @@ def together(manifests: Sequence[Manifest], *, lanes: int = 1) -> Demand:
     """
     used = [usage(manifest) for manifest in manifests]
     scratch = scratch_bytes(manifests, lanes=lanes)
-    other = sum(
-        one.values_bytes + one.io_bytes + one.skeleton_bytes + one.staging_bytes - PIPELINE_BYTES
-        for one in used
-    )
+    other = sum(one.total_bytes - one.scratch_bytes for one in used)
     return Demand(
         sum(demand(manifest).weights_bytes for manifest in manifests),
-        PIPELINE_BYTES + len(used) * _ENGINE_BYTES + other + scratch + page_table_bytes(scratch),
+        len(used) * _ENGINE_BYTES + other + scratch + page_table_bytes(scratch),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import progress
+from swapnet.cli.engine import unswappable
 from swapnet.cli.options import PATH, shapes_option, shapes_option_named
 from swapnet.cli.precision import RANGE_OPTIONS, precision_options, ranges_of
 from swapnet.errors import SwapnetError
@@ -173,6 +174,8 @@ def build_engine(model: Path, folder: Path, *, measure: bool, **options: Any) ->
         f"weights, built in {seconds:.1f} s with at most {format_size(peak)} of memory",
         err=True,
     )
+    for line in unswappable(manifest):
+        click.echo(f"{folder}: {line}", err=True)
     return manifest
 
 

@@ -12,11 +12,14 @@ import click
 from swapnet.cli.console import progress
 from swapnet.errors import InputError, StorageError
 from swapnet.files import cache_folder, make_folder, working_folder
+from swapnet.tensors import ELEMENT_BYTES
+from swapnet.units import format_size
 
 if TYPE_CHECKING:
     from swapnet.executor.engine import Engine
+    from swapnet.manifest import Manifest
 
-__all__ = ["engine_or_model", "open_engine", "say", "with_delays"]
+__all__ = ["engine_or_model", "open_engine", "say", "unswappable", "with_delays"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -51,6 +54,20 @@ def open_engine(
 
     engine = Engine.open(folder).on_threads(threads, own=bool(own), gpu_memory=gpu_memory)
     return ensure_shapes(engine.in_child() if own is None else engine, shapes, say=say)
+
+
+def unswappable(manifest: Manifest) -> Iterator[str]:
+    """Lines that name the bytes of a model that always stay in memory, and why."""
+    for kind, nbytes in manifest.inline.items():
+        yield (
+            f"Constants of type {kind} take {format_size(nbytes)} and can't be swapped: "
+            "ONNX Runtime takes this type only inside the model."
+            if kind not in ELEMENT_BYTES
+            else f"Constants of type {kind} take {format_size(nbytes)} and can't be swapped: "
+            "operators need their values when the model is loaded."
+        )
+    if shared := manifest.shared_extent.nbytes:
+        yield f"Weights that several blocks use take {format_size(shared)} and stay in memory."
 
 
 def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> Engine:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from swapnet.cli.console import print_table, write_json
-from swapnet.cli.engine import open_engine
+from swapnet.cli.engine import open_engine, unswappable
 from swapnet.cli.options import engine_argument, shapes_option
 from swapnet.shapes import as_title
 from swapnet.units import format_size
@@ -69,7 +69,7 @@ def command(engine: Path, json_target: str | None, shapes: dict[str, tuple[int, 
         "values": used.values_bytes,
         "scratch": used.scratch_bytes,
         "inputs and outputs": used.io_bytes,
-        "skeletons": used.skeleton_bytes,
+        "skeletons, kernels and readers": used.process_bytes,
         "staging": used.staging_bytes,
     }
     click.echo(
@@ -79,6 +79,8 @@ def command(engine: Path, json_target: str | None, shapes: dict[str, tuple[int, 
         f"{format_size(used.total_bytes)}: "
         + ", ".join(f"{name} {format_size(nbytes)}" for name, nbytes in parts.items())
     )
+    for line in unswappable(manifest):
+        click.echo(line)
 
 
 def _precision(manifest: Manifest) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import print_table, write_json
-from swapnet.cli.engine import engine_or_model, open_engine, with_delays
+from swapnet.cli.engine import engine_or_model, open_engine, unswappable, with_delays
 from swapnet.cli.options import (
     PATH,
     gpu_memory_option,
@@ -157,6 +157,8 @@ def _print(
         )
     click.echo(f"Delays: {profile.device}.")
     click.echo(f"The smallest budget is {smallest} bytes ({format_size(smallest)}): {reason}.")
+    for line in unswappable(manifest):
+        click.echo(line)
 
 
 def _records(
@@ -192,7 +194,7 @@ def _record(plan: Plan) -> dict[str, Any]:
         "activation_bytes": plan.usage.activation_bytes,
         "io_bytes": plan.usage.io_bytes,
         "staging_bytes": plan.usage.staging_bytes,
-        "skeleton_bytes": plan.usage.skeleton_bytes,
+        "process_bytes": plan.usage.process_bytes,
         "predicted_ms": plan.predicted_ms,
         "resident_blocks": [i for i, place in enumerate(plan.places) if place.resident],
         "steps": [(step.first, step.last) for step in plan.steps],

@@ -370,7 +370,7 @@ class _Subject:
                 smallest_bytes=smallest,
                 reason=reason,
                 ideal_bytes=self.optimised[1],
-                skeleton_bytes=usage(self.manifest).skeleton_bytes,
+                skeleton_bytes=usage(self.manifest).process_bytes,
                 curve=curve(self.manifest, profile, delays=delays, execution_ms=execution_ms),
             ),
         )

@@ -11,6 +11,7 @@ from swapnet.profile import assumed_profile, load_profile, profile_paths, save_p
 from swapnet.shapes import (
     SHAPES,
     MeasuredShapes,
+    SessionMemory,
     as_option,
     as_title,
     input_shapes,
@@ -102,7 +103,8 @@ def manifest(tmp_path: Path) -> Manifest:
 
 @pytest.fixture
 def measured(manifest: Manifest) -> MeasuredShapes:
-    return MeasuredShapes(manifest.identity, {"x": (5,)}, {"x": 40, "y": 48}, (100, 200))
+    memory = SessionMemory(300, 20, 10)
+    return MeasuredShapes(manifest.identity, {"x": (5,)}, {"x": 40, "y": 48}, (100, 200), memory)
 
 
 def test_a_manifest_at_measured_shapes(
@@ -114,6 +116,7 @@ def test_a_manifest_at_measured_shapes(
     assert changed.planned_shapes == {"x": (5,)}
     assert [t.nbytes for t in (*changed.inputs, *changed.values, *changed.outputs)] == [40, 8, 48]
     assert [b.activation_bytes for b in changed.blocks] == [100, 200]
+    assert changed.session_memory == measured.session_memory
     assert changed.identity != manifest.identity
     assert load_manifest(tmp_path, {"x": (1,)}) == load_manifest(tmp_path) == manifest
 

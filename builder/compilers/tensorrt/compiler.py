@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import msgspec
 
-from swapnet.builder.compilers.base import BlockMemory, Cutting, Engine, Piece, WeightStyle
+from swapnet.builder.compilers.base import Cutting, Engine, EngineMemory, Piece, WeightStyle
 from swapnet.builder.compilers.tensorrt.child import compile_in_child
 from swapnet.builder.compilers.tensorrt.engine import compile_engine
 from swapnet.builder.compilers.tensorrt.errors import wants_memory
@@ -29,6 +29,7 @@ from swapnet.executor.planning.layout import Interval, pack, spans
 from swapnet.machine import Gpu, first_gpu
 from swapnet.manifest import Block, Compiled, Manifest
 from swapnet.progress import Progress
+from swapnet.shapes import SessionMemory
 from swapnet.tensorrt import version
 from swapnet.version import VERSION
 
@@ -206,14 +207,15 @@ class TensorRTCompiler:
             return None
         return str(timing_cache_path(version(self.backend), self._gpu.name))
 
-    def memory(self, folder: Path, manifest: Manifest) -> tuple[BlockMemory, ...]:
+    def memory(self, folder: Path, manifest: Manifest) -> EngineMemory:
         """Activations as the builder says; the executor asks the engines where there is a GPU."""
-        return tuple(
-            BlockMemory(
-                block.activation_bytes,
-                _CONTEXT_BYTES + _size(folder, block) if block.is_graph else 0,
-            )
-            for block in manifest.blocks
+        return EngineMemory(
+            tuple(block.activation_bytes for block in manifest.blocks),
+            SessionMemory(),
+            skeleton_bytes=tuple(
+                _CONTEXT_BYTES + _size(folder, block) if block.is_graph else 0
+                for block in manifest.blocks
+            ),
         )
 
 

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -27,6 +26,7 @@ from swapnet.builder.rewriting.narrowing import (
 )
 from swapnet.builder.rewriting.optimise import Operators
 from swapnet.builder.rewriting.slicing import slice_operators
+from swapnet.builder.stages import with_memory
 from swapnet.builder.writing.blocks import compile_parts, with_owners
 from swapnet.executor import Device, SwapExecutor
 from swapnet.executor.inputs import planned_sample
@@ -416,16 +416,7 @@ def built(
         progress=silent,
     )
     save_manifest(engine, manifest)
-    memory = compiler.memory(engine, manifest)
-    blocks = tuple(
-        msgspec.structs.replace(
-            block,
-            activation_bytes=needed.activation_bytes,
-            skeleton_bytes=needed.skeleton_bytes,
-        )
-        for block, needed in zip(manifest.blocks, memory, strict=True)
-    )
-    manifest = msgspec.structs.replace(manifest, blocks=blocks)
+    manifest = with_memory(manifest, compiler.memory(engine, manifest))
     save_manifest(engine, manifest)
     return engine, manifest
 

@@ -277,11 +277,11 @@ def test_what_outgrows_its_place_is_counted_beside_it(
     folder = gpu_engine("images-sliced", "tensorrt", "all")
     wanted = expected("images-sliced")
     with open_at(folder, device=SmallRequests(), options=STREAMED) as executor:
-        fitting = usage(executor.manifest).skeleton_bytes
+        fitting = usage(executor.manifest).process_bytes
     monkeypatch.setattr("tests.helpers.fake_tensorrt.Engine.greed", 2)
     gpu = SimulatedAccelerator()
     with open_at(folder, device=SmallRequests(), options=STREAMED, gpu=gpu) as executor:
-        assert usage(executor.manifest).skeleton_bytes > fitting
+        assert usage(executor.manifest).process_bytes > fitting
         for _ in range(3):
             assert_same(executor(feeds(folder)), wanted)
     gc.collect()

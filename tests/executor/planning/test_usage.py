@@ -4,14 +4,13 @@ import pytest
 
 from swapnet.executor.device import ThreadPool
 from swapnet.executor.planning.usage import (
-    READ_BYTES,
+    LOOKUP_BYTES,
     demand,
     for_pool,
     mappable_bytes,
     page_table_bytes,
     usage,
 )
-from swapnet.manifest import SESSION_BYTES
 from tests.helpers.engines import BuildToy, Engine
 
 
@@ -21,8 +20,9 @@ def test_everything_is_counted(small_zoo: Engine) -> None:
     ends = (*manifest.inputs, *manifest.outputs)
     assert used.io_bytes == sum(tensor.nbytes for tensor in ends)
     assert used.scratch_bytes >= max(block.activation_bytes for block in manifest.blocks)
-    assert used.skeleton_bytes == sum(block.skeleton_bytes for block in manifest.blocks)
-    parts = (used.activation_bytes, used.io_bytes, used.staging_bytes, used.skeleton_bytes)
+    skeletons = sum(block.skeleton_bytes for block in manifest.blocks)
+    assert used.process_bytes == skeletons + manifest.session_memory.process_bytes
+    parts = (used.activation_bytes, used.io_bytes, used.staging_bytes, used.process_bytes)
     assert used.total_bytes == sum(parts)
     assert demand(manifest).total_bytes == used.total_bytes + demand(manifest).weights_bytes
 
@@ -30,7 +30,7 @@ def test_everything_is_counted(small_zoo: Engine) -> None:
 def test_tables_are_no_demand(engine: BuildToy) -> None:
     manifest = engine("only-lookup").manifest
     assert demand(manifest).weights_bytes == 0
-    assert usage(manifest).staging_bytes > READ_BYTES
+    assert usage(manifest).staging_bytes >= LOOKUP_BYTES
 
 
 @pytest.mark.parametrize("page_bytes", [4 << 10, 16 << 10, 64 << 10])
@@ -47,8 +47,8 @@ def test_page_tables_are_those_of_the_kernels_pages(
 
 def test_sessions_without_threads_of_their_own_take_less(small_zoo: Engine) -> None:
     own = small_zoo.in_own_process
-    graphs = sum(block.is_graph for block in own.blocks)
-    saved = usage(small_zoo.manifest).skeleton_bytes - usage(own).skeleton_bytes
-    assert saved == graphs * (SESSION_BYTES - (48 << 10))
+    memory = small_zoo.manifest.session_memory
+    saved = usage(small_zoo.manifest).process_bytes - usage(own).process_bytes
+    assert saved == memory.process_bytes - memory.own_process_bytes
     assert for_pool(small_zoo.manifest, ThreadPool.SESSION) is small_zoo.manifest
     assert own.identity == small_zoo.manifest.identity

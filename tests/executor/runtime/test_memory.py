@@ -1,15 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import pytest
-
 from swapnet.executor.planning.usage import demand, usage
 from swapnet.executor.runtime.memory import is_interruptible, scratch_bytes, together
-from swapnet.manifest import Manifest
 from tests.helpers.engines import BuildToy
-
-MIB = 1 << 20
 
 
 def test_scratch_memory_counts_once_for_each_lane(engine: BuildToy) -> None:
@@ -29,21 +22,12 @@ def test_weights_are_those_of_all(engine: BuildToy) -> None:
     assert together(manifests).weights_bytes == sum(demand(m).weights_bytes for m in manifests)
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_what_is_shared_is_less_than_what_each_needs(
-    simulated_manifest: Callable[..., Manifest], engine: BuildToy, lanes: int
-) -> None:
-    manifests = [engine("transformer").manifest, *[simulated_manifest([MIB] * 3)] * 4]
-    alone = sum(demand(one).other_bytes for one in manifests)
-    assert together(manifests, lanes=lanes).other_bytes < alone
-
-
 def test_another_engine_never_needs_less(engine: BuildToy) -> None:
     manifests = [engine(name).manifest for name in ("used-twice", "images", "transformer")]
     sizes = [together(manifests[:count]).other_bytes for count in range(4)]
     assert sizes == sorted(sizes)
     kept = usage(manifests[2])
-    assert sizes[3] - sizes[2] >= kept.values_bytes + kept.io_bytes + kept.skeleton_bytes
+    assert sizes[3] - sizes[2] >= kept.values_bytes + kept.io_bytes + kept.process_bytes
 
 
 def test_values_of_unknown_size_are_not_interrupted(engine: BuildToy) -> None:
