@@ -227,8 +227,8 @@ class SwapExecutor:
     def _grow_scratch(self, error: BudgetError) -> None:
         """Give values whose size depends on data a larger arena, inside the budget.
 
-        First they get what the plan leaves of the budget. Where that is too little, weights give
-        all that they can: this happens once, for the new limit stays.
+        First they get what the plan leaves of the budget; where that is too little, weights give
+        all that they can. The new limit stays, so each of the two happens once.
 
         Raises
         ------

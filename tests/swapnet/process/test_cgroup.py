@@ -14,6 +14,7 @@ from swapnet.executor.bench.process import Program, Worker
 from swapnet.executor.bench.sides import Request
 from swapnet.executor.device import Device
 from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.planning.usage import demand
 from swapnet.process.cgroup import MemoryGroup, is_available
 from tests.helpers.engines import BuildToy
 
@@ -39,7 +40,9 @@ def test_peak_is_within_the_budget(
 ) -> None:
     toy = engine(name)
     process, fixed = runtime
-    budget_bytes = int(toy.smallest + share * (toy.demand - toy.smallest))
+    smallest, _ = smallest_budget(toy.in_own_process)
+    most = demand(toy.in_own_process).total_bytes
+    budget_bytes = int(smallest + share * (most - smallest))
     save_npz(tmp_path / "inputs.npz", toy.feeds())
     request = Request(
         "swapped", str(toy.folder), str(tmp_path / "inputs.npz"), Device().threads, budget_bytes

@@ -1,0 +1,85 @@
+"""Memory that no part of a plan explains is measured, in the user's process and in ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from swapnet.builder import build
+from swapnet.executor.planning.plan import PlanOptions
+from swapnet.executor.planning.planner import make_plan, smallest_budget
+from swapnet.executor.planning.usage import usage
+from swapnet.profile import assumed_profile
+from tests.helpers.zoo import Net
+
+MIB = 1 << 20
+
+pytestmark = pytest.mark.slow
+
+
+def test_memory_of_kernels_outside_of_the_arena_counts(tmp_path: Path) -> None:
+    """A product of int4 weights widens all of them, in memory of the C library."""
+    net = Net()
+    size = 1024
+    value = net.input("x", (4, size))
+    for _ in range(2):
+        packed = net.weight(size, size // 32, 16, dtype=np.uint8)
+        scales = net.scales(size * size // 32)
+        value = net(
+            "MatMulNBits",
+            value,
+            packed,
+            scales,
+            domain="com.microsoft",
+            K=size,
+            N=size,
+            bits=4,
+            block_size=32,
+        )
+    net.output(value)
+    onnx.save(net.model(), tmp_path / "int4.onnx")
+    memory = build(tmp_path / "int4.onnx", tmp_path / "engine").session_memory
+    widened = 4 * size * size
+    assert memory.own_process_bytes >= widened
+    assert memory.process_bytes >= widened
+
+
+def test_constants_that_can_not_be_swapped_count_and_are_named(tmp_path: Path) -> None:
+    net = Net()
+    size = 2048
+    random = np.random.default_rng(0).integers(0, 256, size * size // 2, np.uint8)
+    net.weights.append(
+        helper.make_tensor("q", TensorProto.INT4, [size, size], random.tobytes(), raw=True)
+    )
+    widened = net("DequantizeLinear", "q", net.scales(size // 32, size), axis=0, block_size=32)
+    net.output(net("MatMul", net.input("x", (2, size)), widened))
+    onnx.save(net.model(opset=21), tmp_path / "int4.onnx")
+    manifest = build(tmp_path / "int4.onnx", tmp_path / "engine")
+    assert manifest.inline["int4"] >= size * size // 2
+    assert usage(manifest).process_bytes >= size * size // 2
+
+
+def test_a_plan_of_single_blocks_has_the_smaller_limit(tmp_path: Path) -> None:
+    """Two wide values are alive at once only where their blocks are one step."""
+    net = Net()
+    value = net.input("x", (1, 8, 64, 64))
+    for _ in range(3):
+        wide = net("Relu", net("Conv", value, net.weight(256, 8, 1, 1)))
+        value = net("Conv", wide, net.weight(8, 256, 1, 1))
+    net.output(value)
+    onnx.save(net.model(), tmp_path / "wide.onnx")
+    manifest = build(tmp_path / "wide.onnx", tmp_path / "engine", max_block="4KiB")
+    merged, apart = usage(manifest), usage(manifest, merged=False)
+    assert apart.scratch_bytes <= merged.scratch_bytes
+    smallest, _ = smallest_budget(manifest)
+    profile = assumed_profile(manifest)
+    plan = make_plan(manifest, profile, smallest)
+    assert plan.usage.scratch_bytes == apart.scratch_bytes
+    assert plan.planned_bytes <= smallest
+    whole = make_plan(manifest, profile, 64 * MIB, PlanOptions())
+    assert whole.usage.scratch_bytes == merged.scratch_bytes
+    assert len(whole.steps) < len(plan.steps)

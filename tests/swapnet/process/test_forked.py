@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from swapnet.errors import BudgetError
+from swapnet.process.child import ProcessDied
+from swapnet.process.forked import Forked
+
+
+def add(one: int, other: int) -> tuple[int, int]:
+    return one + other, os.getpid()
+
+
+def refuse() -> None:
+    raise BudgetError("no", why="3 is more than 2", hint="give 3")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_job_is_done_in_another_process() -> None:
+    with Forked(add, "adds") as process:
+        process.begin(2, 3)
+        found, pid = process.answer()
+    assert found == 5
+    assert pid != os.getpid()
+
+
+def test_its_error_is_raised_here() -> None:
+    with Forked(refuse, "refuses") as process:
+        process.begin()
+        with pytest.raises(BudgetError, match="no") as caught:
+            process.answer()
+    assert caught.value.hint == "give 3"
+
+
+def test_a_dead_process_is_told() -> None:
+    with Forked(die, "dies") as process:
+        process.begin()
+        with pytest.raises(ProcessDied, match="the process that dies has died"):
+            process.answer()
+
+
+def test_a_process_without_a_job_ends() -> None:
+    with Forked(add, "adds"):
+        pass
