@@ -118,7 +118,7 @@ def calibrate_ranges(
 
     return RangeCache(
         schema="swapnet-ranges/1",
-        model_sha256=source_sha256 or opened.source.sha256,
+        model_sha256=source_sha256 or opened.source.identity,
         model=source_name or model.name,
         method=method,
         samples=len(spooled.paths),

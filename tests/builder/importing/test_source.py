@@ -168,5 +168,8 @@ def test_names_the_tensor_whose_data_is_missing(path: Path, length: int | None) 
         weights.write_bytes(weights.read_bytes()[:length])
     with pytest.raises(ModelError, match=r"lacks weights") as caught:
         open_source(path)
-    assert "'w0' ends at byte 16391 of toy.weights" in caught.value.why
-    assert f"which has {length or 0} bytes" in caught.value.why
+    assert (
+        "'w0' is in toy.weights, which can't be read: No such file or directory"
+        if length is None
+        else f"'w0' ends at byte 16391 of toy.weights, which has {length} bytes"
+    ) in caught.value.why
