@@ -153,7 +153,7 @@ def bench(setup: Setup) -> Findings:
         A side raised it; failures of ``others`` are only reported.
     """
     engine = setup.engine.in_child().with_needs()
-    manifest, profile = engine.manifest, engine.measured
+    manifest, profile = engine.manifest, engine.delays
     budget_bytes = admitted_bytes(setup.budget, manifest)
     plan = make_plan(manifest, profile, budget_bytes, setup.options)
     counted = is_available()
@@ -314,6 +314,7 @@ class _Sides:
             trace=setup.trace,
             shapes=setup.engine.manifest.planned_shapes,
             gpu_memory=setup.engine.device.gpu_memory,
+            storage_bytes_per_s=pace.bytes_per_s if (pace := setup.engine.device.pace) else None,
         )
 
     def _start(

@@ -86,6 +86,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         Measured latency over that prediction, less one: the median over rounds.
     overlap_fraction
         Fraction of the reading that was hidden behind execution.
+    storage_limit_bytes_per_s
+        Bandwidth that storage was slowed down to; None where it was not.
     peers
         Other ways to run the model, under the same limit.
     """
@@ -128,6 +130,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     max_abs_error: float | None
     max_rel_error: float | None
     verdict: Verdict
+    storage_limit_bytes_per_s: float | None = None
     peers: dict[str, Peer] = {}
     iterations: int
     rounds: int
@@ -140,7 +143,7 @@ _TITLES = {"mapped": "Memory-mapped", "against": "The other engine"}
 
 def as_text(report: Report) -> str:
     """The report for a terminal, in trtexec's manner."""
-    latency = report.latency_ms
+    latency, limit = report.latency_ms, report.storage_limit_bytes_per_s
     lines = [
         "=== Performance summary ===",
         f"Model: {report.model}, backend {report.backend}, read {report.machine.load_mode}"
@@ -171,7 +174,8 @@ def as_text(report: Report) -> str:
         f"{report.paired_predicted_ms:.2f} ms, measured {report.prediction_error * 100:+.1f}%",
         f"Stall: {report.stall_ms:.2f} ms; overlap "
         f"{report.overlap_fraction * 100:.0f}%; storage "
-        f"{report.storage_bytes_per_s / 1e6:.0f} MB/s",
+        f"{report.storage_bytes_per_s / 1e6:.0f} MB/s"
+        + (f", --storage allows {limit / 1e6:g}" if limit is not None else ""),
         f"Verdict: {report.verdict}. {_advice(report)}",
     ]
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +15,7 @@ import msgspec
 from swapnet.arrays import load_npz
 from swapnet.executor.backends.base import Array
 from swapnet.executor.device import Device
+from swapnet.executor.pace import Pace
 from swapnet.executor.planning.plan import PlanOptions
 from swapnet.machine import peak_resident_bytes
 
@@ -48,6 +50,8 @@ class Request(msgspec.Struct, frozen=True):
         requests in flight: those of the swapped side's plan.
     gpu_memory
         Kind of memory for weights on a GPU.
+    storage_bytes_per_s
+        Bandwidth that storage is slowed down to; None leaves it as it is.
     """
 
     role: str
@@ -62,6 +66,12 @@ class Request(msgspec.Struct, frozen=True):
     trace: bool = False
     shapes: dict[str, tuple[int, ...]] | None = None
     gpu_memory: str = "auto"
+    storage_bytes_per_s: float | None = None
+
+    @property
+    def pace(self) -> Pace | None:
+        """The pace of reads; a new one each time."""
+        return Pace(self.storage_bytes_per_s) if self.storage_bytes_per_s else None
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -122,6 +132,7 @@ class _Swapped:
 
         self._inputs = inputs
         engine = _engine(request)
+        engine = engine.on(replace(engine.device, pace=request.pace))
         self._device = engine.device
         self._gpu_bytes = gpu_free_bytes(self._device)
         self._started = time.perf_counter()
@@ -181,7 +192,9 @@ class _Resident:
 
         self._inputs = inputs
         self._executor = SwapExecutor(_engine(request), "100%")
-        self._storage = WeightFile(Path(request.path) / WEIGHTS, LoadMode(request.load_mode))
+        self._storage = WeightFile(
+            Path(request.path) / WEIGHTS, LoadMode(request.load_mode), pace=request.pace
+        )
         extents = [Extent(offset, nbytes) for offset, nbytes in request.streamed]
         largest = max((extent.nbytes for extent in extents), default=1)
         self._reader = BackgroundReader(

@@ -126,6 +126,7 @@ def make_report(
         max_abs_error=measured.error[0] if measured.error else None,
         max_rel_error=measured.error[1] if measured.error else None,
         verdict=verdict if plan.streamed_bytes else "not swapped",
+        storage_limit_bytes_per_s=device.pace.bytes_per_s if device.pace else None,
         peers=dict(measured.peers),
         iterations=len(latencies),
         rounds=len(measured.swapped),

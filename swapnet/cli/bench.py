@@ -23,6 +23,7 @@ from swapnet.cli.options import (
     named_files,
     read_inputs,
     shapes_option,
+    storage_option,
     threads_option,
 )
 from swapnet.errors import InputError
@@ -98,6 +99,7 @@ __all__ = ["command"]
 @shapes_option
 @measure_option
 @threads_option
+@storage_option
 @load_mode_option
 @gpu_memory_option
 @click.option("--no-resident", is_flag=True, help="Keep no weights in memory; slower.")
@@ -123,6 +125,7 @@ def command(
     shapes: dict[str, tuple[int, ...]],
     measure: bool,
     threads: int | None,
+    storage_bytes_per_s: float | None,
     load_mode: str,
     gpu_memory: str,
     no_resident: bool,
@@ -145,7 +148,15 @@ def command(
     from swapnet.executor.swapping.storage import LoadMode
     from swapnet.profile import assumed_profile
 
-    opened = open_engine(engine, shapes, threads, gpu_memory)
+    if mapped and storage_bytes_per_s is not None:
+        raise InputError(
+            "--mapped and --storage do not go together",
+            why="the kernel reads for memory-mapped ONNX Runtime, which --storage can't slow down",
+            hint="leave one of them out",
+        )
+    opened = open_engine(
+        engine, shapes, threads, gpu_memory, storage_bytes_per_s=storage_bytes_per_s
+    )
     manifest = opened.manifest
     if memory_limit and manifest.runs_on_gpu:
         raise InputError(
@@ -215,7 +226,7 @@ def _plot(engine: Engine, findings: Findings, path: Path) -> None:
     from swapnet.executor.bench.prediction import scaled
     from swapnet.executor.planning.curve import curve
 
-    manifest, report, profile = findings.manifest, findings.report, engine.measured
+    manifest, report, profile = findings.manifest, findings.report, engine.delays
     delays = scaled(profile, report.idle_ms, report.storage_bytes_per_s)
     points = curve(manifest, profile, delays=delays, execution_ms=report.execution_ms)
     save_plot([panel_of(report.model, points, [report])], path)

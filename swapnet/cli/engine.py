@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ def open_engine(
     gpu_memory: str = "auto",
     *,
     own: bool | None = None,
+    storage_bytes_per_s: float | None = None,
 ) -> Engine:
     """An engine at input shapes, on the device that it was compiled for.
 
@@ -45,11 +47,16 @@ def open_engine(
     own
         True where this process executes and is ours alone: its sessions then share one thread pool.
         None where children of ours execute: memory is counted as they take it.
+    storage_bytes_per_s
+        Bandwidth that storage is slowed down to; None leaves it as it is.
     """
     from swapnet.calibration import ensure_shapes
     from swapnet.executor.engine import Engine
+    from swapnet.executor.pace import Pace
 
     engine = Engine.open(folder).on_threads(threads, own=bool(own), gpu_memory=gpu_memory)
+    if storage_bytes_per_s is not None:
+        engine = engine.on(replace(engine.device, pace=Pace(storage_bytes_per_s)))
     return ensure_shapes(engine.in_child() if own is None else engine, shapes, say=say)
 
 

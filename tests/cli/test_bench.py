@@ -84,6 +84,24 @@ def test_an_engine_of_another_model_is_refused(call: Call, engine: BuildToy) -> 
 
 
 @pytest.mark.slow
+def test_storage_is_slowed_down(call: Call, toy: Engine) -> None:
+    few = ["--iterations", 1, "--duration", 0, "--warm-up", 0, "--no-measure"]
+    common = ("bench", toy.folder, "--budget", toy.smallest, *few, "--storage", "4MB")
+    ran = call(*common, "--json", "-")
+    assert ran.status == 0, ran.err
+    report = json.loads(ran.out)
+    assert report["storage_limit_bytes_per_s"] == 4e6
+    assert report["storage_bytes_per_s"] <= 4e6
+    assert report["predicted_ms"] >= report["streamed_bytes"] / 4e6 * 1e3 * 0.5
+    assert "--storage allows 4" in call(*common).out
+
+
+def test_mapped_weights_are_not_slowed_down(call: Call, toy: Engine) -> None:
+    failed = call("bench", toy.folder, "--budget", "100%", "--storage", "4MB", "--mapped")
+    assert failed.is_user_error("--mapped and --storage do not go together")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--no-resident", "--no-cyclic"])
 def test_each_part_can_be_switched_off(call: Call, toy: Engine, option: str) -> None:
     few = ["--iterations", 1, "--duration", 0, "--warm-up", 0, "--json", "-"]
