@@ -23,6 +23,7 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.plan import Plan, PlanOptions
 from swapnet.executor.planning.planner import make_plan
+from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.files import working_folder
 from swapnet.manifest import Manifest
@@ -80,6 +81,8 @@ class Setup:
         compares ``"mapped"`` with ours. They may fail.
     load_mode, options
         Way to read weights, and restrictions of the plan.
+    storage_timeout_ms
+        Longest time that storage may take for one request.
     memory_limit
         Run under the kernel's limit of the fixed cost and the budget.
     fixed_bytes
@@ -103,6 +106,7 @@ class Setup:
     others: Mapping[str, Other] = field(default_factory=dict)
     load_mode: LoadMode = LoadMode.AUTO
     options: PlanOptions = field(default_factory=PlanOptions)
+    storage_timeout_ms: float = STORAGE_TIMEOUT_MS
     memory_limit: bool = False
     fixed_bytes: Mapping[str, int] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Schedule)
@@ -314,6 +318,7 @@ class _Sides:
             trace=setup.trace,
             shapes=setup.engine.manifest.planned_shapes,
             gpu_memory=setup.engine.device.gpu_memory,
+            storage_timeout_ms=setup.storage_timeout_ms,
             storage_bytes_per_s=pace.bytes_per_s if (pace := setup.engine.device.pace) else None,
         )
 

@@ -17,6 +17,7 @@ from swapnet.executor.backends.base import Array
 from swapnet.executor.device import Device
 from swapnet.executor.pace import Pace
 from swapnet.executor.planning.plan import PlanOptions
+from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.machine import peak_resident_bytes
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Request(msgspec.Struct, frozen=True):
         requests in flight: those of the swapped side's plan.
     gpu_memory
         Kind of memory for weights on a GPU.
+    storage_timeout_ms
+        Longest time that storage may take for one request.
     storage_bytes_per_s
         Bandwidth that storage is slowed down to; None leaves it as it is.
     """
@@ -66,6 +69,7 @@ class Request(msgspec.Struct, frozen=True):
     trace: bool = False
     shapes: dict[str, tuple[int, ...]] | None = None
     gpu_memory: str = "auto"
+    storage_timeout_ms: float = STORAGE_TIMEOUT_MS
     storage_bytes_per_s: float | None = None
 
     @property
@@ -142,6 +146,7 @@ class _Swapped:
             load_mode=request.load_mode,
             options=request.options,
             trace=request.trace,
+            storage_timeout_ms=request.storage_timeout_ms,
         )
         self._outputs: dict[str, Array] = {}
         self._steps_ms: list[list[float]] = [[] for _ in self._executor.plan.steps]

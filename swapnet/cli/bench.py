@@ -24,6 +24,7 @@ from swapnet.cli.options import (
     read_inputs,
     shapes_option,
     storage_option,
+    storage_timeout_option,
     threads_option,
 )
 from swapnet.errors import InputError
@@ -101,6 +102,7 @@ __all__ = ["command"]
 @threads_option
 @storage_option
 @load_mode_option
+@storage_timeout_option
 @gpu_memory_option
 @click.option("--no-resident", is_flag=True, help="Keep no weights in memory; slower.")
 @click.option("--no-cyclic", is_flag=True, help="Never read for the next inference; slower.")
@@ -127,6 +129,7 @@ def command(
     threads: int | None,
     storage_bytes_per_s: float | None,
     load_mode: str,
+    storage_timeout_ms: float,
     gpu_memory: str,
     no_resident: bool,
     no_cyclic: bool,
@@ -199,6 +202,7 @@ def command(
                 unswapped=source if compare else None,
                 others=others,
                 load_mode=LoadMode(load_mode),
+                storage_timeout_ms=storage_timeout_ms,
                 options=options,
                 memory_limit=memory_limit,
                 schedule=Schedule(iterations=iterations, warm_up_ms=warm_up, duration_s=duration),

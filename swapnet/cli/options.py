@@ -12,6 +12,7 @@ import click
 
 from swapnet.arrays import load_npy, load_npz
 from swapnet.errors import InputError
+from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.tensors import parse_shapes
 from swapnet.units import parse_size
@@ -30,6 +31,7 @@ __all__ = [
     "shapes_option",
     "shapes_option_named",
     "storage_option",
+    "storage_timeout_option",
     "threads_option",
 ]
 
@@ -96,6 +98,16 @@ storage_option = click.option(
     metavar="SIZE",
     callback=_bytes_per_s,
     help="Bytes per second of a slower storage, like 90MB for a card. [default: this device's]",
+)
+
+
+storage_timeout_option = click.option(
+    "--storage-timeout-ms",
+    default=STORAGE_TIMEOUT_MS,
+    show_default=True,
+    type=float,
+    metavar="MS",
+    help="Longest time that storage may take for one request.",
 )
 
 

@@ -18,6 +18,7 @@ from swapnet.cli.options import (
     named_file,
     read_inputs,
     shapes_option,
+    storage_timeout_option,
     threads_option,
 )
 from swapnet.files import check_writable
@@ -43,6 +44,7 @@ __all__ = ["command"]
 @click.option("--verify", is_flag=True, help="Compare all checksums first.")
 @threads_option
 @load_mode_option
+@storage_timeout_option
 @gpu_memory_option
 @click.pass_context
 def command(
@@ -55,6 +57,7 @@ def command(
     verify: bool,
     threads: int | None,
     load_mode: str,
+    storage_timeout_ms: float,
     gpu_memory: str,
 ) -> None:
     """Run one inference of the engine DIR inside a budget."""
@@ -66,7 +69,9 @@ def command(
     manifest = opened.manifest
     names = [tensor.name for tensor in manifest.inputs]
     arrays = read_inputs(named_file(text, names, "=") for text in inputs)
-    with SwapExecutor(opened, budget, load_mode=load_mode, verify=verify) as executor:
+    with SwapExecutor(
+        opened, budget, load_mode=load_mode, verify=verify, storage_timeout_ms=storage_timeout_ms
+    ) as executor:
         outputs = executor(arrays if inputs else planned_sample(manifest))
         stats, plan = executor.stats, executor.plan
         is_assumed = executor.engine.measured.is_assumed
