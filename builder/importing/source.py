@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swapnet.builder.importing.external_data import ExternalData, check_tensors
+from swapnet.builder.importing.graph import bodies
 from swapnet.errors import InputError, ModelError
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ __all__ = [
     "file_sha256",
     "open_source",
     "original_model",
+    "random_reasons",
 ]
 
 PROTOBUF_LIMIT_BYTES = 2 << 30
@@ -31,6 +34,11 @@ PROTOBUF_LIMIT_BYTES = 2 << 30
 
 OPSETS = range(7, 27)
 """Versions of the default operator set that are read."""
+
+_RANDOM = (
+    *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+    *("Multinomial", "Bernoulli"),
+)
 
 _ORIGINAL = "give the original with --model, or leave --compare out"
 
@@ -148,6 +156,32 @@ def open_source(path: Path) -> SourceModel:
     _check_opset(path, proto)
     weights_bytes, data = check_tensors(path, proto)
     return SourceModel(path, proto, file_sha256(path), weights_bytes, path.stem, data)
+
+
+def random_reasons(path: Path) -> Iterator[str]:
+    """The operators of a model that give other values in each inference, in words."""
+    import onnx
+
+    proto = onnx.load_model(path, load_external_data=False)
+    names = [
+        f"{node.op_type} {node.name or node.output[0]!r}"
+        for nodes in (proto.graph.node, *(function.node for function in proto.functions))
+        for node in _with_inner(nodes)
+        if node.op_type in _RANDOM or (node.op_type == "Dropout" and len(node.input) > 2)
+    ]
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        yield (
+            f"the model has random operators, which may differ in each inference: "
+            f"{', '.join(names[:3])}{more}"
+        )
+
+
+def _with_inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for body in bodies(node):
+            yield from _with_inner(body.node)
 
 
 def check_apart(source: SourceModel, *targets: Path) -> None:

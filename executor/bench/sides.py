@@ -34,8 +34,8 @@ class Request(msgspec.Struct, frozen=True):
     role
         ``swapped``: our executor at the budget. ``resident``: our executor with everything in
         memory, beside a reader of the streamed extents. ``unswapped``: ONNX Runtime at its own
-        best settings. ``mapped``: ONNX Runtime with memory-mapped weights. Programs that are not
-        ours have roles of their own.
+        best settings. ``unpacked``: the same without packed weights. ``mapped``: ONNX Runtime with
+        memory-mapped weights. Programs that are not ours have roles of their own.
     path
         Engine directory, or ONNX file.
     inputs
@@ -252,6 +252,7 @@ class _Whole:
         options.intra_op_num_threads = request.threads
         if request.role == "mapped":
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if request.role in ("mapped", "unpacked"):
             options.add_session_config_entry("session.disable_prepacking", "1")
         self._session = ort.InferenceSession(request.path, options, ["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]

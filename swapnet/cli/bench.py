@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import write_json
-from swapnet.cli.engine import open_engine, with_delays
+from swapnet.cli.engine import open_engine, say, with_delays
 from swapnet.cli.options import (
     PATH,
     budget_option,
@@ -41,6 +41,13 @@ __all__ = ["command"]
 @engine_argument
 @budget_option
 @click.option("--compare", is_flag=True, help="Compare with the unswapped model, in turns.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    metavar="X",
+    help="End with status 1 where outputs differ by more from the unswapped model's, relative to "
+    "the largest output; adds --compare. [default: a warning above 0.001]",
+)
 @click.option("--mapped", is_flag=True, help="Compare with memory-mapped ONNX Runtime.")
 @click.option(
     "--against",
@@ -110,6 +117,7 @@ def command(
     engine: Path,
     budget: str,
     compare: bool,
+    tolerance: float | None,
     mapped: bool,
     against: Path | None,
     model: Path | None,
@@ -136,13 +144,14 @@ def command(
 ) -> None:
     """Measure latency and memory of the engine DIR at a budget."""
     from swapnet.budget import Budget
-    from swapnet.builder.importing.source import original_model
+    from swapnet.builder.importing.source import original_model, random_reasons
     from swapnet.builder.one_operator import one_operator_engine
     from swapnet.builder.rewriting.optimise import operators_of, save_optimised
     from swapnet.executor.bench.bench import Other, Setup, bench
     from swapnet.executor.bench.difference import check_comparable
+    from swapnet.executor.bench.judgement import DIFFERENCE_LIMIT
     from swapnet.executor.bench.plot import check_drawable
-    from swapnet.executor.bench.report import as_text
+    from swapnet.executor.bench.report import as_text, difference_warning
     from swapnet.executor.bench.rounds import Schedule
     from swapnet.executor.inputs import check_inputs, planned_sample
     from swapnet.executor.planning.admission import admitted_bytes
@@ -151,6 +160,7 @@ def command(
     from swapnet.executor.swapping.storage import LoadMode
     from swapnet.profile import assumed_profile
 
+    compare |= tolerance is not None
     if mapped and storage_bytes_per_s is not None:
         raise InputError(
             "--mapped and --storage do not go together",
@@ -202,6 +212,8 @@ def command(
                 unswapped=source if compare else None,
                 others=others,
                 load_mode=LoadMode(load_mode),
+                tolerance=DIFFERENCE_LIMIT if tolerance is None else tolerance,
+                explain=lambda: random_reasons(source) if source else (),
                 storage_timeout_ms=storage_timeout_ms,
                 options=options,
                 memory_limit=memory_limit,
@@ -215,6 +227,9 @@ def command(
         write_json(findings.report, json_target)
     if json_target != "-":
         click.echo(as_text(findings.report))
+    else:
+        for line in difference_warning(findings.report):
+            say(line)
     if export_times:
         write_json(_times(findings), export_times)
     if export_profile:
@@ -223,6 +238,9 @@ def command(
         write_json({"traceEvents": findings.trace_events}, export_trace)
     if plot:
         _plot(opened, findings, Path(plot))
+    judged = findings.report.difference
+    if tolerance is not None and judged is not None and not judged.is_within:
+        raise click.exceptions.Exit(1)
 
 
 def _plot(engine: Engine, findings: Findings, path: Path) -> None:
