@@ -243,7 +243,9 @@ class _Passes:
         kept = kept_bytes(job)
         needed = demand(manifest)
         weights_bytes = taker.weights_bytes if taker else needed.weights_bytes
-        total = self.budget.resolve(Demand(weights_bytes, needed.other_bytes + kept))
+        total = self.budget.resolve(
+            Demand(weights_bytes, needed.other_bytes + kept, needed.least_weights_bytes)
+        )
         smallest, reason = smallest_budget(manifest)
         if total < smallest + kept:
             raise BudgetError(

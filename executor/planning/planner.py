@@ -12,7 +12,7 @@ from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step
 from swapnet.executor.planning.schedule import Flow, outline_of, schedule
 from swapnet.executor.planning.search import Planner, parted
 from swapnet.executor.planning.timeline import Delays, predict
-from swapnet.executor.planning.usage import mappable_bytes, page_table_bytes, usage
+from swapnet.executor.planning.usage import least_weights_bytes, mappable_bytes, usage
 from swapnet.manifest import EXTENT_ALIGNMENT, Manifest
 from swapnet.profile import Profile
 from swapnet.units import align_up, format_size
@@ -27,8 +27,7 @@ def smallest_budget(manifest: Manifest) -> tuple[int, str]:
     used = usage(manifest)
     largest = max(manifest.blocks, key=lambda b: b.swapped_bytes)
     streamed = largest.swapped_bytes
-    arena = manifest.shared_extent.nbytes + streamed
-    smallest = used.total_bytes + arena + page_table_bytes(arena)
+    smallest = used.total_bytes + least_weights_bytes(manifest)
     widest = max(manifest.blocks, key=lambda b: b.activation_bytes)
     parts = {
         _WEIGHTS: streamed,

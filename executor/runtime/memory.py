@@ -35,9 +35,11 @@ def together(manifests: Sequence[Manifest], *, lanes: int = 1) -> Demand:
         one.values_bytes + one.io_bytes + one.skeleton_bytes + one.staging_bytes - PIPELINE_BYTES
         for one in used
     )
+    demands = [demand(manifest) for manifest in manifests]
     return Demand(
-        sum(demand(manifest).weights_bytes for manifest in manifests),
+        sum(each.weights_bytes for each in demands),
         PIPELINE_BYTES + len(used) * _ENGINE_BYTES + other + scratch + page_table_bytes(scratch),
+        sum(each.least_weights_bytes for each in demands),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import write_json
-from swapnet.cli.engine import open_engine, say, with_delays
+from swapnet.cli.engine import open_engine, say, tell_of_reading, with_delays
 from swapnet.cli.options import (
     PATH,
     budget_option,
@@ -194,6 +194,7 @@ def command(
         folder = stack.enter_context(working_folder("swapnet-"))
         source = original_model(manifest, model) if compare or mapped else None
         make_plan(manifest, assumed_profile(manifest), admitted_bytes(parsed, manifest), options)
+        tell_of_reading(parsed, opened, load_mode)
         opened = with_delays(opened, load_mode, measure=measure, name=str(engine))
         if other is not None:
             with_delays(other, load_mode, measure=measure, name=str(against))

@@ -12,12 +12,15 @@ import click
 
 from swapnet.cli.console import progress
 from swapnet.errors import InputError, StorageError
+from swapnet.executor.swapping.storage import LoadMode
 from swapnet.files import cache_folder, make_folder, working_folder
+from swapnet.units import format_size
 
 if TYPE_CHECKING:
+    from swapnet.budget import Budget
     from swapnet.executor.engine import Engine
 
-__all__ = ["engine_or_model", "open_engine", "say", "with_delays"]
+__all__ = ["engine_or_model", "open_engine", "say", "tell_of_reading", "with_delays"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -58,6 +61,18 @@ def open_engine(
     if storage_bytes_per_s is not None:
         engine = engine.on(replace(engine.device, pace=Pace(storage_bytes_per_s)))
     return ensure_shapes(engine.in_child() if own is None else engine, shapes, say=say)
+
+
+def tell_of_reading(budget: Budget, engine: Engine, load_mode: str) -> None:
+    """A line where a budget is more than everything, or where weights are read by mapping them."""
+    whole_bytes = engine.demand.total_bytes
+    if budget.of != "bytes" and budget.amount > 1:
+        say(f"{budget} is more than everything: {format_size(whole_bytes)} hold the whole model")
+    if load_mode == LoadMode.MMAP.value and budget.resolve(engine.demand) < whole_bytes:
+        say(
+            "--load-mode mmap reads through the page cache, which a budget does not count, and "
+            "ends with SIGBUS if the file becomes shorter: auto does neither"
+        )
 
 
 def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> Engine:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import print_table, write_json
-from swapnet.cli.engine import engine_or_model, open_engine, with_delays
+from swapnet.cli.engine import engine_or_model, open_engine, tell_of_reading, with_delays
 from swapnet.cli.options import (
     PATH,
     gpu_memory_option,
@@ -90,6 +90,8 @@ def command(
             folder, shapes, threads, gpu_memory, storage_bytes_per_s=storage_bytes_per_s
         )
         budgets = _budgets(opened.manifest, parsed)
+        if parsed:
+            tell_of_reading(parsed, opened, load_mode)
         opened = with_delays(opened, load_mode, measure=measure, name=str(engine)).with_needs()
         manifest, profile = opened.manifest, opened.delays
         plans = [make_plan(manifest, profile, nbytes) for nbytes in budgets]

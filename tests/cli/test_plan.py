@@ -89,6 +89,29 @@ def test_the_smallest_budget_in_python_is_named_and_works(call: Call, toy: Engin
     assert caught.value.smallest_bytes == in_python
 
 
+def test_nothing_resident_is_the_smallest_budget(call: Call, toy: Engine) -> None:
+    shown = call("plan", toy.folder, "--no-measure", "--budget", "weights:0%", "--json", "-")
+    (record,) = json.loads(shown.out)
+    assert record["budget_bytes"] == record["smallest_budget_bytes"]
+    with SwapExecutor(toy.folder, "weights:0%") as executor:
+        assert executor.plan.budget_bytes == record["smallest_budget_in_python_bytes"]
+        assert not any(place.resident for place in executor.plan.places if place.nbytes)
+
+
+def test_more_than_everything_is_said(call: Call, toy: Engine) -> None:
+    common = ("plan", toy.folder, "--no-measure", "--budget")
+    assert call(*common, "200%").err.startswith("200% is more than everything: ")
+    assert call(*common, "weights:150%").err.count("\n") == 1
+    assert call(*common, "100%").err == ""
+    assert call("run", toy.folder, "--budget", "101%").err.startswith("101% is more")
+
+
+def test_mapping_weights_is_warned_of_where_they_are_streamed(call: Call, toy: Engine) -> None:
+    common = ("run", toy.folder, "--load-mode", "mmap", "--budget")
+    assert "--load-mode mmap reads through the page cache" in call(*common, "weights:70%").err
+    assert "mmap" not in call(*common, "100%").err
+
+
 def test_slower_storage_streams_less_and_takes_longer(call: Call, toy: Engine) -> None:
     def planned(*options: str) -> dict[str, Any]:
         common = ("plan", toy.folder, "--no-measure", "--budget", "weights:60%", "--json", "-")
