@@ -91,9 +91,9 @@ def test_the_hint_is_for_the_cause(spoil: Callable[[onnx.ModelProto], None], hin
 
 
 def test_another_refusal_names_the_operator() -> None:
-    values = [helper.make_tensor_value_info(name, TensorProto.UINT16, [2]) for name in "xy"]
-    nodes = [helper.make_node("BitShift", ["x", "x"], ["y"], direction="LEFT")]
-    graph = helper.make_graph(nodes, "shift", values[:1], values[1:])
+    values = [helper.make_tensor_value_info(name, TensorProto.INT16, [2]) for name in "xy"]
+    nodes = [helper.make_node("Max", ["x", "x"], ["y"])]
+    graph = helper.make_graph(nodes, "largest", values[:1], values[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with pytest.raises(ModelError) as caught:
         open_session(model.SerializeToString(), quiet_options())
