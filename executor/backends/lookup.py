@@ -17,7 +17,7 @@ from swapnet.executor.backends.base import Array, Backend, ValueStore
 from swapnet.executor.planning.usage import LOOKUP_BYTES
 from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.loading import Reader, name_of, unreadable
-from swapnet.executor.swapping.patience import Patience, StalledError
+from swapnet.executor.swapping.patience import LAST_LOOK_S, Patience, StalledError
 from swapnet.executor.swapping.readers import Workers
 from swapnet.manifest import EXTENT_ALIGNMENT, Block
 from swapnet.tensors import numpy_dtype
@@ -163,8 +163,10 @@ class RowReader:
 
     def _await(self, reading: list[Future[None]], first: _Span) -> None:
         since_s = time.perf_counter()
-        while late := wait(reading, self._patience.look_s(since_s)).not_done:
-            if self._patience.left_s(since_s) <= 0:
+        while wait(reading, self._patience.look_s(since_s)).not_done:
+            if self._patience.left_s(since_s) > 0:
+                continue
+            if late := wait(reading, LAST_LOOK_S).not_done:
                 name = name_of(self._block.index)
                 error = self._patience.error(name, first.nbytes, first.offset, since_s)
                 self._late = (late.pop(), error)

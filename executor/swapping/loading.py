@@ -12,7 +12,7 @@ from swapnet.errors import BackendError, StorageError
 from swapnet.executor.planning.plan import Read
 from swapnet.executor.planning.usage import READ_BYTES
 from swapnet.executor.swapping.moments import Mark, Passed
-from swapnet.executor.swapping.patience import Patience
+from swapnet.executor.swapping.patience import LAST_LOOK_S, Patience
 from swapnet.executor.swapping.readers import Workers
 from swapnet.manifest import SHARED, Extent
 
@@ -148,7 +148,7 @@ def load_once(loader: Loader, reads: Sequence[Read], patience: Patience | None =
         for read, future in zip(reads, futures, strict=True):
             since_s = time.perf_counter()
             while not wait([future], limit.look_s(since_s)).done:
-                if limit.left_s(since_s) <= 0:
+                if limit.left_s(since_s) <= 0 and not wait([future], LAST_LOOK_S).done:
                     name = name_of(read.block)
                     raise limit.error(name, read.nbytes, read.file_offset, since_s)
             if failure is None and (failure := future.exception()) is not None:

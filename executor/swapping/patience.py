@@ -7,7 +7,7 @@ from math import inf
 
 from swapnet.errors import InputError, StorageError
 
-__all__ = ["STORAGE_TIMEOUT_MS", "Patience", "StalledError"]
+__all__ = ["LAST_LOOK_S", "STORAGE_TIMEOUT_MS", "Patience", "StalledError"]
 
 STORAGE_TIMEOUT_MS = 30_000.0
 """Default limit: a hard disk that was asleep, or a card that collects garbage, takes seconds."""
@@ -15,6 +15,8 @@ STORAGE_TIMEOUT_MS = 30_000.0
 _CLOSING_MS = 5_000.0
 _LOOK_S = 1.0
 """Longest wait until the limit is looked at again, which may have become shorter."""
+LAST_LOOK_S = 0.05
+"""Time for a late request to be noticed: after a process was stopped, all look late."""
 
 
 class StalledError(StorageError):

@@ -20,7 +20,7 @@ from functools import partial
 from swapnet.executor.planning.plan import Plan, Read
 from swapnet.executor.swapping.loading import Loader, name_of, unusable
 from swapnet.executor.swapping.moments import Mark
-from swapnet.executor.swapping.patience import Patience, StalledError
+from swapnet.executor.swapping.patience import LAST_LOOK_S, Patience, StalledError
 from swapnet.executor.swapping.readers import Channel, Rank
 
 __all__ = ["Arrival", "Pipeline", "ReadEvent", "Urgency"]
@@ -218,21 +218,26 @@ class Pipeline:
         others keep all readers since some time, or since ``start``.
         """
         limit = patience or self._patience
-        oldest = next(iter(self._claimed), None)
-        busy_since = self._channel.busy_since()
-        if oldest is not None:
-            since = self._claimed[oldest]
-        elif busy_since is not None:
-            since = max(start, busy_since)
-        else:
-            since = time.perf_counter()
-        if limit.left_s(since) <= 0:
-            number = self._arrived if oldest is None else oldest
-            read = self._plan.reads[number % len(self._plan.reads)]
-            error = limit.error(name_of(read.block), read.nbytes, read.file_offset, since)
+        waited_for = number, begin = self._waited_for()
+        if begin is None:
+            begin = time.perf_counter()
+        elif number is None:
+            begin = max(start, begin)
+        if limit.left_s(begin) > 0:
+            self._changed.wait(limit.look_s(begin))
+            return
+        self._changed.wait(LAST_LOOK_S)
+        if self._waited_for() == waited_for:
+            late = self._arrived if number is None else number
+            read = self._plan.reads[late % len(self._plan.reads)]
+            error = limit.error(name_of(read.block), read.nbytes, read.file_offset, begin)
             self._failure = self._failure or (read, error)
             raise error
-        self._changed.wait(limit.look_s(since))
+
+    def _waited_for(self) -> tuple[int | None, float | None]:
+        """The oldest request in flight and its begin, or that of others that keep all readers."""
+        number = next(iter(self._claimed), None)
+        return number, self._channel.busy_since() if number is None else self._claimed[number]
 
     def rank(self) -> Rank | None:
         lap, _ = divmod(self._next, len(self._plan.reads))

@@ -19,7 +19,8 @@ from swapnet.testing.gpu import SimulatedAccelerator
 from tests.helpers.engines import Arrays, BuildToy, Engine, assert_same
 from tests.helpers.threads import LIMIT_S, ended, started, until
 
-SHORT_MS = 150.0
+SHORT_MS = 1000.0
+"""More than a healthy request takes on a busy machine."""
 
 
 class Gate:
@@ -92,6 +93,7 @@ def infer_all(executor: SwapExecutor, feeds: Arrays) -> None:
         executor(feeds)
 
 
+@pytest.mark.slow
 def test_an_inference_fails_in_time_and_the_next_is_right(
     toy: Engine, expected: Arrays, gate: Gate
 ) -> None:
@@ -167,6 +169,7 @@ def test_opening_fails_in_time(toy: Engine, gate: Gate, monkeypatch: pytest.Monk
     assert fails(lambda: opened(toy, toy.demand)).what.startswith(("block ", "weights that"))
 
 
+@pytest.mark.slow
 def test_rows_are_not_waited_for_for_ever(engine: BuildToy, gate: Gate, tmp_path: Path) -> None:
     toy = engine("only-lookup")
     feeds = toy.feeds()
