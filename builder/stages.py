@@ -130,7 +130,9 @@ class Build:
             folder,
             self.work,
             self.compiler,
-            source=Source(source.name, source.sha256, str(source.path.absolute())),
+            source=Source(
+                source.name, source.sha256, str(source.path.absolute()), source.data.sha256
+            ),
             max_block_bytes=self.max_block_bytes,
             progress=self.progress,
         )

@@ -16,6 +16,7 @@ from swapnet.executor.planning.plan import Plan, Read
 from swapnet.executor.sharing import ALONE, Sharing, Turn
 from swapnet.executor.swapping.loading import load_once, pieces
 from swapnet.executor.swapping.moments import Mark
+from swapnet.executor.swapping.patience import Patience, StalledError
 from swapnet.executor.swapping.pipeline import Pipeline, ReadEvent
 from swapnet.executor.swapping.storage import WeightFile
 from swapnet.manifest import SHARED, Manifest
@@ -85,6 +86,8 @@ class Execution:
     ----------
     manifest, plan, storage, backend
         The engine, its plan, its weight file, and the runtime library.
+    patience
+        Limit of the time that storage may take.
     values
         Memory for values across cuts.
     arena
@@ -112,6 +115,7 @@ class Execution:
         storage: WeightFile,
         backend: Backend,
         *,
+        patience: Patience,
         values: ValueStore,
         arena: Memory,
         resident: Collection[int] = (),
@@ -128,7 +132,7 @@ class Execution:
         self._lap = 0
         self._broken = False
         self._lookups = {
-            block.index: LookupSegment(block, storage, self._values, self._backend)
+            block.index: LookupSegment(block, storage, self._values, self._backend, patience)
             for block in manifest.blocks
             if not block.is_graph
         }
@@ -142,18 +146,20 @@ class Execution:
             storage, arena, plan, None if hook is None else lambda read: hook(arena, read)
         )
         self._pipeline = (
-            Pipeline(plan, self._loader)
+            Pipeline(plan, self._loader, patience=patience)
             if sharing is None
-            else Pipeline(plan, self._loader, sharing.channel, urgency=sharing.urgency)
+            else Pipeline(
+                plan, self._loader, sharing.channel, patience=patience, urgency=sharing.urgency
+            )
         )
         try:
             largest = self._loader.largest_bytes
-            load_once(self._loader, _kept(manifest, plan, resident, largest))
+            load_once(self._loader, _kept(manifest, plan, resident, largest), patience)
             self._segments = self._make_segments(
                 _bindings(manifest, plan, self.arena, self._values)
             )
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self.close(keep=isinstance(error, StalledError))
             raise
         self._pipeline.start(trace=trace)
 
@@ -235,15 +241,28 @@ class Execution:
                 raise
             segment.run(given, results)
 
-    def close(self) -> None:
-        """Stop the readers and forget the segments, after running kernels have ended."""
-        self._pipeline.close()
+    def close(self, *, keep: bool = False) -> bool:
+        """Stop the readers and forget the segments, after running kernels have ended.
+
+        Parameters
+        ----------
+        keep
+            Keep the loader's memory: requests to it may still come.
+
+        Returns
+        -------
+        bool
+            False where that holds for the arena: it can't be used again.
+        """
+        keep |= not self._pipeline.close()
         with suppress(BackendError):
             self._backend.synchronize()
-        self._loader.close()
+        if not keep:
+            self._loader.close()
         for lookup in self._lookups.values():
             lookup.close()
         self._segments = []
+        return not keep
 
     def _make_segments(self, bindings: Bindings) -> list[Segment]:
         blocks = self._manifest.blocks

@@ -24,8 +24,9 @@ from swapnet.executor.inputs import check_inputs
 from swapnet.executor.planning.admission import admitted_bytes, rounded_up
 from swapnet.executor.planning.plan import Plan, PlanOptions, Read
 from swapnet.executor.planning.planner import make_plan, most_scratch_bytes
-from swapnet.executor.planning.usage import mappable_bytes, page_table_bytes
+from swapnet.executor.planning.usage import READ_BYTES, mappable_bytes, page_table_bytes
 from swapnet.executor.sharing import ALONE, Sharing, Turn
+from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS, Patience, StalledError
 from swapnet.executor.swapping.relocation import moves
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.executor.swapping.verify import check_weights
@@ -35,6 +36,9 @@ from swapnet.process.forks import Birthplace
 __all__ = ["SwapExecutor"]
 
 E = TypeVar("E", bound="SwapExecutor")
+
+_SLOWED_BYTES = 16 * READ_BYTES
+"""Requests in flight: with a pace, one comes after the others."""
 
 _KEPT_PLANS = 4
 """Plans of the latest budgets that are kept: a budget that is restored needs no search."""
@@ -60,6 +64,9 @@ class SwapExecutor:
         measured them before.
     verify
         Compare all checksums first.
+    storage_timeout_ms
+        Longest time that storage may take for one request. Then the inference fails, or what else
+        waits for it.
     trace
         Record every request, for a timeline.
     before_read
@@ -103,6 +110,7 @@ class SwapExecutor:
         options: PlanOptions | None = None,
         shapes: Mapping[str, Sequence[int]] | None = None,
         verify: bool = False,
+        storage_timeout_ms: float = STORAGE_TIMEOUT_MS,
         trace: bool = False,
         before_read: Callable[[Any, Read], None] | None = None,
         gpu: Accelerator | None = None,
@@ -113,6 +121,7 @@ class SwapExecutor:
         self._trace = trace
         self._before_read = before_read
         self._parked: Memory | None = None
+        self._late_arenas: list[Memory] = []
         self._plan: Plan
         self._turn = threading.Lock()
         self._admission = threading.Lock()
@@ -123,6 +132,11 @@ class SwapExecutor:
         self._options = options or PlanOptions()
         self._scratch = self._sharing.scratch if self._sharing else Scratch(0)
         parsed = Budget.parse(budget)
+        pace = opening.device.pace
+        self._patience = Patience(
+            storage_timeout_ms,
+            slowed_ms=_SLOWED_BYTES / pace.bytes_per_s * 1e3 if pace else 0,
+        )
         with ExitStack() as opened:
             self._backend: Backend = open_backend(
                 opening.folder,
@@ -137,7 +151,7 @@ class SwapExecutor:
             self._storage = WeightFile(
                 self.engine.folder / WEIGHTS,
                 LoadMode.parse(load_mode),
-                pace=self.engine.device.pace,
+                pace=pace,
             )
             opened.callback(self._storage.close)
             if self._storage.nbytes != self.manifest.weights_nbytes:
@@ -204,7 +218,7 @@ class SwapExecutor:
         BudgetError
             A shape is larger than planned for.
         StorageError
-            A block could not be read; the message names it.
+            A block could not be read, or did not come in time; the message names it.
         BackendError
             The runtime library refused.
         """
@@ -313,20 +327,23 @@ class SwapExecutor:
                 self._plan = plan
             else:
                 self._relocate(arena, before, plan)
-        except BaseException:
+        except BaseException as error:
             if arena is not None:
-                arena.discard()
-            with suppress(SwapnetError):
-                self._load(before)
+                self._discard(arena, is_late=isinstance(error, StalledError))
+            if not isinstance(error, StalledError):
+                with suppress(SwapnetError):
+                    self._load(before)
             raise
 
     def close(self) -> None:
         """Finish what was submitted, then release everything. Safe to call twice.
 
-        In a forked child it does nothing.
+        Where storage does not answer within 5 seconds, what was submitted fails. In a forked child
+        it does nothing.
         """
         if self._birthplace.is_behind:
             return
+        self._patience.hurry()
         with self._admission:
             queue, self._queue = self._queue, None
             self._closing = True
@@ -337,7 +354,8 @@ class SwapExecutor:
             arena = self._park()
             if arena is not None:
                 arena.discard()
-            self._resources.close()
+            if not self._late_arenas:
+                self._resources.close()
 
     def __enter__(self: E) -> E:
         return self
@@ -379,6 +397,7 @@ class SwapExecutor:
                 plan,
                 self._storage,
                 self._backend,
+                patience=self._patience,
                 values=self._values,
                 arena=arena,
                 resident=resident,
@@ -386,8 +405,8 @@ class SwapExecutor:
                 trace=self._trace,
                 before_read=self._before_read,
             )
-        except BaseException:
-            arena.discard()
+        except BaseException as error:
+            self._discard(arena, is_late=isinstance(error, StalledError))
             raise
         self._plan = plan
 
@@ -419,9 +438,18 @@ class SwapExecutor:
         if self._state is not None:
             arena = self._state.arena
             self._stats = self._state.snapshot()
-            self._state.close()
+            if not self._state.close():
+                self._discard(arena, is_late=True)
+                arena = None
             self._state = None
         return arena
+
+    def _discard(self, arena: Memory, *, is_late: bool) -> None:
+        """Give an arena back; not to a GPU while a late request may still write to it."""
+        if is_late and self._backend.is_asynchronous:
+            self._late_arenas.append(arena)
+        else:
+            arena.discard()
 
 
 def _closed() -> BackendError:

@@ -25,10 +25,13 @@ class Demand:
         All weights.
     other_bytes
         Everything else: activations at their peak, inputs and outputs, staging, skeletons.
+    smallest_bytes
+        The smallest budget: no weights stay in memory.
     """
 
     weights_bytes: int
     other_bytes: int
+    smallest_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -46,6 +49,7 @@ class Budget:
     ``"64MiB"``             64 * 2**20 bytes
     ``"25%"``               a quarter of the demand
     ``"weights:25%"``       everything but weights, and a quarter of the weight bytes
+    ``"weights:0%"``        the smallest budget: no weights stay in memory
     ======================  ==========================================================
     """
 
@@ -82,7 +86,7 @@ class Budget:
                     why="a budget is a size, a share of the demand or a share of the weights",
                     hint="write it like 64MiB, 25% or weights:25%",
                 ) from error
-        if budget.amount <= 0:
+        if budget.amount <= 0 and budget.of != "weights":
             raise InputError(
                 f"a budget must be above 0, {value!r} is not",
                 why=f"it amounts to {budget.amount:g}",
@@ -96,6 +100,8 @@ class Budget:
             return int(self.amount)
         if self.of == "demand":
             return int(self.amount * demand.total_bytes)
+        if not self.amount:
+            return demand.smallest_bytes
         return demand.other_bytes + int(self.amount * demand.weights_bytes)
 
     def __str__(self) -> str:

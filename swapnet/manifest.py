@@ -86,6 +86,8 @@ class Source(_Record, frozen=True):
     sha256: str
     path: str
     """Path at build time: a hint for comparisons, never opened to execute."""
+    data_sha256: str = ""
+    """SHA-256 of its external data; empty where it has none."""
 
 
 class Compiled(_Record, frozen=True):

@@ -60,7 +60,7 @@ class RangeCache(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     Attributes
     ----------
     model_sha256, model
-        Hash and name of the ONNX file that was calibrated.
+        Hash and name of the ONNX file that was calibrated; the hash is of its external data too.
     method, percentile
         Way to take ranges; ``percentile`` is None for other methods.
     samples
@@ -122,7 +122,7 @@ def check_ranges(cache: RangeCache, model_sha256: str, needed: Collection[str]) 
     cache
         Ranges to use.
     model_sha256
-        Hash of the ONNX file to use them for.
+        Hash of the ONNX file to use them for, and of its external data.
     needed
         Names of the values that need a range.
 
@@ -134,7 +134,7 @@ def check_ranges(cache: RangeCache, model_sha256: str, needed: Collection[str]) 
     if cache.model_sha256 != model_sha256:
         raise InputError(
             f"the calibration cache is of another model: {cache.model}",
-            why=f"it belongs to the file with SHA-256 {cache.model_sha256[:12]}…, this one has "
+            why=f"it and its weights have SHA-256 {cache.model_sha256[:12]}…, this one has "
             f"{model_sha256[:12]}…",
             hint=_AGAIN,
         )

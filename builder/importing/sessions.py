@@ -41,6 +41,11 @@ _HINTS = {
 }
 """What to do about a refusal, by its reason."""
 
+_INVALID = re.compile(
+    "INVALID|[Ii]nvalid model|not acyclic|Type Error|ShapeInferenceError|does not match expected"
+)
+"""Faults of the file, whatever its operators are."""
+
 
 def quiet_options(
     *, optimise: bool = True, packs: bool = False, threads: int | None = None
@@ -98,4 +103,6 @@ def _hint(why: str) -> str:
     for reason, hint in _HINTS.items():
         if found := re.search(reason, why):
             return hint.format(*found.groups())
+    if _INVALID.search(why):
+        return "export it again; onnx.checker.check_model(path, full_check=True) says more"
     return "change or replace the operator that it names, or try another opset"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from swapnet.builder.importing.external_data import ExternalData, check_tensors
 from swapnet.builder.importing.graph import bodies
 from swapnet.errors import InputError, ModelError
-from swapnet.tensors import ELEMENT_BYTES, ONNX_TYPES
 
 if TYPE_CHECKING:
     import onnx
@@ -27,6 +26,7 @@ __all__ = [
     "file_sha256",
     "open_source",
     "original_model",
+    "random_reasons",
 ]
 
 PROTOBUF_LIMIT_BYTES = 2 << 30
@@ -35,14 +35,12 @@ PROTOBUF_LIMIT_BYTES = 2 << 30
 OPSETS = range(7, 27)
 """Versions of the default operator set that are read."""
 
+_RANDOM = (
+    *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+    *("Multinomial", "Bernoulli"),
+)
 
-_ELEMENT_BITS = {
-    **{number: 8 * ELEMENT_BYTES[name] for name, number in ONNX_TYPES.items()},
-    **dict.fromkeys((17, 18, 19, 20, 24), 8),
-    **dict.fromkeys((21, 22, 23), 4),
-    **dict.fromkeys((25, 26), 2),
-}
-"""Bits by ``TensorProto.DataType``: what can be swapped, then float8, int4, float4 and int2."""
+_ORIGINAL = "give the original with --model, or leave --compare out"
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,15 @@ class SourceModel:
     """Bytes of all stored tensors, each counted once."""
     name: str
     """The file's stem."""
+    data: ExternalData
+    """External data of the file that ``sha256`` is of."""
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the file, and of its external data where it has any."""
+        if not self.data.parts:
+            return self.sha256
+        return hashlib.sha256(f"{self.sha256} {self.data.sha256}".encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -68,14 +75,16 @@ def file_sha256(path: Path) -> str:
 
 
 def original_model(manifest: Manifest, given: Path | None = None) -> Path:
-    """The file that an engine was built from, checked by its SHA-256.
+    """The file that an engine was built from, checked by its SHA-256 and that of its data.
 
     ``given`` is its path now; None for that of the build.
 
     Raises
     ------
     InputError
-        There is no such file, or it is another one.
+        There is no such file, or it or its external data is another one.
+    ModelError
+        Its external data is missing.
     """
     path = given or Path(manifest.source.path)
     found = file_sha256(path) if path.is_file() else None
@@ -85,7 +94,16 @@ def original_model(manifest: Manifest, given: Path | None = None) -> Path:
             why=f"its SHA-256 is {found[:12]}…, it should be {manifest.source.sha256[:12]}…"
             if found
             else "there is no such file",
-            hint="give the original with --model, or leave --compare out",
+            hint=_ORIGINAL,
+        )
+    # Without external data at the build there is none now: the file is the same.
+    data = open_source(path).data if manifest.source.data_sha256 else ExternalData()
+    if data.sha256 != manifest.source.data_sha256:
+        raise InputError(
+            f"{path} has other weights than the engine that was built from it",
+            why=f"the SHA-256 of its data in {', '.join(file.name for file in data.files)} is "
+            f"{data.sha256[:12]}…, it was {manifest.source.data_sha256[:12]}…",
+            hint=f"build the engine again, or {_ORIGINAL}",
         )
     return path
 
@@ -96,8 +114,8 @@ def open_source(path: Path) -> SourceModel:
     Raises
     ------
     ModelError
-        The file is missing or damaged, external data is missing or too short, or the operator set
-        is not supported.
+        The file is missing or damaged, external data is missing, invalid or elsewhere
+        (`check_tensors`), or the operator set is not supported.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -136,8 +154,34 @@ def open_source(path: Path) -> SourceModel:
             hint="export it again, or fetch it again if the download was cut short",
         )
     _check_opset(path, proto)
-    weights_bytes = _check_external_data(path, proto)
-    return SourceModel(path, proto, file_sha256(path), weights_bytes, path.stem)
+    weights_bytes, data = check_tensors(path, proto)
+    return SourceModel(path, proto, file_sha256(path), weights_bytes, path.stem, data)
+
+
+def random_reasons(path: Path) -> Iterator[str]:
+    """The operators of a model that give other values in each inference, in words."""
+    import onnx
+
+    proto = onnx.load_model(path, load_external_data=False)
+    names = [
+        f"{node.op_type} {node.name or node.output[0]!r}"
+        for nodes in (proto.graph.node, *(function.node for function in proto.functions))
+        for node in _with_inner(nodes)
+        if node.op_type in _RANDOM or (node.op_type == "Dropout" and len(node.input) > 2)
+    ]
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        yield (
+            f"the model has random operators, which may differ in each inference: "
+            f"{', '.join(names[:3])}{more}"
+        )
+
+
+def _with_inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for body in bodies(node):
+            yield from _with_inner(body.node)
 
 
 def check_apart(source: SourceModel, *targets: Path) -> None:
@@ -148,12 +192,7 @@ def check_apart(source: SourceModel, *targets: Path) -> None:
     InputError
         Two of the files are one.
     """
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
-
-    tensors = source.proto.graph.initializer
-    read = {ExternalDataInfo(t).location for t in tensors if uses_external_data(t)}
-    folder = source.path.parent
-    taken = {os.path.realpath(path) for path in (source.path, *(folder / n for n in read))}
+    taken = {os.path.realpath(path) for path in (source.path, *source.data.files)}
     for target in targets:
         for place in (target, target.with_name(f"{target.name}.data")):
             if os.path.realpath(place) in taken:
@@ -182,45 +221,3 @@ def _check_opset(path: Path, proto: onnx.ModelProto) -> None:
             why=f"sets {OPSETS.start} to {OPSETS.stop - 1} are read",
             hint="convert it with onnx.version_converter",
         )
-
-
-def _check_external_data(path: Path, proto: onnx.ModelProto) -> int:
-    """Bytes of all stored tensors; those of sparse ones as dense."""
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
-
-    total = 0
-    for tensor, dims in _stored_tensors(proto.graph):
-        total += _nbytes(dims, tensor.data_type)
-        if not uses_external_data(tensor):
-            continue
-        info = ExternalDataInfo(tensor)
-        end = (info.offset or 0) + _nbytes(tensor.dims, tensor.data_type)
-        file = path.parent / info.location
-        found = file.stat().st_size if file.is_file() else 0
-        if found < end:
-            raise ModelError(
-                f"{path} lacks weights",
-                why=f"tensor {tensor.name!r} ends at byte {end} of "
-                f"{file.name}, which has {found} bytes",
-                hint=f"put the whole {file.name} beside the model",
-            )
-    return total
-
-
-def _nbytes(dims: Iterable[int], data_type: int) -> int:
-    return (prod(dims) * _ELEMENT_BITS.get(data_type, 0) + 7) // 8
-
-
-def _stored_tensors(
-    graph: onnx.GraphProto,
-) -> Iterator[tuple[onnx.TensorProto, Sequence[int]]]:
-    """Initialisers and constants, in bodies too, with their dense dimensions."""
-    yield from ((tensor, tensor.dims) for tensor in graph.initializer)
-    yield from ((sparse.values, sparse.dims) for sparse in graph.sparse_initializer)
-    for node in graph.node:
-        if node.op_type == "Constant":
-            yield from ((a.t, a.t.dims) for a in node.attribute if a.name == "value")
-            sparse_values = (a.sparse_tensor for a in node.attribute if a.name == "sparse_value")
-            yield from ((sparse.values, sparse.dims) for sparse in sparse_values)
-        for body in bodies(node):
-            yield from _stored_tensors(body)

@@ -199,7 +199,7 @@ def convert(
     if options.precision == "fp32":
         return Converted(source)
     if options.ranges is not None:
-        check_ranges(options.ranges, source.sha256, ())
+        check_ranges(options.ranges, source.identity, ())
     narrow: Narrow = "int8" if options.precision == "int8" else "float16"
     on_cpu = backend == "onnxruntime"
     stores_narrow = options.is_stored_only(backend) and backend not in TENSORRT
@@ -256,7 +256,7 @@ def _in_int8(
     assert options.ranges is not None
     operators = quantisable(graph, exclude=exclude)
     needed = activation_names(graph, exclude=exclude)
-    check_ranges(options.ranges, normal.sha256, needed)
+    check_ranges(options.ranges, normal.identity, needed)
     proto = _with_rounded(normal, options, folder, compute, limit=encoding.weight_limit)
     ranges = {name: options.ranges.ranges[name] for name in needed}
     quantised = quantise_activations(proto, folder, operators, ranges, encoding)
@@ -310,7 +310,7 @@ def _written(normal: SourceModel, proto: onnx.ModelProto, folder: Path) -> Sourc
     large = proto.ByteSize() >= PROTOBUF_LIMIT_BYTES
     onnx.save_model(proto, path, save_as_external_data=large, location=f"{path.stem}.data")
     converted = open_source(path)
-    return replace(converted, sha256=normal.sha256, name=normal.name)
+    return replace(converted, sha256=normal.sha256, name=normal.name, data=normal.data)
 
 
 def _fused_names(graph: onnx.GraphProto, exclude: Collection[str]) -> frozenset[str]:

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from swapnet.errors import StorageError
@@ -21,14 +21,8 @@ __all__ = ["staging_directory"]
 _ENGINE = {MANIFEST, WEIGHTS, "blocks", PROFILE, RANGES, SHAPES, CURVE}
 """All that an engine directory holds, hidden files aside."""
 
-_REFUSALS = {
-    errno.ENOSPC,
-    errno.EFBIG,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-}
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+_REFUSALS = {*_FULL, errno.EROFS, errno.EACCES, errno.EPERM}
 """Answers of a disk that can't be written."""
 
 
@@ -128,15 +122,14 @@ def _is_refusal(error: OSError, prefix: Path) -> bool:
 
 
 def _refused(target: Path, error: OSError) -> StorageError:
-    try:
-        free = f"; {shutil.disk_usage(_existing(target)).free} bytes are free there"
-    except OSError:  # the working folder is gone
-        free = ""
-    return StorageError(
-        f"{target} can't be written",
-        why=f"{error.strerror or error}{free}",
-        hint="free some space or choose another folder with -o",
-    )
+    why, hint = error.strerror or str(error), "choose another folder with -o"
+    if error.errno in _FULL:
+        hint = f"free some space or {hint}"
+        with suppress(OSError):  # the working folder may be gone
+            why += f"; {shutil.disk_usage(_existing(target)).free} bytes are free there"
+    elif error.filename is not None:
+        why += f": {error.filename}"
+    return StorageError(f"{target} can't be written", why=why, hint=hint)
 
 
 def _existing(path: Path) -> Path:

@@ -118,7 +118,7 @@ def calibrate_ranges(
 
     return RangeCache(
         schema="swapnet-ranges/1",
-        model_sha256=source_sha256 or opened.source.sha256,
+        model_sha256=source_sha256 or opened.source.identity,
         model=source_name or model.name,
         method=method,
         samples=len(spooled.paths),
@@ -243,7 +243,9 @@ class _Passes:
         kept = kept_bytes(job)
         needed = demand(manifest)
         weights_bytes = taker.weights_bytes if taker else needed.weights_bytes
-        total = self.budget.resolve(Demand(weights_bytes, needed.other_bytes + kept))
+        total = self.budget.resolve(
+            Demand(weights_bytes, needed.other_bytes + kept, needed.smallest_bytes + kept)
+        )
         smallest, reason = smallest_budget(manifest)
         if total < smallest + kept:
             raise BudgetError(

@@ -79,7 +79,7 @@ def calibrate_model(
             budget=budget,
             memory_limit=memory_limit,
             shapes=shapes,
-            source_sha256=source.sha256,
+            source_sha256=source.identity,
             source_name=source.name,
             progress=progress,
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,9 @@ from swapnet.errors import InputError, StorageError
 from swapnet.executor.backends.base import Array, Backend, ValueStore
 from swapnet.executor.planning.usage import LOOKUP_BYTES
 from swapnet.executor.swapping.arena import Arena
-from swapnet.executor.swapping.loading import Reader, unreadable
+from swapnet.executor.swapping.loading import Reader, name_of, unreadable
+from swapnet.executor.swapping.patience import LAST_LOOK_S, Patience, StalledError
+from swapnet.executor.swapping.readers import Workers
 from swapnet.manifest import EXTENT_ALIGNMENT, Block
 from swapnet.tensors import numpy_dtype
 from swapnet.units import align_up
@@ -40,17 +44,18 @@ class _Span:
 
 
 class RowReader:
-    """Reader of the rows of one table."""
+    """Reader of the rows of one table; ``patience`` limits the time that storage may take."""
 
-    def __init__(self, block: Block, storage: Reader) -> None:
+    def __init__(self, block: Block, storage: Reader, patience: Patience | None = None) -> None:
         assert block.lookup is not None
         self._block = block
         self._lookup = block.lookup
         self._storage = storage
         self._first_rows = np.cumsum([0] + [run.count for run in self._lookup.rows])
         self._offsets = np.array([run.offset for run in self._lookup.rows], np.int64)
-        self._staging = Arena(LOOKUP_BYTES)
-        self._pool = ThreadPoolExecutor(_LANES, thread_name_prefix="swapnet-rows")
+        self._patience = patience or Patience()
+        self._late: tuple[Future[None], StalledError] | None = None
+        self._begin()
         self.read_bytes = 0
         """Bytes read since the reader was made."""
 
@@ -78,8 +83,10 @@ class RowReader:
         InputError
             An index is outside the table.
         StorageError
-            Rows can't be read.
+            Rows can't be read, or do not come in time.
         """
+        if self._late is not None and not self._late[0].done():
+            raise self._late[1]
         wanted = self._in_table(indices.reshape(-1).astype(np.int64))
         order = np.argsort(wanted, kind="stable")
         runs = np.searchsorted(self._first_rows, wanted[order], side="right") - 1
@@ -95,7 +102,12 @@ class RowReader:
 
     def close(self) -> None:
         """Stop the reading threads. Safe to call twice."""
-        self._pool.shutdown()
+        self._workers.close()
+
+    def _begin(self) -> None:
+        """Take threads and memory that no late request has."""
+        self._staging = Arena(LOOKUP_BYTES)
+        self._workers = Workers(_LANES, "swapnet-rows")
 
     def _in_table(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         count = self._lookup.count
@@ -141,13 +153,25 @@ class RowReader:
             for start, span in zip(starts, batch, strict=False)
         ]
         lanes = [staged[lane::_LANES] for lane in range(min(_LANES, len(staged)))]
-        reading = [self._pool.submit(self._read_lane, lane) for lane in lanes]
+        reading = [self._workers.submit(partial(self._read_lane, lane)) for lane in lanes]
         # All of them end before an error is raised: the staging memory is used again.
-        wait(reading)
+        self._await(reading, batch[0])
         for future in reading:
             future.result()
         self.read_bytes += int(starts[-1])
         yield from staged
+
+    def _await(self, reading: list[Future[None]], first: _Span) -> None:
+        since_s = time.perf_counter()
+        while wait(reading, self._patience.look_s(since_s)).not_done:
+            if self._patience.left_s(since_s) > 0:
+                continue
+            if late := wait(reading, LAST_LOOK_S).not_done:
+                name = name_of(self._block.index)
+                error = self._patience.error(name, first.nbytes, first.offset, since_s)
+                self._late = (late.pop(), error)
+                self._begin()
+                raise error
 
     def _read_lane(self, lane: list[tuple[memoryview, _Span]]) -> None:
         for view, span in lane:
@@ -160,9 +184,16 @@ class RowReader:
 class LookupSegment:
     """The segment of a lookup block; the same with every backend."""
 
-    def __init__(self, block: Block, storage: Reader, values: ValueStore, backend: Backend) -> None:
+    def __init__(
+        self,
+        block: Block,
+        storage: Reader,
+        values: ValueStore,
+        backend: Backend,
+        patience: Patience | None = None,
+    ) -> None:
         self._indices, self._output = block.inputs[0], block.outputs[0]
-        self._reader = RowReader(block, storage)
+        self._reader = RowReader(block, storage, patience)
         self._values = values
         self._backend = backend
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from swapnet.arrays import save_npz
 from swapnet.budget import Budget
@@ -14,6 +16,13 @@ from swapnet.errors import SwapnetError
 from swapnet.executor.backends.base import Array
 from swapnet.executor.bench.difference import largest_difference
 from swapnet.executor.bench.fixed_cost import ExecutorCost, FixedCost
+from swapnet.executor.bench.judgement import (
+    DIFFERENCE_LIMIT,
+    Judgement,
+    non_finite_reasons,
+    packing_reasons,
+    rounding,
+)
 from swapnet.executor.bench.process import Program, Worker
 from swapnet.executor.bench.report import Peer, Report
 from swapnet.executor.bench.rounds import Rounds, Schedule, run_rounds
@@ -23,6 +32,7 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.plan import Plan, PlanOptions
 from swapnet.executor.planning.planner import make_plan
+from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.files import working_folder
 from swapnet.manifest import Manifest
@@ -80,6 +90,12 @@ class Setup:
         compares ``"mapped"`` with ours. They may fail.
     load_mode, options
         Way to read weights, and restrictions of the plan.
+    tolerance
+        Largest difference from the unswapped model, relative to the largest output.
+    explain
+        Called where the difference is larger: reasons that lie in the original model.
+    storage_timeout_ms
+        Longest time that storage may take for one request.
     memory_limit
         Run under the kernel's limit of the fixed cost and the budget.
     fixed_bytes
@@ -103,6 +119,9 @@ class Setup:
     others: Mapping[str, Other] = field(default_factory=dict)
     load_mode: LoadMode = LoadMode.AUTO
     options: PlanOptions = field(default_factory=PlanOptions)
+    tolerance: float = DIFFERENCE_LIMIT
+    explain: Callable[[], Iterable[str]] = tuple
+    storage_timeout_ms: float = STORAGE_TIMEOUT_MS
     memory_limit: bool = False
     fixed_bytes: Mapping[str, int] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Schedule)
@@ -153,7 +172,7 @@ def bench(setup: Setup) -> Findings:
         A side raised it; failures of ``others`` are only reported.
     """
     engine = setup.engine.in_child().with_needs()
-    manifest, profile = engine.manifest, engine.measured
+    manifest, profile = engine.manifest, engine.delays
     budget_bytes = admitted_bytes(setup.budget, manifest)
     plan = make_plan(manifest, profile, budget_bytes, setup.options)
     counted = is_available()
@@ -174,11 +193,14 @@ def bench(setup: Setup) -> Findings:
         if manifest.runs_on_gpu:
             peak, counted_by = int(details["gpu_bytes"]), "GPU"
         outputs = sides.outputs("swapped", folder)
-        error = (
-            largest_difference(outputs, sides.outputs("unswapped", folder))
-            if setup.unswapped is not None
-            else None
-        )
+        error = judgement = None
+        if setup.unswapped is not None:
+            theirs = sides.outputs("unswapped", folder)
+            error = largest_difference(outputs, theirs)
+            judgement = Judgement(setup.tolerance, Judgement.is_enough(error[1], setup.tolerance))
+            if not judgement.is_within:
+                reasons = tuple(_reasons(sides, manifest, outputs, theirs, folder))
+                judgement = msgspec.structs.replace(judgement, reasons=reasons)
         peers = {name: _peer(sides, taken, name, outputs, folder) for name in setup.others}
         report = make_report(
             Measured(
@@ -193,6 +215,7 @@ def bench(setup: Setup) -> Findings:
                 peak_bytes=peak,
                 accounting=counted_by,
                 error=error,
+                judgement=judgement,
                 load_mode=details["load_mode"],
             ),
             budget=str(setup.budget),
@@ -218,6 +241,8 @@ class _Sides:
 
     Attributes
     ----------
+    setup
+        Settings of the benchmark.
     workers
         Sides by name, without those that could not start.
     groups
@@ -238,7 +263,7 @@ class _Sides:
         stack: ExitStack,
         counted: bool,
     ) -> None:
-        self._setup = setup
+        self.setup = setup
         self._plan = plan
         self._folder = folder
         self._stack = stack
@@ -260,8 +285,14 @@ class _Sides:
             self.groups[name].lift()
         return self.workers[name].outputs(folder)
 
+    def unpacked_outputs(self, folder: Path) -> dict[str, Array]:
+        """Outputs of the unswapped model without packed weights, in a process that ends."""
+        with Worker(self._request("unpacked", self.setup.unswapped)) as worker:
+            worker.run(1)
+            return worker.outputs(folder)
+
     def _open(self) -> None:
-        setup = self._setup
+        setup = self.setup
         runtime = ExecutorCost(
             setup.one_operator, self._folder, setup.engine.device, drop_cache=setup.memory_limit
         )
@@ -283,7 +314,7 @@ class _Sides:
         if other.program is not None:
             trivial = self._request(other.role, None)
             cost = FixedCost(trivial, program=other.program)
-            known = self._setup.fixed_bytes.get(name)
+            known = self.setup.fixed_bytes.get(name)
             if known is None:
                 fixed_bytes = cost.measure(counted=self._counted)
             else:
@@ -300,7 +331,7 @@ class _Sides:
         options: PlanOptions | None = None,
         load_mode: LoadMode | None = None,
     ) -> Request:
-        setup = self._setup
+        setup = self.setup
         return Request(
             role=role,
             path=str(path) if path else "",
@@ -314,6 +345,8 @@ class _Sides:
             trace=setup.trace,
             shapes=setup.engine.manifest.planned_shapes,
             gpu_memory=setup.engine.device.gpu_memory,
+            storage_timeout_ms=setup.storage_timeout_ms,
+            storage_bytes_per_s=pace.bytes_per_s if (pace := setup.engine.device.pace) else None,
         )
 
     def _start(
@@ -328,13 +361,31 @@ class _Sides:
         """Start a side; ``fixed_bytes`` makes the kernel count it, and limit it if asked for."""
         group = limit = None
         if fixed_bytes is not None:
-            if self._setup.memory_limit:
+            if self.setup.memory_limit:
                 limit = fixed_bytes + self._plan.budget_bytes
             if self._counted:
                 group = self._stack.enter_context(MemoryGroup(limit))
                 self.groups[name] = group
         worker = Worker(request, group, limit, program=program, patience_s=patience_s)
         self.workers[name] = self._stack.enter_context(worker)
+
+
+def _reasons(
+    sides: _Sides,
+    manifest: Manifest,
+    ours: Mapping[str, Array],
+    theirs: Mapping[str, Array],
+    folder: Path,
+) -> Iterator[str]:
+    """Reasons why outputs differ from the unswapped model's."""
+    yield from non_finite_reasons(ours, theirs)
+    yield from rounding(manifest)
+    if known := tuple(sides.setup.explain()):
+        yield from known
+        return
+    with suppress(SwapnetError):
+        unpacked = sides.unpacked_outputs(folder)
+        yield from packing_reasons(ours, theirs, unpacked, sides.setup.tolerance)
 
 
 def _peer(sides: _Sides, taken: Rounds, name: str, ours: Mapping[str, Array], folder: Path) -> Peer:

@@ -22,10 +22,13 @@ def check_comparable(names: Sequence[str], manifests: Sequence[Manifest]) -> Non
         Models or shapes differ.
     """
     sources = [manifest.source for manifest in manifests]
-    if sources[0].sha256 != sources[1].sha256:
+    hashes = [" and of its data ".join(filter(None, (s.sha256, s.data_sha256))) for s in sources]
+    if hashes[0] != hashes[1]:
         raise InputError(
             f"{names[0]} and {names[1]} are not engines of one model",
-            why=" and ".join(f"{s.name} has SHA-256 {s.sha256}" for s in sources),
+            why=" and ".join(
+                f"{s.name} has SHA-256 {found}" for s, found in zip(sources, hashes, strict=True)
+            ),
             hint="compare engines that were built from the same file",
         )
     shapes = [manifest.planned_shapes for manifest in manifests]

@@ -6,10 +6,11 @@ from typing import Literal
 
 import msgspec
 
+from swapnet.executor.bench.judgement import Judgement
 from swapnet.executor.bench.statistics import Summary
 from swapnet.units import format_size
 
-__all__ = ["Machine", "Peer", "Report", "as_text"]
+__all__ = ["Machine", "Peer", "Report", "as_text", "difference_warning"]
 
 Verdict = Literal["storage-bound", "compute-bound", "not swapped"]
 
@@ -86,6 +87,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         Measured latency over that prediction, less one: the median over rounds.
     overlap_fraction
         Fraction of the reading that was hidden behind execution.
+    difference
+        ``max_rel_error`` against the limit; None without the unswapped model.
+    storage_limit_bytes_per_s
+        Bandwidth that storage was slowed down to; None where it was not.
     peers
         Other ways to run the model, under the same limit.
     """
@@ -127,7 +132,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     stall_ms: float
     max_abs_error: float | None
     max_rel_error: float | None
+    difference: Judgement | None = None
     verdict: Verdict
+    storage_limit_bytes_per_s: float | None = None
     peers: dict[str, Peer] = {}
     iterations: int
     rounds: int
@@ -140,7 +147,7 @@ _TITLES = {"mapped": "Memory-mapped", "against": "The other engine"}
 
 def as_text(report: Report) -> str:
     """The report for a terminal, in trtexec's manner."""
-    latency = report.latency_ms
+    latency, limit = report.latency_ms, report.storage_limit_bytes_per_s
     lines = [
         "=== Performance summary ===",
         f"Model: {report.model}, backend {report.backend}, read {report.machine.load_mode}"
@@ -162,6 +169,7 @@ def as_text(report: Report) -> str:
             f"{report.ratio_to_unswapped:.3f}; largest difference {report.max_rel_error:.2e} of "
             "the largest output"
         )
+    lines += difference_warning(report)
     for name, peer in report.peers.items():
         lines.append(f"{_TITLES.get(name, name)}: {_peer(peer)}")
     lines += [
@@ -171,10 +179,23 @@ def as_text(report: Report) -> str:
         f"{report.paired_predicted_ms:.2f} ms, measured {report.prediction_error * 100:+.1f}%",
         f"Stall: {report.stall_ms:.2f} ms; overlap "
         f"{report.overlap_fraction * 100:.0f}%; storage "
-        f"{report.storage_bytes_per_s / 1e6:.0f} MB/s",
+        f"{report.storage_bytes_per_s / 1e6:.0f} MB/s"
+        + (f", --storage allows {limit / 1e6:g}" if limit is not None else ""),
         f"Verdict: {report.verdict}. {_advice(report)}",
     ]
     return "\n".join(lines)
+
+
+def difference_warning(report: Report) -> list[str]:
+    """Lines that say by how much and why outputs differ; none where that is within the limit."""
+    judged = report.difference
+    if judged is None or judged.is_within:
+        return []
+    return [
+        f"Warning: outputs differ by {report.max_rel_error:.2e} from the unswapped model's, the "
+        f"limit is {judged.limit:g}",
+        *(f"  {reason}" for reason in judged.reasons or ("no reason for it is known",)),
+    ]
 
 
 def _peer(peer: Peer) -> str:

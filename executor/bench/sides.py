@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +15,9 @@ import msgspec
 from swapnet.arrays import load_npz
 from swapnet.executor.backends.base import Array
 from swapnet.executor.device import Device
+from swapnet.executor.pace import Pace
 from swapnet.executor.planning.plan import PlanOptions
+from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.machine import peak_resident_bytes
 
 if TYPE_CHECKING:
@@ -31,8 +34,8 @@ class Request(msgspec.Struct, frozen=True):
     role
         ``swapped``: our executor at the budget. ``resident``: our executor with everything in
         memory, beside a reader of the streamed extents. ``unswapped``: ONNX Runtime at its own
-        best settings. ``mapped``: ONNX Runtime with memory-mapped weights. Programs that are not
-        ours have roles of their own.
+        best settings. ``unpacked``: the same without packed weights. ``mapped``: ONNX Runtime with
+        memory-mapped weights. Programs that are not ours have roles of their own.
     path
         Engine directory, or ONNX file.
     inputs
@@ -48,6 +51,10 @@ class Request(msgspec.Struct, frozen=True):
         requests in flight: those of the swapped side's plan.
     gpu_memory
         Kind of memory for weights on a GPU.
+    storage_timeout_ms
+        Longest time that storage may take for one request.
+    storage_bytes_per_s
+        Bandwidth that storage is slowed down to; None leaves it as it is.
     """
 
     role: str
@@ -62,6 +69,13 @@ class Request(msgspec.Struct, frozen=True):
     trace: bool = False
     shapes: dict[str, tuple[int, ...]] | None = None
     gpu_memory: str = "auto"
+    storage_timeout_ms: float = STORAGE_TIMEOUT_MS
+    storage_bytes_per_s: float | None = None
+
+    @property
+    def pace(self) -> Pace | None:
+        """The pace of reads; a new one each time."""
+        return Pace(self.storage_bytes_per_s) if self.storage_bytes_per_s else None
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -122,6 +136,7 @@ class _Swapped:
 
         self._inputs = inputs
         engine = _engine(request)
+        engine = engine.on(replace(engine.device, pace=request.pace))
         self._device = engine.device
         self._gpu_bytes = gpu_free_bytes(self._device)
         self._started = time.perf_counter()
@@ -131,6 +146,7 @@ class _Swapped:
             load_mode=request.load_mode,
             options=request.options,
             trace=request.trace,
+            storage_timeout_ms=request.storage_timeout_ms,
         )
         self._outputs: dict[str, Array] = {}
         self._steps_ms: list[list[float]] = [[] for _ in self._executor.plan.steps]
@@ -181,7 +197,9 @@ class _Resident:
 
         self._inputs = inputs
         self._executor = SwapExecutor(_engine(request), "100%")
-        self._storage = WeightFile(Path(request.path) / WEIGHTS, LoadMode(request.load_mode))
+        self._storage = WeightFile(
+            Path(request.path) / WEIGHTS, LoadMode(request.load_mode), pace=request.pace
+        )
         extents = [Extent(offset, nbytes) for offset, nbytes in request.streamed]
         largest = max((extent.nbytes for extent in extents), default=1)
         self._reader = BackgroundReader(
@@ -234,6 +252,7 @@ class _Whole:
         options.intra_op_num_threads = request.threads
         if request.role == "mapped":
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if request.role in ("mapped", "unpacked"):
             options.add_session_config_entry("session.disable_prepacking", "1")
         self._session = ort.InferenceSession(request.path, options, ["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from swapnet.executor.bench.judgement import Judgement
 from swapnet.executor.bench.prediction import paired_predictions
 from swapnet.executor.bench.report import Machine, Peer, Report, Verdict
 from swapnet.executor.bench.sides import Round
@@ -40,6 +41,8 @@ class Measured:
         Way of counting memory, see `Report`.
     error
         Largest difference from the unswapped model: absolute, and relative to the largest output.
+    judgement
+        That difference against the limit.
     load_mode
         Way that weights were read.
     """
@@ -55,6 +58,7 @@ class Measured:
     peak_bytes: int
     accounting: str
     error: tuple[float, float] | None
+    judgement: Judgement | None
     load_mode: str
 
 
@@ -125,7 +129,9 @@ def make_report(
         stall_ms=stall_ms,
         max_abs_error=measured.error[0] if measured.error else None,
         max_rel_error=measured.error[1] if measured.error else None,
+        difference=measured.judgement,
         verdict=verdict if plan.streamed_bytes else "not swapped",
+        storage_limit_bytes_per_s=device.pace.bytes_per_s if device.pace else None,
         peers=dict(measured.peers),
         iterations=len(latencies),
         rounds=len(measured.swapped),

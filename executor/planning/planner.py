@@ -13,7 +13,14 @@ from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step
 from swapnet.executor.planning.schedule import Flow, outline_of, schedule
 from swapnet.executor.planning.search import Planner, parted
 from swapnet.executor.planning.timeline import Delays, predict
-from swapnet.executor.planning.usage import Usage, mappable_bytes, page_table_bytes, usage
+from swapnet.executor.planning.usage import (
+    Usage,
+    demand,
+    least_weights_bytes,
+    mappable_bytes,
+    page_table_bytes,
+    usage,
+)
 from swapnet.manifest import EXTENT_ALIGNMENT, Manifest
 from swapnet.profile import Profile
 from swapnet.units import align_up, format_size
@@ -28,8 +35,7 @@ def smallest_budget(manifest: Manifest) -> tuple[int, str]:
     used = usage(manifest, merged=False)
     largest = max(manifest.blocks, key=lambda b: b.swapped_bytes)
     streamed = largest.swapped_bytes
-    arena = _least_arena_bytes(manifest)
-    smallest = used.total_bytes + arena + page_table_bytes(arena)
+    smallest = demand(manifest).smallest_bytes
     widest = max(manifest.blocks, key=lambda b: b.activation_bytes)
     parts = {
         _WEIGHTS: streamed,
@@ -82,7 +88,7 @@ def make_plan(
         )
     plans: list[Plan] = []
     for merge, used in _usages(manifest, options):
-        if _arena_bytes(budget_bytes, used) >= _least_arena_bytes(manifest):
+        if budget_bytes >= used.total_bytes + least_weights_bytes(manifest):
             plan = _plan(manifest, profile, budget_bytes, replace(options, merge=merge), used)
             if not plan.reads:
                 return plan
@@ -114,20 +120,10 @@ def _with_scratch(used: Usage, least_bytes: int) -> Usage:
     )
 
 
-def _arena_bytes(budget_bytes: int, used: Usage) -> int:
-    return mappable_bytes(budget_bytes - used.total_bytes)
-
-
-def _least_arena_bytes(manifest: Manifest) -> int:
-    largest = max(manifest.blocks, key=lambda b: b.swapped_bytes)
-    return manifest.shared_extent.nbytes + largest.swapped_bytes
-
-
 def most_scratch_bytes(manifest: Manifest, budget_bytes: int) -> int:
     """Largest limit of the arena with which a plan for this budget is possible."""
     used = usage(manifest, merged=False)
-    arena = _least_arena_bytes(manifest)
-    spare = budget_bytes - used.total_bytes - arena - page_table_bytes(arena)
+    spare = budget_bytes - used.total_bytes - least_weights_bytes(manifest)
     return used.scratch_bytes + mappable_bytes(max(spare, 0)) // 4096 * 4096
 
 
@@ -135,7 +131,7 @@ def _plan(
     manifest: Manifest, profile: Profile, budget_bytes: int, options: PlanOptions, used: Usage
 ) -> Plan:
     request_bytes = profile.storage.request_bytes
-    available = _arena_bytes(budget_bytes, used) - manifest.shared_extent.nbytes
+    available = mappable_bytes(budget_bytes - used.total_bytes) - manifest.shared_extent.nbytes
     outline = outline_of(manifest)
     planner = Planner(
         outline,

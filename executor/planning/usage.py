@@ -23,6 +23,7 @@ __all__ = [
     "demand",
     "for_pool",
     "gpu_staging_bytes",
+    "least_weights_bytes",
     "mappable_bytes",
     "page_table_bytes",
     "usage",
@@ -167,4 +168,14 @@ def _looked_up_bytes(manifest: Manifest) -> int:
 def demand(manifest: Manifest) -> Demand:
     """Memory of the unswapped model."""
     weights = manifest.swappable_bytes + manifest.shared_extent.nbytes
-    return Demand(weights + page_table_bytes(weights), usage(manifest).total_bytes)
+    return Demand(
+        weights + page_table_bytes(weights),
+        usage(manifest).total_bytes,
+        usage(manifest, merged=False).total_bytes + least_weights_bytes(manifest),
+    )
+
+
+def least_weights_bytes(manifest: Manifest) -> int:
+    """Weights that are in memory at once where none stay: shared ones, and the largest block's."""
+    arena = manifest.shared_extent.nbytes + max(b.swapped_bytes for b in manifest.blocks)
+    return arena + page_table_bytes(arena)

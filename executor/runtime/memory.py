@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from swapnet.budget import Demand
 from swapnet.executor.planning.layout import is_placed
-from swapnet.executor.planning.usage import demand, page_table_bytes, usage
+from swapnet.executor.planning.usage import demand, least_weights_bytes, page_table_bytes, usage
 from swapnet.manifest import Manifest
 
 __all__ = ["is_interruptible", "scratch_bytes", "together"]
@@ -32,9 +32,11 @@ def together(manifests: Sequence[Manifest], *, lanes: int = 1) -> Demand:
     used = [usage(manifest) for manifest in manifests]
     scratch = scratch_bytes(manifests, lanes=lanes)
     other = sum(one.total_bytes - one.scratch_bytes for one in used)
+    other += len(used) * _ENGINE_BYTES + scratch + page_table_bytes(scratch)
     return Demand(
         sum(demand(manifest).weights_bytes for manifest in manifests),
-        len(used) * _ENGINE_BYTES + other + scratch + page_table_bytes(scratch),
+        other,
+        other + sum(map(least_weights_bytes, manifests)),
     )
 
 

@@ -29,6 +29,7 @@ from swapnet.executor.runtime.share_rules import share_rule
 from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.sharing import Sharing
 from swapnet.executor.swapping.loading import READERS
+from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS, Patience
 from swapnet.executor.swapping.readers import Channel
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.process.forks import Birthplace
@@ -54,6 +55,8 @@ class SwapRuntime:
         Compute threads, and the pool that they belong to.
     load_mode
         The way to read weights.
+    storage_timeout_ms
+        Longest time that storage may take for one request, as in `SwapExecutor`.
     split
         One of `swapnet.executor.runtime.split.RULES`. ``latency``: the lowest expected latency,
         weighted by priorities and rates. ``equal`` and ``proportional`` are what that is compared
@@ -85,6 +88,7 @@ class SwapRuntime:
         *,
         device: Device | None = None,
         load_mode: LoadMode | str = LoadMode.AUTO,
+        storage_timeout_ms: float = STORAGE_TIMEOUT_MS,
         split: str = "latency",
         lanes: int = 1,
         policy: Policy | str = Policy.DEADLINE,
@@ -96,6 +100,8 @@ class SwapRuntime:
         self._budget_bytes = budget_bytes(budget)
         self._device = device or Device()
         self._load_mode = LoadMode.parse(load_mode)
+        Patience(storage_timeout_ms)  # refuses what is out of its range
+        self._storage_timeout_ms = storage_timeout_ms
         self._lanes = Lanes(lanes, policy)
         self._balance = threading.RLock()
         """Held while models come, go, or change their shares."""
@@ -193,10 +199,12 @@ class SwapRuntime:
     def unload(self, model: RuntimeModel) -> None:
         """Finish what was submitted to a model, and give its memory to the others.
 
-        In a forked child it does nothing.
+        Where storage does not answer within 5 seconds, what was submitted fails. In a forked child
+        it does nothing.
         """
         if self._birthplace.is_behind:
             return
+        model.executor.hurry()
         with self._changing():
             if self._models.get(model.name) is not model:
                 return
@@ -261,10 +269,13 @@ class SwapRuntime:
     def close(self) -> None:
         """Finish what was submitted, then release everything. Safe to call twice.
 
-        In a forked child it does nothing.
+        Where storage does not answer within 5 seconds, what was submitted fails. In a forked
+        child it does nothing.
         """
         if self._birthplace.is_behind:
             return
+        for model in self.models:
+            model.executor.hurry()  # what holds the lock may wait for storage
         with self._changing():
             self._closed = True
             self._balancer.stop()
@@ -296,6 +307,7 @@ class SwapRuntime:
                 curve.engine,
                 curve.alone_bytes + share_bytes,
                 load_mode=self._load_mode,
+                storage_timeout_ms=self._storage_timeout_ms,
                 options=OPTIONS,
                 sharing=Sharing(self._channel, self._scratch, urgencies),
             )

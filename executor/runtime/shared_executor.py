@@ -12,6 +12,7 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.planning.plan import Plan, PlanOptions
 from swapnet.executor.sharing import Sharing, Turn
+from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.executor.swapping.storage import LoadMode
 
 __all__ = ["SharedExecutor"]
@@ -22,7 +23,7 @@ class SharedExecutor(SwapExecutor):
 
     Parameters
     ----------
-    engine, budget, load_mode, options
+    engine, budget, load_mode, storage_timeout_ms, options
         As for `SwapExecutor`.
     sharing
         The model's part in reading and in scratch memory; None where it has its own.
@@ -36,13 +37,24 @@ class SharedExecutor(SwapExecutor):
         budget: Budget | str | int,
         *,
         load_mode: LoadMode | str = LoadMode.AUTO,
+        storage_timeout_ms: float = STORAGE_TIMEOUT_MS,
         options: PlanOptions | None = None,
         sharing: Sharing | None = None,
         plan: Plan | None = None,
     ) -> None:
         self._sharing = sharing
         self._given_plan = plan
-        super().__init__(engine, budget, load_mode=load_mode, options=options)
+        super().__init__(
+            engine,
+            budget,
+            load_mode=load_mode,
+            storage_timeout_ms=storage_timeout_ms,
+            options=options,
+        )
+
+    def hurry(self) -> None:
+        """Wait 5 seconds at most for storage from now on: the model is to be closed."""
+        self._patience.hurry()
 
     def infer(self, inputs: Mapping[str, Any], turn: Turn) -> dict[str, Array]:
         """Run one inference that takes turns with other models.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
+from functools import partial
 from typing import Protocol
 
 from swapnet.errors import BackendError, StorageError
 from swapnet.executor.planning.plan import Read
 from swapnet.executor.planning.usage import READ_BYTES
 from swapnet.executor.swapping.moments import Mark, Passed
+from swapnet.executor.swapping.patience import LAST_LOOK_S, Patience
+from swapnet.executor.swapping.readers import Workers
 from swapnet.manifest import SHARED, Extent
 
 __all__ = [
@@ -20,6 +24,7 @@ __all__ = [
     "Reader",
     "Writable",
     "load_once",
+    "name_of",
     "pieces",
     "unreadable",
     "unusable",
@@ -118,13 +123,15 @@ def pieces(block: int, extent: Extent, offset: int, largest_bytes: int) -> Itera
         yield Read(block, extent.offset + start, offset + start, nbytes, 0)
 
 
-def load_once(loader: Loader, reads: Sequence[Read]) -> None:
+def load_once(loader: Loader, reads: Sequence[Read], patience: Patience | None = None) -> None:
     """Bring resident blocks to their places, with several requests in flight.
 
     Raises
     ------
     StorageError, BackendError
         A request failed; the message names the block.
+    StalledError
+        One did not come back.
     """
 
     def fetch(read: Read) -> Mark:
@@ -133,15 +140,32 @@ def load_once(loader: Loader, reads: Sequence[Read]) -> None:
         except (StorageError, BackendError) as error:
             raise unusable(read.block, error) from error
 
-    with ThreadPoolExecutor(READERS, thread_name_prefix="swapnet-load") as pool:
-        for mark in pool.map(fetch, reads):
-            mark.wait()
+    limit = patience or Patience()
+    workers = Workers(READERS, "swapnet-load")
+    futures = [workers.submit(partial(fetch, read)) for read in reads]
+    failure: BaseException | None = None
+    try:
+        for read, future in zip(reads, futures, strict=True):
+            since_s = time.perf_counter()
+            while not wait([future], limit.look_s(since_s)).done:
+                if limit.left_s(since_s) <= 0 and not wait([future], LAST_LOOK_S).done:
+                    name = name_of(read.block)
+                    raise limit.error(name, read.nbytes, read.file_offset, since_s)
+            if failure is None and (failure := future.exception()) is not None:
+                for other in futures:
+                    other.cancel()
+        if failure is not None:
+            raise failure
+        for future in futures:
+            future.result().wait()
+    finally:
+        workers.close()
 
 
 def unreadable(block: int, error: BaseException) -> StorageError:
     """The error of a failed read of a block, or of `SHARED`."""
     return StorageError(
-        f"{_name(block)} could not be read",
+        f"{name_of(block)} could not be read",
         why=error.why if isinstance(error, StorageError) else str(error),
         hint="check the storage, then: swapnet verify",
     )
@@ -152,9 +176,10 @@ def unusable(block: int, error: BaseException) -> StorageError | BackendError:
     if not isinstance(error, BackendError):
         return unreadable(block, error)
     return BackendError(
-        f"{_name(block)} could not be loaded", why=f"{error.what}: {error.why}", hint=error.hint
+        f"{name_of(block)} could not be loaded", why=f"{error.what}: {error.why}", hint=error.hint
     )
 
 
-def _name(block: int) -> str:
+def name_of(block: int) -> str:
+    """A block, or `SHARED`, in messages."""
     return "weights that several blocks share" if block == SHARED else f"block {block}"

@@ -13,12 +13,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 from swapnet.executor.planning.plan import Plan, Read
-from swapnet.executor.swapping.loading import Loader, unusable
+from swapnet.executor.swapping.loading import Loader, name_of, unusable
 from swapnet.executor.swapping.moments import Mark
+from swapnet.executor.swapping.patience import LAST_LOOK_S, Patience, StalledError
 from swapnet.executor.swapping.readers import Channel, Rank
 
 __all__ = ["Arrival", "Pipeline", "ReadEvent", "Urgency"]
@@ -64,6 +66,8 @@ class Pipeline:
         Brings bytes to their places.
     channel
         Channel that reads for other sources too; by default its own, with the plan's readers.
+    patience
+        Limit of the time that storage may take.
     urgency
         Urgency among the other sources; may be called from any thread.
     """
@@ -74,6 +78,7 @@ class Pipeline:
         loader: Loader,
         channel: Channel | None = None,
         *,
+        patience: Patience | None = None,
         urgency: Urgency = lambda _: (),
     ) -> None:
         self._plan = plan
@@ -81,11 +86,13 @@ class Pipeline:
         self._is_alone = channel is None
         self._channel = channel or Channel(plan.readers if plan.reads else 0)
         self._changed = self._channel.changed
+        self._patience = patience or Patience()
         self._urgency = urgency
         self._reset()
         self._closed = False
         self._paused = True
-        self._in_flight = 0
+        self._claimed: dict[int, float] = {}
+        """Begin of each read in flight, by number."""
         self._events: list[ReadEvent] | None = None
         self.read_bytes = 0
         """Bytes read since the pipeline was made."""
@@ -123,7 +130,7 @@ class Pipeline:
         Raises
         ------
         StorageError, BackendError
-            A read failed; the message names the block.
+            A read failed, or did not come back in time; the message names the block.
         """
         needed = self._needed(lap, step)
         waited_s = 0.0
@@ -131,7 +138,7 @@ class Pipeline:
             if self._arrived < needed:
                 start = time.perf_counter()
                 while self._arrived < needed and self._failure is None:
-                    self._changed.wait()
+                    self._wait_patiently(start)
                 if self._arrived < needed and self._failure is not None:
                     read, error = self._failure
                     raise unusable(read.block, error) from error
@@ -169,26 +176,68 @@ class Pipeline:
             return self._lap_bytes.pop(lap, 0)
 
     def restart(self) -> None:
-        """Begin with the first block again after a failed inference; requests in flight end."""
+        """Begin with the first block again after a failed inference; requests in flight end.
+
+        Raises
+        ------
+        StalledError
+            One of them does not come back; nothing is read until it does.
+        """
         with self._changed:
             self._paused = True
             self._changed.notify_all()
-            while self._in_flight:
-                self._changed.wait()
+            while self._claimed:
+                self._wait_patiently(time.perf_counter())
             self._loader.reset()
             self._reset()
         self.start()
 
-    def close(self) -> None:
-        """Stop reading and wait for requests in flight. Safe to call twice."""
-        with self._changed:
+    def close(self) -> bool:
+        """Stop reading and wait for requests in flight. Safe to call twice.
+
+        Returns
+        -------
+        bool
+            False where a request does not come back: its bytes may still come.
+        """
+        with self._changed, suppress(StalledError):
             if not self._closed and self._plan.reads:
                 self._channel.detach(self)
             self._closed = True
-            while self._in_flight:
-                self._changed.wait()
+            limit = self._patience.hurried()
+            while self._claimed:
+                self._wait_patiently(time.perf_counter(), limit)
         if self._is_alone:
             self._channel.close()
+        return not self._claimed
+
+    def _wait_patiently(self, start: float, patience: Patience | None = None) -> None:
+        """Wait for a change, with the lock held; no longer than storage may take.
+
+        Storage is late where the oldest request in flight is. Where there is none, requests of
+        others keep all readers since some time, or since ``start``.
+        """
+        limit = patience or self._patience
+        waited_for = number, begin = self._waited_for()
+        if begin is None:
+            begin = time.perf_counter()
+        elif number is None:
+            begin = max(start, begin)
+        if limit.left_s(begin) > 0:
+            self._changed.wait(limit.look_s(begin))
+            return
+        self._changed.wait(LAST_LOOK_S)
+        if self._waited_for() == waited_for:
+            late = self._arrived if number is None else number
+            read = self._plan.reads[late % len(self._plan.reads)]
+            error = limit.error(name_of(read.block), read.nbytes, read.file_offset, begin)
+            self._failure = self._failure or (read, error)
+            raise error
+
+    def _waited_for(self) -> tuple[int | None, float | None]:
+        """The oldest request in flight and its begin, or that of others that keep all readers."""
+        number = next(iter(self._claimed), None)
+        return number, self._channel.busy_since() if number is None else self._claimed[number]
 
     def rank(self) -> Rank | None:
         lap, _ = divmod(self._next, len(self._plan.reads))
@@ -199,7 +248,7 @@ class Pipeline:
     def claim(self) -> Callable[[], None]:
         number, self._waited = self._next, max(self._waited, self._allowed())
         self._next += 1
-        self._in_flight += 1
+        self._claimed[number] = time.perf_counter()
         read = self._plan.reads[number % len(self._plan.reads)]
         return partial(self._load, number, read, self._step_marks.get(self._waited))
 
@@ -221,7 +270,7 @@ class Pipeline:
 
     def _land(self, number: int, read: Read, start: float, landed: Mark | Exception) -> None:
         with self._changed:
-            self._in_flight -= 1
+            self._claimed.pop(number, None)
             if isinstance(landed, Exception):
                 self._failure = self._failure or (read, landed)
             else:

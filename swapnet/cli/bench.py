@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import write_json
-from swapnet.cli.engine import open_engine, with_delays
+from swapnet.cli.engine import open_engine, say, tell_of_reading, with_delays
 from swapnet.cli.options import (
     PATH,
     budget_option,
@@ -23,6 +23,8 @@ from swapnet.cli.options import (
     named_files,
     read_inputs,
     shapes_option,
+    storage_option,
+    storage_timeout_option,
     threads_option,
 )
 from swapnet.errors import InputError
@@ -39,6 +41,13 @@ __all__ = ["command"]
 @engine_argument
 @budget_option
 @click.option("--compare", is_flag=True, help="Compare with the unswapped model, in turns.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    metavar="X",
+    help="End with status 1 where outputs differ by more from the unswapped model's, relative to "
+    "the largest output; adds --compare. [default: a warning above 0.001]",
+)
 @click.option("--mapped", is_flag=True, help="Compare with memory-mapped ONNX Runtime.")
 @click.option(
     "--against",
@@ -98,7 +107,9 @@ __all__ = ["command"]
 @shapes_option
 @measure_option
 @threads_option
+@storage_option
 @load_mode_option
+@storage_timeout_option
 @gpu_memory_option
 @click.option("--no-resident", is_flag=True, help="Keep no weights in memory; slower.")
 @click.option("--no-cyclic", is_flag=True, help="Never read for the next inference; slower.")
@@ -106,6 +117,7 @@ def command(
     engine: Path,
     budget: str,
     compare: bool,
+    tolerance: float | None,
     mapped: bool,
     against: Path | None,
     model: Path | None,
@@ -123,20 +135,23 @@ def command(
     shapes: dict[str, tuple[int, ...]],
     measure: bool,
     threads: int | None,
+    storage_bytes_per_s: float | None,
     load_mode: str,
+    storage_timeout_ms: float,
     gpu_memory: str,
     no_resident: bool,
     no_cyclic: bool,
 ) -> None:
     """Measure latency and memory of the engine DIR at a budget."""
     from swapnet.budget import Budget
-    from swapnet.builder.importing.source import original_model
+    from swapnet.builder.importing.source import original_model, random_reasons
     from swapnet.builder.one_operator import one_operator_engine
     from swapnet.builder.rewriting.optimise import operators_of, save_optimised
     from swapnet.executor.bench.bench import Other, Setup, bench
     from swapnet.executor.bench.difference import check_comparable
+    from swapnet.executor.bench.judgement import DIFFERENCE_LIMIT
     from swapnet.executor.bench.plot import check_drawable
-    from swapnet.executor.bench.report import as_text
+    from swapnet.executor.bench.report import as_text, difference_warning
     from swapnet.executor.bench.rounds import Schedule
     from swapnet.executor.inputs import check_inputs, planned_sample
     from swapnet.executor.planning.admission import admitted_bytes
@@ -145,7 +160,16 @@ def command(
     from swapnet.executor.swapping.storage import LoadMode
     from swapnet.profile import assumed_profile
 
-    opened = open_engine(engine, shapes, threads, gpu_memory)
+    compare |= tolerance is not None
+    if mapped and storage_bytes_per_s is not None:
+        raise InputError(
+            "--mapped and --storage do not go together",
+            why="the kernel reads for memory-mapped ONNX Runtime, which --storage can't slow down",
+            hint="leave one of them out",
+        )
+    opened = open_engine(
+        engine, shapes, threads, gpu_memory, storage_bytes_per_s=storage_bytes_per_s
+    )
     manifest = opened.manifest
     if memory_limit and manifest.runs_on_gpu:
         raise InputError(
@@ -170,6 +194,7 @@ def command(
         folder = stack.enter_context(working_folder("swapnet-"))
         source = original_model(manifest, model) if compare or mapped else None
         make_plan(manifest, assumed_profile(manifest), admitted_bytes(parsed, manifest), options)
+        tell_of_reading(parsed, opened, load_mode)
         opened = with_delays(opened, load_mode, measure=measure, name=str(engine))
         if other is not None:
             with_delays(other, load_mode, measure=measure, name=str(against))
@@ -188,6 +213,9 @@ def command(
                 unswapped=source if compare else None,
                 others=others,
                 load_mode=LoadMode(load_mode),
+                tolerance=DIFFERENCE_LIMIT if tolerance is None else tolerance,
+                explain=lambda: random_reasons(source) if source else (),
+                storage_timeout_ms=storage_timeout_ms,
                 options=options,
                 memory_limit=memory_limit,
                 schedule=Schedule(iterations=iterations, warm_up_ms=warm_up, duration_s=duration),
@@ -200,6 +228,9 @@ def command(
         write_json(findings.report, json_target)
     if json_target != "-":
         click.echo(as_text(findings.report))
+    else:
+        for line in difference_warning(findings.report):
+            say(line)
     if export_times:
         write_json(_times(findings), export_times)
     if export_profile:
@@ -208,6 +239,9 @@ def command(
         write_json({"traceEvents": findings.trace_events}, export_trace)
     if plot:
         _plot(opened, findings, Path(plot))
+    judged = findings.report.difference
+    if tolerance is not None and judged is not None and not judged.is_within:
+        raise click.exceptions.Exit(1)
 
 
 def _plot(engine: Engine, findings: Findings, path: Path) -> None:
@@ -215,7 +249,7 @@ def _plot(engine: Engine, findings: Findings, path: Path) -> None:
     from swapnet.executor.bench.prediction import scaled
     from swapnet.executor.planning.curve import curve
 
-    manifest, report, profile = findings.manifest, findings.report, engine.measured
+    manifest, report, profile = findings.manifest, findings.report, engine.delays
     delays = scaled(profile, report.idle_ms, report.storage_bytes_per_s)
     points = curve(manifest, profile, delays=delays, execution_ms=report.execution_ms)
     save_plot([panel_of(report.model, points, [report])], path)

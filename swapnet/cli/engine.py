@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,24 @@ import click
 
 from swapnet.cli.console import progress
 from swapnet.errors import InputError, StorageError
+from swapnet.executor.swapping.storage import LoadMode
 from swapnet.files import cache_folder, make_folder, working_folder
 from swapnet.tensors import ELEMENT_BYTES
 from swapnet.units import format_size
 
 if TYPE_CHECKING:
+    from swapnet.budget import Budget
     from swapnet.executor.engine import Engine
     from swapnet.manifest import Manifest
 
-__all__ = ["engine_or_model", "open_engine", "say", "unswappable", "with_delays"]
+__all__ = [
+    "engine_or_model",
+    "open_engine",
+    "say",
+    "tell_of_reading",
+    "unswappable",
+    "with_delays",
+]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -36,6 +46,7 @@ def open_engine(
     gpu_memory: str = "auto",
     *,
     own: bool | None = None,
+    storage_bytes_per_s: float | None = None,
 ) -> Engine:
     """An engine at input shapes, on the device that it was compiled for.
 
@@ -48,11 +59,16 @@ def open_engine(
     own
         True where this process executes and is ours alone: its sessions then share one thread pool.
         None where children of ours execute: memory is counted as they take it.
+    storage_bytes_per_s
+        Bandwidth that storage is slowed down to; None leaves it as it is.
     """
     from swapnet.calibration import ensure_shapes
     from swapnet.executor.engine import Engine
+    from swapnet.executor.pace import Pace
 
     engine = Engine.open(folder).on_threads(threads, own=bool(own), gpu_memory=gpu_memory)
+    if storage_bytes_per_s is not None:
+        engine = engine.on(replace(engine.device, pace=Pace(storage_bytes_per_s)))
     return ensure_shapes(engine.in_child() if own is None else engine, shapes, say=say)
 
 
@@ -68,6 +84,18 @@ def unswappable(manifest: Manifest) -> Iterator[str]:
         )
     if shared := manifest.shared_extent.nbytes:
         yield f"Weights that several blocks use take {format_size(shared)} and stay in memory."
+
+
+def tell_of_reading(budget: Budget, engine: Engine, load_mode: str) -> None:
+    """A line where a budget is more than everything, or where weights are read by mapping them."""
+    whole_bytes = engine.demand.total_bytes
+    if budget.of != "bytes" and budget.amount > 1:
+        say(f"{budget} is more than everything: {format_size(whole_bytes)} hold the whole model")
+    if load_mode == LoadMode.MMAP.value and budget.resolve(engine.demand) < whole_bytes:
+        say(
+            "--load-mode mmap reads through the page cache, which a budget does not count, and "
+            "ends with SIGBUS if the file becomes shorter: auto does neither"
+        )
 
 
 def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,7 @@ from swapnet.files import working_folder
 from swapnet.units import format_size
 
 if TYPE_CHECKING:
-    from swapnet.budget import Budget
     from swapnet.executor.bench.report import Report
-    from swapnet.models.zoo import ZooModel
 
 __all__ = ["command"]
 
@@ -105,7 +104,10 @@ def run_models(
     from swapnet import models
     from swapnet.budget import Budget
     from swapnet.builder.one_operator import one_operator_engine
+    from swapnet.cli.engine import open_engine, say
     from swapnet.executor.backends import best_backend, can_run
+    from swapnet.executor.bench.bench import Setup, bench
+    from swapnet.executor.bench.rounds import Schedule
     from swapnet.manifest import GPU_BACKENDS
 
     parsed = Budget.parse(budget)
@@ -119,12 +121,23 @@ def run_models(
         return
     table = StreamedTable(_COLUMNS)
     with working_folder("swapnet-") as work:
-        one_operator = one_operator_engine(work)
+        setup = partial(
+            Setup,
+            budget=parsed,
+            one_operator=one_operator_engine(work),
+            schedule=Schedule(rounds=3, iterations=3, warm_up_ms=0, duration_s=duration),
+        )
         for number, model in enumerate(chosen, 1):
             where = f"[{number}/{len(chosen)}] {model.name}"
-            report = _run_model(
-                model, parsed, engines, backend, duration, one_operator, table, where
-            )
+            say(f"{where}: making the model and its engine …")
+            files = models.get(model.name)
+            inputs = load_npz(files.example)
+            opened = open_engine(current_engine(engines, files, inputs, backend), {})
+            say(f"{where}: comparing swapped and unswapped …")
+            findings = bench(setup(engine=opened, inputs=inputs, unswapped=files.onnx))
+            report = findings.report
+            table.row(model.name, *_cells(report))
+            click.echo("  " + model.read(inputs, findings.outputs).replace("\n", "\n  "))
     click.echo(
         f"\nAt {parsed}, in turn with ONNX Runtime unswapped. Peaks are by "
         f"{report.memory_accounting} accounting, above the {format_size(report.fixed_bytes)} that "
@@ -132,41 +145,10 @@ def run_models(
     )
 
 
-def _run_model(
-    model: ZooModel,
-    budget: Budget,
-    engines: Path,
-    backend: str,
-    duration_s: float,
-    one_operator: Path,
-    table: StreamedTable,
-    where: str,
-) -> Report:
-    """Build a model, measure it, and print its row and what it answered."""
-    from swapnet import models
-    from swapnet.cli.engine import open_engine, say
-    from swapnet.executor.bench.bench import Setup, bench
-    from swapnet.executor.bench.rounds import Schedule
-
-    say(f"{where}: making the model and its engine …")
-    files = models.get(model.name)
-    inputs = load_npz(files.example)
-    folder = current_engine(engines, files, inputs, backend)
-    say(f"{where}: comparing swapped and unswapped …")
-    findings = bench(
-        Setup(
-            engine=open_engine(folder, {}),
-            budget=budget,
-            inputs=inputs,
-            one_operator=one_operator,
-            unswapped=files.onnx,
-            schedule=Schedule(rounds=3, iterations=3, warm_up_ms=0, duration_s=duration_s),
-        )
-    )
-    report = findings.report
+def _cells(report: Report) -> tuple[str, ...]:
+    """A row of the table, without the name."""
     assert report.unswapped_ms is not None
-    table.row(
-        model.name,
+    return (
         format_size(report.weights_bytes),
         format_size(report.budget_bytes),
         format_size(report.peak_bytes),
@@ -176,9 +158,6 @@ def _run_model(
         f"{report.ratio_to_bound:.2f}",
         f"{report.max_rel_error:.1e}",
     )
-    text = model.read(inputs, findings.outputs)
-    click.echo("  " + text.replace("\n", "\n  "))
-    return report
 
 
 def show_built(names: Sequence[str], engines: Path, backend: str) -> None:

@@ -12,8 +12,10 @@ import click
 
 from swapnet.arrays import load_npy, load_npz
 from swapnet.errors import InputError
+from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.tensors import parse_shapes
+from swapnet.units import parse_size
 
 __all__ = [
     "PATH",
@@ -28,6 +30,8 @@ __all__ = [
     "read_inputs",
     "shapes_option",
     "shapes_option_named",
+    "storage_option",
+    "storage_timeout_option",
     "threads_option",
 ]
 
@@ -72,6 +76,38 @@ engines_option = click.option(
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(1), help="Compute threads. [default: all processors]"
+)
+
+
+def _bytes_per_s(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    parsed = parse_size(value)
+    if parsed < 1:
+        raise InputError(
+            f"--storage {value} is invalid",
+            why=f"it is {parsed} bytes per second, and must be at least 1",
+            hint="give bytes per second, like --storage 400MB",
+        )
+    return float(parsed)
+
+
+storage_option = click.option(
+    "--storage",
+    "storage_bytes_per_s",
+    metavar="SIZE",
+    callback=_bytes_per_s,
+    help="Bytes per second of a slower storage, like 90MB for a card. [default: this device's]",
+)
+
+
+storage_timeout_option = click.option(
+    "--storage-timeout-ms",
+    default=STORAGE_TIMEOUT_MS,
+    show_default=True,
+    type=float,
+    metavar="MS",
+    help="Longest time that storage may take for one request.",
 )
 
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from swapnet.cli.console import print_table, write_json
-from swapnet.cli.engine import engine_or_model, open_engine, unswappable, with_delays
+from swapnet.cli.engine import (
+    engine_or_model,
+    open_engine,
+    tell_of_reading,
+    unswappable,
+    with_delays,
+)
 from swapnet.cli.options import (
     PATH,
     gpu_memory_option,
     load_mode_option,
     measure_option,
     shapes_option,
+    storage_option,
     threads_option,
 )
 from swapnet.files import check_writable
@@ -23,6 +31,7 @@ from swapnet.units import format_size
 
 if TYPE_CHECKING:
     from swapnet.budget import Budget
+    from swapnet.executor.engine import Engine
     from swapnet.executor.planning.curve import Point
     from swapnet.executor.planning.plan import Plan
     from swapnet.manifest import Manifest
@@ -49,6 +58,7 @@ _SHARES = (17, 25, 43, 66, 100)
 @click.option("--portable", is_flag=True, help="Build a model for any processor.")
 @measure_option
 @threads_option
+@storage_option
 @load_mode_option
 @gpu_memory_option
 def command(
@@ -62,6 +72,7 @@ def command(
     portable: bool,
     measure: bool,
     threads: int | None,
+    storage_bytes_per_s: float | None,
     load_mode: str,
     gpu_memory: str,
 ) -> None:
@@ -74,25 +85,38 @@ def command(
     from swapnet.budget import Budget
     from swapnet.executor.bench.plot import Panel, check_drawable, save_plot
     from swapnet.executor.planning.curve import curve
-    from swapnet.executor.planning.planner import make_plan
+    from swapnet.executor.planning.planner import make_plan, smallest_budget
 
     parsed = Budget.parse(budget) if budget else None
     check_writable(json_target, plot)
     if plot:
         check_drawable(plot)
     with engine_or_model(engine, shapes, max_block=max_block, portable=portable) as folder:
-        opened = open_engine(folder, shapes, threads, gpu_memory)
+        opened = open_engine(
+            folder, shapes, threads, gpu_memory, storage_bytes_per_s=storage_bytes_per_s
+        )
         budgets = _budgets(opened.manifest, parsed)
+        if parsed:
+            tell_of_reading(parsed, opened, load_mode)
         opened = with_delays(opened, load_mode, measure=measure, name=str(engine)).with_needs()
-        manifest, profile = opened.manifest, opened.measured
+        manifest, profile = opened.manifest, opened.delays
         plans = [make_plan(manifest, profile, nbytes) for nbytes in budgets]
         points = curve(manifest, profile) if with_curve or plot else ()
     if plot:
         save_plot([Panel(f"{manifest.source.name}\n{profile.device}", points)], plot)
+    in_python = _smallest_in_python(opened)
     if json_target:
-        write_json(_records(manifest, profile, plans, points), json_target)
+        write_json(_records(manifest, profile, plans, points, in_python), json_target)
     if json_target != "-":
         _print(manifest, profile, plans, points if with_curve else ())
+        if in_python != smallest_budget(manifest)[0]:
+            click.echo(
+                f"That is for commands; in Python at least {in_python} bytes "
+                f"({format_size(in_python)}): sessions have threads of their own there."
+            )
+        if storage_bytes_per_s is not None:
+            allowed, found = storage_bytes_per_s / 1e6, profile.storage.bytes_per_s / 1e6
+            click.echo(f"Storage reads {found:g} MB/s, --storage allows {allowed:g}.")
 
 
 def _budgets(manifest: Manifest, budget: Budget | None) -> list[int]:
@@ -111,6 +135,17 @@ def _budgets(manifest: Manifest, budget: Budget | None) -> list[int]:
     if nbytes < smallest:
         make_plan(manifest, assumed_profile(manifest), nbytes)
     return [nbytes]
+
+
+def _smallest_in_python(engine: Engine) -> int:
+    """The smallest budget of a `SwapExecutor` in a process of the user's."""
+    from swapnet.executor.device import ThreadPool
+    from swapnet.executor.planning.planner import smallest_budget
+
+    if engine.manifest.runs_on_gpu:
+        return smallest_budget(engine.manifest)[0]
+    theirs = replace(engine.device, pool=ThreadPool.SESSION)
+    return smallest_budget(engine.on(theirs).manifest)[0]
 
 
 def _print(
@@ -162,7 +197,11 @@ def _print(
 
 
 def _records(
-    manifest: Manifest, profile: Profile, plans: Sequence[Plan], points: Sequence[Point]
+    manifest: Manifest,
+    profile: Profile,
+    plans: Sequence[Plan],
+    points: Sequence[Point],
+    in_python: int,
 ) -> list[dict[str, Any]]:
     """One record for each plan, then one for the curve."""
     from swapnet.executor.planning.planner import smallest_budget
@@ -176,7 +215,9 @@ def _records(
         "weights_bytes": demand(manifest).weights_bytes,
         "smallest_budget_bytes": smallest,
         "smallest_budget_reason": reason,
+        "smallest_budget_in_python_bytes": in_python,
         "delays": profile.device,
+        "storage_bytes_per_s": profile.storage.bytes_per_s,
     }
     records = [{"schema": "swapnet-plan/1", **model, **_record(plan)} for plan in plans]
     if points:

@@ -8,7 +8,7 @@ import click
 
 from swapnet.arrays import save_npz
 from swapnet.cli.console import print_table
-from swapnet.cli.engine import open_engine, say
+from swapnet.cli.engine import open_engine, say, tell_of_reading
 from swapnet.cli.options import (
     PATH,
     budget_option,
@@ -18,6 +18,7 @@ from swapnet.cli.options import (
     named_file,
     read_inputs,
     shapes_option,
+    storage_timeout_option,
     threads_option,
 )
 from swapnet.files import check_writable
@@ -43,6 +44,7 @@ __all__ = ["command"]
 @click.option("--verify", is_flag=True, help="Compare all checksums first.")
 @threads_option
 @load_mode_option
+@storage_timeout_option
 @gpu_memory_option
 @click.pass_context
 def command(
@@ -55,18 +57,24 @@ def command(
     verify: bool,
     threads: int | None,
     load_mode: str,
+    storage_timeout_ms: float,
     gpu_memory: str,
 ) -> None:
     """Run one inference of the engine DIR inside a budget."""
+    from swapnet.budget import Budget
     from swapnet.executor import SwapExecutor
     from swapnet.executor.inputs import planned_sample
 
+    parsed = Budget.parse(budget)
     check_writable(output)
     opened = open_engine(engine, shapes, threads, gpu_memory, own=bool(context.obj))
     manifest = opened.manifest
     names = [tensor.name for tensor in manifest.inputs]
     arrays = read_inputs(named_file(text, names, "=") for text in inputs)
-    with SwapExecutor(opened, budget, load_mode=load_mode, verify=verify) as executor:
+    tell_of_reading(parsed, opened, load_mode)
+    with SwapExecutor(
+        opened, parsed, load_mode=load_mode, verify=verify, storage_timeout_ms=storage_timeout_ms
+    ) as executor:
         outputs = executor(arrays if inputs else planned_sample(manifest))
         stats, plan = executor.stats, executor.plan
         is_assumed = executor.engine.measured.is_assumed

@@ -16,6 +16,7 @@ from swapnet.manifest import load_manifest
 from tests.builder.precision.conftest import convolutions
 from tests.cli.conftest import Call
 from tests.helpers.engines import BuildToy, Engine
+from tests.helpers.zoo import Net
 
 BRIEF = ("--iterations", 3, "--duration", 0, "--warm-up", 0, "--threads", 1, "--no-measure")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -81,6 +82,65 @@ def test_an_engine_of_another_model_is_refused(call: Call, engine: BuildToy) -> 
     failed = call(*common, other.folder)
     assert failed.is_user_error("are not engines of one model", *hashes)
     assert call(*common, other.folder / "none").is_user_error("is not an engine directory")
+
+
+@pytest.mark.slow
+def test_a_difference_is_judged(call: Call, tmp_path: Path) -> None:
+    net = Net()
+    noise = net("RandomNormalLike", net.dense(net.input("x", (2, 64)), 64, 64))
+    net.output(net.dense(noise, 64, 64))
+    onnx.save_model(net.model(), tmp_path / "random.onnx")
+    build(tmp_path / "random.onnx", tmp_path / "random")
+    common = ("bench", tmp_path / "random", "--budget", "100%", *BRIEF)
+    warned = call(*common, "--compare")
+    assert warned.status == 0
+    assert "Warning: outputs differ by" in warned.out
+    assert "random operators" in warned.out
+    assert "RandomNormalLike" in warned.out
+    above = call(*common, "--tolerance", "1e-5", "--json", "-")
+    assert above.status == 1
+    assert "the limit is 1e-05" in above.err
+    report = json.loads(above.out)
+    assert report["difference"]["is_within"] is False
+    assert report["difference"]["limit"] == 1e-5
+    assert len(report["difference"]["reasons"]) == 1
+
+
+@pytest.mark.slow
+def test_a_difference_within_the_tolerance(call: Call, toy: Engine) -> None:
+    ran = call(
+        "bench", toy.folder, "--budget", "100%", *BRIEF, "--tolerance", "1e-4", "--json", "-"
+    )
+    assert (ran.status, ran.err) == (0, "")
+    judged = json.loads(ran.out)["difference"]
+    assert judged == {"limit": 1e-4, "is_within": True, "reasons": []}
+
+
+@pytest.mark.slow
+def test_lower_precision_is_named_where_it_differs(call: Call, model: Path, tmp_path: Path) -> None:
+    build(model, tmp_path / "half", precision="fp16")
+    common = ("bench", tmp_path / "half", "--budget", "100%", *BRIEF)
+    ran = call(*common, "--tolerance", "1e-9")
+    assert ran.status == 1
+    assert "the engine was built in fp16" in ran.out
+
+
+@pytest.mark.slow
+def test_storage_is_slowed_down(call: Call, toy: Engine) -> None:
+    few = ["--iterations", 1, "--duration", 0, "--warm-up", 0, "--no-measure"]
+    common = ("bench", toy.folder, "--budget", toy.smallest, *few, "--storage", "4MB")
+    ran = call(*common, "--json", "-")
+    assert ran.status == 0, ran.err
+    report = json.loads(ran.out)
+    assert report["storage_limit_bytes_per_s"] == 4e6
+    assert report["storage_bytes_per_s"] <= 4e6
+    assert report["predicted_ms"] >= report["streamed_bytes"] / 4e6 * 1e3 * 0.5
+    assert "--storage allows 4" in call(*common).out
+
+
+def test_mapped_weights_are_not_slowed_down(call: Call, toy: Engine) -> None:
+    failed = call("bench", toy.folder, "--budget", "100%", "--storage", "4MB", "--mapped")
+    assert failed.is_user_error("--mapped and --storage do not go together")
 
 
 @pytest.mark.slow

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from swapnet.calibration.delays.worker import Job
+from swapnet.errors import BudgetError
 from swapnet.executor.device import Device
+from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import demand
 from swapnet.manifest import load_manifest
@@ -72,6 +74,60 @@ def test_other_shapes_have_their_own_demand_and_plan(call: Call, dynamic: Path) 
         assert larger[key] > built[key]
     kept = sorted(path.name for path in (dynamic / "shapes").iterdir())
     assert kept == ["profile-x-8x64x64_mask-8x64.json", "x-8x64x64_mask-8x64.json"]
+
+
+def test_the_smallest_budget_in_python_is_named_and_works(call: Call, toy: Engine) -> None:
+    shown = call("plan", toy.folder, "--no-measure", "--json", "-")
+    (record, *_) = json.loads(shown.out)
+    in_python = record["smallest_budget_in_python_bytes"]
+    assert in_python > record["smallest_budget_bytes"]
+    text = call("plan", toy.folder, "--no-measure").out
+    assert f"in Python at least {in_python} bytes" in " ".join(text.split())
+    SwapExecutor(toy.folder, in_python).close()
+    with pytest.raises(BudgetError) as caught:
+        SwapExecutor(toy.folder, in_python - 1)
+    assert caught.value.smallest_bytes == in_python
+
+
+def test_nothing_resident_is_the_smallest_budget(call: Call, toy: Engine) -> None:
+    shown = call("plan", toy.folder, "--no-measure", "--budget", "weights:0%", "--json", "-")
+    (record,) = json.loads(shown.out)
+    assert record["budget_bytes"] == record["smallest_budget_bytes"]
+    with SwapExecutor(toy.folder, "weights:0%") as executor:
+        assert executor.plan.budget_bytes == record["smallest_budget_in_python_bytes"]
+        assert not any(place.resident for place in executor.plan.places if place.nbytes)
+
+
+def test_more_than_everything_is_said(call: Call, toy: Engine) -> None:
+    common = ("plan", toy.folder, "--no-measure", "--budget")
+    assert call(*common, "200%").err.startswith("200% is more than everything: ")
+    assert call(*common, "weights:150%").err.count("\n") == 1
+    assert call(*common, "100%").err == ""
+    assert call("run", toy.folder, "--budget", "101%").err.startswith("101% is more")
+
+
+def test_mapping_weights_is_warned_of_where_they_are_streamed(call: Call, toy: Engine) -> None:
+    common = ("run", toy.folder, "--load-mode", "mmap", "--budget")
+    assert "--load-mode mmap reads through the page cache" in call(*common, "weights:70%").err
+    assert "mmap" not in call(*common, "100%").err
+
+
+def test_slower_storage_streams_less_and_takes_longer(call: Call, toy: Engine) -> None:
+    def planned(*options: str) -> dict[str, Any]:
+        common = ("plan", toy.folder, "--no-measure", "--budget", "weights:60%", "--json", "-")
+        (record,) = json.loads(call(*common, *options).out)
+        return dict(record)
+
+    own, slow = planned(), planned("--storage", "100KB")
+    assert slow["storage_bytes_per_s"] == 100_000 < own["storage_bytes_per_s"]
+    least_ms = slow["streamed_bytes"] / 100_000 * 1e3
+    assert slow["predicted_ms"] >= least_ms > own["predicted_ms"]
+    text = call("plan", toy.folder, "--no-measure", "--storage", "100KB").out
+    assert "Storage reads 0.1 MB/s, --storage allows 0.1." in text
+    unlimited = call("plan", toy.folder, "--no-measure", "--storage", "900GB").out
+    assert "--storage allows 900000." in unlimited
+    failed = call("plan", toy.folder, "--storage", "0MB")
+    assert failed.is_user_error("--storage 0MB is invalid", "0 bytes per second")
 
 
 def test_run_and_inspect_take_shapes(call: Call, dynamic: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from swapnet.budget import Budget, Demand
 from swapnet.errors import InputError
 
-DEMAND = Demand(weights_bytes=1000, other_bytes=200)
+DEMAND = Demand(weights_bytes=1000, other_bytes=200, smallest_bytes=270)
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ DEMAND = Demand(weights_bytes=1000, other_bytes=200)
         *(("64MiB", 64 << 20), (4096, 4096), ("100", 100)),
         *(("25%", 300), ("100%", 1200), ("12.5 %", 150)),
         *(("weights:25%", 450), ("weights: 43%", 630), ("weights:100%", 1200)),
+        *(("weights:0%", 270), ("weights:0.0 %", 270), ("200%", 2400)),
     ],
 )
 def test_resolves_against_the_demand(value: str | int, nbytes: int) -> None:
@@ -29,13 +30,15 @@ def test_refuses_what_is_no_budget(text: str) -> None:
     assert "weights:25%" in caught.value.hint
 
 
-@pytest.mark.parametrize("value", [0, -4096, "0", "0%", "weights:0%", "0MiB"])
+@pytest.mark.parametrize("value", [0, -4096, "0", "0%", "0MiB"])
 def test_refuses_nothing(value: str | int) -> None:
     with pytest.raises(InputError, match="must be above 0"):
         Budget.parse(value)
 
 
-@pytest.mark.parametrize("text", ["64MiB", "1.5GiB", "25%", "weights:25%", "weights:12.5%"])
+@pytest.mark.parametrize(
+    "text", ["64MiB", "1.5GiB", "25%", "weights:25%", "weights:12.5%", "weights:0%"]
+)
 def test_prints_as_it_is_written(text: str) -> None:
     budget = Budget.parse(text)
     assert str(budget) == text

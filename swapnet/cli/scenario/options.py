@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from swapnet.cli.options import engines_option, threads_option
+from swapnet.cli.options import engines_option, storage_option, threads_option
 from swapnet.errors import InputError
-from swapnet.units import parse_size
 
 __all__ = ["scenario_options"]
 
@@ -58,13 +57,7 @@ def scenario_options(*, requests: int) -> Callable[[F], F]:
                 type=click.IntRange(1),
                 help="Least number of requests of a DNN; others get more, by their rates.",
             ),
-            click.option(
-                "--storage",
-                "storage_bytes_per_s",
-                metavar="SIZE",
-                callback=_bytes_per_s,
-                help="Bytes per second of a slower storage, like 400MB. [default: this device's]",
-            ),
+            storage_option,
             click.option(
                 "--budget",
                 required=True,
@@ -116,16 +109,3 @@ def _speed(_: click.Context, __: click.Parameter, value: float) -> float:
             hint="leave it out for the scenario's own rates",
         )
     return value
-
-
-def _bytes_per_s(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
-    if value is None:
-        return None
-    parsed = parse_size(value)
-    if parsed < 1:
-        raise InputError(
-            f"--storage {value} is invalid",
-            why=f"it is {parsed} bytes per second, and must be at least 1",
-            hint="give bytes per second, like --storage 400MB",
-        )
-    return float(parsed)

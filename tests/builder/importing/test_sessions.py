@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from swapnet.builder.importing.sessions import open_session, quiet_options
 from swapnet.errors import ModelError
@@ -51,6 +51,18 @@ def unknown_operator(model: onnx.ModelProto) -> None:
     model.graph.node[0].op_type = "Quicksort"
 
 
+def unknown_input(model: onnx.ModelProto) -> None:
+    model.graph.node[0].input.append("none")
+
+
+def circle(model: onnx.ModelProto) -> None:
+    model.graph.node[0].input[0] = model.graph.node[-1].output[0]
+
+
+def other_type(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+
+
 @pytest.mark.parametrize(
     ("spoil", "hint"),
     [
@@ -63,6 +75,9 @@ def unknown_operator(model: onnx.ModelProto) -> None:
         (custom_operator, "does not have the operator com.acme:Sort"),
         (domain_without_import, "add com.acme to model.opset_import"),
         (unknown_operator, "does not have Quicksort"),
+        (unknown_input, "onnx.checker.check_model"),
+        (circle, "onnx.checker.check_model"),
+        (other_type, "onnx.checker.check_model"),
     ],
 )
 def test_the_hint_is_for_the_cause(spoil: Callable[[onnx.ModelProto], None], hint: str) -> None:
@@ -76,8 +91,10 @@ def test_the_hint_is_for_the_cause(spoil: Callable[[onnx.ModelProto], None], hin
 
 
 def test_another_refusal_names_the_operator() -> None:
-    model = mlp(layers=2)
-    model.graph.node[0].input.append("none")
+    values = [helper.make_tensor_value_info(name, TensorProto.INT16, [2]) for name in "xy"]
+    nodes = [helper.make_node("Max", ["x", "x"], ["y"])]
+    graph = helper.make_graph(nodes, "largest", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with pytest.raises(ModelError) as caught:
         open_session(model.SerializeToString(), quiet_options())
     assert "change or replace the operator" in caught.value.hint

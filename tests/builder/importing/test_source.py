@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.external_data_helper import set_external_data
 
-from swapnet.builder.importing.source import file_sha256, open_source
+from swapnet.builder.importing.source import file_sha256, open_source, random_reasons
 from swapnet.errors import ModelError
 from tests.helpers.zoo import TOYS, mlp
 
@@ -76,6 +76,29 @@ def test_hashes_in_pieces(path: Path) -> None:
     data = np.arange(3 << 18, dtype=np.int32).tobytes()
     path.write_bytes(data)
     assert file_sha256(path) == hashlib.sha256(data).hexdigest()
+
+
+def test_random_operators_are_named_in_bodies_and_functions_too(path: Path) -> None:
+    model = TOYS["branches"].make()
+    onnx.save(model, path)
+    assert not list(random_reasons(path))
+    (node,) = (node for node in model.graph.node if node.op_type == "If")
+    body = next(a.g for a in node.attribute if a.HasField("g"))
+    body.node.append(helper.make_node("RandomNormal", [], ["r"], "noise", shape=[1]))
+    made = [
+        helper.make_node("Bernoulli", ["x"], ["b"]),
+        helper.make_node("Dropout", list("xrt"), ["d"]),
+    ]
+    opset = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("own", "f", ["x"], ["b"], made, opset))
+    model.graph.node.append(helper.make_node("Dropout", ["x"], ["kept"]))
+    onnx.save(model, path)
+    (reason,) = random_reasons(path)
+    assert reason.endswith("RandomNormal 'noise', Bernoulli 'b', Dropout 'd'")
+    model.graph.node.append(helper.make_node("RandomUniformLike", ["x"], ["u"]))
+    onnx.save(model, path)
+    (reason,) = random_reasons(path)
+    assert "and 1 more" in reason
 
 
 def write_nothing(path: Path) -> None:
@@ -168,5 +191,8 @@ def test_names_the_tensor_whose_data_is_missing(path: Path, length: int | None) 
         weights.write_bytes(weights.read_bytes()[:length])
     with pytest.raises(ModelError, match=r"lacks weights") as caught:
         open_source(path)
-    assert "'w0' ends at byte 16391 of toy.weights" in caught.value.why
-    assert f"which has {length or 0} bytes" in caught.value.why
+    assert (
+        "'w0' is in toy.weights, which can't be read: No such file or directory"
+        if length is None
+        else f"'w0' ends at byte 16391 of toy.weights, which has {length} bytes"
+    ) in caught.value.why

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
+from swapnet.builder.importing.external_data import ExternalData, Part
 from swapnet.builder.importing.source import SourceModel, open_source
 from swapnet.builder.precision.convert import PrecisionOptions, convert, interchange
 from swapnet.errors import InputError, ModelError
@@ -213,6 +214,10 @@ def test_ranges_of_another_model_are_refused(
     with pytest.raises(InputError, match="another model") as caught:
         interchange(source, PrecisionOptions("int8", ranges=other), tmp_path)
     assert source.sha256[:12] in caught.value.why
+    tuned = replace(source, data=ExternalData.of([Part(tmp_path / "tuned.data", 0, 4)]))
+    (tmp_path / "tuned.data").write_bytes(b"more")
+    with pytest.raises(InputError, match="another model"):
+        interchange(tuned, PrecisionOptions("int8", ranges=cache), tmp_path)
     fewer = msgspec.structs.replace(cache, ranges={})
     with pytest.raises(InputError, match="lacks"):
         interchange(source, PrecisionOptions("int8", ranges=fewer), tmp_path)

@@ -114,8 +114,13 @@ def test_a_working_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_file_as_parent_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="can't be written"):
+    with pytest.raises(StorageError, match="can't be written") as caught:
         write(tmp_path / "file" / "toy", "new")
+    assert str(tmp_path / "file") in caught.value.why
+    assert caught.value.hint == "choose another folder with -o"
+    with pytest.raises(StorageError, match="File name too long") as caught:
+        write(tmp_path / ("x" * 300), "new")
+    assert "free" not in f"{caught.value.why}{caught.value.hint}"
 
 
 def test_an_error_while_writing_says_how_much_is_free(target: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
 from swapnet.builder.importing.sessions import open_session, quiet_options
-from swapnet.builder.importing.source import file_sha256, open_source
+from swapnet.builder.importing.source import open_source
 from swapnet.builder.precision.selection import Channels, channelled
 from swapnet.builder.rewriting.optimise import TYPES, Operators, optimise
 from swapnet.calibration.ranges import collect, groups
@@ -66,7 +66,7 @@ def test_extremes_are_those_of_every_value(convolutions: Toy) -> None:
     assert set(cache.ranges) == set(runs[0])
     for name, found in cache.ranges.items():
         assert close(found, seen(name, runs)), name
-    assert cache.model_sha256 == file_sha256(convolutions.path)
+    assert cache.model_sha256 == open_source(convolutions.path).identity
     assert (cache.model, cache.method, cache.samples) == ("optimised.onnx", "minmax", 3)
     assert cache.percentile is None
     assert convolutions.left() == before

@@ -44,6 +44,10 @@ def test_engines_of_other_models(simulated_manifest: Callable[..., Manifest]) ->
     check_comparable(NAMES, [others[0], others[0]])
     with pytest.raises(InputError, match=r"(?s)not engines of one model.*11ab.*22cd"):
         check_comparable(NAMES, others)
+    tuned = msgspec.structs.replace(sources[0], data_sha256="33ef")
+    others[1] = msgspec.structs.replace(manifest, source=tuned)
+    with pytest.raises(InputError, match=r"(?s)not engines of one model.*11ab.*33ef"):
+        check_comparable(NAMES, others)
 
 
 def test_engines_at_other_shapes(simulated_manifest: Callable[..., Manifest]) -> None:

@@ -45,6 +45,7 @@ def report(simulated: Simulated) -> Callable[..., Report]:
             "peak_bytes": 90,
             "accounting": "kernel",
             "error": (1e-5, 1e-6),
+            "judgement": None,
             "load_mode": "direct",
         }
         return make_report(
