@@ -51,6 +51,8 @@ _MARGIN = 1.05
 _TRIES = 4
 """Number of smaller limits to try: the last two differ by a thirty-second."""
 
+_TIMES = 3
+
 _UNSEEN_BYTES = 64 << 20
 """End of ONNX Runtime's arena that is not watched: far more than inline constants take."""
 
@@ -261,7 +263,8 @@ def _measure_here(folder: Path, shapes: Mapping[str, tuple[int, ...]] | None) ->
         count = len(manifest.blocks)
         joined = [_grouped(manifest, n) for n in ((count,) if placed else (2, 3, 4, 6, 8, count))]
         peaks = blocks.run(apart, LARGEST_CHUNK_BYTES, _Region())
-        limit = _limit(blocks, [apart], max(peaks), tries=_TRIES if placed else 0)
+        limit = _lower_limit(blocks, apart, peaks) if placed else max(peaks)
+        limit = _limit(blocks, [apart], limit)
         merged = [max(blocks.run(steps, LARGEST_CHUNK_BYTES, _Region())) for steps in joined]
         merged_limit = _limit(blocks, [apart, *joined], max(limit, *merged))
         widest = peaks.index(max(peaks))
@@ -317,34 +320,44 @@ _MOST_TIMES_PEAK = 16
 """Upper limit of the tries, in multiples of the peak."""
 
 
-def _limit(blocks: _Blocks, orders: Sequence[Sequence[Step]], peak: int, *, tries: int = 0) -> int:
-    """A limit of ONNX Runtime's arena under which the blocks run in every order.
+def _limit(blocks: _Blocks, orders: Sequence[Sequence[Step]], peak: int) -> int:
+    """A limit of ONNX Runtime's arena under which the blocks run in every order, from ``peak`` on.
 
     The arena takes the smallest hole that fits, so its peak depends on its size: the limit may have
-    to be above the ``peak`` of a large arena. It may be below it too, for which ``tries`` are made.
+    to be above the peak of a large arena.
     """
-
-    def runs(limit: int) -> bool:
-        try:
-            for steps in orders:
-                blocks.run(steps, limit, None)
-        except BudgetError:
-            if limit > _MOST_TIMES_PEAK * max(peak, 1 << 20):
-                raise
-            return False
-        return True
-
     limit = align_up(peak, mmap.PAGESIZE)
-    while not runs(limit):
+    while not all(_runs(blocks, steps, limit, peak) for steps in orders):
         limit = align_up(int(max(limit, 1 << 16) * _MARGIN), mmap.PAGESIZE)
+    return limit
+
+
+def _lower_limit(blocks: _Blocks, steps: Sequence[Step], peaks: Sequence[int]) -> int:
+    """A limit below the peak of a large arena where there is one; steps of one block each.
+
+    Only steps up to the last that took more than half of the peak are tried. The limit must do
+    three times: threads of a kernel that start at another moment leave other holes.
+    """
+    limit = align_up(max(peaks), mmap.PAGESIZE)
     too_small = limit // 2
-    for _ in range(tries):
+    last = max(index for index, peak in enumerate(peaks) if peak > too_small)
+    for _ in range(_TRIES):
         middle = align_up((too_small + limit) // 2, mmap.PAGESIZE)
-        if runs(middle):
+        if all(_runs(blocks, steps[: last + 1], middle, limit) for _ in range(_TIMES)):
             limit = middle
         else:
             too_small = middle
     return limit
+
+
+def _runs(blocks: _Blocks, steps: Sequence[Step], limit: int, peak: int) -> bool:
+    try:
+        blocks.run(steps, limit, None)
+    except BudgetError:
+        if limit > _MOST_TIMES_PEAK * max(peak, 1 << 20):
+            raise
+        return False
+    return True
 
 
 def work(parent: Parent) -> None:

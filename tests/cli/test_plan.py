@@ -80,7 +80,7 @@ def test_the_smallest_budget_in_python_is_named_and_works(call: Call, toy: Engin
     shown = call("plan", toy.folder, "--no-measure", "--json", "-")
     (record, *_) = json.loads(shown.out)
     in_python = record["smallest_budget_in_python_bytes"]
-    assert in_python > record["smallest_budget_bytes"]
+    assert in_python != record["smallest_budget_bytes"]
     text = call("plan", toy.folder, "--no-measure").out
     assert f"in Python at least {in_python} bytes" in " ".join(text.split())
     SwapExecutor(toy.folder, in_python).close()
