@@ -1,0 +1,247 @@
+"""``swapnet try``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from swapnet.cli.console import write_json
+from swapnet.cli.engine import engine_or_model, open_engine, say, with_delays
+from swapnet.cli.options import PATH, named_files, read_inputs, shapes_option
+from swapnet.errors import SwapnetError
+from swapnet.files import check_writable, working_folder
+from swapnet.units import format_size
+
+if TYPE_CHECKING:
+    from swapnet.arrays import Array
+    from swapnet.executor.bench.report import Report
+    from swapnet.executor.engine import Engine
+    from swapnet.executor.planning.usage import Usage
+
+__all__ = ["command"]
+
+_BUDGET = "weights:25%"
+_LARGEST_DIFFERENCE = 1e-3
+"""Over the largest output: above it a promise is broken."""
+
+_EXPLAINED_DIFFERENCE = 1e-5
+"""Above it the reason is looked for."""
+
+
+class _Run(msgspec.Struct, frozen=True):
+    """The model at one budget.
+
+    Attributes
+    ----------
+    budget, budget_bytes
+        The budget as it was asked for, and its bytes.
+    report
+        Measurements; None where it did not run.
+    broken
+        The promise that is broken; empty where all hold.
+    reason
+        Reason for a difference from the unswapped model; empty where there is hardly one.
+    """
+
+    budget: str
+    budget_bytes: int
+    report: Report | None = None
+    broken: str = ""
+    reason: str = ""
+
+
+class _Trial(msgspec.Struct, frozen=True):
+    """Keys and units of the schema ``swapnet-try/1``."""
+
+    model: str
+    file_bytes: int
+    shapes: Mapping[str, tuple[int, ...]]
+    demand_bytes: int
+    weights_bytes: int
+    smallest_budget_bytes: int
+    smallest_budget_reason: str
+    beside_weights: Usage
+    runs: tuple[_Run, ...]
+    line: str
+    schema: str = "swapnet-try/1"
+
+
+@click.command("try")
+@click.argument("model", metavar="MODEL.onnx", type=PATH)
+@click.option(
+    "--load-inputs",
+    "--loadInputs",
+    metavar="NAME:FILE.npy,…",
+    help="Input arrays, or one .npz of all. [default: seeded inputs]",
+)
+@shapes_option
+@click.option("--json", "json_target", metavar="FILE", help="Write the findings; - for stdout.")
+def command(
+    model: Path,
+    load_inputs: str | None,
+    shapes: dict[str, tuple[int, ...]],
+    json_target: str | None,
+) -> int:
+    """Try MODEL.onnx as it is: plan, build, swap, compare, and say in one line how that went.
+
+    It runs at the smallest budget and at weights:25%, under the kernel's limit where this process
+    may set one. The exit status is 1 where a promise is broken: more memory than the budget, no
+    answer, or outputs that differ by more than 1e-3.
+    """
+    from swapnet.builder.importing.source import open_source
+    from swapnet.executor.inputs import check_inputs, planned_sample
+    from swapnet.executor.planning.planner import smallest_budget
+    from swapnet.executor.planning.usage import demand, usage
+
+    check_writable(json_target)
+    source = open_source(model)
+    arrays: dict[str, Array] = {}
+    if load_inputs:
+        names = [value.name for value in source.proto.graph.input]
+        arrays = read_inputs(named_files(load_inputs, names))
+        shapes = {**{name: array.shape for name, array in arrays.items()}, **shapes}
+    file_bytes = max(model.stat().st_size, source.weights_bytes)
+    del source
+    with engine_or_model(model, shapes) as folder:
+        engine = with_delays(open_engine(folder, shapes), "auto", measure=True, name=model.name)
+        manifest = engine.with_needs().manifest
+        smallest, reason = smallest_budget(manifest)
+        inputs = check_inputs(manifest, arrays) if load_inputs else planned_sample(manifest)
+        with working_folder("swapnet-try-") as work:
+            runs = tuple(_runs(engine, model, inputs, smallest, work))
+    needed = demand(manifest)
+    line = _line(model.name, file_bytes, smallest, runs)
+    trial = _Trial(
+        model=model.name,
+        file_bytes=file_bytes,
+        shapes=manifest.planned_shapes,
+        demand_bytes=needed.total_bytes,
+        weights_bytes=needed.weights_bytes,
+        smallest_budget_bytes=smallest,
+        smallest_budget_reason=reason,
+        beside_weights=usage(manifest),
+        runs=runs,
+        line=line,
+    )
+    if json_target:
+        write_json(trial, json_target)
+    if json_target != "-":
+        click.echo(line)
+    return int(any(run.broken for run in runs))
+
+
+def _runs(
+    engine: Engine, model: Path, inputs: dict[str, Array], smallest: int, work: Path
+) -> Iterator[_Run]:
+    """The model at the smallest budget, and at `_BUDGET` where that is larger."""
+    from swapnet.budget import Budget
+    from swapnet.builder.one_operator import one_operator_engine
+    from swapnet.executor.bench.bench import Setup, bench
+    from swapnet.executor.bench.rounds import Schedule
+    from swapnet.executor.planning.usage import demand
+    from swapnet.process.cgroup import is_available
+
+    one_operator = one_operator_engine(work)
+    budgets = {
+        "smallest": smallest,
+        _BUDGET: Budget.parse(_BUDGET).resolve(demand(engine.manifest)),
+    }
+    fixed_bytes: dict[str, int] = {}
+    for name, nbytes in budgets.items():
+        if name == _BUDGET and nbytes <= smallest:
+            return
+        say(f"{model.name}: compare with the unswapped model at {name}, {format_size(nbytes)} …")
+        setup = Setup(
+            engine=engine,
+            budget=Budget.parse(nbytes),
+            inputs=inputs,
+            one_operator=one_operator,
+            unswapped=model,
+            memory_limit=is_available(),
+            fixed_bytes=fixed_bytes,
+            schedule=Schedule(rounds=3, iterations=3, warm_up_ms=0, duration_s=1),
+        )
+        try:
+            findings = bench(setup)
+        except SwapnetError as error:
+            yield _Run(
+                name, nbytes, broken=f"{error.what} ({error.why})" if error.why else error.what
+            )
+            continue
+        report, reason = findings.report, ""
+        difference = report.max_rel_error or 0.0
+        fixed_bytes = {"swapped": report.fixed_bytes}
+        if difference > _EXPLAINED_DIFFERENCE:
+            reason = _reason(engine, model, inputs, findings.outputs, work)
+        yield _Run(name, nbytes, report, _broken(report, difference, reason), reason)
+
+
+def _broken(report: Report, difference: float, reason: str) -> str:
+    if report.peak_bytes > report.budget_bytes:
+        return f"{report.peak_bytes} bytes were taken for a budget of {report.budget_bytes}"
+    if difference > _LARGEST_DIFFERENCE:
+        return f"outputs differ by {difference:.0e} of the largest; {reason}"
+    return ""
+
+
+def _reason(
+    engine: Engine, model: Path, inputs: dict[str, Array], ours: Mapping[str, Array], work: Path
+) -> str:
+    """Reason for a difference: random values, or ONNX Runtime's ways to compute."""
+    from swapnet.arrays import save_npz
+    from swapnet.builder.rewriting.optimise import operators_of, save_optimised
+    from swapnet.executor.bench.difference import largest_difference
+    from swapnet.executor.bench.process import Worker
+    from swapnet.executor.bench.sides import Request
+
+    save_npz(work / "inputs.npz", inputs)
+
+    def outputs(role: str, path: Path) -> dict[str, Array]:
+        asked = Request(role, str(path), str(work / "inputs.npz"), engine.device.threads)
+        with Worker(asked) as worker:
+            worker.run(1)
+            return worker.outputs(work)
+
+    _, again = largest_difference(outputs("unswapped", model), outputs("unswapped", model))
+    if again > _EXPLAINED_DIFFERENCE:
+        return f"ONNX Runtime's own differ by {again:.0e} when it runs twice"
+    whole = save_optimised(model, work, operators=operators_of(engine.manifest.compiled))
+    _, rest = largest_difference(ours, outputs("mapped", whole))
+    return f"{rest:.0e} from ONNX Runtime without packed weights"
+
+
+def _line(name: str, file_bytes: int, smallest: int, runs: tuple[_Run, ...]) -> str:
+    reports = [run.report for run in runs if run.report is not None]
+    parts = [
+        f"{name} {format_size(file_bytes)}: smallest budget {format_size(smallest)} "
+        f"({smallest / file_bytes:.1f} times the file){_measured(runs[0])}",
+        *(f"{run.budget} is {format_size(run.budget_bytes)}{_measured(run)}" for run in runs[1:]),
+    ]
+    if len(runs) == 1:
+        parts.append(f"{_BUDGET} is below it")
+    if reports:
+        differences = [report.max_rel_error or 0.0 for report in reports]
+        reason = next((f" ({run.reason})" for run in runs if run.reason and not run.broken), "")
+        parts.append(
+            f"equal within {max(differences):.0e}{reason}" if max(differences) else "equal"
+        )
+        if "limit" not in reports[0].memory_accounting:
+            parts.append(f"measured without a limit ({reports[0].memory_accounting})")
+    verdict = "a promise is broken" if any(run.broken for run in runs) else "ok"
+    return f"{'; '.join(parts)}: {verdict}"
+
+
+def _measured(run: _Run) -> str:
+    report = run.report
+    measured = (
+        ""
+        if report is None
+        else (
+            f", peak {format_size(report.peak_bytes)}, {report.ratio_to_unswapped:.2f} times unswapped"
+        )
+    )
+    return f"{measured}, but {run.broken}" if run.broken else measured
