@@ -236,12 +236,10 @@ def _line(name: str, file_bytes: int, smallest: int, runs: tuple[_Run, ...]) -> 
 
 
 def _measured(run: _Run) -> str:
-    report = run.report
-    measured = (
-        ""
-        if report is None
-        else (
-            f", peak {format_size(report.peak_bytes)}, {report.ratio_to_unswapped:.2f} times unswapped"
-        )
-    )
-    return f"{measured}, but {run.broken}" if run.broken else measured
+    said = []
+    if run.report is not None:
+        said.append(f", peak {format_size(run.report.peak_bytes)}")
+        said.append(f", {run.report.ratio_to_unswapped:.2f} times unswapped")
+    if run.broken:
+        said.append(f", but {run.broken}")
+    return "".join(said)
