@@ -163,7 +163,7 @@ def _runs(
             unswapped=model,
             memory_limit=is_available(),
             fixed_bytes=fixed_bytes,
-            schedule=Schedule(rounds=3, iterations=3, warm_up_ms=0, duration_s=1),
+            schedule=Schedule(rounds=3, iterations=9, warm_up_ms=0, duration_s=0),
         )
         try:
             findings = bench(setup)
