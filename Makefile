@@ -19,7 +19,7 @@ DATA ?=
 PYCUDA_WHEEL ?=
 GROUPS ?=
 
-.PHONY: help setup engines test test-quick test-oldest prove prove-precision prove-scenarios test-aarch64 check bench accuracy test-gpu bench-gpu gpu-kit gpu-kit-rehearsal peers wheel clean
+.PHONY: help setup engines try shipped test test-quick test-oldest prove prove-precision prove-scenarios test-aarch64 check bench accuracy test-gpu bench-gpu gpu-kit gpu-kit-rehearsal peers wheel clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-17s %s\n' "$$name" "$$text"; done
@@ -42,6 +42,9 @@ else
 	$(if $(filter auto onnxruntime,$(BACKEND)),$(BIN)/python -m swapnet bench '$(OUT)' --budget '$(BUDGET)' --compare)
 endif
 
+try: $(READY) ## Try MODEL=path/to/model.onnx as it is: plan, build, swap, compare, in one line
+	$(BIN)/python -m swapnet try '$(MODEL)' $(if $(SHAPES),--shapes '$(SHAPES)') $(if $(DATA),--load-inputs '$(DATA)')
+
 test: $(READY) ## All tests
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
@@ -52,6 +55,9 @@ test-oldest: ## The quick tests on the oldest ONNX Runtime that is supported
 	@test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' 'onnxruntime==$(OLDEST)'
 	$(VENV)-oldest/bin/python -m pytest -m 'not slow' -q -n auto --dist loadgroup
+
+shipped: $(READY) ## Try ten models that packages ship, and write docs/shipped.md
+	$(BIN)/python -m tests.shipped.table
 
 prove: $(READY) ## Equality and memory of the zoo at many budgets, under the kernel's limit: docs/results.md
 	$(BIN)/python -m tests.evidence.prove

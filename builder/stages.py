@@ -21,6 +21,7 @@ from swapnet.builder.precision.convert import Converted, convert
 from swapnet.builder.precision.slower_in_int8 import slower_in_int8
 from swapnet.builder.rewriting.narrowing import expanded_values, narrow_weights
 from swapnet.builder.rewriting.optimise import TYPES, optimise
+from swapnet.builder.rewriting.rows_first import gather_rows_first
 from swapnet.builder.rewriting.slicing import slice_operators
 from swapnet.builder.writing.blocks import CutGraph, compile_parts, with_owners
 from swapnet.builder.writing.directory import staging_directory
@@ -79,7 +80,7 @@ class Build:
         graph = plan_shapes(graph, self.work / TYPES, options.shapes)
         if options.tensorrt.min_shapes:
             graph = plan_smallest(graph, self.work / TYPES, options.tensorrt.min_shapes)
-        graph = slice_operators(graph, self.max_block_bytes)
+        graph = slice_operators(gather_rows_first(graph), self.max_block_bytes)
         if converted.narrow:
             graph = narrow_weights(graph, converted.narrow, self.work, keep=converted.keep)
         return self.compiler.prepare(graph)

@@ -45,12 +45,14 @@ def largest_difference(
 ) -> tuple[float, float]:
     """Largest difference: absolute, and relative to the largest magnitude of its output.
 
-    NaN on one side only is an infinite difference.
+    NaN on one side only is an infinite difference, and so are two shapes.
     """
     absolute = relative = 0.0
     for name, reference in theirs.items():
         expected = reference.astype(np.float64)
         found = ours[name].astype(np.float64)
+        if found.shape != expected.shape:
+            return np.inf, np.inf
         differs = (found != expected) & ~(np.isnan(found) & np.isnan(expected))
         gaps = np.nan_to_num(np.abs(found[differs] - expected[differs]), nan=np.inf)
         gap = float(gaps.max(initial=0.0))

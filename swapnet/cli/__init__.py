@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from keyword import iskeyword
 from types import FrameType
 from typing import Any
 
@@ -25,6 +26,7 @@ _COMMANDS: Mapping[str, str] = {
     "bench": "Measure latency and memory against the unswapped model.",
     "accuracy": "Compare a model in lower precision with its reference.",
     "measure": "Measure this device: block times and storage.",
+    "try": "Plan, build, swap and compare a model, and say how that went.",
     "quantize": "Write a model in int8 or float16, from representative inputs.",
     "inspect": "Show the blocks of an engine.",
     "verify": "Compare all checksums of an engine.",
@@ -50,7 +52,8 @@ class _LazyGroup(click.Group):
             click.echo(f"swapnet {former} is now called swapnet {cmd_name}", err=True)
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = import_module(f"swapnet.cli.{cmd_name}").command
+        module = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        command: click.Command = import_module(f"swapnet.cli.{module}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -37,6 +37,11 @@ def test_nan_in_one_place_only_is_no_small_matter() -> None:
     assert absolute > 1e300
 
 
+def test_other_shapes_are_no_small_matter() -> None:
+    one, other = {"y": np.zeros(3)}, {"y": np.zeros(4)}
+    assert largest_difference(one, other) == (inf, inf)
+
+
 def test_engines_of_other_models(simulated_manifest: Callable[..., Manifest]) -> None:
     manifest = simulated_manifest([MIB])
     sources = [Source("one", "11ab", ""), Source("two", "22cd", "")]
