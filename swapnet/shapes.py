@@ -20,6 +20,7 @@ from swapnet.sealed_json import read_sealed, sha256_of, write_sealed
 from swapnet.tensors import ModelInput, as_dims
 
 __all__ = [
+    "SAMPLES",
     "SHAPES",
     "MeasuredShapes",
     "as_option",
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 SHAPES = "shapes"
+SAMPLES = "samples"
+"""Folder of the inputs that an engine was built with."""
 _SCHEMA: Final = "swapnet-shapes/1"
 _LONGEST_KEY = 120
 _STRANGE = re.compile(r"[^A-Za-z0-9]+")

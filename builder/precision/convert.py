@@ -87,17 +87,23 @@ class PrecisionOptions:
             backend,
             self.precision,
             weight_only=self.weight_only,
-            ranged=self.ranges is not None,
+            calibrated=self.ranges is not None,
             excluding=bool(self.exclude),
         )
 
 
 def check_precision(
-    backend: str, precision: Precision, *, weight_only: bool, ranged: bool, excluding: bool
+    backend: str,
+    precision: Precision,
+    *,
+    weight_only: bool,
+    calibrated: bool,
+    excluding: bool,
+    data: bool = False,
 ) -> None:
     """Refuse options of precision that do not go together.
 
-    ``ranged`` says that there are ranges, or data to take them from.
+    ``calibrated`` says that there are ranges, ``data`` that they will be taken from data.
 
     Raises
     ------
@@ -105,7 +111,7 @@ def check_precision(
         int8 without ranges, options without a lower precision, or no kernels for it there.
     """
     if precision == "fp32":
-        given = {"weight-only": weight_only, "data or --calibration": ranged, "exclude": excluding}
+        given = {"weight-only": weight_only, "calibration": calibrated, "exclude": excluding}
         for name in (name for name, is_given in given.items() if is_given):
             raise InputError(
                 f"--{name} is not for fp32",
@@ -126,12 +132,12 @@ def check_precision(
             why="ONNX Runtime's CUDA provider has no int8 kernels of convolutions and products",
             hint="add --weight-only: weights stored as int8, computed with in float32",
         )
-    if not ranged:
+    if not calibrated and not data:
         raise InputError(
             "int8 needs the ranges of the model's values",
-            why="neither a calibration cache nor data is given",
-            hint="give --data or --calibration, or --weight-only: weights in int8, values in "
-            "float32",
+            why="no calibration cache is given, and no data to measure them on",
+            hint="give --data or --calibration (in Python: calibration=calibrate_model(model, "
+            "data)), or --weight-only: weights in int8, values in float32",
         )
 
 

@@ -11,7 +11,13 @@ import click
 
 from swapnet.cli.console import progress
 from swapnet.cli.options import PATH, shapes_option, shapes_option_named
-from swapnet.cli.precision import RANGE_OPTIONS, precision_options, ranges_of
+from swapnet.cli.precision import (
+    DATA_OPTIONS,
+    RANGE_OPTIONS,
+    open_data,
+    precision_options,
+    ranges_of,
+)
 from swapnet.errors import SwapnetError
 from swapnet.shapes import as_title
 from swapnet.units import format_size, parse_size
@@ -118,7 +124,8 @@ def command(
         best_backend() if backend == "auto" else backend,
         options["precision"],
         weight_only=options["weight_only"],
-        ranged=bool(given["data"] or given["calibration"]),
+        calibrated=bool(given["calibration"]),
+        data=bool(given["data"]),
         excluding=bool(options["exclude"]),
     )
     with progress(folder.name) as report:
@@ -129,8 +136,11 @@ def command(
             progress=report,
             **given,
         )
+    data = open_data(
+        model, shapes=options["shapes"], **{name: given[name] for name in DATA_OPTIONS}
+    )
     manifest = build_engine(
-        model, folder, measure=measure, targets=names, calibration=ranges, **options
+        model, folder, measure=measure, targets=names, calibration=ranges, data=data, **options
     )
     backend = manifest.compiled.backend
     if not can_run(backend):

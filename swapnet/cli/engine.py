@@ -14,6 +14,7 @@ from swapnet.errors import InputError, StorageError
 from swapnet.files import cache_folder, make_folder, working_folder
 
 if TYPE_CHECKING:
+    from swapnet.data.samples import Data
     from swapnet.executor.engine import Engine
 
 __all__ = ["engine_or_model", "open_engine", "say", "with_delays"]
@@ -33,6 +34,7 @@ def open_engine(
     gpu_memory: str = "auto",
     *,
     own: bool | None = None,
+    data: Data | None = None,
 ) -> Engine:
     """An engine at input shapes, on the device that it was compiled for.
 
@@ -40,7 +42,7 @@ def open_engine(
 
     Parameters
     ----------
-    folder, shapes, threads, gpu_memory
+    folder, shapes, threads, gpu_memory, data
         As on the command line.
     own
         True where this process executes and is ours alone: its sessions then share one thread pool.
@@ -50,7 +52,7 @@ def open_engine(
     from swapnet.executor.engine import Engine
 
     engine = Engine.open(folder).on_threads(threads, own=bool(own), gpu_memory=gpu_memory)
-    return ensure_shapes(engine.in_child() if own is None else engine, shapes, say=say)
+    return ensure_shapes(engine.in_child() if own is None else engine, shapes, data=data, say=say)
 
 
 def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> Engine:
@@ -74,15 +76,17 @@ def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> 
 
 
 @contextmanager
-def engine_or_model(path: Path, shapes: Shapes, **options: Any) -> Iterator[Path]:
+def engine_or_model(
+    path: Path, shapes: Shapes, data: Data | None = None, **options: Any
+) -> Iterator[Path]:
     """An engine directory: ``path`` itself, or a temporary one that is built from a model.
 
     Parameters
     ----------
     path
         Engine directory, or ONNX file.
-    shapes
-        Input shapes.
+    shapes, data
+        Input shapes and real inputs.
     options
         Further options of `swapnet.builder.build`, for a model only.
 
@@ -112,6 +116,7 @@ def engine_or_model(path: Path, shapes: Shapes, **options: Any) -> Iterator[Path
                 folder,
                 backend="onnxruntime",
                 shapes=dict(shapes),
+                data=data,
                 progress=report,
                 **options,
             )

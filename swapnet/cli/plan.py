@@ -18,6 +18,7 @@ from swapnet.cli.options import (
     shapes_option,
     threads_option,
 )
+from swapnet.cli.precision import data_options, open_data
 from swapnet.files import check_writable
 from swapnet.units import format_size
 
@@ -44,6 +45,7 @@ _SHARES = (17, 25, 43, 66, 100)
 @click.option("--json", "json_target", metavar="FILE", help="Write the plans; - for stdout.")
 @click.option("--curve", "with_curve", is_flag=True, help="Show latency over budget, 24 points.")
 @click.option("--plot", type=PATH, metavar="FILE.png", help="Draw latency over budget.")
+@data_options()
 @shapes_option
 @click.option("--max-block", metavar="SIZE", help="Largest block of a model, as on build.")
 @click.option("--portable", is_flag=True, help="Build a model for any processor.")
@@ -57,6 +59,9 @@ def command(
     json_target: str | None,
     with_curve: bool,
     plot: Path | None,
+    data: str | None,
+    limit: int | None,
+    preprocessing: str,
     shapes: dict[str, tuple[int, ...]],
     max_block: str | None,
     portable: bool,
@@ -80,8 +85,10 @@ def command(
     check_writable(json_target, plot)
     if plot:
         check_drawable(plot)
-    with engine_or_model(engine, shapes, max_block=max_block, portable=portable) as folder:
-        opened = open_engine(folder, shapes, threads, gpu_memory)
+    samples = open_data(engine, data, limit=limit, preprocessing=preprocessing, shapes=shapes)
+    with engine_or_model(engine, shapes, samples, max_block=max_block, portable=portable) as folder:
+        given = samples if folder == engine else None
+        opened = open_engine(folder, shapes, threads, gpu_memory, data=given)
         budgets = _budgets(opened.manifest, parsed)
         opened = with_delays(opened, load_mode, measure=measure, name=str(engine)).with_needs()
         manifest, profile = opened.manifest, opened.measured

@@ -36,7 +36,7 @@ __all__ = ["command"]
     multiple=True,
     metavar="NAME=FILE.npy",
     help="Array of an input, one option each, or one .npz of all. A name may hold =. "
-    "[default: seeded inputs]",
+    "[default: a sample of its --data, else seeded]",
 )
 @click.option("--output", type=PATH, metavar="FILE.npz", help="Write the outputs.")
 @shapes_option
@@ -59,7 +59,7 @@ def command(
 ) -> None:
     """Run one inference of the engine DIR inside a budget."""
     from swapnet.executor import SwapExecutor
-    from swapnet.executor.inputs import planned_sample
+    from swapnet.executor.samples import sample_of
 
     check_writable(output)
     opened = open_engine(engine, shapes, threads, gpu_memory, own=bool(context.obj))
@@ -67,7 +67,7 @@ def command(
     names = [tensor.name for tensor in manifest.inputs]
     arrays = read_inputs(named_file(text, names, "=") for text in inputs)
     with SwapExecutor(opened, budget, load_mode=load_mode, verify=verify) as executor:
-        outputs = executor(arrays if inputs else planned_sample(manifest))
+        outputs = executor(arrays if inputs else sample_of(opened))
         stats, plan = executor.stats, executor.plan
         is_assumed = executor.engine.measured.is_assumed
     if is_assumed:

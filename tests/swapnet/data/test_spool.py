@@ -11,7 +11,7 @@ import pytest
 
 from swapnet.arrays import load_npz
 from swapnet.builder.importing.graph import Value
-from swapnet.calibration.ranges.spool import spool
+from swapnet.data.spool import spool
 from swapnet.errors import InputError
 
 INPUTS = [Value("x", "float32", ("rows", 4)), Value("ids", "int64", ("rows",))]
@@ -39,7 +39,7 @@ def test_infinite_values_are_taken(tmp_path: Path) -> None:
 
 
 def test_no_samples(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no samples to calibrate with"):
+    with pytest.raises(InputError, match="the data has no samples"):
         spool([], INPUTS, tmp_path)
 
 
