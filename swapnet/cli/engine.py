@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from swapnet.data.samples import Data
     from swapnet.executor.engine import Engine
 
-__all__ = ["engine_or_model", "open_engine", "say", "with_delays"]
+__all__ = ["engine_or_model", "is_model", "open_engine", "say", "with_delays"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -75,6 +75,11 @@ def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> 
     return ensure_measured(engine, load_mode=load_mode, say=tell)
 
 
+def is_model(path: Path) -> bool:
+    """Whether a path is meant to be an ONNX file, and not an engine directory."""
+    return path.is_file() or path.suffix == ".onnx"
+
+
 @contextmanager
 def engine_or_model(
     path: Path, shapes: Shapes, data: Data | None = None, **options: Any
@@ -97,7 +102,7 @@ def engine_or_model(
     SwapnetError
         The model can't be built.
     """
-    if not (path.is_file() or path.suffix == ".onnx"):
+    if not is_model(path):
         if given := [name for name, value in options.items() if value]:
             raise InputError(
                 f"--{given[0].replace('_', '-')} is an option of a build",

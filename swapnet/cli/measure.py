@@ -49,7 +49,14 @@ def command(
     """Measure block times and storage, and write DIR/profile.json."""
     from swapnet.calibration import measure
 
-    samples = open_data(engine, data, limit=limit, preprocessing=preprocessing, shapes=shapes)
+    samples = open_data(
+        engine,
+        data,
+        limit=limit,
+        preprocessing=preprocessing,
+        shapes=shapes,
+        is_engine=True,
+    )
     opened = open_engine(engine, shapes, threads, gpu_memory, data=samples)
     with progress(engine.name) as report:
         profile = measure(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import print_table, write_json
-from swapnet.cli.engine import engine_or_model, open_engine, with_delays
+from swapnet.cli.engine import engine_or_model, is_model, open_engine, with_delays
 from swapnet.cli.options import (
     PATH,
     gpu_memory_option,
@@ -85,7 +85,14 @@ def command(
     check_writable(json_target, plot)
     if plot:
         check_drawable(plot)
-    samples = open_data(engine, data, limit=limit, preprocessing=preprocessing, shapes=shapes)
+    samples = open_data(
+        engine,
+        data,
+        limit=limit,
+        preprocessing=preprocessing,
+        shapes=shapes,
+        is_engine=not is_model(engine),
+    )
     with engine_or_model(engine, shapes, samples, max_block=max_block, portable=portable) as folder:
         given = samples if folder == engine else None
         opened = open_engine(folder, shapes, threads, gpu_memory, data=given)

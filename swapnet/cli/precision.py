@@ -111,13 +111,14 @@ def open_data(
     limit: int | None,
     preprocessing: str,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    is_engine: bool = False,
 ) -> Samples | None:
     """The samples that ``--data`` names; None where it is not given.
 
     Parameters
     ----------
     model
-        ONNX file or engine directory that takes them.
+        ONNX file that takes them; an engine directory where ``is_engine`` says so.
     data, limit, preprocessing
         As on the command line.
     shapes
@@ -137,9 +138,7 @@ def open_data(
 
     return open_samples(
         data,
-        Engine.open(model).built.inputs
-        if model.is_dir()
-        else inputs_of(open_source(model).proto.graph),
+        Engine.open(model).built.inputs if is_engine else inputs_of(open_source(model).proto.graph),
         limit=limit,
         preprocessing=PREPROCESSINGS[preprocessing],
         size=image_size(shapes or {}),

@@ -131,8 +131,9 @@ def open_samples(
     if path.is_dir() and (files := sorted(path.glob("*.npz"))):
         source = _Files(data, tuple(files), tuple(inputs))
     elif path.is_dir():
+        images = image_files(path)
         taken, chosen = _image_input(inputs, data, size)
-        source = _Folder(data, image_files(path), preprocessing, taken, chosen)
+        source = _Folder(data, images, preprocessing, taken, chosen)
     elif path.exists():
         source = _open_npz(path, inputs)
     elif ":" in data:

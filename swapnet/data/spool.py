@@ -111,7 +111,7 @@ def samples_to_plan(
                 "the data is larger than --shapes",
                 why=f"input {name!r} is up to {as_dims(shape)} in the data, --shapes gives "
                 f"{as_dims(planned[name])}",
-                hint="give larger --shapes, or leave them out: the data then says them",
+                hint="give larger --shapes, or leave them out: the data then decides",
             )
     largest_first = sorted(spooled.paths, key=lambda path: -path.stat().st_size)
     samples = [Sample(path) for path in largest_first]
