@@ -81,6 +81,14 @@ class PrecisionOptions:
         on_cpu = backend == "onnxruntime"
         return self.weight_only or (on_cpu and self.precision == "fp16")
 
+    def uses_ranges(self, backend: str) -> bool:
+        """Whether ranges of values change what is built."""
+        return self.precision != "fp32" and not self.widens_in_blocks(backend)
+
+    def widens_in_blocks(self, backend: str) -> bool:
+        """Whether blocks widen weights that are stored narrow, and the model stays as it is."""
+        return self.is_stored_only(backend) and backend not in TENSORRT
+
     def check(self, backend: str) -> None:
         """Refuse what does not go together: see `check_precision`."""
         check_precision(
@@ -208,7 +216,7 @@ def convert(
         check_ranges(options.ranges, source.sha256, ())
     narrow: Narrow = "int8" if options.precision == "int8" else "float16"
     on_cpu = backend == "onnxruntime"
-    stores_narrow = options.is_stored_only(backend) and backend not in TENSORRT
+    stores_narrow = options.widens_in_blocks(backend)
     if stores_narrow and not options.exclude:
         return Converted(source, narrow)
     normal = normalise(source, folder)

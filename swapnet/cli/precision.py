@@ -160,7 +160,7 @@ def ranges_of(
     memory_limit: bool = False,
     progress: Progress,
 ) -> RangeCache | None:
-    """Ranges out of a cache, else from data; None where neither is given, and for fp32.
+    """Ranges out of a cache, else from data; None where neither is given.
 
     Raises
     ------
@@ -169,8 +169,6 @@ def ranges_of(
     """
     if calibration:
         return load_ranges(calibration)
-    if precision == "fp32":
-        return None
     samples = open_data(model, data, limit=limit, preprocessing=preprocessing, shapes=shapes)
     if samples is None:
         return None

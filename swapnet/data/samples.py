@@ -231,7 +231,8 @@ def _image_input(
         raise InputError(
             f"the size of the images in {data} is not known",
             why=f"the model takes {as_dims(taken.shape)}: any height or width",
-            hint="give the input shapes it is used with, or inputs as .npz or module:function",
+            hint=f"give the shape that it is used with: --shapes {taken.name}:1x3x640x640; or "
+            "inputs as .npz or module:function",
         )
     chosen = size or (int(height), int(width))
     if min(chosen) < 1 or not fits(chosen, (height, width)):
