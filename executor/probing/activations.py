@@ -130,8 +130,9 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
         raise ModelError(
             "the blocks do not run on seeded inputs",
             why=" ".join(f"{error.what}: {error.why}".splitlines()),
-            hint="give inputs that the model runs on: --data inputs.npz, or the shapes that it is "
-            "used with: --shapes name:1x3x224x224",
+            hint="give inputs that the model runs on: swapnet "
+            f"{f'measure {folder}' if shapes else 'build MODEL.onnx'} --data inputs.npz, or the "
+            "shapes that it is used with: --shapes name:1x3x224x224",
         ) from error
     return found
 

@@ -70,6 +70,18 @@ def test_data_of_the_shapes_of_the_build_is_kept_and_memory_stays(repeating: Pat
     assert "memory is planned as in its build" in said[0]
 
 
+def test_shapes_that_do_not_run_on_seeded_inputs_need_data(tmp_path: Path) -> None:
+    net = Net()
+    value = net.dense(net.input("x", ("n", 64)), 64, 64)
+    net.output(net("Reshape", value, net.input("to", (2,), TensorProto.INT64)))
+    onnx.save(net.model(), tmp_path / "toy.onnx")
+    given = {"x": np.ones((4, 64), np.float32), "to": np.array([-1, 32])}
+    build(tmp_path / "toy.onnx", tmp_path / "e", data=given)
+    with pytest.raises(ModelError, match="do not run on seeded inputs") as caught:
+        ensure_shapes(tmp_path / "e", {"x": (8, 64)}, say=lambda _: None)
+    assert f"swapnet measure {tmp_path / 'e'} --data inputs.npz" in caught.value.hint
+
+
 def test_data_that_does_not_run_is_not_kept(repeating: Path) -> None:
     with pytest.raises(ModelError, match="do not run"):
         ensure_shapes(repeating, data=feed(3, -1))
