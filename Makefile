@@ -23,7 +23,7 @@ GROUPS ?=
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-17s %s\n' "$$name" "$$text"; done
-	@printf '\n  make engines MODEL=path/to/model.onnx BUDGET=64MiB OUT=engines/mine [SHAPES=name:1x3x224x224] [PRECISION=int8 DATA=photographs/]\n'
+	@printf '\n  make engines MODEL=path/to/model.onnx BUDGET=64MiB OUT=engines/mine [SHAPES=name:1x3x224x224] [DATA=inputs.npz] [PRECISION=int8]\n'
 
 setup: $(READY) ## Make the virtual environment
 

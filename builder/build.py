@@ -12,6 +12,7 @@ from swapnet.builder.options import BuildOptions
 from swapnet.builder.precision.convert import PrecisionOptions
 from swapnet.builder.stages import import_model
 from swapnet.builder.writing.directory import staging_directory
+from swapnet.data.samples import Data
 from swapnet.files import working_folder
 from swapnet.manifest import Manifest, Precision, load_manifest
 from swapnet.progress import Progress, silent
@@ -33,6 +34,7 @@ def build(
     weight_only: bool = False,
     exclude: Sequence[str] = (),
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    data: Data | None = None,
     weights: str | None = None,
     targets: Sequence[str] = (),
     hardware_compatibility: str | None = None,
@@ -71,6 +73,11 @@ def build(
         Names of operators that stay in float32.
     shapes
         Input shapes to plan for; symbolic dimensions that are not given are 1.
+    data
+        Real inputs, to plan with and to measure on in place of seeded ones: a dict of arrays, one
+        for each sample, or the name of an ``.npz``, a folder, or ``"module:function"``. Symbolic
+        dimensions that ``shapes`` leaves open are the largest of all samples. The engine keeps
+        the largest samples.
     weights, targets, hardware_compatibility, version_compatible, builder_optimization_level, \
 workspace, min_shapes, process_per_block
         For ``tensorrt`` and ``tensorrt-rtx`` only: attributes of `TensorRTOptions`.
@@ -87,7 +94,8 @@ workspace, min_shapes, process_per_block
     ModelError
         The model can't be read, or the runtime library refuses it.
     InputError
-        An option is wrong or is not one of this backend's, or the ranges are of another model.
+        An option is wrong or is not one of this backend's, the ranges are of another model, or the
+        data does not fit the model.
     StorageError
         The engine directory can't be written.
     BackendUnavailableError
@@ -102,6 +110,7 @@ workspace, min_shapes, process_per_block
         portable=portable,
         precision=PrecisionOptions(precision, weight_only, calibration, tuple(exclude)),
         shapes=shapes or {},
+        data=data,
         tensorrt=TensorRTOptions(
             weights=weights,
             targets=tuple(targets),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from swapnet.builder.compilers.tensorrt.options import TensorRTOptions
 from swapnet.builder.cutting.limits import Limits, choose_limits
 from swapnet.builder.precision.convert import PrecisionOptions
+from swapnet.data.samples import Data
 from swapnet.errors import BackendUnavailableError, InputError
 from swapnet.executor.backends import best_backend
 from swapnet.tensorrt import TENSORRT
@@ -38,6 +39,9 @@ class BuildOptions:
         Precision of weights and values.
     shapes
         Input shapes to plan for; symbolic dimensions that are not given are 1.
+    data
+        Representative inputs, as `samples_of` takes them: to plan with and to measure on in place
+        of seeded ones. Symbolic dimensions that ``shapes`` leaves open are the largest of them.
     tensorrt
         Settings for ``tensorrt`` and ``tensorrt-rtx`` only.
     """
@@ -48,6 +52,7 @@ class BuildOptions:
     portable: bool = False
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    data: Data | None = None
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
 
     def checked(self) -> BuildOptions:

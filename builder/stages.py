@@ -14,6 +14,7 @@ from swapnet.builder.compilers.tensorrt.compiler import TensorRTCompiler
 from swapnet.builder.compilers.tensorrt.style import measure_styles
 from swapnet.builder.cutting.partition import partition
 from swapnet.builder.importing.graph import Graph
+from swapnet.builder.importing.inputs import inputs_of
 from swapnet.builder.importing.shapes import plan_shapes, plan_smallest
 from swapnet.builder.importing.source import SourceModel
 from swapnet.builder.options import BuildOptions
@@ -25,7 +26,10 @@ from swapnet.builder.rewriting.rows_first import gather_rows_first
 from swapnet.builder.rewriting.slicing import slice_operators
 from swapnet.builder.writing.blocks import CutGraph, compile_parts, with_owners
 from swapnet.builder.writing.directory import staging_directory
+from swapnet.data.samples import samples_of
+from swapnet.data.spool import Sample, samples_to_plan, spool
 from swapnet.executor.backends import can_run
+from swapnet.executor.samples import save_samples
 from swapnet.manifest import Manifest, Source, save_manifest
 from swapnet.progress import Progress
 from swapnet.ranges import RANGES, save_ranges
@@ -55,6 +59,8 @@ class Build:
         Folder for files on their way; it must stay until the last stage.
     progress
         Called with each stage.
+    samples
+        Inputs to plan with; none for seeded ones.
     """
 
     options: BuildOptions
@@ -64,6 +70,7 @@ class Build:
     compiler: Compiler
     work: Path
     progress: Progress
+    samples: tuple[Sample, ...] = ()
 
     def rewrite(self) -> Graph:
         """Optimise the model; slice what is too large, and narrow weights, as the compiler asks."""
@@ -74,10 +81,11 @@ class Build:
             self.work,
             operators=self.compiler.operators,
             shapes=options.shapes,
+            samples=self.samples,
             keep_floats=converted.source is not self.source,
         )
         self.progress("shapes", 0, 1)
-        graph = plan_shapes(graph, self.work / TYPES, options.shapes)
+        graph = plan_shapes(graph, self.work / TYPES, options.shapes, samples=self.samples)
         if options.tensorrt.min_shapes:
             graph = plan_smallest(graph, self.work / TYPES, options.tensorrt.min_shapes)
         graph = slice_operators(gather_rows_first(graph), self.max_block_bytes)
@@ -118,9 +126,11 @@ class Build:
         return replace(self, compiler=replace(compiler, measured_ms=measured_ms))
 
     def finish(self, cut: CutGraph, folder: Path) -> None:
-        """Compile the blocks into ``folder``, write the manifest, and measure."""
+        """Compile the blocks into ``folder``, write the manifest and the samples, and measure."""
         manifest = self.compile(cut, folder)
         self.write(manifest, folder)
+        graph = cut.graph
+        save_samples(folder, [Sample(path).arrays(graph.inputs) for path in graph.samples])
         self.measure(manifest, folder)
 
     def compile(self, cut: CutGraph, folder: Path) -> Manifest:
@@ -170,13 +180,20 @@ def with_memory(manifest: Manifest, memory: EngineMemory) -> Manifest:
 def import_model(
     options: BuildOptions, source: SourceModel, work: Path, progress: Progress
 ) -> Build:
-    """Convert a model, choose the limits of its blocks, and open the compiler.
+    """Read the data, convert a model, choose the limits of its blocks, and open the compiler.
 
     Raises
     ------
     InputError, ModelError
-        As `convert`.
+        The data does not fit the model; or as `convert`.
     """
+    samples: tuple[Sample, ...] = ()
+    if options.data is not None:
+        progress("data", 0, 1)
+        inputs = inputs_of(source.proto.graph)
+        spooled = spool(samples_of(options.data, inputs, options.shapes), inputs, work)
+        planned, samples = samples_to_plan(spooled, inputs, options.shapes)
+        options = replace(options, shapes=planned)
     if options.precision.precision != "fp32":
         progress("convert", 0, 1)
     folder = work / "converted"
@@ -198,4 +215,5 @@ def import_model(
         compiler = OnnxRuntimeCudaCompiler()
     else:
         compiler = OnnxRuntimeCompiler(portable=options.portable, full_range=converted.full_range)
-    return Build(options, source, converted, limits.max_block_bytes, compiler, work, progress)
+    block_bytes = limits.max_block_bytes
+    return Build(options, source, converted, block_bytes, compiler, work, progress, samples)

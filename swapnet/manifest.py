@@ -7,7 +7,8 @@
       blocks/000.onnx    skeleton: operators and tiny constants; weights are graph inputs
       weights.bin        one extent per block, 4096-aligned; tensors 256-aligned inside
       profile.json       block times on a device, written by `swapnet measure`
-      shapes/            KEY.json, profile-KEY.json: the same at other input shapes
+      samples/           0.npz: inputs that it was built with, if any were given
+      shapes/            KEY.json, profile-KEY.json, samples-KEY/: the same at other input shapes
 """
 
 from __future__ import annotations

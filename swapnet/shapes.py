@@ -20,6 +20,7 @@ from swapnet.sealed_json import read_sealed, sha256_of, write_sealed
 from swapnet.tensors import ModelInput, as_dims
 
 __all__ = [
+    "SAMPLES",
     "SHAPES",
     "MeasuredShapes",
     "SessionMemory",
@@ -33,6 +34,8 @@ __all__ = [
 
 SHAPES = "shapes"
 _SCHEMA: Final = "swapnet-shapes/2"
+SAMPLES = "samples"
+"""Folder of the inputs that an engine was built with."""
 _LONGEST_KEY = 120
 _STRANGE = re.compile(r"[^A-Za-z0-9]+")
 

@@ -131,6 +131,8 @@ class Graph:
         Types of the inputs and of every operator's outputs.
     sliced
         Outputs of operators that were split.
+    samples
+        Files of the inputs that the planned shapes are of; none for seeded ones.
     """
 
     name: str
@@ -143,6 +145,7 @@ class Graph:
     opset_imports: Sequence[onnx.OperatorSetIdProto]
     ir_version: int
     sliced: tuple[str, ...] = ()
+    samples: tuple[Path, ...] = ()
     weights_of: Mapping[int, tuple[str, ...]] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -81,23 +81,37 @@ class PrecisionOptions:
         on_cpu = backend == "onnxruntime"
         return self.weight_only or (on_cpu and self.precision == "fp16")
 
+    def uses_ranges(self, backend: str) -> bool:
+        """Whether ranges of values change what is built."""
+        return self.precision != "fp32" and not self.widens_in_blocks(backend)
+
+    def widens_in_blocks(self, backend: str) -> bool:
+        """Whether blocks widen weights that are stored narrow, and the model stays as it is."""
+        return self.is_stored_only(backend) and backend not in TENSORRT
+
     def check(self, backend: str) -> None:
         """Refuse what does not go together: see `check_precision`."""
         check_precision(
             backend,
             self.precision,
             weight_only=self.weight_only,
-            ranged=self.ranges is not None,
+            calibrated=self.ranges is not None,
             excluding=bool(self.exclude),
         )
 
 
 def check_precision(
-    backend: str, precision: Precision, *, weight_only: bool, ranged: bool, excluding: bool
+    backend: str,
+    precision: Precision,
+    *,
+    weight_only: bool,
+    calibrated: bool,
+    excluding: bool,
+    data: bool = False,
 ) -> None:
     """Refuse options of precision that do not go together.
 
-    ``ranged`` says that there are ranges, or data to take them from.
+    ``calibrated`` says that there are ranges, ``data`` that they will be taken from data.
 
     Raises
     ------
@@ -105,7 +119,7 @@ def check_precision(
         int8 without ranges, options without a lower precision, or no kernels for it there.
     """
     if precision == "fp32":
-        given = {"weight-only": weight_only, "data or --calibration": ranged, "exclude": excluding}
+        given = {"weight-only": weight_only, "calibration": calibrated, "exclude": excluding}
         for name in (name for name, is_given in given.items() if is_given):
             raise InputError(
                 f"--{name} is not for fp32",
@@ -126,12 +140,12 @@ def check_precision(
             why="ONNX Runtime's CUDA provider has no int8 kernels of convolutions and products",
             hint="add --weight-only: weights stored as int8, computed with in float32",
         )
-    if not ranged:
+    if not calibrated and not data:
         raise InputError(
             "int8 needs the ranges of the model's values",
-            why="neither a calibration cache nor data is given",
-            hint="give --data or --calibration, or --weight-only: weights in int8, values in "
-            "float32",
+            why="no calibration cache is given, and no data to measure them on",
+            hint="give --data or --calibration (in Python: calibration=calibrate_model(model, "
+            "data)), or --weight-only: weights in int8, values in float32",
         )
 
 
@@ -202,7 +216,7 @@ def convert(
         check_ranges(options.ranges, source.identity, ())
     narrow: Narrow = "int8" if options.precision == "int8" else "float16"
     on_cpu = backend == "onnxruntime"
-    stores_narrow = options.is_stored_only(backend) and backend not in TENSORRT
+    stores_narrow = options.widens_in_blocks(backend)
     if stores_narrow and not options.exclude:
         return Converted(source, narrow)
     normal = normalise(source, folder)

@@ -19,6 +19,7 @@ from swapnet.builder.importing.sessions import open_session, quiet_options
 from swapnet.builder.importing.source import SourceModel
 from swapnet.builder.rewriting.convolutions_as_products import has_quantised, product_forms
 from swapnet.builder.rewriting.products_as_convolutions import NCHWC, has_products, pack_products
+from swapnet.data.spool import Sample
 from swapnet.errors import ModelError
 from swapnet.fingerprint import PORTABLE
 from swapnet.manifest import Compiled
@@ -86,6 +87,7 @@ def optimise(
     *,
     operators: Operators,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    samples: Sequence[Sample] = (),
     keep_floats: bool = False,
 ) -> Graph:
     """Optimise ``source`` into ``folder`` and read the result.
@@ -99,6 +101,8 @@ def optimise(
         Operators that may be used.
     shapes
         Input shapes to plan for: products of few rows get a hardware layout too.
+    samples
+        Inputs to run the model on, by default seeded ones; the first is taken.
     keep_floats
         Leave float weights between quantised values as they are.
 
@@ -126,7 +130,7 @@ def optimise(
     _types_path(path).replace(folder / TYPES)
     shutil.copyfile(path, folder / WHOLE)
     if operators is Operators.HARDWARE:
-        return _packed(graph, folder, shapes or {})
+        return _packed(graph, folder, shapes or {}, samples)
     return _of_used_domains(graph) if operators is Operators.STANDARD else graph
 
 
@@ -141,7 +145,12 @@ def _domains(node: onnx.NodeProto) -> set[str]:
     return {node.domain}.union(*(_domains(inner) for body in bodies(node) for inner in body.node))
 
 
-def _packed(graph: Graph, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+def _packed(
+    graph: Graph,
+    folder: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    samples: Sequence[Sample],
+) -> Graph:
     """The graph with products packed, which replaces `TYPES` and `WHOLE` too."""
     from swapnet.builder.importing.shapes import plan_shapes  # it opens sessions with this module
 
@@ -150,7 +159,7 @@ def _packed(graph: Graph, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -
     integers = has_quantised(graph)
     if not floats and not integers:
         return graph
-    planned = packed = plan_shapes(graph, folder / TYPES, shapes)
+    planned = packed = plan_shapes(graph, folder / TYPES, shapes, samples=samples[:1])
     if floats:
         packed = pack_products(packed, block, folder / _PACKED)
     if integers:

@@ -14,11 +14,11 @@ from swapnet.files import abandoned, claimed, working_folder
 from swapnet.manifest import CURVE, MANIFEST, WEIGHTS
 from swapnet.profile import PROFILE
 from swapnet.ranges import RANGES
-from swapnet.shapes import SHAPES
+from swapnet.shapes import SAMPLES, SHAPES
 
 __all__ = ["staging_directory"]
 
-_ENGINE = {MANIFEST, WEIGHTS, "blocks", PROFILE, RANGES, SHAPES, CURVE}
+_ENGINE = {MANIFEST, WEIGHTS, "blocks", PROFILE, RANGES, SHAPES, SAMPLES, CURVE}
 """All that an engine directory holds, hidden files aside."""
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}

@@ -10,6 +10,7 @@ from swapnet.calibration.delays.cache import load_requests, save_requests
 from swapnet.calibration.delays.requests import LEAST_BYTES
 from swapnet.calibration.delays.shapes import ensure_shapes, to_stderr
 from swapnet.calibration.delays.worker import Answer, Found, Job, Reached
+from swapnet.data.samples import Data
 from swapnet.errors import StorageError
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
@@ -32,6 +33,7 @@ def measure(
     device: Device | None = None,
     load_mode: LoadMode | str = LoadMode.AUTO,
     shapes: Shapes | None = None,
+    data: Data | None = None,
     fresh: bool = False,
     progress: Progress = silent,
     say: Callable[[str], None] = to_stderr,
@@ -51,6 +53,9 @@ def measure(
     shapes
         Input shapes, by input; by default those of the build. Activations at other shapes are
         measured first, and the delays are stored beside them.
+    data
+        Real inputs to measure on, as `swapnet.build` takes them. They say the input shapes that
+        ``shapes`` leaves open, and the engine keeps them.
     fresh
         Measure storage by size and number of requests again, even if it was within a day.
     progress
@@ -68,7 +73,7 @@ def measure(
     SwapnetError
         The engine does not open or run, or the delays can't be written.
     """
-    opened = ensure_shapes(Engine.open(engine, device=device), shapes, say=say)
+    opened = ensure_shapes(Engine.open(engine, device=device), shapes, data=data, say=say)
     measured = _measure(opened, load_mode, fresh, progress)
     _save(measured)
     return measured

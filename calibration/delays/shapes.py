@@ -6,9 +6,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from swapnet.errors import EngineError
+from swapnet.data.samples import Data, samples_of
+from swapnet.data.spool import samples_to_plan, spool
+from swapnet.errors import EngineError, ModelError
 from swapnet.executor.engine import Engine
 from swapnet.executor.probing.activations import measure
+from swapnet.executor.samples import MOST_SAMPLES, save_samples
+from swapnet.files import working_folder
 from swapnet.shapes import MeasuredShapes, as_title, input_shapes, save_shapes, shapes_key
 
 __all__ = ["ensure_shapes", "to_stderr"]
@@ -23,6 +27,7 @@ def ensure_shapes(
     engine: Engine | str | Path,
     shapes: Mapping[str, Sequence[int]] | None = None,
     *,
+    data: Data | None = None,
     say: Callable[[str], None] = to_stderr,
 ) -> Engine:
     """The engine at input shapes, measured first where it was not.
@@ -33,6 +38,9 @@ def ensure_shapes(
         Engine directory, or an open engine.
     shapes
         Input shapes, by input; by default those of the build.
+    data
+        Real inputs, as `swapnet.build` takes them. Dimensions that ``shapes`` leaves open are the
+        largest of them. The engine keeps the largest samples, and is measured on them.
     say
         Called with one line when something is measured.
 
@@ -41,38 +49,78 @@ def ensure_shapes(
     EngineError
         The folder is not an engine directory, or TensorRT built it for other shapes.
     InputError
-        A shape is not what the model takes.
+        A shape or the data is not what the model takes.
     ModelError
-        The model does not run at these shapes.
+        The model does not run at these shapes, or on the data.
     StorageError
         The engine directory can't be written.
     """
     opened = Engine.open(engine)
+    if data is not None:
+        return _on_data(opened, shapes or {}, data, say)
     if not shapes:
         return opened
-    folder, manifest = opened.folder, opened.built
+    manifest = opened.built
     planned = input_shapes(manifest.inputs, shapes, manifest.planned_shapes)
     try:
         return opened.at(planned)
     except EngineError:
-        if manifest.is_tensorrt:
-            raise EngineError(
-                f"{folder} can't be planned for other shapes than those of its build",
-                why=f"{manifest.compiled.backend} compiled it for inputs up to "
-                f"{as_title(manifest.planned_shapes)}",
-                hint="leave --shapes out for smaller inputs; build it again for larger ones",
-            ) from None
-        say(f"{folder}: measuring activations at {as_title(planned)} …")
-    measured = measure(folder, planned)
+        _say_measured(opened, planned, say)
+    return _measured(opened, planned)
+
+
+def _on_data(
+    engine: Engine, shapes: Mapping[str, Sequence[int]], data: Data, say: Callable[[str], None]
+) -> Engine:
+    """The engine at the shapes of data, which it keeps; measured on it, unless built for them."""
+    folder, inputs = engine.folder, engine.built.inputs
+    with working_folder("swapnet-data-") as work:
+        spooled = spool(samples_of(data, inputs, shapes), inputs, work)
+        planned, samples = samples_to_plan(spooled, inputs, shapes)
+        chosen = [*samples[: MOST_SAMPLES - 1], *samples[MOST_SAMPLES - 1 :][-1:]]
+        kept = [sample.arrays(inputs) for sample in chosen]
+    if planned == engine.built.planned_shapes:
+        say(f"{folder}: memory is planned as in its build; to plan on this data, build it again")
+        save_samples(folder, kept)
+        return engine.at(planned)
+    _say_measured(engine, planned, say)
+    key = shapes_key(inputs, planned)
+    save_samples(folder, kept, key)
+    try:
+        return _measured(engine, planned)
+    except ModelError:
+        if not samples[-1].optional:
+            save_samples(folder, (), key)
+            raise
+    save_samples(folder, kept[:-1], key)
+    return _measured(engine, planned)
+
+
+def _say_measured(
+    engine: Engine, planned: Mapping[str, Sequence[int]], say: Callable[[str], None]
+) -> None:
+    """Say that an engine is measured at input shapes; raises an EngineError for TensorRT."""
+    if engine.built.is_tensorrt:
+        raise EngineError(
+            f"{engine.folder} can't be planned for other shapes than those of its build",
+            why=f"{engine.built.compiled.backend} compiled it for inputs up to "
+            f"{as_title(engine.built.planned_shapes)}",
+            hint="leave --shapes and --data out for smaller inputs; build it again for larger ones",
+        ) from None
+    say(f"{engine.folder}: measuring activations at {as_title(planned)} …")
+
+
+def _measured(engine: Engine, planned: dict[str, tuple[int, ...]]) -> Engine:
+    measured = measure(engine.folder, planned)
     save_shapes(
-        folder,
-        shapes_key(manifest.inputs, planned),
+        engine.folder,
+        shapes_key(engine.built.inputs, planned),
         MeasuredShapes(
-            engine=manifest.identity,
+            engine=engine.built.identity,
             planned_shapes=planned,
             nbytes=measured.nbytes,
             activation_bytes=measured.activation_bytes,
             session_memory=measured.session_memory,
         ),
     )
-    return opened.at(planned)
+    return engine.at(planned)

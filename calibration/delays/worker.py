@@ -32,10 +32,10 @@ from swapnet.calibration.delays.requests import (
 )
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
-from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.probing.reader import BackgroundReader
+from swapnet.executor.samples import sample_of
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.machine import memory_bytes
 from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest
@@ -99,7 +99,7 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
     """
     manifest, device = engine.manifest, engine.device
     budget = _budget(engine)
-    inputs = planned_sample(manifest)
+    inputs = sample_of(engine)
     mode = LoadMode.parse(job.load_mode)
 
     def opened(options: PlanOptions) -> SwapExecutor:

@@ -18,8 +18,8 @@ from swapnet.calibration.ranges.collect import Extreme
 from swapnet.calibration.ranges.fixed_cost import fixed_bytes, kept_bytes
 from swapnet.calibration.ranges.graph import Model, Variant, open_model, work_folder
 from swapnet.calibration.ranges.groups import group_limit, group_tensors
-from swapnet.calibration.ranges.spool import Spool, spool
 from swapnet.calibration.ranges.worker import Found, Job
+from swapnet.data.spool import Sample, Spool, samples_to_plan, spool
 from swapnet.errors import BudgetError, InputError
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.engine import Engine
@@ -104,10 +104,14 @@ def calibrate_ranges(
         opened = open_model(model, folder)
         chosen = opened.chosen(tensors if tensors is not None else opened.activations())
         spooled = spool(samples, opened.inputs, folder)
+        planned, to_plan = samples_to_plan(
+            spooled, opened.inputs, _largest(spooled.shapes, shapes or {})
+        )
         passes = _Passes(
             model=opened,
             spooled=spooled,
-            shapes=_largest(spooled.shapes, shapes or {}),
+            shapes=planned,
+            sample=to_plan[0],
             budget=parsed,
             memory_limit=memory_limit,
             threads=(device or Device()).threads,
@@ -162,6 +166,7 @@ class _Passes:
     model: Model
     spooled: Spool
     shapes: Mapping[str, tuple[int, ...]]
+    sample: Sample
     budget: Budget
     memory_limit: bool
     threads: int
@@ -183,7 +188,7 @@ class _Passes:
         found = self._without_infinities(self._observed(first))
         if method == "minmax":
             return found
-        nbytes = self.model.nbytes(self.shapes)
+        nbytes = self.model.nbytes(self.shapes, self.sample)
         sizes = [(name, nbytes[name]) for name in computed]
         groups = list(group_tensors(sizes, group_limit(self.budget, first.budget_bytes)))
         taker = _Taker(method, percentile, found.extremes, first.weights_bytes)
@@ -226,7 +231,15 @@ class _Passes:
         """Build the variant; raises a BudgetError if it does not fit."""
         engine = variant.path.with_suffix("")
         shapes = {name: self.shapes[name] for name in variant.inputs}
-        build(variant.path, engine, backend="onnxruntime", shapes=shapes, progress=self.progress)
+        arrays = self.sample.arrays(self.model.inputs)
+        build(
+            variant.path,
+            engine,
+            backend="onnxruntime",
+            shapes=shapes,
+            data=[{name: arrays[name] for name in variant.inputs}],
+            progress=self.progress,
+        )
         manifest = Engine.open(engine, device=Device(pool=ThreadPool.GLOBAL)).manifest
         job = Job(
             folder=str(engine),

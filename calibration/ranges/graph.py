@@ -17,6 +17,7 @@ from swapnet.builder.precision.normalise import opset_of
 from swapnet.builder.precision.selection import Channels
 from swapnet.builder.rewriting.optimise import read_graph
 from swapnet.calibration.ranges.collect import EXTREMES, extreme_name, mean_name
+from swapnet.data.spool import Sample
 from swapnet.errors import InputError, ModelError
 from swapnet.files import working_folder, writing
 
@@ -98,15 +99,17 @@ class Model:
         wanted = set(tensors)
         return tuple(name for name in observable if name in wanted)
 
-    def nbytes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        """Bytes of every float32 value at these input shapes.
+    def nbytes(self, shapes: Mapping[str, tuple[int, ...]], sample: Sample) -> dict[str, int]:
+        """Bytes of every float32 value of a sample, at these input shapes.
 
         Raises
         ------
         InputError, ModelError
-            The model does not run at them.
+            The model does not run at them, or on the sample.
         """
-        planned = plan_shapes(self.graph, self.path.with_suffix(".types.onnx"), shapes)
+        planned = plan_shapes(
+            self.graph, self.path.with_suffix(".types.onnx"), shapes, samples=[sample]
+        )
         return {
             name: value.nbytes or 0
             for name, value in planned.values.items()

@@ -1,7 +1,7 @@
 """Measure the memory of blocks beside their weights, by running them in a child process.
 
-The process runs every block of an engine directory once, in order, on seeded inputs of the planned
-shapes or of others.
+The process runs every block of an engine directory once, in order, on the samples that the engine
+keeps, or on seeded inputs of the planned shapes or of others.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.layout import is_placed, last_uses
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.probing.trial import trial
+from swapnet.executor.samples import kept_samples
 from swapnet.executor.swapping.arena import new_array
 from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
@@ -123,7 +124,9 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
         raise ModelError(
             "the blocks do not run on seeded inputs",
             why=" ".join(f"{error.what}: {error.why}".splitlines()),
-            hint="give the shapes that the model is used with: --shapes name:1x3x224x224",
+            hint="give inputs that the model runs on: swapnet "
+            f"{f'measure {folder}' if shapes else 'build MODEL.onnx'} --data inputs.npz, or the "
+            "shapes that it is used with: --shapes name:1x3x224x224",
         ) from error
     return found
 
@@ -133,12 +136,14 @@ class _Blocks:
 
     def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
         self._folder = folder
-        manifest = Engine.open(folder).built
+        engine = Engine.open(folder)
         self.manifest: Manifest = msgspec.structs.replace(
-            manifest, planned_shapes=dict(shapes or manifest.planned_shapes)
+            engine.built, planned_shapes=dict(shapes or engine.built.planned_shapes)
         )
+        kept = kept_samples(replace(engine, shaped=self.manifest))
+        self._samples = kept or (planned_sample(self.manifest),)
         self.nbytes: dict[str, int] = {}
-        """Size of each input, output and value of symbolic shape, in the latest run."""
+        """Size of each input, output and value of symbolic shape, the largest of all runs."""
         self._file = WeightFile(folder / WEIGHTS, LoadMode.BUFFERED)
         self._mapped: npt.NDArray[np.uint8] = (
             np.memmap(folder / WEIGHTS, np.uint8, "r")
@@ -155,7 +160,20 @@ class _Blocks:
         self._last_uses = last_uses(self.manifest)
 
     def run(self, steps: Sequence[Step], scratch_bytes: int, probe: _Region | None) -> list[int]:
-        """Run all steps in ONNX Runtime's arena of this limit; the peak of the arena after each."""
+        """Run all steps in ONNX Runtime's arena of this limit; the peak of the arena after each.
+
+        Of several samples the highest peak counts.
+        """
+        each = [self._run_on(given, steps, scratch_bytes, probe) for given in self._samples]
+        return [max(peaks) for peaks in zip(*each, strict=True)]
+
+    def _run_on(
+        self,
+        sample: Mapping[str, Any],
+        steps: Sequence[Step],
+        scratch_bytes: int,
+        probe: _Region | None,
+    ) -> list[int]:
         backend = OnnxRuntimeBackend(self._folder, self.manifest, Device(), Scratch(scratch_bytes))
         graphs = [s for s in steps if self.manifest.blocks[s.first].is_graph]
         segments: dict[Step, Segment] = dict(
@@ -168,7 +186,7 @@ class _Blocks:
         }
         if probe is not None:
             probe.find(scratch_bytes)
-        given: dict[str, Any] = dict(planned_sample(self.manifest))
+        given: dict[str, Any] = dict(sample)
         results = {t.name: new_array(t) for t in self.manifest.outputs if is_placed(t)}
         inputs = len(given)
         peaks: list[int] = []
@@ -189,7 +207,8 @@ class _Blocks:
         for name, value in given.items():
             tensor = self.manifest.tensors[name]
             if tensor.is_symbolic:
-                self.nbytes[name] = ELEMENT_BYTES[tensor.dtype] * prod(_shape(value))
+                nbytes = ELEMENT_BYTES[tensor.dtype] * prod(_shape(value))
+                self.nbytes[name] = max(self.nbytes.get(name, 0), nbytes)
 
 
 def _shape(value: Any) -> tuple[int, ...]:

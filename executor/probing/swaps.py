@@ -16,8 +16,8 @@ from swapnet.errors import BackendError, SwapnetError
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.gpu.accelerator import Accelerator
-from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.plan import PlanOptions
+from swapnet.executor.samples import sample_of
 from swapnet.process.ask import ask
 from swapnet.process.failure import Failed
 from swapnet.process.serve import Parent, serve
@@ -80,7 +80,7 @@ def swap_times(folder: Path, gpu: Accelerator | None = None) -> tuple[float, ...
         The engine does not open or does not run.
     """
     engine = Engine.open(folder)
-    inputs = planned_sample(engine.manifest)
+    inputs = sample_of(engine)
     loads: list[list[float]] = []
     runs: list[list[float]] = []
     with SwapExecutor(engine, "100%", options=_STREAMED, trace=True, gpu=gpu) as executor:

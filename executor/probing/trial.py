@@ -6,6 +6,7 @@ and skeletons hold constants that can't be swapped. None of that is known before
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.plan import PlanOptions, Step
 from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.samples import kept_samples
 from swapnet.machine import anonymous_bytes, forget_peak, peak_anonymous_bytes
 from swapnet.manifest import Manifest
 from swapnet.process.forked import Forked
@@ -77,7 +79,7 @@ def process_bytes(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool
         manifest, compiled=compiled, session_memory=SessionMemory(), inline={}
     )
     device = own_process(available_processors()) if own else Device()
-    engine = Engine(folder, device, manifest, manifest)
+    engine = replace(Engine.open(folder, device=device), shaped=manifest)
     needed, _ = smallest_budget(manifest)
     first = open_on_cpu(warm_up, Step(0, 0, 0), device, shared_arena=False)
     first.run(None, {"x": np.zeros(1, np.float32)})
@@ -86,10 +88,11 @@ def process_bytes(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool
     with SwapExecutor(engine, needed, options=PlanOptions(merge=False)) as executor:
         plan = executor.plan
         known = before + plan.planned_bytes - plan.usage.process_bytes
-        inputs = planned_sample(manifest)
+        samples = kept_samples(engine) or (planned_sample(manifest),)
         found = 0
         for _ in range(_MOST_INFERENCES):
-            executor(inputs)
+            for inputs in samples:
+                executor(inputs)
             last, found = found, max(found, peak_anonymous_bytes() - known)
             if found < _SMALL_BYTES or found - last < _STEADY_BYTES:
                 break

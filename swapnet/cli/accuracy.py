@@ -16,7 +16,7 @@ from swapnet.files import check_writable, working_folder
 
 if TYPE_CHECKING:
     from swapnet.calibration.accuracy.report import AccuracyReport
-    from swapnet.calibration.data.samples import Samples
+    from swapnet.data.samples import Samples
 
 __all__ = ["command", "decibels"]
 
@@ -82,6 +82,7 @@ def command(
     _check_options(candidate, per_layer, plot, json_target)
     Budget.parse(budget)
     samples = open_data(reference, data, limit=limit, preprocessing=preprocessing)
+    assert samples is not None
     with progress(candidate.name) as report:
         found = compare_outputs(
             reference,

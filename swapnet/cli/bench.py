@@ -97,7 +97,7 @@ __all__ = ["command"]
     "--load-inputs",
     "--loadInputs",
     metavar="NAME:FILE.npy,…",
-    help="Input arrays, or one .npz of all. [default: seeded inputs]",
+    help="Input arrays, or one .npz of all. [default: a sample of its --data, else seeded]",
 )
 @click.option("--json", "json_target", metavar="FILE", help="Write the report; - for stdout.")
 @click.option("--export-times", "--exportTimes", metavar="FILE", help="Write times by inference.")
@@ -153,10 +153,11 @@ def command(
     from swapnet.executor.bench.plot import check_drawable
     from swapnet.executor.bench.report import as_text, difference_warning
     from swapnet.executor.bench.rounds import Schedule
-    from swapnet.executor.inputs import check_inputs, planned_sample
+    from swapnet.executor.inputs import check_inputs
     from swapnet.executor.planning.admission import admitted_bytes
     from swapnet.executor.planning.plan import PlanOptions
     from swapnet.executor.planning.planner import make_plan
+    from swapnet.executor.samples import sample_of
     from swapnet.executor.swapping.storage import LoadMode
     from swapnet.profile import assumed_profile
 
@@ -189,7 +190,7 @@ def command(
     options = PlanOptions(resident=not no_resident, cyclic=not no_cyclic)
     names = [tensor.name for tensor in manifest.inputs]
     arrays = read_inputs(named_files(load_inputs or "", names))
-    inputs = planned_sample(manifest) if load_inputs is None else check_inputs(manifest, arrays)
+    inputs = sample_of(opened) if load_inputs is None else check_inputs(manifest, arrays)
     with ExitStack() as stack:
         folder = stack.enter_context(working_folder("swapnet-"))
         source = original_model(manifest, model) if compare or mapped else None

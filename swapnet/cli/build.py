@@ -12,7 +12,13 @@ import click
 from swapnet.cli.console import progress
 from swapnet.cli.engine import unswappable
 from swapnet.cli.options import PATH, shapes_option, shapes_option_named
-from swapnet.cli.precision import RANGE_OPTIONS, precision_options, ranges_of
+from swapnet.cli.precision import (
+    DATA_OPTIONS,
+    RANGE_OPTIONS,
+    open_data,
+    precision_options,
+    ranges_of,
+)
 from swapnet.errors import SwapnetError
 from swapnet.shapes import as_title
 from swapnet.units import format_size, parse_size
@@ -108,20 +114,26 @@ def command(
     model: Path, output: Path | None, measure: bool, targets: str | None, **options: Any
 ) -> None:
     """Cut MODEL.onnx into blocks and compile each to its engine."""
-    from swapnet.builder.precision.convert import check_precision
+    from swapnet.builder.precision.convert import PrecisionOptions, check_precision
     from swapnet.executor.backends import best_backend, can_run
 
     given = {name: options.pop(name) for name in RANGE_OPTIONS}
     folder = output or Path("engines") / model.stem
     names = tuple(filter(None, (targets or "").split(",")))
-    backend = options["backend"]
+    chosen = best_backend() if options["backend"] == "auto" else options["backend"]
     check_precision(
-        best_backend() if backend == "auto" else backend,
+        chosen,
         options["precision"],
         weight_only=options["weight_only"],
-        ranged=bool(given["data"] or given["calibration"]),
+        calibrated=bool(given["calibration"]),
+        data=bool(given["data"]),
         excluding=bool(options["exclude"]),
     )
+    data = open_data(
+        model, shapes=options["shapes"], **{name: given[name] for name in DATA_OPTIONS}
+    )
+    if not PrecisionOptions(options["precision"], options["weight_only"]).uses_ranges(chosen):
+        given["data"] = None
     with progress(folder.name) as report:
         ranges = ranges_of(
             model,
@@ -131,7 +143,7 @@ def command(
             **given,
         )
     manifest = build_engine(
-        model, folder, measure=measure, targets=names, calibration=ranges, **options
+        model, folder, measure=measure, targets=names, calibration=ranges, data=data, **options
     )
     backend = manifest.compiled.backend
     if not can_run(backend):

@@ -19,11 +19,13 @@ from swapnet.units import format_size
 
 if TYPE_CHECKING:
     from swapnet.budget import Budget
+    from swapnet.data.samples import Data
     from swapnet.executor.engine import Engine
     from swapnet.manifest import Manifest
 
 __all__ = [
     "engine_or_model",
+    "is_model",
     "open_engine",
     "say",
     "tell_of_reading",
@@ -47,6 +49,7 @@ def open_engine(
     *,
     own: bool | None = None,
     storage_bytes_per_s: float | None = None,
+    data: Data | None = None,
 ) -> Engine:
     """An engine at input shapes, on the device that it was compiled for.
 
@@ -54,7 +57,7 @@ def open_engine(
 
     Parameters
     ----------
-    folder, shapes, threads, gpu_memory
+    folder, shapes, threads, gpu_memory, data
         As on the command line.
     own
         True where this process executes and is ours alone: its sessions then share one thread pool.
@@ -69,7 +72,7 @@ def open_engine(
     engine = Engine.open(folder).on_threads(threads, own=bool(own), gpu_memory=gpu_memory)
     if storage_bytes_per_s is not None:
         engine = engine.on(replace(engine.device, pace=Pace(storage_bytes_per_s)))
-    return ensure_shapes(engine.in_child() if own is None else engine, shapes, say=say)
+    return ensure_shapes(engine.in_child() if own is None else engine, shapes, data=data, say=say)
 
 
 def unswappable(manifest: Manifest) -> Iterator[str]:
@@ -118,16 +121,23 @@ def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> 
     return ensure_measured(engine, load_mode=load_mode, say=tell)
 
 
+def is_model(path: Path) -> bool:
+    """Whether a path is meant to be an ONNX file, and not an engine directory."""
+    return path.is_file() or path.suffix == ".onnx"
+
+
 @contextmanager
-def engine_or_model(path: Path, shapes: Shapes, **options: Any) -> Iterator[Path]:
+def engine_or_model(
+    path: Path, shapes: Shapes, data: Data | None = None, **options: Any
+) -> Iterator[Path]:
     """An engine directory: ``path`` itself, or a temporary one that is built from a model.
 
     Parameters
     ----------
     path
         Engine directory, or ONNX file.
-    shapes
-        Input shapes.
+    shapes, data
+        Input shapes and real inputs.
     options
         Further options of `swapnet.builder.build`, for a model only.
 
@@ -138,7 +148,7 @@ def engine_or_model(path: Path, shapes: Shapes, **options: Any) -> Iterator[Path
     SwapnetError
         The model can't be built.
     """
-    if not (path.is_file() or path.suffix == ".onnx"):
+    if not is_model(path):
         if given := [name for name, value in options.items() if value]:
             raise InputError(
                 f"--{given[0].replace('_', '-')} is an option of a build",
@@ -157,6 +167,7 @@ def engine_or_model(path: Path, shapes: Shapes, **options: Any) -> Iterator[Path
                 folder,
                 backend="onnxruntime",
                 shapes=dict(shapes),
+                data=data,
                 progress=report,
                 **options,
             )

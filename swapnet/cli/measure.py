@@ -15,6 +15,7 @@ from swapnet.cli.options import (
     shapes_option,
     threads_option,
 )
+from swapnet.cli.precision import data_options, open_data
 from swapnet.units import format_size
 
 __all__ = ["command"]
@@ -22,6 +23,7 @@ __all__ = ["command"]
 
 @click.command("measure")
 @engine_argument
+@data_options()
 @shapes_option
 @click.option(
     "--fresh", is_flag=True, help="Measure storage again even if it was measured within a day."
@@ -34,6 +36,9 @@ __all__ = ["command"]
 @gpu_memory_option
 def command(
     engine: Path,
+    data: str | None,
+    limit: int | None,
+    preprocessing: str,
     shapes: dict[str, tuple[int, ...]],
     fresh: bool,
     show_requests: bool,
@@ -44,7 +49,15 @@ def command(
     """Measure block times and storage, and write DIR/profile.json."""
     from swapnet.calibration import measure
 
-    opened = open_engine(engine, shapes, threads, gpu_memory)
+    samples = open_data(
+        engine,
+        data,
+        limit=limit,
+        preprocessing=preprocessing,
+        shapes=shapes,
+        is_engine=True,
+    )
+    opened = open_engine(engine, shapes, threads, gpu_memory, data=samples)
     with progress(engine.name) as report:
         profile = measure(
             opened, load_mode=load_mode, fresh=fresh, progress=report, say=say

@@ -12,6 +12,7 @@ import click
 from swapnet.cli.console import print_table, write_json
 from swapnet.cli.engine import (
     engine_or_model,
+    is_model,
     open_engine,
     tell_of_reading,
     unswappable,
@@ -26,6 +27,7 @@ from swapnet.cli.options import (
     storage_option,
     threads_option,
 )
+from swapnet.cli.precision import data_options, open_data
 from swapnet.files import check_writable
 from swapnet.units import format_size
 
@@ -53,6 +55,7 @@ _SHARES = (17, 25, 43, 66, 100)
 @click.option("--json", "json_target", metavar="FILE", help="Write the plans; - for stdout.")
 @click.option("--curve", "with_curve", is_flag=True, help="Show latency over budget, 24 points.")
 @click.option("--plot", type=PATH, metavar="FILE.png", help="Draw latency over budget.")
+@data_options()
 @shapes_option
 @click.option("--max-block", metavar="SIZE", help="Largest block of a model, as on build.")
 @click.option("--portable", is_flag=True, help="Build a model for any processor.")
@@ -67,6 +70,9 @@ def command(
     json_target: str | None,
     with_curve: bool,
     plot: Path | None,
+    data: str | None,
+    limit: int | None,
+    preprocessing: str,
     shapes: dict[str, tuple[int, ...]],
     max_block: str | None,
     portable: bool,
@@ -91,9 +97,23 @@ def command(
     check_writable(json_target, plot)
     if plot:
         check_drawable(plot)
-    with engine_or_model(engine, shapes, max_block=max_block, portable=portable) as folder:
+    samples = open_data(
+        engine,
+        data,
+        limit=limit,
+        preprocessing=preprocessing,
+        shapes=shapes,
+        is_engine=not is_model(engine),
+    )
+    with engine_or_model(engine, shapes, samples, max_block=max_block, portable=portable) as folder:
+        given = samples if folder == engine else None
         opened = open_engine(
-            folder, shapes, threads, gpu_memory, storage_bytes_per_s=storage_bytes_per_s
+            folder,
+            shapes,
+            threads,
+            gpu_memory,
+            storage_bytes_per_s=storage_bytes_per_s,
+            data=given,
         )
         budgets = _budgets(opened.manifest, parsed)
         if parsed:

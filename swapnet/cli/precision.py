@@ -8,26 +8,35 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from swapnet.calibration.data.images import PREPROCESSINGS
 from swapnet.cli.options import PATH
-from swapnet.errors import InputError
+from swapnet.data.images import PREPROCESSINGS
 from swapnet.manifest import Precision
 from swapnet.progress import Progress
 from swapnet.ranges import METHODS, Method, RangeCache, load_ranges
 
 if TYPE_CHECKING:
-    from swapnet.calibration.data.samples import Samples
+    from swapnet.data.samples import Samples
 
-__all__ = ["RANGE_OPTIONS", "data_options", "open_data", "precision_options", "ranges_of"]
+__all__ = [
+    "DATA_OPTIONS",
+    "RANGE_OPTIONS",
+    "data_options",
+    "open_data",
+    "precision_options",
+    "ranges_of",
+]
 
-RANGE_OPTIONS = ("data", "limit", "preprocessing", "calibration", "method", "percentile")
+DATA_OPTIONS = ("data", "limit", "preprocessing")
+"""Options of `data_options`."""
+
+RANGE_OPTIONS = (*DATA_OPTIONS, "calibration", "method", "percentile")
 """Options that `ranges_of` takes."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def data_options(*, required: bool = False) -> Callable[[F], F]:
-    """Where representative inputs come from."""
+    """Where real inputs come from."""
 
     def add(command: F) -> F:
         for option in (
@@ -44,9 +53,10 @@ def data_options(*, required: bool = False) -> Callable[[F], F]:
             click.option(
                 "--data",
                 required=required,
-                metavar="DIR|FILE.npz|MODULE:FUNCTION",
-                help="Representative inputs: images, arrays with a leading sample axis, or a "
-                "function that yields dicts of arrays.",
+                metavar="FILE.npz|FOLDER|MODULE:FUNCTION",
+                help="Real inputs of the model: an array for each input, with or without a "
+                "leading sample axis; a folder of such files or of images; or a function that "
+                "yields dicts of arrays.",
             ),
         ):
             command = option(command)
@@ -96,18 +106,19 @@ def precision_options(command: F) -> F:
 
 def open_data(
     model: Path,
-    data: str,
+    data: str | None,
     *,
     limit: int | None,
     preprocessing: str,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-) -> Samples:
-    """The samples that ``--data`` names.
+    is_engine: bool = False,
+) -> Samples | None:
+    """The samples that ``--data`` names; None where it is not given.
 
     Parameters
     ----------
     model
-        ONNX file that takes them.
+        ONNX file that takes them; an engine directory where ``is_engine`` says so.
     data, limit, preprocessing
         As on the command line.
     shapes
@@ -118,15 +129,19 @@ def open_data(
     InputError
         They can't be read, or do not fit this model.
     """
-    from swapnet.calibration.data.samples import inputs_of, open_samples
+    if data is None:
+        return None
+    from swapnet.builder.importing.inputs import inputs_of
+    from swapnet.builder.importing.source import open_source
+    from swapnet.data.samples import image_size, open_samples
+    from swapnet.executor.engine import Engine
 
-    size = next((shape[-2:] for shape in (shapes or {}).values() if len(shape) == 4), None)
     return open_samples(
         data,
-        inputs_of(model),
+        Engine.open(model).built.inputs if is_engine else inputs_of(open_source(model).proto.graph),
         limit=limit,
         preprocessing=PREPROCESSINGS[preprocessing],
-        size=(size[0], size[1]) if size else None,
+        size=image_size(shapes or {}),
     )
 
 
@@ -145,28 +160,23 @@ def ranges_of(
     memory_limit: bool = False,
     progress: Progress,
 ) -> RangeCache | None:
-    """Ranges out of a cache or from data; None where neither is given.
+    """Ranges out of a cache, else from data; None where neither is given.
 
     Raises
     ------
     InputError
-        Both are given, or one of them is wrong.
+        The cache or the data is wrong.
     """
-    if data and calibration:
-        raise InputError(
-            "both --data and --calibration are given",
-            why="ranges come from one of them",
-            hint="leave one out",
-        )
     if calibration:
         return load_ranges(calibration)
-    if not data:
+    samples = open_data(model, data, limit=limit, preprocessing=preprocessing, shapes=shapes)
+    if samples is None:
         return None
     from swapnet.calibration import calibrate_model
 
     return calibrate_model(
         model,
-        open_data(model, data, limit=limit, preprocessing=preprocessing, shapes=shapes),
+        samples,
         precision=precision,
         method=method,
         percentile=percentile,

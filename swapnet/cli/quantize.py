@@ -10,6 +10,7 @@ import click
 from swapnet.cli.console import progress
 from swapnet.cli.options import PATH, shapes_option
 from swapnet.cli.precision import precision_options, ranges_of
+from swapnet.errors import InputError
 from swapnet.files import check_writable
 from swapnet.manifest import Precision
 from swapnet.ranges import RangeCache, save_ranges
@@ -80,9 +81,16 @@ def command(
         "tensorrt",
         precision,
         weight_only=weight_only,
-        ranged=bool(options["data"] or options["calibration"]),
+        calibrated=bool(options["calibration"]),
+        data=bool(options["data"]),
         excluding=bool(exclude),
     )
+    if options["data"] and options["calibration"]:
+        raise InputError(
+            "both --data and --calibration are given",
+            why="ranges come from one of them",
+            hint="leave one out",
+        )
     target = output or Path(f"{model.stem}.{precision}.onnx")
     place = cache or target.with_suffix(".ranges.json")
     check_apart(open_source(model), target, place)

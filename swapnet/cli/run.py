@@ -37,7 +37,7 @@ __all__ = ["command"]
     multiple=True,
     metavar="NAME=FILE.npy",
     help="Array of an input, one option each, or one .npz of all. A name may hold =. "
-    "[default: seeded inputs]",
+    "[default: a sample of its --data, else seeded]",
 )
 @click.option("--output", type=PATH, metavar="FILE.npz", help="Write the outputs.")
 @shapes_option
@@ -63,7 +63,7 @@ def command(
     """Run one inference of the engine DIR inside a budget."""
     from swapnet.budget import Budget
     from swapnet.executor import SwapExecutor
-    from swapnet.executor.inputs import planned_sample
+    from swapnet.executor.samples import sample_of
 
     parsed = Budget.parse(budget)
     check_writable(output)
@@ -75,7 +75,7 @@ def command(
     with SwapExecutor(
         opened, parsed, load_mode=load_mode, verify=verify, storage_timeout_ms=storage_timeout_ms
     ) as executor:
-        outputs = executor(arrays if inputs else planned_sample(manifest))
+        outputs = executor(arrays if inputs else sample_of(opened))
         stats, plan = executor.stats, executor.plan
         is_assumed = executor.engine.measured.is_assumed
     if is_assumed:

@@ -205,7 +205,7 @@ def test_half_and_weights_need_no_data(call: Call, model: Path, tmp_path: Path) 
         (("--data", "WRONG"), ("image", "1x3x5x5", "1x3x12x12")),
         (("--data", "DOUBLE"), ("image", "float64", "float32")),
         (("--data", "NAN"), ("image", "NaN")),
-        (("--data", "DATA", "--calibration", "DATA"), ("--data", "--calibration")),
+        (("--data", "DATA", "--calibration", "DATA"), ("calibration",)),
         (("--calibration", "DATA"), ("not a calibration cache",)),
         (("--calibration", "missing.json"), ("missing.json",)),
         (("--weight-only", "--exclude", "nothing"), ("'nothing'",)),

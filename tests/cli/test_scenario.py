@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from swapnet import models
 from swapnet.arrays import save_npz
 from swapnet.errors import BudgetError
+from swapnet.executor.samples import save_samples
 from swapnet.executor.scenario.experiment_options import ExperimentOptions
 from swapnet.executor.scenario.report import Phase, Report
 from swapnet.models import ZooFiles
@@ -191,6 +194,21 @@ def test_models_of_the_zoo_are_built(
     assert run(call, path, "--engines", tmp_path / "engines").status == 0
     (part,) = experiment.options[0].parts
     assert (part.engine.folder, part.count) == (toy.folder, 1)
+
+
+def test_requests_are_of_the_sample_that_an_engine_keeps(
+    call: Call, engine: BuildToy, experiment: Experiment, tmp_path: Path
+) -> None:
+    toy = engine("images")
+    folder = Path(shutil.copytree(toy.folder, tmp_path / "toy"))
+    kept = toy.feeds(seed=5)
+    save_samples(folder, [kept])
+    path = tmp_path / "one.toml"
+    path.write_text("title='x'\n[[models]]\nname='one'\nengine='toy'\nrate_per_s=1\n")
+    assert run(call, path).status == 0
+    (part,) = experiment.options[0].parts
+    assert part.count == 1
+    assert all(np.array_equal(part.samples[name][0], array) for name, array in kept.items())
 
 
 @pytest.mark.parametrize(

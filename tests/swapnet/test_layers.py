@@ -30,6 +30,7 @@ FLOORS = (
     ("gpu",),
     ("backends",),
     ("engine", "inputs", "sharing"),
+    ("samples",),
     ("execution",),
     ("executor",),
     ("probing", "runtime"),

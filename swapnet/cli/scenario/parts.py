@@ -34,6 +34,7 @@ def _part(entry: Entry, engines: Path, device: Device) -> Part:
     from swapnet.arrays import load_npz
     from swapnet.cli.engine import open_engine, with_delays
     from swapnet.cli.zoo import current_engine
+    from swapnet.executor.samples import kept_samples
     from swapnet.executor.scenario.experiment_options import Part, samples_for
     from swapnet.files import make_folder
 
@@ -47,4 +48,7 @@ def _part(entry: Entry, engines: Path, device: Device) -> Part:
         folder = Path(entry.source)
     opened = open_engine(folder, entry.shapes, device.threads)
     engine = with_delays(opened, "auto", measure=True, name=entry.source)
+    if not given:
+        first = next(iter(kept_samples(engine)), {})
+        given = {name: array[None] for name, array in first.items()}
     return Part(entry, engine, samples_for(engine.manifest, given, _SAMPLES))

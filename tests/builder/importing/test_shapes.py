@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
+from swapnet.arrays import save_npz
 from swapnet.builder.importing.graph import Graph
+from swapnet.builder.importing.shapes import plan_smallest
+from swapnet.builder.rewriting.optimise import TYPES
+from swapnet.data.spool import Sample
 from swapnet.errors import ModelError
 from tests.helpers.zoo import TOYS, Net
 
@@ -31,4 +37,31 @@ def test_says_which_shapes_do_not_run(import_model: Callable[..., Graph]) -> Non
     net.output(net("Reshape", value, net.constant(np.array([5, -1]))))
     with pytest.raises(ModelError, match="does not run on seeded inputs of x:2x64") as caught:
         import_model(net.model(), {"x": (2, 64)})
+    assert "--data inputs.npz, which numpy.savez('inputs.npz', x=…) writes" in caught.value.hint
     assert "--shapes" in caught.value.hint
+
+
+def test_names_that_python_can_not_write_are_shown_in_quotes(
+    import_model: Callable[..., Graph],
+) -> None:
+    net = Net()
+    value = net.input("x:0", (2, 64))
+    net.output(net("Reshape", value, net.input("to", (2,), TensorProto.INT64)))
+    with pytest.raises(ModelError) as caught:
+        import_model(net.model())
+    assert "numpy.savez('inputs.npz', **{'x:0': …}, to=…)" in caught.value.hint
+
+
+def test_the_smallest_shapes_run_on_a_sample_that_is_cut_off(
+    import_model: Callable[..., Graph], tmp_path: Path
+) -> None:
+    net = Net()
+    value = net.dense(net.input("x", ("n", 64)), 64, 64)
+    net.output(net("Reshape", value, net.input("to", (2,), TensorProto.INT64)))
+    sample = Sample(tmp_path / "sample-0.npz")
+    save_npz(sample.path, {"x": np.ones((4, 64), np.float32), "to": np.array([-1, 32])})
+    graph = import_model(net.model(), {"x": (4, 64)}, samples=[sample])
+    assert graph.samples == (sample.path,)
+    assert [value.planned for value in graph.outputs] == [(8, 32)]
+    smallest = plan_smallest(graph, tmp_path / TYPES, {"x": (1, 64)})
+    assert [smallest.values[value.name].smallest for value in graph.outputs] == [(2, 32)]

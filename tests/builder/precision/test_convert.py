@@ -236,3 +236,20 @@ def test_ranges_of_another_model_are_refused(
 def test_what_does_not_go_together(options: PrecisionOptions, backend: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         options.check(backend)
+
+
+@pytest.mark.parametrize(
+    ("options", "backend", "uses"),
+    [
+        (PrecisionOptions(), "onnxruntime", False),
+        (PrecisionOptions("fp16"), "onnxruntime", False),
+        (PrecisionOptions("fp16"), "tensorrt", True),
+        (PrecisionOptions("int8"), "onnxruntime", True),
+        (PrecisionOptions("int8", weight_only=True), "onnxruntime", False),
+        (PrecisionOptions("int8", weight_only=True), "tensorrt", True),
+    ],
+)
+def test_ranges_are_used_where_the_model_changes(
+    options: PrecisionOptions, backend: str, uses: bool
+) -> None:
+    assert options.uses_ranges(backend) is uses

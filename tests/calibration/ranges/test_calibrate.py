@@ -293,7 +293,7 @@ def test_weights_inside_the_model(tmp_path: Path) -> None:
         ({"percentile": float("nan")}, "a percentile of nan is invalid"),
         ({"budget": "much"}, "'much' is not a budget"),
         ({"tensors": ["nothing"]}, "'nothing' can't be observed"),
-        ({"samples": []}, "no samples to calibrate with"),
+        ({"samples": []}, "the data has no samples"),
     ],
 )
 def test_bad_arguments(convolutions: Toy, options: dict[str, Any], what: str) -> None:

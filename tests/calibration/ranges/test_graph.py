@@ -11,9 +11,11 @@ import numpy as np
 import onnx
 import pytest
 
+from swapnet.arrays import save_npz
 from swapnet.builder.precision.selection import Channels
 from swapnet.calibration.ranges.collect import EXTREMES, extreme_name, mean_name
 from swapnet.calibration.ranges.graph import open_model, work_folder
+from swapnet.data.spool import Sample
 from swapnet.errors import InputError, ModelError, StorageError
 from tests.calibration.ranges.conftest import Toy, one_thread
 from tests.helpers.zoo import Net
@@ -114,7 +116,8 @@ def test_nothing_computed_keeps_the_model(convolutions: Toy, tmp_path: Path) -> 
 def test_bytes_at_given_shapes(products: Toy, tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     opened = open_model(products.path, tmp_path / "work")
-    nbytes = opened.nbytes({"x": (5, 64), "ids": (5,)})
+    save_npz(tmp_path / "0.npz", {"x": np.ones((5, 64), np.float32), "ids": np.ones(5, np.int64)})
+    nbytes = opened.nbytes({"x": (5, 64), "ids": (5,)}, Sample(tmp_path / "0.npz"))
     assert {nbytes[name] for name in opened.activations()} == {5 * 64 * 4}
     assert "ids" not in nbytes
 

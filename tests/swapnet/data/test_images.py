@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from swapnet.calibration.data.images import IMAGENET, PREPROCESSINGS, image_files, read_image
+from swapnet.data.images import IMAGENET, PREPROCESSINGS, image_files, read_image
 from swapnet.errors import InputError
 from swapnet.models import images
 

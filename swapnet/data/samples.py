@@ -1,4 +1,4 @@
-"""Representative inputs: what ``--data DIR|file.npz|module:function`` gives."""
+"""Representative inputs: what ``--data FILE.npz|FOLDER|module:function`` gives."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
 
 from swapnet.arrays import Array, load_npz
-from swapnet.calibration.data.images import IMAGENET, Preprocessing, image_files, read_image
-from swapnet.errors import InputError, ModelError
+from swapnet.data.images import IMAGENET, Preprocessing, image_files, read_image
+from swapnet.errors import InputError
 from swapnet.input_checks import check_feed, check_names, fits, wrong_shape
-from swapnet.tensors import ONNX_TYPES, as_dims
+from swapnet.tensors import ModelInput, as_dims
 
-if TYPE_CHECKING:
-    import onnx
+__all__ = ["Data", "InputType", "Samples", "image_size", "open_samples", "samples_of"]
 
-__all__ = ["InputType", "Samples", "inputs_of", "open_samples"]
+Data: TypeAlias = "str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]]"
+"""What `samples_of` takes."""
 
-_WAYS = "give a folder of images, an .npz file, or module:function"
+_WAYS = "give an .npz file, a folder of images or .npz files, or module:function"
 _MODULE = "swapnet_data_{}"
 """Name of a module from a file, so that it hides no other."""
 
@@ -59,7 +61,7 @@ class Samples:
     """
 
     source: _Source
-    inputs: tuple[InputType, ...]
+    inputs: tuple[ModelInput, ...]
     limit: int | None = None
 
     @property
@@ -92,7 +94,7 @@ class Samples:
 
 def open_samples(
     data: str,
-    inputs: Sequence[InputType],
+    inputs: Sequence[ModelInput],
     *,
     limit: int | None = None,
     preprocessing: Preprocessing = IMAGENET,
@@ -103,9 +105,9 @@ def open_samples(
     Parameters
     ----------
     data
-        A folder of images; an ``.npz`` of arrays by input, each with a leading sample axis or for a
-        single sample; or ``module:function`` or ``file.py:function``, called without arguments in
-        each iteration, which yields one dict of arrays per sample.
+        An ``.npz`` of arrays by input, each with a leading sample axis or for a single sample; a
+        folder of such files, or of images; or ``module:function`` or ``file.py:function``, called
+        without arguments in each iteration, which yields one dict of arrays per sample.
     inputs
         Inputs of the model.
     limit
@@ -126,9 +128,12 @@ def open_samples(
         )
     path = Path(data)
     source: _Source
-    if path.is_dir():
+    if path.is_dir() and (files := sorted(path.glob("*.npz"))):
+        source = _Files(data, tuple(files), tuple(inputs))
+    elif path.is_dir():
+        images = image_files(path)
         taken, chosen = _image_input(inputs, data, size)
-        source = _Folder(data, image_files(path), preprocessing, taken, chosen)
+        source = _Folder(data, images, preprocessing, taken, chosen)
     elif path.exists():
         source = _open_npz(path, inputs)
     elif ":" in data:
@@ -138,43 +143,49 @@ def open_samples(
     return Samples(source, tuple(inputs), limit)
 
 
-def inputs_of(model: Path) -> tuple[InputType, ...]:
-    """The inputs of an ONNX file that are not initialisers. External data is not loaded.
+def samples_of(
+    data: Data, inputs: Sequence[ModelInput], shapes: Mapping[str, Sequence[int]]
+) -> Iterable[Mapping[str, Any]]:
+    """Samples from what `swapnet.build` takes as ``data``.
+
+    Parameters
+    ----------
+    data
+        What `open_samples` takes; a dict of arrays like an ``.npz``; or one dict for each sample.
+    inputs
+        Inputs of the model.
+    shapes
+        Shapes of inputs that were asked for: they give the size of images.
 
     Raises
     ------
-    ModelError
-        The file can't be read, or an input is not a tensor of a known type and rank.
+    InputError
+        The data is missing, is empty, or does not fit the model.
     """
-    from swapnet.builder.importing.source import open_source
-
-    graph = open_source(model).proto.graph
-    stored = {tensor.name for tensor in graph.initializer}
-    stored.update(sparse.values.name for sparse in graph.sparse_initializer)
-    return tuple(_input_type(value) for value in graph.input if value.name not in stored)
-
-
-def _input_type(value: onnx.ValueInfoProto) -> InputType:
-    tensor = value.type.tensor_type
-    dtype = next((name for name, kind in ONNX_TYPES.items() if kind == tensor.elem_type), None)
-    if dtype is None or not tensor.HasField("shape"):
-        kind = value.type.WhichOneof("value") or "value"
-        raise ModelError(
-            f"input {value.name!r} can't be given",
-            why=f"it is a {kind} of unknown rank"
-            if dtype
-            else f"it is a {kind} of TensorProto.DataType {tensor.elem_type}; "
-            f"models take tensors of {', '.join(ONNX_TYPES)}",
-            hint="export the model with tensors of such types and known ranks as inputs",
+    if isinstance(data, (str, Path)):
+        return open_samples(str(data), inputs, size=image_size(shapes))
+    if isinstance(data, Mapping):
+        check_names(data, inputs, "the data")
+        try:
+            arrays = {taken.name: np.asarray(data[taken.name]) for taken in inputs}
+        except ValueError as error:
+            raise InputError(
+                "the data is not arrays", why=str(error), hint="give a NumPy array for each input"
+            ) from error
+        return Samples(_split("the data", arrays, inputs), tuple(inputs))
+    if not isinstance(data, Iterable):
+        raise InputError(
+            "the data can't be read",
+            why=f"it is {type(data).__name__}",
+            hint="give a dict of an array for each input, several of them, or the name of a file",
         )
-    return InputType(
-        value.name,
-        dtype,
-        tuple(
-            dim.dim_value if dim.dim_value > 0 else dim.dim_param or f"{value.name}.{axis}"
-            for axis, dim in enumerate(tensor.shape.dim)
-        ),
-    )
+    return data
+
+
+def image_size(shapes: Mapping[str, Sequence[int]]) -> tuple[int, int] | None:
+    """Height and width in shapes of inputs that a user gave; None where none is of an image."""
+    height_width = next((tuple(s[-2:]) for s in shapes.values() if len(s) == 4), None)
+    return (height_width[0], height_width[1]) if height_width else None
 
 
 @dataclass(frozen=True)
@@ -182,7 +193,7 @@ class _Folder:
     name: str
     images: tuple[Path, ...]
     preprocessing: Preprocessing
-    input: InputType
+    input: ModelInput
     size: tuple[int, int]
 
     @property
@@ -197,8 +208,8 @@ class _Folder:
 
 
 def _image_input(
-    inputs: Sequence[InputType], data: str, size: tuple[int, int] | None
-) -> tuple[InputType, tuple[int, int]]:
+    inputs: Sequence[ModelInput], data: str, size: tuple[int, int] | None
+) -> tuple[ModelInput, tuple[int, int]]:
     """The only input, and its height and width."""
     taken = inputs[0] if len(inputs) == 1 else None
     if (
@@ -220,7 +231,8 @@ def _image_input(
         raise InputError(
             f"the size of the images in {data} is not known",
             why=f"the model takes {as_dims(taken.shape)}: any height or width",
-            hint="give the input shapes it is used with, or inputs as .npz or module:function",
+            hint=f"give the shape that it is used with: --shapes {taken.name}:1x3x640x640; or "
+            "inputs as .npz or module:function",
         )
     chosen = size or (int(height), int(width))
     if min(chosen) < 1 or not fits(chosen, (height, width)):
@@ -245,22 +257,39 @@ class _Arrays:
             yield f"sample {index + 1} of {self.name}", sample
 
 
-def _open_npz(path: Path, inputs: Sequence[InputType]) -> _Arrays:
+@dataclass(frozen=True)
+class _Files:
+    name: str
+    paths: tuple[Path, ...]
+    inputs: tuple[ModelInput, ...]
+    count: None = None
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Array]]]:
+        for path in self.paths:
+            yield from _open_npz(path, self.inputs)
+
+
+def _open_npz(path: Path, inputs: Sequence[ModelInput]) -> _Arrays:
     """The arrays of a file; they stay in memory."""
     if path.suffix.lower() != ".npz":
         raise InputError(f"{path} can't be read", why="it is a file, but not an .npz", hint=_WAYS)
     arrays = load_npz(path)
     check_names(arrays, inputs, str(path))
+    return _split(str(path), arrays, inputs)
+
+
+def _split(where: str, arrays: Mapping[str, Array], inputs: Sequence[ModelInput]) -> _Arrays:
+    """The samples of arrays, which have a leading sample axis or are a single sample."""
     leading = {taken.name: arrays[taken.name].ndim - len(taken.shape) for taken in inputs}
     for taken in inputs:
         if leading[taken.name] not in (0, 1):
-            raise wrong_shape(arrays[taken.name].shape, taken, str(path))
+            raise wrong_shape(arrays[taken.name].shape, taken, where)
     if not any(leading.values()):
-        return _Arrays(str(path), {name: array[None] for name, array in arrays.items()}, 1)
+        return _Arrays(where, {name: array[None] for name, array in arrays.items()}, 1)
     counts = {name: arrays[name].shape[0] if axes else 1 for name, axes in leading.items()}
     if not all(leading.values()) or len(set(counts.values())) > 1:
         raise InputError(
-            f"the arrays of {path} differ in their number of samples",
+            f"the arrays of {where} differ in their number of samples",
             why=", ".join(
                 f"{name!r} has {counts[name]}" + ("" if axes else " without an axis of samples")
                 for name, axes in leading.items()
@@ -270,11 +299,11 @@ def _open_npz(path: Path, inputs: Sequence[InputType]) -> _Arrays:
     samples = next(iter(counts.values()))
     if not samples:
         raise InputError(
-            f"no samples in {path}",
+            f"no samples in {where}",
             why=f"{inputs[0].name!r} is {as_dims(arrays[inputs[0].name].shape)}",
             hint="give at least one sample",
         )
-    return _Arrays(str(path), arrays, samples)
+    return _Arrays(where, arrays, samples)
 
 
 @dataclass(frozen=True)

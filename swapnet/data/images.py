@@ -88,9 +88,9 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     if not images:
         raise InputError(
             f"no images in {folder}",
-            why=f"none of its {len(names)} entries is a file named "
+            why=f"none of its {len(names)} entries is a file named *.npz, "
             f"{', '.join('*' + kind for kind in KINDS)}",
-            hint="put images right into it: folders inside are not searched",
+            hint="put images or .npz files right into it: folders inside are not searched",
         )
     return images
 

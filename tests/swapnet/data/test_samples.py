@@ -7,15 +7,12 @@ from textwrap import dedent
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 from PIL import Image
 
-from swapnet.calibration.data.images import PREPROCESSINGS, read_image
-from swapnet.calibration.data.samples import InputType, inputs_of, open_samples
-from swapnet.errors import InputError, ModelError
-from tests.helpers.zoo import TOYS, Net
+from swapnet.data.images import PREPROCESSINGS, read_image
+from swapnet.data.samples import InputType, open_samples
+from swapnet.errors import InputError
 
 IMAGE = InputType("image", "float32", (1, 3, 6, 8))
 GREY = InputType("image", "float32", ("batch", 1, 6, 8))
@@ -423,57 +420,3 @@ def test_a_function_takes_no_arguments(script: Script) -> None:
     samples = open_samples(script("def feeds(count): yield {}"), [X])
     with pytest.raises(InputError, match="missing 1 required positional argument"):
         list(samples)
-
-
-# Models
-
-
-def test_inputs_of_a_model(tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    toy = TOYS["dynamic"]
-    toy.save(toy.make(), path)
-    assert inputs_of(path) == (
-        InputType("x", "float32", ("batch", "length", 64)),
-        InputType("mask", "int64", ("batch", "length")),
-    )
-
-
-def test_initialisers_are_no_inputs(tmp_path: Path) -> None:
-    toy = TOYS["listed-as-inputs"]
-    toy.save(toy.make(), tmp_path / "model.onnx")
-    assert [taken.name for taken in inputs_of(tmp_path / "model.onnx")] == ["x"]
-
-
-def _saved(path: Path, value: onnx.ValueInfoProto) -> Path:
-    net = Net()
-    net.input("other", (1,))
-    net.output(net("Relu", "other"))
-    net.inputs.append(value)
-    onnx.save_model(net.model(), path)
-    return path
-
-
-def test_dimensions_without_a_name_are_symbolic(tmp_path: Path) -> None:
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 3, -1])
-    (_, taken) = inputs_of(_saved(tmp_path / "model.onnx", value))
-    assert taken == InputType("x", "float32", ("x.0", 3, "x.2"))
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (helper.make_tensor_value_info("x", TensorProto.STRING, [1]), "tensor_type of .* 8;"),
-        (helper.make_tensor_value_info("x", TensorProto.FLOAT, None), "of unknown rank"),
-        (helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, [1]), "a sequence_type"),
-    ],
-)
-def test_inputs_that_can_not_be_given(
-    tmp_path: Path, value: onnx.ValueInfoProto, message: str
-) -> None:
-    with pytest.raises(ModelError, match=f"input 'x' can't be given\n.*{message}"):
-        inputs_of(_saved(tmp_path / "model.onnx", value))
-
-
-def test_a_model_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="there is no such file"):
-        inputs_of(tmp_path / "none.onnx")

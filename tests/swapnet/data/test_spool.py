@@ -11,7 +11,7 @@ import pytest
 
 from swapnet.arrays import load_npz
 from swapnet.builder.importing.graph import Value
-from swapnet.calibration.ranges.spool import spool
+from swapnet.data.spool import resized, spool
 from swapnet.errors import InputError
 
 INPUTS = [Value("x", "float32", ("rows", 4)), Value("ids", "int64", ("rows",))]
@@ -39,7 +39,7 @@ def test_infinite_values_are_taken(tmp_path: Path) -> None:
 
 
 def test_no_samples(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no samples to calibrate with"):
+    with pytest.raises(InputError, match="the data has no samples"):
         spool([], INPUTS, tmp_path)
 
 
@@ -63,3 +63,11 @@ def test_bad_samples(tmp_path: Path, change: dict[str, Any], what: str, why: str
         spool([sample(2), bad], INPUTS, tmp_path)
     assert "sample 1" in caught.value.what
     assert why in caught.value.why
+
+
+def test_arrays_are_repeated_or_cut_off() -> None:
+    array = np.array([[1, 2, 3], [4, 5, 6]])
+    assert resized(array, (3, 2)).tolist() == [[1, 2], [4, 5], [1, 2]]
+    assert resized(array, (1, 5)).tolist() == [[1, 2, 3, 1, 2]]
+    assert resized(array[:0], (1, 2)).tolist() == [[0, 0]]
+    assert resized(np.array(7), ()).tolist() == 7

@@ -1,0 +1,50 @@
+"""Inputs that a model takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from swapnet.data.samples import InputType
+from swapnet.errors import ModelError
+from swapnet.tensors import ONNX_TYPES
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["inputs_of"]
+
+
+def inputs_of(graph: onnx.GraphProto) -> tuple[InputType, ...]:
+    """The inputs of a graph that are not initialisers.
+
+    Raises
+    ------
+    ModelError
+        An input is not a tensor of a known type and rank.
+    """
+    stored = {tensor.name for tensor in graph.initializer}
+    stored.update(sparse.values.name for sparse in graph.sparse_initializer)
+    return tuple(_input_type(value) for value in graph.input if value.name not in stored)
+
+
+def _input_type(value: onnx.ValueInfoProto) -> InputType:
+    tensor = value.type.tensor_type
+    dtype = next((name for name, kind in ONNX_TYPES.items() if kind == tensor.elem_type), None)
+    if dtype is None or not tensor.HasField("shape"):
+        kind = value.type.WhichOneof("value") or "value"
+        raise ModelError(
+            f"input {value.name!r} can't be given",
+            why=f"it is a {kind} of unknown rank"
+            if dtype
+            else f"it is a {kind} of TensorProto.DataType {tensor.elem_type}; "
+            f"models take tensors of {', '.join(ONNX_TYPES)}",
+            hint="export the model with tensors of such types and known ranks as inputs",
+        )
+    return InputType(
+        value.name,
+        dtype,
+        tuple(
+            dim.dim_value if dim.dim_value > 0 else dim.dim_param or f"{value.name}.{axis}"
+            for axis, dim in enumerate(tensor.shape.dim)
+        ),
+    )
