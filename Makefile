@@ -43,7 +43,7 @@ else
 endif
 
 try: $(READY) ## Try MODEL=path/to/model.onnx as it is: plan, build, swap, compare, in one line
-	$(BIN)/python -m swapnet try '$(MODEL)' $(if $(SHAPES),--shapes '$(SHAPES)') $(if $(DATA),--load-inputs '$(DATA)')
+	$(BIN)/python -m swapnet try '$(MODEL)' $(if $(SHAPES),--shapes '$(SHAPES)') $(if $(DATA),--data '$(DATA)')
 
 test: $(READY) ## All tests
 	$(BIN)/python -m pytest -n auto --dist loadgroup

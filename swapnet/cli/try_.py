@@ -11,7 +11,8 @@ import msgspec
 
 from swapnet.cli.console import write_json
 from swapnet.cli.engine import engine_or_model, open_engine, say, with_delays
-from swapnet.cli.options import PATH, named_files, read_inputs, shapes_option
+from swapnet.cli.options import PATH, shapes_option
+from swapnet.cli.precision import data_options, open_data
 from swapnet.errors import SwapnetError
 from swapnet.files import check_writable, working_folder
 from swapnet.units import format_size
@@ -72,17 +73,14 @@ class _Trial(msgspec.Struct, frozen=True):
 
 @click.command("try")
 @click.argument("model", metavar="MODEL.onnx", type=PATH)
-@click.option(
-    "--load-inputs",
-    "--loadInputs",
-    metavar="NAME:FILE.npy,…",
-    help="Input arrays, or one .npz of all. [default: seeded inputs]",
-)
+@data_options()
 @shapes_option
 @click.option("--json", "json_target", metavar="FILE", help="Write the findings; - for stdout.")
 def command(
     model: Path,
-    load_inputs: str | None,
+    data: str | None,
+    limit: int | None,
+    preprocessing: str,
     shapes: dict[str, tuple[int, ...]],
     json_target: str | None,
 ) -> int:
@@ -93,24 +91,20 @@ def command(
     answer, or outputs that differ by more than 1e-3 though nothing in the model is random.
     """
     from swapnet.builder.importing.source import open_source
-    from swapnet.executor.inputs import check_inputs, planned_sample
     from swapnet.executor.planning.planner import smallest_budget
     from swapnet.executor.planning.usage import demand, usage
+    from swapnet.executor.samples import sample_of
 
     check_writable(json_target)
     source = open_source(model)
-    arrays: dict[str, Array] = {}
-    if load_inputs:
-        names = [value.name for value in source.proto.graph.input]
-        arrays = read_inputs(named_files(load_inputs, names))
-        shapes = {**{name: array.shape for name, array in arrays.items()}, **shapes}
     file_bytes = max(model.stat().st_size, source.weights_bytes)
     del source
-    with engine_or_model(model, shapes) as folder:
+    samples = open_data(model, data, limit=limit, preprocessing=preprocessing, shapes=shapes)
+    with engine_or_model(model, shapes, samples) as folder:
         engine = with_delays(open_engine(folder, shapes), "auto", measure=True, name=model.name)
         manifest = engine.with_needs().manifest
         smallest, reason = smallest_budget(manifest)
-        inputs = check_inputs(manifest, arrays) if load_inputs else planned_sample(manifest)
+        inputs = sample_of(engine)
         with working_folder("swapnet-try-") as work:
             runs = tuple(_runs(engine, model, inputs, smallest, work))
     needed = demand(manifest)

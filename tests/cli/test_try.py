@@ -83,7 +83,7 @@ def test_inputs_give_shapes_and_values(call: Call, tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save_model(model, tmp_path / "free.onnx")
     save_npz(tmp_path / "x.npz", {"x": np.ones((5, 8), np.float32)})
-    ran = call("try", tmp_path / "free.onnx", "--load-inputs", tmp_path / "x.npz", "--json", "-")
+    ran = call("try", tmp_path / "free.onnx", "--data", tmp_path / "x.npz", "--json", "-")
     assert ran.status == 0, ran.err
     found = json.loads(ran.out)
     assert found["shapes"] == {"x": [5, 8]}
@@ -99,7 +99,7 @@ def test_refused_files_are_user_errors(call: Call, tmp_path: Path) -> None:
 
 def test_refused_inputs_are_user_errors(call: Call, model: Path, tmp_path: Path) -> None:
     save_npz(tmp_path / "x.npz", {"other": np.ones(1, np.float32)})
-    assert call("try", model, "--load-inputs", tmp_path / "x.npz").is_user_error("'other'")
+    assert call("try", model, "--data", tmp_path / "x.npz").is_user_error("'other'")
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def try_shipped(model: Shipped, folder: Path) -> Tried:
     inputs, found = folder / f"{model.name}.npz", folder / f"{model.name}.json"
     save_npz(inputs, model.inputs())
     command = [sys.executable, "-m", "swapnet", "try", str(model.file())]
-    command += ["--load-inputs", str(inputs), "--json", str(found)]
+    command += ["--data", str(inputs), "--json", str(found)]
     started = time.monotonic()
     with ExitStack() as stack:
         if is_available():
