@@ -33,6 +33,7 @@ def build(
     weight_only: bool = False,
     exclude: Sequence[str] = (),
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    dims: Mapping[str, int] | None = None,
     weights: str | None = None,
     targets: Sequence[str] = (),
     hardware_compatibility: str | None = None,
@@ -69,8 +70,9 @@ def build(
         Store weights in that precision and compute in float32.
     exclude
         Names of operators that stay in float32.
-    shapes
-        Input shapes to plan for; symbolic dimensions that are not given are 1.
+    shapes, dims
+        Input shapes to plan for, by input, and sizes by symbol, such as ``{"past": 511}``. Those
+        that are not given are assumed, by their names and places: `Manifest.symbols` has them.
     weights, targets, hardware_compatibility, version_compatible, builder_optimization_level, \
 workspace, min_shapes, process_per_block
         For ``tensorrt`` and ``tensorrt-rtx`` only: attributes of `TensorRTOptions`.
@@ -102,6 +104,7 @@ workspace, min_shapes, process_per_block
         portable=portable,
         precision=PrecisionOptions(precision, weight_only, calibration, tuple(exclude)),
         shapes=shapes or {},
+        dims=dims or {},
         tensorrt=TensorRTOptions(
             weights=weights,
             targets=tuple(targets),

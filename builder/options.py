@@ -36,8 +36,9 @@ class BuildOptions:
         Leave out hardware layouts, so that the engine runs on any processor; ``onnxruntime`` only.
     precision
         Precision of weights and values.
-    shapes
-        Input shapes to plan for; symbolic dimensions that are not given are 1.
+    shapes, dims
+        Input shapes and sizes of symbols to plan for; those that are not given are assumed, by
+        their names and places.
     tensorrt
         Settings for ``tensorrt`` and ``tensorrt-rtx`` only.
     """
@@ -48,6 +49,7 @@ class BuildOptions:
     portable: bool = False
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
 
     def checked(self) -> BuildOptions:

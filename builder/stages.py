@@ -14,7 +14,7 @@ from swapnet.builder.compilers.tensorrt.compiler import TensorRTCompiler
 from swapnet.builder.compilers.tensorrt.style import measure_styles
 from swapnet.builder.cutting.partition import partition
 from swapnet.builder.importing.graph import Graph
-from swapnet.builder.importing.shapes import plan_shapes, plan_smallest
+from swapnet.builder.importing.shapes import plan_sizes, plan_smallest
 from swapnet.builder.importing.source import SourceModel
 from swapnet.builder.options import BuildOptions
 from swapnet.builder.precision.convert import Converted, convert
@@ -73,10 +73,11 @@ class Build:
             self.work,
             operators=self.compiler.operators,
             shapes=options.shapes,
+            dims=options.dims,
             keep_floats=converted.source is not self.source,
         )
         self.progress("shapes", 0, 1)
-        graph = plan_shapes(graph, self.work / TYPES, options.shapes)
+        graph = plan_sizes(graph, self.work / TYPES, options.shapes, options.dims)
         if options.tensorrt.min_shapes:
             graph = plan_smallest(graph, self.work / TYPES, options.tensorrt.min_shapes)
         graph = slice_operators(graph, self.max_block_bytes)

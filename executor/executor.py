@@ -54,9 +54,8 @@ class SwapExecutor:
         Way to read weights; the property `load_mode` has the way that is used.
     options
         Restrictions of the plan.
-    shapes
-        Input shapes to plan for, by default those of the build. ``swapnet measure --shapes`` has
-        measured them before.
+    shapes, dims
+        Input shapes to plan for, by input, and sizes by symbol; by default those of the build.
     verify
         Compare all checksums first.
     trace
@@ -101,6 +100,7 @@ class SwapExecutor:
         load_mode: LoadMode | str = LoadMode.AUTO,
         options: PlanOptions | None = None,
         shapes: Mapping[str, Sequence[int]] | None = None,
+        dims: Mapping[str, int] | None = None,
         verify: bool = False,
         trace: bool = False,
         before_read: Callable[[Any, Read], None] | None = None,
@@ -108,7 +108,7 @@ class SwapExecutor:
     ) -> None:
         self._birthplace = Birthplace("executor")
         self._birthplace.keep(self)
-        opening = Engine.open(engine, shapes=shapes, device=device)
+        opening = Engine.open(engine, shapes=shapes, dims=dims, device=device)
         self._trace = trace
         self._before_read = before_read
         self._parked: Memory | None = None

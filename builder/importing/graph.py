@@ -131,6 +131,8 @@ class Graph:
         Types of the inputs and of every operator's outputs.
     sliced
         Outputs of operators that were split.
+    symbols
+        Planned sizes of the symbols in shapes of inputs, and of those that the graph fixes.
     """
 
     name: str
@@ -143,6 +145,7 @@ class Graph:
     opset_imports: Sequence[onnx.OperatorSetIdProto]
     ir_version: int
     sliced: tuple[str, ...] = ()
+    symbols: Mapping[str, int] = field(default_factory=dict)
     weights_of: Mapping[int, tuple[str, ...]] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -2,19 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from shlex import quote
 
 from swapnet.builder.importing.graph import Graph, Value
 from swapnet.builder.importing.lookup import is_lookup
 from swapnet.builder.importing.sessions import open_session, quiet_options
+from swapnet.builder.importing.symbols import candidates, fixed_sizes, with_fixed
 from swapnet.errors import InputError, ModelError
 from swapnet.sampling import sample_inputs
-from swapnet.shapes import as_option, input_shapes
+from swapnet.shapes import as_option, as_title, given_sizes, input_shapes, shapes_of
+from swapnet.symbols import as_sizes, check_fixed, refusal_text
 from swapnet.tensors import ONNX_TYPES
 
-__all__ = ["plan_shapes", "plan_smallest"]
+__all__ = ["plan_shapes", "plan_sizes", "plan_smallest"]
+
+_REPAIRS = 4
+"""Number of sizes to try that ONNX Runtime names when it refuses others."""
+
+
+def plan_sizes(
+    graph: Graph,
+    types_path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dims: Mapping[str, int],
+) -> Graph:
+    """The graph with the planned shape of every value, where some sizes may be left open.
+
+    Symbols that the graph fixes become numbers. The others that are not given are assumed: the
+    first of `candidates` at which the model runs. Inputs that are planned keep their shapes.
+
+    Parameters
+    ----------
+    graph, types_path
+        As for `plan_shapes`.
+    shapes, dims
+        Shapes of inputs and sizes of symbols that the user gave.
+
+    Raises
+    ------
+    InputError
+        A given size does not fit, or contradicts another.
+    ModelError
+        The model does not run at any of these sizes.
+    """
+    if graph.inputs and all(len(v.planned) == len(v.shape) for v in graph.inputs):
+        return plan_shapes(graph, types_path, {v.name: v.planned for v in graph.inputs})
+    fixed = fixed_sizes(graph)
+    for symbol in fixed.keys() & dims.keys():
+        check_fixed(symbol, dims[symbol], fixed[symbol])
+    graph = with_fixed(graph, fixed)
+    open_dims = {name: size for name, size in dims.items() if name not in fixed}
+    likely = next(candidates(graph.inputs, {}))
+    known = given_sizes(graph.inputs, shapes, likely, dims=open_dims)
+    refusals: list[tuple[dict[str, int], ModelError]] = []
+
+    def runs(sizes: dict[str, int]) -> Graph | None:
+        try:
+            planned = plan_shapes(graph, types_path, shapes_of(graph.inputs, sizes))
+            return replace(planned, symbols={**sizes, **fixed})
+        except ModelError as error:
+            refusals.append((sizes, error))
+            return None
+
+    for sizes in candidates(graph.inputs, known):
+        if planned := runs(sizes):
+            return planned
+        if len(refusals) == 1:
+            repairs = islice(_repairs(sizes, refusals[0][1], given=known), _REPAIRS)
+            if planned := next(filter(None, map(runs, repairs)), None):
+                return planned
+    sizes, refusal = refusals[0]
+    if not sizes:
+        raise refusal
+    repairs = islice(_repairs(sizes, refusal, given={}), _REPAIRS)
+    working = next((other for other in repairs if runs(other)), None)
+    raise ModelError(
+        f"the model does not run at {as_sizes(sizes)}",
+        why=refusal.why,
+        hint=f"it runs at --dims {quote(as_sizes(working))}"
+        if working
+        else f"give sizes that it is used with: --dims {next(iter(sizes))}=SIZE,…",
+    )
+
+
+def _repairs(
+    sizes: Mapping[str, int], refusal: ModelError, given: Mapping[str, int]
+) -> Iterator[dict[str, int]]:
+    """Sizes with another number for one symbol that was not given, out of a refusal's text."""
+    numbers = dict.fromkeys(map(int, re.findall(r"\b\d{1,6}\b", refusal.why)))
+    for symbol, size in sizes.items():
+        if symbol not in given and size in numbers:
+            yield from ({**sizes, symbol: number} for number in numbers if number != size)
 
 
 def plan_shapes(
@@ -73,7 +156,10 @@ def plan_smallest(graph: Graph, types_path: Path, shapes: Mapping[str, tuple[int
     ModelError
         The model does not run on seeded inputs of these shapes.
     """
-    smallest = plan_shapes(graph, types_path, shapes, "--min-shapes").values
+    planned = {value.name: value.planned for value in graph.inputs}
+    least = {s: min(1, size) for s, size in given_sizes(graph.inputs, planned).items()}
+    wanted = input_shapes(graph.inputs, shapes, least, "--min-shapes")
+    smallest = plan_shapes(graph, types_path, wanted, "--min-shapes").values
     for value in graph.inputs:
         given = smallest[value.name].planned
         if any(low > high for low, high in zip(given, value.planned, strict=True)):
@@ -116,14 +202,18 @@ def _run(
         for node in graph.nodes
         if is_lookup(graph, node)
     }
-    feeds = sample_inputs([(v.name, v.dtype, planned[v.name]) for v in graph.inputs], limits)
+    feeds = sample_inputs(
+        [(v.name, v.dtype, planned[v.name]) for v in graph.inputs],
+        limits,
+        shapes={v.name: v.shape for v in graph.inputs},
+    )
     try:
         outputs = session.run_with_ort_values(unknown, _ort_values(feeds, graph.inputs))
     except Exception as error:
-        given = as_option({v.name: planned[v.name] for v in graph.inputs})
+        given = as_title({v.name: planned[v.name] for v in graph.inputs})
         raise ModelError(
             f"the model does not run on seeded inputs of {given}",
-            why=str(error).strip().splitlines()[0],
+            why=refusal_text(str(error)),
             hint=f"give the shapes that it is used with: {option} name:1x3x224x224",
         ) from error
     return {

@@ -22,6 +22,7 @@ from swapnet.builder.rewriting.products_as_convolutions import NCHWC, has_produc
 from swapnet.errors import ModelError
 from swapnet.fingerprint import PORTABLE
 from swapnet.manifest import Compiled
+from swapnet.symbols import is_placeholder
 from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def optimise(
     *,
     operators: Operators,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    dims: Mapping[str, int] | None = None,
     keep_floats: bool = False,
 ) -> Graph:
     """Optimise ``source`` into ``folder`` and read the result.
@@ -97,8 +99,9 @@ def optimise(
         while the graph is used.
     operators
         Operators that may be used.
-    shapes
-        Input shapes to plan for: products of few rows get a hardware layout too.
+    shapes, dims
+        Input shapes and sizes of symbols to plan for: products of few rows get a hardware layout
+        too.
     keep_floats
         Leave float weights between quantised values as they are.
 
@@ -126,7 +129,7 @@ def optimise(
     _types_path(path).replace(folder / TYPES)
     shutil.copyfile(path, folder / WHOLE)
     if operators is Operators.HARDWARE:
-        return _packed(graph, folder, shapes or {})
+        return _packed(graph, folder, shapes or {}, dims or {})
     return _of_used_domains(graph) if operators is Operators.STANDARD else graph
 
 
@@ -141,22 +144,24 @@ def _domains(node: onnx.NodeProto) -> set[str]:
     return {node.domain}.union(*(_domains(inner) for body in bodies(node) for inner in body.node))
 
 
-def _packed(graph: Graph, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+def _packed(
+    graph: Graph, folder: Path, shapes: Mapping[str, tuple[int, ...]], dims: Mapping[str, int]
+) -> Graph:
     """The graph with products packed, which replaces `TYPES` and `WHOLE` too."""
-    from swapnet.builder.importing.shapes import plan_shapes  # it opens sessions with this module
+    from swapnet.builder.importing.shapes import plan_sizes  # it opens sessions with this module
 
     block = _channels_in_block()
     floats = block >= 2 and has_products(graph, block)
     integers = has_quantised(graph)
     if not floats and not integers:
         return graph
-    planned = packed = plan_shapes(graph, folder / TYPES, shapes)
+    planned = packed = plan_sizes(graph, folder / TYPES, shapes, dims)
     if floats:
         packed = pack_products(packed, block, folder / _PACKED)
     if integers:
         packed = product_forms(packed, folder / _PRODUCTS)
     if packed is planned:
-        return graph
+        return planned
     _save_packed(packed, folder)
     return packed
 
@@ -311,7 +316,7 @@ def _value_types(proto: onnx.ModelProto, path: Path) -> dict[str, Value]:
         match = re.fullmatch(r"tensor\((\w+)\)", arg.type)
         dtype = _NAMES.get(match[1], match[1]) if match else arg.type
         shape = tuple(
-            dim if isinstance(dim, (int, str)) else f"{arg.name}.{axis}"
+            f"{arg.name}.{axis}" if is_placeholder(str(dim)) else dim
             for axis, dim in enumerate(arg.shape)
         )
         values[arg.name] = Value(arg.name, dtype, shape)

@@ -32,6 +32,7 @@ def measure(
     device: Device | None = None,
     load_mode: LoadMode | str = LoadMode.AUTO,
     shapes: Shapes | None = None,
+    dims: Mapping[str, int] | None = None,
     fresh: bool = False,
     progress: Progress = silent,
     say: Callable[[str], None] = to_stderr,
@@ -48,9 +49,9 @@ def measure(
         Compute threads to measure.
     load_mode
         Way to read weights.
-    shapes
-        Input shapes, by input; by default those of the build. Activations at other shapes are
-        measured first, and the delays are stored beside them.
+    shapes, dims
+        Input shapes, by input, and sizes by symbol; by default those of the build. Activations at
+        other shapes are measured first, and the delays are stored beside them.
     fresh
         Measure storage by size and number of requests again, even if it was within a day.
     progress
@@ -68,7 +69,7 @@ def measure(
     SwapnetError
         The engine does not open or run, or the delays can't be written.
     """
-    opened = ensure_shapes(Engine.open(engine, device=device), shapes, say=say)
+    opened = ensure_shapes(Engine.open(engine, device=device), shapes, dims=dims, say=say)
     measured = _measure(opened, load_mode, fresh, progress)
     _save(measured)
     return measured
@@ -80,6 +81,7 @@ def ensure_measured(
     device: Device | None = None,
     load_mode: LoadMode | str = LoadMode.AUTO,
     shapes: Shapes | None = None,
+    dims: Mapping[str, int] | None = None,
     progress: Progress = silent,
     say: Callable[[str], None] = to_stderr,
 ) -> Engine:
@@ -90,7 +92,7 @@ def ensure_measured(
 
     Parameters
     ----------
-    engine, device, load_mode, shapes, progress
+    engine, device, load_mode, shapes, dims, progress
         As for `measure`.
     say
         Called with one line when something is measured.
@@ -100,7 +102,7 @@ def ensure_measured(
     SwapnetError
         The engine does not open or run.
     """
-    opened = ensure_shapes(Engine.open(engine, device=device), shapes, say=say)
+    opened = ensure_shapes(Engine.open(engine, device=device), shapes, dims=dims, say=say)
     if not opened.measured.is_assumed:
         return opened
     folder = opened.folder

@@ -9,7 +9,8 @@ from pathlib import Path
 from swapnet.errors import EngineError
 from swapnet.executor.engine import Engine
 from swapnet.executor.probing.activations import measure
-from swapnet.shapes import MeasuredShapes, as_title, input_shapes, save_shapes, shapes_key
+from swapnet.manifest import sizes_at
+from swapnet.shapes import MeasuredShapes, as_title, save_shapes, shapes_key, shapes_of
 
 __all__ = ["ensure_shapes", "to_stderr"]
 
@@ -23,6 +24,7 @@ def ensure_shapes(
     engine: Engine | str | Path,
     shapes: Mapping[str, Sequence[int]] | None = None,
     *,
+    dims: Mapping[str, int] | None = None,
     say: Callable[[str], None] = to_stderr,
 ) -> Engine:
     """The engine at input shapes, measured first where it was not.
@@ -31,8 +33,8 @@ def ensure_shapes(
     ----------
     engine
         Engine directory, or an open engine.
-    shapes
-        Input shapes, by input; by default those of the build.
+    shapes, dims
+        Input shapes, by input, and sizes by symbol; by default those of the build.
     say
         Called with one line when something is measured.
 
@@ -48,19 +50,19 @@ def ensure_shapes(
         The engine directory can't be written.
     """
     opened = Engine.open(engine)
-    if not shapes:
+    if not shapes and not dims:
         return opened
     folder, manifest = opened.folder, opened.built
-    planned = input_shapes(manifest.inputs, shapes, manifest.planned_shapes)
+    planned = shapes_of(manifest.inputs, sizes_at(manifest, shapes, dims))
     try:
-        return opened.at(planned)
+        return opened.at(shapes, dims)
     except EngineError:
         if manifest.is_tensorrt:
             raise EngineError(
                 f"{folder} can't be planned for other shapes than those of its build",
                 why=f"{manifest.compiled.backend} compiled it for inputs up to "
                 f"{as_title(manifest.planned_shapes)}",
-                hint="leave --shapes out for smaller inputs; build it again for larger ones",
+                hint="leave --shapes and --dims out for smaller inputs; build it again for larger",
             ) from None
         say(f"{folder}: measuring activations at {as_title(planned)} …")
     measured = measure(folder, planned)
@@ -74,4 +76,4 @@ def ensure_shapes(
             activation_bytes=measured.limiting_activation_bytes,
         ),
     )
-    return opened.at(planned)
+    return opened.at(shapes, dims)

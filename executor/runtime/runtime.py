@@ -133,6 +133,7 @@ class SwapRuntime:
         deadline_ms: float | None = None,
         rate_per_s: float = 1.0,
         shapes: Mapping[str, Sequence[int]] | None = None,
+        dims: Mapping[str, int] | None = None,
     ) -> RuntimeModel:
         """Load an engine; others give it room.
 
@@ -148,9 +149,9 @@ class SwapRuntime:
             Time from when a request is submitted to when its answer is due.
         rate_per_s
             Expected requests; what is seen later counts more.
-        shapes
-            Input shapes to plan for, as in `SwapExecutor`. More than one row allows requests that
-            wait to be joined.
+        shapes, dims
+            Input shapes and sizes of symbols to plan for, as in `SwapExecutor`. More than one row
+            allows requests that wait to be joined.
 
         Raises
         ------
@@ -163,7 +164,7 @@ class SwapRuntime:
         """
         objectives = Objectives(priority, deadline_ms, rate_per_s)
         with giving_way():
-            opened = Engine.open(engine, shapes=shapes, device=self._device)
+            opened = Engine.open(engine, shapes=shapes, dims=dims, device=self._device)
             curve = with_curve(opened)
         name = name or opened.folder.absolute().name
         with self._changing():

@@ -121,6 +121,7 @@ def command(
     export_trace: str | None,
     plot: str | None,
     shapes: dict[str, tuple[int, ...]],
+    dims: dict[str, int],
     measure: bool,
     threads: int | None,
     load_mode: str,
@@ -145,7 +146,7 @@ def command(
     from swapnet.executor.swapping.storage import LoadMode
     from swapnet.profile import assumed_profile
 
-    opened = open_engine(engine, shapes, threads, gpu_memory)
+    opened = open_engine(engine, shapes, dims, threads, gpu_memory)
     manifest = opened.manifest
     if memory_limit and manifest.runs_on_gpu:
         raise InputError(
@@ -155,7 +156,7 @@ def command(
         )
     other = None
     if against is not None:
-        other = open_engine(against, shapes, threads, gpu_memory)
+        other = open_engine(against, shapes, dims, threads, gpu_memory)
         check_comparable((str(engine), str(against)), (manifest, other.manifest))
     parsed = Budget.parse(budget)
     check_writable(json_target, export_times, export_profile, export_trace, plot)

@@ -15,8 +15,16 @@ from swapnet.files import cache_folder, make_folder, working_folder
 
 if TYPE_CHECKING:
     from swapnet.executor.engine import Engine
+    from swapnet.manifest import Manifest
 
-__all__ = ["engine_or_model", "open_engine", "say", "with_delays"]
+__all__ = [
+    "engine_or_model",
+    "open_engine",
+    "say",
+    "say_planned",
+    "seeded_values",
+    "with_delays",
+]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -26,9 +34,35 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
+def say_planned(name: str, manifest: Manifest, shapes: Shapes, dims: Mapping[str, int]) -> None:
+    """Say the sizes that a model was built for, where it leaves some open."""
+    from swapnet.manifest import given_at
+    from swapnet.shapes import as_planned
+    from swapnet.symbols import model_symbols
+
+    if model_symbols(manifest.inputs):
+        given = given_at(manifest, shapes, dims)
+        sizes = manifest.planned_shapes, manifest.symbols
+        say(f"{name}: {as_planned(manifest.inputs, *sizes, given)}")
+
+
+def seeded_values(manifest: Manifest) -> str:
+    """What is assumed of inputs that are not plain floats; empty where all are."""
+    from swapnet.executor.inputs import index_limits
+    from swapnet.sampling import assumed_values
+
+    words = assumed_values(
+        [(t.name, t.dtype, manifest.planned_shapes[t.name]) for t in manifest.inputs],
+        index_limits(manifest),
+        {t.name: t.shape for t in manifest.inputs},
+    )
+    return ", ".join(f"{name} {values}" for name, values in words.items())
+
+
 def open_engine(
     folder: Path,
     shapes: Shapes,
+    dims: Mapping[str, int] | None = None,
     threads: int | None = None,
     gpu_memory: str = "auto",
     *,
@@ -40,7 +74,7 @@ def open_engine(
 
     Parameters
     ----------
-    folder, shapes, threads, gpu_memory
+    folder, shapes, dims, threads, gpu_memory
         As on the command line.
     own
         True where this process executes and is ours alone: its sessions then share one thread pool.
@@ -50,7 +84,7 @@ def open_engine(
     from swapnet.executor.engine import Engine
 
     engine = Engine.open(folder).on_threads(threads, own=bool(own), gpu_memory=gpu_memory)
-    return ensure_shapes(engine.in_child() if own is None else engine, shapes, say=say)
+    return ensure_shapes(engine.in_child() if own is None else engine, shapes, dims=dims, say=say)
 
 
 def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> Engine:
@@ -74,15 +108,17 @@ def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> 
 
 
 @contextmanager
-def engine_or_model(path: Path, shapes: Shapes, **options: Any) -> Iterator[Path]:
+def engine_or_model(
+    path: Path, shapes: Shapes, dims: Mapping[str, int], **options: Any
+) -> Iterator[Path]:
     """An engine directory: ``path`` itself, or a temporary one that is built from a model.
 
     Parameters
     ----------
     path
         Engine directory, or ONNX file.
-    shapes
-        Input shapes.
+    shapes, dims
+        Input shapes, and sizes of symbols.
     options
         Further options of `swapnet.builder.build`, for a model only.
 
@@ -107,14 +143,16 @@ def engine_or_model(path: Path, shapes: Shapes, **options: Any) -> Iterator[Path
     with ExitStack() as opened:
         folder = _working_folder(opened) / path.stem
         with progress(path.name) as report:
-            build(
+            manifest = build(
                 path,
                 folder,
                 backend="onnxruntime",
                 shapes=dict(shapes),
+                dims=dims,
                 progress=report,
                 **options,
             )
+        say_planned(path.name, manifest, shapes, dims)
         yield folder
 
 

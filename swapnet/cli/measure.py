@@ -35,6 +35,7 @@ __all__ = ["command"]
 def command(
     engine: Path,
     shapes: dict[str, tuple[int, ...]],
+    dims: dict[str, int],
     fresh: bool,
     show_requests: bool,
     threads: int | None,
@@ -44,7 +45,7 @@ def command(
     """Measure block times and storage, and write DIR/profile.json."""
     from swapnet.calibration import measure
 
-    opened = open_engine(engine, shapes, threads, gpu_memory)
+    opened = open_engine(engine, shapes, dims, threads, gpu_memory)
     with progress(engine.name) as report:
         profile = measure(
             opened, load_mode=load_mode, fresh=fresh, progress=report, say=say

@@ -58,6 +58,7 @@ def command(
     with_curve: bool,
     plot: Path | None,
     shapes: dict[str, tuple[int, ...]],
+    dims: dict[str, int],
     max_block: str | None,
     portable: bool,
     measure: bool,
@@ -80,8 +81,8 @@ def command(
     check_writable(json_target, plot)
     if plot:
         check_drawable(plot)
-    with engine_or_model(engine, shapes, max_block=max_block, portable=portable) as folder:
-        opened = open_engine(folder, shapes, threads, gpu_memory)
+    with engine_or_model(engine, shapes, dims, max_block=max_block, portable=portable) as folder:
+        opened = open_engine(folder, shapes, dims, threads, gpu_memory)
         budgets = _budgets(opened.manifest, parsed)
         opened = with_delays(opened, load_mode, measure=measure, name=str(engine)).with_needs()
         manifest, profile = opened.manifest, opened.measured

@@ -78,11 +78,11 @@ def test_run_and_inspect_take_shapes(call: Call, dynamic: Path, tmp_path: Path) 
     shapes = ("--shapes", "x:2x9x64")
     ran = call("run", dynamic, "--budget", "100%", *shapes, "--output", tmp_path / "out.npz")
     assert ran.status == 0
-    assert "measuring activations at x:2x9x64,mask:2x9" in ran.err
-    assert f"swapnet measure {dynamic} --shapes x:2x9x64" in ran.err
+    assert "measuring activations at x: 2x9x64, mask: 2x9" in ran.err
+    assert f"swapnet measure {dynamic} --dims batch=2,length=9" in ran.err
     (result,) = np.load(tmp_path / "out.npz").values()
     assert result.shape == (2, 9, 64)
-    assert "x:2x9x64,mask:2x9" in call("inspect", dynamic, *shapes).out.replace("\n", "")
+    assert "x: 2x9x64, mask: 2x9" in " ".join(call("inspect", dynamic, *shapes).out.split())
 
 
 def test_larger_inputs_than_planned_for_name_the_option(
@@ -94,7 +94,9 @@ def test_larger_inputs_than_planned_for_name_the_option(
     }
     np.savez(tmp_path / "in.npz", **feeds)
     failed = call("run", dynamic, "--budget", "100%", "--input", tmp_path / "in.npz")
-    assert failed.is_user_error("larger than planned for", "--shapes x:3x8x64")
+    assert failed.is_user_error(
+        "larger than planned for", "--dims batch=3,length=8, or SwapExecutor(…, dims=…)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ def test_refuses_what_does_not_fit(shapes: dict[str, tuple[int, ...]], message: 
 
 
 def test_what_is_not_given_stays_as_planned() -> None:
-    planned = {"image": (1, 3, 8, 9), "mask": (1, 8)}
-    assert input_shapes(INPUTS, {}, planned) == planned
+    planned = {"batch": 1, "height": 8, "width": 9}
+    assert input_shapes(INPUTS, {}, planned) == {"image": (1, 3, 8, 9), "mask": (1, 8)}
     assert input_shapes(INPUTS, {"mask": (1, 5)}, planned) == {
         "image": (1, 3, 5, 9),
         "mask": (1, 5),
@@ -72,7 +72,7 @@ def test_shapes_are_written_as_the_option_takes_them() -> None:
 
 
 def test_titles_name_scalars_and_no_inputs() -> None:
-    assert as_title({"x": (1, 3), "s": ()}) == "x:1x3,s:scalar"
+    assert as_title({"x": (1, 3), "s": ()}) == "x: 1x3, s: scalar"
     assert as_title({}) == "no inputs"
 
 
@@ -120,10 +120,10 @@ def test_a_manifest_at_measured_shapes(
 
 def test_shapes_that_were_not_measured_name_the_command(tmp_path: Path, manifest: Manifest) -> None:
     del manifest
-    with pytest.raises(EngineError, match="was not measured at x:5") as caught:
+    with pytest.raises(EngineError, match="was not measured at x: 5") as caught:
         load_manifest(tmp_path, {"x": (5,)})
-    assert "it was built for x:1" in caught.value.why
-    assert f"swapnet measure {tmp_path} --shapes x:5" in caught.value.hint
+    assert "it was built for x: 1" in caught.value.why
+    assert f"swapnet measure {tmp_path} --dims n=5" in caught.value.hint
 
 
 @pytest.mark.parametrize(

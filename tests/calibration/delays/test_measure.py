@@ -276,7 +276,7 @@ def test_what_is_measured_is_said_on_standard_error(
     toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ensure_shapes(toy, {"x": (1, 2, 64)})
-    assert "measuring activations at x:1x2x64,mask:1x2" in capsys.readouterr().err
+    assert "measuring activations at x: 1x2x64, mask: 1x2" in capsys.readouterr().err
 
 
 def test_other_names_do_not_exist() -> None:
