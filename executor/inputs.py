@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from swapnet.errors import BudgetError
+from swapnet.errors import BudgetError, InputError
 from swapnet.executor.backends.base import Array
 from swapnet.input_checks import check_array, check_names
 from swapnet.manifest import Manifest
 from swapnet.sampling import sample_inputs
-from swapnet.shapes import sizes_option
+from swapnet.shapes import shapes_of, sizes_option
+from swapnet.symbols import largest_sizes
 from swapnet.tensors import as_dims
 
 __all__ = ["check_inputs", "index_limits", "planned_sample"]
@@ -42,17 +43,24 @@ def check_inputs(
     for name, array in arrays.items():
         planned = manifest.planned_shapes[name]
         if any(size > limit for size, limit in zip(array.shape, planned, strict=True)):
-            shapes = {
-                other: tuple(map(max, given.shape, manifest.planned_shapes[other]))
-                for other, given in arrays.items()
-            }
-            option = sizes_option(manifest.inputs, shapes)
+            option = _option_for(manifest, {n: array.shape for n, array in arrays.items()})
             raise BudgetError(
                 f"input {name!r} is larger than planned for",
                 why=f"it is {as_dims(array.shape)}, the engine was planned for {as_dims(planned)}",
                 hint=f"plan for it: {option}, or SwapExecutor(…, {option[2:].split()[0]}=…)",
             )
     return arrays
+
+
+def _option_for(manifest: Manifest, given: Mapping[str, tuple[int, ...]]) -> str:
+    """The option that plans for these shapes beside the planned ones."""
+    planned = manifest.planned_shapes
+    try:
+        sizes = largest_sizes(manifest.inputs, (given, planned))
+        shapes = shapes_of(manifest.inputs, sizes)
+    except InputError:
+        shapes = {name: tuple(map(max, shape, planned[name])) for name, shape in given.items()}
+    return sizes_option(manifest.inputs, shapes)
 
 
 def index_limits(manifest: Manifest) -> dict[str, int]:

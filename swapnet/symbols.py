@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, reduce
+from functools import cache
 from typing import Any, Final
 
 from swapnet.errors import InputError
@@ -21,6 +21,7 @@ __all__ = [
     "is_nameless",
     "is_placeholder",
     "known_sizes",
+    "largest_sizes",
     "model_symbols",
     "refusal_text",
     "size_of",
@@ -52,8 +53,10 @@ _NAMELESS = re.compile(
     re.IGNORECASE,
 )
 
-_SOURCE = re.compile(r"/?\S+\.(?:cc|h|cpp):\d+ (?:[^()]*\([^()]*\)(?: const)?)?\s*")
-"""Where in a library's source a message comes from."""
+_SOURCE = re.compile(
+    r"/?\S+\.(?:cc|h|cpp):\d+ (?:[^()]*\([^()]*\)(?: const)?)?\s*(?:.*? was false\.\s*(?=\S))?"
+)
+"""Where in a library's source a message comes from, and the check that failed there."""
 _LONGEST_REASON = 240
 
 _LARGEST: Final = 1 << 40
@@ -304,23 +307,48 @@ def _found(
     )
 
 
+def _lengths(symbols: Iterable[str]) -> tuple[str, str, str] | None:
+    """The total length, the past and the sequence, where each is one symbol."""
+    totals = [s for s in symbols if _TOTAL.search(s) and _SEQUENCE.search(s)]
+    pasts = [s for s in symbols if _PAST.search(s) and s not in totals]
+    sequences = [s for s in symbols if _SEQUENCE.search(s) and s not in (*totals, *pasts)]
+    alone = len(totals) == len(pasts) == len(sequences) == 1
+    return (totals[0], pasts[0], sequences[0]) if alone else None
+
+
 def _following(
     symbols: Sequence[str], known: Mapping[str, int], otherwise: Mapping[str, int]
 ) -> dict[str, int]:
     """A total length is a past and a sequence, where it is a symbol of its own."""
-    totals = [s for s in symbols if _TOTAL.search(s) and _SEQUENCE.search(s)]
-    pasts = [s for s in symbols if _PAST.search(s) and s not in totals]
-    sequences = [s for s in symbols if _SEQUENCE.search(s) and s not in (*totals, *pasts)]
-    if not (len(totals) == len(pasts) == len(sequences) == 1):
+    lengths = _lengths(symbols)
+    if lengths is None or not set(lengths) & known.keys():
         return {}
-    total, past, sequence = totals[0], pasts[0], sequences[0]
+    total, past, sequence = lengths
     if total not in known:
-        if past not in known and sequence not in known:
-            return {}
-        both = [known.get(s, otherwise.get(s, 1)) for s in (past, sequence)]
-        return {total: reduce(operator.add, both)}
+        return {total: sum(known.get(s, otherwise.get(s, 1)) for s in (past, sequence))}
     if past in known:
         rest = known[total] - known[past]
         return {} if sequence in known or rest < 0 else {sequence: rest}
     length = min(known.get(sequence, otherwise.get(sequence, 1)), known[total])
     return {sequence: length, past: known[total] - length}
+
+
+def largest_sizes(
+    inputs: Sequence[ModelInput], shapes: Iterable[Mapping[str, Sequence[int]]]
+) -> dict[str, int]:
+    """The smallest sizes of symbols that hold all of several shapes of all inputs.
+
+    A total length is the largest past and the largest sequence.
+
+    Raises
+    ------
+    InputError
+        Shapes that belong together contradict each other.
+    """
+    largest: dict[str, int] = {}
+    for together in shapes:
+        for symbol, size in known_sizes(inputs, together, {}, {}).items():
+            largest[symbol] = max(size, largest.get(symbol, 0))
+    if lengths := _lengths(largest):
+        del largest[lengths[0]]
+    return known_sizes(inputs, {}, largest, {})

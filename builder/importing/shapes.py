@@ -16,7 +16,7 @@ from swapnet.builder.importing.symbols import candidates, fixed_sizes, with_fixe
 from swapnet.errors import InputError, ModelError
 from swapnet.sampling import sample_inputs
 from swapnet.shapes import as_option, as_title, given_sizes, input_shapes, shapes_of
-from swapnet.symbols import as_sizes, check_fixed, refusal_text
+from swapnet.symbols import as_sizes, check_fixed, model_symbols, refusal_text
 from swapnet.tensors import ONNX_TYPES
 
 __all__ = ["plan_shapes", "plan_sizes", "plan_smallest"]
@@ -97,7 +97,9 @@ def _repairs(
     numbers = dict.fromkeys(map(int, re.findall(r"\b\d{1,6}\b", refusal.why)))
     for symbol, size in sizes.items():
         if symbol not in given and size in numbers:
-            yield from ({**sizes, symbol: number} for number in numbers if number != size)
+            # Every axis of 1 is broadcast: it says little.
+            others = sorted((n for n in numbers if n != size), key=lambda number: number < 2)
+            yield from ({**sizes, symbol: number} for number in others)
 
 
 def plan_shapes(
@@ -134,8 +136,9 @@ def plan_shapes(
         and all(isinstance(dim, int) for dim in value.shape)
     }
     unknown = [name for name in graph.values if name not in planned]
-    if unknown:
-        planned |= _run(graph, types_path, planned, unknown, option)
+    if unknown or model_symbols(graph.inputs):
+        last = graph.outputs[-1].name
+        planned |= _run(graph, types_path, planned, unknown or [last], option)
     return replace(
         graph,
         values={n: _planned(v, planned[n]) for n, v in graph.values.items()},

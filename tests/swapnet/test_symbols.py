@@ -11,6 +11,7 @@ from swapnet.symbols import (
     is_nameless,
     is_placeholder,
     known_sizes,
+    largest_sizes,
     model_symbols,
     refusal_text,
     size_of,
@@ -132,6 +133,16 @@ def test_contradictions_name_the_symbol_and_both_sizes(
         symbol_sizes(DECODER, shapes, dims=dims)
     said = str(caught.value)
     assert all(word in said for word in words), said
+
+
+def test_the_largest_sizes_hold_all_shapes() -> None:
+    first = {"ids": (2, 9), "mask": (2, 9), "past": (2, 8, 0, 64)}
+    later = {"ids": (1, 1), "mask": (1, 31), "past": (1, 8, 30, 64)}
+    assert largest_sizes(DECODER, (first, later)) == {"b": 2, "seq": 9, "past": 30}
+    found = largest_sizes(SEPARATE, (first, later))
+    assert [found[s] for s in model_symbols(SEPARATE)] == [2, 9, 39, 30]
+    with pytest.raises(InputError, match="two sizes"):
+        largest_sizes(DECODER, [{**first, "mask": (2, 8)}])
 
 
 def test_fixed_models_have_no_symbols() -> None:
