@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,7 @@ from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.plan import Plan, PlanOptions, Read
 from swapnet.executor.planning.planner import make_plan
 from swapnet.executor.planning.usage import usage
+from swapnet.executor.shapes import ensure_shapes
 from swapnet.executor.sharing import ALONE, Sharing, Turn
 from swapnet.executor.swapping.relocation import moves
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
@@ -34,6 +36,8 @@ from swapnet.process.forks import Birthplace
 __all__ = ["SwapExecutor"]
 
 E = TypeVar("E", bound="SwapExecutor")
+
+_LOGGER = logging.getLogger("swapnet")
 
 _KEPT_PLANS = 4
 """Plans of the latest budgets that are kept: a budget that is restored needs no search."""
@@ -56,6 +60,8 @@ class SwapExecutor:
         Restrictions of the plan.
     shapes, dims
         Input shapes to plan for, by input, and sizes by symbol; by default those of the build.
+        Activations are measured first at sizes that are new, in a process of its own; the logger
+        ``swapnet`` says so.
     verify
         Compare all checksums first.
     trace
@@ -108,7 +114,7 @@ class SwapExecutor:
     ) -> None:
         self._birthplace = Birthplace("executor")
         self._birthplace.keep(self)
-        opening = Engine.open(engine, shapes=shapes, dims=dims, device=device)
+        opening = ensure_shapes(engine, shapes, dims=dims, device=device, say=_LOGGER.warning)
         self._trace = trace
         self._before_read = before_read
         self._parked: Memory | None = None

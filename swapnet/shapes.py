@@ -224,7 +224,6 @@ def as_title(shapes: Mapping[str, Sequence[int]]) -> str:
 
 def as_planned(
     inputs: Sequence[ModelInput],
-    planned: Mapping[str, Sequence[int]],
     symbols: Mapping[str, int],
     given: Iterable[str],
 ) -> str:
@@ -232,19 +231,27 @@ def as_planned(
 
     Parameters
     ----------
-    inputs, planned, symbols
-        Inputs of the model, their planned shapes, and planned sizes of symbols.
+    inputs, symbols
+        Inputs of the model, and planned sizes of symbols.
     given
         Symbols that the user gave sizes of.
+
+    Returns
+    -------
+    str
+        Empty where all shapes are fixed.
     """
     names = model_symbols(inputs)
-    if not names:
-        return f"planned for {as_title(planned)}"
-    known = [f"{s}={symbols[s]}" for s in names if s in set(given)]
-    assumed = [f"{s}={symbols[s]}" for s in names if s not in set(given)]
-    option = f"--dims {names[-1]}=SIZE" if len(names) == 1 else f"--dims {names[0]}=SIZE,…"
-    guesses = f"{', '.join(assumed)} (assumed; give {option})" if assumed else ""
-    return f"planned for {', '.join(filter(None, [*known, guesses]))}"
+    chosen = set(given)
+    known = ", ".join(f"{s}={symbols[s]}" for s in names if s in chosen)
+    open_ = [s for s in names if s not in chosen]
+    assumed = ", ".join(f"{s}={symbols[s]}" for s in open_)
+    if not open_:
+        return f"planned for {known}" if known else ""
+    option = f"give --dims {open_[0]}=SIZE{',…' if len(open_) > 1 else ''}"
+    if not known:
+        return f"planned for {assumed} (assumed; {option})"
+    return f"planned for {known}; {assumed} assumed ({option})"
 
 
 def names_of(names: Iterable[str]) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from swapnet.calibration.delays.cache import load_requests, save_requests
 from swapnet.calibration.delays.requests import LEAST_BYTES
-from swapnet.calibration.delays.shapes import ensure_shapes, to_stderr
 from swapnet.calibration.delays.worker import Answer, Found, Job, Reached
 from swapnet.errors import StorageError
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
+from swapnet.executor.shapes import ensure_shapes, to_stderr
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.machine import filesystem_of
 from swapnet.manifest import WEIGHTS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.rates import RateMeter
 from swapnet.executor.runtime.share_rules import share_rule
 from swapnet.executor.runtime.shared_executor import SharedExecutor
+from swapnet.executor.shapes import ensure_shapes
 from swapnet.executor.sharing import Sharing
 from swapnet.executor.swapping.loading import READERS
 from swapnet.executor.swapping.readers import Channel
@@ -34,6 +36,8 @@ from swapnet.executor.swapping.storage import LoadMode
 from swapnet.process.forks import Birthplace
 
 __all__ = ["SwapRuntime"]
+
+_LOGGER = logging.getLogger("swapnet")
 
 _WORTH = 0.9
 """Largest cost of a new split over the current one: smaller gains are not worth new plans."""
@@ -164,7 +168,9 @@ class SwapRuntime:
         """
         objectives = Objectives(priority, deadline_ms, rate_per_s)
         with giving_way():
-            opened = Engine.open(engine, shapes=shapes, dims=dims, device=self._device)
+            opened = ensure_shapes(
+                engine, shapes, dims=dims, device=self._device, say=_LOGGER.warning
+            )
             curve = with_curve(opened)
         name = name or opened.folder.absolute().name
         with self._changing():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import progress
-from swapnet.cli.engine import say, say_planned, seeded_values
+from swapnet.cli.engine import planned_for, say, seeded_values
 from swapnet.cli.options import PATH, shapes_option, shapes_option_named
 from swapnet.cli.precision import RANGE_OPTIONS, precision_options, ranges_of
 from swapnet.errors import SwapnetError
@@ -135,7 +135,8 @@ def command(
     backend = manifest.compiled.backend
     if not can_run(backend):
         click.echo(f"{folder}: {backend} needs a CUDA GPU to run it", err=True)
-    say_planned(str(folder), manifest, options["shapes"], options["dims"])
+    if line := planned_for(manifest, options["shapes"], options["dims"]):
+        say(f"{folder}: {line}")
     if seeds := seeded_values(manifest):
         say(f"{folder}: measured with seeded inputs, {seeds}")
     if options["smallest_budget"]:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "engine_or_model",
     "open_engine",
+    "planned_for",
     "say",
-    "say_planned",
     "seeded_values",
     "with_delays",
 ]
@@ -34,16 +34,13 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def say_planned(name: str, manifest: Manifest, shapes: Shapes, dims: Mapping[str, int]) -> None:
-    """Say the sizes that a model was built for, where it leaves some open."""
+def planned_for(manifest: Manifest, shapes: Shapes, dims: Mapping[str, int]) -> str:
+    """Sizes that a model was built for, and which were assumed; empty where all are fixed."""
     from swapnet.manifest import given_at
     from swapnet.shapes import as_planned
-    from swapnet.symbols import model_symbols
 
-    if model_symbols(manifest.inputs):
-        given = given_at(manifest, shapes, dims)
-        sizes = manifest.planned_shapes, manifest.symbols
-        say(f"{name}: {as_planned(manifest.inputs, *sizes, given)}")
+    given = given_at(manifest, shapes, dims)
+    return as_planned(manifest.inputs, manifest.symbols, given)
 
 
 def seeded_values(manifest: Manifest) -> str:
@@ -143,7 +140,7 @@ def engine_or_model(
     with ExitStack() as opened:
         folder = _working_folder(opened) / path.stem
         with progress(path.name) as report:
-            manifest = build(
+            build(
                 path,
                 folder,
                 backend="onnxruntime",
@@ -152,7 +149,6 @@ def engine_or_model(
                 progress=report,
                 **options,
             )
-        say_planned(path.name, manifest, shapes, dims)
         yield folder
 
 

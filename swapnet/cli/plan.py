@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import print_table, write_json
-from swapnet.cli.engine import engine_or_model, open_engine, with_delays
+from swapnet.cli.engine import engine_or_model, open_engine, planned_for, with_delays
 from swapnet.cli.options import (
     PATH,
     gpu_memory_option,
@@ -94,6 +94,9 @@ def command(
         write_json(_records(manifest, profile, plans, points), json_target)
     if json_target != "-":
         _print(manifest, profile, plans, points if with_curve else ())
+        given = (manifest.planned_shapes, {}) if folder == engine else (shapes, dims)
+        if line := planned_for(manifest, *given):
+            click.echo(f"P{line[1:]}.")
 
 
 def _budgets(manifest: Manifest, budget: Budget | None) -> list[int]:
@@ -171,6 +174,7 @@ def _records(
     model = {
         "model": manifest.source.name,
         "shapes": manifest.planned_shapes,
+        "symbols": manifest.symbols,
         "demand_bytes": demand(manifest).total_bytes,
         "weights_bytes": demand(manifest).weights_bytes,
         "smallest_budget_bytes": smallest,

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from swapnet.errors import EngineError
+from swapnet.errors import EngineError, ModelError
+from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.probing.activations import measure
 from swapnet.manifest import sizes_at
 from swapnet.shapes import MeasuredShapes, as_title, save_shapes, shapes_key, shapes_of
+from swapnet.symbols import as_sizes, model_symbols, refusal_text
 
 __all__ = ["ensure_shapes", "to_stderr"]
 
@@ -25,6 +27,7 @@ def ensure_shapes(
     shapes: Mapping[str, Sequence[int]] | None = None,
     *,
     dims: Mapping[str, int] | None = None,
+    device: Device | None = None,
     say: Callable[[str], None] = to_stderr,
 ) -> Engine:
     """The engine at input shapes, measured first where it was not.
@@ -35,6 +38,8 @@ def ensure_shapes(
         Engine directory, or an open engine.
     shapes, dims
         Input shapes, by input, and sizes by symbol; by default those of the build.
+    device
+        As for `Engine.open`.
     say
         Called with one line when something is measured.
 
@@ -49,11 +54,12 @@ def ensure_shapes(
     StorageError
         The engine directory can't be written.
     """
-    opened = Engine.open(engine)
+    opened = Engine.open(engine, device=device)
     if not shapes and not dims:
         return opened
     folder, manifest = opened.folder, opened.built
-    planned = shapes_of(manifest.inputs, sizes_at(manifest, shapes, dims))
+    sizes = sizes_at(manifest, shapes, dims)
+    planned = shapes_of(manifest.inputs, sizes)
     try:
         return opened.at(shapes, dims)
     except EngineError:
@@ -65,7 +71,15 @@ def ensure_shapes(
                 hint="leave --shapes and --dims out for smaller inputs; build it again for larger",
             ) from None
         say(f"{folder}: measuring activations at {as_title(planned)} …")
-    measured = measure(folder, planned)
+    try:
+        measured = measure(folder, planned)
+    except ModelError as error:
+        raise ModelError(
+            f"{folder} does not run at {as_sizes(sizes) or as_title(planned)}",
+            why=refusal_text(error.why),
+            hint="give sizes that belong together: --dims "
+            + ",".join(f"{symbol}=SIZE" for symbol in model_symbols(manifest.inputs)),
+        ) from error
     save_shapes(
         folder,
         shapes_key(manifest.inputs, planned),
