@@ -347,7 +347,7 @@ def largest_sizes(
     """
     largest: dict[str, int] = {}
     for together in shapes:
-        for symbol, size in known_sizes(inputs, together, {}, {}).items():
+        for symbol, size in known_sizes(inputs, together, {}, {}, "the shape").items():
             largest[symbol] = max(size, largest.get(symbol, 0))
     if lengths := _lengths(largest):
         del largest[lengths[0]]

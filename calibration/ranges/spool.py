@@ -11,13 +11,15 @@ from swapnet.arrays import save_npz
 from swapnet.builder.importing.graph import Value
 from swapnet.errors import InputError
 from swapnet.input_checks import check_feed
+from swapnet.shapes import shapes_of
+from swapnet.symbols import largest_sizes
 
 __all__ = ["Spool", "spool"]
 
 
 @dataclass(frozen=True)
 class Spool:
-    """Files by sample, and by input the largest size of each dimension."""
+    """Files by sample, and shapes by input that hold all of them."""
 
     paths: tuple[Path, ...]
     shapes: Mapping[str, tuple[int, ...]]
@@ -37,9 +39,8 @@ def spool(samples: Iterable[Mapping[str, Any]], inputs: Sequence[Value], folder:
     shapes: dict[str, tuple[int, ...]] = {}
     for number, sample in enumerate(samples):
         arrays = check_feed(sample, inputs, f"sample {number}")
-        for name, array in arrays.items():
-            before = shapes.get(name, array.shape)
-            shapes[name] = tuple(map(max, before, array.shape))
+        given = {name: array.shape for name, array in arrays.items()}
+        shapes = shapes_of(inputs, largest_sizes(inputs, (shapes, given)))
         paths.append(folder / f"sample-{number}.npz")
         save_npz(paths[-1], arrays)
     if not paths:
