@@ -20,7 +20,7 @@ from swapnet.builder.options import BuildOptions
 from swapnet.builder.precision.convert import Converted, convert
 from swapnet.builder.precision.slower_in_int8 import slower_in_int8
 from swapnet.builder.rewriting.narrowing import expanded_values, narrow_weights
-from swapnet.builder.rewriting.optimise import TYPES, optimise
+from swapnet.builder.rewriting.optimise import TYPES, WHOLE, optimise
 from swapnet.builder.rewriting.slicing import slice_operators
 from swapnet.builder.writing.blocks import CutGraph, compile_parts, with_owners
 from swapnet.builder.writing.directory import staging_directory
@@ -77,7 +77,9 @@ class Build:
             keep_floats=converted.source is not self.source,
         )
         self.progress("shapes", 0, 1)
-        graph = plan_sizes(graph, self.work / TYPES, options.shapes, options.dims)
+        graph = plan_sizes(
+            graph, self.work / TYPES, self.work / WHOLE, options.shapes, options.dims
+        )
         if options.tensorrt.min_shapes:
             graph = plan_smallest(graph, self.work / TYPES, options.tensorrt.min_shapes)
         graph = slice_operators(graph, self.max_block_bytes)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from swapnet.builder.importing.graph import Graph, Value
 from swapnet.builder.importing.lookup import is_lookup
@@ -19,6 +21,9 @@ from swapnet.shapes import as_option, as_title, given_sizes, input_shapes, shape
 from swapnet.symbols import as_sizes, check_fixed, model_symbols, refusal_text
 from swapnet.tensors import ONNX_TYPES
 
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
 __all__ = ["plan_shapes", "plan_sizes", "plan_smallest"]
 
 _REPAIRS = 4
@@ -28,6 +33,7 @@ _REPAIRS = 4
 def plan_sizes(
     graph: Graph,
     types_path: Path,
+    whole_path: Path,
     shapes: Mapping[str, tuple[int, ...]],
     dims: Mapping[str, int],
 ) -> Graph:
@@ -40,6 +46,9 @@ def plan_sizes(
     ----------
     graph, types_path
         As for `plan_shapes`.
+    whole_path
+        The same graph as a model with its own outputs: assumed sizes are tried with it, for it
+        keeps few values.
     shapes, dims
         Shapes of inputs and sizes of symbols that the user gave.
 
@@ -61,10 +70,15 @@ def plan_sizes(
     known = given_sizes(graph.inputs, shapes, likely, dims=open_dims)
     refusals: list[tuple[dict[str, int], ModelError]] = []
 
+    trial = cache(partial(open_session, whole_path, quiet_options(optimise=False)))
+
     def runs(sizes: dict[str, int]) -> Graph | None:
+        planned = shapes_of(graph.inputs, sizes)
         try:
-            planned = plan_shapes(graph, types_path, shapes_of(graph.inputs, sizes))
-            return replace(planned, symbols={**sizes, **fixed})
+            if sizes.keys() - known.keys():
+                _outputs(trial(), graph, planned, [graph.outputs[0].name], "--shapes")
+            planned_graph = plan_shapes(graph, types_path, planned)
+            return replace(planned_graph, symbols={**sizes, **fixed})
         except ModelError as error:
             refusals.append((sizes, error))
             return None
@@ -200,6 +214,21 @@ def _run(
     option: str,
 ) -> dict[str, tuple[int, ...]]:
     session = open_session(path, quiet_options(optimise=False))
+    outputs = _outputs(session, graph, planned, unknown, option)
+    return {
+        name: tuple(value.shape()) if value.is_tensor() else ()
+        for name, value in zip(unknown, outputs, strict=True)
+    }
+
+
+def _outputs(
+    session: ort.InferenceSession,
+    graph: Graph,
+    planned: Mapping[str, tuple[int, ...]],
+    names: list[str],
+    option: str,
+) -> list[ort.OrtValue]:
+    """Values for seeded inputs of the planned shapes."""
     limits = {
         node.input[1]: graph.constants[node.input[0]].shape[0]
         for node in graph.nodes
@@ -211,7 +240,7 @@ def _run(
         shapes={v.name: v.shape for v in graph.inputs},
     )
     try:
-        outputs = session.run_with_ort_values(unknown, _ort_values(feeds, graph.inputs))
+        return list(session.run_with_ort_values(names, _ort_values(feeds, graph.inputs)))
     except Exception as error:
         given = as_title({v.name: planned[v.name] for v in graph.inputs})
         raise ModelError(
@@ -219,10 +248,6 @@ def _run(
             why=refusal_text(str(error)),
             hint=f"give the shapes that it is used with: {option} name:1x3x224x224",
         ) from error
-    return {
-        name: tuple(value.shape()) if value.is_tensor() else ()
-        for name, value in zip(unknown, outputs, strict=True)
-    }
 
 
 def _ort_values(feeds: Mapping[str, object], inputs: tuple[Value, ...]) -> dict[str, object]:

@@ -124,14 +124,18 @@ _PASTS: Final = {"GroupQueryAttention": 3, "MultiHeadAttention": 6, "Attention":
 """Where the past of keys stands; that of values follows it."""
 
 _SEQUENCE_LENGTH = 128
-_SIDES = (224, 256, 512, 640)
-"""Sides of images: the first is assumed, others are tried where a network refuses it."""
+_IMAGES = ((224, 224), (256, 256), (48, 224), (32, 224), (512, 512), (640, 640))
+"""Heights and widths: the first is assumed, others are tried where a network refuses it. Those of
+few rows are lines of text."""
+_SAMPLES = 512
+"""Last axis without a meaning, where the model refuses 1: a piece of sound."""
 
 _MEANINGS: Final = {
     "channels": r"channels?|^c$",
     "total": r"total.*(seq|len)",
     "past": r"past|^(kv_?)?cache_len",
-    "side": r"height|width|(^|_)(h|w)(_|\d*$)",
+    "height": r"height|(^|_)h(_|\d*$)",
+    "width": r"width|(^|_)w(_|\d*$)",
     "batch": r"batch|^(b|bs|n)$",
     "sequence": r"seq|tok|text|phoneme|(^|_)(len|length|time|frames?)(_|s?$)",
 }
@@ -153,11 +157,13 @@ def _meaning(symbol: str, value: Value, axis: int) -> str:
     if is_image and (nameless or _IMAGE.search(value.name)):
         first = len(shape) - 3
         if shape[first] in _COLOURS[first]:
-            return "side" if axis > first else ""
+            return {first + 1: "height", first + 2: "width"}.get(axis, "")
         if shape[-1] in _COLOURS[first]:
-            return "side" if first <= axis < first + 2 else ""
+            return {first: "height", first + 1: "width"}.get(axis, "")
     is_text = value.dtype in ("int64", "int32") and len(shape) == 2 and axis == 1
-    return "sequence" if is_text and (nameless or _TEXT.search(value.name)) else ""
+    if is_text and (nameless or _TEXT.search(value.name)):
+        return "sequence"
+    return "last" if axis and axis + 1 == len(shape) else ""
 
 
 _COLOURS: Final = ((3, 4), (1, 3, 4))
@@ -180,22 +186,27 @@ def candidates(inputs: Sequence[Value], known: Mapping[str, int]) -> Iterator[di
             for symbol in symbols_in(dim):
                 meanings[symbol] = meanings.get(symbol) or _meaning(symbol, value, axis)
 
-    def sizes(side: int, length: int, past: int) -> dict[str, int]:
-        size = {"side": side, "sequence": length, "past": past, "channels": min(side, 3)}
-        found = {s: known.get(s, size.get(meaning, 1)) for s, meaning in meanings.items()}
+    def sizes(length: int, past: int, height: int, width: int, last: int = 1) -> dict[str, int]:
+        assumed = {
+            **{"sequence": length, "past": past, "height": height, "width": width, "last": last},
+            "channels": min(height, 3),
+        }
+        found = {s: known.get(s, assumed.get(meaning, 1)) for s, meaning in meanings.items()}
         by_meaning = {meaning: found[s] for s, meaning in meanings.items()}
         total = by_meaning.get("past", 0) + by_meaning.get("sequence", 1)
-        of_total = {s: total for s, meaning in meanings.items() if meaning == "total"}
-        return {**found, **{s: known.get(s, n) for s, n in of_total.items()}}
+        return {
+            s: known.get(s, total) if meanings[s] == "total" else size for s, size in found.items()
+        }
 
+    usual = (_SEQUENCE_LENGTH, 0, *_IMAGES[0])
     tried: list[dict[str, int]] = []
-    for side, length, past in (
-        *((side, _SEQUENCE_LENGTH, 0) for side in _SIDES),
-        (_SIDES[0], _SEQUENCE_LENGTH, 1),
-        (_SIDES[0], 1, 1),
-        (1, 1, 1),
+    for one in (
+        *(sizes(_SEQUENCE_LENGTH, 0, *image) for image in _IMAGES),
+        sizes(_SEQUENCE_LENGTH, 1, *_IMAGES[0]),
+        sizes(1, 1, *_IMAGES[0]),
+        sizes(1, 1, 1, 1),
+        sizes(*usual, _SAMPLES),
     ):
-        one = sizes(side, length, past)
         if one not in tried:
             tried.append(one)
             yield one

@@ -155,7 +155,7 @@ def _packed(
     integers = has_quantised(graph)
     if not floats and not integers:
         return graph
-    planned = packed = plan_sizes(graph, folder / TYPES, shapes, dims)
+    planned = packed = plan_sizes(graph, folder / TYPES, folder / WHOLE, shapes, dims)
     if floats:
         packed = pack_products(packed, block, folder / _PACKED)
     if integers:

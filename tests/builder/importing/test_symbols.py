@@ -15,7 +15,7 @@ from swapnet.builder.importing.graph import Graph, Value
 from swapnet.builder.importing.shapes import plan_sizes
 from swapnet.builder.importing.source import open_source
 from swapnet.builder.importing.symbols import candidates, fixed_sizes
-from swapnet.builder.rewriting.optimise import TYPES, Operators, optimise
+from swapnet.builder.rewriting.optimise import TYPES, WHOLE, Operators, optimise
 from swapnet.errors import InputError, ModelError
 from tests.helpers.zoo import Net
 
@@ -29,7 +29,7 @@ def planned(tmp_path: Path) -> Planned:
     def plan(net: Net, **dims: int) -> Graph:
         onnx.save(net.model(), tmp_path / "toy.onnx")
         graph = optimise(open_source(tmp_path / "toy.onnx"), tmp_path, operators=Operators.STANDARD)
-        return plan_sizes(graph, tmp_path / TYPES, {}, dims)
+        return plan_sizes(graph, tmp_path / TYPES, tmp_path / WHOLE, {}, dims)
 
     return plan
 
@@ -174,7 +174,7 @@ def test_sizes_to_assume(
 def test_what_is_given_is_kept_in_all_that_is_tried() -> None:
     inputs = [Value("x", "float32", ("batch", 3, "height", "width"))]
     tried = list(candidates(inputs, {"width": 100}))
-    assert [sizes["height"] for sizes in tried] == [224, 256, 512, 640, 1]
+    assert [sizes["height"] for sizes in tried] == [224, 256, 48, 32, 512, 640, 1]
     assert {sizes["width"] for sizes in tried} == {100}
 
 
