@@ -16,6 +16,7 @@ from swapnet.builder.cutting.partition import partition
 from swapnet.builder.importing.graph import Graph
 from swapnet.builder.importing.shapes import plan_sizes, plan_smallest
 from swapnet.builder.importing.source import SourceModel
+from swapnet.builder.importing.symbols import likely_shapes
 from swapnet.builder.options import BuildOptions
 from swapnet.builder.precision.convert import Converted, convert
 from swapnet.builder.precision.slower_in_int8 import slower_in_int8
@@ -184,7 +185,10 @@ def import_model(
         folder,
         backend=options.backend,
         portable=options.portable,
-        slower=partial(slower_in_int8, shapes=options.shapes),
+        slower=partial(
+            slower_in_int8,
+            shapes=likely_shapes(source.proto.graph, options.shapes, options.dims),
+        ),
     )
     narrower = _NARROWER[converted.narrow if converted.source is source else None]
     limits = options.limits(converted.source.weights_bytes // narrower)

@@ -15,7 +15,7 @@ from swapnet.builder.importing.graph import Graph, Value
 from swapnet.builder.importing.lookup import is_lookup
 from swapnet.builder.importing.sessions import open_session, quiet_options
 from swapnet.builder.importing.symbols import candidates, fixed_sizes, with_fixed
-from swapnet.errors import InputError, ModelError
+from swapnet.errors import InputError, ModelError, SwapnetError
 from swapnet.sampling import sample_inputs
 from swapnet.shapes import as_option, as_title, given_sizes, input_shapes, shapes_of
 from swapnet.symbols import as_sizes, check_fixed, model_symbols, refusal_text
@@ -68,18 +68,18 @@ def plan_sizes(
     open_dims = {name: size for name, size in dims.items() if name not in fixed}
     likely = next(candidates(graph.inputs, {}))
     known = given_sizes(graph.inputs, shapes, likely, dims=open_dims)
-    refusals: list[tuple[dict[str, int], ModelError]] = []
+    refusals: list[tuple[dict[str, int], SwapnetError]] = []
 
     trial = cache(partial(open_session, whole_path, quiet_options(optimise=False)))
 
     def runs(sizes: dict[str, int]) -> Graph | None:
-        planned = shapes_of(graph.inputs, sizes)
         try:
+            planned = shapes_of(graph.inputs, sizes)
             if sizes.keys() - known.keys():
                 _outputs(trial(), graph, planned, [graph.outputs[0].name], "--shapes")
             planned_graph = plan_shapes(graph, types_path, planned)
             return replace(planned_graph, symbols={**sizes, **fixed})
-        except ModelError as error:
+        except (ModelError, InputError) as error:
             refusals.append((sizes, error))
             return None
 
@@ -105,7 +105,7 @@ def plan_sizes(
 
 
 def _repairs(
-    sizes: Mapping[str, int], refusal: ModelError, given: Mapping[str, int]
+    sizes: Mapping[str, int], refusal: SwapnetError, given: Mapping[str, int]
 ) -> Iterator[dict[str, int]]:
     """Sizes with another number for one symbol that was not given, out of a refusal's text."""
     numbers = dict.fromkeys(map(int, re.findall(r"\b\d{1,6}\b", refusal.why)))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from swapnet.builder.importing.graph import Graph, Value
-from swapnet.symbols import is_nameless, model_symbols, symbols_in
+from swapnet.errors import InputError
+from swapnet.shapes import given_sizes, shapes_of
+from swapnet.symbols import is_nameless, is_placeholder, model_symbols, symbols_in
+from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["candidates", "fixed_sizes", "with_fixed"]
+__all__ = ["candidates", "fixed_sizes", "likely_shapes", "with_fixed"]
 
 Fixed = Iterator[tuple[str, int, int]]
 """A value, one of its axes, and the size that an operator needs there."""
@@ -210,3 +214,37 @@ def candidates(inputs: Sequence[Value], known: Mapping[str, int]) -> Iterator[di
         if one not in tried:
             tried.append(one)
             yield one
+
+
+def likely_shapes(
+    graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]], dims: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs of a model that is not read yet, at given and at assumed sizes.
+
+    Raises
+    ------
+    InputError
+        A given size does not fit, or contradicts another.
+    """
+    names = {number: name for name, number in ONNX_TYPES.items()}
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = [
+        Value(
+            given.name,
+            names.get(given.type.tensor_type.elem_type, ""),
+            tuple(
+                dim.dim_value
+                if dim.HasField("dim_value")
+                else f"{given.name}.{axis}"
+                if is_placeholder(dim.dim_param)
+                else dim.dim_param
+                for axis, dim in enumerate(given.type.tensor_type.shape.dim)
+            ),
+        )
+        for given in graph.input
+        if given.name not in stored
+    ]
+    known = given_sizes(inputs, shapes, next(candidates(inputs, {})), dims=dims)
+    with suppress(InputError):  # a difference may have no size at what is assumed
+        return shapes_of(inputs, next(candidates(inputs, known)))
+    return dict(shapes)

@@ -14,7 +14,7 @@ from swapnet.builder import build
 from swapnet.builder.importing.graph import Graph, Value
 from swapnet.builder.importing.shapes import plan_sizes
 from swapnet.builder.importing.source import open_source
-from swapnet.builder.importing.symbols import candidates, fixed_sizes
+from swapnet.builder.importing.symbols import candidates, fixed_sizes, likely_shapes
 from swapnet.builder.rewriting.optimise import TYPES, WHOLE, Operators, optimise
 from swapnet.errors import InputError, ModelError
 from tests.helpers.zoo import Net
@@ -238,11 +238,39 @@ def test_a_refusal_of_all_sizes_says_what_was_tried(planned: Planned) -> None:
     assert "--dims n=SIZE" in caught.value.hint
 
 
+def test_a_difference_that_has_no_size_is_no_end(planned: Planned) -> None:
+    net = Net()
+    net.output(net("Relu", net.input("x", (1, "k - 5"))), net("Relu", net.input("y", (2, "k"))))
+    assert planned(net).symbols == {"k": 512}
+    assert likely_shapes(net.body("toy"), {"y": (2, 3)}, {}) == {"y": (2, 3)}
+    with pytest.raises(ModelError, match="does not run at k=3"):
+        planned(net, k=3)
+
+
 def test_what_has_no_symbols_is_refused_as_it_is(planned: Planned) -> None:
     net = Net()
     net.output(net("Reshape", net.input("x", (4,)), net.input("s", (2,), TensorProto.INT64)))
     with pytest.raises(ModelError, match="seeded inputs of x: 4, s: 2"):
         planned(net)
+
+
+def test_shapes_are_likely_before_a_model_is_read() -> None:
+    net = Net()
+    net.input("ids", ("batch", "seq"), TensorProto.INT64)
+    net.input("image", (1, 3, "?", ""))
+    net.input("mask", ("batch", "past + seq"), TensorProto.BOOL)
+    net.weights.append(onnx.numpy_helper.from_array(np.ones(3, np.float32), "listed"))
+    net.input("listed", (3,))
+    graph = net.body("toy")
+    assert likely_shapes(graph, {}, {}) == {
+        "ids": (1, 128),
+        "image": (1, 3, 224, 224),
+        "mask": (1, 128),
+    }
+    shapes = likely_shapes(graph, {"ids": (2, 5)}, {"past": 7})
+    assert (shapes["ids"], shapes["mask"]) == ((2, 5), (2, 12))
+    with pytest.raises(InputError, match="'other'"):
+        likely_shapes(graph, {}, {"other": 1})
 
 
 def test_smallest_shapes_follow_the_graph(tmp_path: Path) -> None:
