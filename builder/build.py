@@ -34,6 +34,7 @@ def build(
     weight_only: bool = False,
     exclude: Sequence[str] = (),
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    dims: Mapping[str, int] | None = None,
     data: Data | None = None,
     weights: str | None = None,
     targets: Sequence[str] = (),
@@ -71,13 +72,13 @@ def build(
         Store weights in that precision and compute in float32.
     exclude
         Names of operators that stay in float32.
-    shapes
-        Input shapes to plan for; symbolic dimensions that are not given are 1.
+    shapes, dims
+        Input shapes to plan for, by input, and sizes by symbol, such as ``{"past": 511}``. Those
+        that are not given are assumed, by their names and places: `Manifest.symbols` has them.
     data
         Real inputs, to plan with and to measure on in place of seeded ones: a dict of arrays, one
-        for each sample, or the name of an ``.npz``, a folder, or ``"module:function"``. Symbolic
-        dimensions that ``shapes`` leaves open are the largest of all samples. The engine keeps
-        the largest samples.
+        for each sample, or the name of an ``.npz``, a folder, or ``"module:function"``. Sizes that
+        are not given are the largest of all samples. The engine keeps the largest samples.
     weights, targets, hardware_compatibility, version_compatible, builder_optimization_level, \
 workspace, min_shapes, process_per_block
         For ``tensorrt`` and ``tensorrt-rtx`` only: attributes of `TensorRTOptions`.
@@ -110,6 +111,7 @@ workspace, min_shapes, process_per_block
         portable=portable,
         precision=PrecisionOptions(precision, weight_only, calibration, tuple(exclude)),
         shapes=shapes or {},
+        dims=dims or {},
         data=data,
         tensorrt=TensorRTOptions(
             weights=weights,

@@ -37,11 +37,12 @@ class BuildOptions:
         Leave out hardware layouts, so that the engine runs on any processor; ``onnxruntime`` only.
     precision
         Precision of weights and values.
-    shapes
-        Input shapes to plan for; symbolic dimensions that are not given are 1.
+    shapes, dims
+        Input shapes and sizes of symbols to plan for; those that are not given are assumed, by
+        their names and places.
     data
         Representative inputs, as `samples_of` takes them: to plan with and to measure on in place
-        of seeded ones. Symbolic dimensions that ``shapes`` leaves open are the largest of them.
+        of seeded ones. Sizes that are not given are the largest of them.
     tensorrt
         Settings for ``tensorrt`` and ``tensorrt-rtx`` only.
     """
@@ -52,6 +53,7 @@ class BuildOptions:
     portable: bool = False
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
     data: Data | None = None
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
 

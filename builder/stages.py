@@ -15,13 +15,14 @@ from swapnet.builder.compilers.tensorrt.style import measure_styles
 from swapnet.builder.cutting.partition import partition
 from swapnet.builder.importing.graph import Graph
 from swapnet.builder.importing.inputs import inputs_of
-from swapnet.builder.importing.shapes import plan_shapes, plan_smallest
+from swapnet.builder.importing.shapes import plan_sizes, plan_smallest
 from swapnet.builder.importing.source import SourceModel
+from swapnet.builder.importing.symbols import likely_shapes
 from swapnet.builder.options import BuildOptions
 from swapnet.builder.precision.convert import Converted, convert
 from swapnet.builder.precision.slower_in_int8 import slower_in_int8
 from swapnet.builder.rewriting.narrowing import expanded_values, narrow_weights
-from swapnet.builder.rewriting.optimise import TYPES, optimise
+from swapnet.builder.rewriting.optimise import TYPES, WHOLE, optimise
 from swapnet.builder.rewriting.rows_first import gather_rows_first
 from swapnet.builder.rewriting.slicing import slice_operators
 from swapnet.builder.writing.blocks import CutGraph, compile_parts, with_owners
@@ -81,11 +82,19 @@ class Build:
             self.work,
             operators=self.compiler.operators,
             shapes=options.shapes,
+            dims=options.dims,
             samples=self.samples,
             keep_floats=converted.source is not self.source,
         )
         self.progress("shapes", 0, 1)
-        graph = plan_shapes(graph, self.work / TYPES, options.shapes, samples=self.samples)
+        graph = plan_sizes(
+            graph,
+            self.work / TYPES,
+            self.work / WHOLE,
+            options.shapes,
+            options.dims,
+            self.samples,
+        )
         if options.tensorrt.min_shapes:
             graph = plan_smallest(graph, self.work / TYPES, options.tensorrt.min_shapes)
         graph = slice_operators(gather_rows_first(graph), self.max_block_bytes)
@@ -192,8 +201,8 @@ def import_model(
         progress("data", 0, 1)
         inputs = inputs_of(source.proto.graph)
         spooled = spool(samples_of(options.data, inputs, options.shapes), inputs, work)
-        planned, samples = samples_to_plan(spooled, inputs, options.shapes)
-        options = replace(options, shapes=planned)
+        planned, samples = samples_to_plan(spooled, inputs, options.shapes, options.dims)
+        options = replace(options, shapes=planned, dims={})
     if options.precision.precision != "fp32":
         progress("convert", 0, 1)
     folder = work / "converted"
@@ -204,7 +213,10 @@ def import_model(
         folder,
         backend=options.backend,
         portable=options.portable,
-        slower=partial(slower_in_int8, shapes=options.shapes),
+        slower=partial(
+            slower_in_int8,
+            shapes=likely_shapes(source.proto.graph, options.shapes, options.dims),
+        ),
     )
     narrower = _NARROWER[converted.narrow if converted.source is source else None]
     limits = options.limits(converted.source.weights_bytes // narrower)

@@ -60,6 +60,7 @@ class Engine:
         engine: Engine | str | Path,
         *,
         shapes: Mapping[str, Sequence[int]] | None = None,
+        dims: Mapping[str, int] | None = None,
         device: Device | None = None,
     ) -> Engine:
         """Read the manifest of an engine directory.
@@ -68,9 +69,9 @@ class Engine:
         ----------
         engine
             Engine directory. An engine that is open already is not read again.
-        shapes
-            Input shapes to plan for, by input; by default those of the build. Symbolic dimensions
-            that are not given stay as built.
+        shapes, dims
+            Input shapes to plan for, by input, and sizes by symbol; those that are not given stay
+            as built.
         device
             Where to execute; by default the CPU with all processors.
 
@@ -87,9 +88,13 @@ class Engine:
         else:
             built = load_manifest(Path(engine))
             opened = cls(Path(engine), device or Device(), built, built)
-        return opened.at(shapes) if shapes else opened
+        return opened.at(shapes, dims) if shapes or dims else opened
 
-    def at(self, shapes: Mapping[str, Sequence[int]]) -> Engine:
+    def at(
+        self,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        dims: Mapping[str, int] | None = None,
+    ) -> Engine:
         """The engine at other input shapes.
 
         Raises
@@ -99,7 +104,7 @@ class Engine:
         InputError
             The model does not take such a shape.
         """
-        shaped = at_shapes(self.folder, self.built, shapes)
+        shaped = at_shapes(self.folder, self.built, shapes, dims)
         if shaped.planned_shapes == self.shaped.planned_shapes:
             return self
         return replace(self, shaped=shaped, loaded=None, known_delays=None)

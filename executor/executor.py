@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,7 @@ from swapnet.executor.planning.admission import admitted_bytes, rounded_up
 from swapnet.executor.planning.plan import Plan, PlanOptions, Read
 from swapnet.executor.planning.planner import make_plan, most_scratch_bytes
 from swapnet.executor.planning.usage import READ_BYTES, mappable_bytes, page_table_bytes
+from swapnet.executor.shapes import ensure_shapes
 from swapnet.executor.sharing import ALONE, Sharing, Turn
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS, Patience, StalledError
 from swapnet.executor.swapping.relocation import moves
@@ -36,6 +38,8 @@ from swapnet.process.forks import Birthplace
 __all__ = ["SwapExecutor"]
 
 E = TypeVar("E", bound="SwapExecutor")
+
+_LOGGER = logging.getLogger("swapnet")
 
 _SLOWED_BYTES = 16 * READ_BYTES
 """Requests in flight: with a pace, one comes after the others."""
@@ -59,9 +63,10 @@ class SwapExecutor:
         Way to read weights; the property `load_mode` has the way that is used.
     options
         Restrictions of the plan.
-    shapes
-        Input shapes to plan for, by default those of the build. ``swapnet measure --shapes`` has
-        measured them before.
+    shapes, dims
+        Input shapes to plan for, by input, and sizes by symbol; by default those of the build.
+        Activations are measured first at sizes that are new, in a process of its own; the logger
+        ``swapnet`` says so.
     verify
         Compare all checksums first.
     storage_timeout_ms
@@ -109,6 +114,7 @@ class SwapExecutor:
         load_mode: LoadMode | str = LoadMode.AUTO,
         options: PlanOptions | None = None,
         shapes: Mapping[str, Sequence[int]] | None = None,
+        dims: Mapping[str, int] | None = None,
         verify: bool = False,
         storage_timeout_ms: float = STORAGE_TIMEOUT_MS,
         trace: bool = False,
@@ -117,7 +123,7 @@ class SwapExecutor:
     ) -> None:
         self._birthplace = Birthplace("executor")
         self._birthplace.keep(self)
-        opening = Engine.open(engine, shapes=shapes, device=device)
+        opening = ensure_shapes(engine, shapes, dims=dims, device=device, say=_LOGGER.warning)
         self._trace = trace
         self._before_read = before_read
         self._parked: Memory | None = None

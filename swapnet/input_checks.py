@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from swapnet.errors import InputError
+from swapnet.shapes import names_of
 from swapnet.tensors import Array, ModelInput, as_dims, numpy_dtype
 
 __all__ = ["check_array", "check_feed", "check_names", "fits", "wrong_shape"]
@@ -47,7 +48,7 @@ def check_names(given: Mapping[str, Any], inputs: Iterable[ModelInput], where: s
     if not isinstance(given, Mapping):
         raise InputError(
             f"inputs{_of(where)} are not a dict",
-            why=f"they are {kind}, the model takes {', '.join(map(repr, expected)) or 'nothing'}",
+            why=f"they are {kind}, the model takes {names_of(expected)}",
             hint="give a dict of an array for each input, by its name",
         )
     names = set(given)
@@ -58,7 +59,7 @@ def check_names(given: Mapping[str, Any], inputs: Iterable[ModelInput], where: s
             f"unknown input {unknown[0]!r}{_of(where)}"
             if unknown
             else f"input {missing[0]!r}{_of(where)} is missing",
-            why=f"the model takes {', '.join(map(repr, expected)) or 'nothing'}",
+            why=f"the model takes {names_of(expected)}",
             hint="give each of them once",
         )
 

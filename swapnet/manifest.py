@@ -25,12 +25,14 @@ from swapnet.sealed_json import read_sealed, sha256_of, write_sealed
 from swapnet.shapes import (
     MeasuredShapes,
     SessionMemory,
-    as_option,
     as_title,
-    input_shapes,
+    given_sizes,
     load_shapes,
     shapes_key,
+    shapes_of,
+    sizes_option,
 )
+from swapnet.symbols import check_fixed, model_symbols
 from swapnet.tensorrt import TENSORRT
 from swapnet.tensors import ELEMENT_BYTES, concrete_nbytes
 
@@ -54,9 +56,11 @@ __all__ = [
     "Tensor",
     "Weight",
     "at_shapes",
+    "given_at",
     "load_manifest",
     "save_manifest",
     "sha256_of",
+    "sizes_at",
 ]
 
 SCHEMA: Final = "swapnet-engine/2"
@@ -224,6 +228,8 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     """Used by more than one block: always in memory."""
     shared_extent: Extent
     shared_checksum: str
+    symbols: dict[str, Size] = {}
+    """Sizes of the symbols in the shapes of inputs, and of those that the graph fixes."""
     precision: Precision = "fp32"
     """Precision of the build."""
     weight_only: bool = False
@@ -265,15 +271,19 @@ def save_manifest(folder: Path, manifest: Manifest) -> None:
     write_sealed(folder / MANIFEST, SCHEMA, manifest)
 
 
-def load_manifest(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Manifest:
+def load_manifest(
+    folder: Path,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dims: Mapping[str, int] | None = None,
+) -> Manifest:
     """Read and validate ``manifest.json``.
 
     Parameters
     ----------
     folder
         Engine directory.
-    shapes
-        Input shapes to plan for, by input; other symbolic dimensions stay those of the build.
+    shapes, dims
+        Input shapes to plan for, by input, and sizes by symbol; others stay those of the build.
 
     Raises
     ------
@@ -290,7 +300,7 @@ def load_manifest(folder: Path, shapes: Mapping[str, Sequence[int]] | None = Non
         raise _no_engine(folder, error) from error
     if fault := next(_faults(manifest), None):
         raise EngineError(f"{folder / MANIFEST} is damaged", why=fault, hint=rebuild)
-    return at_shapes(folder, manifest, shapes) if shapes else manifest
+    return at_shapes(folder, manifest, shapes, dims)
 
 
 def _no_engine(folder: Path, error: OSError) -> EngineError:
@@ -313,9 +323,45 @@ def _no_engine(folder: Path, error: OSError) -> EngineError:
     )
 
 
-def at_shapes(folder: Path, manifest: Manifest, shapes: Mapping[str, Sequence[int]]) -> Manifest:
+def sizes_at(
+    manifest: Manifest,
+    shapes: Mapping[str, Sequence[int]] | None,
+    dims: Mapping[str, int] | None,
+) -> dict[str, int]:
+    """The size of each symbol of an engine at other input shapes; see `load_manifest`.
+
+    Raises
+    ------
+    InputError
+        A size is not what the model takes.
+    """
+    return {**manifest.symbols, **given_at(manifest, shapes, dims)}
+
+
+def given_at(
+    manifest: Manifest,
+    shapes: Mapping[str, Sequence[int]] | None,
+    dims: Mapping[str, int] | None,
+) -> dict[str, int]:
+    """Sizes of the symbols of an engine that are not left open; otherwise as `sizes_at`."""
+    open_dims = dict(dims or {})
+    fixed = manifest.symbols.keys() - set(model_symbols(manifest.inputs))
+    for symbol in fixed & open_dims.keys():
+        check_fixed(symbol, open_dims.pop(symbol), manifest.symbols[symbol])
+    return given_sizes(manifest.inputs, shapes or {}, manifest.symbols, dims=open_dims)
+
+
+def at_shapes(
+    folder: Path,
+    manifest: Manifest,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dims: Mapping[str, int] | None = None,
+) -> Manifest:
     """The manifest of an engine at other input shapes; see `load_manifest`."""
-    planned = input_shapes(manifest.inputs, shapes, manifest.planned_shapes)
+    if not shapes and not dims:
+        return manifest
+    sizes = sizes_at(manifest, shapes, dims)
+    planned = shapes_of(manifest.inputs, sizes)
     if planned == manifest.planned_shapes:
         return manifest
     measured = load_shapes(folder, shapes_key(manifest.inputs, planned))
@@ -323,7 +369,7 @@ def at_shapes(folder: Path, manifest: Manifest, shapes: Mapping[str, Sequence[in
         raise EngineError(
             f"{folder} was not measured at {as_title(planned)}",
             why=f"it was built for {as_title(manifest.planned_shapes)}",
-            hint=f"measure it: swapnet measure {folder} --shapes {as_option(shapes)}",
+            hint=f"measure it: swapnet measure {folder} {sizes_option(manifest.inputs, planned)}",
         )
     nbytes = measured.nbytes
 
@@ -336,6 +382,7 @@ def at_shapes(folder: Path, manifest: Manifest, shapes: Mapping[str, Sequence[in
     return msgspec.structs.replace(
         manifest,
         planned_shapes=planned,
+        symbols=sizes,
         inputs=sized(manifest.inputs),
         outputs=sized(manifest.outputs),
         values=sized(manifest.values),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Final
@@ -17,6 +18,14 @@ import msgspec
 from swapnet.errors import EngineError, InputError
 from swapnet.files import make_folder, replacing
 from swapnet.sealed_json import read_sealed, sha256_of, write_sealed
+from swapnet.symbols import (
+    as_sizes,
+    is_nameless,
+    known_sizes,
+    model_symbols,
+    size_of,
+    symbols_in,
+)
 from swapnet.tensors import ModelInput, as_dims
 
 __all__ = [
@@ -25,11 +34,17 @@ __all__ = [
     "MeasuredShapes",
     "SessionMemory",
     "as_option",
+    "as_planned",
     "as_title",
+    "given_sizes",
     "input_shapes",
     "load_shapes",
+    "names_of",
     "save_shapes",
     "shapes_key",
+    "shapes_of",
+    "sizes_option",
+    "symbol_sizes",
 ]
 
 SHAPES = "shapes"
@@ -37,6 +52,7 @@ _SCHEMA: Final = "swapnet-shapes/2"
 SAMPLES = "samples"
 """Folder of the inputs that an engine was built with."""
 _LONGEST_KEY = 120
+_NUMBERED = re.compile(r"(.*?)(\d*)(\D*)", re.DOTALL)
 _STRANGE = re.compile(r"[^A-Za-z0-9]+")
 
 Size = Annotated[int, msgspec.Meta(ge=0)]
@@ -88,10 +104,11 @@ class MeasuredShapes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def input_shapes(
-    inputs: Iterable[ModelInput],
+    inputs: Sequence[ModelInput],
     given: Mapping[str, Sequence[int]],
-    otherwise: Mapping[str, Sequence[int]] | None = None,
+    otherwise: Mapping[str, int] | None = None,
     option: str = "--shapes",
+    dims: Mapping[str, int] | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """The shape of each input.
 
@@ -102,23 +119,79 @@ def input_shapes(
     given
         Shapes by input, as the user wrote them.
     otherwise
-        Shapes by input that give the symbolic dimensions that ``given`` leaves open; else they
-        are 1.
+        Sizes of the symbols that are left open; else they are 1.
     option
         The option that gave the shapes, for messages.
+    dims
+        Sizes by symbol, as the user wrote them.
 
     Raises
     ------
     InputError
-        A given shape is for no input, or does not fit it.
+        A given shape is for no input or does not fit it, or sizes of symbols contradict each other.
     """
+    return shapes_of(inputs, symbol_sizes(inputs, given, otherwise, option, dims))
+
+
+def symbol_sizes(
+    inputs: Sequence[ModelInput],
+    given: Mapping[str, Sequence[int]],
+    otherwise: Mapping[str, int] | None = None,
+    option: str = "--shapes",
+    dims: Mapping[str, int] | None = None,
+) -> dict[str, int]:
+    """The size of each symbol; parameters and errors are those of `input_shapes`."""
+    known = given_sizes(inputs, given, otherwise, option, dims)
+    return {s: known.get(s, (otherwise or {}).get(s, 1)) for s in model_symbols(inputs)}
+
+
+def given_sizes(
+    inputs: Sequence[ModelInput],
+    given: Mapping[str, Sequence[int]],
+    otherwise: Mapping[str, int] | None = None,
+    option: str = "--shapes",
+    dims: Mapping[str, int] | None = None,
+) -> dict[str, int]:
+    """Sizes of the symbols that are not left open; otherwise as `symbol_sizes`."""
+    _check_shapes(inputs, given, option)
+    return known_sizes(inputs, given, dims or {}, otherwise or {}, option)
+
+
+def shapes_of(inputs: Iterable[ModelInput], sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The shape of each input at these sizes of all symbols.
+
+    Raises
+    ------
+    InputError
+        A dimension has no size at them.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for taken in inputs:
+        shape = []
+        for dim in taken.shape:
+            size = size_of(dim, sizes)
+            if size is None:
+                used = {s: sizes[s] for s in symbols_in(dim)}
+                raise InputError(
+                    f"{dim!r} of input {taken.name!r} has no size",
+                    why=f"it is not a number from 0 where {as_sizes(used)}",
+                    hint="give other sizes: --dims",
+                )
+            shape.append(size)
+        shapes[taken.name] = tuple(shape)
+    return shapes
+
+
+def _check_shapes(
+    inputs: Sequence[ModelInput], given: Mapping[str, Sequence[int]], option: str
+) -> None:
+    """Refuse shapes for no input, and those that do not fit what the model declares."""
     known = {value.name: tuple(value.shape) for value in inputs}
-    symbols: dict[str, int] = {}
     for name, shape in given.items():
         if name not in known:
             raise InputError(
                 f"{option} names {name!r}",
-                why=f"the model takes {', '.join(map(repr, known)) or 'nothing'}",
+                why=f"the model takes {names_of(known)}",
                 hint="correct the name",
             )
         declared = known[name]
@@ -130,21 +203,6 @@ def input_shapes(
                 why=f"the model takes {as_dims(declared)}",
                 hint="correct the shape",
             )
-        for dim, size in zip(declared, shape, strict=True):
-            if isinstance(dim, str):
-                symbols.setdefault(dim, size)
-    default = otherwise or {}
-    return {
-        name: tuple(given[name])
-        if name in given
-        else tuple(
-            symbols.get(dim, default[name][axis] if name in default else 1)
-            if isinstance(dim, str)
-            else dim
-            for axis, dim in enumerate(declared)
-        )
-        for name, declared in known.items()
-    }
 
 
 def shapes_key(inputs: Iterable[ModelInput], planned: Mapping[str, Sequence[int]]) -> str:
@@ -162,10 +220,102 @@ def as_option(shapes: Mapping[str, Sequence[int]]) -> str:
     return quote(",".join(f"{names[name]}:{_dims(shape)}" for name, shape in shapes.items()))
 
 
+def sizes_option(inputs: Sequence[ModelInput], shapes: Mapping[str, Sequence[int]]) -> str:
+    """The option that gives shapes: ``--dims batch=1,past=511`` where symbols say all of them.
+
+    Parameters
+    ----------
+    inputs
+        Inputs of the model.
+    shapes
+        Shapes by input, of some of them or of all.
+    """
+    kept = [i for i in inputs if i.name in shapes and model_symbols([i])]
+    names, given = model_symbols(kept), {i.name: shapes[i.name] for i in kept}
+    if names and not any(map(is_nameless, names)):
+        with suppress(InputError):
+            sizes = known_sizes(kept, given, {}, {})
+            return f"--dims {quote(as_sizes({name: sizes[name] for name in names}))}"
+    return f"--shapes {as_option(given or shapes)}"
+
+
 def as_title(shapes: Mapping[str, Sequence[int]]) -> str:
-    """Shapes for people."""
-    parts = (f"{name}:{_dims(shape) or 'scalar'}" for name, shape in shapes.items())
-    return ",".join(parts) or "no inputs"
+    """Shapes for people: ``ids: 1x8, past.{0..29}.{key,value}: 1x3x128x64``."""
+    alike: dict[str, list[str]] = {}
+    for name, shape in shapes.items():
+        alike.setdefault(_dims(shape) or "scalar", []).append(name)
+    families = {dims: _families(names) for dims, names in alike.items()}
+    return ", ".join(f"{n}: {dims}" for dims, names in families.items() for n in names) or (
+        "no inputs"
+    )
+
+
+def as_planned(
+    inputs: Sequence[ModelInput],
+    symbols: Mapping[str, int],
+    given: Iterable[str],
+) -> str:
+    """Sizes that an engine is planned for, by symbol, and which of them nobody gave.
+
+    Parameters
+    ----------
+    inputs, symbols
+        Inputs of the model, and planned sizes of symbols.
+    given
+        Symbols that the user gave sizes of.
+
+    Returns
+    -------
+    str
+        Empty where all shapes are fixed.
+    """
+    names = model_symbols(inputs)
+    chosen = set(given)
+    known = ", ".join(f"{s}={symbols[s]}" for s in names if s in chosen)
+    open_ = [s for s in names if s not in chosen]
+    assumed = ", ".join(f"{s}={symbols[s]}" for s in open_)
+    if not open_:
+        return f"planned for {known}" if known else ""
+    option = f"give --dims {open_[0]}=SIZE{',…' if len(open_) > 1 else ''}"
+    if not known:
+        return f"planned for {assumed} (assumed; {option})"
+    return f"planned for {known}; {assumed} assumed ({option})"
+
+
+def names_of(names: Iterable[str]) -> str:
+    """Names of inputs for people: ``'ids', 'past.{0..29}.{key,value}'``."""
+    return ", ".join(map(repr, _families(names))) or "nothing"
+
+
+def _families(names: Iterable[str]) -> list[str]:
+    """Names, with one for all that differ in a number, and in the word after it."""
+    numbered: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        found = _NUMBERED.fullmatch(name)
+        assert found is not None
+        before, number, after = found.groups()
+        numbered.setdefault((before, after), []).append(number)
+    merged: dict[str, list[str]] = {}
+    for (before, after), numbers in numbered.items():
+        start = before + _braces(numbers)
+        if len(numbers) > 1 and after[1:].isidentifier():
+            merged.setdefault(start + after[0], []).append(after[1:])
+        else:
+            merged[start + after] = []
+    return [
+        start + (f"{{{','.join(words)}}}" if len(words) > 1 else "".join(words))
+        for start, words in merged.items()
+    ]
+
+
+def _braces(numbers: Sequence[str]) -> str:
+    if len(numbers) == 1:
+        return numbers[0]
+    if not all(numbers):
+        return f"{{{','.join(numbers)}}}"
+    low, high = min(map(int, numbers)), max(map(int, numbers))
+    whole = sorted(map(int, numbers)) == list(range(low, high + 1))
+    return f"{{{low}..{high}}}" if whole else f"{{{','.join(numbers)}}}"
 
 
 def _dims(shape: Sequence[int]) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "as_dims",
     "concrete_nbytes",
     "numpy_dtype",
+    "parse_dims",
     "parse_shapes",
 ]
 
@@ -28,6 +29,9 @@ Array = npt.NDArray[np.generic]
 _SIZE = "(?:0|[1-9][0-9]{0,8})"
 _NAMED_SHAPE = re.compile(
     rf',*(?:"(?P<quoted>[^"]+)"|(?P<plain>.+?)):(?P<dims>(?:{_SIZE}(?:x{_SIZE})*)?)(?:,+|$)'
+)
+_NAMED_SIZE = re.compile(
+    rf',*(?:"(?P<quoted>[^"]+)"|(?P<plain>[^,]+?)) *= *(?P<size>{_SIZE})(?:,+|$)'
 )
 _HOLDS_A_SHAPE = re.compile(":.*,")
 """In a name: the part before the comma was meant to be a shape."""
@@ -115,3 +119,32 @@ def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
         shapes[name] = tuple(map(int, dims.split("x"))) if dims else ()
         start = found.end()
     return shapes
+
+
+def parse_dims(text: str) -> dict[str, int]:
+    """Sizes of symbols: ``batch=1,past=511``; a name with a comma is written in double quotes.
+
+    Raises
+    ------
+    InputError
+        A part is not ``name=SIZE``, or a name is there twice.
+    """
+    sizes: dict[str, int] = {}
+    start = 0
+    while start < len(text):
+        found = _NAMED_SIZE.match(text, start)
+        if found is None:
+            raise InputError(
+                f"{text[start:].partition(',')[0]!r} is not the size of a symbol",
+                why="it is a name, an equals sign and a number from 0",
+                hint="write it like batch=1,past=511",
+            )
+        name, size = (found["quoted"] or found["plain"]).strip(), int(found["size"])
+        if sizes.setdefault(name, size) != size:
+            raise InputError(
+                f"{name!r} has two sizes",
+                why=f"they are {sizes[name]} and {size}",
+                hint="give one size for each symbol",
+            )
+        start = found.end()
+    return sizes

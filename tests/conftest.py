@@ -12,8 +12,8 @@ import pytest
 
 from swapnet.builder.compilers import onnxruntime
 from swapnet.calibration.delays import measure as delays_measure
-from swapnet.calibration.delays import shapes as delays_shapes
 from swapnet.calibration.delays.worker import Job
+from swapnet.executor import shapes as other_shapes
 from swapnet.executor.device import Device
 from swapnet.manifest import load_manifest
 from swapnet.profile import Profile, assumed_profile
@@ -29,7 +29,7 @@ __all__ = ["feeds", "gpu_engine", "trt"]
 def _measured_in_forks() -> Iterator[None]:
     """See `tests.helpers.measuring`."""
     with pytest.MonkeyPatch.context() as patched:
-        for user in (onnxruntime, delays_shapes):
+        for user in (onnxruntime, other_shapes):
             patched.setattr(user, "measure", measuring.measure)
         yield
     measuring.stop()

@@ -133,6 +133,8 @@ class Graph:
         Outputs of operators that were split.
     samples
         Files of the inputs that the planned shapes are of; none for seeded ones.
+    symbols
+        Planned sizes of the symbols in shapes of inputs, and of those that the graph fixes.
     """
 
     name: str
@@ -146,6 +148,7 @@ class Graph:
     ir_version: int
     sliced: tuple[str, ...] = ()
     samples: tuple[Path, ...] = ()
+    symbols: Mapping[str, int] = field(default_factory=dict)
     weights_of: Mapping[int, tuple[str, ...]] = field(init=False)
 
     def __post_init__(self) -> None:

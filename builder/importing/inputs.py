@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from swapnet.data.samples import InputType
 from swapnet.errors import ModelError
+from swapnet.symbols import is_placeholder
 from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
@@ -44,7 +45,11 @@ def _input_type(value: onnx.ValueInfoProto) -> InputType:
         value.name,
         dtype,
         tuple(
-            dim.dim_value if dim.dim_value > 0 else dim.dim_param or f"{value.name}.{axis}"
+            dim.dim_value
+            if dim.HasField("dim_value") and dim.dim_value >= 0
+            else f"{value.name}.{axis}"
+            if is_placeholder(dim.dim_param)
+            else dim.dim_param
             for axis, dim in enumerate(tensor.shape.dim)
         ),
     )

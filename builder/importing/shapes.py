@@ -2,27 +2,127 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
+from itertools import islice
 from math import prod
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from swapnet.arrays import Array, save_npz
 from swapnet.builder.importing.graph import Graph, Value
 from swapnet.builder.importing.lookup import is_lookup
 from swapnet.builder.importing.sessions import open_session, quiet_options
+from swapnet.builder.importing.symbols import candidates, fixed_sizes, with_fixed
 from swapnet.data.spool import Sample, resized
-from swapnet.errors import InputError, ModelError
+from swapnet.errors import InputError, ModelError, SwapnetError
 from swapnet.executor.samples import MOST_SAMPLES
 from swapnet.sampling import sample_inputs
-from swapnet.shapes import as_option, input_shapes
+from swapnet.shapes import as_option, as_title, given_sizes, input_shapes, shapes_of
+from swapnet.symbols import as_sizes, check_fixed, model_symbols, refusal_text
 from swapnet.tensors import ONNX_TYPES
 
-__all__ = ["plan_shapes", "plan_smallest"]
+__all__ = ["plan_shapes", "plan_sizes", "plan_smallest"]
 
 Shape = tuple[int, ...]
+
+_REPAIRS = 4
+"""Number of sizes to try that ONNX Runtime names when it refuses others."""
+
+
+def plan_sizes(
+    graph: Graph,
+    types_path: Path,
+    whole_path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dims: Mapping[str, int],
+    samples: Sequence[Sample] = (),
+) -> Graph:
+    """The graph with the planned shape of every value, where some sizes may be left open.
+
+    Symbols that the graph fixes become numbers. The others that are not given are assumed: the
+    first of `candidates` at which the model runs. Inputs that are planned keep their shapes.
+
+    Parameters
+    ----------
+    graph, types_path
+        As for `plan_shapes`.
+    whole_path
+        The same graph as a model with its own outputs: assumed sizes are tried with it, for it
+        keeps few values.
+    shapes, dims
+        Shapes of inputs and sizes of symbols that the user gave.
+    samples
+        As for `plan_shapes`; ``shapes`` are then those of all inputs.
+
+    Raises
+    ------
+    InputError
+        A given size does not fit, or contradicts another.
+    ModelError
+        The model does not run at any of these sizes, or not on the samples.
+    """
+    if graph.inputs and all(len(v.planned) == len(v.shape) for v in graph.inputs):
+        kept = {v.name: v.planned for v in graph.inputs}
+        return plan_shapes(graph, types_path, kept, samples=samples)
+    fixed = fixed_sizes(graph)
+    for symbol in fixed.keys() & dims.keys():
+        check_fixed(symbol, dims[symbol], fixed[symbol])
+    graph = with_fixed(graph, fixed)
+    open_dims = {name: size for name, size in dims.items() if name not in fixed}
+    likely = next(candidates(graph.inputs, {}))
+    known = given_sizes(graph.inputs, shapes, likely, dims=open_dims)
+    refusals: list[tuple[dict[str, int], SwapnetError]] = []
+
+    trial = cache(partial(open_session, whole_path, quiet_options(optimise=False)))
+
+    def runs(sizes: dict[str, int]) -> Graph | None:
+        try:
+            planned = shapes_of(graph.inputs, sizes)
+            if sizes.keys() - known.keys():
+                _seeded_shapes(trial(), graph, planned, [graph.outputs[0].name], "--shapes")
+            planned_graph = plan_shapes(graph, types_path, planned, samples=samples)
+            return replace(planned_graph, symbols={**sizes, **fixed})
+        except (ModelError, InputError) as error:
+            refusals.append((sizes, error))
+            return None
+
+    for sizes in candidates(graph.inputs, known):
+        if planned := runs(sizes):
+            return planned
+        if len(refusals) == 1:
+            repairs = islice(_repairs(sizes, refusals[0][1], given=known), _REPAIRS)
+            if planned := next(filter(None, map(runs, repairs)), None):
+                return planned
+    sizes, refusal = refusals[0]
+    if not sizes or samples:
+        raise refusal
+    repairs = islice(_repairs(sizes, refusal, given={}), _REPAIRS)
+    working = next((other for other in repairs if runs(other)), None)
+    raise ModelError(
+        f"the model does not run at {as_sizes(sizes)}",
+        why=refusal.why,
+        hint=f"it runs at --dims {quote(as_sizes(working))}"
+        if working
+        else f"give sizes that it is used with: --dims {next(iter(sizes))}=SIZE,…; or inputs that "
+        "it runs on: --data inputs.npz",
+    )
+
+
+def _repairs(
+    sizes: Mapping[str, int], refusal: SwapnetError, given: Mapping[str, int]
+) -> Iterator[dict[str, int]]:
+    """Sizes with another number for one symbol that was not given, out of a refusal's text."""
+    numbers = dict.fromkeys(map(int, re.findall(r"\b\d{1,6}\b", refusal.why)))
+    for symbol, size in sizes.items():
+        if symbol not in given and size in numbers:
+            # Every axis of 1 is broadcast: it says little.
+            others = sorted((n for n in numbers if n != size), key=lambda number: number < 2)
+            yield from ({**sizes, symbol: number} for number in others)
 
 
 def plan_shapes(
@@ -62,8 +162,9 @@ def plan_shapes(
     }
     unknown = [name for name in graph.values if name not in planned]
     kept = samples[:1]
-    if unknown:
-        found, kept = _largest(graph, types_path, planned, unknown, option, samples)
+    if unknown or model_symbols(graph.inputs):
+        names = unknown or [graph.outputs[-1].name]
+        found, kept = _largest(graph, types_path, planned, names, option, samples)
         planned |= found
     return replace(
         graph,
@@ -88,13 +189,15 @@ def plan_smallest(graph: Graph, types_path: Path, shapes: Mapping[str, Shape]) -
         The model does not run on seeded inputs of these shapes.
     """
     option = "--min-shapes"
+    planned = {value.name: value.planned for value in graph.inputs}
+    least = {s: min(1, size) for s, size in given_sizes(graph.inputs, planned).items()}
+    wanted = input_shapes(graph.inputs, shapes, least, option)
     samples = []
     if graph.samples:
-        chosen = input_shapes(graph.inputs, shapes, option=option)
         arrays = Sample(graph.samples[0]).arrays(graph.inputs)
         samples = [Sample(types_path.with_name("smallest.npz"))]
-        save_npz(samples[0].path, {n: resized(arrays[n], shape) for n, shape in chosen.items()})
-    smallest = plan_shapes(graph, types_path, shapes, option, samples).values
+        save_npz(samples[0].path, {n: resized(arrays[n], shape) for n, shape in wanted.items()})
+    smallest = plan_shapes(graph, types_path, wanted, option, samples).values
     for value in graph.inputs:
         given = smallest[value.name].planned
         if any(low > high for low, high in zip(given, value.planned, strict=True)):
@@ -138,11 +241,7 @@ def _largest(
     """
     session = open_session(path, quiet_options(optimise=False))
     if not samples:
-        feeds = _seeded(graph, planned)
-        try:
-            return _shapes(session, graph, feeds, unknown), []
-        except Exception as error:
-            raise _refused_seeded(graph, planned, option, error) from error
+        return _seeded_shapes(session, graph, planned, unknown, option), []
     found: dict[str, Shape] = {}
     holder: dict[str, Sample] = {}
     totals: dict[Sample, int] = {}
@@ -154,7 +253,7 @@ def _largest(
                 continue
             raise ModelError(
                 f"the model does not run on {sample.name} of the data",
-                why=_first_line(error),
+                why=refusal_text(str(error)),
                 hint="correct the data, and leave --shapes out or give them as the data has them",
             ) from error
         totals[sample] = -1 if sample.optional else sum(map(prod, shapes.values()))
@@ -176,13 +275,24 @@ def _shapes(
     }
 
 
-def _seeded(graph: Graph, planned: Mapping[str, Shape]) -> dict[str, Array]:
+def _seeded_shapes(
+    session: Any, graph: Graph, planned: Mapping[str, Shape], names: Sequence[str], option: str
+) -> dict[str, Shape]:
+    """Shapes of values for seeded inputs of the planned shapes."""
     limits = {
         node.input[1]: graph.constants[node.input[0]].shape[0]
         for node in graph.nodes
         if is_lookup(graph, node)
     }
-    return sample_inputs([(v.name, v.dtype, planned[v.name]) for v in graph.inputs], limits)
+    feeds = sample_inputs(
+        [(v.name, v.dtype, planned[v.name]) for v in graph.inputs],
+        limits,
+        shapes={v.name: v.shape for v in graph.inputs},
+    )
+    try:
+        return _shapes(session, graph, feeds, names)
+    except Exception as error:
+        raise _refused_seeded(graph, planned, option, error) from error
 
 
 def _refused_seeded(
@@ -195,15 +305,11 @@ def _refused_seeded(
     is_open = any(isinstance(dim, str) for value in graph.inputs for dim in value.shape)
     return ModelError(
         f"the model does not run on seeded inputs of "
-        f"{as_option({v.name: planned[v.name] for v in graph.inputs})}",
-        why=_first_line(error),
+        f"{as_title({v.name: planned[v.name] for v in graph.inputs})}",
+        why=refusal_text(str(error)),
         hint=f"give inputs that it runs on: {given}"
         + (f"; or the shapes that it is used with: {option} name:1x3x224x224" if is_open else ""),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def _ort_values(feeds: Mapping[str, object], inputs: tuple[Value, ...]) -> dict[str, object]:

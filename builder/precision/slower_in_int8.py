@@ -22,7 +22,7 @@ def slower_in_int8(
 ) -> frozenset[str]:
     """Names of the operators for which weight-only storage wins, measured on this processor.
 
-    ``shapes`` are those of inputs to measure at; symbolic dimensions that are not given are 1.
+    ``shapes`` are those of inputs to measure at.
     Operators in ``exclude`` are left out.
     """
     from swapnet.builder.precision.int8_or_float import measure_forms

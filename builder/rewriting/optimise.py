@@ -23,6 +23,7 @@ from swapnet.data.spool import Sample
 from swapnet.errors import ModelError
 from swapnet.fingerprint import PORTABLE
 from swapnet.manifest import Compiled
+from swapnet.symbols import is_placeholder
 from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def optimise(
     *,
     operators: Operators,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    dims: Mapping[str, int] | None = None,
     samples: Sequence[Sample] = (),
     keep_floats: bool = False,
 ) -> Graph:
@@ -99,8 +101,9 @@ def optimise(
         while the graph is used.
     operators
         Operators that may be used.
-    shapes
-        Input shapes to plan for: products of few rows get a hardware layout too.
+    shapes, dims
+        Input shapes and sizes of symbols to plan for: products of few rows get a hardware layout
+        too.
     samples
         Inputs to run the model on, by default seeded ones; the first is taken.
     keep_floats
@@ -130,7 +133,7 @@ def optimise(
     _types_path(path).replace(folder / TYPES)
     shutil.copyfile(path, folder / WHOLE)
     if operators is Operators.HARDWARE:
-        return _packed(graph, folder, shapes or {}, samples)
+        return _packed(graph, folder, shapes or {}, dims or {}, samples)
     return _of_used_domains(graph) if operators is Operators.STANDARD else graph
 
 
@@ -149,23 +152,24 @@ def _packed(
     graph: Graph,
     folder: Path,
     shapes: Mapping[str, tuple[int, ...]],
+    dims: Mapping[str, int],
     samples: Sequence[Sample],
 ) -> Graph:
     """The graph with products packed, which replaces `TYPES` and `WHOLE` too."""
-    from swapnet.builder.importing.shapes import plan_shapes  # it opens sessions with this module
+    from swapnet.builder.importing.shapes import plan_sizes  # it opens sessions with this module
 
     block = _channels_in_block()
     floats = block >= 2 and has_products(graph, block)
     integers = has_quantised(graph)
     if not floats and not integers:
         return graph
-    planned = packed = plan_shapes(graph, folder / TYPES, shapes, samples=samples[:1])
+    planned = packed = plan_sizes(graph, folder / TYPES, folder / WHOLE, shapes, dims, samples[:1])
     if floats:
         packed = pack_products(packed, block, folder / _PACKED)
     if integers:
         packed = product_forms(packed, folder / _PRODUCTS)
     if packed is planned:
-        return graph
+        return planned
     _save_packed(packed, folder)
     return packed
 
@@ -320,7 +324,7 @@ def _value_types(proto: onnx.ModelProto, path: Path) -> dict[str, Value]:
         match = re.fullmatch(r"tensor\((\w+)\)", arg.type)
         dtype = _NAMES.get(match[1], match[1]) if match else arg.type
         shape = tuple(
-            dim if isinstance(dim, (int, str)) else f"{arg.name}.{axis}"
+            f"{arg.name}.{axis}" if is_placeholder(str(dim)) else dim
             for axis, dim in enumerate(arg.shape)
         )
         values[arg.name] = Value(arg.name, dtype, shape)

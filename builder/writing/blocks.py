@@ -133,6 +133,7 @@ def compile_parts(
         outputs=tuple(map(_tensor, graph.outputs)),
         values=tuple(_tensor(graph.values[name]) for name in crossing),
         planned_shapes={value.name: value.planned for value in graph.inputs},
+        symbols=dict(graph.symbols),
         blocks=blocks,
         weights_nbytes=writer.nbytes,
         shared=shared.weights,

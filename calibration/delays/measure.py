@@ -8,12 +8,12 @@ from pathlib import Path
 
 from swapnet.calibration.delays.cache import load_requests, save_requests
 from swapnet.calibration.delays.requests import LEAST_BYTES
-from swapnet.calibration.delays.shapes import ensure_shapes, to_stderr
 from swapnet.calibration.delays.worker import Answer, Found, Job, Reached
 from swapnet.data.samples import Data
 from swapnet.errors import StorageError
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
+from swapnet.executor.shapes import ensure_shapes, to_stderr
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.machine import filesystem_of
 from swapnet.manifest import WEIGHTS
@@ -33,6 +33,7 @@ def measure(
     device: Device | None = None,
     load_mode: LoadMode | str = LoadMode.AUTO,
     shapes: Shapes | None = None,
+    dims: Mapping[str, int] | None = None,
     data: Data | None = None,
     fresh: bool = False,
     progress: Progress = silent,
@@ -50,12 +51,12 @@ def measure(
         Compute threads to measure.
     load_mode
         Way to read weights.
-    shapes
-        Input shapes, by input; by default those of the build. Activations at other shapes are
-        measured first, and the delays are stored beside them.
+    shapes, dims
+        Input shapes, by input, and sizes by symbol; by default those of the build. Activations at
+        other shapes are measured first, and the delays are stored beside them.
     data
-        Real inputs to measure on, as `swapnet.build` takes them. They say the input shapes that
-        ``shapes`` leaves open, and the engine keeps them.
+        Real inputs to measure on, as `swapnet.build` takes them. They say the sizes that are not
+        given, and the engine keeps them.
     fresh
         Measure storage by size and number of requests again, even if it was within a day.
     progress
@@ -73,7 +74,9 @@ def measure(
     SwapnetError
         The engine does not open or run, or the delays can't be written.
     """
-    opened = ensure_shapes(Engine.open(engine, device=device), shapes, data=data, say=say)
+    opened = ensure_shapes(
+        Engine.open(engine, device=device), shapes, dims=dims, data=data, say=say
+    )
     measured = _measure(opened, load_mode, fresh, progress)
     _save(measured)
     return measured
@@ -85,6 +88,7 @@ def ensure_measured(
     device: Device | None = None,
     load_mode: LoadMode | str = LoadMode.AUTO,
     shapes: Shapes | None = None,
+    dims: Mapping[str, int] | None = None,
     progress: Progress = silent,
     say: Callable[[str], None] = to_stderr,
 ) -> Engine:
@@ -95,7 +99,7 @@ def ensure_measured(
 
     Parameters
     ----------
-    engine, device, load_mode, shapes, progress
+    engine, device, load_mode, shapes, dims, progress
         As for `measure`.
     say
         Called with one line when something is measured.
@@ -105,7 +109,7 @@ def ensure_measured(
     SwapnetError
         The engine does not open or run.
     """
-    opened = ensure_shapes(Engine.open(engine, device=device), shapes, say=say)
+    opened = ensure_shapes(Engine.open(engine, device=device), shapes, dims=dims, say=say)
     if not opened.measured.is_assumed:
         return opened
     folder = opened.folder

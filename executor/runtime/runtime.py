@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.rates import RateMeter
 from swapnet.executor.runtime.share_rules import share_rule
 from swapnet.executor.runtime.shared_executor import SharedExecutor
+from swapnet.executor.shapes import ensure_shapes
 from swapnet.executor.sharing import Sharing
 from swapnet.executor.swapping.loading import READERS
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS, Patience
@@ -35,6 +37,8 @@ from swapnet.executor.swapping.storage import LoadMode
 from swapnet.process.forks import Birthplace
 
 __all__ = ["SwapRuntime"]
+
+_LOGGER = logging.getLogger("swapnet")
 
 _WORTH = 0.9
 """Largest cost of a new split over the current one: smaller gains are not worth new plans."""
@@ -139,6 +143,7 @@ class SwapRuntime:
         deadline_ms: float | None = None,
         rate_per_s: float = 1.0,
         shapes: Mapping[str, Sequence[int]] | None = None,
+        dims: Mapping[str, int] | None = None,
     ) -> RuntimeModel:
         """Load an engine; others give it room.
 
@@ -154,9 +159,9 @@ class SwapRuntime:
             Time from when a request is submitted to when its answer is due.
         rate_per_s
             Expected requests; what is seen later counts more.
-        shapes
-            Input shapes to plan for, as in `SwapExecutor`. More than one row allows requests that
-            wait to be joined.
+        shapes, dims
+            Input shapes and sizes of symbols to plan for, as in `SwapExecutor`. More than one row
+            allows requests that wait to be joined.
 
         Raises
         ------
@@ -169,7 +174,9 @@ class SwapRuntime:
         """
         objectives = Objectives(priority, deadline_ms, rate_per_s)
         with giving_way():
-            opened = Engine.open(engine, shapes=shapes, device=self._device)
+            opened = ensure_shapes(
+                engine, shapes, dims=dims, device=self._device, say=_LOGGER.warning
+            )
             curve = with_curve(opened)
         name = name or opened.folder.absolute().name
         with self._changing():

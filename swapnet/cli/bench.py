@@ -133,6 +133,7 @@ def command(
     export_trace: str | None,
     plot: str | None,
     shapes: dict[str, tuple[int, ...]],
+    dims: dict[str, int],
     measure: bool,
     threads: int | None,
     storage_bytes_per_s: float | None,
@@ -169,7 +170,7 @@ def command(
             hint="leave one of them out",
         )
     opened = open_engine(
-        engine, shapes, threads, gpu_memory, storage_bytes_per_s=storage_bytes_per_s
+        engine, shapes, dims, threads, gpu_memory, storage_bytes_per_s=storage_bytes_per_s
     )
     manifest = opened.manifest
     if memory_limit and manifest.runs_on_gpu:
@@ -180,7 +181,7 @@ def command(
         )
     other = None
     if against is not None:
-        other = open_engine(against, shapes, threads, gpu_memory)
+        other = open_engine(against, shapes, dims, threads, gpu_memory)
         check_comparable((str(engine), str(against)), (manifest, other.manifest))
     parsed = Budget.parse(budget)
     check_writable(json_target, export_times, export_profile, export_trace, plot)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import progress
-from swapnet.cli.engine import unswappable
+from swapnet.cli.engine import planned_for, say, seeded_values, unswappable
 from swapnet.cli.options import PATH, shapes_option, shapes_option_named
 from swapnet.cli.precision import (
     DATA_OPTIONS,
@@ -20,7 +20,6 @@ from swapnet.cli.precision import (
     ranges_of,
 )
 from swapnet.errors import SwapnetError
-from swapnet.shapes import as_title
 from swapnet.units import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -148,12 +147,10 @@ def command(
     backend = manifest.compiled.backend
     if not can_run(backend):
         click.echo(f"{folder}: {backend} needs a CUDA GPU to run it", err=True)
-    shapes = options["shapes"]
-    if open_ := [t.name for t in manifest.inputs if t.is_symbolic and t.name not in shapes]:
-        planned = as_title({name: manifest.planned_shapes[name] for name in open_})
-        click.echo(
-            f"{folder}: planned for inputs up to {planned}; for larger ones give --shapes", err=True
-        )
+    if line := planned_for(manifest, options["shapes"], options["dims"]):
+        say(f"{folder}: {line}")
+    if seeds := seeded_values(manifest):
+        say(f"{folder}: measured with seeded inputs, {seeds}")
     if options["smallest_budget"]:
         _compare(folder, manifest, options["smallest_budget"])
 

@@ -27,7 +27,9 @@ __all__ = [
     "engine_or_model",
     "is_model",
     "open_engine",
+    "planned_for",
     "say",
+    "seeded_values",
     "tell_of_reading",
     "unswappable",
     "with_delays",
@@ -41,9 +43,32 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
+def planned_for(manifest: Manifest, shapes: Shapes, dims: Mapping[str, int]) -> str:
+    """Sizes that a model was built for, and which were assumed; empty where all are fixed."""
+    from swapnet.manifest import given_at
+    from swapnet.shapes import as_planned
+
+    given = given_at(manifest, shapes, dims)
+    return as_planned(manifest.inputs, manifest.symbols, given)
+
+
+def seeded_values(manifest: Manifest) -> str:
+    """What is assumed of inputs that are not plain floats; empty where all are."""
+    from swapnet.executor.inputs import index_limits
+    from swapnet.sampling import assumed_values
+
+    words = assumed_values(
+        [(t.name, t.dtype, manifest.planned_shapes[t.name]) for t in manifest.inputs],
+        index_limits(manifest),
+        {t.name: t.shape for t in manifest.inputs},
+    )
+    return ", ".join(f"{name} {values}" for name, values in words.items())
+
+
 def open_engine(
     folder: Path,
     shapes: Shapes,
+    dims: Mapping[str, int] | None = None,
     threads: int | None = None,
     gpu_memory: str = "auto",
     *,
@@ -57,7 +82,7 @@ def open_engine(
 
     Parameters
     ----------
-    folder, shapes, threads, gpu_memory, data
+    folder, shapes, dims, threads, gpu_memory, data
         As on the command line.
     own
         True where this process executes and is ours alone: its sessions then share one thread pool.
@@ -72,7 +97,8 @@ def open_engine(
     engine = Engine.open(folder).on_threads(threads, own=bool(own), gpu_memory=gpu_memory)
     if storage_bytes_per_s is not None:
         engine = engine.on(replace(engine.device, pace=Pace(storage_bytes_per_s)))
-    return ensure_shapes(engine.in_child() if own is None else engine, shapes, data=data, say=say)
+    engine = engine.in_child() if own is None else engine
+    return ensure_shapes(engine, shapes, dims=dims, data=data, say=say)
 
 
 def unswappable(manifest: Manifest) -> Iterator[str]:
@@ -128,7 +154,11 @@ def is_model(path: Path) -> bool:
 
 @contextmanager
 def engine_or_model(
-    path: Path, shapes: Shapes, data: Data | None = None, **options: Any
+    path: Path,
+    shapes: Shapes,
+    dims: Mapping[str, int],
+    data: Data | None = None,
+    **options: Any,
 ) -> Iterator[Path]:
     """An engine directory: ``path`` itself, or a temporary one that is built from a model.
 
@@ -136,8 +166,8 @@ def engine_or_model(
     ----------
     path
         Engine directory, or ONNX file.
-    shapes, data
-        Input shapes and real inputs.
+    shapes, dims, data
+        Input shapes, sizes of symbols, and real inputs.
     options
         Further options of `swapnet.builder.build`, for a model only.
 
@@ -167,6 +197,7 @@ def engine_or_model(
                 folder,
                 backend="onnxruntime",
                 shapes=dict(shapes),
+                dims=dims,
                 data=data,
                 progress=report,
                 **options,

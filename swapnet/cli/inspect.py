@@ -24,12 +24,17 @@ __all__ = ["command"]
 @engine_argument
 @click.option("--json", "json_target", metavar="FILE", help="Write the manifest; - for stdout.")
 @shapes_option
-def command(engine: Path, json_target: str | None, shapes: dict[str, tuple[int, ...]]) -> None:
+def command(
+    engine: Path,
+    json_target: str | None,
+    shapes: dict[str, tuple[int, ...]],
+    dims: dict[str, int],
+) -> None:
     """Show the blocks of an engine: operators, weights, activations, live values at the cut."""
     from swapnet.executor.planning.layout import lifetimes
     from swapnet.executor.planning.usage import usage
 
-    manifest = open_engine(engine, shapes).manifest
+    manifest = open_engine(engine, shapes, dims).manifest
     if json_target:
         write_json(manifest, json_target)
         return

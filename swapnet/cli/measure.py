@@ -40,6 +40,7 @@ def command(
     limit: int | None,
     preprocessing: str,
     shapes: dict[str, tuple[int, ...]],
+    dims: dict[str, int],
     fresh: bool,
     show_requests: bool,
     threads: int | None,
@@ -57,7 +58,7 @@ def command(
         shapes=shapes,
         is_engine=True,
     )
-    opened = open_engine(engine, shapes, threads, gpu_memory, data=samples)
+    opened = open_engine(engine, shapes, dims, threads, gpu_memory, data=samples)
     with progress(engine.name) as report:
         profile = measure(
             opened, load_mode=load_mode, fresh=fresh, progress=report, say=say

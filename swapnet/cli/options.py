@@ -14,7 +14,7 @@ from swapnet.arrays import load_npy, load_npz
 from swapnet.errors import InputError
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.executor.swapping.storage import LoadMode
-from swapnet.tensors import parse_shapes
+from swapnet.tensors import parse_dims, parse_shapes
 from swapnet.units import parse_size
 
 __all__ = [
@@ -112,12 +112,23 @@ storage_timeout_option = click.option(
 
 
 def shapes_option(command: F) -> F:
-    """``--shapes``, parsed."""
-    return shapes_option_named(
+    """``--shapes`` and ``--dims``, parsed."""
+
+    def parse(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+        return parse_dims(value) if value else {}
+
+    dims = click.option(
+        "--dims",
+        callback=parse,
+        metavar="NAME=SIZE,…",
+        help="Sizes of the symbols in input shapes, such as batch=1,past=511.",
+    )
+    shapes = shapes_option_named(
         "--shapes",
         "Input shapes, as trtexec writes them. A scalar is NAME: alone; a name with a comma may "
         "be in double quotes.",
-    )(command)
+    )
+    return shapes(dims(command))
 
 
 def shapes_option_named(name: str, text: str) -> Callable[[F], F]:

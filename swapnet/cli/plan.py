@@ -14,6 +14,7 @@ from swapnet.cli.engine import (
     engine_or_model,
     is_model,
     open_engine,
+    planned_for,
     tell_of_reading,
     unswappable,
     with_delays,
@@ -74,6 +75,7 @@ def command(
     limit: int | None,
     preprocessing: str,
     shapes: dict[str, tuple[int, ...]],
+    dims: dict[str, int],
     max_block: str | None,
     portable: bool,
     measure: bool,
@@ -105,15 +107,17 @@ def command(
         shapes=shapes,
         is_engine=not is_model(engine),
     )
-    with engine_or_model(engine, shapes, samples, max_block=max_block, portable=portable) as folder:
-        given = samples if folder == engine else None
+    with engine_or_model(
+        engine, shapes, dims, samples, max_block=max_block, portable=portable
+    ) as folder:
         opened = open_engine(
             folder,
             shapes,
+            dims,
             threads,
             gpu_memory,
             storage_bytes_per_s=storage_bytes_per_s,
-            data=given,
+            data=samples if folder == engine else None,
         )
         budgets = _budgets(opened.manifest, parsed)
         if parsed:
@@ -132,11 +136,15 @@ def command(
         if in_python != smallest_budget(manifest)[0]:
             click.echo(
                 f"That is for commands; in Python at least {in_python} bytes "
-                f"({format_size(in_python)}): sessions have threads of their own there."
+                f"({format_size(in_python)}): sessions have threads of their own there, and freed "
+                "memory stays in the heap."
             )
         if storage_bytes_per_s is not None:
             allowed, found = storage_bytes_per_s / 1e6, profile.storage.bytes_per_s / 1e6
             click.echo(f"Storage reads {found:g} MB/s, --storage allows {allowed:g}.")
+        known = (manifest.planned_shapes, {}) if folder == engine or data else (shapes, dims)
+        if line := planned_for(manifest, *known):
+            click.echo(f"P{line[1:]}.")
 
 
 def _budgets(manifest: Manifest, budget: Budget | None) -> list[int]:
@@ -231,6 +239,7 @@ def _records(
     model = {
         "model": manifest.source.name,
         "shapes": manifest.planned_shapes,
+        "symbols": manifest.symbols,
         "demand_bytes": demand(manifest).total_bytes,
         "weights_bytes": demand(manifest).weights_bytes,
         "smallest_budget_bytes": smallest,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from swapnet.cli.console import progress
-from swapnet.cli.options import PATH, shapes_option
+from swapnet.cli.options import PATH, shapes_option_named
 from swapnet.cli.precision import precision_options, ranges_of
 from swapnet.errors import InputError
 from swapnet.files import check_writable
@@ -57,7 +57,7 @@ __all__ = ["command"]
     help="Memory of the model while its ranges are measured.",
 )
 @click.option("--memory-limit", is_flag=True, help="Enforce that budget in the kernel; needs root.")
-@shapes_option
+@shapes_option_named("--shapes", "Input shapes, as trtexec writes them.")
 def command(
     model: Path,
     output: Path | None,

@@ -22,7 +22,7 @@ from swapnet.cli.options import (
     threads_option,
 )
 from swapnet.files import check_writable
-from swapnet.shapes import as_option
+from swapnet.shapes import sizes_option
 from swapnet.units import format_size
 
 __all__ = ["command"]
@@ -54,6 +54,7 @@ def command(
     inputs: tuple[str, ...],
     output: Path | None,
     shapes: dict[str, tuple[int, ...]],
+    dims: dict[str, int],
     verify: bool,
     threads: int | None,
     load_mode: str,
@@ -67,7 +68,7 @@ def command(
 
     parsed = Budget.parse(budget)
     check_writable(output)
-    opened = open_engine(engine, shapes, threads, gpu_memory, own=bool(context.obj))
+    opened = open_engine(engine, shapes, dims, threads, gpu_memory, own=bool(context.obj))
     manifest = opened.manifest
     names = [tensor.name for tensor in manifest.inputs]
     arrays = read_inputs(named_file(text, names, "=") for text in inputs)
@@ -79,7 +80,8 @@ def command(
         stats, plan = executor.stats, executor.plan
         is_assumed = executor.engine.measured.is_assumed
     if is_assumed:
-        at = f" --shapes {as_option(shapes)}" if shapes else ""
+        given = shapes or dims
+        at = f" {sizes_option(manifest.inputs, manifest.planned_shapes)}" if given else ""
         say(f"delays are assumed, not measured: swapnet measure {engine}{at}")
     if output is not None:
         save_npz(output, outputs)

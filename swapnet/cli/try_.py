@@ -82,6 +82,7 @@ def command(
     limit: int | None,
     preprocessing: str,
     shapes: dict[str, tuple[int, ...]],
+    dims: dict[str, int],
     json_target: str | None,
 ) -> int:
     """Try MODEL.onnx as it is: plan, build, swap, compare, and say in one line how that went.
@@ -100,8 +101,8 @@ def command(
     file_bytes = max(model.stat().st_size, source.weights_bytes)
     del source
     samples = open_data(model, data, limit=limit, preprocessing=preprocessing, shapes=shapes)
-    with engine_or_model(model, shapes, samples) as folder:
-        engine = with_delays(open_engine(folder, shapes), "auto", measure=True, name=model.name)
+    with engine_or_model(model, shapes, dims, samples) as folder:
+        engine = with_delays(open_engine(folder, {}), "auto", measure=True, name=model.name)
         manifest = engine.with_needs().manifest
         smallest, reason = smallest_budget(manifest)
         inputs = sample_of(engine)

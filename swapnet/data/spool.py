@@ -12,7 +12,8 @@ import numpy as np
 from swapnet.arrays import Array, load_npz, save_npz
 from swapnet.errors import InputError
 from swapnet.input_checks import check_feed
-from swapnet.shapes import input_shapes
+from swapnet.shapes import input_shapes, shapes_of
+from swapnet.symbols import largest_sizes
 from swapnet.tensors import ModelInput, as_dims
 
 __all__ = ["Sample", "Spool", "resized", "samples_to_plan", "spool"]
@@ -27,7 +28,7 @@ class Spool:
     paths
         Files by sample.
     shapes
-        By input the largest size of each dimension.
+        Shapes by input that hold all of them.
     """
 
     paths: tuple[Path, ...]
@@ -76,9 +77,8 @@ def spool(
     shapes: dict[str, tuple[int, ...]] = {}
     for number, sample in enumerate(samples):
         arrays = check_feed(sample, inputs, f"sample {number}")
-        for name, array in arrays.items():
-            before = shapes.get(name, array.shape)
-            shapes[name] = tuple(map(max, before, array.shape))
+        given = {name: array.shape for name, array in arrays.items()}
+        shapes = shapes_of(inputs, largest_sizes(inputs, (shapes, given)))
         paths.append(folder / f"sample-{number}.npz")
         save_npz(paths[-1], arrays)
     if not paths:
@@ -91,20 +91,24 @@ def spool(
 
 
 def samples_to_plan(
-    spooled: Spool, inputs: Sequence[ModelInput], given: Mapping[str, Sequence[int]]
+    spooled: Spool,
+    inputs: Sequence[ModelInput],
+    given: Mapping[str, Sequence[int]],
+    dims: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, tuple[int, ...]], tuple[Sample, ...]]:
     """Input shapes to plan for, and the samples to plan with.
 
-    Dimensions that ``given`` leaves open are the largest of the samples, which come by size. Where
-    none has these shapes, one more is made: the largest sample, repeated. It comes first and has
-    to run where ``given`` asks for more than the samples have. Else it comes last, optionally.
+    Sizes that ``given`` and ``dims`` leave open are the largest of the samples, which come by size.
+    Where none has these shapes, one more is made: the largest sample, repeated. It comes first and
+    has to run where more is asked for than the samples have. Else it comes last, optionally.
 
     Raises
     ------
     InputError
         A given shape does not fit the model, or a sample is larger.
     """
-    planned = input_shapes(inputs, given, spooled.shapes)
+    largest = largest_sizes(inputs, (spooled.shapes,))
+    planned = input_shapes(inputs, given, largest, dims=dims)
     for name, shape in spooled.shapes.items():
         if any(size > limit for size, limit in zip(shape, planned[name], strict=True)):
             raise InputError(

@@ -48,7 +48,7 @@ def test_shows_what_was_measured(call: Call, toy: Path) -> None:
 
 def test_other_shapes_are_measured_beside(call: Call, toy: Path) -> None:
     shown = call("measure", toy, "--shapes", "x:2x9x64")
-    assert "measuring activations at x:2x9x64,mask:2x9" in shown.err
+    assert "measuring activations at x: 2x9x64, mask: 2x9" in shown.err
     assert not (toy / PROFILE).exists()
     assert (toy / "shapes" / "profile-x-2x9x64_mask-2x9.json").exists()
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import builtins
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from swapnet.calibration.delays.worker import Job
@@ -20,6 +23,7 @@ from swapnet.executor.planning.usage import demand
 from swapnet.manifest import load_manifest
 from swapnet.profile import PROFILE, load_profile
 from tests.cli.conftest import Call, Start
+from tests.helpers.decoders import concatenating, grouped
 from tests.helpers.engines import BuildToy, Engine
 from tests.helpers.processes import all_ended, family, interrupt, wait_for_line
 from tests.helpers.threads import until
@@ -134,11 +138,11 @@ def test_run_and_inspect_take_shapes(call: Call, dynamic: Path, tmp_path: Path) 
     shapes = ("--shapes", "x:2x9x64")
     ran = call("run", dynamic, "--budget", "100%", *shapes, "--output", tmp_path / "out.npz")
     assert ran.status == 0
-    assert "measuring activations at x:2x9x64,mask:2x9" in ran.err
-    assert f"swapnet measure {dynamic} --shapes x:2x9x64" in ran.err
+    assert "measuring activations at x: 2x9x64, mask: 2x9" in ran.err
+    assert f"swapnet measure {dynamic} --dims batch=2,length=9" in ran.err
     (result,) = np.load(tmp_path / "out.npz").values()
     assert result.shape == (2, 9, 64)
-    assert "x:2x9x64,mask:2x9" in call("inspect", dynamic, *shapes).out.replace("\n", "")
+    assert "x: 2x9x64, mask: 2x9" in " ".join(call("inspect", dynamic, *shapes).out.split())
 
 
 def test_larger_inputs_than_planned_for_name_the_option(
@@ -150,7 +154,9 @@ def test_larger_inputs_than_planned_for_name_the_option(
     }
     np.savez(tmp_path / "in.npz", **feeds)
     failed = call("run", dynamic, "--budget", "100%", "--input", tmp_path / "in.npz")
-    assert failed.is_user_error("larger than planned for", "--shapes x:3x8x64")
+    assert failed.is_user_error(
+        "larger than planned for", "--dims batch=3,length=8, or SwapExecutor(…, dims=…)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -264,3 +270,67 @@ def test_an_interrupted_plan_of_a_model_leaves_nothing(
     assert (status, "Traceback" in err) == (130, False)
     all_ended(started)
     assert not list((tmp_path / "cache").iterdir())
+
+
+DECODERS: dict[str, Callable[[], onnx.ModelProto]] = {
+    "concatenating": concatenating,
+    "grouped": grouped,
+    "int4": partial(grouped, 4),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", DECODERS)
+def test_a_decoder_is_planned_with_no_shapes_given_and_fits_on_a_screen(
+    call: Call, tmp_path: Path, form: str
+) -> None:
+    onnx.save(DECODERS[form](), tmp_path / "decoder.onnx")
+    shown = call("plan", tmp_path / "decoder.onnx", "--no-measure")
+    assert shown.status == 0
+    assert len(shown.out.splitlines()) <= 24
+    title = " ".join(shown.out.split())
+    assert "input_ids: 1x128" in title
+    assert "past_key_values.{0..2}.{key,value}: 1x" in title
+    last = shown.out.splitlines()[-1]
+    assert last.startswith("Planned for batch_size=1, sequence_length=128, ")
+    assert "past_sequence_length=0 (assumed; give --dims batch_size=SIZE,…)." in last
+
+
+def test_dims_plan_an_engine(call: Call, dynamic: Path) -> None:
+    shown = call("plan", dynamic, "--no-measure", "--dims", "length=9")
+    assert shown.status == 0
+    assert "x: 3x9x64, mask: 3x9" in shown.out
+    assert shown.out.endswith("Planned for batch=3, length=9.\n")
+    (record,) = json.loads(
+        call("plan", dynamic, "--no-measure", "--budget", "100%", "--json", "-").out
+    )
+    assert record["symbols"] == {"batch": 3, "length": 7}
+
+
+@pytest.mark.parametrize(
+    ("dims", "words"),
+    [
+        ("height=2", ("'height'", "'batch', 'length'")),
+        ("batch", ("'batch' is not the size", "batch=1,past=511")),
+        ("batch=x", ("not the size of a symbol",)),
+        ("batch=1,batch=2", ("'batch' has two sizes", "1 and 2")),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "measure", "run", "bench", "inspect"])
+def test_wrong_dims(
+    call: Call, dynamic: Path, command: str, dims: str, words: tuple[str, ...]
+) -> None:
+    budget = ("--budget", "100%") if command in ("run", "bench") else ()
+    assert call(command, dynamic, *budget, "--dims", dims).is_user_error(*words)
+
+
+def test_dims_and_shapes_that_contradict(call: Call, dynamic: Path) -> None:
+    failed = call("plan", dynamic, "--dims", "batch=2", "--shapes", "x:3x7x64")
+    assert failed.is_user_error("'batch' has two sizes", "3 by --shapes of 'x'", "2 by --dims")
+
+
+def test_a_build_says_what_it_assumed(call: Call, dynamic: Path, tmp_path: Path) -> None:
+    model = load_manifest(dynamic).source.path
+    built = call("build", model, "-o", tmp_path / "e", "--no-measure", "--dims", "batch=2")
+    assert f"{tmp_path / 'e'}: planned for batch=2; length=128 assumed (give --dims" in built.err
+    assert "measured with seeded inputs, mask 1\n" in built.err

@@ -26,10 +26,9 @@ from swapnet.process.failure import Failed, raised
 __all__ = ["measure", "stop"]
 
 _SERVER = """
-import ctypes, json, os, sys
-from swapnet.executor.probing import activations
+import json, os, sys
+from swapnet.executor.probing import worker
 from swapnet.process.serve import Parent, serve
-ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)
 for line in sys.stdin:
     job, folder, answers = json.loads(line)
     child = os.fork()
@@ -38,12 +37,11 @@ for line in sys.stdin:
         try:
             os.chdir(folder)
             with open(job, "rb") as lines, open(answers, "wb") as out:
-                status = serve(activations.work, Parent(lines, out))
+                status = serve(worker.work, Parent(lines, out))
         finally:
             os._exit(status)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""The `prctl` is that of the module's own command line."""
 
 _one_at_a_time = threading.Lock()
 

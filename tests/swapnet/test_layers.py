@@ -31,7 +31,8 @@ FLOORS = (
     ("backends",),
     ("engine", "inputs", "sharing"),
     ("samples",),
-    ("execution",),
+    ("execution", "probing.activations"),
+    ("shapes",),
     ("executor",),
     ("probing", "runtime"),
     ("bench",),
@@ -95,7 +96,9 @@ def level(name: str, folder: str, order: tuple[tuple[str, ...], ...]) -> int:
     parts = name.split(".")
     if len(parts) < 3:
         return len(order)
-    heights = [height for height, names in enumerate(order) if parts[2] in names]
+    alone = ".".join(parts[2:])
+    place = alone if any(alone in names for names in order) else parts[2]
+    heights = [height for height, names in enumerate(order) if place in names]
     assert heights, f"{folder}/{parts[2]} stands on no floor: add it to the order in this test"
     return heights[0]
 

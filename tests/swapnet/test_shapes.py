@@ -13,11 +13,14 @@ from swapnet.shapes import (
     MeasuredShapes,
     SessionMemory,
     as_option,
+    as_planned,
     as_title,
     input_shapes,
     load_shapes,
+    names_of,
     save_shapes,
     shapes_key,
+    sizes_option,
 )
 from swapnet.testing.engine import write_engine
 
@@ -46,8 +49,8 @@ def test_refuses_what_does_not_fit(shapes: dict[str, tuple[int, ...]], message: 
 
 
 def test_what_is_not_given_stays_as_planned() -> None:
-    planned = {"image": (1, 3, 8, 9), "mask": (1, 8)}
-    assert input_shapes(INPUTS, {}, planned) == planned
+    planned = {"batch": 1, "height": 8, "width": 9}
+    assert input_shapes(INPUTS, {}, planned) == {"image": (1, 3, 8, 9), "mask": (1, 8)}
     assert input_shapes(INPUTS, {"mask": (1, 5)}, planned) == {
         "image": (1, 3, 5, 9),
         "mask": (1, 5),
@@ -73,8 +76,54 @@ def test_shapes_are_written_as_the_option_takes_them() -> None:
 
 
 def test_titles_name_scalars_and_no_inputs() -> None:
-    assert as_title({"x": (1, 3), "s": ()}) == "x:1x3,s:scalar"
+    assert as_title({"x": (1, 3), "s": ()}) == "x: 1x3, s: scalar"
     assert as_title({}) == "no inputs"
+
+
+def test_titles_name_a_family_once() -> None:
+    past = {
+        f"past_key_values.{layer}.{kind}": (1, 3, 128, 64)
+        for layer in range(30)
+        for kind in ("key", "value")
+    }
+    title = "past_key_values.{0..29}.{key,value}: 1x3x128x64"
+    assert as_title({"ids": (1, 1), **past}) == f"ids: 1x1, {title}"
+    assert as_title({**past, "past_key_values.7.value": (2,)}) == (
+        "past_key_values.{0..29}.key: 1x3x128x64, "
+        "past_key_values.{0,1,2,3,4,5,6,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,"
+        "28,29}.value: 1x3x128x64, past_key_values.7.value: 2"
+    )
+    assert as_title({"x1": (2,), "x2": (2,), "y": (2,), "x": (2,)}) == "x{1..2}: 2, y: 2, x: 2"
+    assert names_of(["a0", "a", "h.1", "c.1"]) == "'a0', 'a', 'h.1', 'c.1'"
+    assert names_of(["0a", "a"]) == "'{0,}a'"
+    assert names_of([]) == "nothing"
+
+
+def test_an_option_gives_symbols_where_they_say_all() -> None:
+    shapes = {"image": (1, 3, 8, 9), "mask": (1, 8)}
+    assert sizes_option(INPUTS, shapes) == "--dims batch=1,height=8,width=9"
+    assert sizes_option(INPUTS, {"mask": (2, 8)}) == "--dims batch=2,height=8"
+    assert sizes_option(INPUTS, {**shapes, "mask": (2, 8)}) == "--shapes image:1x3x8x9,mask:2x8"
+    made_up = Tensor("x", "float32", ("x.0", 4), 16)
+    fixed = Tensor("y", "float32", (4,), 16)
+    assert sizes_option([made_up, fixed], {"x": (2, 4), "y": (4,)}) == "--shapes x:2x4"
+    assert sizes_option([fixed], {"y": (4,)}) == "--shapes y:4"
+    assert sizes_option([Tensor("x", "float32", ("a b",), 4)], {"x": (2,)}) == "--dims 'a b=2'"
+
+
+def test_a_plan_says_which_sizes_nobody_gave() -> None:
+    symbols = {"batch": 1, "height": 8, "width": 9, "fixed": 4}
+    assert as_planned(INPUTS, symbols, symbols) == "planned for batch=1, height=8, width=9"
+    assert as_planned(INPUTS, symbols, ["height"]) == (
+        "planned for height=8; batch=1, width=9 assumed (give --dims batch=SIZE,…)"
+    )
+    assert as_planned([INPUTS[1]], {"batch": 1, "height": 2}, ["batch"]) == (
+        "planned for batch=1; height=2 assumed (give --dims height=SIZE)"
+    )
+    assert as_planned(INPUTS, symbols, []) == (
+        "planned for batch=1, height=8, width=9 (assumed; give --dims batch=SIZE,…)"
+    )
+    assert as_planned([], {}, []) == ""
 
 
 def test_errors_name_scalars_and_no_inputs() -> None:
@@ -123,10 +172,10 @@ def test_a_manifest_at_measured_shapes(
 
 def test_shapes_that_were_not_measured_name_the_command(tmp_path: Path, manifest: Manifest) -> None:
     del manifest
-    with pytest.raises(EngineError, match="was not measured at x:5") as caught:
+    with pytest.raises(EngineError, match="was not measured at x: 5") as caught:
         load_manifest(tmp_path, {"x": (5,)})
-    assert "it was built for x:1" in caught.value.why
-    assert f"swapnet measure {tmp_path} --shapes x:5" in caught.value.hint
+    assert "it was built for x: 1" in caught.value.why
+    assert f"swapnet measure {tmp_path} --dims n=5" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from swapnet.tensors import (
     ONNX_TYPES,
     concrete_nbytes,
     numpy_dtype,
+    parse_dims,
     parse_shapes,
 )
 
@@ -75,3 +76,33 @@ def test_two_shapes_of_one_input_are_refused() -> None:
     with pytest.raises(InputError, match="'x' has two shapes") as caught:
         parse_shapes("x:1x2,y:1,x:3x4")
     assert caught.value.why == "they are 1x2 and 3x4"
+
+
+@pytest.mark.parametrize(
+    ("text", "dims"),
+    [
+        ("batch=1,past=511", {"batch": 1, "past": 511}),
+        ("past=0,", {"past": 0}),
+        ('"a,b"=2, seq = 3', {"a,b": 2, "seq": 3}),
+        ("past + seq=9", {"past + seq": 9}),
+        ("a=1,a=1", {"a": 1}),
+        ("", {}),
+    ],
+)
+def test_sizes_of_symbols_are_read(text: str, dims: dict[str, int]) -> None:
+    assert parse_dims(text) == dims
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batch", "'batch' is not the size of a symbol"),
+        ("batch=-1", "not the size"),
+        ("batch=1x3", "not the size"),
+        ("=4", "not the size"),
+        ("a=1,a=2", "'a' has two sizes"),
+    ],
+)
+def test_wrong_sizes_of_symbols_are_named(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_dims(text)

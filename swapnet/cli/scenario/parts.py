@@ -46,7 +46,7 @@ def _part(entry: Entry, engines: Path, device: Device) -> Part:
         given = load_npz(files.data)
     else:
         folder = Path(entry.source)
-    opened = open_engine(folder, entry.shapes, device.threads)
+    opened = open_engine(folder, entry.shapes, threads=device.threads)
     engine = with_delays(opened, "auto", measure=True, name=entry.source)
     if not given:
         first = next(iter(kept_samples(engine)), {})

@@ -35,7 +35,7 @@ def test_says_which_shapes_do_not_run(import_model: Callable[..., Graph]) -> Non
     net = Net()
     value = net.input("x", ("n", 64))
     net.output(net("Reshape", value, net.constant(np.array([5, -1]))))
-    with pytest.raises(ModelError, match="does not run on seeded inputs of x:2x64") as caught:
+    with pytest.raises(ModelError, match="does not run on seeded inputs of x: 2x64") as caught:
         import_model(net.model(), {"x": (2, 64)})
     assert "--data inputs.npz, which numpy.savez('inputs.npz', x=…) writes" in caught.value.hint
     assert "--shapes" in caught.value.hint

@@ -24,11 +24,12 @@ from swapnet.errors import BackendError, EngineError, InputError, StorageError
 from swapnet.executor import SwapExecutor
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
+from swapnet.executor.runtime.runtime import SwapRuntime
 from swapnet.manifest import load_manifest
 from swapnet.profile import PROFILE, Profile, Request, load_profile, save_profile
 from swapnet.progress import Progress, silent
 from tests.helpers.boards import BOARDS, be_processor
-from tests.helpers.engines import Arrays, BuildToy
+from tests.helpers.engines import Arrays, BuildToy, assert_same
 from tests.helpers.engines import Engine as Toy
 from tests.helpers.serving import child_runs, served
 
@@ -243,18 +244,22 @@ def test_other_shapes_are_measured_first_and_kept(toy: Path, jobs: list[Job]) ->
     assert kept == ["profile-x-2x9x64_mask-2x9.json", "x-2x9x64_mask-2x9.json"]
 
 
-def test_an_engine_runs_at_measured_shapes(engine: BuildToy, toy: Path) -> None:
+def test_an_engine_runs_at_other_shapes_and_says_once_that_it_measures(
+    engine: BuildToy, toy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     made = engine("dynamic")
     shapes = {"x": (2, 9, 64)}
     feeds: Arrays = {
         "x": np.random.default_rng(0).standard_normal((2, 9, 64), np.float32),
         "mask": np.ones((2, 9), np.int64),
     }
-    with pytest.raises(EngineError, match="was not measured"):
-        SwapExecutor(toy, "100%", shapes=shapes)
-    ensure_shapes(toy, shapes, say=lambda _: None)
-    with SwapExecutor(toy, "weights:50%", shapes=shapes) as executor:
+    SwapExecutor(toy, "100%", shapes=shapes).close()
+    with SwapExecutor(toy, "weights:50%", dims={"batch": 2, "length": 9}) as executor:
         outputs = executor(feeds)
+    with SwapRuntime("64MiB") as runtime:
+        assert_same(runtime.load(toy, shapes=shapes)(feeds), outputs)
+    measuring = [line for line in caplog.messages if "activations" in line]
+    assert measuring == [f"{toy}: measuring activations at x: 2x9x64, mask: 2x9 …"]
     for name, expected in made.original(feeds).items():
         found: Any = outputs[name]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -276,7 +281,7 @@ def test_what_is_measured_is_said_on_standard_error(
     toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ensure_shapes(toy, {"x": (1, 2, 64)})
-    assert "measuring activations at x:1x2x64,mask:1x2" in capsys.readouterr().err
+    assert "measuring activations at x: 1x2x64, mask: 1x2" in capsys.readouterr().err
 
 
 def test_other_names_do_not_exist() -> None:

@@ -11,7 +11,8 @@ from onnx import TensorProto
 
 from swapnet.builder import build
 from swapnet.errors import ModelError
-from swapnet.executor.probing.activations import Job, Measurement, measure, work
+from swapnet.executor.probing.activations import Job, Measurement, measure
+from swapnet.executor.probing.worker import work
 from swapnet.process.failure import Failed
 from tests.helpers.engines import BuildToy, Engine
 from tests.helpers.serving import child_runs, served

@@ -32,6 +32,20 @@ def test_samples_are_written_one_by_one(tmp_path: Path) -> None:
     assert [len(load_npz(path)["x"]) for path in spooled.paths] == [2, 5, 3]
 
 
+def test_a_sum_holds_the_largest_of_its_parts(tmp_path: Path) -> None:
+    inputs = [Value("ids", "int64", ("seq",)), Value("past", "float32", ("past", 2))]
+    inputs.append(Value("mask", "int64", ("past + seq",)))
+    samples = (
+        {
+            "ids": np.ones(seq, np.int64),
+            "past": np.ones((past, 2), np.float32),
+            "mask": np.ones(past + seq, np.int64),
+        }
+        for seq, past in ((8, 0), (1, 10))
+    )
+    assert spool(samples, inputs, tmp_path).shapes == {"ids": (8,), "past": (10, 2), "mask": (18,)}
+
+
 def test_infinite_values_are_taken(tmp_path: Path) -> None:
     masked = sample(1)
     masked["x"][0, 1] = -np.inf

@@ -9,11 +9,14 @@ from pathlib import Path
 from swapnet.data.samples import Data, samples_of
 from swapnet.data.spool import samples_to_plan, spool
 from swapnet.errors import EngineError, ModelError
+from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.probing.activations import measure
 from swapnet.executor.samples import MOST_SAMPLES, save_samples
 from swapnet.files import working_folder
-from swapnet.shapes import MeasuredShapes, as_title, input_shapes, save_shapes, shapes_key
+from swapnet.manifest import sizes_at
+from swapnet.shapes import MeasuredShapes, as_title, save_shapes, shapes_key, shapes_of
+from swapnet.symbols import as_sizes, known_sizes, model_symbols, refusal_text
 
 __all__ = ["ensure_shapes", "to_stderr"]
 
@@ -27,7 +30,9 @@ def ensure_shapes(
     engine: Engine | str | Path,
     shapes: Mapping[str, Sequence[int]] | None = None,
     *,
+    dims: Mapping[str, int] | None = None,
     data: Data | None = None,
+    device: Device | None = None,
     say: Callable[[str], None] = to_stderr,
 ) -> Engine:
     """The engine at input shapes, measured first where it was not.
@@ -36,11 +41,13 @@ def ensure_shapes(
     ----------
     engine
         Engine directory, or an open engine.
-    shapes
-        Input shapes, by input; by default those of the build.
+    shapes, dims
+        Input shapes, by input, and sizes by symbol; by default those of the build.
     data
-        Real inputs, as `swapnet.build` takes them. Dimensions that ``shapes`` leaves open are the
-        largest of them. The engine keeps the largest samples, and is measured on them.
+        Real inputs, as `swapnet.build` takes them. Sizes that are not given are the largest of
+        them. The engine keeps the largest samples, and is measured on them.
+    device
+        As for `Engine.open`.
     say
         Called with one line when something is measured.
 
@@ -55,28 +62,31 @@ def ensure_shapes(
     StorageError
         The engine directory can't be written.
     """
-    opened = Engine.open(engine)
+    opened = Engine.open(engine, device=device)
     if data is not None:
-        return _on_data(opened, shapes or {}, data, say)
-    if not shapes:
+        return _on_data(opened, shapes or {}, dims or {}, data, say)
+    if not shapes and not dims:
         return opened
-    manifest = opened.built
-    planned = input_shapes(manifest.inputs, shapes, manifest.planned_shapes)
+    planned = shapes_of(opened.built.inputs, sizes_at(opened.built, shapes, dims))
     try:
-        return opened.at(planned)
+        return opened.at(shapes, dims)
     except EngineError:
         _say_measured(opened, planned, say)
     return _measured(opened, planned)
 
 
 def _on_data(
-    engine: Engine, shapes: Mapping[str, Sequence[int]], data: Data, say: Callable[[str], None]
+    engine: Engine,
+    shapes: Mapping[str, Sequence[int]],
+    dims: Mapping[str, int],
+    data: Data,
+    say: Callable[[str], None],
 ) -> Engine:
     """The engine at the shapes of data, which it keeps; measured on it, unless built for them."""
     folder, inputs = engine.folder, engine.built.inputs
     with working_folder("swapnet-data-") as work:
         spooled = spool(samples_of(data, inputs, shapes), inputs, work)
-        planned, samples = samples_to_plan(spooled, inputs, shapes)
+        planned, samples = samples_to_plan(spooled, inputs, shapes, dims)
         chosen = [*samples[: MOST_SAMPLES - 1], *samples[MOST_SAMPLES - 1 :][-1:]]
         kept = [sample.arrays(inputs) for sample in chosen]
     if planned == engine.built.planned_shapes:
@@ -105,13 +115,25 @@ def _say_measured(
             f"{engine.folder} can't be planned for other shapes than those of its build",
             why=f"{engine.built.compiled.backend} compiled it for inputs up to "
             f"{as_title(engine.built.planned_shapes)}",
-            hint="leave --shapes and --data out for smaller inputs; build it again for larger ones",
+            hint="leave --shapes, --dims and --data out for smaller inputs; build it again for "
+            "larger ones",
         ) from None
     say(f"{engine.folder}: measuring activations at {as_title(planned)} …")
 
 
 def _measured(engine: Engine, planned: dict[str, tuple[int, ...]]) -> Engine:
-    measured = measure(engine.folder, planned)
+    folder, inputs = engine.folder, engine.built.inputs
+    try:
+        measured = measure(folder, planned)
+    except ModelError as error:
+        sizes = known_sizes(inputs, planned, {}, {})
+        raise ModelError(
+            f"{folder} does not run at {as_sizes(sizes) or as_title(planned)}",
+            why=refusal_text(error.why),
+            hint="give sizes that belong together: --dims "
+            + ",".join(f"{symbol}=SIZE" for symbol in model_symbols(inputs))
+            + f"; or inputs that it runs on: swapnet measure {folder} --data inputs.npz",
+        ) from error
     save_shapes(
         engine.folder,
         shapes_key(engine.built.inputs, planned),

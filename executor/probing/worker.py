@@ -1,0 +1,315 @@
+"""The process that measures blocks: it runs them one by one and merged, on seeded or kept inputs.
+
+Its parent is `swapnet.executor.probing.activations`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from swapnet.errors import BudgetError
+from swapnet.executor.backends.base import Bindings, Segment
+from swapnet.executor.backends.lookup import LookupSegment
+from swapnet.executor.backends.onnxruntime import LARGEST_CHUNK_BYTES, OnnxRuntimeBackend
+from swapnet.executor.backends.scratch import Scratch
+from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
+from swapnet.executor.inputs import planned_sample
+from swapnet.executor.planning.layout import is_placed, last_uses
+from swapnet.executor.planning.plan import Step
+from swapnet.executor.probing.activations import Job, Measurement
+from swapnet.executor.probing.trial import trial
+from swapnet.executor.samples import kept_samples
+from swapnet.executor.swapping.arena import new_array
+from swapnet.executor.swapping.host_values import Values
+from swapnet.executor.swapping.storage import LoadMode, WeightFile
+from swapnet.manifest import SHARED, WEIGHTS, Manifest, Tensor
+from swapnet.process.serve import Parent, serve
+from swapnet.shapes import SessionMemory
+from swapnet.tensors import ELEMENT_BYTES
+from swapnet.units import align_up
+
+__all__ = ["work"]
+
+_MARGIN = 1.05
+"""Growth of the limit after each failed try, for fragments of ONNX Runtime's arena."""
+
+_TRIES = 4
+"""Number of smaller limits to try: the last two differ by a thirty-second."""
+
+_TIMES = 3
+
+_UNSEEN_BYTES = 64 << 20
+"""End of ONNX Runtime's arena that is not watched: far more than inline constants take."""
+
+_PR_SET_THP_DISABLE = 41
+
+
+class _Blocks:
+    """An engine whose weights are mapped, run block by block or whole."""
+
+    def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+        self._folder = folder
+        engine = Engine.open(folder)
+        self.manifest: Manifest = msgspec.structs.replace(
+            engine.built, planned_shapes=dict(shapes or engine.built.planned_shapes)
+        )
+        kept = kept_samples(replace(engine, shaped=self.manifest))
+        self._samples = kept or (planned_sample(self.manifest),)
+        self.nbytes: dict[str, int] = {}
+        """Size of each input, output and value of symbolic shape, the largest of all runs."""
+        self._file = WeightFile(folder / WEIGHTS, LoadMode.BUFFERED)
+        self._mapped: npt.NDArray[np.uint8] = (
+            np.memmap(folder / WEIGHTS, np.uint8, "r")
+            if self.manifest.weights_nbytes
+            else np.empty(0, np.uint8)
+        )
+        self._values = Values(self.manifest, np.asarray)
+        start = self._mapped.ctypes.data
+        weights = {
+            (b.index, w.name): start + w.offset for b in self.manifest.blocks for w in b.weights
+        }
+        weights |= {(SHARED, w.name): start + w.offset for w in self.manifest.shared}
+        self._bindings = Bindings(weights, self._values.addresses)
+        self._last_uses = last_uses(self.manifest)
+
+    def run(self, steps: Sequence[Step], scratch_bytes: int, probe: _Region | None) -> list[int]:
+        """Run all steps in ONNX Runtime's arena of this limit; the peak of the arena after each.
+
+        Of several samples the highest peak counts.
+        """
+        each = [self._run_on(given, steps, scratch_bytes, probe) for given in self._samples]
+        return [max(peaks) for peaks in zip(*each, strict=True)]
+
+    def _run_on(
+        self,
+        sample: Mapping[str, Any],
+        steps: Sequence[Step],
+        scratch_bytes: int,
+        probe: _Region | None,
+    ) -> list[int]:
+        backend = OnnxRuntimeBackend(self._folder, self.manifest, Device(), Scratch(scratch_bytes))
+        graphs = [s for s in steps if self.manifest.blocks[s.first].is_graph]
+        segments: dict[Step, Segment] = dict(
+            zip(graphs, backend.segments(graphs, self._bindings), strict=True)
+        )
+        lookups = {
+            s: LookupSegment(self.manifest.blocks[s.first], self._file, self._values, backend)
+            for s in steps
+            if s not in segments
+        }
+        if probe is not None:
+            probe.find(scratch_bytes)
+        given: dict[str, Any] = dict(sample)
+        results = {t.name: new_array(t) for t in self.manifest.outputs if is_placed(t)}
+        inputs = len(given)
+        peaks: list[int] = []
+        self._observe(given)
+        for step in steps:
+            (segments.get(step) or lookups[step]).run(given, results)
+            self._observe(given)
+            for name, block in self._last_uses.items():
+                if block <= step.last:
+                    given.pop(name, None)
+            if probe is not None:
+                peaks.append(probe.peak(reset=len(given) == inputs))
+        for lookup in lookups.values():
+            lookup.close()
+        return peaks
+
+    def _observe(self, given: Mapping[str, Any]) -> None:
+        for name, value in given.items():
+            tensor = self.manifest.tensors[name]
+            if tensor.is_symbolic:
+                nbytes = ELEMENT_BYTES[tensor.dtype] * prod(_shape(value))
+                self.nbytes[name] = max(self.nbytes.get(name, 0), nbytes)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    tensor = getattr(value, "tensor", None)
+    return tuple(value.shape if tensor is None else tensor.shape())
+
+
+class _Region:
+    """Touched pages of ONNX Runtime's arena.
+
+    The first page is left out: the allocator's header lies there. The last pages are left out too:
+    ONNX Runtime 1.23 places inline constants before the probe.
+    """
+
+    def __init__(self) -> None:
+        self._start = self._nbytes = 0
+        self._libc = ctypes.CDLL(None, use_errno=True)
+
+    def find(self, limit: int) -> None:
+        """Locate the arena that was registered last, by its first allocation."""
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        session = ort.InferenceSession(_one_operator(), options, ["CPUExecutionProvider"])
+        binding = session.io_binding()
+        binding.bind_cpu_input("x", np.zeros(1, np.float32))
+        binding.bind_output("y", "cpu")
+        session.run_with_iobinding(binding)
+        pointer = int(binding.get_outputs()[0].data_ptr())
+        self._start = align_up(pointer + 1, mmap.PAGESIZE)
+        self._nbytes = align_up(limit, mmap.PAGESIZE) - _UNSEEN_BYTES
+        binding.clear_binding_outputs()
+        self.peak(reset=True)
+
+    def peak(self, *, reset: bool) -> int:
+        """Bytes up to the highest touched page; ``reset`` gives all pages back."""
+        pages = self._nbytes // mmap.PAGESIZE
+        resident = np.empty(pages, np.uint8)
+        start, length = ctypes.c_void_p(self._start), ctypes.c_size_t(self._nbytes)
+        if self._libc.mincore(start, length, ctypes.c_void_p(resident.ctypes.data)) != 0:
+            raise OSError(ctypes.get_errno(), "mincore")
+        touched = np.flatnonzero(resident & 1)
+        if reset:
+            self._libc.madvise(start, length, mmap.MADV_DONTNEED)
+        return int(touched[-1] + 2 if len(touched) else 1) * mmap.PAGESIZE
+
+
+def _one_operator() -> bytes:
+    """A model of one Identity, from ``x`` to ``y``."""
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy"]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "one", ends[:1], ends[1:]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    encoded: bytes = model.SerializeToString()
+    return encoded
+
+
+def _measure_here(folder: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> Measurement:
+    with ExitStack() as opened:
+        trials = [opened.enter_context(trial(own=own)) for own in (False, True)]
+        # Huge pages would make a peak of touched ones; the trials have them as executors do.
+        ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
+        blocks = _Blocks(folder, shapes)
+        manifest = blocks.manifest
+        placed = all(map(is_placed, manifest.values))
+        apart = _grouped(manifest, 1)
+        count = len(manifest.blocks)
+        joined = [_grouped(manifest, n) for n in ((count,) if placed else (2, 3, 4, 6, 8, count))]
+        peaks = blocks.run(apart, LARGEST_CHUNK_BYTES, _Region())
+        limit = _lower_limit(blocks, apart, peaks) if placed else max(peaks)
+        limit = _limit(blocks, [apart], limit)
+        merged = [max(blocks.run(steps, LARGEST_CHUNK_BYTES, _Region())) for steps in joined]
+        merged_limit = _limit(blocks, [apart, *joined], max(limit, *merged))
+        widest = peaks.index(max(peaks))
+        peaks = [min(peak, limit) for peak in peaks]
+        peaks[widest] = limit
+        measured = _at(manifest, peaks, blocks.nbytes)
+        for process in trials:
+            process.begin(folder, measured, _one_operator())
+        process_bytes, own_process_bytes = (process.answer() for process in trials)
+    return Measurement(
+        tuple(peaks), SessionMemory(merged_limit, process_bytes, own_process_bytes), blocks.nbytes
+    )
+
+
+def _at(manifest: Manifest, peaks: Sequence[int], nbytes: Mapping[str, int]) -> Manifest:
+    """The manifest with what was measured, at the shapes at which it was."""
+
+    def sized(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(
+            msgspec.structs.replace(t, nbytes=nbytes.get(t.name, t.nbytes)) for t in tensors
+        )
+
+    return msgspec.structs.replace(
+        manifest,
+        inputs=sized(manifest.inputs),
+        outputs=sized(manifest.outputs),
+        values=sized(manifest.values),
+        blocks=tuple(
+            msgspec.structs.replace(block, activation_bytes=peak)
+            for block, peak in zip(manifest.blocks, peaks, strict=True)
+        ),
+    )
+
+
+def _grouped(manifest: Manifest, size: int) -> list[Step]:
+    """Steps of ``size`` blocks; a lookup has its own."""
+    steps: list[Step] = []
+    for block in manifest.blocks:
+        before = steps[-1] if steps else None
+        if (
+            before is not None
+            and block.is_graph
+            and manifest.blocks[before.last].is_graph
+            and block.index - before.first < size
+        ):
+            steps[-1] = replace(before, last=block.index)
+        else:
+            steps.append(Step(block.index, block.index, 0))
+    return steps
+
+
+_MOST_TIMES_PEAK = 16
+"""Upper limit of the tries, in multiples of the peak."""
+
+
+def _limit(blocks: _Blocks, orders: Sequence[Sequence[Step]], peak: int) -> int:
+    """A limit of ONNX Runtime's arena under which the blocks run in every order, from ``peak`` on.
+
+    The arena takes the smallest hole that fits, so its peak depends on its size: the limit may have
+    to be above the peak of a large arena.
+    """
+    limit = align_up(peak, mmap.PAGESIZE)
+    while not all(_runs(blocks, steps, limit, peak) for steps in orders):
+        limit = align_up(int(max(limit, 1 << 16) * _MARGIN), mmap.PAGESIZE)
+    return limit
+
+
+def _lower_limit(blocks: _Blocks, steps: Sequence[Step], peaks: Sequence[int]) -> int:
+    """A limit below the peak of a large arena where there is one; steps of one block each.
+
+    Only steps up to the last that took more than half of the peak are tried. The limit must do
+    three times: threads of a kernel that start at another moment leave other holes.
+    """
+    limit = align_up(max(peaks), mmap.PAGESIZE)
+    too_small = limit // 2
+    last = max(index for index, peak in enumerate(peaks) if peak > too_small)
+    for _ in range(_TRIES):
+        middle = align_up((too_small + limit) // 2, mmap.PAGESIZE)
+        if all(_runs(blocks, steps[: last + 1], middle, limit) for _ in range(_TIMES)):
+            limit = middle
+        else:
+            too_small = middle
+    return limit
+
+
+def _runs(blocks: _Blocks, steps: Sequence[Step], limit: int, peak: int) -> bool:
+    try:
+        blocks.run(steps, limit, None)
+    except BudgetError:
+        if limit > _MOST_TIMES_PEAK * max(peak, 1 << 20):
+            raise
+        return False
+    return True
+
+
+def work(parent: Parent) -> None:
+    """Measure the engine that the parent asks for."""
+    job = parent.job(Job)
+    parent.answer(_measure_here(Path(job.folder), job.shapes or None))
+
+
+if __name__ == "__main__":
+    sys.exit(serve(work))

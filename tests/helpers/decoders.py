@@ -1,0 +1,95 @@
+"""Small decoders with a cache, in the forms that exporters of language models write."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from tests.helpers.zoo import Net
+
+__all__ = ["concatenating", "grouped"]
+
+LAYERS, HIDDEN, HEADS, VOCABULARY = 3, 64, 4, 4096
+_HEAD = HIDDEN // HEADS
+_INT64 = TensorProto.INT64
+
+
+def concatenating() -> onnx.ModelProto:
+    """As optimum: a mask over ``past + sequence``, positions, and Concat of past and new keys."""
+    net = Net()
+    ids = net.input("input_ids", ("batch_size", "sequence_length"), _INT64)
+    total = "past_sequence_length + sequence_length"
+    mask = net("Cast", net.input("attention_mask", ("batch_size", total), _INT64), to=1)
+    places = net.input("position_ids", ("batch_size", "sequence_length"), _INT64)
+    value = net("Add", _rows(net, ids), net("Gather", net.weight(512, HIDDEN), places))
+    hidden = net("Sub", mask, net.constant(np.array(1, np.float32)))
+    scaled = net("Mul", hidden, net.constant(np.array(1e4, np.float32)))
+    bias = net("Unsqueeze", scaled, net.constant(np.array([1, 2])))
+    split = net.constant(np.array([0, 0, HEADS, _HEAD]))
+    scale = net.constant(np.array(_HEAD**-0.5, np.float32))
+    for layer in range(LAYERS):
+        query, key, content = (
+            net("Transpose", net("Reshape", _dense(net, value), split), perm=[0, 2, 1, 3])
+            for _ in range(3)
+        )
+        key, content = (
+            _present(net, f"{layer}.{name}", new)
+            for name, new in (("key", key), ("value", content))
+        )
+        scores = net("MatMul", query, net("Transpose", key, perm=[0, 1, 3, 2]))
+        weights = net("Softmax", net("Add", net("Mul", scores, scale), bias), axis=-1)
+        mixed = net("Transpose", net("MatMul", weights, content), perm=[0, 2, 1, 3])
+        joined = net("Reshape", mixed, net.constant(np.array([0, 0, HIDDEN])))
+        value = net("Add", value, net("Tanh", _dense(net, joined)))
+    net.output(net.dense(value, HIDDEN, VOCABULARY))
+    return net.model()
+
+
+def grouped(bits: int = 32) -> onnx.ModelProto:
+    """As onnxruntime-genai: GroupQueryAttention, and a symbol for the size of a head."""
+    net = Net()
+    ids = net.input("input_ids", ("batch_size", "sequence_length"), _INT64)
+    mask = net.input("attention_mask", ("batch_size", "total_sequence_length"), _INT64)
+    counted = net("ReduceSum", mask, net.constant(np.array([1])), keepdims=0)
+    lengths = net("Cast", net("Sub", counted, net.constant(np.array(1))), to=TensorProto.INT32)
+    total = net("Gather", net("Shape", mask), net.constant(np.array(1)))
+    total = net("Cast", total, to=TensorProto.INT32)
+    value = _rows(net, ids)
+    keys = HEADS // 2
+    for layer in range(LAYERS):
+        shape = ("batch_size", keys, "past_sequence_length", "kv_cache_dim")
+        past = [net.input(f"past_key_values.{layer}.{name}", shape) for name in ("key", "value")]
+        query = _dense(net, value, bits)
+        key, content = (_dense(net, value, bits, keys * _HEAD) for _ in range(2))
+        mixed, *present = net.several(
+            *("GroupQueryAttention", query, key, content, *past, lengths, total),
+            outputs=3,
+            domain="com.microsoft",
+            num_heads=HEADS,
+            kv_num_heads=keys,
+        )
+        net.output(*present)
+        value = net("Add", value, net("Tanh", _dense(net, mixed, bits)))
+    net.output(_dense(net, value, bits, VOCABULARY))
+    return net.model()
+
+
+def _rows(net: Net, ids: str) -> str:
+    return net("Gather", net.weight(VOCABULARY, HIDDEN), ids)
+
+
+def _present(net: Net, name: str, new: str) -> str:
+    shape = ("batch_size", HEADS, "past_sequence_length", _HEAD)
+    present = net("Concat", net.input(f"past_key_values.{name}", shape), new, axis=2)
+    net.output(present)
+    return present
+
+
+def _dense(net: Net, value: str, bits: int = 32, width: int = HIDDEN) -> str:
+    if bits == 32:
+        return net.dense(value, HIDDEN, width)
+    packed = net.weight(width, HIDDEN // 32, 16, dtype=np.uint8)
+    scales = net.scales(width * HIDDEN // 32)
+    attributes = {"K": HIDDEN, "N": width, "bits": bits, "block_size": 32, "accuracy_level": 4}
+    return net("MatMulNBits", value, packed, scales, domain="com.microsoft", **attributes)
