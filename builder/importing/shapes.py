@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from swapnet.builder.importing.graph import Graph, Value
 from swapnet.builder.importing.lookup import is_lookup
@@ -14,7 +15,13 @@ from swapnet.sampling import sample_inputs
 from swapnet.shapes import as_option, input_shapes
 from swapnet.tensors import ONNX_TYPES
 
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
 __all__ = ["plan_shapes", "plan_smallest"]
+
+_BFLOAT16_SINCE = 13
+"""The operator set since which Shape takes bfloat16."""
 
 
 def plan_shapes(
@@ -30,8 +37,8 @@ def plan_shapes(
     graph
         An optimised graph, not sliced yet.
     types_path
-        The same graph as a model in which every value is an output; run once where shapes are
-        symbolic.
+        The same graph as a model in which every value is an output; where shapes are symbolic its
+        operators run once, and each value lives until its last reader is done.
     shapes, option
         Shapes of inputs that the user gave, and the option that gave them.
 
@@ -110,7 +117,8 @@ def _run(
     unknown: list[str],
     option: str,
 ) -> dict[str, tuple[int, ...]]:
-    session = open_session(path, quiet_options(optimise=False))
+    asked = {name for name in unknown if _takes_shape(graph, graph.values[name])}
+    session = _session_of_shapes(path, unknown, asked)
     limits = {
         node.input[1]: graph.constants[node.input[0]].shape[0]
         for node in graph.nodes
@@ -118,7 +126,7 @@ def _run(
     }
     feeds = sample_inputs([(v.name, v.dtype, planned[v.name]) for v in graph.inputs], limits)
     try:
-        outputs = session.run_with_ort_values(unknown, _ort_values(feeds, graph.inputs))
+        outputs = session.run_with_ort_values(None, _ort_values(feeds, graph.inputs))
     except Exception as error:
         given = as_option({v.name: planned[v.name] for v in graph.inputs})
         raise ModelError(
@@ -127,9 +135,48 @@ def _run(
             hint=f"give the shapes that it is used with: {option} name:1x3x224x224",
         ) from error
     return {
-        name: tuple(value.shape()) if value.is_tensor() else ()
+        name: tuple(map(int, value.numpy()))
+        if name in asked
+        else tuple(value.shape())
+        if value.is_tensor()
+        else ()
         for name, value in zip(unknown, outputs, strict=True)
     }
+
+
+def _takes_shape(graph: Graph, value: Value) -> bool:
+    """Whether the operator Shape reads such a value; else it becomes an output."""
+    opset = next((o.version for o in graph.opset_imports if o.domain in ("", "ai.onnx")), 0)
+    return opset >= (_BFLOAT16_SINCE if value.dtype == "bfloat16" else 1) and (
+        value.dtype in ONNX_TYPES
+    )
+
+
+def _session_of_shapes(
+    path: Path, names: Sequence[str], asked: Collection[str]
+) -> ort.InferenceSession:
+    """A session with an output for each name: its shape where it is asked for, else the value.
+
+    Shapes go first in the order that is chosen: a value is free as soon as its readers are done.
+    """
+    import onnx
+    import onnxruntime as ort
+    from onnx import helper
+
+    proto = onnx.load_model(path, load_external_data=False)
+    outputs = [f"{name}/swapnet.shape" if name in asked else name for name in names]
+    proto.graph.node.extend(
+        helper.make_node("Shape", [name], [output])
+        for name, output in zip(names, outputs, strict=True)
+        if name in asked
+    )
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=output) for output in outputs)
+    written = path.with_suffix(".shapes.onnx")
+    onnx.save_model(proto, written)
+    options = quiet_options(optimise=False)
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    return open_session(written, options)
 
 
 def _ort_values(feeds: Mapping[str, object], inputs: tuple[Value, ...]) -> dict[str, object]:
