@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swapnet.builder.importing.graph import bodies
+from swapnet.builder.importing.stripped import stripped
 from swapnet.errors import InputError, ModelError
 from swapnet.tensors import ELEMENT_BYTES, ONNX_TYPES
 
@@ -47,7 +48,7 @@ _ELEMENT_BITS = {
 
 @dataclass(frozen=True)
 class SourceModel:
-    """An ONNX file with its external data left on disk."""
+    """An ONNX file with its weights left on disk, as external data."""
 
     path: Path
     proto: onnx.ModelProto
@@ -91,7 +92,7 @@ def original_model(manifest: Manifest, given: Path | None = None) -> Path:
 
 
 def open_source(path: Path) -> SourceModel:
-    """Read an ONNX file without its external data.
+    """Read an ONNX file without its weights: large tensors in it become external data of it.
 
     Raises
     ------
@@ -109,7 +110,12 @@ def open_source(path: Path) -> SourceModel:
             hint="give the path of an .onnx file",
         )
     try:
-        proto = onnx.load_model(path, load_external_data=False)
+        without_weights = stripped(path)
+        proto = (
+            onnx.load_model_from_string(without_weights.model)
+            if without_weights
+            else onnx.load_model(path, load_external_data=False)
+        )
     except (DecodeError, ValueError, OSError) as error:
         raise ModelError(
             f"{path} is not a readable ONNX file",
