@@ -38,6 +38,9 @@ class BuildOptions:
         Precision of weights and values.
     shapes
         Input shapes to plan for; symbolic dimensions that are not given are 1.
+    process_per_block
+        Build in a process of its own, which returns all of its memory; TensorRT's compiler has one
+        for each block too.
     tensorrt
         Settings for ``tensorrt`` and ``tensorrt-rtx`` only.
     """
@@ -48,6 +51,7 @@ class BuildOptions:
     portable: bool = False
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    process_per_block: bool = False
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
 
     def checked(self) -> BuildOptions:

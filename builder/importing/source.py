@@ -28,6 +28,8 @@ __all__ = [
     "file_sha256",
     "open_source",
     "original_model",
+    "stored_bytes",
+    "stored_tensors",
 ]
 
 PROTOBUF_LIMIT_BYTES = 2 << 30
@@ -195,12 +197,12 @@ def _check_external_data(path: Path, proto: onnx.ModelProto) -> int:
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
     total = 0
-    for tensor, dims in _stored_tensors(proto.graph):
-        total += _nbytes(dims, tensor.data_type)
+    for tensor, dims in stored_tensors(proto.graph):
+        total += stored_bytes(dims, tensor.data_type)
         if not uses_external_data(tensor):
             continue
         info = ExternalDataInfo(tensor)
-        end = (info.offset or 0) + _nbytes(tensor.dims, tensor.data_type)
+        end = (info.offset or 0) + stored_bytes(tensor.dims, tensor.data_type)
         file = path.parent / info.location
         found = file.stat().st_size if file.is_file() else 0
         if found < end:
@@ -213,11 +215,12 @@ def _check_external_data(path: Path, proto: onnx.ModelProto) -> int:
     return total
 
 
-def _nbytes(dims: Iterable[int], data_type: int) -> int:
+def stored_bytes(dims: Iterable[int], data_type: int) -> int:
+    """Bytes of a tensor of a ``TensorProto.DataType``; 0 where they are not known."""
     return (prod(dims) * _ELEMENT_BITS.get(data_type, 0) + 7) // 8
 
 
-def _stored_tensors(
+def stored_tensors(
     graph: onnx.GraphProto,
 ) -> Iterator[tuple[onnx.TensorProto, Sequence[int]]]:
     """Initialisers and constants, in bodies too, with their dense dimensions."""
@@ -229,4 +232,4 @@ def _stored_tensors(
             sparse_values = (a.sparse_tensor for a in node.attribute if a.name == "sparse_value")
             yield from ((sparse.values, sparse.dims) for sparse in sparse_values)
         for body in bodies(node):
-            yield from _stored_tensors(body)
+            yield from stored_tensors(body)

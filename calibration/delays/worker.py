@@ -37,7 +37,7 @@ from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.probing.reader import BackgroundReader
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
-from swapnet.machine import memory_bytes
+from swapnet.machine import memory_to_measure_in_bytes
 from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest
 from swapnet.process.failure import Failed
 from swapnet.process.serve import Parent, serve
@@ -148,7 +148,7 @@ def _budget(engine: Engine) -> Budget:
         share = max(_LEAST_SHARE, min(1.0, most / max(needed.weights_bytes, 1)))
         return Budget.parse(f"weights:{share:.0%}")
     smallest, _ = smallest_budget(manifest)
-    return Budget(max(smallest, min(needed.total_bytes, memory_bytes() // _SHARE)))
+    return Budget(max(smallest, min(needed.total_bytes, memory_to_measure_in_bytes())))
 
 
 def needs_of(manifest: Manifest) -> tuple[Need, ...]:
