@@ -33,9 +33,9 @@ from swapnet.calibration.delays.requests import (
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.inputs import planned_sample
-from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.probing.reader import BackgroundReader
+from swapnet.executor.probing.twin import Twin
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.machine import memory_to_measure_in_bytes
 from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest
@@ -47,7 +47,7 @@ from swapnet.progress import Progress
 __all__ = ["Answer", "Failed", "Found", "Job", "Reached", "measure_profile"]
 
 _SHARE = 3
-"""Share of the machine's memory: the model is held twice."""
+"""Share of a GPU's memory: the model is held twice."""
 
 _LEAST_SHARE = 0.25
 """Share of the weights in memory, of a model that does not fit on a GPU."""
@@ -102,15 +102,12 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
     inputs = planned_sample(manifest)
     mode = LoadMode.parse(job.load_mode)
 
-    def opened(options: PlanOptions) -> SwapExecutor:
-        return SwapExecutor(engine, budget, load_mode=mode, options=options)
-
     nbytes = manifest.weights_nbytes // EXTENT_ALIGNMENT * EXTENT_ALIGNMENT
     progress("open", 0, 1)
     with (
         closing(WeightFile(engine.folder / WEIGHTS, mode)) as storage,
-        opened(MERGED) as merged,
-        opened(APART) as apart,
+        SwapExecutor(engine, budget, load_mode=mode, options=MERGED) as merged,
+        Twin(engine, budget, other=merged, load_mode=mode, options=APART) as apart,
     ):
         meter = RequestMeter(storage, nbytes, max(size * readers for size, readers in PAIRS))
         requests = job.requests
