@@ -52,7 +52,7 @@ def needed_bytes(source: SourceModel, options: BuildOptions) -> int:
     ]
     stays = {name for node in graph.node if node.op_type in _AS_THEY_ARE for name in node.input}
     changed_bytes = sum(nbytes for name, nbytes in weights if name not in stays)
-    optimising_bytes = max((nbytes for _, nbytes in weights), default=0) + changed_bytes
+    optimising_bytes = max((nbytes for _, nbytes in weights), default=0) + 2 * changed_bytes
     blocks = source.weights_bytes // options.limits(source.weights_bytes).max_block_bytes
     measuring_bytes = (
         _MEASURING_BYTES
