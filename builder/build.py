@@ -96,6 +96,8 @@ workspace, min_shapes
         The engine directory can't be written.
     BackendUnavailableError
         There is no such backend, or its library is not installed.
+    BackendError
+        The process of the build was killed or died.
     """
     options = options_of(
         backend=backend,
