@@ -63,7 +63,7 @@ def needed_bytes(source: SourceModel, options: BuildOptions) -> int:
         + _BLOCK_BYTES * blocks
         + _OPERATOR_BYTES * len(graph.node)
     )
-    held_bytes = min(source.weights_bytes, memory_to_measure_in_bytes())
+    held_bytes = min(source.weights_bytes, 2 * memory_to_measure_in_bytes())
     base_bytes = _PROCESSES_BYTES + _GRAPHS * source.proto.ByteSize()
     return align_up(base_bytes + max(optimising_bytes, measuring_bytes, held_bytes), 1 << 20)
 

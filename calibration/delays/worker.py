@@ -145,7 +145,10 @@ def _budget(engine: Engine) -> Budget:
         share = max(_LEAST_SHARE, min(1.0, most / max(needed.weights_bytes, 1)))
         return Budget.parse(f"weights:{share:.0%}")
     smallest, _ = smallest_budget(manifest)
-    return Budget(max(smallest, min(needed.total_bytes, memory_to_measure_in_bytes())))
+    share_bytes = memory_to_measure_in_bytes()
+    # Two executors: what they hold once may take the shares of both.
+    held_once = needed.total_bytes <= 2 * share_bytes
+    return Budget(max(smallest, needed.total_bytes if held_once else share_bytes))
 
 
 def needs_of(manifest: Manifest) -> tuple[Need, ...]:

@@ -86,8 +86,8 @@ def test_values_count_at_the_planned_shapes(tmp_path: Path) -> None:
 def test_weights_are_held_while_delays_are_measured_where_they_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(needs, "memory_to_measure_in_bytes", lambda: 400 * MIB)
+    monkeypatch.setattr(needs, "memory_to_measure_in_bytes", lambda: 200 * MIB)
     net = products(*[4096] * 8)
     held = needed(net, tmp_path)
-    monkeypatch.setattr(needs, "memory_to_measure_in_bytes", lambda: 300 * MIB)
+    monkeypatch.setattr(needs, "memory_to_measure_in_bytes", lambda: 150 * MIB)
     assert held - needed(net, tmp_path) == 100 * MIB
