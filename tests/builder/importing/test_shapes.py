@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
+from swapnet.builder.importing import shapes
 from swapnet.builder.importing.graph import Graph
+from swapnet.builder.importing.sessions import open_session
 from swapnet.errors import ModelError
 from tests.helpers.zoo import TOYS, Net
 
@@ -32,3 +36,22 @@ def test_says_which_shapes_do_not_run(import_model: Callable[..., Graph]) -> Non
     with pytest.raises(ModelError, match="does not run on seeded inputs of x:2x64") as caught:
         import_model(net.model(), {"x": (2, 64)})
     assert "--shapes" in caught.value.hint
+
+
+@pytest.mark.parametrize(("toy", "whole"), [("dynamic", 0), ("sequence", 1)])
+def test_the_run_gives_shapes_and_only_what_has_none_whole(
+    import_model: Callable[..., Graph], monkeypatch: pytest.MonkeyPatch, toy: str, whole: int
+) -> None:
+    opened: list[onnxruntime.InferenceSession] = []
+
+    def keep(*arguments: Any) -> onnxruntime.InferenceSession:
+        opened.append(open_session(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(shapes, "open_session", keep)
+    graph = import_model(TOYS[toy].make())
+    outputs = opened[0].get_outputs()
+    assert len(outputs) > whole
+    others = [o for o in outputs if (o.type, len(o.shape)) != ("tensor(int64)", 1)]
+    assert [o.type for o in others] == ["seq(tensor(float))"] * whole
+    assert all(value.planned or value.name == others[0].name for value in graph.values.values())
