@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+from swapnet.builder.child import build_in_child
 from swapnet.builder.compilers.tensorrt.options import TensorRTOptions
 from swapnet.builder.importing.source import open_source
 from swapnet.builder.options import BuildOptions
 from swapnet.builder.precision.convert import PrecisionOptions
-from swapnet.builder.stages import import_model
-from swapnet.builder.writing.directory import staging_directory
+from swapnet.builder.stages import build_into
+from swapnet.builder.writing.directory import build_folders, target_of
 from swapnet.data.samples import Data
-from swapnet.files import working_folder
 from swapnet.manifest import Manifest, Precision, load_manifest
 from swapnet.progress import Progress, silent
 from swapnet.ranges import RangeCache, load_ranges
 
-__all__ = ["build", "build_with"]
+__all__ = ["build", "build_with", "options_of"]
 
 
 def build(
@@ -80,8 +81,11 @@ def build(
         for each sample, or the name of an ``.npz``, a folder, or ``"module:function"``. Sizes that
         are not given are the largest of all samples. The engine keeps the largest samples.
     weights, targets, hardware_compatibility, version_compatible, builder_optimization_level, \
-workspace, min_shapes, process_per_block
+workspace, min_shapes
         For ``tensorrt`` and ``tensorrt-rtx`` only: attributes of `TensorRTOptions`.
+    process_per_block
+        Build in a process of its own, which returns all of its memory; each block of TensorRT's
+        has one too.
     progress
         Called with each stage.
 
@@ -101,50 +105,68 @@ workspace, min_shapes, process_per_block
         The engine directory can't be written.
     BackendUnavailableError
         There is no such backend, or its library is not installed.
+    BackendError
+        The process of the build was killed or died.
     """
-    if isinstance(calibration, (str, Path)):
-        calibration = load_ranges(Path(calibration))
-    options = BuildOptions(
+    options = options_of(
         backend=backend,
         max_block=max_block,
         smallest_budget=smallest_budget,
         portable=portable,
-        precision=PrecisionOptions(precision, weight_only, calibration, tuple(exclude)),
-        shapes=shapes or {},
+        precision=precision,
+        calibration=calibration,
+        weight_only=weight_only,
+        exclude=exclude,
+        shapes=shapes,
         dims=dims or {},
         data=data,
-        tensorrt=TensorRTOptions(
-            weights=weights,
-            targets=tuple(targets),
-            hardware_compatibility=hardware_compatibility,
-            version_compatible=version_compatible,
-            builder_optimization_level=builder_optimization_level,
-            workspace=workspace,
-            min_shapes=min_shapes or {},
-            process_per_block=process_per_block,
-        ),
+        weights=weights,
+        targets=targets,
+        hardware_compatibility=hardware_compatibility,
+        version_compatible=version_compatible,
+        builder_optimization_level=builder_optimization_level,
+        workspace=workspace,
+        min_shapes=min_shapes,
+        process_per_block=process_per_block,
     )
     return build_with(options, model, folder, progress=progress)
+
+
+def options_of(
+    *,
+    precision: Precision = "fp32",
+    calibration: str | Path | RangeCache | None = None,
+    weight_only: bool = False,
+    exclude: Sequence[str] = (),
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    targets: Sequence[str] = (),
+    min_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    **others: Any,
+) -> BuildOptions:
+    """The keywords of `build` as one value; raises as `load_ranges`."""
+    if isinstance(calibration, (str, Path)):
+        calibration = load_ranges(Path(calibration))
+    of_tensorrt = {f.name: others.pop(f.name) for f in fields(TensorRTOptions) if f.name in others}
+    return BuildOptions(
+        precision=PrecisionOptions(precision, weight_only, calibration, tuple(exclude)),
+        shapes=shapes or {},
+        tensorrt=TensorRTOptions(
+            targets=tuple(targets), min_shapes=min_shapes or {}, **of_tensorrt
+        ),
+        **others,
+    )
 
 
 def build_with(
     options: BuildOptions, model: str | Path, folder: str | Path, *, progress: Progress = silent
 ) -> Manifest:
     """Build with the keywords of `build` as one value; returns and raises the same."""
+    if options.process_per_block:
+        return build_in_child(options, model, folder, progress=progress).manifest
     options = options.checked()
     progress("read", 0, 1)
     source = open_source(Path(model))
     options.limits(source.weights_bytes)  # refuses wrong sizes before anything is written
-    target = Path(folder)
-    if os.path.islink(target):
-        target = Path(os.path.realpath(target))  # a circle of links is refused below
-    with (
-        staging_directory(target) as staging,
-        working_folder(f".{target.name}.work.", target.parent) as work,
-    ):
-        building = import_model(options, source, work, progress)
-        graph = building.rewrite()
-        cut = building.cut(graph)
-        building = building.with_faster_styles(cut)
-        building.finish(cut, staging)
-    return load_manifest(target)
+    with build_folders(Path(folder)) as (staging, work):
+        build_into(options, source, staging, work, progress)
+    return load_manifest(target_of(Path(folder)))

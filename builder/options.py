@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from swapnet.builder.compilers.tensorrt.options import TensorRTOptions
 from swapnet.builder.cutting.limits import Limits, choose_limits
 from swapnet.builder.precision.convert import PrecisionOptions
-from swapnet.data.samples import Data
 from swapnet.errors import BackendUnavailableError, InputError
 from swapnet.executor.backends import best_backend
 from swapnet.tensorrt import TENSORRT
@@ -43,6 +43,9 @@ class BuildOptions:
     data
         Representative inputs, as `samples_of` takes them: to plan with and to measure on in place
         of seeded ones. Sizes that are not given are the largest of them.
+    process_per_block
+        Build in a process of its own, which returns all of its memory; TensorRT's compiler has one
+        for each block too.
     tensorrt
         Settings for ``tensorrt`` and ``tensorrt-rtx`` only.
     """
@@ -54,7 +57,8 @@ class BuildOptions:
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
-    data: Data | None = None
+    data: Any = None
+    process_per_block: bool = False
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
 
     def checked(self) -> BuildOptions:

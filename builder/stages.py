@@ -36,7 +36,7 @@ from swapnet.progress import Progress
 from swapnet.ranges import RANGES, save_ranges
 from swapnet.tensorrt import TENSORRT
 
-__all__ = ["Build", "import_model", "with_memory"]
+__all__ = ["Build", "build_into", "import_model", "with_memory"]
 
 _NARROWER = {None: 1, "float16": 2, "int8": 4}
 """Float32 bytes over stored ones."""
@@ -186,6 +186,23 @@ def with_memory(manifest: Manifest, memory: EngineMemory) -> Manifest:
     return msgspec.structs.replace(manifest, blocks=blocks, session_memory=memory.session_memory)
 
 
+def build_into(
+    options: BuildOptions, source: SourceModel, staging: Path, work: Path, progress: Progress
+) -> None:
+    """All stages: the engine into ``staging``, other files into ``work``.
+
+    Raises
+    ------
+    SwapnetError
+        As `swapnet.builder.build`.
+    OSError
+        A file can't be written.
+    """
+    building = import_model(options, source, work, progress)
+    cut = building.cut(building.rewrite())
+    building.with_faster_styles(cut).finish(cut, staging)
+
+
 def import_model(
     options: BuildOptions, source: SourceModel, work: Path, progress: Progress
 ) -> Build:
@@ -222,7 +239,9 @@ def import_model(
     limits = options.limits(converted.source.weights_bytes // narrower)
     compiler: Compiler
     if options.backend in TENSORRT:
-        compiler = TensorRTCompiler(options.backend, options.tensorrt, limits, work)
+        compiler = TensorRTCompiler(
+            options.backend, options.tensorrt, limits, work, options.process_per_block
+        )
     elif options.backend == "onnxruntime-cuda":
         compiler = OnnxRuntimeCudaCompiler()
     else:

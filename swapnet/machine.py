@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import re
+import resource
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,19 +27,25 @@ __all__ = [
     "anonymous_bytes",
     "available_memory_bytes",
     "device_count",
+    "family_peak_bytes",
     "filesystem_of",
     "first_gpu",
     "forget_peak",
     "huge_page_bytes",
     "kernel_module_version",
     "memory_bytes",
+    "memory_to_measure_in_bytes",
     "peak_anonymous_bytes",
     "peak_resident_bytes",
     "processor_name",
     "storage_device",
+    "usable_memory_bytes",
 ]
 
 _DRIVER = "libcuda.so.1"
+
+_MEASURING_SHARE = 3
+"""Share of the machine's memory that a model takes while it is measured."""
 
 _MAJOR, _MINOR = 75, 76
 """``CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR`` and ``…_MINOR``."""
@@ -226,6 +233,28 @@ def available_memory_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
     lines = meminfo.read_text().splitlines() if meminfo.exists() else []
     found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
     return 1024 * int(next(found, 0))
+
+
+def usable_memory_bytes() -> int:
+    """Memory that the host can give, or the kernel's limit for this process where it is lower."""
+    return min(memory_bytes(), available_memory_bytes() or memory_bytes())
+
+
+def memory_to_measure_in_bytes() -> int:
+    """Memory that a model may take while it is measured; where that is less, it is swapped."""
+    return memory_bytes() // _MEASURING_SHARE
+
+
+def family_peak_bytes(children_bytes: int = 0) -> int:
+    """The most resident memory of this process, or of it as it is now and its largest descendant.
+
+    Parameters
+    ----------
+    children_bytes
+        The same of a child that had children of its own.
+    """
+    largest = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return max(peak_resident_bytes(), _status_bytes("VmRSS") + max(largest, children_bytes))
 
 
 def peak_resident_bytes() -> int:

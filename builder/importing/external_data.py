@@ -19,7 +19,7 @@ from swapnet.tensors import ELEMENT_BYTES, ONNX_TYPES
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["ExternalData", "Part", "check_tensors"]
+__all__ = ["ExternalData", "Part", "check_tensors", "stored_bytes", "stored_tensors"]
 
 _ELEMENT_BITS = {
     **{number: 8 * ELEMENT_BYTES[name] for name, number in ONNX_TYPES.items()},
@@ -100,7 +100,8 @@ def check_tensors(path: Path, proto: onnx.ModelProto) -> tuple[int, ExternalData
     Returns
     -------
     tuple
-        Bytes of all stored tensors, those of sparse ones as dense, and the external data.
+        Bytes of all stored tensors, those of sparse ones as dense, and the external data in other
+        files than the model's own.
 
     Raises
     ------
@@ -110,14 +111,17 @@ def check_tensors(path: Path, proto: onnx.ModelProto) -> tuple[int, ExternalData
     """
     total = 0
     parts: list[Part] = []
-    folders = {os.path.realpath(path.parent), os.path.dirname(os.path.realpath(path))}
-    for tensor, dims in _tensors_of_model(proto):
+    own = os.path.realpath(path)
+    folders = {os.path.realpath(path.parent), os.path.dirname(own)}
+    for tensor, dims in stored_tensors(proto):
         if min(dims, default=0) < 0:
             raise _invalid(path, tensor, f"has the shape {'x'.join(map(str, dims))}")
-        total += _nbytes(dims, tensor.data_type)
-        nbytes = _nbytes(tensor.dims, tensor.data_type)
+        total += stored_bytes(dims, tensor.data_type)
+        nbytes = stored_bytes(tensor.dims, tensor.data_type)
         if tensor.data_location == tensor.EXTERNAL:
-            parts.append(_part(path, folders, tensor, nbytes))
+            part = _part(path, folders, tensor, nbytes)
+            if os.path.realpath(part.file) != own:
+                parts.append(part)
         elif tensor.HasField("raw_data") and nbytes not in (0, len(tensor.raw_data)):
             stored = f"has {len(tensor.raw_data)} bytes, its type and shape take {nbytes}"
             raise _invalid(path, tensor, stored)
@@ -197,11 +201,12 @@ def _invalid(path: Path, tensor: onnx.TensorProto, fault: str) -> ModelError:
     )
 
 
-def _nbytes(dims: Iterable[int], data_type: int) -> int:
+def stored_bytes(dims: Iterable[int], data_type: int) -> int:
+    """Bytes of a tensor of a ``TensorProto.DataType``; 0 where they are not known."""
     return (prod(dims) * _ELEMENT_BITS.get(data_type, 0) + 7) // 8
 
 
-def _tensors_of_model(
+def stored_tensors(
     proto: onnx.ModelProto,
 ) -> Iterator[tuple[onnx.TensorProto, Sequence[int]]]:
     """Initialisers and constants with their dense dimensions, in bodies and functions too."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 from math import prod
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING
 
 from swapnet.arrays import Array, save_npz
 from swapnet.builder.importing.graph import Graph, Value
@@ -25,6 +25,9 @@ from swapnet.sampling import sample_inputs
 from swapnet.shapes import as_option, as_title, given_sizes, input_shapes, shapes_of
 from swapnet.symbols import as_sizes, check_fixed, model_symbols, refusal_text
 from swapnet.tensors import ONNX_TYPES
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 __all__ = ["plan_shapes", "plan_sizes", "plan_smallest"]
 
@@ -125,6 +128,10 @@ def _repairs(
             yield from ({**sizes, symbol: number} for number in others)
 
 
+_BFLOAT16_SINCE = 13
+"""The operator set since which Shape takes bfloat16."""
+
+
 def plan_shapes(
     graph: Graph,
     types_path: Path,
@@ -139,7 +146,8 @@ def plan_shapes(
     graph
         An optimised graph, not sliced yet.
     types_path
-        The same graph as a model in which every value is an output; run where shapes are symbolic.
+        The same graph as a model in which every value is an output; where shapes are symbolic its
+        operators run for each sample, and each value lives until its last reader is done.
     shapes, option
         Shapes of inputs that the user gave, and the option that gave them.
     samples
@@ -239,15 +247,16 @@ def _largest(
 
     The sample with the largest values together comes first; one that was made of it never does.
     """
-    session = open_session(path, quiet_options(optimise=False))
+    asked = {name for name in unknown if _takes_shape(graph, graph.values[name])}
+    session = _session_of_shapes(path, unknown, asked)
     if not samples:
-        return _seeded_shapes(session, graph, planned, unknown, option), []
+        return _seeded_shapes(session, graph, planned, unknown, option, asked), []
     found: dict[str, Shape] = {}
     holder: dict[str, Sample] = {}
     totals: dict[Sample, int] = {}
     for sample in samples:
         try:
-            shapes = _shapes(session, graph, sample.arrays(graph.inputs), unknown)
+            shapes = _shapes(session, graph, sample.arrays(graph.inputs), unknown, asked)
         except Exception as error:
             if sample.optional:
                 continue
@@ -266,17 +275,33 @@ def _largest(
 
 
 def _shapes(
-    session: Any, graph: Graph, feeds: Mapping[str, Array], unknown: Sequence[str]
+    session: ort.InferenceSession,
+    graph: Graph,
+    feeds: Mapping[str, Array],
+    names: Sequence[str],
+    asked: Collection[str] = (),
 ) -> dict[str, Shape]:
-    outputs = session.run_with_ort_values(list(unknown), _ort_values(feeds, graph.inputs))
+    """Shapes of values: outputs of the session, or of those ``asked`` for, whose shapes are."""
+    outputs = session.run_with_ort_values(
+        [_output(name, asked) for name in names], _ort_values(feeds, graph.inputs)
+    )
     return {
-        name: tuple(value.shape()) if value.is_tensor() else ()
-        for name, value in zip(unknown, outputs, strict=True)
+        name: tuple(map(int, value.numpy()))
+        if name in asked
+        else tuple(value.shape())
+        if value.is_tensor()
+        else ()
+        for name, value in zip(names, outputs, strict=True)
     }
 
 
 def _seeded_shapes(
-    session: Any, graph: Graph, planned: Mapping[str, Shape], names: Sequence[str], option: str
+    session: ort.InferenceSession,
+    graph: Graph,
+    planned: Mapping[str, Shape],
+    names: Sequence[str],
+    option: str,
+    asked: Collection[str] = (),
 ) -> dict[str, Shape]:
     """Shapes of values for seeded inputs of the planned shapes."""
     limits = {
@@ -290,7 +315,7 @@ def _seeded_shapes(
         shapes={v.name: v.shape for v in graph.inputs},
     )
     try:
-        return _shapes(session, graph, feeds, names)
+        return _shapes(session, graph, feeds, names, asked)
     except Exception as error:
         raise _refused_seeded(graph, planned, option, error) from error
 
@@ -310,6 +335,45 @@ def _refused_seeded(
         hint=f"give inputs that it runs on: {given}"
         + (f"; or the shapes that it is used with: {option} name:1x3x224x224" if is_open else ""),
     )
+
+
+def _takes_shape(graph: Graph, value: Value) -> bool:
+    """Whether the operator Shape reads such a value; else it becomes an output."""
+    opset = next((o.version for o in graph.opset_imports if o.domain in ("", "ai.onnx")), 0)
+    return opset >= (_BFLOAT16_SINCE if value.dtype == "bfloat16" else 1) and (
+        value.dtype in ONNX_TYPES
+    )
+
+
+def _session_of_shapes(
+    path: Path, names: Sequence[str], asked: Collection[str]
+) -> ort.InferenceSession:
+    """A session with an output for each name: its shape where it is asked for, else the value.
+
+    Shapes go first in the order that is chosen: a value is free as soon as its readers are done.
+    """
+    import onnx
+    import onnxruntime as ort
+    from onnx import helper
+
+    proto = onnx.load_model(path, load_external_data=False)
+    outputs = [_output(name, asked) for name in names]
+    proto.graph.node.extend(
+        helper.make_node("Shape", [name], [output])
+        for name, output in zip(names, outputs, strict=True)
+        if name in asked
+    )
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=output) for output in outputs)
+    written = path.with_suffix(".shapes.onnx")
+    onnx.save_model(proto, written)
+    options = quiet_options(optimise=False)
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    return open_session(written, options)
+
+
+def _output(name: str, asked: Collection[str]) -> str:
+    return f"{name}/swapnet.shape" if name in asked else name
 
 
 def _ort_values(feeds: Mapping[str, object], inputs: tuple[Value, ...]) -> dict[str, object]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from swapnet.builder.importing.external_data import ExternalData, check_tensors
 from swapnet.builder.importing.graph import bodies
+from swapnet.builder.importing.stripped import stripped
 from swapnet.errors import InputError, ModelError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ _ORIGINAL = "give the original with --model, or leave --compare out"
 
 @dataclass(frozen=True)
 class SourceModel:
-    """An ONNX file with its external data left on disk."""
+    """An ONNX file with its weights left on disk, as external data."""
 
     path: Path
     proto: onnx.ModelProto
@@ -109,7 +110,7 @@ def original_model(manifest: Manifest, given: Path | None = None) -> Path:
 
 
 def open_source(path: Path) -> SourceModel:
-    """Read an ONNX file without its external data.
+    """Read an ONNX file without its weights: large tensors in it become external data of it.
 
     Raises
     ------
@@ -127,7 +128,12 @@ def open_source(path: Path) -> SourceModel:
             hint="give the path of an .onnx file",
         )
     try:
-        proto = onnx.load_model(path, load_external_data=False)
+        without_weights = stripped(path)
+        proto = (
+            onnx.load_model_from_string(without_weights.model)
+            if without_weights
+            else onnx.load_model(path, load_external_data=False)
+        )
     except (DecodeError, ValueError, OSError) as error:
         raise ModelError(
             f"{path} is not a readable ONNX file",

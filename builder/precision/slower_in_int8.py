@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from swapnet.builder.importing.graph import copied
+from swapnet.builder.importing.inferred import inferred_shapes
 from swapnet.builder.precision.selection import weighted
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def slower_in_int8(
     chosen = weighted(proto.graph, exclude=exclude)
     forms = measure_forms(
         [one.node for one in chosen],
-        _planned(proto, shapes),
+        inferred_shapes(proto, shapes),
         {t.name: tuple(t.dims) for t in proto.graph.initializer},
     )
     return frozenset(
@@ -38,29 +38,3 @@ def slower_in_int8(
         for one in chosen
         if one.node.output[0] in forms and forms[one.node.output[0]].choice == "weight-only"
     )
-
-
-def _planned(
-    proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[int, ...]]:
-    """Shapes of values; what can't be inferred is left out."""
-    from onnx import shape_inference
-
-    given = copied(proto)
-    initialised = {tensor.name for tensor in proto.graph.initializer}
-    for value in given.graph.input:
-        if value.name in initialised:
-            continue
-        dims = value.type.tensor_type.shape.dim
-        known = shapes.get(value.name)
-        for axis, dim in enumerate(dims):
-            fits = known is not None and len(known) == len(dims)
-            dim.dim_value = known[axis] if known and fits else dim.dim_value or 1
-    for value in given.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    inferred = shape_inference.infer_shapes(given, data_prop=True)
-    return {
-        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
-        if all(dim.dim_value > 0 for dim in value.type.tensor_type.shape.dim)
-    }

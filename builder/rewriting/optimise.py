@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from swapnet.builder.importing.constants import INLINE_BELOW_BYTES, read_weights
 from swapnet.builder.importing.graph import Graph, Value, bodies, copied, in_execution_order
 from swapnet.builder.importing.sessions import open_session, quiet_options
 from swapnet.builder.importing.source import SourceModel
+from swapnet.builder.importing.stripped import stripped
 from swapnet.builder.rewriting.convolutions_as_products import has_quantised, product_forms
 from swapnet.builder.rewriting.products_as_convolutions import NCHWC, has_products, pack_products
 from swapnet.data.spool import Sample
@@ -269,8 +271,15 @@ def save_optimised(
     options.add_session_config_entry(
         "session.optimized_model_external_initializers_min_size_in_bytes", str(INLINE_BELOW_BYTES)
     )
+    model: Path | bytes = source
+    without_weights = stripped(real := Path(os.path.realpath(source)))
+    if without_weights and not (without_weights.mixed and source.is_symlink()):
+        model = without_weights.model
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(real.parent)
+        )
     try:
-        open_session(source, options, disabled)
+        open_session(model, options, disabled)
     except ModelError as error:
         if str(folder / stem) in error.why:
             raise OSError(errno.ENOSPC, error.why) from error

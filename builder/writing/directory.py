@@ -16,7 +16,7 @@ from swapnet.profile import PROFILE
 from swapnet.ranges import RANGES
 from swapnet.shapes import SAMPLES, SHAPES
 
-__all__ = ["staging_directory"]
+__all__ = ["build_folders", "filling", "staging_directory", "target_of"]
 
 _ENGINE = {MANIFEST, WEIGHTS, "blocks", PROFILE, RANGES, SHAPES, SAMPLES, CURVE}
 """All that an engine directory holds, hidden files aside."""
@@ -49,19 +49,52 @@ def staging_directory(target: Path) -> Iterator[Path]:
             raise _refused(target, error) from error
         try:
             staging.chmod(0o755)
-            try:
+            with filling(target):
                 yield staging
-            except OSError as error:
-                if _is_refusal(error, staging.parent / f".{target.name}."):
-                    raise
-                raise StorageError(
-                    f"building {target} failed",
-                    why=str(error),
-                    hint="build it again; if it fails again, report it with this message",
-                ) from error
             _replace(staging, target)
         except OSError as error:
             raise _refused(target, error) from error
+
+
+@contextmanager
+def build_folders(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """`staging_directory`, and a folder beside it for files on their way; raises the same.
+
+    A link stays, and the folder that it leads to is replaced.
+    """
+    target = target_of(folder)
+    with (
+        staging_directory(target) as staging,
+        working_folder(f".{target.name}.work.", target.parent) as work,
+    ):
+        yield staging, work
+
+
+def target_of(folder: Path) -> Path:
+    """The folder that is replaced by a build."""
+    # A circle of links is refused by `staging_directory`.
+    return Path(os.path.realpath(folder)) if os.path.islink(folder) else folder
+
+
+@contextmanager
+def filling(target: Path) -> Iterator[None]:
+    """Errors of the system while files of an engine are written, as our own.
+
+    Raises
+    ------
+    StorageError
+        The block raises an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if _is_refusal(error, target.parent / f".{target.name}."):
+            raise _refused(target, error) from error
+        raise StorageError(
+            f"building {target} failed",
+            why=str(error),
+            hint="build it again; if it fails again, report it with this message",
+        ) from error
 
 
 def _put_back(target: Path) -> None:

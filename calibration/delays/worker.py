@@ -32,12 +32,12 @@ from swapnet.calibration.delays.requests import (
 )
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
-from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.probing.reader import BackgroundReader
+from swapnet.executor.probing.twin import Twin
 from swapnet.executor.samples import sample_of
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
-from swapnet.machine import memory_bytes
+from swapnet.machine import memory_to_measure_in_bytes
 from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest
 from swapnet.process.failure import Failed
 from swapnet.process.serve import Parent, serve
@@ -47,7 +47,7 @@ from swapnet.progress import Progress
 __all__ = ["Answer", "Failed", "Found", "Job", "Reached", "measure_profile"]
 
 _SHARE = 3
-"""Share of the machine's memory: the model is held twice."""
+"""Share of a GPU's memory: the model is held twice."""
 
 _LEAST_SHARE = 0.25
 """Share of the weights in memory, of a model that does not fit on a GPU."""
@@ -102,15 +102,12 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
     inputs = sample_of(engine)
     mode = LoadMode.parse(job.load_mode)
 
-    def opened(options: PlanOptions) -> SwapExecutor:
-        return SwapExecutor(engine, budget, load_mode=mode, options=options)
-
     nbytes = manifest.weights_nbytes // EXTENT_ALIGNMENT * EXTENT_ALIGNMENT
     progress("open", 0, 1)
     with (
         closing(WeightFile(engine.folder / WEIGHTS, mode)) as storage,
-        opened(MERGED) as merged,
-        opened(APART) as apart,
+        SwapExecutor(engine, budget, load_mode=mode, options=MERGED) as merged,
+        Twin(engine, budget, other=merged, load_mode=mode, options=APART) as apart,
     ):
         meter = RequestMeter(storage, nbytes, max(size * readers for size, readers in PAIRS))
         requests = job.requests
@@ -148,7 +145,10 @@ def _budget(engine: Engine) -> Budget:
         share = max(_LEAST_SHARE, min(1.0, most / max(needed.weights_bytes, 1)))
         return Budget.parse(f"weights:{share:.0%}")
     smallest, _ = smallest_budget(manifest)
-    return Budget(max(smallest, min(needed.total_bytes, memory_bytes() // _SHARE)))
+    share_bytes = memory_to_measure_in_bytes()
+    # Two executors: what they hold once may take the shares of both.
+    held_once = needed.total_bytes <= 2 * share_bytes
+    return Budget(max(smallest, needed.total_bytes if held_once else share_bytes))
 
 
 def needs_of(manifest: Manifest) -> tuple[Need, ...]:

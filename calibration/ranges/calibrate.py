@@ -26,6 +26,7 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import demand
+from swapnet.machine import memory_to_measure_in_bytes
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.progress import Progress, silent
 from swapnet.ranges import METHODS, Method, Range, RangeCache
@@ -71,7 +72,8 @@ def calibrate_ranges(
     percentile
         Percentile of absolute values, above 0, at most 100, for that method.
     budget
-        Budget of the model; a quarter of it is for the tensors of a group.
+        Budget of the model; a quarter of it is for the tensors of a group. A share of the demand
+        is never more than a third of the machine's memory, where that is enough.
     memory_limit
         Run under the kernel's limit of the fixed cost and the budget; needs root.
     shapes
@@ -260,6 +262,8 @@ class _Passes:
             Demand(weights_bytes, needed.other_bytes + kept, needed.smallest_bytes + kept)
         )
         smallest, reason = smallest_budget(manifest)
+        if self.budget.of == "demand":
+            total = min(total, max(smallest + kept, memory_to_measure_in_bytes()))
         if total < smallest + kept:
             raise BudgetError(
                 f"{self.model.source.name} can't be calibrated in {format_size(total)}",

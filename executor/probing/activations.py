@@ -70,6 +70,8 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
     ------
     ModelError
         A block does not run on seeded inputs, or the child fails.
+    ProcessDied
+        The child was killed.
     """
     job = Job(str(folder), {name: tuple(shape) for name, shape in (shapes or {}).items()})
     try:
@@ -77,6 +79,8 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
             _MODULE, job, Measurement | Failed, lambda measured: measured, verb="measures blocks"
         )
     except ProcessDied as error:
+        if error.was_killed:
+            raise
         raise ModelError(
             "the blocks can't be measured", why=f"{error.what}: {error.why}", hint=error.hint
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import progress
-from swapnet.cli.engine import planned_for, say, seeded_values, unswappable
+from swapnet.cli.engine import build_apart, planned_for, say, seeded_values, unswappable
 from swapnet.cli.options import PATH, shapes_option, shapes_option_named
 from swapnet.cli.precision import (
     DATA_OPTIONS,
@@ -107,7 +106,9 @@ __all__ = ["build_engine", "command"]
 )
 @shapes_option_named("--min-shapes", "TensorRT: smallest input shapes. [default: 1 where symbolic]")
 @click.option(
-    "--process-per-block", is_flag=True, help="TensorRT: compile each block in its own process."
+    "--process-per-block",
+    is_flag=True,
+    help="TensorRT: compile each block in its own process. The rest of a build always has one.",
 )
 def command(
     model: Path, output: Path | None, measure: bool, targets: str | None, **options: Any
@@ -161,12 +162,12 @@ def build_engine(model: Path, folder: Path, *, measure: bool, **options: Any) ->
     ``options`` are those of `swapnet.builder.build`.
     """
     from swapnet import calibration
-    from swapnet.builder import build
     from swapnet.executor.backends import can_run
+    from swapnet.machine import family_peak_bytes
 
     started = time.perf_counter()
     with progress(folder.name) as report:
-        manifest = build(model, folder, progress=report, **options)
+        manifest, peak_bytes = build_apart(model, folder, report, **options)
         if measure and can_run(manifest.compiled.backend):
             report("measure", 0, 1)
             try:
@@ -174,13 +175,11 @@ def build_engine(model: Path, folder: Path, *, measure: bool, **options: Any) ->
             except SwapnetError as error:
                 click.echo(f"{folder} was built but not measured: {error}", err=True)
     seconds = time.perf_counter() - started
-    peak = 1024 * max(
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    peak_bytes = max(peak_bytes, family_peak_bytes())
     click.echo(
         f"{folder}: {len(manifest.blocks)} blocks, {format_size(manifest.weights_nbytes)} of "
-        f"weights, built in {seconds:.1f} s with at most {format_size(peak)} of memory",
+        f"weights, built in {seconds:.1f} s with at most {format_size(peak_bytes)} of memory, "
+        "mapped files included",
         err=True,
     )
     for line in unswappable(manifest):

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from swapnet.data.samples import Data
     from swapnet.executor.engine import Engine
     from swapnet.manifest import Manifest
+    from swapnet.progress import Progress
 
 __all__ = [
+    "build_apart",
     "engine_or_model",
     "is_model",
     "open_engine",
@@ -187,22 +189,59 @@ def engine_or_model(
             )
         yield path
         return
-    from swapnet.builder import build
-
     with ExitStack() as opened:
         folder = _working_folder(opened) / path.stem
         with progress(path.name) as report:
-            build(
+            build_apart(
                 path,
                 folder,
+                report,
                 backend="onnxruntime",
                 shapes=dict(shapes),
                 dims=dims,
                 data=data,
-                progress=report,
                 **options,
             )
         yield folder
+
+
+def build_apart(
+    model: Path, folder: Path, report: Progress, **options: Any
+) -> tuple[Manifest, int]:
+    """Build in a process of its own, and say first how much memory that needs.
+
+    Parameters
+    ----------
+    model, folder
+        ONNX file and engine directory.
+    report
+        Takes the progress.
+    options
+        Options of `swapnet.builder.build`.
+
+    Returns
+    -------
+    tuple
+        The manifest, and the most bytes that were resident at once in this process and its
+        children.
+
+    Raises
+    ------
+    SwapnetError
+        As `swapnet.builder.build`.
+    """
+    from swapnet.builder.build import options_of
+    from swapnet.builder.child import build_in_child
+    from swapnet.machine import family_peak_bytes, usable_memory_bytes
+
+    def announce(needed_bytes: int) -> None:
+        line = f"{folder}: needs at most about {format_size(needed_bytes)} of memory"
+        if (usable_bytes := usable_memory_bytes()) < needed_bytes:
+            line += f", {format_size(usable_bytes)} is available: the kernel may end it"
+        say(line)
+
+    built = build_in_child(options_of(**options), model, folder, progress=report, announce=announce)
+    return built.manifest, family_peak_bytes(built.peak_bytes)
 
 
 def _working_folder(opened: ExitStack) -> Path:

@@ -27,7 +27,15 @@ _AGAIN = "run it again; if it fails again, report it with this message"
 
 
 class ProcessDied(BackendError):
-    """A child process ended without an answer."""
+    """A child process ended without an answer.
+
+    Attributes
+    ----------
+    was_killed : bool
+        By SIGKILL, as the kernel does where memory is short.
+    """
+
+    was_killed = False
 
 
 class Child:
@@ -177,8 +185,10 @@ class Child:
                 hint=_AGAIN,
             )
         is_memory = status == -signal.SIGKILL
-        return ProcessDied(
+        died = ProcessDied(
             f"{self._who} was killed by signal {-status} ({signal.strsignal(-status)})",
             why="likely out of memory" if is_memory else last_line,
             hint="free some memory, or give a smaller budget" if is_memory else _AGAIN,
         )
+        died.was_killed = is_memory
+        return died

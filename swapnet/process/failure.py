@@ -23,7 +23,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 def failure_of(error: SwapnetError) -> Failed:
     """The answer for an error."""
     smallest = error.smallest_bytes if isinstance(error, BudgetError) else None
-    return Failed(type(error).__name__, error.what, error.why, error.hint, smallest)
+    kind = next(base.__name__ for base in type(error).__mro__ if hasattr(errors, base.__name__))
+    return Failed(kind, error.what, error.why, error.hint, smallest)
 
 
 def raised(failed: Failed) -> SwapnetError:

@@ -38,7 +38,6 @@ def rtx() -> None:
         ((*RTX, "--smallest-budget", "1KiB"), ("1024", "16384")),
         ((*RTX, "--min-shapes", "other:1"), ("--min-shapes", "other")),
         (("--weights", "external"), ("--weights", "onnxruntime")),
-        (("--process-per-block",), ("--process-per-block", "tensorrt-rtx")),
         (("--backend", "tensorrt", "--target", "sm86"), ("--hardware-compatibility",)),
     ],
 )

@@ -46,7 +46,8 @@ STAGES = (
     ("precision", "cutting"),
     ("compilers",),
     ("writing", "options"),
-    ("stages",),
+    ("stages", "needs"),
+    ("child",),
     ("build",),
     ("one_operator",),
 )

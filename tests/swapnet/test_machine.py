@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from swapnet import machine
 from swapnet.machine import Gpu, first_gpu, huge_page_bytes, memory_bytes, storage_device
 from swapnet.process.cgroup import MemoryGroup, is_available
 
@@ -149,3 +151,18 @@ def test_the_driver_is_asked_for_its_first_gpu(
 def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swapnet.machine._DRIVER", "libnothing-of-this-name.so")
     assert first_gpu() is None
+
+
+def test_usable_memory_is_no_more_than_the_host_has_or_the_kernel_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for free, allowed in ((3 << 20, 8 << 20), (8 << 20, 3 << 20), (0, 3 << 20)):
+        monkeypatch.setattr(machine, "available_memory_bytes", partial(int, free))
+        monkeypatch.setattr(machine, "memory_bytes", partial(int, allowed))
+        assert machine.usable_memory_bytes() == 3 << 20
+
+
+def test_the_peak_of_a_family_holds_a_child_beside_this_process() -> None:
+    alone = machine.family_peak_bytes()
+    assert alone >= machine.peak_resident_bytes()
+    assert machine.family_peak_bytes(1 << 40) > 1 << 40

@@ -60,6 +60,8 @@ class TensorRTCompiler:
         Workspace and memory of kernels.
     work
         Folder for the temporary models of blocks.
+    process_per_block
+        Compile each block in a process of its own, which returns all of its memory.
     measured_ms
         Milliseconds of each style, by block, where they were measured (`measure_styles`).
     """
@@ -68,6 +70,7 @@ class TensorRTCompiler:
     options: TensorRTOptions
     limits: Limits
     work: Path
+    process_per_block: bool = False
     measured_ms: Mapping[int, Mapping[WeightStyle, float]] = field(default_factory=dict)
     suffix: ClassVar[str] = ".plan"
     inplace: ClassVar[bool] = False
@@ -186,7 +189,7 @@ class TensorRTCompiler:
         def report(done: int, total: int) -> None:
             progress(f"compile {piece.title}", done, total)
 
-        compile_ = compile_in_child if options.process_per_block else compile_engine
+        compile_ = compile_in_child if self.process_per_block else compile_engine
         try:
             activation_bytes = compile_(job, report)
         except ModelError as error:

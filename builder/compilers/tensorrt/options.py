@@ -46,8 +46,6 @@ class TensorRTOptions:
         Limit of a block's kernel scratch, a size or bytes.
     min_shapes
         Smallest shapes of model inputs; symbolic dimensions that are not given may be 1.
-    process_per_block
-        Compile each block in a process of its own, which returns all of its memory.
     """
 
     weights: str | None = None
@@ -57,7 +55,6 @@ class TensorRTOptions:
     builder_optimization_level: int | None = None
     workspace: str | int | None = None
     min_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    process_per_block: bool = False
 
     @property
     def given(self) -> list[str]:

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto
 
 from swapnet.arrays import save_npz
+from swapnet.builder.importing import shapes
 from swapnet.builder.importing.graph import Graph
+from swapnet.builder.importing.sessions import open_session
 from swapnet.builder.importing.shapes import plan_smallest
 from swapnet.builder.rewriting.optimise import TYPES
 from swapnet.data.spool import Sample
@@ -65,3 +69,22 @@ def test_the_smallest_shapes_run_on_a_sample_that_is_cut_off(
     assert [value.planned for value in graph.outputs] == [(8, 32)]
     smallest = plan_smallest(graph, tmp_path / TYPES, {"x": (1, 64)})
     assert [smallest.values[value.name].smallest for value in graph.outputs] == [(2, 32)]
+
+
+@pytest.mark.parametrize(("toy", "whole"), [("dynamic", 0), ("sequence", 1)])
+def test_the_run_gives_shapes_and_only_what_has_none_whole(
+    import_model: Callable[..., Graph], monkeypatch: pytest.MonkeyPatch, toy: str, whole: int
+) -> None:
+    opened: list[onnxruntime.InferenceSession] = []
+
+    def keep(*arguments: Any) -> onnxruntime.InferenceSession:
+        opened.append(open_session(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(shapes, "open_session", keep)
+    graph = import_model(TOYS[toy].make())
+    outputs = opened[0].get_outputs()
+    assert len(outputs) > whole
+    others = [o for o in outputs if (o.type, len(o.shape)) != ("tensor(int64)", 1)]
+    assert [o.type for o in others] == ["seq(tensor(float))"] * whole
+    assert all(value.planned or value.name == others[0].name for value in graph.values.values())

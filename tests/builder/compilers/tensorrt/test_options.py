@@ -56,5 +56,4 @@ def test_all_of_tensorrt_at_once() -> None:
             version_compatible=True,
             builder_optimization_level=5,
             workspace="1MiB",
-            process_per_block=True,
         ).check(TENSORRT)

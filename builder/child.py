@@ -1,0 +1,175 @@
+"""A build in a process of its own: its memory returns to the system, and the kernel may end it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from swapnet.builder.importing.inputs import inputs_of
+from swapnet.builder.importing.source import open_source
+from swapnet.builder.needs import needed_bytes
+from swapnet.builder.options import BuildOptions
+from swapnet.builder.stages import build_into
+from swapnet.builder.writing.directory import build_folders, filling, target_of
+from swapnet.data.samples import samples_of
+from swapnet.data.spool import spool
+from swapnet.errors import BackendError
+from swapnet.files import working_folder
+from swapnet.machine import family_peak_bytes, usable_memory_bytes
+from swapnet.manifest import Manifest, load_manifest
+from swapnet.process.child import Child, ProcessDied
+from swapnet.process.serve import Parent, serve
+from swapnet.progress import Progress
+from swapnet.units import format_size
+
+__all__ = ["BuiltApart", "build_in_child"]
+
+_MODULE = "swapnet.builder.child"
+
+
+class Job(msgspec.Struct, frozen=True):
+    """Model to build; the engine directory is ``target``, for messages."""
+
+    options: BuildOptions
+    model: str
+    target: str
+
+
+class Folders(msgspec.Struct, frozen=True):
+    """Folders of the parent, which removes them however this process ends."""
+
+    staging: str
+    work: str
+
+
+class Read(msgspec.Struct, frozen=True, tag=True):
+    """The model is read: the build needs about this much memory."""
+
+    needed_bytes: int
+
+
+class Reached(msgspec.Struct, frozen=True, tag=True):
+    """Progress: parts of a stage that are done."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class Built(msgspec.Struct, frozen=True, tag=True):
+    """The last answer: the most memory that was resident, with children."""
+
+    peak_bytes: int
+
+
+class BuiltApart(NamedTuple):
+    """An engine's manifest, and the most bytes that were resident in the child and its children."""
+
+    manifest: Manifest
+    peak_bytes: int
+
+
+def build_in_child(
+    options: BuildOptions,
+    model: str | Path,
+    folder: str | Path,
+    *,
+    progress: Progress,
+    announce: Callable[[int], None] | None = None,
+) -> BuiltApart:
+    """Build in a child process; nothing stays behind if the kernel kills it.
+
+    Parameters
+    ----------
+    options, model, folder, progress
+        As for `swapnet.builder.build_with`.
+    announce
+        Called with the memory that the build needs, in bytes, before it starts.
+
+    Raises
+    ------
+    SwapnetError
+        As `swapnet.builder.build_with`.
+    BackendError
+        The process was killed, or died of another cause.
+    """
+    target = str(target_of(Path(folder)))
+    progress("read", 0, 1)
+    read = Read(0)
+    with (
+        _sendable(options.checked(), Path(model)) as sendable,
+        _explained(target, lambda: read.needed_bytes),
+        Child(_MODULE, "the process that builds") as child,
+    ):
+        child.tell(Job(sendable, str(model), target))
+        read = msgspec.convert(child.hear(), Read)
+        if announce is not None:
+            announce(read.needed_bytes)
+        # The child ends before its folders are removed: it would go on writing into them.
+        with build_folders(Path(folder)) as (staging, work), closing(child):
+            child.tell(Folders(str(staging), str(work)))
+            while isinstance(answer := _answer(child), Reached):
+                progress(answer.stage, answer.done, answer.total)
+    return BuiltApart(load_manifest(target_of(Path(folder))), answer.peak_bytes)
+
+
+@contextmanager
+def _sendable(options: BuildOptions, model: Path) -> Iterator[BuildOptions]:
+    """The options with the name of a folder in place of data that is in this process's memory."""
+    if options.data is None or isinstance(options.data, (str, Path)):
+        yield replace(options, data=options.data and str(options.data))
+        return
+    inputs = inputs_of(open_source(model).proto.graph)
+    with working_folder("swapnet-data-") as folder:
+        spool(samples_of(options.data, inputs, options.shapes), inputs, folder)
+        yield replace(options, data=str(folder))
+
+
+def _answer(child: Child) -> Reached | Built:
+    return msgspec.convert(child.hear(), Reached | Built)
+
+
+@contextmanager
+def _explained(target: str, needed_bytes: Callable[[], int]) -> Iterator[None]:
+    """Say what is known of memory where a child was killed; 0 where the model was not read."""
+    try:
+        yield
+    except ProcessDied as error:
+        if not error.was_killed:
+            raise
+        nbytes = needed_bytes()
+        needed = f"it needs at most about {format_size(nbytes)}, " if nbytes else ""
+        raise BackendError(
+            f"{target} could not be built: {error.what}",
+            why=f"{error.why}: {needed}{format_size(usable_memory_bytes())} is available",
+            hint="free some memory, or build with --portable on a larger machine and copy the "
+            "folder",
+        ) from error
+
+
+def work(parent: Parent) -> None:
+    """Build what the parent asks for."""
+    job = parent.job(Job)
+    source = open_source(Path(job.model))
+    read = Read(needed_bytes(source, job.options))
+    parent.answer(read)
+    for folders in parent.commands(Folders):
+        with filling(Path(job.target)), _explained(job.target, lambda: read.needed_bytes):
+            build_into(
+                job.options,
+                source,
+                Path(folders.staging),
+                Path(folders.work),
+                lambda *told: parent.answer(Reached(*told)),
+            )
+        parent.answer(Built(family_peak_bytes()))
+
+
+if __name__ == "__main__":
+    sys.exit(serve(work))
