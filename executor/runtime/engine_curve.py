@@ -59,6 +59,11 @@ class EngineCurve:
         """Memory beside weights, alone in a process: a part of each of its budgets."""
         return usage(self.engine.manifest).total_bytes
 
+    @property
+    def largest_bytes(self) -> int:
+        """The largest share that it can use: all of its weights."""
+        return max(point.budget_bytes for point in self.curve) - self.alone_bytes
+
     def claim(self, name: str, objectives: Objectives) -> Claim:
         """Claim of the engine to the memory for weights."""
         options = tuple(map(self.option, self.curve))

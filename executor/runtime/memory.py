@@ -9,10 +9,16 @@ from swapnet.executor.planning.layout import is_placed
 from swapnet.executor.planning.usage import demand, least_weights_bytes, page_table_bytes, usage
 from swapnet.manifest import Manifest
 
-__all__ = ["is_interruptible", "scratch_bytes", "together"]
+__all__ = ["is_interruptible", "scratch_bytes", "sizes_may_depend_on_data", "together"]
 
 _ENGINE_BYTES = 1 << 19
 """For each engine: its thread, its queue and its curve; the rest is measured alone."""
+
+
+_SIZED_BY_DATA = frozenset(
+    ("Compress", "Expand", "If", "Loop", "NonMaxSuppression", "NonZero", "Range", "Tile", "Unique")
+)
+"""Operators whose outputs are as large as values of their inputs say; bodies may hold others."""
 
 
 def together(manifests: Sequence[Manifest], *, lanes: int = 1) -> Demand:
@@ -49,3 +55,9 @@ def scratch_bytes(manifests: Sequence[Manifest], *, lanes: int = 1) -> int:
 def is_interruptible(manifest: Manifest) -> bool:
     """True where others may run between two steps: no value lies in scratch memory then."""
     return all(is_placed(tensor) for tensor in (*manifest.values, *manifest.outputs))
+
+
+def sizes_may_depend_on_data(manifest: Manifest) -> bool:
+    """True where a value inside a block may be larger than in any run that was measured."""
+    operators = {operator for block in manifest.blocks for operator in block.operators}
+    return not is_interruptible(manifest) or not operators.isdisjoint(_SIZED_BY_DATA)

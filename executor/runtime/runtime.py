@@ -16,12 +16,13 @@ from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.plan import Plan
+from swapnet.executor.planning.usage import mappable_bytes
 from swapnet.executor.runtime.admission import budget_bytes, too_small
 from swapnet.executor.runtime.balancer import Balancer
 from swapnet.executor.runtime.engine_curve import OPTIONS, EngineCurve, with_curve
 from swapnet.executor.runtime.giving_way import giving_way
 from swapnet.executor.runtime.lanes import Lanes
-from swapnet.executor.runtime.memory import scratch_bytes, together
+from swapnet.executor.runtime.memory import scratch_bytes, sizes_may_depend_on_data, together
 from swapnet.executor.runtime.model import RuntimeModel, Urgencies, unloaded
 from swapnet.executor.runtime.objectives import Changes, Objectives
 from swapnet.executor.runtime.policy import Policy
@@ -357,7 +358,11 @@ class SwapRuntime:
             return self._rule.shares_bytes(claims, available)
 
     def _rebalance(self) -> None:
-        self._apply(self._split(self._engines, self._objectives()))
+        shares_bytes = self._split(self._engines, self._objectives())
+        if self._scratch_bytes(self._engines.values()) < self._scratch.limit_bytes:
+            self._fit_scratch(self._engines.values())
+        self._apply(shares_bytes)
+        self._fit_scratch(self._engines.values())
 
     def _apply(self, shares_bytes: Mapping[str, int]) -> None:
         """Apply the new shares: shrink first, then grow."""
@@ -397,7 +402,7 @@ class SwapRuntime:
 
     def _fit_scratch(self, engines: Iterable[EngineCurve]) -> None:
         """Make scratch memory as large as engines need; all of them pause while it changes."""
-        limit = scratch_bytes([e.engine.manifest for e in engines], lanes=self._lanes.count)
+        limit = self._scratch_bytes(engines)
         if limit == self._scratch.limit_bytes:
             return
         models = self.models
@@ -418,6 +423,19 @@ class SwapRuntime:
             go_on.set()
         for pause in pauses:
             pause.result()
+
+    def _scratch_bytes(self, engines: Iterable[EngineCurve]) -> int:
+        """Scratch memory for engines: as measured, and what the budget leaves beside all weights.
+
+        Only values whose size may depend on data can need the second part.
+        """
+        curves = tuple(engines)
+        manifests = [curve.engine.manifest for curve in curves]
+        measured = scratch_bytes(manifests, lanes=self._lanes.count)
+        if not any(map(sizes_may_depend_on_data, manifests)):
+            return measured
+        spare = self._available_bytes(curves) - sum(curve.largest_bytes for curve in curves)
+        return measured + mappable_bytes(max(spare, 0)) // 4096 * 4096
 
     def _available_bytes(self, engines: Iterable[EngineCurve]) -> int:
         manifests = [e.engine.manifest for e in engines]
