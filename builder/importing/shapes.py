@@ -111,8 +111,8 @@ def plan_sizes(
         why=refusal.why,
         hint=f"it runs at --dims {quote(as_sizes(working))}"
         if working
-        else f"give sizes that it is used with: --dims {next(iter(sizes))}=SIZE,…; or inputs that "
-        "it runs on: --data inputs.npz",
+        else f"give sizes that it is used with: --dims {next(iter(sizes))}=SIZE,…; or "
+        f"{refusal.hint}",
     )
 
 
@@ -333,7 +333,7 @@ def _refused_seeded(
         f"{as_title({v.name: planned[v.name] for v in graph.inputs})}",
         why=refusal_text(str(error)),
         hint=f"give inputs that it runs on: {given}"
-        + (f"; or the shapes that it is used with: {option} name:1x3x224x224" if is_open else ""),
+        + (f"; or shapes: {option} name:1x3x224x224" if is_open else ""),
     )
 
 

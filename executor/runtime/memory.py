@@ -11,9 +11,6 @@ from swapnet.manifest import Manifest
 
 __all__ = ["is_interruptible", "scratch_bytes", "sizes_may_depend_on_data", "together"]
 
-_ENGINE_BYTES = 1 << 19
-"""For each engine: its thread, its queue and its curve; the rest is measured alone."""
-
 
 _SIZED_BY_DATA = frozenset(
     ("Compress", "Expand", "If", "Loop", "NonMaxSuppression", "NonZero", "Range", "Tile", "Unique")
@@ -24,7 +21,8 @@ _SIZED_BY_DATA = frozenset(
 def together(manifests: Sequence[Manifest], *, lanes: int = 1) -> Demand:
     """Memory of engines together when nothing is swapped.
 
-    Scratch memory is used while a step is executed, and shared by all: it counts once for each
+    What each process takes was measured with readers of its own; together they share them, which
+    leaves room for queues, curves and threads. Scratch memory is used while a step is executed, and shared by all: it counts once for each
     lane. Values across cuts, inputs and outputs exist from the first step of an inference to its
     last, others run meanwhile: they count for each engine.
 
@@ -38,7 +36,7 @@ def together(manifests: Sequence[Manifest], *, lanes: int = 1) -> Demand:
     used = [usage(manifest) for manifest in manifests]
     scratch = scratch_bytes(manifests, lanes=lanes)
     other = sum(one.total_bytes - one.scratch_bytes for one in used)
-    other += len(used) * _ENGINE_BYTES + scratch + page_table_bytes(scratch)
+    other += scratch + page_table_bytes(scratch)
     return Demand(
         sum(demand(manifest).weights_bytes for manifest in manifests),
         other,

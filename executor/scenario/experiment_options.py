@@ -138,7 +138,8 @@ class ExperimentOptions:
     @property
     def unlimited_bytes(self) -> int:
         """Memory in which all DNNs fit, even if they share nothing."""
-        return sum(demand(part.manifest).total_bytes for part in self.parts) + self.budget_bytes
+        apart = sum(demand(part.manifest).total_bytes for part in self.parts)
+        return max(apart, self.demand.total_bytes) + self.budget_bytes
 
     @property
     def all_ways_bytes(self) -> int:

@@ -56,13 +56,13 @@ def test_plan_takes_data_for_a_model_and_for_an_engine(
 ) -> None:
     planned = call("plan", model, "--data", data, "--no-measure")
     assert planned.status == 0
-    assert "toy at x:4x64,to:2: demand" in planned.out
+    assert "toy at x: 4x64, to: 2: demand" in planned.out
     call("build", model, "-o", tmp_path / "e", "--data", data, "--no-measure")
     np.savez(tmp_path / "larger.npz", x=np.ones((9, 64), np.float32), to=[9, 64])
     for command in (("plan", "--no-measure"), ("measure",)):
         shown = call(*command, tmp_path / "e", "--data", tmp_path / "larger.npz")
         assert shown.status == 0
-        assert "measuring activations at x:9x64,to:2" in shown.err
+        assert "measuring activations at x: 9x64, to: 2" in shown.err
     assert call("run", tmp_path / "e", "--budget", "100%", "--shapes", "x:9x64").status == 0
 
 

@@ -186,7 +186,7 @@ def test_models_of_a_runtime_fail_come_and_go(engine: BuildToy, gate: Gate, tmp_
     toys = [engine("used-twice"), engine("lookups")]
     runtime = SwapRuntime(sum(toy.demand for toy in toys), storage_timeout_ms=SHORT_MS)
     first, second = (ended(partial(runtime.load, t.folder, name=t.model.stem)) for t in toys)
-    runtime.set_budget(sum(toy.smallest for toy in toys))
+    runtime.set_budget(sum(toy.smallest for toy in toys) + (1 << 20))
     gate.shut()
     failed = [first.submit(toys[0].feeds()) for _ in range(3)] + [second.submit(toys[1].feeds())]
     assert isinstance(failed[-1].exception(LIMIT_S), StorageError)
