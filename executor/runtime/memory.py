@@ -22,9 +22,9 @@ def together(manifests: Sequence[Manifest], *, lanes: int = 1) -> Demand:
     """Memory of engines together when nothing is swapped.
 
     What each process takes was measured with readers of its own; together they share them, which
-    leaves room for queues, curves and threads. Scratch memory is used while a step is executed, and shared by all: it counts once for each
-    lane. Values across cuts, inputs and outputs exist from the first step of an inference to its
-    last, others run meanwhile: they count for each engine.
+    leaves room for queues, curves and threads. Scratch memory is used while a step is executed, and
+    shared by all: it counts once for each lane. Values across cuts, inputs and outputs exist from
+    the first step of an inference to its last, others run meanwhile: they count for each engine.
 
     Parameters
     ----------
