@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -20,7 +21,7 @@ from swapnet.executor.device import Device
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import demand
-from swapnet.manifest import load_manifest
+from swapnet.manifest import load_manifest, save_manifest
 from swapnet.profile import PROFILE, load_profile
 from tests.cli.conftest import Call, Start
 from tests.helpers.decoders import concatenating, grouped
@@ -80,16 +81,23 @@ def test_other_shapes_have_their_own_demand_and_plan(call: Call, dynamic: Path) 
     assert kept == ["profile-x-8x64x64_mask-8x64.json", "x-8x64x64_mask-8x64.json"]
 
 
-def test_the_smallest_budget_in_python_is_named_and_works(call: Call, toy: Engine) -> None:
-    shown = call("plan", toy.folder, "--no-measure", "--json", "-")
+def test_the_smallest_budget_in_python_is_named_and_works(
+    call: Call, toy: Engine, tmp_path: Path
+) -> None:
+    folder = tmp_path / "toy"
+    shutil.copytree(toy.folder, folder)
+    memory = toy.manifest.session_memory
+    more = msgspec.structs.replace(memory, process_bytes=memory.own_process_bytes + (1 << 20))
+    save_manifest(folder, msgspec.structs.replace(toy.manifest, session_memory=more))
+    shown = call("plan", folder, "--no-measure", "--json", "-")
     (record, *_) = json.loads(shown.out)
     in_python = record["smallest_budget_in_python_bytes"]
-    assert in_python != record["smallest_budget_bytes"]
-    text = call("plan", toy.folder, "--no-measure").out
+    assert in_python == record["smallest_budget_bytes"] + (1 << 20)
+    text = call("plan", folder, "--no-measure").out
     assert f"in Python at least {in_python} bytes" in " ".join(text.split())
-    SwapExecutor(toy.folder, in_python).close()
+    SwapExecutor(folder, in_python).close()
     with pytest.raises(BudgetError) as caught:
-        SwapExecutor(toy.folder, in_python - 1)
+        SwapExecutor(folder, in_python - 1)
     assert caught.value.smallest_bytes == in_python
 
 

