@@ -18,7 +18,7 @@ from swapnet.executor.device import Device, available_processors
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.inputs import planned_sample
-from swapnet.executor.planning.plan import PlanOptions, Step
+from swapnet.executor.planning.plan import Step
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.samples import kept_samples
 from swapnet.fingerprint import PORTABLE
@@ -34,10 +34,16 @@ _RESERVE_BYTES = 2 << 20
 that only this engine runs (2.0 to 2.8 MiB were read of three). Under the kernel's limit the pages
 count, but can be read again."""
 
+_RESERVE_SHARE = 16
+"""Part of what is measured that is added to it: kernels of several threads allocate at other
+moments in each inference."""
+
 _SMALL_BYTES = 16 << 20
 _STEADY_BYTES = 256 << 10
 """A process that takes less than `_SMALL_BYTES` has no kernels that grow the heap; another has
-stopped growing where an inference adds less than `_STEADY_BYTES`."""
+stopped growing where `_STEADY_INFERENCES` in turn add less than `_STEADY_BYTES`."""
+
+_STEADY_INFERENCES = 3
 
 _MOST_INFERENCES = 8
 """The heap of eight int4 products grew for five inferences, of other models for two."""
@@ -89,17 +95,18 @@ def process_bytes(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool
     first.run(None, {"x": np.zeros(1, np.float32)})
     before = anonymous_bytes()
     forget_peak()
-    with SwapExecutor(engine, needed, options=PlanOptions(merge=False)) as executor:
+    with SwapExecutor(engine, needed) as executor:
         plan = executor.plan
         known = before + plan.planned_bytes - plan.usage.process_bytes
         samples = kept_samples(engine) or (planned_sample(manifest),)
-        found = 0
+        found = steady = 0
         for _ in range(_MOST_INFERENCES):
             for inputs in samples:
                 executor(inputs)
             last, found = found, max(found, peak_anonymous_bytes() - known)
-            if found < _SMALL_BYTES or found - last < _STEADY_BYTES:
+            steady = steady + 1 if found - last < _STEADY_BYTES else 0
+            if found < _SMALL_BYTES or steady == _STEADY_INFERENCES:
                 break
             forget_peak()
         skeletons = sum(block.skeleton_bytes for block in manifest.blocks)
-        return max(found - skeletons, 0) + _RESERVE_BYTES
+        return max(found - skeletons, 0) + _RESERVE_BYTES + found // _RESERVE_SHARE
