@@ -18,8 +18,8 @@ _PARTS = {
     "values_bytes": "values",
     "scratch_bytes": "scratch",
     "io_bytes": "inputs and outputs",
-    "staging_bytes": "readers",
-    "skeleton_bytes": "skeletons",
+    "staging_bytes": "staging",
+    "process_bytes": "skeletons, kernels, readers",
 }
 
 
