@@ -166,9 +166,7 @@ def open_source(path: Path) -> SourceModel:
 
 def random_reasons(path: Path) -> Iterator[str]:
     """The operators of a model that give other values in each inference, in words."""
-    import onnx
-
-    proto = onnx.load_model(path, load_external_data=False)
+    proto = open_source(path).proto
     names = [
         f"{node.op_type} {node.name or node.output[0]!r}"
         for nodes in (proto.graph.node, *(function.node for function in proto.functions))
