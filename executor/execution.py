@@ -41,8 +41,13 @@ class Inference:
 
     Attributes
     ----------
+    start
+        Its begin, a time of `time.perf_counter`, in seconds.
     latency_ms
         Time from checked inputs to outputs.
+    input_ms, output_ms
+        Parts of the latency before the first step and after the last: inputs are brought to where
+        kernels read them, outputs from where kernels wrote them.
     stall_ms
         Part of the latency that was spent waiting for bytes.
     read_bytes
@@ -53,7 +58,10 @@ class Inference:
         Requests that ended since the inference before; empty unless tracing.
     """
 
+    start: float
     latency_ms: float
+    input_ms: float
+    output_ms: float
     stall_ms: float
     read_bytes: int
     steps: tuple[StepEvent, ...]
@@ -179,13 +187,15 @@ class Execution:
         self._broken = True
         start = time.perf_counter()
         given, results = self._values.begin(inputs)
+        begun = time.perf_counter()
         try:
             steps, waited_s = self._execute(given, results, turn)
+            executed = time.perf_counter()
             outputs = self._values.finish(given, results)
         finally:
             turn.leave()
             given.clear()
-        latency = time.perf_counter() - start
+        end = time.perf_counter()
         self._lap += 1
         events = tuple(
             StepEvent(index, wait.time, begin.time, end.time)
@@ -196,11 +206,14 @@ class Execution:
         self.stats = Stats(
             inferences=self.stats.inferences + 1,
             last=Inference(
-                latency * 1e3,
-                waited_s * 1e3,
-                self._pipeline.take_read_bytes(self._lap - 1),
-                events,
-                self._pipeline.take_events(),
+                start=start,
+                latency_ms=(end - start) * 1e3,
+                input_ms=(begun - start) * 1e3,
+                output_ms=(end - executed) * 1e3,
+                stall_ms=waited_s * 1e3,
+                read_bytes=self._pipeline.take_read_bytes(self._lap - 1),
+                steps=events,
+                reads=self._pipeline.take_events(),
             ),
         )
         self._broken = False

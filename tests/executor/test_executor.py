@@ -96,6 +96,8 @@ def test_a_trace_holds_every_request_and_step(toy: Engine) -> None:
     assert last.reads
     assert all(event.start <= event.end for event in last.reads)
     assert 0 <= last.stall_ms <= last.latency_ms
+    assert 0 < last.input_ms + last.output_ms <= last.latency_ms - last.stall_ms
+    assert last.start <= last.steps[0].wait
 
 
 # Calling
