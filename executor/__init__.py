@@ -1,6 +1,7 @@
 """Execute engine directories inside a memory budget: plans, swapping, backends, executors."""
 
 from swapnet.executor.device import Device, ThreadPool
+from swapnet.executor.events import Event
 from swapnet.executor.execution import Inference, StepEvent
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.pace import Pace
@@ -11,6 +12,7 @@ from swapnet.executor.swapping.storage import LoadMode
 
 __all__ = [
     "Device",
+    "Event",
     "Histogram",
     "Inference",
     "LoadMode",

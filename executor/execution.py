@@ -176,8 +176,14 @@ class Execution:
         """Time in which at least one request of the pipeline was under way."""
         return self._pipeline.reading_s * 1e3
 
-    def infer(self, inputs: dict[str, Array], turn: Turn = ALONE) -> dict[str, Array]:
-        """Run one inference on checked inputs; see `SwapExecutor.__call__`."""
+    def infer(
+        self,
+        inputs: dict[str, Array],
+        turn: Turn = ALONE,
+        out: Mapping[str, Array] | None = None,
+    ) -> dict[str, Array]:
+        """Run one inference on checked arrays; see `SwapExecutor.__call__`."""
+        out = out or {}
         if self._broken:
             with suppress(BackendError):
                 self._backend.synchronize()
@@ -186,12 +192,12 @@ class Execution:
             self._broken = False
         self._broken = True
         start = time.perf_counter()
-        given, results = self._values.begin(inputs)
+        given, results = self._values.begin(inputs, out)
         begun = time.perf_counter()
         try:
             steps, waited_s = self._execute(given, results, turn)
             executed = time.perf_counter()
-            outputs = self._values.finish(given, results)
+            outputs = self._values.finish(given, results, out)
         finally:
             turn.leave()
             given.clear()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from swapnet.calibration.quantize import quantize
     from swapnet.executor.device import Device, ThreadPool
     from swapnet.executor.engine import Engine
+    from swapnet.executor.events import Event
     from swapnet.executor.execution import Inference, StepEvent
     from swapnet.executor.executor import SwapExecutor
     from swapnet.executor.gpu.accelerator import Accelerator
@@ -58,6 +59,7 @@ __all__ = [
     "Device",
     "Engine",
     "EngineError",
+    "Event",
     "Histogram",
     "Inference",
     "InputError",
@@ -99,6 +101,7 @@ _HOMES = {
     "calibration.quantize": ("quantize",),
     "executor.device": ("Device", "ThreadPool"),
     "executor.engine": ("Engine",),
+    "executor.events": ("Event",),
     "executor.execution": ("Inference", "StepEvent"),
     "executor.executor": ("SwapExecutor",),
     "executor.gpu.accelerator": ("Accelerator",),

@@ -15,7 +15,7 @@ import swapnet.testing
 CALLS = ("build", "measure", "quantize")
 CLASSES = ("Engine", "RuntimeModel", "SwapExecutor", "SwapRunner", "SwapRuntime")
 VALUES = (
-    *("Budget", "Demand", "Device", "Histogram", "Inference", "LoadMode", "Manifest"),
+    *("Budget", "Demand", "Device", "Event", "Histogram", "Inference", "LoadMode", "Manifest"),
     *("ModelStats", "Pace"),
     *("Place", "Plan", "PlanOptions", "Profile", "RangeCache", "Read", "Stats", "Step"),
     *("StepEvent", "ThreadPool", "Usage"),
