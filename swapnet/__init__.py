@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from swapnet.executor.execution import Inference, StepEvent
     from swapnet.executor.executor import SwapExecutor
     from swapnet.executor.gpu.accelerator import Accelerator
+    from swapnet.executor.metrics import Metrics
     from swapnet.executor.pace import Pace
     from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step
     from swapnet.executor.planning.usage import Usage
@@ -65,6 +66,7 @@ __all__ = [
     "InputError",
     "LoadMode",
     "Manifest",
+    "Metrics",
     "ModelError",
     "ModelStats",
     "Pace",
@@ -105,6 +107,7 @@ _HOMES = {
     "executor.execution": ("Inference", "StepEvent"),
     "executor.executor": ("SwapExecutor",),
     "executor.gpu.accelerator": ("Accelerator",),
+    "executor.metrics": ("Metrics",),
     "executor.pace": ("Pace",),
     "executor.planning.plan": ("Place", "Plan", "PlanOptions", "Read", "Step"),
     "executor.planning.usage": ("Usage",),

@@ -36,6 +36,7 @@ FLOORS = (
     ("shapes",),
     ("executor",),
     ("probing", "runtime"),
+    ("metrics",),
     ("bench",),
     ("scenario",),
 )

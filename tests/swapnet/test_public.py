@@ -13,7 +13,7 @@ import swapnet
 import swapnet.testing
 
 CALLS = ("build", "measure", "quantize")
-CLASSES = ("Engine", "RuntimeModel", "SwapExecutor", "SwapRunner", "SwapRuntime")
+CLASSES = ("Engine", "Metrics", "RuntimeModel", "SwapExecutor", "SwapRunner", "SwapRuntime")
 VALUES = (
     *("Budget", "Demand", "Device", "Event", "Histogram", "Inference", "LoadMode", "Manifest"),
     *("ModelStats", "Pace"),
