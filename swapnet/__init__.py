@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from swapnet.calibration.accuracy.runner import SwapRunner
     from swapnet.calibration.delays.measure import measure
     from swapnet.calibration.quantize import quantize
+    from swapnet.custom_ops import use_custom_ops
     from swapnet.executor.device import Device, ThreadPool
     from swapnet.executor.engine import Engine
     from swapnet.executor.events import Event
@@ -93,6 +94,7 @@ __all__ = [
     "build",
     "measure",
     "quantize",
+    "use_custom_ops",
 ]
 
 _HOMES = {
@@ -101,6 +103,7 @@ _HOMES = {
     "calibration.accuracy.runner": ("SwapRunner",),
     "calibration.delays.measure": ("measure",),
     "calibration.quantize": ("quantize",),
+    "custom_ops": ("use_custom_ops",),
     "executor.device": ("Device", "ThreadPool"),
     "executor.engine": ("Engine",),
     "executor.events": ("Event",),

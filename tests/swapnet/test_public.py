@@ -12,7 +12,7 @@ import pytest
 import swapnet
 import swapnet.testing
 
-CALLS = ("build", "measure", "quantize")
+CALLS = ("build", "measure", "quantize", "use_custom_ops")
 CLASSES = ("Engine", "Metrics", "RuntimeModel", "SwapExecutor", "SwapRunner", "SwapRuntime")
 VALUES = (
     *("Budget", "Demand", "Device", "Event", "Histogram", "Inference", "LoadMode", "Manifest"),
