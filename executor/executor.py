@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -19,15 +20,17 @@ from swapnet.executor.backends.base import Array, Backend, Memory
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
-from swapnet.executor.execution import Execution, Stats
+from swapnet.executor.events import Events, OnEvent
+from swapnet.executor.execution import Execution
 from swapnet.executor.gpu.accelerator import Accelerator
-from swapnet.executor.inputs import check_inputs
+from swapnet.executor.inputs import check_inputs, check_outputs
 from swapnet.executor.planning.admission import admitted_bytes, rounded_up
 from swapnet.executor.planning.plan import Plan, PlanOptions, Read
 from swapnet.executor.planning.planner import make_plan, most_scratch_bytes
 from swapnet.executor.planning.usage import READ_BYTES, mappable_bytes, page_table_bytes
 from swapnet.executor.shapes import ensure_shapes
 from swapnet.executor.sharing import ALONE, Sharing, Turn
+from swapnet.executor.stats import Stats
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS, Patience, StalledError
 from swapnet.executor.swapping.relocation import moves
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
@@ -76,6 +79,10 @@ class SwapExecutor:
         Record every request, for a timeline.
     before_read
         Called before each request overwrites its place; tests poison the place.
+    on_event
+        Called with an `Event` after each thing that happens, on a thread that uses the executor, or
+        on the executor's own for what was submitted. Several threads may call it at once. No lock
+        is held: it may use the executor. Its first exception is logged; none reaches an inference.
     gpu
         GPU in place of the device's, such as a simulated one.
 
@@ -93,8 +100,9 @@ class SwapExecutor:
     Notes
     -----
     Safe to call from several threads: inferences run one after the other. A failed inference
-    leaves the executor usable. Outputs are new arrays that belong to the caller. A process that
-    is forked afterwards opens an executor of its own: this one raises BackendError there.
+    leaves the executor usable. Outputs are new arrays that belong to the caller, or those that it
+    gave for them. A process that is forked afterwards opens an executor of its own: this one raises
+    BackendError there.
 
     Examples
     --------
@@ -104,6 +112,7 @@ class SwapExecutor:
 
     _sharing: Sharing | None = None
     _given_plan: Plan | None = None
+    _name = ""
 
     def __init__(
         self,
@@ -119,8 +128,10 @@ class SwapExecutor:
         storage_timeout_ms: float = STORAGE_TIMEOUT_MS,
         trace: bool = False,
         before_read: Callable[[Any, Read], None] | None = None,
+        on_event: OnEvent | None = None,
         gpu: Accelerator | None = None,
     ) -> None:
+        begun = time.perf_counter()
         self._birthplace = Birthplace("executor")
         self._birthplace.keep(self)
         opening = ensure_shapes(engine, shapes, dims=dims, device=device, say=_LOGGER.warning)
@@ -135,10 +146,14 @@ class SwapExecutor:
         self._closing = self._closed = False
         self._state: Execution | None = None
         self._stats = Stats()
+        """Without what was read for the plan in force."""
+        self._counting = threading.Lock()
         self._options = options or PlanOptions()
         self._scratch = self._sharing.scratch if self._sharing else Scratch(0)
         parsed = Budget.parse(budget)
         pace = opening.device.pace
+        name = self._name or opening.folder.absolute().name
+        self._events = Events(on_event, name)
         self._patience = Patience(
             storage_timeout_ms,
             slowed_ms=_SLOWED_BYTES / pace.bytes_per_s * 1e3 if pace else 0,
@@ -172,11 +187,21 @@ class SwapExecutor:
             self._plan_of = lru_cache(_KEPT_PLANS)(
                 partial(make_plan, self.manifest, self.engine.delays)
             )
+            planning = time.perf_counter()
             plan = self._given_plan or self._make_plan(parsed)
+            planned = time.perf_counter()
             self._values = self._backend.values()
             opened.callback(self._values.close)
             self._load(plan)
             self._resources = opened.pop_all()
+        assert self._state is not None
+        self._stats = self._stats.opened(
+            self._state,
+            open_ms=(time.perf_counter() - begun) * 1e3,
+            plan_ms=(planned - planning) * 1e3,
+        )
+        self._events.note("opened", plan=self._plan)
+        self._events.tell()
 
     @property
     def manifest(self) -> Manifest:
@@ -200,27 +225,37 @@ class SwapExecutor:
 
     @property
     def stats(self) -> Stats:
-        """Counts until now."""
-        state = self._state
-        return self._stats if state is None else state.snapshot()
+        """Counts since the executor was opened, until now."""
+        self._birthplace.check()
+        with self._counting:
+            state = self._state
+            return self._stats if state is None else self._stats.with_reads(state)
 
-    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    def __call__(
+        self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None = None
+    ) -> dict[str, Array]:
         """Run one inference.
 
         Parameters
         ----------
         inputs
-            One array per model input, by name.
+            One array per model input, by name: of NumPy, or of any library that exports DLPack from
+            host memory; neither is copied where it is C-contiguous.
+        out
+            Arrays for some of the model outputs, by name: of the output's element type and shape,
+            C-contiguous, writable, and apart from all inputs. The outputs are written there; where
+            their size is known beforehand, straight by the kernels. After an error they hold
+            anything.
 
         Returns
         -------
         dict
-            One new array per model output, by name.
+            One array per model output, by name: that of ``out``, or a new one.
 
         Raises
         ------
         InputError
-            A name, element type, shape or index is wrong.
+            A name, element type, shape or index is wrong, or an output can't be written to ``out``.
         BudgetError
             A shape is larger than planned for.
         StorageError
@@ -228,21 +263,78 @@ class SwapExecutor:
         BackendError
             The runtime library refused.
         """
-        return self._infer(inputs, ALONE)
+        return self._infer(inputs, ALONE, out)
 
-    def _infer(self, inputs: Mapping[str, Any], turn: Turn) -> dict[str, Array]:
+    async def infer(
+        self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None = None
+    ) -> dict[str, Array]:
+        """Run one inference that the event loop need not wait for; otherwise as a call.
+
+        Nothing is copied: all arrays must stay as they are until the inference has ended. Where the
+        task is cancelled, a request that waits is not served; one that runs goes on, and still
+        writes to ``out``.
+        """
+        import asyncio  # 2 MiB that only its users pay for
+
+        return await asyncio.wrap_future(self.submit(inputs, out, copy=False))
+
+    def _infer(
+        self, inputs: Mapping[str, Any], turn: Turn, out: Mapping[str, Any] | None
+    ) -> dict[str, Array]:
         self._birthplace.check()
-        return self._infer_checked(check_inputs(self.manifest, inputs), turn)
+        return self._infer_checked(*self._check(inputs, out), turn)
 
-    def _infer_checked(self, checked: dict[str, Array], turn: Turn) -> dict[str, Array]:
-        with self._turn:
-            while True:
+    def _check(
+        self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, *, copy: bool = False
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        try:
+            checked = check_inputs(self.manifest, inputs, copy=copy)
+            return checked, check_outputs(self.manifest, out, checked)
+        except SwapnetError as error:
+            with self._counting:
+                self._stats = replace(self._stats, refused=self._stats.refused + 1)
+            self._events.note("refused", error=error)
+            self._events.tell()
+            raise
+
+    def _infer_checked(
+        self, checked: dict[str, Array], out: Mapping[str, Array], turn: Turn
+    ) -> dict[str, Array]:
+        try:
+            with self._turn:
+                if self._closed:
+                    raise _closed()
                 try:
-                    return self._opened().infer(checked, turn)
-                except BudgetError as error:
-                    if self._sharing is not None or not error.missing_bytes:
-                        raise
-                    self._grow_scratch(error)
+                    outputs = self._execute(checked, out, turn)
+                except Exception as error:
+                    with self._counting:
+                        self._stats = replace(self._stats, failures=self._stats.failures + 1)
+                    self._note_late(error)
+                    self._events.note("failed", plan=self._plan, error=error)
+                    raise
+                last = self._state.last if self._state else None
+                assert last is not None
+                with self._counting:
+                    self._stats = self._stats.ended(last)
+                self._events.note("inference", plan=self._plan, inference=last)
+                return outputs
+        finally:
+            self._events.tell()
+
+    def _note_late(self, error: BaseException) -> None:
+        if isinstance(error, StalledError):
+            self._events.note("late", plan=self._plan, error=error)
+
+    def _execute(
+        self, checked: dict[str, Array], out: Mapping[str, Array], turn: Turn
+    ) -> dict[str, Array]:
+        while True:
+            try:
+                return self._opened().infer(checked, turn, out)
+            except BudgetError as error:
+                if self._sharing is not None or not error.missing_bytes:
+                    raise
+                self._grow_scratch(error)
 
     def _grow_scratch(self, error: BudgetError) -> None:
         """Give values whose size depends on data a larger arena, inside the budget.
@@ -272,13 +364,22 @@ class SwapExecutor:
         self._options = replace(self._options, least_scratch_bytes=least)
         self._replace_plan(self._plan_for(plan.budget_bytes))
 
-    def submit(self, inputs: Mapping[str, Any], *, copy: bool = True) -> Future[dict[str, Array]]:
+    def submit(
+        self,
+        inputs: Mapping[str, Any],
+        out: Mapping[str, Any] | None = None,
+        *,
+        copy: bool = True,
+    ) -> Future[dict[str, Array]]:
         """Queue one inference; errors come with the future's result.
 
         Parameters
         ----------
         inputs
             One array per model input, by name; read before this returns.
+        out
+            Arrays for some of the model outputs, as in a call; not to be used until the future is
+            done.
         copy
             Copy the arrays, which the caller may then overwrite. Copies take the memory of the
             inputs for each request that waits, beside the budget. With False the arrays must stay
@@ -291,7 +392,7 @@ class SwapExecutor:
         """
         self._birthplace.check()
         try:
-            checked = check_inputs(self.manifest, inputs, copy=copy)
+            checked, destinations = self._check(inputs, out, copy=copy)
         except SwapnetError as error:
             refused: Future[dict[str, Array]] = Future()
             refused.set_exception(error)
@@ -301,7 +402,7 @@ class SwapExecutor:
                 raise _closed()
             if self._queue is None:
                 self._queue = ThreadPoolExecutor(1, thread_name_prefix="swapnet-submit")
-            return self._queue.submit(self._infer_checked, checked, ALONE)
+            return self._queue.submit(self._infer_checked, checked, destinations, ALONE)
 
     def set_budget(self, budget: Budget | str | int) -> None:
         """Change the budget between inferences, with a new plan; the engine is not built again.
@@ -321,13 +422,19 @@ class SwapExecutor:
         self._adopt(self._make_plan(Budget.parse(budget)))
 
     def _adopt(self, plan: Plan) -> None:
-        with self._turn:
-            if self._closed:
-                raise _closed()
-            self._replace_plan(plan)
+        try:
+            with self._turn:
+                if self._closed:
+                    raise _closed()
+                self._replace_plan(plan)
+        finally:
+            self._events.tell()
 
     def _replace_plan(self, plan: Plan) -> None:
         before, arena = self._plan, self._park()
+        grows = plan.budget_bytes == before.budget_bytes and (
+            plan.usage.scratch_bytes > before.usage.scratch_bytes
+        )
         try:
             if arena is None:
                 self._plan = plan
@@ -339,7 +446,9 @@ class SwapExecutor:
             if not isinstance(error, StalledError):
                 with suppress(SwapnetError):
                     self._load(before)
+            self._note_late(error)
             raise
+        self._events.note("grown" if grows else "plan", plan=plan)
 
     def close(self) -> None:
         """Finish what was submitted, then release everything. Safe to call twice.
@@ -356,12 +465,15 @@ class SwapExecutor:
         if queue is not None:
             queue.shutdown()
         with self._turn:
-            self._closed = True
+            was_open, self._closed = not self._closed, True
             arena = self._park()
             if arena is not None:
                 arena.discard()
             if not self._late_arenas:
                 self._resources.close()
+            if was_open:
+                self._events.note("closed", plan=self._plan)
+        self._events.tell()
 
     def __enter__(self: E) -> E:
         return self
@@ -443,11 +555,12 @@ class SwapExecutor:
         arena, self._parked = self._parked, None
         if self._state is not None:
             arena = self._state.arena
-            self._stats = self._state.snapshot()
             if not self._state.close():
                 self._discard(arena, is_late=True)
                 arena = None
-            self._state = None
+            with self._counting:
+                self._stats = self._stats.with_reads(self._state)
+                self._state = None
         return arena
 
     def _discard(self, arena: Memory, *, is_late: bool) -> None:

@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from swapnet.calibration.accuracy.runner import SwapRunner
     from swapnet.calibration.delays.measure import measure
     from swapnet.calibration.quantize import quantize
+    from swapnet.custom_ops import use_custom_ops
     from swapnet.executor.device import Device, ThreadPool
     from swapnet.executor.engine import Engine
-    from swapnet.executor.execution import Inference, Stats, StepEvent
+    from swapnet.executor.events import Event
+    from swapnet.executor.execution import Inference, StepEvent
     from swapnet.executor.executor import SwapExecutor
     from swapnet.executor.gpu.accelerator import Accelerator
+    from swapnet.executor.metrics import Metrics
     from swapnet.executor.pace import Pace
     from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step
     from swapnet.executor.planning.usage import Usage
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from swapnet.executor.runtime.objectives import Changes
     from swapnet.executor.runtime.policy import Policy
     from swapnet.executor.runtime.runtime import SwapRuntime
+    from swapnet.executor.stats import Histogram, Stats
     from swapnet.executor.swapping.storage import LoadMode
     from swapnet.manifest import Manifest
     from swapnet.profile import Profile
@@ -57,10 +61,13 @@ __all__ = [
     "Device",
     "Engine",
     "EngineError",
+    "Event",
+    "Histogram",
     "Inference",
     "InputError",
     "LoadMode",
     "Manifest",
+    "Metrics",
     "ModelError",
     "ModelStats",
     "Pace",
@@ -87,6 +94,7 @@ __all__ = [
     "build",
     "measure",
     "quantize",
+    "use_custom_ops",
 ]
 
 _HOMES = {
@@ -95,11 +103,14 @@ _HOMES = {
     "calibration.accuracy.runner": ("SwapRunner",),
     "calibration.delays.measure": ("measure",),
     "calibration.quantize": ("quantize",),
+    "custom_ops": ("use_custom_ops",),
     "executor.device": ("Device", "ThreadPool"),
     "executor.engine": ("Engine",),
-    "executor.execution": ("Inference", "Stats", "StepEvent"),
+    "executor.events": ("Event",),
+    "executor.execution": ("Inference", "StepEvent"),
     "executor.executor": ("SwapExecutor",),
     "executor.gpu.accelerator": ("Accelerator",),
+    "executor.metrics": ("Metrics",),
     "executor.pace": ("Pace",),
     "executor.planning.plan": ("Place", "Plan", "PlanOptions", "Read", "Step"),
     "executor.planning.usage": ("Usage",),
@@ -107,6 +118,7 @@ _HOMES = {
     "executor.runtime.objectives": ("Changes",),
     "executor.runtime.policy": ("Policy",),
     "executor.runtime.runtime": ("SwapRuntime",),
+    "executor.stats": ("Histogram", "Stats"),
     "executor.swapping.storage": ("LoadMode",),
     "manifest": ("Manifest",),
     "profile": ("Profile",),

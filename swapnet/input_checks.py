@@ -11,7 +11,11 @@ from swapnet.errors import InputError
 from swapnet.shapes import names_of
 from swapnet.tensors import Array, ModelInput, as_dims, numpy_dtype
 
-__all__ = ["check_array", "check_feed", "check_names", "fits", "wrong_shape"]
+__all__ = ["as_array", "check_array", "check_feed", "check_names", "fits", "wrong_shape"]
+
+
+_HOST_DEVICES = (1, 3, 11, 13)
+"""DLPack's types of memory that the host reads: its own, page-locked, and managed (dlpack.h)."""
 
 
 def check_feed(
@@ -70,7 +74,7 @@ def check_array(value: Any, taken: ModelInput, where: str = "", *, copy: bool = 
     Parameters
     ----------
     value
-        An array, or a value that NumPy makes an array of.
+        An array, an object that exports DLPack, or a value that NumPy makes an array of.
     taken
         The input of the model.
     where
@@ -81,15 +85,11 @@ def check_array(value: Any, taken: ModelInput, where: str = "", *, copy: bool = 
     Raises
     ------
     InputError
-        It is not an array, or has another element type or shape.
+        It is not an array, lies on a GPU, or has another element type or shape.
     """
     what = f"input {taken.name!r}{_of(where)}"
-    try:
-        array = np.array(value, order="C") if copy else np.asarray(value, order="C")
-    except Exception as error:  # an object of another library may raise anything
-        raise InputError(
-            f"{what} is not an array", why=str(error), hint="give a NumPy array"
-        ) from error
+    given = as_array(value, what)
+    array = np.array(given, order="C") if copy else np.asarray(given, order="C")
     dtype = numpy_dtype(taken.dtype)
     if array.dtype != dtype:
         raise InputError(
@@ -100,6 +100,38 @@ def check_array(value: Any, taken: ModelInput, where: str = "", *, copy: bool = 
     if not fits(array.shape, taken.shape):
         raise wrong_shape(array.shape, taken, where)
     return array
+
+
+def as_array(value: Any, what: str) -> Array:
+    """A NumPy array of a value: without a copy where it is one, or exports DLPack from host memory.
+
+    Parameters
+    ----------
+    value
+        An array of any library, or a value that NumPy makes an array of.
+    what
+        The value's name, for messages.
+
+    Raises
+    ------
+    InputError
+        It is not an array, or its memory is not the host's.
+    """
+    try:
+        if isinstance(value, np.ndarray) or not hasattr(value, "__dlpack__"):
+            return np.asarray(value)
+        kind, _ = value.__dlpack_device__()
+        if kind in _HOST_DEVICES:
+            return np.from_dlpack(value)
+    except Exception as error:  # an object of another library may raise anything
+        raise InputError(
+            f"{what} is not an array", why=str(error), hint="give a NumPy array"
+        ) from error
+    raise InputError(
+        f"{what} is not in host memory",
+        why=f"it lies on a device of DLPack's type {int(kind)}",
+        hint="copy it to the host: tensor.cpu() in PyTorch, cupy.asnumpy(array)",
+    )
 
 
 def wrong_shape(shape: Sequence[int], taken: ModelInput, where: str = "") -> InputError:

@@ -163,7 +163,9 @@ def test_signatures_on_the_page_of_the_python_interface_are_those_of_the_code() 
         function = ast.parse(f"def f{written}: ...").body[0]
         assert isinstance(function, ast.FunctionDef)
         arguments = function.args
-        names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        several = filter(None, [arguments.vararg])
+        every = (*arguments.posonlyargs, *arguments.args, *several, *arguments.kwonlyargs)
+        names = [argument.arg for argument in every]
         parameters = [
             parameter
             for parameter in inspect.signature(object_of(f"swapnet.{name}")).parameters.values()

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from swapnet.custom_ops import register_custom_ops
 from swapnet.errors import ModelError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _HINTS = {
     r"Duplicate definition of name \((.*)\)": "rename one of the values named {0!r}: each is "
     "written once",
     r"(\S+:\w+)\(-?\d+\) is not a registered": "ONNX Runtime does not have the operator {0}: "
-    + _OWN,
+    "give the library that has it, --custom-ops LIB.so; or " + _OWN,
     r"No opset import for domain '(.*)'": "add {0} to model.opset_import where ONNX Runtime has "
     "its operators; where not, " + _OWN,
     r"No Op registered for (\w+) with domain_version of (\d+)": "operator set {1} does not have "
@@ -56,6 +57,7 @@ def quiet_options(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads or 0
+    register_custom_ops(options)
     if not packs:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimise:

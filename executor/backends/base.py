@@ -93,8 +93,17 @@ class ValueStore(Protocol):
     def writing(self, name: str, shape: tuple[int, ...]) -> AbstractContextManager[Array]:
         """Host memory that becomes the placed value when the ``with`` statement ends."""
 
-    def begin(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+    def begin(
+        self, inputs: Mapping[str, Array], out: Mapping[str, Array]
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
         """Take the inputs of an inference.
+
+        Parameters
+        ----------
+        inputs
+            Checked arrays for all model inputs.
+        out
+            Checked arrays of the caller that take some of the model outputs.
 
         Returns
         -------
@@ -102,8 +111,16 @@ class ValueStore(Protocol):
             Arguments of `Segment.run`.
         """
 
-    def finish(self, given: Mapping[str, Any], results: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs of an inference whose steps have been executed."""
+    def finish(
+        self, given: Mapping[str, Any], results: Mapping[str, Array], out: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """The outputs of an inference whose steps have been executed.
+
+        Raises
+        ------
+        InputError
+            An output has another shape than the caller's array.
+        """
 
     def close(self) -> None:
         """Give the memory back. Safe to call twice."""

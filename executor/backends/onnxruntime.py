@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from swapnet.custom_ops import register_custom_ops
 from swapnet.errors import BackendError, BackendUnavailableError, BudgetError
 from swapnet.executor.backends.base import Array, Bindings
 from swapnet.executor.backends.host import HostBackend
@@ -40,6 +41,8 @@ __all__ = [
 _FULL_ARENA = re.compile(
     r"Available memory of (\d+) is smaller than requested bytes of (\d+)", re.IGNORECASE
 )
+
+_UNKNOWN = re.compile(r"(\S+):(\w+)\(-?\d+\) is not a registered")
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """Numbers of the parameters in the C library's ``mallopt`` (malloc.h)."""
@@ -230,6 +233,7 @@ def session_options(*, shared_arena: bool) -> Any:
     # Otherwise ONNX Runtime copies a DequantizeLinear for each operator that reads its output, even
     # unoptimised. The copy runs late, when another value may lie in the memory of its input.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    register_custom_ops(options)
     return options
 
 
@@ -424,6 +428,12 @@ def refused(what: str, error: Exception) -> BackendError | BudgetError:
             why=f"onnxruntime: {full[0]}",
             hint="sizes depend on data: build with inputs that show the largest, --data inputs.npz",
             missing_bytes=requested - available,
+        )
+    if unknown := _UNKNOWN.search(reason):
+        return BackendError(
+            what,
+            why=f"onnxruntime does not have the operator {unknown[2]} of the domain {unknown[1]}",
+            hint="give the library that has it: --custom-ops LIB.so, or swapnet.use_custom_ops(…)",
         )
     return BackendError(
         what,

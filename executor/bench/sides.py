@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from swapnet.arrays import load_npz
+from swapnet.custom_ops import register_custom_ops
 from swapnet.executor.backends.base import Array
 from swapnet.executor.device import Device
 from swapnet.executor.pace import Pace
@@ -250,6 +251,7 @@ class _Whole:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = request.threads
+        register_custom_ops(options)
         if request.role == "mapped":
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if request.role in ("mapped", "unpacked"):

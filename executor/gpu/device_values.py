@@ -16,7 +16,7 @@ from swapnet.executor.planning.layout import (
     lay_out_staged,
     lay_out_values,
 )
-from swapnet.executor.swapping.host_values import all_outputs, new_outputs
+from swapnet.executor.swapping.host_values import all_outputs, new_outputs, placed
 from swapnet.manifest import Manifest
 from swapnet.tensors import Array, numpy_dtype
 
@@ -75,7 +75,7 @@ class GpuValues:
 
     def array(self, name: str) -> Array:
         """A copy of a value; work on the device ends first."""
-        (array,) = self._fetch([name])
+        (array,) = self._fetch([name], {})
         return array
 
     @contextmanager
@@ -87,7 +87,9 @@ class GpuValues:
         if array.nbytes:
             self._accelerator.copy_in(self._stream, self.addresses[name], _bytes(array))
 
-    def begin(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+    def begin(
+        self, inputs: Mapping[str, Array], out: Mapping[str, Array]
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
         self._on_begin()
         self.shapes = {}
         for name, array in inputs.items():
@@ -95,21 +97,26 @@ class GpuValues:
                 staged[...] = array
         return dict(inputs), {}
 
-    def finish(self, given: Mapping[str, Any], results: Mapping[str, Array]) -> dict[str, Array]:
+    def finish(
+        self, given: Mapping[str, Any], results: Mapping[str, Array], out: Mapping[str, Array]
+    ) -> dict[str, Array]:
         names = [tensor.name for tensor in self._manifest.outputs]
-        return dict(zip(names, self._fetch(names), strict=True))
+        return dict(zip(names, self._fetch(names, out), strict=True))
 
     def close(self) -> None:
         self._device.free()
         self._host.free()
 
-    def _fetch(self, names: list[str]) -> list[Array]:
+    def _fetch(self, names: list[str], out: Mapping[str, Array]) -> list[Array]:
         staged = [self._staged(name, self.shapes[name]) for name in names]
         for name, array in zip(names, staged, strict=True):
             if array.nbytes:
                 self._accelerator.copy_out(self._stream, _bytes(array), self.addresses[name])
         self._stream.synchronize()
-        return [array.copy() for array in staged]
+        return [
+            placed(array, name, out) if name in out else array.copy()
+            for name, array in zip(names, staged, strict=True)
+        ]
 
     def _staged(self, name: str, shape: tuple[int, ...]) -> Array:
         dtype = numpy_dtype(self._manifest.tensors[name].dtype)
@@ -131,15 +138,19 @@ class CrossingValues(GpuValues):
         super().__init__(manifest, accelerator, stream, on_begin, lay_out_values(manifest))
         self._as_array = as_array
 
-    def begin(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+    def begin(
+        self, inputs: Mapping[str, Array], out: Mapping[str, Array]
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
         self._on_begin()
         tensors = self._manifest.tensors
         self.shapes = {name: tuple(map(int, tensors[name].shape)) for name in self.addresses}
-        return dict(inputs), new_outputs(self._manifest, inputs)
+        return dict(inputs), new_outputs(self._manifest, inputs, out)
 
-    def finish(self, given: Mapping[str, Any], results: Mapping[str, Array]) -> dict[str, Array]:
+    def finish(
+        self, given: Mapping[str, Any], results: Mapping[str, Array], out: Mapping[str, Array]
+    ) -> dict[str, Array]:
         self._stream.synchronize()
-        return all_outputs(self._manifest, given, results, self._as_array)
+        return all_outputs(self._manifest, given, results, out, self._as_array)
 
 
 def _bytes(array: Array) -> memoryview:

@@ -7,12 +7,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from typing import Any, Protocol
 
-from swapnet.errors import BackendError
-from swapnet.executor.inputs import check_inputs
+from swapnet.errors import BackendError, InputError
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.runtime.batching import agree, are_alike, join, largest_batch, part, rows_of
 from swapnet.executor.runtime.lanes import Lanes, LaneTurn, Uninterrupted
@@ -22,6 +21,8 @@ from swapnet.executor.runtime.policy import Job
 from swapnet.executor.runtime.rates import RateMeter
 from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.sharing import Turn
+from swapnet.executor.stats import Histogram, Stats
+from swapnet.executor.swapping.host_values import placed
 from swapnet.executor.swapping.readers import Rank
 from swapnet.process.forks import Birthplace
 from swapnet.tensors import Array
@@ -52,6 +53,10 @@ class ModelStats:
         Requests that have not begun.
     replans
         Changes of its share.
+    latency
+        Times from when requests were submitted to their answers, without those that raised.
+    execution
+        Counts of its executor: inferences with their latencies, stalls, and the time of opening.
     """
 
     requests: int = 0
@@ -60,6 +65,8 @@ class ModelStats:
     read_bytes: int = 0
     waiting: int = 0
     replans: int = 0
+    latency: Histogram = field(default_factory=Histogram)
+    execution: Stats = field(default_factory=Stats)
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class _Request:
     job: Job
     rank: Rank
     inputs: dict[str, Array]
+    out: dict[str, Array]
     result: Future[dict[str, Array]]
 
 
@@ -143,7 +151,7 @@ class RuntimeModel:
         """Counts since the model was loaded."""
         self._birthplace.check()
         with self._changed:
-            return replace(self._stats, waiting=len(self._queue))
+            return replace(self._stats, waiting=len(self._queue), execution=self.executor.stats)
 
     def rate_per_s(self) -> float:
         """Requests per second, as expected and as seen."""
@@ -151,7 +159,9 @@ class RuntimeModel:
         with self._changed:
             return self._urgencies.meter.rate_per_s(time.perf_counter())
 
-    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    def __call__(
+        self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None = None
+    ) -> dict[str, Array]:
         """Run one inference; inputs, outputs and errors are those of `SwapExecutor.__call__`.
 
         Raises
@@ -165,19 +175,24 @@ class RuntimeModel:
                 why=f"this is a done-callback, which runs on the thread of {waiting.name}",
                 hint="submit() instead, or call from another thread",
             )
-        return self.submit(inputs, copy=False).result()
+        return self.submit(inputs, out, copy=False).result()
 
-    def submit(self, inputs: Mapping[str, Any], *, copy: bool = True) -> Future[dict[str, Array]]:
-        """Queue one inference; errors come with the future's result.
+    async def infer(
+        self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None = None
+    ) -> dict[str, Array]:
+        """Run one inference that the event loop need not wait for; see `SwapExecutor.infer`."""
+        import asyncio  # 2 MiB that only its users pay for
 
-        Parameters
-        ----------
-        inputs
-            One array per model input, by name; read before this returns.
-        copy
-            Copy the arrays, which the caller may then overwrite. Copies take the memory of the
-            inputs for each request that waits, beside the budget. With False the arrays must stay
-            as they are until the future is done.
+        return await asyncio.wrap_future(self.submit(inputs, out, copy=False))
+
+    def submit(
+        self,
+        inputs: Mapping[str, Any],
+        out: Mapping[str, Any] | None = None,
+        *,
+        copy: bool = True,
+    ) -> Future[dict[str, Array]]:
+        """Queue one inference; parameters and result are those of `SwapExecutor.submit`.
 
         Raises
         ------
@@ -188,7 +203,7 @@ class RuntimeModel:
         now = time.perf_counter()
         result: Future[dict[str, Array]] = Future()
         try:
-            checked = check_inputs(self.executor.manifest, inputs, copy=copy)
+            checked, destinations = self.executor.check(inputs, out, copy=copy)
         except Exception as error:
             result.set_exception(error)
             return result
@@ -203,7 +218,8 @@ class RuntimeModel:
         with self._changed:
             if self._closing:
                 raise unloaded(self.name)
-            self._queue.append(_Request(job, self._lanes.admit(job), checked, result))
+            rank = self._lanes.admit(job)
+            self._queue.append(_Request(job, rank, checked, destinations, result))
             self._urgencies.meter.note(now)
             self._foresee()
             self._changed.notify_all()
@@ -317,31 +333,38 @@ class RuntimeModel:
         asked = [r for r in requests if r.result.set_running_or_notify_cancel()]
         turn = LaneTurn(self._lanes, requests[0].job)
         try:
-            answers = self._answers([request.inputs for request in asked], turn)
+            answers = self._answers(asked, turn)
         finally:
             turn.leave()
             for request in requests:
                 self._lanes.dismiss(request.job)
         failures = sum(isinstance(answer, Exception) for answer in answers)
+        now = time.perf_counter()
         with self._changed:
             self._running = ()
             self._foresee()
             self._count(requests=len(asked), failures=failures)
+            latency = self._stats.latency
+            for request, answer in zip(asked, answers, strict=True):
+                if not isinstance(answer, Exception):
+                    latency = latency.plus((now - request.job.arrival_s) * 1e3)
+            self._stats = replace(self._stats, latency=latency)
         for request, answer in zip(asked, answers, strict=True):
             if isinstance(answer, Exception):
                 request.result.set_exception(answer)
             else:
                 request.result.set_result(answer)
 
-    def _answers(self, inputs: Sequence[dict[str, Array]], turn: LaneTurn) -> list[_Answer]:
+    def _answers(self, requests: Sequence[_Request], turn: LaneTurn) -> list[_Answer]:
         """Answer requests together where that is known to be the same, else one by one."""
-        if not inputs:
+        if not requests:
             return []
         kept = turn if self._is_interruptible else Uninterrupted(turn)
+        inputs = [request.inputs for request in requests]
         joined = self._joined(inputs, kept) if len(inputs) > 1 else None
         if joined is not None and self._joins_well:
-            return list(joined)
-        alone = [self._attempt([one], kept) for one in inputs]
+            return [_hand_over(*pair) for pair in zip(joined, requests, strict=True)]
+        alone = [self._attempt([one.inputs], kept, one.out) for one in requests]
         if joined is not None:
             whole = [answer for answer in alone if not isinstance(answer, Exception)]
             self._joins_well = len(whole) == len(alone) and agree(joined, whole)
@@ -357,9 +380,14 @@ class RuntimeModel:
             return None
         return part(answer, [rows_of(one) for one in inputs])
 
-    def _attempt(self, inputs: Sequence[dict[str, Array]], turn: Turn) -> _Answer:
+    def _attempt(
+        self,
+        inputs: Sequence[dict[str, Array]],
+        turn: Turn,
+        out: Mapping[str, Array] | None = None,
+    ) -> _Answer:
         try:
-            answer: _Answer = self.executor.infer(join(inputs), turn)
+            answer: _Answer = self.executor.execute(join(inputs), turn, out)
         except Exception as error:
             answer = error
         last = self.executor.stats.last
@@ -378,6 +406,14 @@ class RuntimeModel:
         self._urgencies.pending = tuple(
             request.rank for request in (*running, *islice(self._queue, _FORESEEN))
         )
+
+
+def _hand_over(outputs: Mapping[str, Array], request: _Request) -> _Answer:
+    """Outputs of one of several joined requests, in the arrays that came with it."""
+    try:
+        return {name: placed(array, name, request.out) for name, array in outputs.items()}
+    except InputError as error:
+        return error
 
 
 def _settle(done: Future[None], change: Callable[[], None]) -> None:

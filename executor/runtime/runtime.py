@@ -15,6 +15,7 @@ from swapnet.errors import BackendError, InputError, SwapnetError
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
+from swapnet.executor.events import OnEvent
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.usage import mappable_bytes
 from swapnet.executor.runtime.admission import budget_bytes, too_small
@@ -70,6 +71,9 @@ class SwapRuntime:
         Steps of different models that are executed at the same moment.
     policy
         Order of requests: `swapnet.executor.runtime.policy.Policy`.
+    on_event
+        Called with the events of all models, as in `SwapExecutor`; on the thread of the model, on
+        that of a request that is refused, or on that of `load`, `unload` and `close`.
 
     Raises
     ------
@@ -97,6 +101,7 @@ class SwapRuntime:
         split: str = "latency",
         lanes: int = 1,
         policy: Policy | str = Policy.DEADLINE,
+        on_event: OnEvent | None = None,
     ) -> None:
         if lanes < 1:
             raise InputError(f"{lanes} lanes execute nothing", why="there must be 1 or more")
@@ -107,6 +112,7 @@ class SwapRuntime:
         self._load_mode = LoadMode.parse(load_mode)
         Patience(storage_timeout_ms)  # refuses what is out of its range
         self._storage_timeout_ms = storage_timeout_ms
+        self._on_event = on_event
         self._lanes = Lanes(lanes, policy)
         self._balance = threading.RLock()
         """Held while models come, go, or change their shares."""
@@ -318,6 +324,8 @@ class SwapRuntime:
                 storage_timeout_ms=self._storage_timeout_ms,
                 options=OPTIONS,
                 sharing=Sharing(self._channel, self._scratch, urgencies),
+                on_event=self._on_event,
+                name=name,
             )
         try:
             return RuntimeModel(name, executor, objectives, self._lanes, urgencies, self)

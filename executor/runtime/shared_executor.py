@@ -9,6 +9,7 @@ from typing import Any
 from swapnet.budget import Budget
 from swapnet.executor.backends.base import Array
 from swapnet.executor.engine import Engine
+from swapnet.executor.events import OnEvent
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.planning.plan import Plan, PlanOptions
 from swapnet.executor.sharing import Sharing, Turn
@@ -29,6 +30,8 @@ class SharedExecutor(SwapExecutor):
         The model's part in reading and in scratch memory; None where it has its own.
     plan
         A plan of this engine for the budget; None to search one.
+    on_event, name
+        Called with events, and the name in them.
     """
 
     def __init__(
@@ -41,7 +44,10 @@ class SharedExecutor(SwapExecutor):
         options: PlanOptions | None = None,
         sharing: Sharing | None = None,
         plan: Plan | None = None,
+        on_event: OnEvent | None = None,
+        name: str = "",
     ) -> None:
+        self._name = name
         self._sharing = sharing
         self._given_plan = plan
         super().__init__(
@@ -50,13 +56,16 @@ class SharedExecutor(SwapExecutor):
             load_mode=load_mode,
             storage_timeout_ms=storage_timeout_ms,
             options=options,
+            on_event=on_event,
         )
 
     def hurry(self) -> None:
         """Wait 5 seconds at most for storage from now on: the model is to be closed."""
         self._patience.hurry()
 
-    def infer(self, inputs: Mapping[str, Any], turn: Turn) -> dict[str, Array]:
+    def execute(
+        self, inputs: Mapping[str, Any], turn: Turn, out: Mapping[str, Any] | None = None
+    ) -> dict[str, Array]:
         """Run one inference that takes turns with other models.
 
         Raises
@@ -64,7 +73,19 @@ class SharedExecutor(SwapExecutor):
         SwapnetError
             As calling the executor does.
         """
-        return self._infer(inputs, turn)
+        return self._infer(inputs, turn, out)
+
+    def check(
+        self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, *, copy: bool
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Arrays for `execute`, of a request that is served later.
+
+        Raises
+        ------
+        InputError, BudgetError
+            They do not fit the model, or are larger than planned for.
+        """
+        return self._check(inputs, out, copy=copy)
 
     def prepare(self, budget: Budget | str | int) -> Plan:
         """The plan for another budget, for `adopt`; requests keep running.

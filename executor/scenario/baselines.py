@@ -289,7 +289,7 @@ class WholeModel:
         try:
             with self._held(self) as executor:
                 kept = turn if is_interruptible(self.manifest) else Uninterrupted(turn)
-                outputs = executor.infer(inputs, kept)
+                outputs = executor.execute(inputs, kept)
                 last = executor.stats.last
                 self._read_bytes += last.read_bytes if last else 0
                 return outputs

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from swapnet.errors import InputError
 from swapnet.executor.planning.layout import is_placed, lay_out_values
 from swapnet.executor.swapping.arena import Arena, new_array
 from swapnet.manifest import Manifest
-from swapnet.tensors import Array, numpy_dtype
+from swapnet.tensors import Array, as_dims, numpy_dtype
 
-__all__ = ["Values", "all_outputs", "new_outputs"]
+__all__ = ["Values", "all_outputs", "new_outputs", "placed"]
 
 
 class Values:
@@ -54,30 +55,70 @@ class Values:
     def writing(self, name: str, shape: tuple[int, ...]) -> Iterator[Array]:
         yield self.array(name)
 
-    def begin(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
-        return dict(inputs), new_outputs(self._manifest, inputs)
+    def begin(
+        self, inputs: Mapping[str, Array], out: Mapping[str, Array]
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        return dict(inputs), new_outputs(self._manifest, inputs, out)
 
-    def finish(self, given: Mapping[str, Any], results: Mapping[str, Array]) -> dict[str, Array]:
-        return all_outputs(self._manifest, given, results, self._as_array)
+    def finish(
+        self, given: Mapping[str, Any], results: Mapping[str, Array], out: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        return all_outputs(self._manifest, given, results, out, self._as_array)
 
     def close(self) -> None:
         self._arena = Arena(0)
 
 
-def new_outputs(manifest: Manifest, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Arrays for the model outputs of known size; copies of those that are inputs too."""
-    arrays = {t.name: new_array(t) for t in manifest.outputs if is_placed(t)}
-    return arrays | {t.name: inputs[t.name].copy() for t in manifest.outputs if t.name in inputs}
+def new_outputs(
+    manifest: Manifest, inputs: Mapping[str, Array], out: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Arrays for the model outputs of known size, and copies of those that are inputs too.
+
+    They are the arrays in ``out`` where there are such.
+    """
+    arrays = {}
+    for tensor in manifest.outputs:
+        name = tensor.name
+        if name in inputs:
+            arrays[name] = placed(inputs[name], name, out) if name in out else inputs[name].copy()
+        elif is_placed(tensor):
+            arrays[name] = out[name] if name in out else new_array(tensor)
+    return arrays
 
 
 def all_outputs(
     manifest: Manifest,
     given: Mapping[str, Any],
     results: Mapping[str, Array],
+    out: Mapping[str, Array],
     as_array: Callable[[Any], Array],
 ) -> dict[str, Array]:
-    """All model outputs: ``results``, and those that the backend allocated."""
+    """All model outputs: ``results``, and those that the backend allocated, `placed` in ``out``."""
     return {
-        t.name: results[t.name] if t.name in results else as_array(given[t.name])
+        t.name: results[t.name]
+        if t.name in results
+        else placed(as_array(given[t.name]), t.name, out)
         for t in manifest.outputs
     }
+
+
+def placed(output: Array, name: str, out: Mapping[str, Array]) -> Array:
+    """A model output, copied into the array that the caller gave for it, if any.
+
+    Raises
+    ------
+    InputError
+        The array has another shape.
+    """
+    array = out.get(name)
+    if array is None:
+        return output
+    if array.shape != output.shape:
+        raise InputError(
+            f"output {name!r} does not fit into the array that was given for it",
+            why=f"it is {as_dims(output.shape)} for these inputs, "
+            f"the array is {as_dims(array.shape)}",
+            hint="give an array of that shape, or leave it out",
+        )
+    array[...] = output
+    return array

@@ -16,6 +16,7 @@ from swapnet.cli.engine import open_engine, say, tell_of_reading, with_delays
 from swapnet.cli.options import (
     PATH,
     budget_option,
+    custom_ops_option,
     engine_argument,
     gpu_memory_option,
     load_mode_option,
@@ -111,6 +112,7 @@ __all__ = ["command"]
 @load_mode_option
 @storage_timeout_option
 @gpu_memory_option
+@custom_ops_option
 @click.option("--no-resident", is_flag=True, help="Keep no weights in memory; slower.")
 @click.option("--no-cyclic", is_flag=True, help="Never read for the next inference; slower.")
 def command(

@@ -10,7 +10,7 @@ import click
 
 from swapnet.cli.console import progress
 from swapnet.cli.engine import build_apart, planned_for, say, seeded_values, unswappable
-from swapnet.cli.options import PATH, shapes_option, shapes_option_named
+from swapnet.cli.options import PATH, custom_ops_option, shapes_option, shapes_option_named
 from swapnet.cli.precision import (
     DATA_OPTIONS,
     RANGE_OPTIONS,
@@ -68,6 +68,7 @@ __all__ = ["build_engine", "command"]
 )
 @precision_options
 @shapes_option
+@custom_ops_option
 @click.option(
     "measure",
     "--measure/--no-measure",

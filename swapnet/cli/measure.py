@@ -9,6 +9,7 @@ import click
 from swapnet.cli.console import print_table, progress
 from swapnet.cli.engine import open_engine, say
 from swapnet.cli.options import (
+    custom_ops_option,
     engine_argument,
     gpu_memory_option,
     load_mode_option,
@@ -34,6 +35,7 @@ __all__ = ["command"]
 @threads_option
 @load_mode_option
 @gpu_memory_option
+@custom_ops_option
 def command(
     engine: Path,
     data: str | None,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from swapnet.arrays import load_npy, load_npz
+from swapnet.custom_ops import use_custom_ops
 from swapnet.errors import InputError
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.executor.swapping.storage import LoadMode
@@ -20,6 +21,7 @@ from swapnet.units import parse_size
 __all__ = [
     "PATH",
     "budget_option",
+    "custom_ops_option",
     "engine_argument",
     "engines_option",
     "gpu_memory_option",
@@ -108,6 +110,21 @@ storage_timeout_option = click.option(
     type=float,
     metavar="MS",
     help="Longest time that storage may take for one request.",
+)
+
+
+def _use_custom_ops(_: click.Context, __: click.Parameter, libraries: tuple[Path, ...]) -> None:
+    use_custom_ops(*libraries)
+
+
+custom_ops_option = click.option(
+    "--custom-ops",
+    multiple=True,
+    type=PATH,
+    metavar="LIB.so",
+    expose_value=False,
+    callback=_use_custom_ops,
+    help="Library of custom operators for ONNX Runtime, one option each.",
 )
 
 

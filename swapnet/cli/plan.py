@@ -21,6 +21,7 @@ from swapnet.cli.engine import (
 )
 from swapnet.cli.options import (
     PATH,
+    custom_ops_option,
     gpu_memory_option,
     load_mode_option,
     measure_option,
@@ -65,6 +66,7 @@ _SHARES = (17, 25, 43, 66, 100)
 @storage_option
 @load_mode_option
 @gpu_memory_option
+@custom_ops_option
 def command(
     engine: Path,
     budget: str | None,

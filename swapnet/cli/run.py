@@ -12,6 +12,7 @@ from swapnet.cli.engine import open_engine, say, tell_of_reading
 from swapnet.cli.options import (
     PATH,
     budget_option,
+    custom_ops_option,
     engine_argument,
     gpu_memory_option,
     load_mode_option,
@@ -46,6 +47,7 @@ __all__ = ["command"]
 @load_mode_option
 @storage_timeout_option
 @gpu_memory_option
+@custom_ops_option
 @click.pass_context
 def command(
     context: click.Context,

@@ -11,7 +11,7 @@ import msgspec
 
 from swapnet.cli.console import write_json
 from swapnet.cli.engine import engine_or_model, open_engine, say, with_delays
-from swapnet.cli.options import PATH, shapes_option
+from swapnet.cli.options import PATH, custom_ops_option, shapes_option
 from swapnet.cli.precision import data_options, open_data
 from swapnet.errors import SwapnetError
 from swapnet.files import check_writable, working_folder
@@ -75,6 +75,7 @@ class _Trial(msgspec.Struct, frozen=True):
 @click.argument("model", metavar="MODEL.onnx", type=PATH)
 @data_options()
 @shapes_option
+@custom_ops_option
 @click.option("--json", "json_target", metavar="FILE", help="Write the findings; - for stdout.")
 def command(
     model: Path,

@@ -13,6 +13,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
+from swapnet.custom_ops import custom_ops
 from swapnet.errors import BackendError, BudgetError, SwapnetError
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.failure import Failed, raised
@@ -72,7 +73,7 @@ class Child:
         self._who = who
         self._patience_s = patience_s
         self._limit_bytes = limit_bytes
-        command = [str(python or sys.executable), "-m", module]
+        command = [str(python or sys.executable), "-m", module, *custom_ops()]
         if group is not None:
             join = f'echo $$ > "{group.processes_file}"; exec "$@"'
             command = ["sh", "-c", join, "sh", *command]

@@ -1,8 +1,9 @@
 """A child process as it sees its parent; `swapnet.process.child` is the other side.
 
-The parent writes lines of JSON to standard input, the first of them the job. The process answers
-with lines of JSON, and with raw bytes where a line announces them. Standard output of libraries
-goes to standard error, so that it can't be taken for an answer.
+Arguments of the process are libraries of custom operators (`swapnet.custom_ops`). The parent writes
+lines of JSON to standard input, the first of them the job. The process answers with lines of JSON,
+and with raw bytes where a line announces them. Standard output of libraries goes to standard error,
+so that it can't be taken for an answer.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
+from swapnet.custom_ops import use_custom_ops
 from swapnet.errors import SwapnetError
 from swapnet.process.failure import failure_of
 from swapnet.process.parenthood import end_with_parent
@@ -82,6 +84,7 @@ def serve(work: Callable[[Parent], None], parent: Parent | None = None) -> int:
             end_with_parent()
             parent = Parent(sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+            use_custom_ops(*sys.argv[1:])
         work(parent)
     except SwapnetError as error:
         assert parent is not None

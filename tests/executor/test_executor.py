@@ -215,7 +215,7 @@ def test_the_budget_changes_between_inferences(toy: Engine, expected: list[Array
         streamed: list[int] = []
         for budget in (toy.demand, toy.smallest, middle, toy.smallest, "100%"):
             executor.set_budget(budget)
-            assert executor.stats.inferences == 0
+            assert executor.stats.inferences == len(streamed) * len(expected)
             streamed.append(executor.plan.streamed_bytes)
             for seed, outputs in enumerate(expected):
                 assert_same(executor(toy.feeds(seed)), outputs)
@@ -296,15 +296,15 @@ def test_each_step_asks_for_its_turn(toy: Engine, expected: list[Arrays]) -> Non
     with SharedExecutor(toy.folder, toy.smallest) as executor:
         for seed in range(3):
             turns = Turns()
-            assert_same(executor.infer(toy.feeds(seed), turns), expected[seed])
+            assert_same(executor.execute(toy.feeds(seed), turns), expected[seed])
             assert turns.asked.count("take") == len(executor.plan.steps) > 1
             assert turns.asked[-1] == "leave"
         turns = Turns()
         with pytest.raises(InputError):
-            executor.infer({}, turns)
+            executor.execute({}, turns)
         assert turns.asked == []
     with pytest.raises(BackendError, match="closed"):
-        executor.infer(toy.feeds(), turns)
+        executor.execute(toy.feeds(), turns)
     assert turns.asked == []
 
 
@@ -316,9 +316,9 @@ def test_a_failed_inference_leaves_its_turn(
         failing(monkeypatch, 1)
         turns = Turns()
         with pytest.raises(StorageError):
-            executor.infer(toy.feeds(), turns)
+            executor.execute(toy.feeds(), turns)
         assert turns.asked[-1] == "leave"
-        assert_same(executor.infer(toy.feeds(1), turns), expected[1])
+        assert_same(executor.execute(toy.feeds(1), turns), expected[1])
 
 
 @pytest.mark.parametrize("could_wait", [False, True])
@@ -338,10 +338,10 @@ def test_a_step_without_room_is_executed_again_alone(
     turns = Turns(could_wait=could_wait)
     with SharedExecutor(toy.folder, toy.smallest) as executor:
         if could_wait:
-            assert_same(executor.infer(toy.feeds(), turns), expected[0])
+            assert_same(executor.execute(toy.feeds(), turns), expected[0])
         else:
             with pytest.raises(BudgetError, match="too large"):
-                executor.infer(toy.feeds(), turns)
+                executor.execute(toy.feeds(), turns)
         assert turns.asked.count("clear") == 1
         assert_same(executor(toy.feeds(1)), expected[1])
 

@@ -59,12 +59,14 @@ def assert_equal(outputs: Arrays, model: Path, given: Arrays) -> None:
 
 
 def test_spare_budget_belongs_to_activations(folder: Path, model: Path) -> None:
-    with SwapExecutor(folder, "256MiB") as executor:
+    kinds: list[str] = []
+    with SwapExecutor(folder, "256MiB", on_event=lambda e: kinds.append(e.kind)) as executor:
         before = executor.plan
         assert_equal(executor(choosing(ROWS)), model, choosing(ROWS))
         assert executor.plan.usage.scratch_bytes > before.usage.scratch_bytes
         assert executor.plan.planned_bytes <= 256 * MIB
         assert not executor.plan.reads, "what the plan left was enough: weights stay"
+    assert kinds == ["opened", "grown", "inference", "closed"]
 
 
 def test_weights_give_way_once(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,9 +32,11 @@ FLOORS = (
     ("engine", "inputs", "sharing"),
     ("samples",),
     ("execution", "probing.activations"),
+    ("events", "stats"),
     ("shapes",),
     ("executor",),
     ("probing", "runtime"),
+    ("metrics",),
     ("bench",),
     ("scenario",),
 )

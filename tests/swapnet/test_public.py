@@ -12,10 +12,11 @@ import pytest
 import swapnet
 import swapnet.testing
 
-CALLS = ("build", "measure", "quantize")
-CLASSES = ("Engine", "RuntimeModel", "SwapExecutor", "SwapRunner", "SwapRuntime")
+CALLS = ("build", "measure", "quantize", "use_custom_ops")
+CLASSES = ("Engine", "Metrics", "RuntimeModel", "SwapExecutor", "SwapRunner", "SwapRuntime")
 VALUES = (
-    *("Budget", "Demand", "Device", "Inference", "LoadMode", "Manifest", "ModelStats", "Pace"),
+    *("Budget", "Demand", "Device", "Event", "Histogram", "Inference", "LoadMode", "Manifest"),
+    *("ModelStats", "Pace"),
     *("Place", "Plan", "PlanOptions", "Profile", "RangeCache", "Read", "Stats", "Step"),
     *("StepEvent", "ThreadPool", "Usage"),
 )

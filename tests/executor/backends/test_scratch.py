@@ -76,7 +76,7 @@ def test_sessions_share_one_arena_and_are_made_anew_with_another(engine: BuildTo
                 one.pause()
             scratch.resize(limit_bytes)
             for one, toy, outputs in zip(executors, toys, expected, strict=True):
-                found = one.infer(toy.feeds(), ALONE)
+                found = one.execute(toy.feeds(), ALONE)
                 assert all(np.array_equal(found[name], outputs[name]) for name in outputs)
         assert scratch.generation == 3
         for one in executors:

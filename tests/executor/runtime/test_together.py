@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +33,13 @@ def load(runtime: SwapRuntime, toy: Engine) -> RuntimeModel:
 
 
 def submit_at_once(
-    model: RuntimeModel, requests: Sequence[Arrays]
+    model: RuntimeModel, requests: Sequence[Arrays], outs: Sequence[Arrays] = ()
 ) -> list[Future[dict[str, np.ndarray]]]:
     """All of them wait before the first is served."""
     go_on = threading.Event()
     stopped = model.between(lambda: None if go_on.wait(LIMIT_S) else pytest.fail("for ever"))
-    futures = [model.submit(request) for request in requests]
+    pairs = zip_longest(requests, outs, fillvalue=None)
+    futures = [model.submit(request or {}, out) for request, out in pairs]
     assert model.stats.waiting == len(requests)
     go_on.set()
     stopped.result(LIMIT_S)
@@ -87,6 +89,30 @@ def test_requests_that_wait_are_one_inference(engine: BuildToy, opened: Open, wh
     assert model.stats.inferences < model.stats.requests
     outputs = [out for future in futures for out in future.result().values()]
     assert not any(np.shares_memory(a, b) for i, a in enumerate(outputs) for b in outputs[i + 1 :])
+
+
+def test_joined_requests_are_answered_in_the_arrays_that_came_with_them(
+    engine: BuildToy, opened: Open, whole: Alone
+) -> None:
+    """The first time each runs alone too; one whose array is too small fails alone."""
+    model = load(opened("64MiB"), engine("lookups"))
+    for count in (2, 3):
+        requests = indices(*range(1, count + 1))
+        expected = [whole(request) for request in requests]
+        outs = [{n: np.zeros_like(a) for n, a in outputs.items()} for outputs in expected]
+        if count == 3:
+            outs[1] = {name: array[:1] for name, array in outs[1].items()}
+        futures = submit_at_once(model, requests, outs)
+        for index, future in enumerate(futures):
+            if count == 3 and index == 1:
+                with pytest.raises(InputError, match="does not fit into the array"):
+                    future.result(LIMIT_S)
+                continue
+            answer = future.result(LIMIT_S)
+            assert all(answer[name] is array for name, array in outs[index].items())
+            assert_close(outs[index], expected[index])
+    assert (model.stats.requests, model.stats.failures) == (5, 1)
+    assert model.stats.inferences == 3 + 2
 
 
 @pytest.mark.parametrize("known", [False, True])
