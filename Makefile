@@ -19,7 +19,7 @@ DATA ?=
 PYCUDA_WHEEL ?=
 GROUPS ?=
 
-.PHONY: help setup engines try shipped test test-quick test-oldest prove prove-precision prove-scenarios test-aarch64 check bench accuracy test-gpu bench-gpu gpu-kit gpu-kit-rehearsal peers wheel clean
+.PHONY: help setup engines try shipped test test-quick test-oldest prove prove-precision prove-scenarios test-aarch64 check bench accuracy test-gpu bench-gpu gpu-kit gpu-kit-rehearsal peers docs wheel clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-17s %s\n' "$$name" "$$text"; done
@@ -99,8 +99,11 @@ peers: ## The environment of accelerate's disk_offload, for the suite: .venv-pee
 	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
 	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check -e '.[peers]'
 
+docs: $(READY) ## The pages of docs/ as a site: open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 wheel: $(READY) ## The wheel in dist/, tried in an empty environment
 	$(BIN)/python -m tests.evidence.wheel
 
-clean: ## Remove engines, results and the virtual environment
-	rm -rf engines results gpu-kit $(VENV) $(VENV)-oldest $(VENV)-peers
+clean: ## Remove engines, results, the site and the virtual environment
+	rm -rf engines results site gpu-kit $(VENV) $(VENV)-oldest $(VENV)-peers

@@ -6,6 +6,7 @@ import ast
 import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,13 @@ from tests.helpers.zoo import Net
 
 ROOT = Path(__file__).parent.parent
 API = ROOT / "docs" / "api.md"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUNNABLE = (API, ROOT / "docs" / "getting-started.md")
+"""Pages with Python that runs in their order, in one folder."""
+
+PAGES = [
+    *(ROOT / "README.md", ROOT / "examples" / "README.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 FOLDERS = ("swapnet", "builder", "executor", "calibration", "models")
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
@@ -33,6 +40,9 @@ _COMMAND = re.compile(
     r"(?<![\w./-])swapnet ([a-z][a-z-]*(?![\w./:-])(?: (?:\| )?[a-z][a-z-]*(?![\w./:-]))*)"
 )
 """Words after the command's name, and ``|`` where several stand in a row."""
+
+_LINE = re.compile(r"(?:\S*python -m )?swapnet (?!.*[|…])(.*)")
+"""A whole command line, of one command."""
 
 _SIGNATURE = re.compile(r"^swapnet\.([\w.]+)(\(.*?\))(?= ->|\n(?! )|\n?\Z)", re.M | re.S)
 
@@ -136,6 +146,24 @@ def test_commands_and_options_that_pages_name_exist(page: Path) -> None:
 
 
 @each_page
+def test_command_lines_that_pages_show_are_taken(page: Path) -> None:
+    for line in "\n".join(blocks(page, "")).splitlines():
+        if shown := _LINE.fullmatch(re.split(r"  | #", line)[0]):
+            command: click.Command | None = cli
+            words = shlex.split(shown[1])
+            while isinstance(command, click.Group) and words:
+                command = command.get_command(click.Context(command), words.pop(0))
+            assert command is not None, line
+            command.make_context("swapnet", words)
+
+
+@each_page
+def test_python_that_pages_show_compiles(page: Path) -> None:
+    for code in blocks(page, "python"):
+        compile(code, page.name, "exec")
+
+
+@each_page
 def test_schemas_that_pages_name_are_those_of_the_code(page: Path) -> None:
     named = set(re.findall(r"swapnet-[a-z-]+/\d+", page.read_text()))
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
@@ -179,7 +207,7 @@ def test_signatures_on_the_page_of_the_python_interface_are_those_of_the_code() 
 
 
 @pytest.mark.slow
-def test_examples_on_the_page_of_the_python_interface_run(tmp_path: Path) -> None:
+def test_python_on_the_pages_that_promise_it_runs(tmp_path: Path) -> None:
     net = Net()
     value = net.input("image", [1, 3, 64, 64])
     channels = 3
@@ -189,7 +217,7 @@ def test_examples_on_the_page_of_the_python_interface_run(tmp_path: Path) -> Non
     net.output(net("GlobalAveragePool", value))
     onnx.save_model(net.model(), tmp_path / "model.onnx")
     script = tmp_path / "examples.py"
-    script.write_text("\n".join(blocks(API, "python")))
+    script.write_text("\n".join(code for page in RUNNABLE for code in blocks(page, "python")))
     ended = subprocess.run(
         [sys.executable, script],
         cwd=tmp_path,
