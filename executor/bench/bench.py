@@ -26,8 +26,9 @@ from swapnet.executor.bench.judgement import (
 from swapnet.executor.bench.process import Program, Worker
 from swapnet.executor.bench.report import Peer, Report
 from swapnet.executor.bench.rounds import Rounds, Schedule, run_rounds
-from swapnet.executor.bench.sides import Request, Round
+from swapnet.executor.bench.sides import Request
 from swapnet.executor.bench.summary import Measured, make_report, peer_of
+from swapnet.executor.bench.timing import Round, Timing
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.plan import Plan, PlanOptions
@@ -144,8 +145,6 @@ class Findings:
         Rounds of the swapped side, in order.
     outputs
         Outputs of the swapped side's last inference.
-    steps_ms
-        Execution times of each step of ``plan`` in all counted inferences.
     trace_events
         Events of the last inference; empty unless traced.
     """
@@ -155,8 +154,12 @@ class Findings:
     manifest: Manifest
     rounds: tuple[Round, ...]
     outputs: dict[str, Array]
-    steps_ms: tuple[tuple[float, ...], ...]
     trace_events: tuple[dict[str, Any], ...]
+
+    @property
+    def timings(self) -> list[Timing]:
+        """Counted inferences of the swapped side, in order."""
+        return [timing for turn in self.rounds for timing in turn.timings]
 
 
 def bench(setup: Setup) -> Findings:
@@ -231,7 +234,6 @@ def bench(setup: Setup) -> Findings:
             manifest,
             tuple(taken.rounds["swapped"]),
             outputs,
-            tuple(map(tuple, details["steps_ms"])),
             tuple(details["trace"]),
         )
 

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from math import inf
-from statistics import median
 
 from swapnet.errors import SwapnetError
-from swapnet.executor.bench.sides import Round
+from swapnet.executor.bench.timing import Round
 
 __all__ = ["Rounds", "Run", "Schedule", "run_rounds"]
 
@@ -134,4 +133,4 @@ def _is_enough(schedule: Schedule, rounds: int, spent_ms: float, elapsed_s: floa
 def _count(schedule: Schedule, most: int, latest: Round | None) -> int:
     if latest is None or schedule.turn_ms == inf:
         return most
-    return max(1, min(most, int(schedule.turn_ms / median(latest.latency_ms))))
+    return max(1, min(most, int(schedule.turn_ms / latest.median_ms)))

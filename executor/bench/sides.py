@@ -14,6 +14,7 @@ import msgspec
 
 from swapnet.arrays import load_npz
 from swapnet.executor.backends.base import Array
+from swapnet.executor.bench.timing import Round, Timing
 from swapnet.executor.device import Device
 from swapnet.executor.pace import Pace
 from swapnet.executor.planning.plan import PlanOptions
@@ -23,7 +24,7 @@ from swapnet.machine import peak_resident_bytes
 if TYPE_CHECKING:
     from swapnet.executor.engine import Engine
 
-__all__ = ["Request", "Round", "Side", "gpu_free_bytes", "open_side"]
+__all__ = ["Request", "Side", "gpu_free_bytes", "open_side"]
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -78,32 +79,6 @@ class Request(msgspec.Struct, frozen=True):
         return Pace(self.storage_bytes_per_s) if self.storage_bytes_per_s else None
 
 
-class Round(msgspec.Struct, frozen=True):
-    """Measurements of one round of inferences.
-
-    Attributes
-    ----------
-    latency_ms, stall_ms
-        Latency and stall of each inference. The resident side's latency has execution and reading
-        side by side.
-    starts_ms
-        Start of each inference, counted from the worker's start.
-    read_bytes
-        Bytes read for all counted inferences together.
-    idle_ms
-        Execution times of the resident side with nothing else running.
-    storage_bytes_per_s
-        Bandwidth of the resident side's reader with nothing else running.
-    """
-
-    latency_ms: tuple[float, ...]
-    starts_ms: tuple[float, ...] = ()
-    stall_ms: tuple[float, ...] = ()
-    read_bytes: int = 0
-    idle_ms: tuple[float, ...] = ()
-    storage_bytes_per_s: float = 0.0
-
-
 class Side(Protocol):
     """A way to run the model, in a worker process."""
 
@@ -149,25 +124,18 @@ class _Swapped:
             storage_timeout_ms=request.storage_timeout_ms,
         )
         self._outputs: dict[str, Array] = {}
-        self._steps_ms: list[list[float]] = [[] for _ in self._executor.plan.steps]
 
     def run(self, count: int) -> Round:
         self._outputs = {}
         self._executor(self._inputs)
-        latency, starts, stall = [], [], []
-        read_bytes = 0
+        timings = []
         for _ in range(count):
             self._outputs = {}
-            starts.append((time.perf_counter() - self._started) * 1e3)
             self._outputs = self._executor(self._inputs)
             last = self._executor.stats.last
             assert last is not None
-            latency.append(last.latency_ms)
-            stall.append(last.stall_ms)
-            read_bytes += last.read_bytes
-            for event in last.steps:
-                self._steps_ms[event.step].append((event.end - event.start) * 1e3)
-        return Round(tuple(latency), tuple(starts), tuple(stall), read_bytes=read_bytes)
+            timings.append(Timing.of(last, self._started))
+        return Round(tuple(timings))
 
     def outputs(self) -> Mapping[str, Array]:
         return self._outputs
@@ -179,7 +147,6 @@ class _Swapped:
         return {
             "load_mode": str(self._executor.load_mode),
             "trace": trace_events(self._executor.plan, last) if last and last.reads else [],
-            "steps_ms": self._steps_ms,
             "resident_peak_bytes": peak_resident_bytes(),
             "gpu_bytes": self._gpu_bytes - gpu_free_bytes(self._device),
         }
@@ -211,8 +178,8 @@ class _Resident:
         self._execute()
         idle = tuple(self._execute() for _ in range(count))
         self._both()
-        return Round(
-            tuple(self._both() for _ in range(count)),
+        return Round.of(
+            [self._both() for _ in range(count)],
             idle_ms=idle,
             storage_bytes_per_s=self._reader.total_bytes / median(seconds),
         )
@@ -265,7 +232,7 @@ class _Whole:
             start = time.perf_counter()
             self._outputs = self._session.run(None, self._inputs)
             latency.append((time.perf_counter() - start) * 1e3)
-        return Round(tuple(latency))
+        return Round.of(latency)
 
     def outputs(self) -> Mapping[str, Array]:
         return dict(zip(self._names, self._outputs, strict=True))

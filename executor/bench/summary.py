@@ -5,13 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 
 from swapnet.executor.bench.judgement import Judgement
 from swapnet.executor.bench.prediction import paired_predictions
 from swapnet.executor.bench.report import Machine, Peer, Report, Verdict
-from swapnet.executor.bench.sides import Round
 from swapnet.executor.bench.statistics import percentile, summarise
+from swapnet.executor.bench.timing import Round
 from swapnet.executor.device import Device, available_processors
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.usage import demand
@@ -74,20 +74,20 @@ def make_report(
     manifest, plan = measured.manifest, measured.plan
     latencies = [ms for turn in measured.swapped for ms in turn.latency_ms]
     ordered = sorted(latencies)
-    stall_ms = median(ms for turn in measured.swapped for ms in turn.stall_ms)
-    whole = measured.unswapped or tuple(Round(turn.idle_ms) for turn in measured.resident)
+    stall_ms = median(each.stall_ms for turn in measured.swapped for each in turn.timings)
+    whole = measured.unswapped or tuple(Round.of(turn.idle_ms) for turn in measured.resident)
     storage = median(turn.storage_bytes_per_s for turn in measured.resident)
     reading = [
         plan.streamed_bytes / turn.storage_bytes_per_s * 1e3 if plan.streamed_bytes else 0.0
         for turn in measured.resident
     ]
-    bounds = [max(_middle(w), ms) for w, ms in zip(whole, reading, strict=True)]
+    bounds = [max(w.median_ms, ms) for w, ms in zip(whole, reading, strict=True)]
     contended = [
-        max(_middle(r), _middle(w)) if plan.streamed_bytes else _middle(w)
+        max(r.median_ms, w.median_ms) if plan.streamed_bytes else w.median_ms
         for r, w in zip(measured.resident, whole, strict=True)
     ]
     predictions = paired_predictions(plan, measured.profile, measured.resident)
-    execution_ms, reading_ms = median(map(_middle, whole)), median(reading)
+    execution_ms, reading_ms = median(turn.median_ms for turn in whole), median(reading)
     unswapped = [ms for turn in measured.unswapped for ms in turn.latency_ms]
     mapped = measured.peers.get("mapped", Peer())
     verdict: Verdict = "storage-bound" if reading_ms > execution_ms else "compute-bound"
@@ -112,7 +112,9 @@ def make_report(
         percentiles_ms={f"{p:g}": percentile(ordered, p) for p in percentiles},
         throughput_qps=1e3 * len(latencies) / sum(latencies),
         unswapped_ms=summarise(unswapped) if unswapped else None,
-        ratio_to_unswapped=_ratio(measured.swapped, map(_middle, measured.unswapped)),
+        ratio_to_unswapped=_ratio(
+            measured.swapped, (turn.median_ms for turn in measured.unswapped)
+        ),
         mapped_ms=mapped.latency_ms,
         ratio_of_mapped=mapped.ratio,
         bound_ms=median(bounds),
@@ -175,7 +177,7 @@ def peer_of(
     """
     if not rounds:
         return Peer(fixed_bytes=fixed_bytes, note=note)
-    ratio = _ratio(swapped, map(_middle, rounds))
+    ratio = _ratio(swapped, (turn.median_ms for turn in rounds))
     return Peer(
         latency_ms=summarise([ms for turn in rounds for ms in turn.latency_ms]),
         ratio=1 / ratio if ratio else None,
@@ -186,18 +188,14 @@ def peer_of(
     )
 
 
-def _middle(turn: Round) -> float:
-    return median(turn.latency_ms)
-
-
 def _ratio(swapped: Sequence[Round], others: Iterable[float]) -> float | None:
     """Median over rounds of our latency over the other; None without others."""
-    pairs = [_middle(ours) / theirs for ours, theirs in zip(swapped, others, strict=False)]
+    pairs = [ours.median_ms / theirs for ours, theirs in zip(swapped, others, strict=False)]
     return median(pairs) if pairs else None
 
 
 def _read_bytes(rounds: Sequence[Round]) -> int:
-    return round(sum(t.read_bytes for t in rounds) / sum(len(t.latency_ms) for t in rounds))
+    return round(mean(each.read_bytes for turn in rounds for each in turn.timings))
 
 
 def _installed(manifest: Manifest) -> str:

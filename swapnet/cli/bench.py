@@ -273,16 +273,21 @@ def _percentiles(text: str) -> tuple[float, ...]:
 
 def _times(findings: Findings) -> list[dict[str, float]]:
     return [
-        {"startMs": start, "endMs": start + ms, "latencyMs": ms, "stallMs": stall}
-        for turn in findings.rounds
-        for start, ms, stall in zip(turn.starts_ms, turn.latency_ms, turn.stall_ms, strict=True)
+        {
+            "startMs": each.start_ms,
+            "endMs": each.start_ms + each.latency_ms,
+            "latencyMs": each.latency_ms,
+            "stallMs": each.stall_ms,
+        }
+        for each in findings.timings
     ]
 
 
 def _profile(findings: Findings) -> list[dict[str, Any]]:
-    steps = findings.steps_ms
+    timings = findings.timings
+    steps = list(zip(*(each.steps_ms for each in timings), strict=True))
     total = sum(map(mean, steps)) or 1.0
-    rows: list[dict[str, Any]] = [{"count": len(steps[0]) if steps else 0}]
+    rows: list[dict[str, Any]] = [{"count": len(timings)}]
     for step, times in zip(findings.plan.steps, steps, strict=True):
         rows.append(
             {

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from swapnet.executor.bench.report import Machine, Peer, Report
-from swapnet.executor.bench.sides import Round
 from swapnet.executor.bench.statistics import summarise
+from swapnet.executor.bench.timing import Round, Timing
 from swapnet.executor.planning.curve import Point
 from swapnet.manifest import Manifest
 from swapnet.testing.engine import write_engine
@@ -88,9 +88,16 @@ def a_report(**fields: Any) -> Report:
     return Report(**{**usual, **fields})
 
 
-def a_round(latency_ms: Sequence[float], **fields: Any) -> Round:
-    """A round of these latencies."""
-    return Round(tuple(latency_ms), **fields)
+def a_round(
+    latency_ms: Sequence[float],
+    *,
+    idle_ms: Sequence[float] = (),
+    storage_bytes_per_s: float = 0.0,
+    **fields: Any,
+) -> Round:
+    """A round of these latencies; ``fields`` are those of each of its inferences."""
+    timings = tuple(Timing(ms, **fields) for ms in latency_ms)
+    return Round(timings, tuple(idle_ms), storage_bytes_per_s)
 
 
 @pytest.fixture

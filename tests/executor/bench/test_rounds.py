@@ -6,7 +6,7 @@ import pytest
 
 from swapnet.errors import BudgetError
 from swapnet.executor.bench.rounds import Schedule, run_rounds
-from swapnet.executor.bench.sides import Round
+from swapnet.executor.bench.timing import Round
 
 
 class Fake:
@@ -21,7 +21,7 @@ class Fake:
         if len(self.counts) == self._fails_at:
             raise BudgetError("killed", why="too large")
         self.counts.append(count)
-        return Round((self._ms,) * count)
+        return Round.of([self._ms] * count)
 
 
 def schedule(**fields: float) -> Schedule:

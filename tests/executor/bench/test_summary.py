@@ -32,8 +32,8 @@ def report(simulated: Simulated) -> Callable[..., Report]:
             "profile": profile,
             "plan": make_plan(manifest, profile, budget_bytes),
             "swapped": [
-                a_round([10.0] * 3, stall_ms=(1.0,) * 3, read_bytes=30),
-                a_round([30.0] * 3, stall_ms=(3.0,) * 3, read_bytes=30),
+                a_round([10.0] * 3, stall_ms=1.0, read_bytes=10),
+                a_round([30.0] * 3, stall_ms=3.0, read_bytes=10),
             ],
             "resident": [
                 a_round([8.0], idle_ms=(4.0,), storage_bytes_per_s=1e9),
