@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from swapnet.errors import BackendError, BudgetError
@@ -21,7 +21,7 @@ from swapnet.executor.swapping.pipeline import Pipeline, ReadEvent
 from swapnet.executor.swapping.storage import WeightFile
 from swapnet.manifest import SHARED, Manifest
 
-__all__ = ["Execution", "Inference", "Stats", "StepEvent"]
+__all__ = ["Execution", "Inference", "StepEvent"]
 
 
 @dataclass(frozen=True)
@@ -68,25 +68,6 @@ class Inference:
     reads: tuple[ReadEvent, ...] = ()
 
 
-@dataclass(frozen=True)
-class Stats:
-    """Counts since the executor was opened or its budget changed.
-
-    Attributes
-    ----------
-    inferences
-        Completed inferences.
-    read_bytes
-        Bytes read from storage, with prefetching and looked-up rows, without resident blocks.
-    last
-        The latest inference; None before the first.
-    """
-
-    inferences: int = 0
-    read_bytes: int = 0
-    last: Inference | None = None
-
-
 class Execution:
     """Everything that belongs to one plan: memory, segments, readers.
 
@@ -107,6 +88,15 @@ class Execution:
         Parts that are shared with other models; None in a process of its own.
     trace, before_read
         See `SwapExecutor`.
+
+    Attributes
+    ----------
+    load_ms, loaded_bytes
+        Time and bytes of reading resident and shared weights.
+    sessions_ms
+        Time of making segments and binding them.
+    last
+        The latest inference; None before the first.
 
     Raises
     ------
@@ -132,7 +122,7 @@ class Execution:
         before_read: Callable[[Any, Read], None] | None,
     ) -> None:
         self.plan = plan
-        self.stats = Stats()
+        self.last: Inference | None = None
         self._manifest = manifest
         self.arena = arena
         self._values = values
@@ -161,20 +151,30 @@ class Execution:
             )
         )
         try:
-            largest = self._loader.largest_bytes
-            load_once(self._loader, _kept(manifest, plan, resident, largest), patience)
+            begun = time.perf_counter()
+            kept = _kept(manifest, plan, resident, self._loader.largest_bytes)
+            load_once(self._loader, kept, patience)
+            loaded = time.perf_counter()
             self._segments = self._make_segments(
                 _bindings(manifest, plan, self.arena, self._values)
             )
+            self.load_ms = (loaded - begun) * 1e3
+            self.loaded_bytes = sum(read.nbytes for read in kept)
+            self.sessions_ms = (time.perf_counter() - loaded) * 1e3
         except BaseException as error:
             self.close(keep=isinstance(error, StalledError))
             raise
         self._pipeline.start(trace=trace)
 
-    def snapshot(self) -> Stats:
-        """Counts until now."""
-        read = self._pipeline.read_bytes + sum(r.read_bytes for r in self._lookups.values())
-        return replace(self.stats, read_bytes=read)
+    @property
+    def read_bytes(self) -> int:
+        """Bytes read since the plan is in force, with looked-up rows, without resident blocks."""
+        return self._pipeline.read_bytes + sum(r.read_bytes for r in self._lookups.values())
+
+    @property
+    def reading_ms(self) -> float:
+        """Time in which at least one request of the pipeline was under way."""
+        return self._pipeline.reading_s * 1e3
 
     def infer(self, inputs: dict[str, Array], turn: Turn = ALONE) -> dict[str, Array]:
         """Run one inference on checked inputs; see `SwapExecutor.__call__`."""
@@ -203,18 +203,15 @@ class Execution:
         )
         if self._backend.is_asynchronous:
             waited_s = sum(event.start - event.wait for event in events)
-        self.stats = Stats(
-            inferences=self.stats.inferences + 1,
-            last=Inference(
-                start=start,
-                latency_ms=(end - start) * 1e3,
-                input_ms=(begun - start) * 1e3,
-                output_ms=(end - executed) * 1e3,
-                stall_ms=waited_s * 1e3,
-                read_bytes=self._pipeline.take_read_bytes(self._lap - 1),
-                steps=events,
-                reads=self._pipeline.take_events(),
-            ),
+        self.last = Inference(
+            start=start,
+            latency_ms=(end - start) * 1e3,
+            input_ms=(begun - start) * 1e3,
+            output_ms=(end - executed) * 1e3,
+            stall_ms=waited_s * 1e3,
+            read_bytes=self._pipeline.take_read_bytes(self._lap - 1),
+            steps=events,
+            reads=self._pipeline.take_events(),
         )
         self._broken = False
         return outputs

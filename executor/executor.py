@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -19,7 +20,7 @@ from swapnet.executor.backends.base import Array, Backend, Memory
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
-from swapnet.executor.execution import Execution, Stats
+from swapnet.executor.execution import Execution
 from swapnet.executor.gpu.accelerator import Accelerator
 from swapnet.executor.inputs import check_inputs
 from swapnet.executor.planning.admission import admitted_bytes, rounded_up
@@ -28,6 +29,7 @@ from swapnet.executor.planning.planner import make_plan, most_scratch_bytes
 from swapnet.executor.planning.usage import READ_BYTES, mappable_bytes, page_table_bytes
 from swapnet.executor.shapes import ensure_shapes
 from swapnet.executor.sharing import ALONE, Sharing, Turn
+from swapnet.executor.stats import Stats
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS, Patience, StalledError
 from swapnet.executor.swapping.relocation import moves
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
@@ -121,6 +123,7 @@ class SwapExecutor:
         before_read: Callable[[Any, Read], None] | None = None,
         gpu: Accelerator | None = None,
     ) -> None:
+        begun = time.perf_counter()
         self._birthplace = Birthplace("executor")
         self._birthplace.keep(self)
         opening = ensure_shapes(engine, shapes, dims=dims, device=device, say=_LOGGER.warning)
@@ -135,6 +138,8 @@ class SwapExecutor:
         self._closing = self._closed = False
         self._state: Execution | None = None
         self._stats = Stats()
+        """Without what was read for the plan in force."""
+        self._counting = threading.Lock()
         self._options = options or PlanOptions()
         self._scratch = self._sharing.scratch if self._sharing else Scratch(0)
         parsed = Budget.parse(budget)
@@ -172,11 +177,19 @@ class SwapExecutor:
             self._plan_of = lru_cache(_KEPT_PLANS)(
                 partial(make_plan, self.manifest, self.engine.delays)
             )
+            planning = time.perf_counter()
             plan = self._given_plan or self._make_plan(parsed)
+            planned = time.perf_counter()
             self._values = self._backend.values()
             opened.callback(self._values.close)
             self._load(plan)
             self._resources = opened.pop_all()
+        assert self._state is not None
+        self._stats = self._stats.opened(
+            self._state,
+            open_ms=(time.perf_counter() - begun) * 1e3,
+            plan_ms=(planned - planning) * 1e3,
+        )
 
     @property
     def manifest(self) -> Manifest:
@@ -200,9 +213,10 @@ class SwapExecutor:
 
     @property
     def stats(self) -> Stats:
-        """Counts until now."""
-        state = self._state
-        return self._stats if state is None else state.snapshot()
+        """Counts since the executor was opened, until now."""
+        with self._counting:
+            state = self._state
+            return self._stats if state is None else self._stats.with_reads(state)
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Run one inference.
@@ -232,17 +246,38 @@ class SwapExecutor:
 
     def _infer(self, inputs: Mapping[str, Any], turn: Turn) -> dict[str, Array]:
         self._birthplace.check()
-        return self._infer_checked(check_inputs(self.manifest, inputs), turn)
+        return self._infer_checked(self._check(inputs), turn)
+
+    def _check(self, inputs: Mapping[str, Any], *, copy: bool = False) -> dict[str, Array]:
+        try:
+            return check_inputs(self.manifest, inputs, copy=copy)
+        except SwapnetError:
+            with self._counting:
+                self._stats = replace(self._stats, refused=self._stats.refused + 1)
+            raise
 
     def _infer_checked(self, checked: dict[str, Array], turn: Turn) -> dict[str, Array]:
         with self._turn:
-            while True:
-                try:
-                    return self._opened().infer(checked, turn)
-                except BudgetError as error:
-                    if self._sharing is not None or not error.missing_bytes:
-                        raise
-                    self._grow_scratch(error)
+            try:
+                outputs = self._execute(checked, turn)
+            except BaseException:
+                with self._counting:
+                    self._stats = replace(self._stats, failures=self._stats.failures + 1)
+                raise
+            assert self._state is not None
+            assert self._state.last is not None
+            with self._counting:
+                self._stats = self._stats.ended(self._state.last)
+            return outputs
+
+    def _execute(self, checked: dict[str, Array], turn: Turn) -> dict[str, Array]:
+        while True:
+            try:
+                return self._opened().infer(checked, turn)
+            except BudgetError as error:
+                if self._sharing is not None or not error.missing_bytes:
+                    raise
+                self._grow_scratch(error)
 
     def _grow_scratch(self, error: BudgetError) -> None:
         """Give values whose size depends on data a larger arena, inside the budget.
@@ -291,7 +326,7 @@ class SwapExecutor:
         """
         self._birthplace.check()
         try:
-            checked = check_inputs(self.manifest, inputs, copy=copy)
+            checked = self._check(inputs, copy=copy)
         except SwapnetError as error:
             refused: Future[dict[str, Array]] = Future()
             refused.set_exception(error)
@@ -443,11 +478,12 @@ class SwapExecutor:
         arena, self._parked = self._parked, None
         if self._state is not None:
             arena = self._state.arena
-            self._stats = self._state.snapshot()
             if not self._state.close():
                 self._discard(arena, is_late=True)
                 arena = None
-            self._state = None
+            with self._counting:
+                self._stats = self._stats.with_reads(self._state)
+                self._state = None
         return arena
 
     def _discard(self, arena: Memory, *, is_late: bool) -> None:

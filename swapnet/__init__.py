@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from swapnet.calibration.quantize import quantize
     from swapnet.executor.device import Device, ThreadPool
     from swapnet.executor.engine import Engine
-    from swapnet.executor.execution import Inference, Stats, StepEvent
+    from swapnet.executor.execution import Inference, StepEvent
     from swapnet.executor.executor import SwapExecutor
     from swapnet.executor.gpu.accelerator import Accelerator
     from swapnet.executor.pace import Pace
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from swapnet.executor.runtime.objectives import Changes
     from swapnet.executor.runtime.policy import Policy
     from swapnet.executor.runtime.runtime import SwapRuntime
+    from swapnet.executor.stats import Histogram, Stats
     from swapnet.executor.swapping.storage import LoadMode
     from swapnet.manifest import Manifest
     from swapnet.profile import Profile
@@ -57,6 +58,7 @@ __all__ = [
     "Device",
     "Engine",
     "EngineError",
+    "Histogram",
     "Inference",
     "InputError",
     "LoadMode",
@@ -97,7 +99,7 @@ _HOMES = {
     "calibration.quantize": ("quantize",),
     "executor.device": ("Device", "ThreadPool"),
     "executor.engine": ("Engine",),
-    "executor.execution": ("Inference", "Stats", "StepEvent"),
+    "executor.execution": ("Inference", "StepEvent"),
     "executor.executor": ("SwapExecutor",),
     "executor.gpu.accelerator": ("Accelerator",),
     "executor.pace": ("Pace",),
@@ -107,6 +109,7 @@ _HOMES = {
     "executor.runtime.objectives": ("Changes",),
     "executor.runtime.policy": ("Policy",),
     "executor.runtime.runtime": ("SwapRuntime",),
+    "executor.stats": ("Histogram", "Stats"),
     "executor.swapping.storage": ("LoadMode",),
     "manifest": ("Manifest",),
     "profile": ("Profile",),

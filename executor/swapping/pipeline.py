@@ -96,6 +96,9 @@ class Pipeline:
         self._events: list[ReadEvent] | None = None
         self.read_bytes = 0
         """Bytes read since the pipeline was made."""
+        self.reading_s = 0.0
+        """Time since then in which at least one read was in flight."""
+        self._reading_since = 0.0
         if plan.reads:
             self._channel.attach(self)
 
@@ -248,7 +251,10 @@ class Pipeline:
     def claim(self) -> Callable[[], None]:
         number, self._waited = self._next, max(self._waited, self._allowed())
         self._next += 1
-        self._claimed[number] = time.perf_counter()
+        now = time.perf_counter()
+        if not self._claimed:
+            self._reading_since = now
+        self._claimed[number] = now
         read = self._plan.reads[number % len(self._plan.reads)]
         return partial(self._load, number, read, self._step_marks.get(self._waited))
 
@@ -271,6 +277,8 @@ class Pipeline:
     def _land(self, number: int, read: Read, start: float, landed: Mark | Exception) -> None:
         with self._changed:
             self._claimed.pop(number, None)
+            if not self._claimed:
+                self.reading_s += time.perf_counter() - self._reading_since
             if isinstance(landed, Exception):
                 self._failure = self._failure or (read, landed)
             else:

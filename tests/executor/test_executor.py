@@ -18,6 +18,7 @@ from swapnet.executor import Device, LoadMode, Pace, PlanOptions, SwapExecutor
 from swapnet.executor.backends.onnxruntime import OrtSegment
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.runtime.shared_executor import SharedExecutor
+from swapnet.executor.stats import Histogram
 from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.storage import WeightFile
 from swapnet.manifest import MANIFEST, WEIGHTS
@@ -213,9 +214,9 @@ def test_the_budget_changes_between_inferences(toy: Engine, expected: list[Array
     middle = (toy.smallest + toy.demand) // 2
     with SwapExecutor(toy.folder, "100%") as executor:
         streamed: list[int] = []
-        for budget in (toy.demand, toy.smallest, middle, toy.smallest, "100%"):
+        for count, budget in enumerate((toy.demand, toy.smallest, middle, toy.smallest, "100%")):
             executor.set_budget(budget)
-            assert executor.stats.inferences == 0
+            assert executor.stats.inferences == count * len(expected)
             streamed.append(executor.plan.streamed_bytes)
             for seed, outputs in enumerate(expected):
                 assert_same(executor(toy.feeds(seed)), outputs)
@@ -729,3 +730,48 @@ def test_a_simulated_engine_executes(tmp_path: Path) -> None:
             for value in (0.0, 2.5):
                 outputs = executor({"x": np.array([value])})
                 assert outputs["y"] == value + sum(block_byte(b.index) for b in manifest.blocks)
+
+
+# Counts
+
+
+def test_counts_hold_since_opening(toy: Engine) -> None:
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        opened = executor.stats
+        assert (opened.inferences, opened.failures, opened.refused, opened.last) == (0, 0, 0, None)
+        parts_ms = opened.open_plan_ms + opened.open_read_ms + opened.open_sessions_ms
+        assert 0 < opened.open_sessions_ms < parts_ms < opened.open_ms
+        assert opened.open_read_bytes == executor.plan.resident_bytes + executor.plan.shared_bytes
+        executor(toy.feeds())
+        executor.set_budget("100%")
+        with pytest.raises(InputError):
+            executor({})
+        executor(toy.feeds())
+        stats = executor.stats
+    assert (stats.inferences, stats.failures, stats.refused) == (2, 0, 1)
+    assert stats.latency.count == 2
+    assert stats.last is not None
+    assert stats.latency.sum_ms > stats.last.latency_ms
+    assert stats.read_bytes >= executor.plan.streamed_bytes
+    assert stats.reading_ms > 0
+    assert 0 <= stats.overlap <= 1
+    assert (stats.open_ms, stats.open_read_bytes) == (opened.open_ms, opened.open_read_bytes)
+
+
+def test_a_failure_is_counted(toy: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = PlanOptions(resident=False, cyclic=False)
+    with SwapExecutor(toy.folder, toy.smallest, options=options) as executor:
+        failing(monkeypatch, 1)
+        with pytest.raises(StorageError):
+            executor(toy.feeds())
+        executor(toy.feeds())
+        assert (executor.stats.inferences, executor.stats.failures) == (1, 1)
+
+
+def test_times_fall_into_buckets() -> None:
+    histogram = Histogram()
+    for time_ms in (0.3, 1.0, 1.1, 60_000.0):
+        histogram = histogram.plus(time_ms)
+    assert histogram.counts == (2, 1, *(0 for _ in histogram.bounds_ms[2:]), 1)
+    assert histogram.sum_ms == pytest.approx(60_002.4)
+    assert Histogram().count == 0

@@ -33,7 +33,7 @@ FLOORS = (
     ("samples",),
     ("execution", "probing.activations"),
     ("shapes",),
-    ("executor",),
+    ("executor", "stats"),
     ("probing", "runtime"),
     ("bench",),
     ("scenario",),

@@ -15,7 +15,8 @@ import swapnet.testing
 CALLS = ("build", "measure", "quantize")
 CLASSES = ("Engine", "RuntimeModel", "SwapExecutor", "SwapRunner", "SwapRuntime")
 VALUES = (
-    *("Budget", "Demand", "Device", "Inference", "LoadMode", "Manifest", "ModelStats", "Pace"),
+    *("Budget", "Demand", "Device", "Histogram", "Inference", "LoadMode", "Manifest"),
+    *("ModelStats", "Pace"),
     *("Place", "Plan", "PlanOptions", "Profile", "RangeCache", "Read", "Stats", "Step"),
     *("StepEvent", "ThreadPool", "Usage"),
 )
