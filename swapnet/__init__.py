@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from swapnet.budget import Budget, Demand
     from swapnet.builder.build import build
     from swapnet.calibration.accuracy.runner import SwapRunner
+    from swapnet.calibration.bench import bench
     from swapnet.calibration.delays.measure import measure
     from swapnet.calibration.quantize import quantize
+    from swapnet.executor.bench.report import Report
     from swapnet.executor.device import Device, ThreadPool
     from swapnet.executor.engine import Engine
     from swapnet.executor.execution import Inference, StepEvent
@@ -74,6 +76,7 @@ __all__ = [
     "Progress",
     "RangeCache",
     "Read",
+    "Report",
     "RuntimeModel",
     "Stats",
     "Step",
@@ -86,6 +89,7 @@ __all__ = [
     "ThreadPool",
     "Usage",
     "__version__",
+    "bench",
     "build",
     "measure",
     "quantize",
@@ -95,8 +99,10 @@ _HOMES = {
     "budget": ("Budget", "Demand"),
     "builder.build": ("build",),
     "calibration.accuracy.runner": ("SwapRunner",),
+    "calibration.bench": ("bench",),
     "calibration.delays.measure": ("measure",),
     "calibration.quantize": ("quantize",),
+    "executor.bench.report": ("Report",),
     "executor.device": ("Device", "ThreadPool"),
     "executor.engine": ("Engine",),
     "executor.execution": ("Inference", "StepEvent"),

@@ -23,21 +23,23 @@ from swapnet.executor.bench.judgement import (
     packing_reasons,
     rounding,
 )
+from swapnet.executor.bench.pauses import Pauses
 from swapnet.executor.bench.process import Program, Worker
 from swapnet.executor.bench.report import Peer, Report
 from swapnet.executor.bench.rounds import Rounds, Schedule, run_rounds
 from swapnet.executor.bench.sides import Request
 from swapnet.executor.bench.summary import Measured, make_report, peer_of
-from swapnet.executor.bench.timing import Round, Timing
+from swapnet.executor.bench.timing import Opening, Round, Timing
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.plan import Plan, PlanOptions
 from swapnet.executor.planning.planner import make_plan
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.executor.swapping.storage import LoadMode
-from swapnet.files import working_folder
-from swapnet.manifest import Manifest
+from swapnet.files import folder_bytes, is_in_page_cache, working_folder
+from swapnet.manifest import WEIGHTS, Manifest
 from swapnet.process.cgroup import MemoryGroup, accounting, check_available, is_available
+from swapnet.profile import Profile
 
 __all__ = ["Findings", "Other", "Setup", "bench"]
 
@@ -104,10 +106,14 @@ class Setup:
         the names of ``others``. Missing ones are measured.
     schedule
         Number and duration of rounds.
+    pauses
+        Time between inferences.
     percentiles
         Percentiles of the latency to report.
     trace
         Record the timeline of the last inference.
+    advice
+        Search the budget at which waits do not matter: seconds for a large model.
     command
         Command line, for the report.
     """
@@ -126,8 +132,10 @@ class Setup:
     memory_limit: bool = False
     fixed_bytes: Mapping[str, int] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Schedule)
+    pauses: Pauses = field(default_factory=Pauses)
     percentiles: tuple[float, ...] = (90, 95, 99)
     trace: bool = False
+    advice: bool = False
     command: str = ""
 
 
@@ -139,8 +147,8 @@ class Findings:
     ----------
     report
         The summary.
-    plan, manifest
-        Plan and manifest of the swapped side.
+    plan, manifest, profile
+        Plan, manifest and stored delays of the swapped side.
     rounds
         Rounds of the swapped side, in order.
     outputs
@@ -152,6 +160,7 @@ class Findings:
     report: Report
     plan: Plan
     manifest: Manifest
+    profile: Profile
     rounds: tuple[Round, ...]
     outputs: dict[str, Array]
     trace_events: tuple[dict[str, Any], ...]
@@ -181,6 +190,7 @@ def bench(setup: Setup) -> Findings:
     counted = is_available()
     if setup.memory_limit:
         check_available()
+    is_cached = is_in_page_cache(engine.folder / WEIGHTS)
     with working_folder("swapnet-bench-") as folder, ExitStack() as stack:
         sides = _Sides(setup, plan, folder, stack, counted)
         runs = {name: worker.run for name, worker in sides.workers.items()}
@@ -210,9 +220,7 @@ def bench(setup: Setup) -> Findings:
                 manifest=manifest,
                 profile=profile,
                 plan=plan,
-                swapped=tuple(taken.rounds["swapped"]),
-                resident=tuple(taken.rounds["resident"]),
-                unswapped=tuple(taken.rounds.get("unswapped", ())),
+                taken=taken,
                 peers=peers,
                 fixed_bytes=sides.fixed_bytes,
                 peak_bytes=peak,
@@ -220,9 +228,13 @@ def bench(setup: Setup) -> Findings:
                 error=error,
                 judgement=judgement,
                 load_mode=details["load_mode"],
+                opening=Opening(**details["opening"], cache="warm" if is_cached else "cold"),
+                engine_bytes=folder_bytes(engine.folder),
+                rate_hz=setup.pauses.rate_hz,
             ),
             budget=str(setup.budget),
             percentiles=setup.percentiles,
+            advice=setup.advice,
             device=setup.engine.device,
             command=setup.command,
         )
@@ -232,6 +244,7 @@ def bench(setup: Setup) -> Findings:
             report,
             plan,
             manifest,
+            profile,
             tuple(taken.rounds["swapped"]),
             outputs,
             tuple(details["trace"]),
@@ -347,6 +360,8 @@ class _Sides:
             trace=setup.trace,
             shapes=setup.engine.manifest.planned_shapes,
             gpu_memory=setup.engine.device.gpu_memory,
+            gpu_index=setup.engine.device.gpu_index,
+            pauses=setup.pauses,
             storage_timeout_ms=setup.storage_timeout_ms,
             storage_bytes_per_s=pace.bytes_per_s if (pace := setup.engine.device.pace) else None,
         )

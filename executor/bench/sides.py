@@ -14,6 +14,7 @@ import msgspec
 
 from swapnet.arrays import load_npz
 from swapnet.executor.backends.base import Array
+from swapnet.executor.bench.pauses import Pacer, Pauses
 from swapnet.executor.bench.timing import Round, Timing
 from swapnet.executor.device import Device
 from swapnet.executor.pace import Pace
@@ -23,6 +24,7 @@ from swapnet.machine import peak_resident_bytes
 
 if TYPE_CHECKING:
     from swapnet.executor.engine import Engine
+    from swapnet.executor.executor import SwapExecutor
 
 __all__ = ["Request", "Side", "gpu_free_bytes", "open_side"]
 
@@ -36,7 +38,8 @@ class Request(msgspec.Struct, frozen=True):
         ``swapped``: our executor at the budget. ``resident``: our executor with everything in
         memory, beside a reader of the streamed extents. ``unswapped``: ONNX Runtime at its own
         best settings. ``unpacked``: the same without packed weights. ``mapped``: ONNX Runtime with
-        memory-mapped weights. Programs that are not ours have roles of their own.
+        memory-mapped weights. ``opening``: our executor, opened and closed for each inference that
+        is asked for. Programs that are not ours have roles of their own.
     path
         Engine directory, or ONNX file.
     inputs
@@ -50,8 +53,10 @@ class Request(msgspec.Struct, frozen=True):
     streamed, readers
         Offset and length of each request of the reader beside the resident side, and number of
         requests in flight: those of the swapped side's plan.
-    gpu_memory
-        Kind of memory for weights on a GPU.
+    gpu_memory, gpu_index
+        Kind of memory for weights on a GPU, and its number.
+    pauses
+        Time between inferences; the resident side has none.
     storage_timeout_ms
         Longest time that storage may take for one request.
     storage_bytes_per_s
@@ -70,6 +75,8 @@ class Request(msgspec.Struct, frozen=True):
     trace: bool = False
     shapes: dict[str, tuple[int, ...]] | None = None
     gpu_memory: str = "auto"
+    gpu_index: int = 0
+    pauses: Pauses = Pauses()
     storage_timeout_ms: float = STORAGE_TIMEOUT_MS
     storage_bytes_per_s: float | None = None
 
@@ -97,6 +104,8 @@ class Side(Protocol):
 
 def open_side(request: Request) -> Side:
     """The side that a request asks for."""
+    if request.role == "opening":
+        return _Opening(request)
     inputs = load_npz(Path(request.inputs))
     if request.role == "swapped":
         return _Swapped(request, inputs)
@@ -107,34 +116,35 @@ def open_side(request: Request) -> Side:
 
 class _Swapped:
     def __init__(self, request: Request, inputs: dict[str, Array]) -> None:
-        from swapnet.executor.executor import SwapExecutor
-
         self._inputs = inputs
+        self._pauses = request.pauses
         engine = _engine(request)
-        engine = engine.on(replace(engine.device, pace=request.pace))
         self._device = engine.device
         self._gpu_bytes = gpu_free_bytes(self._device)
         self._started = time.perf_counter()
-        self._executor = SwapExecutor(
-            engine,
-            request.budget_bytes,
-            load_mode=request.load_mode,
-            options=request.options,
-            trace=request.trace,
-            storage_timeout_ms=request.storage_timeout_ms,
-        )
-        self._outputs: dict[str, Array] = {}
+        self._executor = _executor(engine, request)
+        self._outputs: dict[str, Array] = self._executor(inputs)
+        self._opened = self._executor.stats
 
     def run(self, count: int) -> Round:
         self._outputs = {}
         self._executor(self._inputs)
         timings = []
+        pacer = Pacer(self._pauses)
         for _ in range(count):
             self._outputs = {}
+            before = self._executor.stats.read_bytes
+            idle_ms = pacer.wait()
+            ahead_bytes = self._executor.stats.read_bytes - before
             self._outputs = self._executor(self._inputs)
+            is_late = pacer.is_late()
             last = self._executor.stats.last
             assert last is not None
-            timings.append(Timing.of(last, self._started))
+            timings.append(
+                Timing.of(
+                    last, self._started, idle_ms=idle_ms, ahead_bytes=ahead_bytes, is_late=is_late
+                )
+            )
         return Round(tuple(timings))
 
     def outputs(self) -> Mapping[str, Array]:
@@ -147,12 +157,53 @@ class _Swapped:
         return {
             "load_mode": str(self._executor.load_mode),
             "trace": trace_events(self._executor.plan, last) if last and last.reads else [],
+            "opening": self._opening(),
             "resident_peak_bytes": peak_resident_bytes(),
             "gpu_bytes": self._gpu_bytes - gpu_free_bytes(self._device),
         }
 
+    def _opening(self) -> dict[str, float]:
+        """Attributes of `Opening`, without the state of the cache."""
+        stats = self._opened
+        assert stats.last is not None
+        return {
+            "open_ms": stats.open_ms,
+            "sessions_ms": stats.open_sessions_ms,
+            "read_ms": stats.open_read_ms,
+            "read_bytes": stats.open_read_bytes,
+            "plan_ms": stats.open_plan_ms,
+            "first_ms": stats.last.latency_ms,
+        }
+
     def close(self) -> None:
         self._executor.close()
+
+
+class _Opening:
+    """Opens and closes an engine, over and over; a latency is the time that opening took."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._engine = _engine(request)
+        self._read_bytes = 0
+
+    def run(self, count: int) -> Round:
+        """Open the engine ``count`` times; each of them counts."""
+        return Round.of([self._open() for _ in range(count)])
+
+    def _open(self) -> float:
+        with _executor(self._engine, self._request) as executor:
+            self._read_bytes = executor.stats.open_read_bytes
+            return executor.stats.open_ms
+
+    def outputs(self) -> Mapping[str, Array]:
+        return {}
+
+    def details(self) -> Any:
+        return {"read_bytes": self._read_bytes}
+
+    def close(self) -> None:
+        pass
 
 
 class _Resident:
@@ -214,6 +265,7 @@ class _Whole:
         import onnxruntime as ort
 
         self._inputs = inputs
+        self._pauses = request.pauses
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = request.threads
@@ -228,7 +280,9 @@ class _Whole:
     def run(self, count: int) -> Round:
         self._session.run(None, self._inputs)
         latency = []
+        pacer = Pacer(self._pauses)
         for _ in range(count):
+            pacer.wait()
             start = time.perf_counter()
             self._outputs = self._session.run(None, self._inputs)
             latency.append((time.perf_counter() - start) * 1e3)
@@ -248,9 +302,22 @@ def _engine(request: Request) -> Engine:
     from swapnet.executor.engine import Engine
 
     engine = Engine.open(request.path).on_threads(
-        request.threads, own=True, gpu_memory=request.gpu_memory
+        request.threads, own=True, gpu_memory=request.gpu_memory, gpu_index=request.gpu_index
     )
     return engine.at(request.shapes) if request.shapes else engine
+
+
+def _executor(engine: Engine, request: Request) -> SwapExecutor:
+    from swapnet.executor.executor import SwapExecutor
+
+    return SwapExecutor(
+        engine.on(replace(engine.device, pace=request.pace)),
+        request.budget_bytes,
+        load_mode=request.load_mode,
+        options=request.options,
+        trace=request.trace,
+        storage_timeout_ms=request.storage_timeout_ms,
+    )
 
 
 def gpu_free_bytes(device: Device) -> int:

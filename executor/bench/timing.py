@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
+from typing import Literal
 
 import msgspec
 
 from swapnet.executor.execution import Inference
 
-__all__ = ["Round", "Timing"]
+__all__ = ["Opening", "Round", "Timing"]
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -38,6 +39,8 @@ class Timing(msgspec.Struct, frozen=True):
         Pause before it.
     ahead_bytes
         Bytes read from storage in that pause.
+    is_late
+        Whether it ended after its deadline, where there is a rate.
     steps_ms, waits_ms
         Execution time of each step, and the wait for its bytes before it.
     """
@@ -52,12 +55,19 @@ class Timing(msgspec.Struct, frozen=True):
     read_bytes: int = 0
     idle_ms: float = 0.0
     ahead_bytes: int = 0
+    is_late: bool = False
     steps_ms: tuple[float, ...] = ()
     waits_ms: tuple[float, ...] = ()
 
     @classmethod
     def of(
-        cls, inference: Inference, origin: float, *, idle_ms: float = 0.0, ahead_bytes: int = 0
+        cls,
+        inference: Inference,
+        origin: float,
+        *,
+        idle_ms: float = 0.0,
+        ahead_bytes: int = 0,
+        is_late: bool = False,
     ) -> Timing:
         """The times of an inference; ``origin`` is that of ``start_ms``, in seconds."""
         first, last = inference.steps[0], inference.steps[-1]
@@ -75,9 +85,39 @@ class Timing(msgspec.Struct, frozen=True):
             read_bytes=inference.read_bytes,
             idle_ms=idle_ms,
             ahead_bytes=ahead_bytes,
+            is_late=is_late,
             steps_ms=tuple((step.end - step.start) * 1e3 for step in inference.steps),
             waits_ms=tuple((step.start - step.wait) * 1e3 for step in inference.steps),
         )
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """Opening of an engine and its first inference, in milliseconds.
+
+    Attributes
+    ----------
+    open_ms
+        Time that opening took, without the import of the runtime library. The other parts of it
+        are below; the rest goes to memory and the backend.
+    sessions_ms
+        Making sessions of all steps and binding them to memory.
+    read_ms, read_bytes
+        Reading resident and shared weights.
+    plan_ms
+        Search of the plan.
+    first_ms
+        Latency of the first inference, at once after opening.
+    cache
+        ``"warm"`` where the page cache held most of the weights when the engine was opened.
+    """
+
+    open_ms: float
+    sessions_ms: float
+    read_ms: float
+    read_bytes: int
+    plan_ms: float
+    first_ms: float
+    cache: Literal["cold", "warm"]
 
 
 class Round(msgspec.Struct, frozen=True):

@@ -74,6 +74,7 @@ def open_engine(
     threads: int | None = None,
     gpu_memory: str = "auto",
     *,
+    gpu_index: int = 0,
     own: bool | None = None,
     storage_bytes_per_s: float | None = None,
     data: Data | None = None,
@@ -84,7 +85,7 @@ def open_engine(
 
     Parameters
     ----------
-    folder, shapes, dims, threads, gpu_memory, data
+    folder, shapes, dims, threads, gpu_memory, gpu_index, data
         As on the command line.
     own
         True where this process executes and is ours alone: its sessions then share one thread pool.
@@ -96,7 +97,9 @@ def open_engine(
     from swapnet.executor.engine import Engine
     from swapnet.executor.pace import Pace
 
-    engine = Engine.open(folder).on_threads(threads, own=bool(own), gpu_memory=gpu_memory)
+    engine = Engine.open(folder).on_threads(
+        threads, own=bool(own), gpu_memory=gpu_memory, gpu_index=gpu_index
+    )
     if storage_bytes_per_s is not None:
         engine = engine.on(replace(engine.device, pace=Pace(storage_bytes_per_s)))
     engine = engine.in_child() if own is None else engine

@@ -22,6 +22,7 @@ __all__ = [
     "budget_option",
     "engine_argument",
     "engines_option",
+    "gpu_index_option",
     "gpu_memory_option",
     "load_mode_option",
     "measure_option",
@@ -66,6 +67,15 @@ gpu_memory_option = click.option(
     default="auto",
     show_default=True,
     help="Where weights lie on a GPU; auto decides by its attributes.",
+)
+gpu_index_option = click.option(
+    "--device",
+    "gpu_index",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Number of the GPU, for engines of a GPU.",
 )
 engines_option = click.option(
     "--engines",

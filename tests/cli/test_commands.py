@@ -144,9 +144,11 @@ def test_bench_gives_every_key_and_exports(call: Call, toy: Engine, tmp_path: Pa
     )
     assert ran.status == 0
     report = json.loads(ran.out)
-    assert report["schema"] == "swapnet-bench/2"
+    assert report["schema"] == "swapnet-bench/3"
     assert not [key for key in SCHEMA_KEYS if report[key] is None]
-    assert set(report["latency_ms"]) == {"min", "mean", "median", "p90", "p95", "p99", "max"}
+    assert set(report["latency_ms"]) == {
+        *("min", "mean", "median", "p90", "p95", "p99", "max", "cv_percent")
+    }
     assert set(report["percentiles_ms"]) == {"50", "99"}
     assert report["max_rel_error"] < 1e-4
     assert report["mapped_ms"]["median"] > 0

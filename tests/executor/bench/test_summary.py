@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from swapnet.executor.bench.report import Report, as_text
+from swapnet.executor.bench.rounds import Rounds
 from swapnet.executor.bench.summary import Measured, make_report, peer_of
 from swapnet.executor.device import Device
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.manifest import Manifest
 from swapnet.profile import assumed_profile
-from tests.executor.bench.conftest import a_peer, a_report, a_round
+from tests.executor.bench.conftest import a_peer, a_report, a_round, an_opening
 
 Simulated = Callable[..., tuple[Path, Manifest]]
 
@@ -25,12 +26,8 @@ def report(simulated: Simulated) -> Callable[..., Report]:
     _, manifest = simulated([1 << 20] * 8)
     profile = assumed_profile(manifest)
 
-    def make(budget_bytes: int | None = None, **fields: Any) -> Report:
-        budget_bytes = budget_bytes or smallest_budget(manifest)[0] + (2 << 20)
+    def rounds_of(**sides: Any) -> Rounds:
         usual: dict[str, Any] = {
-            "manifest": manifest,
-            "profile": profile,
-            "plan": make_plan(manifest, profile, budget_bytes),
             "swapped": [
                 a_round([10.0] * 3, stall_ms=1.0, read_bytes=10),
                 a_round([30.0] * 3, stall_ms=3.0, read_bytes=10),
@@ -40,6 +37,18 @@ def report(simulated: Simulated) -> Callable[..., Report]:
                 a_round([20.0], idle_ms=(16.0,), storage_bytes_per_s=1e9),
             ],
             "unswapped": [a_round([5.0]), a_round([20.0])],
+        }
+        return Rounds({**usual, **sides}, warm_up_inferences=4, warm_up_ms=200.0, wall_s=2.0)
+
+    def make(
+        budget_bytes: int | None = None, sides: dict[str, Any] | None = None, **fields: Any
+    ) -> Report:
+        budget_bytes = budget_bytes or smallest_budget(manifest)[0] + (2 << 20)
+        usual: dict[str, Any] = {
+            "manifest": manifest,
+            "profile": profile,
+            "plan": make_plan(manifest, profile, budget_bytes),
+            "taken": rounds_of(**(sides or {})),
             "peers": {"mapped": a_peer(6.0)},
             "fixed_bytes": 40,
             "peak_bytes": 90,
@@ -47,11 +56,14 @@ def report(simulated: Simulated) -> Callable[..., Report]:
             "error": (1e-5, 1e-6),
             "judgement": None,
             "load_mode": "direct",
+            "opening": an_opening(),
+            "engine_bytes": 9 << 20,
         }
         return make_report(
             Measured(**{**usual, **fields}),
             budget="7MiB",
             percentiles=(50, 99),
+            advice=True,
             device=Device(2),
             command="swapnet bench",
         )
@@ -76,14 +88,14 @@ def test_ratios_are_taken_pair_by_pair(report: Callable[..., Report]) -> None:
 def test_predictions_are_paired_too(report: Callable[..., Report]) -> None:
     found = report()
     resident = [a_round([8.0], idle_ms=(ms,), storage_bytes_per_s=1e9) for ms in (10.0, 10.0)]
-    steady = report(resident=resident)
+    steady = report(sides={"resident": resident})
     assert steady.prediction_error == pytest.approx(20 / steady.paired_predicted_ms - 1)
     assert found.prediction_error != steady.prediction_error
     assert found.predicted_ms == steady.predicted_ms
 
 
 def test_without_the_unswapped_ours_in_memory_is_the_bound(report: Callable[..., Report]) -> None:
-    found = report(unswapped=[], error=None)
+    found = report(sides={"unswapped": []}, error=None)
     assert found.unswapped_ms is None
     assert found.ratio_to_unswapped is None
     assert found.execution_ms == 10.0
@@ -91,7 +103,7 @@ def test_without_the_unswapped_ours_in_memory_is_the_bound(report: Callable[...,
 
 def test_nothing_is_streamed_when_everything_fits(report: Callable[..., Report]) -> None:
     still = [a_round([8.0], idle_ms=(4.0,)), a_round([9.0], idle_ms=(4.0,))]
-    found = report(1 << 30, resident=still)
+    found = report(1 << 30, {"resident": still})
     assert found.verdict == "not swapped"
     assert found.reading_ms == 0
     assert found.overlap_fraction == 1
@@ -122,4 +134,3 @@ def test_text_names_all_sides() -> None:
     assert "third: median = 120.00 ms, 1.20 times ours; late" in shown
     assert "with the delays of these rounds 102.00 ms, measured -2.0%" in shown
     assert "Verdict: compute-bound" in shown
-    assert "a larger budget" in as_text(a_report(verdict="storage-bound"))
