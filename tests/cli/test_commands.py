@@ -137,6 +137,7 @@ def test_bench_gives_every_key_and_exports(call: Call, toy: Engine, tmp_path: Pa
         "--iterations=5",
         "--duration=0",
         "--warmUp=0",
+        "--idleTime=1",
         "--percentile=50,99",
         f"--exportTimes={exports['times']}",
         f"--exportProfile={exports['profile']}",
@@ -154,6 +155,13 @@ def test_bench_gives_every_key_and_exports(call: Call, toy: Engine, tmp_path: Pa
     assert report["mapped_ms"]["median"] > 0
     plan = json.loads(call("plan", toy.folder, "--budget", smallest, "--json", "-").out)[0]
     assert report["streamed_bytes"] == plan["streamed_bytes"] > 0
+    assert report["idle_ms_between"] >= 1
+    assert 0 < report["opening"]["sessions_ms"] <= report["opening"]["open_ms"]
+    assert report["opening"]["first_ms"] > 0
+    assert 5 <= report["iterations"] == report["rounds"] <= 10
+    assert report["warm_up_inferences"] == 2
+    assert report["engine_bytes"] > report["weights_bytes"]
+    assert report["advice"]["predicted_stall"] >= 0
     times = json.loads(exports["times"].read_text())
     assert len(times) == report["iterations"]
     assert all(t["endMs"] - t["startMs"] == pytest.approx(t["latencyMs"]) for t in times)

@@ -120,10 +120,11 @@ def a_round(
     *,
     idle_ms: Sequence[float] = (),
     storage_bytes_per_s: float = 0.0,
+    idle_ms_before: float = 0.0,
     **fields: Any,
 ) -> Round:
     """A round of these latencies; ``fields`` are those of each of its inferences."""
-    timings = tuple(Timing(ms, **fields) for ms in latency_ms)
+    timings = tuple(Timing(ms, idle_ms=idle_ms_before, **fields) for ms in latency_ms)
     return Round(timings, tuple(idle_ms), storage_bytes_per_s)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from swapnet.executor.bench.report import Report, as_text
+from swapnet.executor.bench.report import Report, as_text, warnings
 from swapnet.executor.bench.rounds import Rounds
 from swapnet.executor.bench.summary import Measured, make_report, peer_of
 from swapnet.executor.device import Device
@@ -134,3 +134,43 @@ def test_text_names_all_sides() -> None:
     assert "third: median = 120.00 ms, 1.20 times ours; late" in shown
     assert "with the delays of these rounds 102.00 ms, measured -2.0%" in shown
     assert "Verdict: compute-bound" in shown
+
+
+def test_a_report_counts_what_was_measured_and_how(report: Callable[..., Report]) -> None:
+    found = report()
+    assert (found.warm_up_inferences, found.warm_up_ms, found.wall_s) == (4, 200.0, 2.0)
+    assert found.duration_s == pytest.approx(0.12)
+    assert found.stable is False
+    assert found.parts_ms["stall"].median == found.stall_ms == 2.0
+    assert found.stall_fraction == pytest.approx(0.1)
+    assert found.idle_cv_percent == pytest.approx(60)
+    assert found.latency_ms.cv_percent == pytest.approx(50)
+    assert found.advice is not None
+    assert (found.rate_hz, found.deadline_misses, found.idle_ms_between) == (None, None, 0.0)
+
+
+def test_deadlines_are_counted_where_there_is_a_rate(report: Callable[..., Report]) -> None:
+    late = [a_round([10.0, 12.0], is_late=True, idle_ms_before=5.0, ahead_bytes=8)]
+    late.append(a_round([10.0]))
+    found = report(sides={"swapped": late}, rate_hz=50.0)
+    assert (found.rate_hz, found.deadline_misses) == (50.0, 2)
+    assert (found.idle_ms_between, found.ahead_bytes) == (5.0, 8)
+    assert "at 50 Hz 2 of 3 deadlines missed" in as_text(found)
+
+
+def test_noise_is_marked() -> None:
+    quiet = a_report(rounds=5, iterations=100, percentiles_ms={"99": 1.0, "100": 2.0})
+    assert not list(warnings(quiet))
+    assert "of only" not in as_text(quiet)
+    noisy = a_report(
+        iterations=99,
+        percentiles_ms={"99": 1.0, "50": 0.5},
+        ratio_to_bound=0.664,
+        idle_cv_percent=2.6,
+        stable=False,
+    )
+    shown = as_text(noisy)
+    assert "percentile(99%) = 1.00 ms (of only 99), percentile(50%) = 0.50 ms" in shown
+    assert "ratio 0.664 (below 1: noise)" in shown
+    assert "Warning: execution in memory varies by 2.6%, more than 2.5%" in shown
+    assert "Warning: medians of the last rounds differ by more than 10% after 5 rounds" in shown
