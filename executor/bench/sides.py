@@ -186,6 +186,7 @@ class _Opening:
         self._request = request
         self._engine = _engine(request)
         self._read_bytes = 0
+        self._plans_ms: list[float] = []
 
     def run(self, count: int) -> Round:
         """Open the engine ``count`` times; each of them counts."""
@@ -193,14 +194,16 @@ class _Opening:
 
     def _open(self) -> float:
         with _executor(self._engine, self._request) as executor:
-            self._read_bytes = executor.stats.open_read_bytes
-            return executor.stats.open_ms
+            stats = executor.stats
+            self._read_bytes = stats.open_read_bytes
+            self._plans_ms.append(stats.open_plan_ms)
+            return stats.open_ms
 
     def outputs(self) -> Mapping[str, Array]:
         return {}
 
     def details(self) -> Any:
-        return {"read_bytes": self._read_bytes}
+        return {"read_bytes": self._read_bytes, "plans_ms": self._plans_ms}
 
     def close(self) -> None:
         pass
