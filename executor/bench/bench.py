@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -190,7 +190,6 @@ def bench(setup: Setup) -> Findings:
     counted = is_available()
     if setup.memory_limit:
         check_available()
-    is_cached = is_in_page_cache(engine.folder / WEIGHTS)
     with working_folder("swapnet-bench-") as folder, ExitStack() as stack:
         sides = _Sides(setup, plan, folder, stack, counted)
         runs = {name: worker.run for name, worker in sides.workers.items()}
@@ -228,7 +227,7 @@ def bench(setup: Setup) -> Findings:
                 error=error,
                 judgement=judgement,
                 load_mode=details["load_mode"],
-                opening=Opening(**details["opening"], cache="warm" if is_cached else "cold"),
+                opening=Opening(**details["opening"], cache=sides.cache),
                 engine_bytes=folder_bytes(engine.folder),
                 rate_hz=setup.pauses.rate_hz,
             ),
@@ -268,6 +267,8 @@ class _Sides:
         Fixed cost of our process.
     other_fixed_bytes
         Fixed costs of other programs.
+    cache
+        Whether the page cache held the weights when the swapped side was opened.
     """
 
     def __init__(
@@ -314,6 +315,9 @@ class _Sides:
         known = setup.fixed_bytes.get("swapped")
         self.fixed_bytes = known or runtime.measure(counted=self._counted)
         runtime.warm_up()
+        # Not earlier: measuring the fixed cost may drop the page cache.
+        cached = is_in_page_cache(setup.engine.folder / WEIGHTS)
+        self.cache: Literal["cold", "warm"] = "warm" if cached else "cold"
         self._start("swapped", self._request("swapped", setup.engine.folder), self.fixed_bytes)
         self._start("resident", self._request("resident", setup.engine.folder))
         if setup.unswapped is not None:
