@@ -91,9 +91,9 @@ def as_dims(shape: Sequence[int | str]) -> str:
 def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
     """Input shapes written as trtexec writes them: ``images:1x3x640x640,mask:1x128``.
 
-    A scalar has no dimensions, ``scale:`` or ``scale:scalar``. A name may have colons or commas, and
-    stand in single or double quotes; one with a comma after a colon must. A ``*`` stands for any
-    part of a name, see `swapnet.shapes.given_sizes`.
+    A scalar has no dimensions, ``scale:`` or ``scale:scalar``. A name may have colons or commas,
+    and stand in single or double quotes; one with a comma after a colon must. A ``*`` stands for
+    any part of a name where the shapes are used.
 
     Raises
     ------

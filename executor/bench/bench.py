@@ -209,7 +209,7 @@ def bench(setup: Setup) -> Findings:
         if setup.unswapped is not None:
             theirs = sides.outputs("unswapped", folder)
             error = largest_difference(outputs, theirs)
-            judgement = Judgement(setup.tolerance, Judgement.is_enough(error[1], setup.tolerance))
+            judgement = judge(outputs, theirs, setup.rule)
             if not judgement.is_within:
                 reasons = tuple(_reasons(sides, manifest, outputs, theirs, folder))
                 judgement = msgspec.structs.replace(judgement, reasons=reasons)

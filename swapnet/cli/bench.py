@@ -22,7 +22,6 @@ from swapnet.cli.options import (
     load_mode_option,
     measure_option,
     named_files,
-    read_inputs,
     shapes_option,
     storage_option,
     storage_timeout_option,
@@ -119,8 +118,8 @@ __all__ = ["command"]
 @click.option(
     "--load-inputs",
     "--loadInputs",
-    metavar="NAME:FILE.npy,…",
-    help="Input arrays, or one .npz of all. [default: a sample of its --data, else seeded]",
+    metavar="NAME:FILE,…",
+    help="Files of inputs, as for run --input. [default: a sample of its --data, else seeded]",
 )
 @click.option("--json", "json_target", metavar="FILE", help="Write the report; - for stdout.")
 @click.option("--export-times", "--exportTimes", metavar="FILE", help="Write times by inference.")
@@ -179,6 +178,7 @@ def command(
     """
     from swapnet.budget import Budget
     from swapnet.calibration.bench import BenchOptions, bench_with
+    from swapnet.data.files import read_arrays
     from swapnet.executor.bench.explanations import explained
     from swapnet.executor.bench.opening import time_opening
     from swapnet.executor.bench.plot import check_drawable
@@ -200,8 +200,9 @@ def command(
     if plot:
         check_drawable(Path(plot))
     wanted = _percentiles(percentile)
-    names = [tensor.name for tensor in opened.manifest.inputs]
-    arrays = read_inputs(named_files(load_inputs or "", names))
+    manifest = opened.manifest
+    files = named_files(load_inputs or "", [taken.name for taken in manifest.inputs])
+    arrays = read_arrays(files, manifest.inputs, manifest.planned_shapes)
     tell_of_reading(parsed, opened, load_mode)
     if time_deserialize:
         times = time_opening(opened, parsed, load_mode=LoadMode(load_mode))
