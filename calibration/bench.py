@@ -18,7 +18,7 @@ from swapnet.executor.backends import can_run
 from swapnet.executor.backends.base import Array
 from swapnet.executor.bench.bench import Findings, Other, Setup
 from swapnet.executor.bench.bench import bench as run_bench
-from swapnet.executor.bench.difference import check_comparable
+from swapnet.executor.bench.difference import Rule, check_comparable
 from swapnet.executor.bench.judgement import DIFFERENCE_LIMIT
 from swapnet.executor.bench.pauses import Pauses
 from swapnet.executor.bench.report import Report
@@ -47,6 +47,11 @@ class BenchOptions:
 
     Attributes
     ----------
+    references
+        Outputs to compare with, by name.
+    accuracy
+        Measure and limit of the difference from ``references`` and, with ``compare``, from the
+        unswapped model. By default ``tolerance`` for that, and `Rule` without arguments for them.
     trace
         Record the timeline of the last inference.
     command
@@ -56,6 +61,8 @@ class BenchOptions:
     inputs: Mapping[str, Any] | None = None
     compare: bool = False
     tolerance: float | None = None
+    references: Mapping[str, Array] = field(default_factory=dict)
+    accuracy: Rule | None = None
     mapped: bool = False
     against: Engine | str | Path | None = None
     model: str | Path | None = None
@@ -75,6 +82,12 @@ class BenchOptions:
     storage_timeout_ms: float = STORAGE_TIMEOUT_MS
     trace: bool = False
     command: str = ""
+
+    @property
+    def rule(self) -> Rule:
+        """Largest difference from the unswapped model."""
+        limit = DIFFERENCE_LIMIT if self.tolerance is None else self.tolerance
+        return self.accuracy or Rule("relative", limit)
 
     @property
     def schedule(self) -> Schedule:
@@ -239,7 +252,9 @@ def bench_with(
                 others=others,
                 load_mode=load_mode,
                 options=options.plan,
-                tolerance=DIFFERENCE_LIMIT if options.tolerance is None else options.tolerance,
+                rule=options.rule,
+                references=options.references,
+                reference_rule=options.accuracy or Rule(),
                 explain=lambda: random_reasons(source) if source else (),
                 storage_timeout_ms=options.storage_timeout_ms,
                 memory_limit=options.memory_limit,
@@ -268,6 +283,13 @@ def _check(engine: Engine, options: BenchOptions) -> None:
         raise InputError(
             "--mapped and --storage do not go together",
             why="the kernel reads for memory-mapped ONNX Runtime, which --storage can't slow down",
+            hint="leave one of them out",
+        )
+    if options.tolerance is not None and options.accuracy is not None:
+        raise InputError(
+            "two measures of the difference are given",
+            why="--tolerance is short for --accuracy-algorithm relative --accuracy-threshold, with "
+            "--compare",
             hint="leave one of them out",
         )
     if options.memory_limit and manifest.runs_on_gpu:

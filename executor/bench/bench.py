@@ -14,11 +14,11 @@ from swapnet.arrays import save_npz
 from swapnet.budget import Budget
 from swapnet.errors import SwapnetError
 from swapnet.executor.backends.base import Array
-from swapnet.executor.bench.difference import largest_difference
+from swapnet.executor.bench.difference import Rule, in_shape, largest_difference
 from swapnet.executor.bench.fixed_cost import ExecutorCost, FixedCost
 from swapnet.executor.bench.judgement import (
     DIFFERENCE_LIMIT,
-    Judgement,
+    judge,
     non_finite_reasons,
     packing_reasons,
     rounding,
@@ -93,8 +93,10 @@ class Setup:
         compares ``"mapped"`` with ours. They may fail.
     load_mode, options
         Way to read weights, and restrictions of the plan.
-    tolerance
-        Largest difference from the unswapped model, relative to the largest output.
+    rule
+        Largest difference from the unswapped model.
+    references, reference_rule
+        Outputs to compare with, by name, and their largest difference.
     explain
         Called where the difference is larger: reasons that lie in the original model.
     storage_timeout_ms
@@ -126,7 +128,9 @@ class Setup:
     others: Mapping[str, Other] = field(default_factory=dict)
     load_mode: LoadMode = LoadMode.AUTO
     options: PlanOptions = field(default_factory=PlanOptions)
-    tolerance: float = DIFFERENCE_LIMIT
+    rule: Rule = field(default_factory=lambda: Rule("relative", DIFFERENCE_LIMIT))
+    references: Mapping[str, Array] = field(default_factory=dict)
+    reference_rule: Rule = field(default_factory=Rule)
     explain: Callable[[], Iterable[str]] = tuple
     storage_timeout_ms: float = STORAGE_TIMEOUT_MS
     memory_limit: bool = False
@@ -213,6 +217,13 @@ def bench(setup: Setup) -> Findings:
             if not judgement.is_within:
                 reasons = tuple(_reasons(sides, manifest, outputs, theirs, folder))
                 judgement = msgspec.structs.replace(judgement, reasons=reasons)
+        references = None
+        if setup.references:
+            expected = in_shape(setup.references, outputs)
+            references = judge(outputs, expected, setup.reference_rule)
+            found = (*non_finite_reasons(outputs, expected), *rounding(manifest))
+            reasons = () if references.is_within else found
+            references = msgspec.structs.replace(references, reasons=reasons)
         peers = {name: _peer(sides, taken, name, outputs, folder) for name in setup.others}
         report = make_report(
             Measured(
@@ -226,6 +237,7 @@ def bench(setup: Setup) -> Findings:
                 accounting=counted_by,
                 error=error,
                 judgement=judgement,
+                references=references,
                 load_mode=details["load_mode"],
                 opening=Opening(**details["opening"], cache=sides.cache),
                 engine_bytes=folder_bytes(engine.folder),
@@ -404,9 +416,11 @@ def _reasons(
     if known := tuple(sides.setup.explain()):
         yield from known
         return
+    rule = sides.setup.rule
+    limit = rule.limit if rule.algorithm == "relative" else DIFFERENCE_LIMIT
     with suppress(SwapnetError):
         unpacked = sides.unpacked_outputs(folder)
-        yield from packing_reasons(ours, theirs, unpacked, sides.setup.tolerance)
+        yield from packing_reasons(ours, theirs, unpacked, limit)
 
 
 def _peer(sides: _Sides, taken: Rounds, name: str, ours: Mapping[str, Array], folder: Path) -> Peer:

@@ -7,15 +7,26 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from swapnet.errors import InputError
 from swapnet.executor.backends.base import Array
 from swapnet.manifest import Manifest
+from swapnet.tensors import as_dims
 
-__all__ = ["ALGORITHMS", "Algorithm", "Rule", "check_comparable", "largest_difference"]
+__all__ = [
+    "ALGORITHMS",
+    "Algorithm",
+    "Rule",
+    "check_comparable",
+    "in_shape",
+    "largest_difference",
+]
 
 Algorithm = Literal["l0", "l1", "l2", "lInf", "cos", "relative"]
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
+
+_WORDS = {"limit": "threshold", "atol": "absolute tolerance", "rtol": "relative tolerance"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,48 @@ class Rule:
     limit: float = 0.0
     atol: float = 1e-5
     rtol: float = 1e-5
+
+    @classmethod
+    def of(
+        cls,
+        algorithm: str | None = None,
+        limit: float | None = None,
+        atol: float | None = None,
+        rtol: float | None = None,
+    ) -> Rule | None:
+        """A rule of what a user gave; None where that is nothing.
+
+        Raises
+        ------
+        InputError
+            There is no such algorithm, a tolerance is given for another one than ``"l0"``, or a
+            number is negative.
+        """
+        if (algorithm, limit, atol, rtol) == (None,) * 4:
+            return None
+        chosen = next((known for known in ALGORITHMS if known == (algorithm or "l0")), None)
+        if chosen is None:
+            raise InputError(
+                f"there is no algorithm {algorithm!r}",
+                why=f"differences are measured by {', '.join(ALGORITHMS)}",
+                hint="choose one of them",
+            )
+        given = {"limit": limit, "atol": atol, "rtol": rtol}
+        numbers = {name: value for name, value in given.items() if value is not None}
+        for name, value in numbers.items():
+            if not value >= 0:
+                raise InputError(
+                    f"the {_WORDS[name]} {value:g} is invalid",
+                    why="it must be at least 0",
+                    hint="raise it",
+                )
+            if name != "limit" and chosen != "l0":
+                raise InputError(
+                    f"the {_WORDS[name]} is not for {chosen}",
+                    why="it is for the algorithm l0",
+                    hint="leave it out, or choose l0",
+                )
+        return cls(chosen, **numbers)
 
     def loss(self, found: Array, reference: Array) -> float:
         """The difference of an array from its reference; 0 is equality.
@@ -68,7 +121,7 @@ class Rule:
         return float(gaps.max()) / (scale or 1.0)
 
 
-def _cosine_loss(ours: Array, theirs: Array) -> float:
+def _cosine_loss(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) -> float:
     lengths = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
     cosine = float(ours @ theirs) / lengths if lengths else 0.0
     return 1 - cosine if np.isfinite(cosine) else np.inf
@@ -99,6 +152,28 @@ def check_comparable(names: Sequence[str], manifests: Sequence[Manifest]) -> Non
             why=f"{shapes[0]} and {shapes[1]}",
             hint="give both the same: --shapes name:1x3x224x224",
         )
+
+
+def in_shape(references: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """References in the shapes of outputs: raw bytes of a file have one axis only.
+
+    Raises
+    ------
+    InputError
+        A reference has another number of values than its output.
+    """
+    shaped = {}
+    for name, reference in references.items():
+        output = outputs.get(name, reference)
+        if reference.size != output.size:
+            raise InputError(
+                f"reference output {name!r} has the wrong size",
+                why=f"it has {reference.nbytes} bytes, the output {as_dims(output.shape)} takes "
+                f"{output.nbytes}",
+                hint="give the outputs of the same model and shapes",
+            )
+        shaped[name] = reference.reshape(output.shape)
+    return shaped
 
 
 def largest_difference(

@@ -44,6 +44,8 @@ EXPLAINED = {
     "Unswapped": "ONNX Runtime with the whole model in memory and its own best settings, in turn "
     "with ours. The ratio is ours over it, the median over pairs of rounds. The difference is "
     "that of the outputs.",
+    "References": "The largest difference of an output from its reference file, by the measure and "
+    "against the limit that were asked for.",
     "Memory-mapped": "ONNX Runtime with memory-mapped weights, under the same limit.",
     "The other engine": "Another engine of the model, in the same bytes of budget.",
     "Bound": "No swapping can be faster: the larger of the unswapped time and the time to read "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import isfinite
+from math import inf, isfinite
 
 import msgspec
 import numpy as np
@@ -27,7 +27,7 @@ DIFFERENCE_LIMIT = 1e-3
 """Largest difference that is not worth a warning, relative to the largest output."""
 
 
-class Judgement(msgspec.Struct, frozen=True):
+class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The difference of outputs from a reference, against a limit.
 
     Attributes
@@ -49,6 +49,11 @@ class Judgement(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...] = ()
     algorithm: Algorithm = "relative"
     losses: dict[str, float | None] = {}
+
+    @property
+    def largest(self) -> float:
+        """The largest loss."""
+        return max((inf if loss is None else loss for loss in self.losses.values()), default=0.0)
 
 
 def judge(ours: Mapping[str, Array], references: Mapping[str, Array], rule: Rule) -> Judgement:

@@ -32,7 +32,7 @@ LARGEST_CV_PERCENT = 2.5
 Part = Literal["input", "compute", "output", "stall", "enqueue"]
 
 
-class Machine(msgspec.Struct, frozen=True):
+class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The machine and the software that were measured."""
 
     processor: str
@@ -47,7 +47,7 @@ class Machine(msgspec.Struct, frozen=True):
     gpu: str = ""
 
 
-class Peer(msgspec.Struct, frozen=True, kw_only=True):
+class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Another side that ran in turn with ours.
 
     Attributes
@@ -130,6 +130,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Fraction of the reading that was hidden behind execution.
     difference
         ``max_rel_error`` against the limit; None without the unswapped model.
+    references
+        Difference from the reference outputs of files; None without them.
     stall_fraction
         Median stall over the median latency.
     verdict, advice
@@ -138,6 +140,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Bandwidth that storage was slowed down to; None where it was not.
     peers
         Other ways to run the model, under the same limit.
+    exports
+        Schemas of the other files that were written, by their kind.
     """
 
     schema: Literal["swapnet-bench/3"] = "swapnet-bench/3"
@@ -195,10 +199,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_abs_error: float | None
     max_rel_error: float | None
     difference: Judgement | None = None
+    references: Judgement | None = None
     verdict: Verdict
     advice: Advice | None
     storage_limit_bytes_per_s: float | None = None
     peers: dict[str, Peer] = {}
+    exports: dict[str, str] = {}
     command: str
     machine: Machine
 
@@ -291,6 +297,11 @@ def labelled_lines(report: Report) -> Iterator[tuple[str, str]]:
             f"{report.ratio_to_unswapped:.3f}; largest difference {report.max_rel_error:.2e} of "
             "the largest output",
         )
+    if (judged := report.references) is not None:
+        yield (
+            "References",
+            f"largest {judged.algorithm} loss {judged.largest:g}, limit {judged.limit:g}",
+        )
     for name, peer in report.peers.items():
         yield _TITLES.get(name, name), _peer(peer)
     yield (
@@ -343,14 +354,20 @@ def warnings(report: Report) -> Iterator[str]:
 
 def difference_warning(report: Report) -> list[str]:
     """Lines that say by how much and why outputs differ; none where that is within the limit."""
-    judged = report.difference
-    if judged is None or judged.is_within:
-        return []
-    return [
-        f"Warning: outputs differ by {report.max_rel_error:.2e} from the unswapped model's, the "
-        f"limit is {judged.limit:g}",
-        *(f"  {reason}" for reason in judged.reasons or ("no reason for it is known",)),
-    ]
+    lines: list[str] = []
+    for judged, reference in (
+        (report.difference, "the unswapped model's"),
+        (report.references, "the reference outputs"),
+    ):
+        if judged is None or judged.is_within:
+            continue
+        measure = "" if judged.algorithm == "relative" else f" ({judged.algorithm})"
+        lines += [
+            f"Warning: outputs differ by {judged.largest:.2e}{measure} from {reference}, the limit "
+            f"is {judged.limit:g}",
+            *(f"  {reason}" for reason in judged.reasons or ("no reason for it is known",)),
+        ]
+    return lines
 
 
 def _peer(peer: Peer) -> str:

@@ -133,16 +133,21 @@ class _Swapped:
         pacer = Pacer(self._pauses)
         for _ in range(count):
             self._outputs = {}
-            before = self._executor.stats.read_bytes
+            before = self._executor.stats
             idle_ms = pacer.wait()
-            ahead_bytes = self._executor.stats.read_bytes - before
+            ahead_bytes = self._executor.stats.read_bytes - before.read_bytes
             self._outputs = self._executor(self._inputs)
             is_late = pacer.is_late()
-            last = self._executor.stats.last
-            assert last is not None
+            stats = self._executor.stats
+            assert stats.last is not None
             timings.append(
                 Timing.of(
-                    last, self._started, idle_ms=idle_ms, ahead_bytes=ahead_bytes, is_late=is_late
+                    stats.last,
+                    self._started,
+                    reading_ms=stats.reading_ms - before.reading_ms,
+                    idle_ms=idle_ms,
+                    ahead_bytes=ahead_bytes,
+                    is_late=is_late,
                 )
             )
         return Round(tuple(timings))

@@ -49,7 +49,7 @@ def is_stable(medians_ms: Sequence[float]) -> bool:
     return max(last) <= _LARGEST_CHANGE * min(last)
 
 
-class Summary(msgspec.Struct, frozen=True):
+class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Summary of latencies, in milliseconds.
 
     Attributes

@@ -49,8 +49,8 @@ class Measured:
         Way of counting memory, see `Report`.
     error
         Largest difference from the unswapped model: absolute, and relative to the largest output.
-    judgement
-        That difference against the limit.
+    judgement, references
+        That difference against the limit, and the difference from reference outputs of files.
     load_mode
         Way that weights were read.
     opening
@@ -75,6 +75,7 @@ class Measured:
     opening: Opening
     engine_bytes: int
     rate_hz: float | None = None
+    references: Judgement | None = None
 
 
 def make_report(
@@ -170,6 +171,7 @@ def make_report(
         max_abs_error=measured.error[0] if measured.error else None,
         max_rel_error=measured.error[1] if measured.error else None,
         difference=measured.judgement,
+        references=measured.references,
         verdict=verdict_of(
             streamed_bytes=plan.streamed_bytes,
             reading_ms=reading_ms,

@@ -35,6 +35,8 @@ class Timing(msgspec.Struct, frozen=True):
         CPU a launch returns when the step is done, so this equals ``compute_ms``.
     read_bytes
         Bytes read from storage for this inference, in advance or not.
+    reading_ms
+        Time with a request to storage in flight, since the end of the inference before.
     idle_ms
         Pause before it.
     ahead_bytes
@@ -53,6 +55,7 @@ class Timing(msgspec.Struct, frozen=True):
     stall_ms: float = 0.0
     enqueue_ms: float = 0.0
     read_bytes: int = 0
+    reading_ms: float = 0.0
     idle_ms: float = 0.0
     ahead_bytes: int = 0
     is_late: bool = False
@@ -65,6 +68,7 @@ class Timing(msgspec.Struct, frozen=True):
         inference: Inference,
         origin: float,
         *,
+        reading_ms: float = 0.0,
         idle_ms: float = 0.0,
         ahead_bytes: int = 0,
         is_late: bool = False,
@@ -83,6 +87,7 @@ class Timing(msgspec.Struct, frozen=True):
             stall_ms=inference.stall_ms,
             enqueue_ms=inference.latency_ms - inference.input_ms - inference.output_ms,
             read_bytes=inference.read_bytes,
+            reading_ms=reading_ms,
             idle_ms=idle_ms,
             ahead_bytes=ahead_bytes,
             is_late=is_late,
@@ -91,7 +96,7 @@ class Timing(msgspec.Struct, frozen=True):
         )
 
 
-class Opening(msgspec.Struct, frozen=True):
+class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Opening of an engine and its first inference, in milliseconds.
 
     Attributes

@@ -60,7 +60,7 @@ def verdict_of(
     return "compute-bound" if stall_ms <= LARGEST_STALL * latency_ms else "latency-bound"
 
 
-class Advice(msgspec.Struct, frozen=True):
+class Advice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Predictions of the planner with the delays of the benchmark.
 
     Attributes

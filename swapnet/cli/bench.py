@@ -6,13 +6,13 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from statistics import mean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from swapnet.cli.console import write_json
 from swapnet.cli.engine import open_engine, say, tell_of_reading
+from swapnet.cli.exports import Exports
 from swapnet.cli.options import (
     PATH,
     budget_option,
@@ -28,12 +28,15 @@ from swapnet.cli.options import (
     threads_option,
 )
 from swapnet.errors import InputError
+from swapnet.executor.bench.difference import ALGORITHMS, Algorithm, Rule
 from swapnet.files import check_writable
 
 if TYPE_CHECKING:
+    from swapnet.arrays import Array
     from swapnet.executor.bench.bench import Findings
+    from swapnet.manifest import Manifest
 
-__all__ = ["command"]
+__all__ = ["command", "percentiles_of", "references_of"]
 
 
 @click.command("bench")
@@ -47,6 +50,27 @@ __all__ = ["command"]
     help="End with status 1 where outputs differ by more from the unswapped model's, relative to "
     "the largest output; adds --compare. [default: a warning above 0.001]",
 )
+@click.option(
+    "--load-ref-outputs",
+    metavar="NAME:FILE,…",
+    help="Compare the last outputs with files, as --load-inputs takes them; status 1 above the "
+    "threshold.",
+)
+@click.option(
+    "--accuracy-algorithm",
+    type=click.Choice(ALGORITHMS),
+    help="Measure of the difference from reference outputs and, with --compare, from the unswapped "
+    "model's: share of values outside the tolerances, mean, mean square, maximum, 1 less the "
+    "cosine, or maximum over the largest output. [default: l0]",
+)
+@click.option(
+    "--accuracy-threshold",
+    type=float,
+    metavar="X",
+    help="End with status 1 where that difference is larger. [default: 0]",
+)
+@click.option("--atol", type=float, metavar="X", help="Absolute tolerance of l0. [default: 1e-5]")
+@click.option("--rtol", type=float, metavar="X", help="Relative tolerance of l0. [default: 1e-5]")
 @click.option("--mapped", is_flag=True, help="Compare with memory-mapped ONNX Runtime.")
 @click.option(
     "--against",
@@ -124,6 +148,8 @@ __all__ = ["command"]
 @click.option("--json", "json_target", metavar="FILE", help="Write the report; - for stdout.")
 @click.option("--export-times", "--exportTimes", metavar="FILE", help="Write times by inference.")
 @click.option("--export-profile", "--exportProfile", metavar="FILE", help="Write times by step.")
+@click.option("--export-layer-info", metavar="FILE", help="Write a layer for each block.")
+@click.option("--export-output", metavar="FILE", help="Write the last outputs.")
 @click.option("--export-trace", metavar="FILE", help="Write one inference, for Perfetto.")
 @click.option("--plot", metavar="FILE", help="Draw latency over budget, with this measurement.")
 @shapes_option
@@ -142,6 +168,11 @@ def command(
     budget: str,
     compare: bool,
     tolerance: float | None,
+    load_ref_outputs: str | None,
+    accuracy_algorithm: Algorithm | None,
+    accuracy_threshold: float | None,
+    atol: float | None,
+    rtol: float | None,
     mapped: bool,
     against: Path | None,
     model: Path | None,
@@ -157,6 +188,8 @@ def command(
     json_target: str | None,
     export_times: str | None,
     export_profile: str | None,
+    export_layer_info: str | None,
+    export_output: str | None,
     export_trace: str | None,
     plot: str | None,
     shapes: dict[str, tuple[int, ...]],
@@ -196,10 +229,18 @@ def command(
     )
     opened = opening(engine, storage_bytes_per_s=storage_bytes_per_s)
     parsed = Budget.parse(budget)
-    check_writable(json_target, export_times, export_profile, export_trace, plot)
+    exports = Exports(
+        json=json_target,
+        times=export_times,
+        profile=export_profile,
+        layer_info=export_layer_info,
+        output=export_output,
+        trace=export_trace,
+    )
+    check_writable(plot)
     if plot:
         check_drawable(Path(plot))
-    wanted = _percentiles(percentile)
+    wanted = percentiles_of(percentile)
     manifest = opened.manifest
     files = named_files(load_inputs or "", [taken.name for taken in manifest.inputs])
     arrays = read_arrays(files, manifest.inputs, manifest.planned_shapes)
@@ -215,6 +256,8 @@ def command(
         inputs=None if load_inputs is None else arrays,
         compare=compare,
         tolerance=tolerance,
+        references=references_of(manifest, load_ref_outputs, inputs=load_inputs),
+        accuracy=Rule.of(accuracy_algorithm, accuracy_threshold, atol, rtol),
         mapped=mapped,
         against=None if against is None else opening(against),
         model=model,
@@ -233,24 +276,19 @@ def command(
         command=shlex.join(["swapnet", *sys.argv[1:]]),
     )
     findings = bench_with(opened, parsed, options, say=say)
-    text = as_text(findings.report)
-    if json_target:
-        write_json(findings.report, json_target)
-    if json_target != "-":
-        click.echo(explained(text) if verbose else text)
-    else:
-        for line in difference_warning(findings.report):
+    report, text = findings.report, as_text(findings.report)
+    exports.write(findings)
+    if exports.is_quiet:
+        for line in difference_warning(report):
             say(line)
-    if export_times:
-        write_json(_times(findings), export_times)
-    if export_profile:
-        write_json(_profile(findings), export_profile)
-    if export_trace:
-        write_json({"traceEvents": findings.trace_events}, export_trace)
+    else:
+        click.echo(explained(text) if verbose else text)
     if plot:
         _plot(findings, Path(plot))
-    judged = findings.report.difference
-    if tolerance is not None and judged is not None and not judged.is_within:
+    judged = [report.references]
+    if tolerance is not None or options.accuracy is not None:
+        judged.append(report.difference)
+    if any(each is not None and not each.is_within for each in judged):
         raise click.exceptions.Exit(1)
 
 
@@ -265,7 +303,14 @@ def _plot(findings: Findings, path: Path) -> None:
     save_plot([panel_of(report.model, points, [report])], path)
 
 
-def _percentiles(text: str) -> tuple[float, ...]:
+def percentiles_of(text: str) -> tuple[float, ...]:
+    """Percentiles out of ``90,95,99``.
+
+    Raises
+    ------
+    InputError
+        One is no number from 0 to 100.
+    """
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -279,31 +324,23 @@ def _percentiles(text: str) -> tuple[float, ...]:
     return values
 
 
-def _times(findings: Findings) -> list[dict[str, float]]:
-    return [
-        {
-            "startMs": each.start_ms,
-            "endMs": each.start_ms + each.latency_ms,
-            "latencyMs": each.latency_ms,
-            "stallMs": each.stall_ms,
-        }
-        for each in findings.timings
-    ]
+def references_of(manifest: Manifest, files: str | None, *, inputs: str | None) -> dict[str, Array]:
+    """Reference outputs by name.
 
+    Raises
+    ------
+    InputError
+        They are given without inputs, or can't be read.
+    """
+    from swapnet.data.files import read_arrays
 
-def _profile(findings: Findings) -> list[dict[str, Any]]:
-    timings = findings.timings
-    steps = list(zip(*(each.steps_ms for each in timings), strict=True))
-    total = sum(map(mean, steps)) or 1.0
-    rows: list[dict[str, Any]] = [{"count": len(timings)}]
-    for step, times in zip(findings.plan.steps, steps, strict=True):
-        rows.append(
-            {
-                "name": f"blocks {step.first}-{step.last}",
-                "timeMs": sum(times),
-                "averageMs": mean(times),
-                "medianMs": median(times),
-                "percentage": 100 * mean(times) / total,
-            }
+    if files is None:
+        return {}
+    if inputs is None:
+        raise InputError(
+            "reference outputs are given without inputs",
+            why="outputs are those of one input",
+            hint="give the inputs too: --load-inputs, or --loadInputs of swapnet trtexec",
         )
-    return rows
+    pairs = named_files(files, [given.name for given in manifest.outputs])
+    return read_arrays(pairs, manifest.outputs, {}, "output")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "build_apart",
+    "build_place",
     "engine_or_model",
     "is_model",
     "open_engine",
@@ -193,7 +194,7 @@ def engine_or_model(
         yield path
         return
     with ExitStack() as opened:
-        folder = _working_folder(opened) / path.stem
+        folder = build_place(opened) / path.stem
         with progress(path.name) as report:
             build_apart(
                 path,
@@ -247,8 +248,10 @@ def build_apart(
     return built.manifest, family_peak_bytes(built.peak_bytes)
 
 
-def _working_folder(opened: ExitStack) -> Path:
-    """In the cache folder, or where that refuses in the system's temporary one."""
+def build_place(opened: ExitStack) -> Path:
+    """A folder for a build that ends with the command: in the cache folder, or where that refuses
+    in the system's temporary one.
+    """
     try:
         make_folder(cache_folder())
         return opened.enter_context(working_folder("plan-", cache_folder()))

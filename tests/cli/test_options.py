@@ -20,6 +20,7 @@ from tests.helpers.zoo import Net
         ("x=run=3/f.npy", ["x"], ("x", "run=3/f.npy")),
         ("odd=f.npy", ["x"], ("odd", "f.npy")),
         ("all.npz", ["x"], ("", "all.npz")),
+        ("'x=y'=f.bin", ["x"], ("x=y", "f.bin")),
     ],
 )
 def test_the_longest_name_of_an_input_is_taken(
@@ -45,6 +46,8 @@ def test_an_npz_may_have_the_mark_in_its_path(tmp_path: Path) -> None:
         ("odd:f.npy,y:g.npy", ["x", "y"], [("odd", "f.npy"), ("y", "g.npy")]),
         ("a,b:f.npy,b:g.npy", ["b", "a,b"], [("a,b", "f.npy"), ("b", "g.npy")]),
         ("scope:0:f.npy", ["scope:0"], [("scope:0", "f.npy")]),
+        ("'x:0':f.bin,'y':g.bin", ["x:0", "y"], [("x:0", "f.bin"), ("y", "g.bin")]),
+        ("'odd':f.bin,y:g.bin", ["x", "y"], [("odd", "f.bin"), ("y", "g.bin")]),
     ],
 )
 def test_commas_part_names_and_files(

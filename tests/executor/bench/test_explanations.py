@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from swapnet.executor.bench.explanations import EXPLAINED, as_table, explained
+from swapnet.executor.bench.judgement import Judgement
 from swapnet.executor.bench.report import Report, as_text, report_schema
 from tests.executor.bench.conftest import a_peer, a_report
 
@@ -20,6 +21,7 @@ FULL = {
     "deadline_misses": 2,
     "peers": {"mapped": a_peer(7.0), "against": a_peer(1.2)},
     "stable": False,
+    "references": Judgement(0.5, True, losses={"y": 0.25}),
 }
 
 
