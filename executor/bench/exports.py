@@ -80,14 +80,16 @@ def times_json(timings: Sequence[Timing]) -> list[dict[str, float]]:
 def profile_json(plan: Plan, manifest: Manifest, timings: Sequence[Timing]) -> list[dict[str, Any]]:
     """``--exportProfile``: the number of counted inferences, then a row for each step and wait.
 
-    Waits for storage are rows of their own before their step; steps that never waited have none.
+    Waits for storage are rows of their own before their step; steps that read nothing have none.
     """
     rows: list[tuple[str, list[float]]] = []
+    arrived = 0
     for number, step in enumerate(plan.steps):
         blocks = manifest.blocks[step.first : step.last + 1]
-        waits = [each.waits_ms[number] for each in timings]
-        if step.reads and any(waits):
+        if step.reads > arrived:
+            waits = [each.waits_ms[number] for each in timings]
             rows.append((f"wait {_range(blocks)}", waits))
+        arrived = step.reads
         rows.append((_name(blocks), [each.steps_ms[number] for each in timings]))
     total = sum(sum(times) for _, times in rows) or 1.0
     return [

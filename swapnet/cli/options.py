@@ -82,8 +82,24 @@ engines_option = click.option(
     type=PATH,
     help="Folder of engine directories; missing and outdated ones are built.",
 )
+
+
+class _Threads(click.IntRange):
+    """A number of threads; trtexec's flag of the same name has none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.startswith("-"):
+            self.fail(
+                f"{value!r} follows it, not a number. Give compute threads, like --threads 2; "
+                "trtexec's flag of this name is not needed.",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
 threads_option = click.option(
-    "--threads", type=click.IntRange(1), help="Compute threads. [default: all processors]"
+    "--threads", type=_Threads(1), help="Compute threads. [default: all processors]"
 )
 
 

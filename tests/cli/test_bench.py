@@ -113,7 +113,15 @@ def test_a_difference_within_the_tolerance(call: Call, toy: Engine) -> None:
     )
     assert (ran.status, ran.err) == (0, "")
     judged = json.loads(ran.out)["difference"]
-    assert judged == {"limit": 1e-4, "is_within": True, "reasons": []}
+    losses = judged.pop("losses")
+    assert losses
+    assert max(losses.values()) <= 1e-4
+    assert judged == {
+        "limit": 1e-4,
+        "is_within": True,
+        "reasons": [],
+        "algorithm": "relative",
+    }
 
 
 @pytest.mark.slow

@@ -115,3 +115,11 @@ def test_titles_without_inputs(call: Call, tmp_path: Path) -> None:
     onnx.save_model(net.model(), tmp_path / "none.onnx")
     shown = call("plan", tmp_path / "none.onnx", "--no-measure")
     assert "none: demand" in shown.out.splitlines()[0]
+
+
+@pytest.mark.parametrize("command", ["bench", "run"])
+def test_threads_without_a_number_have_their_own_hint(call: Call, command: str) -> None:
+    failed = call(command, "engine", "--threads", "--budget", "100%")
+    assert failed.status == 2
+    words = " ".join(failed.err.split())
+    assert "'--budget' follows it, not a number. Give compute threads" in words

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 
-from swapnet.builder import build
+from swapnet.arrays import Array
+from swapnet.budget import Budget
+from swapnet.calibration.bench import BenchOptions
+from swapnet.executor.bench.bench import Findings
+from swapnet.executor.bench.difference import Rule, in_shape
+from swapnet.executor.bench.judgement import judge
+from swapnet.executor.bench.timing import Round, Timing
+from swapnet.executor.engine import Engine
+from swapnet.executor.planning.admission import admitted_bytes
+from swapnet.executor.planning.planner import make_plan
+from swapnet.testing.engine import write_engine
 from tests.cli.conftest import Call
-from tests.helpers.engines import Engine
-from tests.helpers.trtexec_readers import (
-    FIGURES,
-    PROFILE_KEYS,
-    SINGLE,
-    TIMES_KEYS,
-    figures,
-    number,
-    section,
-)
+from tests.executor.bench.conftest import a_report
+from tests.helpers.trtexec_readers import FIGURES, SINGLE, TIMES_KEYS, figures, number, section
 from tests.helpers.zoo import Net
-
-QUICK = ("--iterations=6", "--duration=0", "--warmUp=0", "--threads=1")
 
 
 @pytest.fixture
@@ -68,27 +70,48 @@ def test_a_wrong_line_fails_in_the_words_of_trtexec(
         assert failed.out.splitlines()[-1].startswith("&&&& FAILED SwapNet.trtexec")
 
 
-@pytest.mark.slow
-def test_a_line_builds_and_measures(call: Call, model: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "engine"
-    built = call(
-        "trtexec", f"--onnx={model}", f"--saveEngine={folder}", "--skipInference", "--vc", "--fp16"
-    )
-    assert built.status == 0, built.err
-    assert "Skipped inference phase" in built.out
-    assert "--vc changes nothing: it is for TensorRT" in built.err
-    assert (folder / "manifest.json").is_file()
-    exports = {name: tmp_path / f"{name}.json" for name in ("Times", "Profile", "LayerInfo")}
+@pytest.fixture
+def engine_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A simulated engine, and a benchmark of it that takes no time: its output is 1.5."""
+
+    def bench_with(
+        engine: Engine, budget: Budget, options: BenchOptions, *, say: Callable[[str], None]
+    ) -> Findings:
+        del say
+        manifest, profile = engine.manifest, engine.delays
+        plan = make_plan(manifest, profile, admitted_bytes(budget, manifest))
+        steps = len(plan.steps)
+        timing = Timing(
+            2.0 * steps,
+            compute_ms=2.0 * steps,
+            steps_ms=(1.0,) * steps,
+            waits_ms=(1.0,) * steps,
+        )
+        outputs: dict[str, Array] = {"y": np.array([1.5])}
+        references = None
+        if options.references:
+            expected = in_shape(options.references, outputs)
+            references = judge(outputs, expected, options.accuracy or Rule())
+        report = msgspec.structs.replace(a_report(), duration_s=1.0, references=references)
+        rounds = (Round((timing,) * options.iterations),)
+        return Findings(report, plan, manifest, profile, rounds, outputs, ())
+
+    monkeypatch.setattr("swapnet.calibration.bench.bench_with", bench_with)
+    write_engine(tmp_path / "engine", [1 << 20] * 4)
+    return tmp_path / "engine"
+
+
+def test_a_report_has_all_sections_in_order(call: Call, engine_folder: Path) -> None:
     ran = call(
-        *("trtexec", f"--loadEngine={folder}", "--budget=weights:50%", "--useCudaGraph", *QUICK),
-        *(f"--export{name}={path}" for name, path in exports.items()),
-        *("--dumpProfile", "--dumpLayerInfo", "--dumpOutput", "--verbose", "--avgRuns=2"),
+        *("trtexec", f"--loadEngine={engine_folder}", "--budget=7MiB", "--useCudaGraph"),
+        *("--iterations=6", "--avgRuns=2", "--verbose", "--dumpProfile", "--dumpLayerInfo"),
+        *("--dumpOutput", "--dumpOptimizationProfile"),
     )
     assert ran.status == 0, ran.err
-    assert "--useCudaGraph changes nothing" in ran.err
+    assert "[W] --useCudaGraph changes nothing" in ran.err
     lines = ran.out.splitlines()
-    assert lines[0].startswith("&&&& RUNNING ")
-    assert lines[-1].startswith("&&&& PASSED ")
+    assert lines[0].startswith("&&&& RUNNING SwapNet.trtexec [SwapNet v")
+    assert lines[-1].startswith("&&&& PASSED SwapNet.trtexec [SwapNet v")
     found = section(lines, "=== Performance summary ===")
     assert all(len(figures(found[label])) == 7 for label in FIGURES)
     assert all(number(found[label]) > 0 for label in SINGLE)
@@ -97,53 +120,71 @@ def test_a_line_builds_and_measures(call: Call, model: Path, tmp_path: Path) -> 
     order = [
         *("=== Model Options", "=== System Options", "=== Inference Options"),
         *("=== Reporting Options", "=== Device Information", "Loaded engine with size"),
-        *("Layer Information", "Starting inference", "Timing trace has", "=== Trace details"),
-        *("=== Performance summary", "=== Explanations", "Output Tensors", "=== Profile ("),
+        *("Layer Information", "Model input x (profile 0)", "Starting inference"),
+        *("Timing trace has 6", "=== Trace details", "=== Performance summary"),
+        *("=== Explanations", "Output Tensors", "=== Profile ("),
     ]
     places = [next(i for i, line in enumerate(lines) if words in line) for words in order]
     assert places == sorted(places)
-    times, (count, *rows), layers = (json.loads(p.read_text()) for p in exports.values())
-    assert all(tuple(row) == TIMES_KEYS for row in times)
-    assert count["count"] == len(times) >= 6
-    assert all(tuple(row) == PROFILE_KEYS for row in rows)
-    assert layers["Bindings"][0] == "x"
+    assert sum("Average on 2 runs" in line for line in lines) == 3
 
 
-@pytest.mark.slow
-def test_references_fail_above_the_threshold(call: Call, model: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "engine"
-    build(model, folder)
-    np.ones((2, 64), np.float32).tofile(tmp_path / "x.bin")
-    common = ("trtexec", f"--loadEngine={folder}", f"--loadInputs='x':{tmp_path / 'x.bin'}", *QUICK)
+def test_one_export_may_go_to_standard_output(call: Call, engine_folder: Path) -> None:
+    common = ("trtexec", f"--loadEngine={engine_folder}", "--iterations=3")
     shown = call(*common, "--exportOutput=-")
-    assert shown.status == 0, shown.err
-    ((name, array),) = ((row["name"], row["values"]) for row in json.loads(shown.out))
-    values = np.array(array, np.float32)
-    values.tofile(tmp_path / "y.bin")
-    reference = f"--loadRefOutputs={name}:{tmp_path / 'y.bin'}"
-    equal = call(*common, reference)
-    assert equal.status == 0, equal.err
-    assert f"Accuracy loss for tensor {name} (l0): 0.000000" in equal.out
-    (values + 0.5).tofile(tmp_path / "y.bin")
-    above = call(*common, reference, "--accuracyAlgorithm=l1", "--accuracyThreshold=0.25")
+    assert json.loads(shown.out) == [{"name": "y", "dimensions": "1", "values": [1.5]}]
+    names = ("Times", "Profile", "LayerInfo")
+    files = {name: engine_folder.parent / f"{name}.json" for name in names}
+    ran = call(*common, *(f"--export{name}={path}" for name, path in files.items()))
+    assert ran.status == 0, ran.err
+    times, (count, *_), layers = (json.loads(path.read_text()) for path in files.values())
+    assert count["count"] == len(times) == 3
+    assert len(layers["Layers"]) == 4
+
+
+def test_references_fail_above_the_threshold(call: Call, engine_folder: Path) -> None:
+    files = {name: engine_folder.parent / f"{name}.bin" for name in "xy"}
+    for file in files.values():
+        np.array([2.0]).tofile(file)
+    inputs, reference = f"--loadInputs='x':{files['x']}", f"--loadRefOutputs='y':{files['y']}"
+    common = ("trtexec", f"--loadEngine={engine_folder}", inputs, reference)
+    above = call(*common)
     assert above.status == 1
-    assert "[FAIL: > threshold 0.25]" in above.out
+    assert "Accuracy loss for tensor y (l0): 1.000000 [FAIL: > threshold 0]" in above.out
     assert above.out.splitlines()[-1].startswith("&&&& FAILED")
-    below = call(*common, reference, "--accuracyAlgorithm=lInf", "--accuracyThreshold=0.75")
+    below = call(*common, "--accuracyAlgorithm=lInf", "--accuracyThreshold=0.5")
     assert below.status == 0, below.err
-    (tmp_path / "y.bin").write_bytes(b"1234")
-    wrong = call(*common, reference)
-    assert wrong.status == 2
-    assert "has 4 bytes" in wrong.err
-    alone = call("trtexec", f"--loadEngine={folder}", reference, *QUICK)
-    assert alone.status == 2
-    assert "--loadInputs" in alone.err
+    assert "Accuracy loss for tensor y (lInf): 0.500000" in below.out
+    files["y"].write_bytes(b"0" * 16)
+    assert "it has 16 bytes, the output 1 takes 8" in call(*common).err
+    for wrong, words in (
+        ((common[0], common[1], reference), "give the inputs too"),
+        ((*common, "--accuracyAlgorithm=l9"), "there is no algorithm 'l9'"),
+        ((*common, "--accuracyAlgorithm=l1", "--atol=1"), "is not for l1"),
+    ):
+        failed = call(*wrong)
+        assert failed.status == 2
+        assert words in failed.err
 
 
 @pytest.mark.slow
-def test_an_engine_is_opened_over_and_over(call: Call, toy: Engine) -> None:
-    timed = call("trtexec", f"--loadEngine={toy.folder}", "--timeDeserialize", "--threads=1")
-    assert timed.status in (0, 1), timed.err
-    assert "Open: first " in timed.out
-    told = call("trtexec", f"--loadEngine={toy.folder}", "--getPlanVersionOnly")
+def test_a_line_builds_and_another_measures(call: Call, model: Path, tmp_path: Path) -> None:
+    folder, times = tmp_path / "engine", tmp_path / "times.json"
+    common = ("trtexec", f"--onnx={model}", "--vc", "--fp16")
+    built = call(*common, f"--saveEngine={folder}", "--skipInference")
+    assert built.status == 0, built.err
+    assert "--vc changes nothing: it is for TensorRT" in built.err
+    assert "Engine built in" in built.out
+    assert "Skipped inference phase" in built.out
+    told = call("trtexec", f"--loadEngine={folder}", "--getPlanVersionOnly")
     assert "Engine was built with onnxruntime" in told.out
+    ran = call(
+        *("trtexec", f"--loadEngine={folder}", "--budget=weights:0%", f"--exportTimes={times}"),
+        *("--iterations=1", "--duration=0", "--warmUp=0", "--threads=1"),
+    )
+    assert ran.status == 0, ran.err
+    assert "Read Time" in section(ran.out.splitlines(), "=== Performance summary ===")
+    (row,) = json.loads(times.read_text())
+    assert tuple(row) == TIMES_KEYS
+    parts = row["h2dMs"] + row["computeMs"] + row["d2hMs"]
+    assert parts == pytest.approx(row["latencyMs"], rel=0.1)
