@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,8 @@ def _load_one(
     """The array of one tensor; the suffix of the file decides, else its first bytes."""
     suffix = path.suffix.lower()
     if suffix not in (".npy", ".npz", ".pb", ".json"):
-        suffix = _BEGINNINGS.get(
-            _first_bytes(path)[:6], _BEGINNINGS.get(_first_bytes(path)[:4], "")
-        )
+        content = _content(path)
+        suffix = next((s for begin, s in _BEGINNINGS.items() if content.startswith(begin)), "")
     if suffix in (".npy", ".npz"):
         return load_npy(path)
     if suffix == ".pb":
@@ -89,43 +89,39 @@ def _load_one(
     if suffix == ".json":
         arrays = load_polygraphy(path)[0]
         if name not in arrays:
-            raise InputError(
-                f"{path} has no {name!r}",
-                why=f"it has {names_of(arrays)}",
-                hint="correct the name, or give the file without a name",
-            )
+            raise _unknown(kind, name, str(path), arrays)
         return arrays[name]
     if name not in known:
-        raise InputError(
-            f"unknown {kind} {name!r}",
-            why=f"the {kind}s of the model are {names_of(known)}",
-            hint="correct the name",
-        )
-    return _load_raw(path, known[name], shapes.get(name), kind)
+        raise _unknown(kind, name, "the model", known)
+    return _from_raw(content, path, known[name], shapes.get(name), kind)
 
 
-def _first_bytes(path: Path) -> bytes:
+def _unknown(kind: str, name: str, where: str, names: Iterable[str]) -> InputError:
+    return InputError(
+        f"unknown {kind} {name!r}", why=f"{where} has {names_of(names)}", hint="correct the name"
+    )
+
+
+def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(6)
+        return path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
-def _load_raw(path: Path, tensor: ModelInput, shape: Sequence[int] | None, kind: str) -> Array:
+def _from_raw(
+    raw: bytes, path: Path, tensor: ModelInput, shape: Sequence[int] | None, kind: str
+) -> Array:
     """Little-endian bytes of a tensor, as trtexec reads them."""
     dtype = numpy_dtype(tensor.dtype)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    needed = int(np.prod(shape)) * dtype.itemsize if shape is not None else None
+    needed = None if shape is None else prod(shape) * dtype.itemsize
     if len(raw) % dtype.itemsize or (needed is not None and len(raw) != needed):
-        size = f"{needed} bytes" if needed is not None else f"a multiple of {dtype.itemsize} bytes"
-        at = f"{tensor.dtype} {as_dims(shape)}" if shape is not None else tensor.dtype
+        takes = f"{tensor.dtype} takes a multiple of {dtype.itemsize} bytes"
+        if shape is not None:
+            takes = f"{tensor.dtype} {as_dims(shape)} takes {needed} bytes"
         raise InputError(
             f"{path} has the wrong size for {kind} {tensor.name!r}",
-            why=f"it has {len(raw)} bytes, {at} takes {size}",
+            why=f"it has {len(raw)} bytes, {takes}",
             hint="raw bytes must have the type and the planned shape: give --shapes, or .npy",
         )
     array = np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype)
@@ -148,9 +144,8 @@ def load_data_set(
         A file can't be read, or there are more than the model has.
     """
     known = [tensor.name for tensor in tensors]
-    found = {
-        int(m[2]): p for p in path.iterdir() if (m := _NUMBERED.fullmatch(p.name)) and m[1] == kind
-    }
+    matches = [(_NUMBERED.fullmatch(file.name), file) for file in path.iterdir()]
+    found = {int(match[2]): file for match, file in matches if match and match[1] == kind}
     arrays: dict[str, Array] = {}
     for number, file in sorted(found.items()):
         name, array = _load_tensor(file)
@@ -172,10 +167,8 @@ def _load_tensor(path: Path) -> tuple[str, Array]:
     from google.protobuf.message import DecodeError
 
     try:
-        tensor = onnx.TensorProto.FromString(path.read_bytes())
+        tensor = onnx.TensorProto.FromString(_content(path))
         array: Any = onnx.numpy_helper.to_array(tensor)
-    except OSError as error:
-        raise _unreadable(path, error) from error
     except (DecodeError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{path} can't be read", why=str(error), hint="give an ONNX TensorProto"

@@ -82,7 +82,7 @@ def command(context: click.Context, arguments: list[str]) -> None:
         is_passed = _run(parse_line(arguments), log)
     except (SwapnetError, click.ClickException) as error:
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        log.error(*text.splitlines())
+        log("E", *text.splitlines())
         log.result("FAILED")
         raise click.exceptions.Exit(2) from error
     log.result("PASSED" if is_passed else "FAILED")
@@ -100,13 +100,13 @@ def _run(line: Line, log: Log) -> bool:
         layer_info=line.text("--exportLayerInfo"),
         output=line.text("--exportOutput"),
     )
-    log.info(*echo_lines(line))
-    log.warn(*line.notices)
-    log.info(*device_lines(), "", f"SwapNet version: {VERSION}")
+    log("I", *echo_lines(line))
+    log("W", *line.notices)
+    log("I", *device_lines(), "", f"SwapNet version: {VERSION}")
     with ExitStack() as stack:
         folder = _engine_folder(line, log, stack)
         if line.has("--skipInference", "--buildOnly"):
-            log.info("Skipped inference phase since --skipInference is added.")
+            log("I", "Skipped inference phase since --skipInference is added.")
             return True
         return _infer(line, log, exports, folder)
 
@@ -133,11 +133,12 @@ def _engine_folder(line: Line, log: Log, stack: ExitStack) -> Path:
     backend = line.text("--backend") or best_backend()
     is_tensorrt = backend in TENSORRT
     if not is_tensorrt:
-        log.warn(*(f"{name} changes nothing: it is for TensorRT" for name in for_tensorrt(line)))
+        log("W", *(f"{name} changes nothing: it is for TensorRT" for name in for_tensorrt(line)))
     started = time.perf_counter()
     arguments = build_arguments(line, path, folder, tensorrt=is_tensorrt)
     build.main(arguments, prog_name="swapnet build", standalone_mode=False)
-    log.info(
+    log(
+        "I",
         f"Engine built in {time.perf_counter() - started:g} sec.",
         f"Created engine with size: {folder_bytes(folder) / 2**20:g} MiB",
     )
@@ -155,27 +156,27 @@ def _infer(line: Line, log: Log, exports: Exports, folder: Path) -> bool:
     engine = open_engine(
         folder,
         parse_shapes(line.text("--shapes") or ""),
-        threads=line.count("--threads", 1) if line.text("--threads") else None,
+        threads=int(line.number("--threads", 1, 1)) if line.text("--threads") else None,
         gpu_memory="managed" if line.has("--useManagedMemory") else "auto",
         gpu_index=int(line.number("--device", 0)),
     )
     manifest, compiled = engine.manifest, engine.manifest.compiled
-    log.info(f"Loaded engine with size: {folder_bytes(folder) / 2**20:g} MiB")
+    log("I", f"Loaded engine with size: {folder_bytes(folder) / 2**20:g} MiB")
     if line.has("--getPlanVersionOnly"):
-        log.info(f"Engine was built by SwapNet {compiled.builder or 'before 0.2'}")
-        log.info(f"Engine was built with {compiled.backend} {compiled.version}")
+        log("I", f"Engine was built by SwapNet {compiled.builder or 'before 0.2'}")
+        log("I", f"Engine was built with {compiled.backend} {compiled.version}")
         return True
     budget = Budget.parse(budget_of(line, engine.demand))
     if line.has("--timeDeserialize"):
         times = time_opening(engine, budget)
-        log.info(*times.as_text().splitlines())
+        log("I", *times.as_text().splitlines())
         return times.is_steady
     if line.has("--dumpLayerInfo"):
-        log.info(*layer_lines(layer_info_json(manifest)))
+        log("I", *layer_lines(layer_info_json(manifest)))
     if line.has("--dumpOptimizationProfile"):
-        log.info("Optimization Profile Information:", *_planned(manifest))
+        log("I", "Optimization Profile Information:", *_planned(manifest))
     options = _bench_options(line, engine)
-    log.info(*_binding_lines(line, manifest), "Starting inference")
+    log("I", *_binding_lines(line, manifest), "Starting inference")
     findings = bench_with(engine, budget, options, say=say)
     exports.write(findings)
     return _report(line, log, findings, options.percentiles)
@@ -219,7 +220,7 @@ def _bench_options(line: Line, engine: Engine) -> BenchOptions:
         inputs=arrays if loaded else None,
         references=references_of(manifest, expected, inputs=loaded),
         accuracy=Rule.of(line.text("--accuracyAlgorithm"), **given),
-        iterations=line.count("--iterations", 10),
+        iterations=int(line.number("--iterations", 10, 1)),
         warm_up_ms=line.number("--warmUp", 200),
         duration_s=line.number("--duration", 3),
         idle_ms=line.number("--idleTime", 0),
@@ -237,21 +238,21 @@ def _report(line: Line, log: Log, findings: Findings, percents: Sequence[float])
 
     report, timings = findings.report, findings.timings
     judged = report.references
-    log.info(f"Engine deserialized in {report.opening.open_ms / 1e3:g} sec.")
+    log("I", f"Engine deserialized in {report.opening.open_ms / 1e3:g} sec.")
     if judged is not None:
-        log.info(*text.accuracy_lines(judged))
-    log.info(*text.trace_lines(report, timings, line.count("--avgRuns", 10)), "")
-    log.info(*text.summary_lines(report, timings, percents))
+        log("I", *text.accuracy_lines(judged))
+    log("I", *text.trace_lines(report, timings, int(line.number("--avgRuns", 10, 1))), "")
+    log("I", *text.summary_lines(report, timings, percents))
     ours = {label: value for label, value in labelled_lines(report) if label not in _SAID}
-    log.info(*(f"{label}: {value}" for label, value in ours.items()))
-    log.warn(*text.metric_warnings(timings), *(f"* {each}" for each in warnings(report)))
-    log.info("Explanations of the performance metrics are printed in the verbose logs.")
+    log("I", *(f"{label}: {value}" for label, value in ours.items()))
+    log("W", *text.metric_warnings(timings), *(f"* {each}" for each in warnings(report)))
+    log("I", "Explanations of the performance metrics are printed in the verbose logs.")
     explained = {**text.EXPLANATIONS, **{label: EXPLAINED[label] for label in ours}}
-    log.verbose("", "=== Explanations of the performance metrics ===")
-    log.verbose(*(f"{label}: {value}" for label, value in explained.items()))
-    log.info("")
+    log("V", "", "=== Explanations of the performance metrics ===")
+    log("V", *(f"{label}: {value}" for label, value in explained.items()))
+    log("I", "")
     if line.has("--dumpOutput"):
-        log.info(*text.output_lines(findings.outputs))
+        log("I", *text.output_lines(findings.outputs))
     if line.has("--dumpProfile"):
-        log.info(*text.profile_lines(profile_json(findings.plan, findings.manifest, timings)), "")
+        log("I", *text.profile_lines(profile_json(findings.plan, findings.manifest, timings)), "")
     return judged is None or judged.is_within

@@ -43,30 +43,18 @@ class Line:
         InputError
             It is no number, or below ``least``.
         """
-        given = self.values.get(name)
+        given = self.values.get(name, str(otherwise))
         try:
-            value = otherwise if given is None else float(given)
-            is_valid = value >= least
+            value = float(given)
         except ValueError:
-            is_valid = False
-        if not is_valid:
+            value = float("nan")
+        if not value >= least:
             raise InputError(
                 f"{name}={given} is invalid",
                 why=f"it must be a number, at least {least:g}",
-                hint=f"write it like {name}={otherwise:g}",
+                hint=f"write it like {name}={max(otherwise, least):g}",
             )
         return value
-
-    def count(self, name: str, otherwise: int) -> int:
-        """The value of an option as a whole number from 1; see `number`."""
-        value = self.number(name, otherwise, 1)
-        if value != int(value):
-            raise InputError(
-                f"{name}={self.values[name]} is invalid",
-                why="it must be a whole number",
-                hint=f"write it like {name}={otherwise}",
-            )
-        return int(value)
 
 
 def parse_line(arguments: Sequence[str]) -> Line:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal
 
@@ -14,47 +13,26 @@ __all__ = ["Log"]
 
 
 class Log:
-    """A log with trtexec's prefix; warnings and errors go to standard error.
+    """A log with trtexec's prefix; called with a level and lines.
 
-    Parameters
-    ----------
-    command
-        Command line, for the first and the last line.
-    verbose
-        Whether ``[V]`` lines are written.
-    quiet
-        Write nothing to standard output: an export goes there.
+    Warnings and errors, ``W`` and ``E``, go to standard error. ``V`` is written where the log is
+    ``verbose``. A ``quiet`` one leaves standard output to an export.
     """
 
-    def __init__(self, command: str, *, verbose: bool = False, quiet: bool = False) -> None:
+    def __init__(self, command: str, *, verbose: bool, quiet: bool) -> None:
         self._command = command
         self._verbose = verbose
         self._quiet = quiet
+
+    def __call__(self, level: Literal["V", "I", "W", "E"], *lines: str) -> None:
+        is_error = level in ("W", "E")
+        if not is_error and (self._quiet or (level == "V" and not self._verbose)):
+            return
+        now = datetime.now().strftime("[%m/%d/%Y-%H:%M:%S]")
+        for line in lines:
+            click.echo(f"{now} [{level}] {line}", err=is_error)
 
     def result(self, word: Literal["RUNNING", "PASSED", "FAILED"]) -> None:
         """The line that a harness looks for."""
         if not self._quiet:
             click.echo(f"&&&& {word} SwapNet.trtexec [SwapNet v{VERSION}] # {self._command}")
-
-    def info(self, *lines: str) -> None:
-        """Lines of the report."""
-        if not self._quiet:
-            self._write("I", lines)
-
-    def verbose(self, *lines: str) -> None:
-        """Lines that ``--verbose`` adds."""
-        if self._verbose and not self._quiet:
-            self._write("V", lines)
-
-    def warn(self, *lines: str) -> None:
-        """Lines that a user should read."""
-        self._write("W", lines, err=True)
-
-    def error(self, *lines: str) -> None:
-        """Reasons of a failure."""
-        self._write("E", lines, err=True)
-
-    def _write(self, level: str, lines: Iterable[str], *, err: bool = False) -> None:
-        now = datetime.now().strftime("[%m/%d/%Y-%H:%M:%S]")
-        for line in lines:
-            click.echo(f"{now} [{level}] {line}", err=err)

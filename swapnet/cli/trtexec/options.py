@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["OPTIONS", "Option", "Treatment"]
+__all__ = ["MAPPED", "OPTIONS", "Option", "Treatment"]
 
 Treatment = Literal["mapped", "noticed", "refused"]
 
@@ -40,64 +40,75 @@ class Option:
     harmless: tuple[str, ...] = ()
 
 
-_MAPPED: Mapping[str, str] = {
-    "--onnx=": "build: `swapnet build MODEL.onnx`",
-    "--saveEngine=": "engine directory that is written: `build -o DIR`",
-    "--loadEngine=": "engine directory that is read: `bench DIR`",
-    "--skipInference": "end after the build",
-    "--buildOnly": "as `--skipInference`; trtexec before 8.6",
-    "--minShapes=": "`build --min-shapes`, TensorRT only",
-    "--optShapes=": "`build --shapes` where `--maxShapes` is not given; else nothing",
-    "--maxShapes=": "`build --shapes`: the planned shapes",
-    "--shapes=": "`--shapes`: planned shapes, of the build and of inference",
-    "--memPoolSize=": "`workspace:` is `build --workspace`, TensorRT only; others are ignored",
-    "--workspace=": "`build --workspace` in MiB; trtexec before 8.4",
-    "--versionCompatible": "`build --version-compatible`, TensorRT only",
-    "--vc": "as `--versionCompatible`",
-    "--hardwareCompatibilityLevel=": "`build --hardware-compatibility`, TensorRT only",
-    "--builderOptimizationLevel=": "`build --builder-optimization-level`, TensorRT only",
-    "--fp16": "`build --precision fp16`; gone in trtexec 11",
-    "--int8": "`build --precision int8`, with `--data` or `--calib`; gone in trtexec 11",
-    "--best": "as `--int8` with `--data` or `--calib`, else as `--fp16`; gone in trtexec 11",
-    "--calib=": "`build --calibration`; gone in trtexec 11",
-    "--allowWeightStreaming": "allows `--weightStreamingBudget`; SwapNet always streams",
-    "--weightStreamingBudget=": "`N%` is `--budget weights:N%`; bytes are weights in memory beside "
-    "everything else; `-2` is `100%`",
-    "--device=": "`bench --device`: number of the GPU, for engines of a GPU",
-    "--loadInputs=": "`bench --load-inputs`: raw bytes, and .npy, .npz, .pb, Polygraphy's .json",
-    "--loadRefOutputs=": "`bench --load-ref-outputs`",
-    "--accuracyAlgorithm=": "`bench --accuracy-algorithm`",
-    "--atol=": "`bench --atol`",
-    "--rtol=": "`bench --rtol`",
-    "--accuracyThreshold=": "`bench --accuracy-threshold`: exit status 1 above it",
-    "--iterations=": "`bench --iterations`",
-    "--warmUp=": "`bench --warm-up`",
-    "--duration=": "`bench --duration`; -1 is refused",
-    "--idleTime=": "`bench --idle-time`",
-    "--useManagedMemory": "`bench --gpu-memory managed`, on a GPU only",
-    "--threads": "`--threads=N` is `bench --threads N`; alone it changes nothing",
-    "--timeDeserialize": "`bench --time-deserialize`",
-    "--getPlanVersionOnly": "print versions that the engine was built with, and end",
-    "--verbose": "`[V]` lines: explanations of all metrics",
-    "--avgRuns=": "inferences in a line of the trace",
-    "--percentile=": "`bench --percentile`",
-    "--dumpOutput": "print outputs of the last inference",
-    "--dumpProfile": "print times of steps and waits",
-    "--dumpLayerInfo": "print a layer for each block",
-    "--dumpOptimizationProfile": "print planned shapes",
-    "--exportTimes=": "`bench --export-times`",
-    "--exportOutput=": "`bench --export-output`",
-    "--exportProfile=": "`bench --export-profile`",
-    "--exportLayerInfo=": "`bench --export-layer-info`",
-    "--help": "print this table",
-    "-h": "as `--help`",
+MAPPED: Mapping[str, Mapping[str, str]] = {
+    "Model": {
+        "--onnx=": "build: `swapnet build MODEL.onnx`",
+    },
+    "Build": {
+        "--saveEngine=": "engine directory that is written: `build -o DIR`",
+        "--loadEngine=": "engine directory that is read: `bench DIR`",
+        "--skipInference": "end after the build",
+        "--buildOnly": "as `--skipInference`; trtexec before 8.6",
+        "--minShapes=": "`build --min-shapes`, TensorRT only",
+        "--optShapes=": "`build --shapes` where `--maxShapes` is not given; else nothing",
+        "--maxShapes=": "`build --shapes`: the planned shapes",
+        "--memPoolSize=": "`workspace:` is `build --workspace`, TensorRT only; others are ignored",
+        "--workspace=": "`build --workspace` in MiB; trtexec before 8.4",
+        "--versionCompatible": "`build --version-compatible`, TensorRT only",
+        "--vc": "as `--versionCompatible`",
+        "--hardwareCompatibilityLevel=": "`build --hardware-compatibility`, TensorRT only",
+        "--builderOptimizationLevel=": "`build --builder-optimization-level`, TensorRT only",
+        "--fp16": "`build --precision fp16`; gone in trtexec 11",
+        "--int8": "`build --precision int8`, with `--data` or `--calib`; gone in trtexec 11",
+        "--best": "as `--int8` with `--data` or `--calib`, else as `--fp16`; gone in trtexec 11",
+        "--calib=": "`build --calibration`; gone in trtexec 11",
+        "--allowWeightStreaming": "allows `--weightStreamingBudget`; SwapNet always streams",
+        "--getPlanVersionOnly": "print versions that the engine was built with, and end",
+        "--backend=": "`build --backend`",
+        "--data=": "`build --data`: real inputs for `--int8`",
+    },
+    "System": {
+        "--device=": "`bench --device`: number of the GPU, for engines of a GPU",
+    },
+    "Inference": {
+        "--shapes=": "`--shapes`: planned shapes, of the build and of inference",
+        "--budget=": "`bench --budget`: memory of the model. The default is 100%",
+        "--weightStreamingBudget=": "`N%` is `--budget weights:N%`; bytes are weights in "
+        "memory beside everything else; `-2` is `100%`",
+        "--loadInputs=": "`bench --load-inputs`: raw bytes, and files of other kinds",
+        "--loadRefOutputs=": "`bench --load-ref-outputs`",
+        "--accuracyAlgorithm=": "`bench --accuracy-algorithm`",
+        "--atol=": "`bench --atol`",
+        "--rtol=": "`bench --rtol`",
+        "--accuracyThreshold=": "`bench --accuracy-threshold`: exit status 1 above it",
+        "--iterations=": "`bench --iterations`",
+        "--warmUp=": "`bench --warm-up`",
+        "--duration=": "`bench --duration`; -1 is refused",
+        "--idleTime=": "`bench --idle-time`",
+        "--useManagedMemory": "`bench --gpu-memory managed`, on a GPU only",
+        "--threads": "`--threads=N` is `bench --threads N`; alone it changes nothing",
+        "--timeDeserialize": "`bench --time-deserialize`",
+    },
+    "Reporting": {
+        "--verbose": "`[V]` lines: explanations of all metrics",
+        "--avgRuns=": "inferences in a line of the trace",
+        "--percentile=": "`bench --percentile`",
+        "--dumpOutput": "print outputs of the last inference",
+        "--dumpProfile": "print times of steps and waits",
+        "--dumpLayerInfo": "print a layer for each block",
+        "--dumpOptimizationProfile": "print planned shapes",
+        "--exportTimes=": "`bench --export-times`",
+        "--exportOutput=": "`bench --export-output`",
+        "--exportProfile=": "`bench --export-profile`",
+        "--exportLayerInfo=": "`bench --export-layer-info`",
+    },
+    "Help": {
+        "--help": "print this table",
+        "-h": "as `--help`",
+    },
 }
-
-_OURS: Mapping[str, str] = {
-    "--budget=": "`bench --budget`: memory of the model. The default is 100%",
-    "--backend=": "`build --backend`",
-    "--data=": "`build --data`: real inputs for `--int8`",
-}
+"""Counterparts of mapped options by the section of trtexec's help; ``--budget``, ``--backend`` and
+``--data`` are ours. A name that ends with ``=`` takes a value."""
 
 _NOTICED: Mapping[str, str] = {
     "weights always lie outside of the blocks": "--refit --stripWeights --stripAllWeights",
@@ -163,8 +174,8 @@ _REFUSED: Mapping[str, str] = {
 
 
 def _options() -> Iterator[Option]:
-    for mapped in (_MAPPED, _OURS):
-        for name, text in mapped.items():
+    for section in MAPPED.values():
+        for name, text in section.items():
             yield Option(name.removesuffix("="), "mapped", text, name.endswith("="))
     others: tuple[tuple[Treatment, Mapping[str, str]], ...]
     others = (("noticed", _NOTICED), ("refused", _REFUSED))

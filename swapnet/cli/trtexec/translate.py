@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swapnet.cli.trtexec.line import Line
+from swapnet.cli.trtexec.options import MAPPED, OPTIONS
 from swapnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -121,51 +122,17 @@ def budget_of(line: Line, demand: Demand) -> str:
 
 
 def echo_lines(line: Line) -> Iterator[str]:
-    """The sections in which trtexec repeats its options: those that mean something here."""
-    model, loaded, saved = (line.text(f"--{name}") for name in ("onnx", "loadEngine", "saveEngine"))
-    yield "=== Model Options ==="
-    yield f"Format: {'ONNX' if model else '*'}"
-    yield f"Model: {model or ''}"
-    if not loaded:
-        yield "=== Build Options ==="
-        yield f"Memory Pools: workspace: {_workspace(line) or 'default'}"
-        yield f"Precision: {precision_of(line).upper()}"
-        yield f"Version Compatible: {_enabled(line, '--versionCompatible', '--vc')}"
-        yield f"Skip inference: {_enabled(line, '--skipInference', '--buildOnly')}"
-        yield f"Save engine: {saved or ''}"
-        yield "Load engine: "
-        yield f"BuilderOptimizationLevel: {line.text('--builderOptimizationLevel') or 'default'}"
-        yield f"Weight Streaming: {_enabled(line, '--allowWeightStreaming')}"
-        for kind in ("min", "opt", "max"):
-            yield f"Input build shape {kind}: {line.text(f'--{kind}Shapes') or 'model'}"
-    yield "=== System Options ==="
-    yield f"Device: {line.text('--device') or 0}"
-    yield "=== Inference Options ==="
-    yield "Batch: Explicit"
-    yield f"Input inference shapes: {line.text('--shapes') or 'model'}"
-    yield f"Iterations: {line.text('--iterations') or 10}"
-    yield (
-        f"Duration: {line.text('--duration') or 3}s (+ {line.text('--warmUp') or 200}ms warm up)"
-    )
-    yield f"Idle time: {line.text('--idleTime') or 0}ms"
-    yield "Inference Streams: 1"
-    yield f"Time Deserialize: {_enabled(line, '--timeDeserialize')}"
-    yield f"Weight Streaming Budget: {line.text('--weightStreamingBudget') or 'Disabled'}"
-    yield f"Budget: {line.text('--budget') or 'by default'}"
-    yield f"Accuracy Algorithm: {line.text('--accuracyAlgorithm') or 'l0'}"
-    for title, name in (("Inputs", "--loadInputs"), ("RefOutputs", "--loadRefOutputs")):
-        yield f"{title}: {line.text(name) or ''}"
-    yield "=== Reporting Options ==="
-    yield f"Verbose: {_enabled(line, '--verbose')}"
-    yield f"Averages: {line.text('--avgRuns') or 10} inferences"
-    yield f"Percentiles: {line.text('--percentile') or '90,95,99'}"
-    yield f"Dump output: {_enabled(line, '--dumpOutput')}"
-    yield f"Profile: {_enabled(line, '--dumpProfile')}"
-    for what in ("timing", "output", "profile"):
-        name = "Times" if what == "timing" else what.capitalize()
-        yield f"Export {what} to JSON file: {line.text(f'--export{name}') or ''}"
+    """The sections in which trtexec repeats its options: those that are mapped."""
+    for section, names in MAPPED.items():
+        if section in ("Help", "Build") and (section == "Help" or line.has("--loadEngine")):
+            continue
+        yield f"=== {section} Options ==="
+        for name in names:
+            option = OPTIONS[name.removesuffix("=")]
+            given = line.text(option.name)
+            if option.takes_value:
+                shown = "default" if given is None else given
+            else:
+                shown = "Disabled" if given is None else "Enabled"
+            yield f"{option.name[2].upper()}{option.name[3:]}: {shown}"
     yield ""
-
-
-def _enabled(line: Line, *names: str) -> str:
-    return "Enabled" if line.has(*names) else "Disabled"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,19 +13,15 @@ import numpy as np
 import onnx
 import pytest
 
-from swapnet.arrays import Array
 from swapnet.budget import Budget
 from swapnet.calibration.bench import BenchOptions
 from swapnet.executor.bench.bench import Findings
 from swapnet.executor.bench.difference import Rule, in_shape
 from swapnet.executor.bench.judgement import judge
-from swapnet.executor.bench.timing import Round, Timing
 from swapnet.executor.engine import Engine
-from swapnet.executor.planning.admission import admitted_bytes
-from swapnet.executor.planning.planner import make_plan
 from swapnet.testing.engine import write_engine
 from tests.cli.conftest import Call
-from tests.executor.bench.conftest import a_report
+from tests.executor.bench.conftest import some_findings
 from tests.helpers.trtexec_readers import FIGURES, SINGLE, TIMES_KEYS, figures, number, section
 from tests.helpers.zoo import Net
 
@@ -78,23 +75,13 @@ def engine_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         engine: Engine, budget: Budget, options: BenchOptions, *, say: Callable[[str], None]
     ) -> Findings:
         del say
-        manifest, profile = engine.manifest, engine.delays
-        plan = make_plan(manifest, profile, admitted_bytes(budget, manifest))
-        steps = len(plan.steps)
-        timing = Timing(
-            2.0 * steps,
-            compute_ms=2.0 * steps,
-            steps_ms=(1.0,) * steps,
-            waits_ms=(1.0,) * steps,
-        )
-        outputs: dict[str, Array] = {"y": np.array([1.5])}
-        references = None
-        if options.references:
-            expected = in_shape(options.references, outputs)
-            references = judge(outputs, expected, options.accuracy or Rule())
-        report = msgspec.structs.replace(a_report(), duration_s=1.0, references=references)
-        rounds = (Round((timing,) * options.iterations),)
-        return Findings(report, plan, manifest, profile, rounds, outputs, ())
+        findings = some_findings(engine, budget, options.iterations)
+        if not options.references:
+            return findings
+        expected = in_shape(options.references, findings.outputs)
+        judged = judge(findings.outputs, expected, options.accuracy or Rule())
+        report = msgspec.structs.replace(findings.report, references=judged)
+        return replace(findings, report=report)
 
     monkeypatch.setattr("swapnet.calibration.bench.bench_with", bench_with)
     write_engine(tmp_path / "engine", [1 << 20] * 4)

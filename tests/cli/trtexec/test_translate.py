@@ -117,3 +117,4 @@ def test_sections_come_in_the_order_of_trtexec() -> None:
     loaded = list(echo_lines(parse_line(["--loadEngine=e"])))
     assert "=== Build Options ===" not in loaded
     assert all(":" in text or text.startswith("===") or not text for text in loaded)
+    assert {"Onnx: m.onnx", "Vc: Disabled", "Iterations: default"} <= set(built)

@@ -6,13 +6,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 
+from swapnet.arrays import Array
+from swapnet.budget import Budget
+from swapnet.executor.bench.bench import Findings
 from swapnet.executor.bench.report import Machine, Part, Peer, Report
 from swapnet.executor.bench.statistics import summarise
 from swapnet.executor.bench.timing import Opening, Round, Timing
 from swapnet.executor.bench.verdict import Advice
+from swapnet.executor.engine import Engine
+from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.curve import Point
+from swapnet.executor.planning.planner import make_plan
 from swapnet.manifest import Manifest
 from swapnet.testing.engine import write_engine
 
@@ -126,6 +133,22 @@ def a_round(
     """A round of these latencies; ``fields`` are those of each of its inferences."""
     timings = tuple(Timing(ms, idle_ms=idle_ms_before, **fields) for ms in latency_ms)
     return Round(timings, tuple(idle_ms), storage_bytes_per_s)
+
+
+def some_findings(engine: Engine, budget: Budget, count: int = 3) -> Findings:
+    """Findings of a simulated engine: steps of 2 ms, half of it waits, and the output 1.5."""
+    manifest, profile = engine.manifest, engine.delays
+    plan = make_plan(manifest, profile, admitted_bytes(budget, manifest))
+    steps = len(plan.steps)
+    timing = Timing(
+        2.0 * steps,
+        compute_ms=2.0 * steps,
+        steps_ms=(1.0,) * steps,
+        waits_ms=(1.0,) * steps,
+    )
+    outputs: dict[str, Array] = {"y": np.array([1.5])}
+    rounds = (Round((timing,) * count),)
+    return Findings(a_report(), plan, manifest, profile, rounds, outputs, ())
 
 
 @pytest.fixture

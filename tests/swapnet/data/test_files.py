@@ -101,7 +101,7 @@ def test_files_of_polygraphy_are_read(tmp_path: Path) -> None:
     assert len(list(open_samples(str(path), INPUTS))) == open_samples(str(path), INPUTS).count == 2
     results = write_polygraphy(tmp_path / "results.json", outputs=True)
     assert np.array_equal(load_polygraphy(results)[0]["x"], X)
-    with pytest.raises(InputError, match="has no 'n'"):
+    with pytest.raises(InputError, match="unknown input 'n'"):
         read_arrays([("n", results)], INPUTS, SHAPES)
 
 
