@@ -164,7 +164,7 @@ def test_bench_gives_every_key_and_exports(call: Call, toy: Engine, tmp_path: Pa
     assert report["advice"]["predicted_stall"] >= 0
     times = json.loads(exports["times"].read_text())
     assert len(times) == report["iterations"]
-    assert all(t["endMs"] - t["startMs"] == pytest.approx(t["latencyMs"]) for t in times)
+    assert all(t["endD2hMs"] - t["startH2dMs"] == pytest.approx(t["latencyMs"]) for t in times)
     steps = json.loads(exports["profile"].read_text())
     assert steps[0]["count"] == len(times)
     assert sum(step["percentage"] for step in steps[1:]) == pytest.approx(100)

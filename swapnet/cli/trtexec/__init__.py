@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from swapnet.budget import Budget, Demand
 from swapnet.cli.bench import percentiles_of, references_of
 from swapnet.cli.engine import build_place, open_engine, say
 from swapnet.cli.exports import Exports
@@ -102,6 +103,7 @@ def _run(line: Line, log: Log) -> bool:
     )
     log("I", *echo_lines(line))
     log("W", *line.notices)
+    budget_of(line, Demand(0, 0))  # a wrong one is told before the build
     log("I", *device_lines(), "", f"SwapNet version: {VERSION}")
     with ExitStack() as stack:
         folder = _engine_folder(line, log, stack)
@@ -146,7 +148,6 @@ def _engine_folder(line: Line, log: Log, stack: ExitStack) -> Path:
 
 
 def _infer(line: Line, log: Log, exports: Exports, folder: Path) -> bool:
-    from swapnet.budget import Budget
     from swapnet.calibration.bench import bench_with
     from swapnet.executor.bench.exports import layer_info_json
     from swapnet.executor.bench.opening import time_opening
@@ -156,9 +157,9 @@ def _infer(line: Line, log: Log, exports: Exports, folder: Path) -> bool:
     engine = open_engine(
         folder,
         parse_shapes(line.text("--shapes") or ""),
-        threads=int(line.number("--threads", 1, 1)) if line.text("--threads") else None,
+        threads=_threads(line),
         gpu_memory="managed" if line.has("--useManagedMemory") else "auto",
-        gpu_index=int(line.number("--device", 0)),
+        gpu_index=int(line.number("--device")),
     )
     manifest, compiled = engine.manifest, engine.manifest.compiled
     log("I", f"Loaded engine with size: {folder_bytes(folder) / 2**20:g} MiB")
@@ -175,11 +176,22 @@ def _infer(line: Line, log: Log, exports: Exports, folder: Path) -> bool:
         log("I", *layer_lines(layer_info_json(manifest)))
     if line.has("--dumpOptimizationProfile"):
         log("I", "Optimization Profile Information:", *_planned(manifest))
-    options = _bench_options(line, engine)
+    options = _bench_options(line, engine, log.command)
     log("I", *_binding_lines(line, manifest), "Starting inference")
     findings = bench_with(engine, budget, options, say=say)
     exports.write(findings)
     return _report(line, log, findings, options.percentiles)
+
+
+def _threads(line: Line) -> int | None:
+    threads = line.text("--threads") or ""
+    if threads and not threads.isdecimal():
+        raise InputError(
+            f"--threads={threads} is invalid",
+            why="in trtexec it is a flag; here it may be the number of compute threads",
+            hint="leave it out, or write it like --threads=2",
+        )
+    return int(threads or 0) or None
 
 
 def _planned(manifest: Manifest) -> Iterator[str]:
@@ -202,7 +214,7 @@ def _binding_lines(line: Line, manifest: Manifest) -> Iterator[str]:
         yield f"Output binding for {given.name} with dimensions {as_dims(given.shape)} is created."
 
 
-def _bench_options(line: Line, engine: Engine) -> BenchOptions:
+def _bench_options(line: Line, engine: Engine, command: str) -> BenchOptions:
     from swapnet.calibration.bench import BenchOptions
     from swapnet.data.files import read_arrays
     from swapnet.executor.bench.difference import Rule
@@ -212,7 +224,7 @@ def _bench_options(line: Line, engine: Engine) -> BenchOptions:
     files = named_files(loaded or "", [taken.name for taken in manifest.inputs])
     arrays = read_arrays(files, manifest.inputs, manifest.planned_shapes)
     given = {
-        name: line.number(f"--{option}", 0)
+        name: line.number(f"--{option}")
         for name, option in (("limit", "accuracyThreshold"), ("atol", "atol"), ("rtol", "rtol"))
         if line.has(f"--{option}")
     }
@@ -220,12 +232,12 @@ def _bench_options(line: Line, engine: Engine) -> BenchOptions:
         inputs=arrays if loaded else None,
         references=references_of(manifest, expected, inputs=loaded),
         accuracy=Rule.of(line.text("--accuracyAlgorithm"), **given),
-        iterations=int(line.number("--iterations", 10, 1)),
-        warm_up_ms=line.number("--warmUp", 200),
-        duration_s=line.number("--duration", 3),
-        idle_ms=line.number("--idleTime", 0),
+        iterations=int(line.number("--iterations")),
+        warm_up_ms=line.number("--warmUp"),
+        duration_s=line.number("--duration"),
+        idle_ms=line.number("--idleTime"),
         percentiles=percentiles_of(line.text("--percentile") or "90,95,99"),
-        command=shlex.join(["swapnet", "trtexec", *line.values]),
+        command=command,
     )
 
 
@@ -241,7 +253,7 @@ def _report(line: Line, log: Log, findings: Findings, percents: Sequence[float])
     log("I", f"Engine deserialized in {report.opening.open_ms / 1e3:g} sec.")
     if judged is not None:
         log("I", *text.accuracy_lines(judged))
-    log("I", *text.trace_lines(report, timings, int(line.number("--avgRuns", 10, 1))), "")
+    log("I", *text.trace_lines(report, timings, int(line.number("--avgRuns"))), "")
     log("I", *text.summary_lines(report, timings, percents))
     ours = {label: value for label, value in labelled_lines(report) if label not in _SAID}
     log("I", *(f"{label}: {value}" for label, value in ours.items()))

@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import nan
 
 from swapnet.cli.trtexec.options import OPTIONS
 from swapnet.errors import InputError
 
-__all__ = ["Line", "parse_line"]
+__all__ = ["NUMBERS", "Line", "parse_line"]
+
+NUMBERS: Mapping[str, tuple[float, int]] = {
+    "--iterations": (10, 1),
+    "--warmUp": (200, 0),
+    "--duration": (3, 0),
+    "--idleTime": (0, 0),
+    "--avgRuns": (10, 1),
+    "--device": (0, 0),
+    "--accuracyThreshold": (0, 0),
+    "--atol": (1e-5, 0),
+    "--rtol": (1e-5, 0),
+}
+"""Default and least value of options that are numbers."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +49,25 @@ class Line:
         """The value of an option; None where it was not given."""
         return self.values.get(name)
 
-    def number(self, name: str, otherwise: float, least: float = 0) -> float:
-        """The value of an option as a number.
+    def number(self, name: str) -> float:
+        """The value of an option in `NUMBERS`, or its default.
 
         Raises
         ------
         InputError
-            It is no number, or below ``least``.
+            It is no number, or too small.
         """
+        otherwise, least = NUMBERS[name]
         given = self.values.get(name, str(otherwise))
         try:
             value = float(given)
         except ValueError:
-            value = float("nan")
+            value = nan
         if not value >= least:
             raise InputError(
                 f"{name}={given} is invalid",
-                why=f"it must be a number, at least {least:g}",
-                hint=f"write it like {name}={max(otherwise, least):g}",
+                why=f"it must be a number, at least {least}",
+                hint=f"write it like {name}={otherwise:g}",
             )
         return value
 
@@ -63,7 +78,7 @@ def parse_line(arguments: Sequence[str]) -> Line:
     Raises
     ------
     InputError
-        An option is unknown, refused, given twice, or lacks its value.
+        An option is unknown, refused, given twice, or lacks its value, or a number is invalid.
     """
     values: dict[str, str] = {}
     notices: list[str] = []
@@ -100,7 +115,10 @@ def parse_line(arguments: Sequence[str]) -> Line:
             )
         else:
             values[name] = value
-    return Line(values, tuple(notices))
+    line = Line(values, tuple(notices))
+    for name in NUMBERS.keys() & values.keys():
+        line.number(name)
+    return line
 
 
 def _unknown(name: str) -> InputError:

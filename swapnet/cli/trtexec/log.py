@@ -20,7 +20,7 @@ class Log:
     """
 
     def __init__(self, command: str, *, verbose: bool, quiet: bool) -> None:
-        self._command = command
+        self.command = command
         self._verbose = verbose
         self._quiet = quiet
 
@@ -35,4 +35,4 @@ class Log:
     def result(self, word: Literal["RUNNING", "PASSED", "FAILED"]) -> None:
         """The line that a harness looks for."""
         if not self._quiet:
-            click.echo(f"&&&& {word} SwapNet.trtexec [SwapNet v{VERSION}] # {self._command}")
+            click.echo(f"&&&& {word} SwapNet.trtexec [SwapNet v{VERSION}] # {self.command}")

@@ -50,6 +50,7 @@ def test_the_help_has_all_three_kinds_of_options(call: Call) -> None:
         (("--infStreams=2",), "swapnet scenario run"),
         (("--verbose",), "neither --onnx nor --loadEngine"),
         (("--loadEngine=none",), "none is not an engine directory"),
+        (("--onnx=none.onnx", "--weightStreamingBudget=1M"), "needs --allowWeightStreaming"),
         (("--onnx=none.onnx", "--backend=odd"), "odd"),
         (("--exportTimes=-", "--exportProfile=-"), "times and profile go to standard output"),
     ],
@@ -146,6 +147,7 @@ def test_references_fail_above_the_threshold(call: Call, engine_folder: Path) ->
     assert "it has 16 bytes, the output 1 takes 8" in call(*common).err
     for wrong, words in (
         ((common[0], common[1], reference), "give the inputs too"),
+        ((*common, "--threads=x"), "number of compute threads"),
         ((*common, "--accuracyAlgorithm=l9"), "there is no algorithm 'l9'"),
         ((*common, "--accuracyAlgorithm=l1", "--atol=1"), "is not for l1"),
     ):
