@@ -112,7 +112,8 @@ def budget_of(line: Line, demand: Demand) -> str:
         raise InputError(
             "--weightStreamingBudget=-1 is not for SwapNet",
             why="TensorRT then takes what the GPU has left; a budget here is a promise",
-            hint="give a budget: --budget=SIZE or --budget=weights:25%",
+            hint="give a budget: --budget=SIZE or --budget=weights:25%; the verdict of a run says "
+            "from which one on it waits little",
         )
     if weights.endswith("%"):
         return f"weights:{weights}"

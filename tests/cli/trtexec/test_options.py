@@ -21,6 +21,11 @@ def test_no_option_of_trtexec_is_unknown() -> None:
     assert [name for name in names if name not in OPTIONS] == []
     counts = Counter(OPTIONS[name].treatment for name in names)
     assert counts == {"mapped": 43, "noticed": 36, "refused": 47}
+    words = " ".join(PAGE.read_text().split())
+    assert (
+        f"Of the {len(names)} names in trtexec's help {counts['mapped']} are mapped, "
+        f"{counts['noticed']} noticed and {counts['refused']} refused."
+    ) in words
 
 
 def test_each_option_says_what_it_does() -> None:
