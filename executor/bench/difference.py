@@ -26,8 +26,6 @@ __all__ = [
 Algorithm = Literal["l0", "l1", "l2", "lInf", "cos", "relative"]
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
-_WORDS = {"limit": "threshold", "atol": "absolute tolerance", "rtol": "relative tolerance"}
-
 
 @dataclass(frozen=True)
 class Rule:
@@ -64,8 +62,7 @@ class Rule:
         Raises
         ------
         InputError
-            There is no such algorithm, a tolerance is given for another one than ``"l0"``, or a
-            number is negative.
+            There is no such algorithm, or a tolerance is given for another one than ``"l0"``.
         """
         if (algorithm, limit, atol, rtol) == (None,) * 4:
             return None
@@ -76,22 +73,14 @@ class Rule:
                 why=f"differences are measured by {', '.join(ALGORITHMS)}",
                 hint="choose one of them",
             )
+        if chosen != "l0" and (atol is not None or rtol is not None):
+            raise InputError(
+                f"tolerances are not for {chosen}",
+                why="they are for the algorithm l0",
+                hint="leave them out, or choose l0",
+            )
         given = {"limit": limit, "atol": atol, "rtol": rtol}
-        numbers = {name: value for name, value in given.items() if value is not None}
-        for name, value in numbers.items():
-            if not value >= 0:
-                raise InputError(
-                    f"the {_WORDS[name]} {value:g} is invalid",
-                    why="it must be at least 0",
-                    hint="raise it",
-                )
-            if name != "limit" and chosen != "l0":
-                raise InputError(
-                    f"the {_WORDS[name]} is not for {chosen}",
-                    why="it is for the algorithm l0",
-                    hint="leave it out, or choose l0",
-                )
-        return cls(chosen, **numbers)
+        return cls(chosen, **{name: value for name, value in given.items() if value is not None})
 
     def loss(self, found: Array, reference: Array) -> float:
         """The difference of an array from its reference; 0 is equality.

@@ -65,12 +65,16 @@ __all__ = ["command", "percentiles_of", "references_of"]
 )
 @click.option(
     "--accuracy-threshold",
-    type=float,
+    type=click.FloatRange(0),
     metavar="X",
     help="End with status 1 where that difference is larger. [default: 0]",
 )
-@click.option("--atol", type=float, metavar="X", help="Absolute tolerance of l0. [default: 1e-5]")
-@click.option("--rtol", type=float, metavar="X", help="Relative tolerance of l0. [default: 1e-5]")
+@click.option(
+    "--atol", type=click.FloatRange(0), metavar="X", help="Absolute tolerance of l0; 1e-5."
+)
+@click.option(
+    "--rtol", type=click.FloatRange(0), metavar="X", help="Relative tolerance of l0; 1e-5."
+)
 @click.option("--mapped", is_flag=True, help="Compare with memory-mapped ONNX Runtime.")
 @click.option(
     "--against",

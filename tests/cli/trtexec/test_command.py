@@ -149,7 +149,7 @@ def test_references_fail_above_the_threshold(call: Call, engine_folder: Path) ->
         ((common[0], common[1], reference), "give the inputs too"),
         ((*common, "--threads=x"), "number of compute threads"),
         ((*common, "--accuracyAlgorithm=l9"), "there is no algorithm 'l9'"),
-        ((*common, "--accuracyAlgorithm=l1", "--atol=1"), "is not for l1"),
+        ((*common, "--accuracyAlgorithm=l1", "--atol=1"), "are not for l1"),
     ):
         failed = call(*wrong)
         assert failed.status == 2
