@@ -116,7 +116,12 @@ class Engine:
         return replace(self, device=device, loaded=None, known_delays=None)
 
     def on_threads(
-        self, threads: int | None = None, *, own: bool = False, gpu_memory: str = "auto"
+        self,
+        threads: int | None = None,
+        *,
+        own: bool = False,
+        gpu_memory: str = "auto",
+        gpu_index: int = 0,
     ) -> Engine:
         """The engine on the device that it was compiled for; see `device_for`.
 
@@ -126,8 +131,8 @@ class Engine:
             Number of compute threads on the host; by default all processors.
         own
             True in a process of ours: its sessions share one thread pool.
-        gpu_memory
-            Kind of memory for weights on a GPU.
+        gpu_memory, gpu_index
+            Kind of memory for weights on a GPU, and its number.
 
         Raises
         ------
@@ -135,7 +140,9 @@ class Engine:
             The GPU has no such memory.
         """
         count = threads or available_processors()
-        return self.on(device_for(self.built, count, own=own, gpu_memory=gpu_memory))
+        return self.on(
+            device_for(self.built, count, own=own, gpu_memory=gpu_memory, gpu_index=gpu_index)
+        )
 
     def in_child(self) -> Engine:
         """The engine in a process of ours: its sessions share one thread pool."""

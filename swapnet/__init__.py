@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from swapnet.budget import Budget, Demand
     from swapnet.builder.build import build
     from swapnet.calibration.accuracy.runner import SwapRunner
+    from swapnet.calibration.bench import bench
     from swapnet.calibration.delays.measure import measure
     from swapnet.calibration.quantize import quantize
     from swapnet.custom_ops import use_custom_ops
+    from swapnet.executor.bench.report import Report
     from swapnet.executor.device import Device, ThreadPool
     from swapnet.executor.engine import Engine
     from swapnet.executor.events import Event
@@ -79,6 +81,7 @@ __all__ = [
     "Progress",
     "RangeCache",
     "Read",
+    "Report",
     "RuntimeModel",
     "Stats",
     "Step",
@@ -91,6 +94,7 @@ __all__ = [
     "ThreadPool",
     "Usage",
     "__version__",
+    "bench",
     "build",
     "measure",
     "quantize",
@@ -101,9 +105,11 @@ _HOMES = {
     "budget": ("Budget", "Demand"),
     "builder.build": ("build",),
     "calibration.accuracy.runner": ("SwapRunner",),
+    "calibration.bench": ("bench",),
     "calibration.delays.measure": ("measure",),
     "calibration.quantize": ("quantize",),
     "custom_ops": ("use_custom_ops",),
+    "executor.bench.report": ("Report",),
     "executor.device": ("Device", "ThreadPool"),
     "executor.engine": ("Engine",),
     "executor.events": ("Event",),

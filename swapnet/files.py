@@ -24,7 +24,9 @@ __all__ = [
     "cache_folder",
     "check_writable",
     "claimed",
+    "folder_bytes",
     "folder_of_temporaries",
+    "is_in_page_cache",
     "make_folder",
     "replacing",
     "working_folder",
@@ -34,6 +36,9 @@ __all__ = [
 _SUFFIX = ".swapnet-tmp"
 """Marks folders as ours: others are never removed."""
 
+_PAGES = 16
+"""Pages of a file that the page cache is asked for."""
+
 _ELSEWHERE = "choose another place, or free some space"
 
 
@@ -41,6 +46,32 @@ def cache_folder() -> Path:
     """``$SWAPNET_CACHE``, or ``~/.cache/swapnet``."""
     chosen = os.environ.get("SWAPNET_CACHE")
     return Path(chosen) if chosen else Path.home() / ".cache" / "swapnet"
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder and its folders."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def is_in_page_cache(path: Path) -> bool:
+    """Whether the page cache holds most of a file, by a few of its pages.
+
+    True where the filesystem can't say, as in memory.
+    """
+    with path.open("rb", buffering=0) as file:
+        nbytes = path.stat().st_size
+        pages = [_is_page_cached(file.fileno(), nbytes * i // _PAGES) for i in range(_PAGES)]
+    return 2 * sum(pages) > len(pages)
+
+
+def _is_page_cached(file: int, offset: int) -> bool:
+    try:
+        os.preadv(file, [bytearray(1)], offset, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager

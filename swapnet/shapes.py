@@ -153,8 +153,9 @@ def given_sizes(
     dims: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Sizes of the symbols that are not left open; otherwise as `symbol_sizes`."""
-    _check_shapes(inputs, given, option)
-    return known_sizes(inputs, given, dims or {}, otherwise or {}, option)
+    by_input = _without_wildcards([taken.name for taken in inputs], given)
+    _check_shapes(inputs, by_input, option)
+    return known_sizes(inputs, by_input, dims or {}, otherwise or {}, option)
 
 
 def shapes_of(inputs: Iterable[ModelInput], sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
@@ -179,6 +180,26 @@ def shapes_of(inputs: Iterable[ModelInput], sizes: Mapping[str, int]) -> dict[st
                 )
             shape.append(size)
         shapes[taken.name] = tuple(shape)
+    return shapes
+
+
+def _without_wildcards(
+    names: Sequence[str], given: Mapping[str, Sequence[int]]
+) -> dict[str, Sequence[int]]:
+    """Shapes by input; a name with one ``*`` is for each input that it fits and no other names."""
+    shapes: dict[str, Sequence[int]] = {}
+    for pattern, shape in given.items():
+        start, star, end = pattern.partition("*")
+        fitting = [
+            name
+            for name in names
+            if star and name not in given and len(name) >= len(start) + len(end)
+            if name.startswith(start) and name.endswith(end)
+        ]
+        if pattern in names or not fitting:
+            shapes[pattern] = shape
+        for name in fitting:
+            shapes.setdefault(name, shape)
     return shapes
 
 

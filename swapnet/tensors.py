@@ -28,7 +28,8 @@ Array = npt.NDArray[np.generic]
 
 _SIZE = "(?:0|[1-9][0-9]{0,8})"
 _NAMED_SHAPE = re.compile(
-    rf',*(?:"(?P<quoted>[^"]+)"|(?P<plain>.+?)):(?P<dims>(?:{_SIZE}(?:x{_SIZE})*)?)(?:,+|$)'
+    rf""",*(?:(?P<mark>["'])(?P<quoted>.+?)(?P=mark)|(?P<plain>.+?)):"""
+    rf"(?P<dims>(?:{_SIZE}(?:x{_SIZE})*|scalar)?)(?:,+|$)"
 )
 _NAMED_SIZE = re.compile(
     rf',*(?:"(?P<quoted>[^"]+)"|(?P<plain>[^,]+?)) *= *(?P<size>{_SIZE})(?:,+|$)'
@@ -90,8 +91,9 @@ def as_dims(shape: Sequence[int | str]) -> str:
 def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
     """Input shapes written as trtexec writes them: ``images:1x3x640x640,mask:1x128``.
 
-    A scalar has no dimensions, ``scale:``. A name may have colons or commas; one with a comma after
-    a colon is written in double quotes.
+    A scalar has no dimensions, ``scale:`` or ``scale:scalar``. A name may have colons or commas,
+    and stand in single or double quotes; one with a comma after a colon must. A ``*`` stands for
+    any part of a name where the shapes are used.
 
     Raises
     ------
@@ -108,7 +110,7 @@ def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
                 why="a shape is a name, a colon and dimensions joined by x; a scalar has none",
                 hint="write it like images:1x3x640x640",
             )
-        name, dims = found["quoted"] or found["plain"], found["dims"]
+        name, dims = found["quoted"] or found["plain"], found["dims"].removeprefix("scalar")
         if name in shapes:
             raise InputError(
                 f"{name!r} has two shapes",

@@ -10,6 +10,9 @@ __all__ = ["align_up", "format_size", "parse_size"]
 
 _SCALE = {
     "B": 1,
+    "K": 1024,
+    "M": 1024**2,
+    "G": 1024**3,
     "KB": 1000,
     "MB": 1000**2,
     "GB": 1000**3,
@@ -17,11 +20,13 @@ _SCALE = {
     "MiB": 1024**2,
     "GiB": 1024**3,
 }
-_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMG]i?B|B)?")
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMG]i?B|[BKMGbkmg])?")
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as ``64MiB``, ``1.5GiB``, ``200MB`` or ``4096``.
+    """Bytes of a size such as ``64MiB``, ``1.5GiB``, ``200MB``, ``4096``, or trtexec's ``512M``.
+
+    ``K``, ``M`` and ``G`` alone count in powers of two, as in trtexec; case does not matter then.
 
     Raises
     ------
@@ -35,7 +40,8 @@ def parse_size(text: str) -> int:
             why=f"a size is a number and one of {', '.join(_SCALE)}",
             hint="write it like 64MiB or 1.5GiB",
         )
-    return int(float(match[1]) * _SCALE[match[2] or "B"])
+    unit = match[2] or "B"
+    return int(float(match[1]) * _SCALE[unit.upper() if len(unit) == 1 else unit])
 
 
 def format_size(nbytes: float) -> str:

@@ -132,7 +132,12 @@ OPENERS: dict[str, Callable[[Opening], Backend]] = {
 
 
 def device_for(
-    manifest: Manifest, threads: int, *, own: bool = False, gpu_memory: str = "auto"
+    manifest: Manifest,
+    threads: int,
+    *,
+    own: bool = False,
+    gpu_memory: str = "auto",
+    gpu_index: int = 0,
 ) -> Device:
     """The device that an engine was compiled for.
 
@@ -145,8 +150,9 @@ def device_for(
     own
         True in a process of ours: its sessions share one thread pool. The call is the only one, and
         comes before any session.
-    gpu_memory
-        Kind of memory for weights on a GPU (`swapnet.executor.gpu.accelerator.choose_memory`).
+    gpu_memory, gpu_index
+        Kind of memory for weights on a GPU (`swapnet.executor.gpu.accelerator.choose_memory`), and
+        its number.
 
     Raises
     ------
@@ -157,7 +163,7 @@ def device_for(
         from swapnet.executor.gpu.accelerator import choose_memory, describe
         from swapnet.executor.gpu.cuda import open_cuda
 
-        device = Device(threads, gpu_memory=gpu_memory)
+        device = Device(threads, gpu_index=gpu_index, gpu_memory=gpu_memory)
         try:
             attributes = open_cuda(device.gpu_index).attributes
         except BackendUnavailableError:

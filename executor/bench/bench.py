@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,29 +14,32 @@ from swapnet.arrays import save_npz
 from swapnet.budget import Budget
 from swapnet.errors import SwapnetError
 from swapnet.executor.backends.base import Array
-from swapnet.executor.bench.difference import largest_difference
+from swapnet.executor.bench.difference import Rule, in_shape, largest_difference
 from swapnet.executor.bench.fixed_cost import ExecutorCost, FixedCost
 from swapnet.executor.bench.judgement import (
     DIFFERENCE_LIMIT,
-    Judgement,
+    judge,
     non_finite_reasons,
     packing_reasons,
     rounding,
 )
+from swapnet.executor.bench.pauses import Pauses
 from swapnet.executor.bench.process import Program, Worker
 from swapnet.executor.bench.report import Peer, Report
 from swapnet.executor.bench.rounds import Rounds, Schedule, run_rounds
-from swapnet.executor.bench.sides import Request, Round
+from swapnet.executor.bench.sides import Request
 from swapnet.executor.bench.summary import Measured, make_report, peer_of
+from swapnet.executor.bench.timing import Opening, Round, Timing
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.plan import Plan, PlanOptions
 from swapnet.executor.planning.planner import make_plan
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.executor.swapping.storage import LoadMode
-from swapnet.files import working_folder
-from swapnet.manifest import Manifest
+from swapnet.files import folder_bytes, is_in_page_cache, working_folder
+from swapnet.manifest import WEIGHTS, Manifest
 from swapnet.process.cgroup import MemoryGroup, accounting, check_available, is_available
+from swapnet.profile import Profile
 
 __all__ = ["Findings", "Other", "Setup", "bench"]
 
@@ -90,8 +93,10 @@ class Setup:
         compares ``"mapped"`` with ours. They may fail.
     load_mode, options
         Way to read weights, and restrictions of the plan.
-    tolerance
-        Largest difference from the unswapped model, relative to the largest output.
+    rule
+        Largest difference from the unswapped model.
+    references, reference_rule
+        Outputs to compare with, by name, and their largest difference.
     explain
         Called where the difference is larger: reasons that lie in the original model.
     storage_timeout_ms
@@ -103,10 +108,14 @@ class Setup:
         the names of ``others``. Missing ones are measured.
     schedule
         Number and duration of rounds.
+    pauses
+        Time between inferences.
     percentiles
         Percentiles of the latency to report.
     trace
         Record the timeline of the last inference.
+    advice
+        Search the budget at which waits do not matter: seconds for a large model.
     command
         Command line, for the report.
     """
@@ -119,14 +128,18 @@ class Setup:
     others: Mapping[str, Other] = field(default_factory=dict)
     load_mode: LoadMode = LoadMode.AUTO
     options: PlanOptions = field(default_factory=PlanOptions)
-    tolerance: float = DIFFERENCE_LIMIT
+    rule: Rule = field(default_factory=lambda: Rule("relative", DIFFERENCE_LIMIT))
+    references: Mapping[str, Array] = field(default_factory=dict)
+    reference_rule: Rule = field(default_factory=Rule)
     explain: Callable[[], Iterable[str]] = tuple
     storage_timeout_ms: float = STORAGE_TIMEOUT_MS
     memory_limit: bool = False
     fixed_bytes: Mapping[str, int] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Schedule)
+    pauses: Pauses = field(default_factory=Pauses)
     percentiles: tuple[float, ...] = (90, 95, 99)
     trace: bool = False
+    advice: bool = False
     command: str = ""
 
 
@@ -138,14 +151,12 @@ class Findings:
     ----------
     report
         The summary.
-    plan, manifest
-        Plan and manifest of the swapped side.
+    plan, manifest, profile
+        Plan, manifest and stored delays of the swapped side.
     rounds
         Rounds of the swapped side, in order.
     outputs
         Outputs of the swapped side's last inference.
-    steps_ms
-        Execution times of each step of ``plan`` in all counted inferences.
     trace_events
         Events of the last inference; empty unless traced.
     """
@@ -153,10 +164,15 @@ class Findings:
     report: Report
     plan: Plan
     manifest: Manifest
+    profile: Profile
     rounds: tuple[Round, ...]
     outputs: dict[str, Array]
-    steps_ms: tuple[tuple[float, ...], ...]
     trace_events: tuple[dict[str, Any], ...]
+
+    @property
+    def timings(self) -> list[Timing]:
+        """Counted inferences of the swapped side, in order."""
+        return [timing for turn in self.rounds for timing in turn.timings]
 
 
 def bench(setup: Setup) -> Findings:
@@ -197,29 +213,39 @@ def bench(setup: Setup) -> Findings:
         if setup.unswapped is not None:
             theirs = sides.outputs("unswapped", folder)
             error = largest_difference(outputs, theirs)
-            judgement = Judgement(setup.tolerance, Judgement.is_enough(error[1], setup.tolerance))
+            judgement = judge(outputs, theirs, setup.rule)
             if not judgement.is_within:
                 reasons = tuple(_reasons(sides, manifest, outputs, theirs, folder))
                 judgement = msgspec.structs.replace(judgement, reasons=reasons)
+        references = None
+        if setup.references:
+            expected = in_shape(setup.references, outputs)
+            references = judge(outputs, expected, setup.reference_rule)
+            found = (*non_finite_reasons(outputs, expected), *rounding(manifest))
+            reasons = () if references.is_within else found
+            references = msgspec.structs.replace(references, reasons=reasons)
         peers = {name: _peer(sides, taken, name, outputs, folder) for name in setup.others}
         report = make_report(
             Measured(
                 manifest=manifest,
                 profile=profile,
                 plan=plan,
-                swapped=tuple(taken.rounds["swapped"]),
-                resident=tuple(taken.rounds["resident"]),
-                unswapped=tuple(taken.rounds.get("unswapped", ())),
+                taken=taken,
                 peers=peers,
                 fixed_bytes=sides.fixed_bytes,
                 peak_bytes=peak,
                 accounting=counted_by,
                 error=error,
                 judgement=judgement,
+                references=references,
                 load_mode=details["load_mode"],
+                opening=Opening(**details["opening"], cache=sides.cache),
+                engine_bytes=folder_bytes(engine.folder),
+                rate_hz=setup.pauses.rate_hz,
             ),
             budget=str(setup.budget),
             percentiles=setup.percentiles,
+            advice=setup.advice,
             device=setup.engine.device,
             command=setup.command,
         )
@@ -229,9 +255,9 @@ def bench(setup: Setup) -> Findings:
             report,
             plan,
             manifest,
+            profile,
             tuple(taken.rounds["swapped"]),
             outputs,
-            tuple(map(tuple, details["steps_ms"])),
             tuple(details["trace"]),
         )
 
@@ -253,6 +279,8 @@ class _Sides:
         Fixed cost of our process.
     other_fixed_bytes
         Fixed costs of other programs.
+    cache
+        Whether the page cache held the weights when the swapped side was opened.
     """
 
     def __init__(
@@ -299,6 +327,9 @@ class _Sides:
         known = setup.fixed_bytes.get("swapped")
         self.fixed_bytes = known or runtime.measure(counted=self._counted)
         runtime.warm_up()
+        # Not earlier: measuring the fixed cost may drop the page cache.
+        cached = is_in_page_cache(setup.engine.folder / WEIGHTS)
+        self.cache: Literal["cold", "warm"] = "warm" if cached else "cold"
         self._start("swapped", self._request("swapped", setup.engine.folder), self.fixed_bytes)
         self._start("resident", self._request("resident", setup.engine.folder))
         if setup.unswapped is not None:
@@ -345,6 +376,8 @@ class _Sides:
             trace=setup.trace,
             shapes=setup.engine.manifest.planned_shapes,
             gpu_memory=setup.engine.device.gpu_memory,
+            gpu_index=setup.engine.device.gpu_index,
+            pauses=setup.pauses,
             storage_timeout_ms=setup.storage_timeout_ms,
             storage_bytes_per_s=pace.bytes_per_s if (pace := setup.engine.device.pace) else None,
         )
@@ -383,9 +416,11 @@ def _reasons(
     if known := tuple(sides.setup.explain()):
         yield from known
         return
+    rule = sides.setup.rule
+    limit = rule.limit if rule.algorithm == "relative" else DIFFERENCE_LIMIT
     with suppress(SwapnetError):
         unpacked = sides.unpacked_outputs(folder)
-        yield from packing_reasons(ours, theirs, unpacked, sides.setup.tolerance)
+        yield from packing_reasons(ours, theirs, unpacked, limit)
 
 
 def _peer(sides: _Sides, taken: Rounds, name: str, ours: Mapping[str, Array], folder: Path) -> Peer:

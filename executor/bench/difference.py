@@ -1,16 +1,119 @@
-"""Compare two engines of one model, and their outputs."""
+"""Compare two engines of one model, and their outputs, by the measures of trtexec and by ours."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from swapnet.errors import InputError
 from swapnet.executor.backends.base import Array
 from swapnet.manifest import Manifest
+from swapnet.tensors import as_dims
 
-__all__ = ["check_comparable", "largest_difference"]
+__all__ = [
+    "ALGORITHMS",
+    "Algorithm",
+    "Rule",
+    "check_comparable",
+    "in_shape",
+    "largest_difference",
+]
+
+Algorithm = Literal["l0", "l1", "l2", "lInf", "cos", "relative"]
+ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Measure of the difference of two arrays, and its limit.
+
+    Attributes
+    ----------
+    algorithm
+        ``"l0"``: share of values outside ``atol + rtol * |reference|``. ``"l1"``: mean of
+        ``|difference|``. ``"l2"``: mean of its square. ``"lInf"``: its maximum. ``"cos"``: 1 less
+        the cosine of both. These are those of trtexec (``sampleUtils.cpp``). ``"relative"``:
+        the maximum over the largest magnitude of the reference.
+    limit
+        Largest loss that is allowed.
+    atol, rtol
+        Absolute and relative tolerance of ``"l0"``.
+    """
+
+    algorithm: Algorithm = "l0"
+    limit: float = 0.0
+    atol: float = 1e-5
+    rtol: float = 1e-5
+
+    @classmethod
+    def of(
+        cls,
+        algorithm: str | None = None,
+        limit: float | None = None,
+        atol: float | None = None,
+        rtol: float | None = None,
+    ) -> Rule | None:
+        """A rule of what a user gave; None where that is nothing.
+
+        Raises
+        ------
+        InputError
+            There is no such algorithm, or a tolerance is given for another one than ``"l0"``.
+        """
+        if (algorithm, limit, atol, rtol) == (None,) * 4:
+            return None
+        chosen = next((known for known in ALGORITHMS if known == (algorithm or "l0")), None)
+        if chosen is None:
+            raise InputError(
+                f"there is no algorithm {algorithm!r}",
+                why=f"differences are measured by {', '.join(ALGORITHMS)}",
+                hint="choose one of them",
+            )
+        if chosen != "l0" and (atol is not None or rtol is not None):
+            raise InputError(
+                f"tolerances are not for {chosen}",
+                why="they are for the algorithm l0",
+                hint="leave them out, or choose l0",
+            )
+        given = {"limit": limit, "atol": atol, "rtol": rtol}
+        return cls(chosen, **{name: value for name, value in given.items() if value is not None})
+
+    def loss(self, found: Array, reference: Array) -> float:
+        """The difference of an array from its reference; 0 is equality.
+
+        NaN and infinity equal themselves and differ infinitely from all others. Arrays of two
+        shapes differ infinitely too.
+        """
+        if found.shape != reference.shape:
+            return np.inf
+        ours, theirs = found.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
+        same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+        if same.all():
+            return 0.0
+        with np.errstate(invalid="ignore", over="ignore"):
+            gaps = np.where(same, 0.0, np.abs(ours - theirs))
+            gaps = np.nan_to_num(gaps, nan=np.inf, posinf=np.inf)
+            magnitude = np.where(np.isfinite(theirs), np.abs(theirs), 0.0)
+            if self.algorithm == "l0":
+                return float(np.mean(gaps > self.atol + self.rtol * magnitude))
+            if self.algorithm == "l1":
+                return float(np.mean(gaps))
+            if self.algorithm == "l2":
+                return float(np.mean(gaps**2))
+            if self.algorithm == "cos":
+                return _cosine_loss(ours, theirs)
+        scale = float(magnitude.max()) if self.algorithm == "relative" else 1.0
+        return float(gaps.max()) / (scale or 1.0)
+
+
+def _cosine_loss(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) -> float:
+    lengths = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
+    cosine = float(ours @ theirs) / lengths if lengths else 0.0
+    return 1 - cosine if np.isfinite(cosine) else np.inf
 
 
 def check_comparable(names: Sequence[str], manifests: Sequence[Manifest]) -> None:
@@ -40,6 +143,28 @@ def check_comparable(names: Sequence[str], manifests: Sequence[Manifest]) -> Non
         )
 
 
+def in_shape(references: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """References in the shapes of outputs: raw bytes of a file have one axis only.
+
+    Raises
+    ------
+    InputError
+        A reference has another number of values than its output.
+    """
+    shaped = {}
+    for name, reference in references.items():
+        output = outputs.get(name, reference)
+        if reference.size != output.size:
+            raise InputError(
+                f"reference output {name!r} has the wrong size",
+                why=f"it has {reference.nbytes} bytes, the output {as_dims(output.shape)} takes "
+                f"{output.nbytes}",
+                hint="give the outputs of the same model and shapes",
+            )
+        shaped[name] = reference.reshape(output.shape)
+    return shaped
+
+
 def largest_difference(
     ours: Mapping[str, Array], theirs: Mapping[str, Array]
 ) -> tuple[float, float]:
@@ -47,16 +172,9 @@ def largest_difference(
 
     NaN on one side only is an infinite difference, and so are two shapes.
     """
-    absolute = relative = 0.0
-    for name, reference in theirs.items():
-        expected = reference.astype(np.float64)
-        found = ours[name].astype(np.float64)
-        if found.shape != expected.shape:
-            return np.inf, np.inf
-        differs = (found != expected) & ~(np.isnan(found) & np.isnan(expected))
-        gaps = np.nan_to_num(np.abs(found[differs] - expected[differs]), nan=np.inf)
-        gap = float(gaps.max(initial=0.0))
-        scale = float(np.nanmax(np.abs(expected), initial=0.0))
-        absolute = max(absolute, gap)
-        relative = max(relative, gap / scale if scale else gap)
-    return absolute, relative
+    absolute, relative = Rule("lInf"), Rule("relative")
+    pairs = [(ours[name], reference) for name, reference in theirs.items()]
+    return (
+        max((absolute.loss(*pair) for pair in pairs), default=0.0),
+        max((relative.loss(*pair) for pair in pairs), default=0.0),
+    )

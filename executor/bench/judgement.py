@@ -1,44 +1,82 @@
-"""Judge the difference from the unswapped model, and say where it comes from as far as is known."""
+"""Judge the difference from reference outputs, and say where it comes from as far as is known."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import isfinite
+from math import inf, isfinite
 
 import msgspec
 import numpy as np
 
+from swapnet.errors import InputError
 from swapnet.executor.backends.base import Array
-from swapnet.executor.bench.difference import largest_difference
+from swapnet.executor.bench.difference import Algorithm, Rule, largest_difference
 from swapnet.manifest import Manifest
+from swapnet.shapes import names_of
 
-__all__ = ["DIFFERENCE_LIMIT", "Judgement", "non_finite_reasons", "packing_reasons", "rounding"]
+__all__ = [
+    "DIFFERENCE_LIMIT",
+    "Judgement",
+    "judge",
+    "non_finite_reasons",
+    "packing_reasons",
+    "rounding",
+]
 
 DIFFERENCE_LIMIT = 1e-3
 """Largest difference that is not worth a warning, relative to the largest output."""
 
 
-class Judgement(msgspec.Struct, frozen=True):
-    """The difference of outputs against a limit.
+class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The difference of outputs from a reference, against a limit.
 
     Attributes
     ----------
     limit
-        Largest allowed difference, relative to the largest magnitude of its output.
+        Largest allowed loss.
     is_within
-        Whether the difference is finite and not above it.
+        Whether no loss is above it.
     reasons
-        Reasons that are known, where it is not.
+        Reasons that are known, where one is.
+    algorithm
+        Measure of the difference, see `Rule`.
+    losses
+        Difference of each output; None where it is infinite.
     """
 
     limit: float
     is_within: bool
     reasons: tuple[str, ...] = ()
+    algorithm: Algorithm = "relative"
+    losses: dict[str, float | None] = {}
 
-    @staticmethod
-    def is_enough(difference: float, limit: float) -> bool:
-        """Whether a relative difference is allowed."""
-        return isfinite(difference) and difference <= limit
+    @property
+    def largest(self) -> float:
+        """The largest loss."""
+        return max((inf if loss is None else loss for loss in self.losses.values()), default=0.0)
+
+
+def judge(ours: Mapping[str, Array], references: Mapping[str, Array], rule: Rule) -> Judgement:
+    """The difference of outputs from all references, by a rule.
+
+    Raises
+    ------
+    InputError
+        A reference is for no output.
+    """
+    for name in references.keys() - ours.keys():
+        raise InputError(
+            f"reference output {name!r} is unknown",
+            why=f"the model gives {names_of(ours)}",
+            hint="correct the name",
+        )
+    losses = {name: rule.loss(ours[name], array) for name, array in references.items()}
+    return Judgement(
+        limit=rule.limit,
+        is_within=all(loss <= rule.limit for loss in losses.values()),
+        algorithm=rule.algorithm,
+        losses={name: loss if isfinite(loss) else None for name, loss in losses.items()},
+    )
 
 
 def non_finite_reasons(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> Iterator[str]:
@@ -81,7 +119,7 @@ def packing_reasons(
         Largest difference between those two that is no reason.
     """
     _, own = largest_difference(unpacked, packed)
-    if not Judgement.is_enough(own, limit):
+    if own > limit:
         _, left = largest_difference(ours, unpacked)
         yield (
             f"ONNX Runtime's own outputs change by {own:.2e} with session.disable_prepacking alone"

@@ -7,7 +7,7 @@ from statistics import median
 
 import msgspec
 
-from swapnet.executor.bench.sides import Round
+from swapnet.executor.bench.timing import Round
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.timeline import predict
 from swapnet.profile import Profile

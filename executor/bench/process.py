@@ -10,7 +10,8 @@ import msgspec
 
 from swapnet.arrays import load_npz
 from swapnet.executor.backends.base import Array
-from swapnet.executor.bench.sides import Request, Round
+from swapnet.executor.bench.sides import Request
+from swapnet.executor.bench.timing import Round
 from swapnet.executor.bench.worker import Details, Run, Save
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.child import Child

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from statistics import median
 
 from swapnet.errors import SwapnetError
-from swapnet.executor.bench.sides import Round
+from swapnet.executor.bench.statistics import is_stable
+from swapnet.executor.bench.timing import Round
 
 __all__ = ["Rounds", "Run", "Schedule", "run_rounds"]
 
@@ -23,11 +23,14 @@ class Schedule:
     Attributes
     ----------
     iterations, duration_s
-        Minimum of the first side's inferences, and of their time.
+        Minimum of the first side's inferences, and of their time with pauses between them.
     warm_up_ms
-        Duration of the warm-up before them.
+        Duration of the warm-up before them, all sides in turn.
     rounds
         Minimum number of rounds; a ratio is the median over them.
+    most_rounds
+        Number of rounds up to which more are added while the first side is not stable
+        (`swapnet.executor.bench.statistics.is_stable`); 0 adds none.
     turn_ms
         Longest round of one side: it has fewer inferences, at least one, where it would be longer.
     optional_rounds
@@ -40,6 +43,7 @@ class Schedule:
     warm_up_ms: float = 200.0
     duration_s: float = 3.0
     rounds: int = 5
+    most_rounds: int = 0
     turn_ms: float = inf
     optional_rounds: int | None = None
     at_most_s: float = inf
@@ -59,10 +63,17 @@ class Rounds:
         Rounds of each side, in order.
     notes
         Reason of each side that failed.
+    warm_up_inferences, warm_up_ms
+        Inferences of the first side in the warm-up, and the warm-up's duration.
+    wall_s
+        Duration of all rounds.
     """
 
     rounds: dict[str, list[Round]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    warm_up_inferences: int = 0
+    warm_up_ms: float = 0.0
+    wall_s: float = 0.0
 
     def fail(self, name: str, error: SwapnetError) -> None:
         """Note the error of a side that does not go on."""
@@ -103,17 +114,19 @@ def run_rounds(
             return None
         return latest[name]
 
-    until = time.perf_counter() + schedule.warm_up_ms / 1e3
+    begun = time.perf_counter()
     while True:
         for name in sides:
             run(name, 1)
-        if time.perf_counter() >= until:
+        taken.warm_up_inferences += 2  # each call runs one more, which does not count
+        taken.warm_up_ms = (time.perf_counter() - begun) * 1e3
+        if taken.warm_up_ms >= schedule.warm_up_ms:
             break
     most = max(1, -(-schedule.iterations // schedule.rounds))
     pace = taken.rounds[next(iter(sides))]
     started = time.perf_counter()
     spent_ms = 0.0
-    while not _is_enough(schedule, len(pace), spent_ms, time.perf_counter() - started):
+    while not _is_enough(schedule, pace, spent_ms, taken.wall_s):
         for name in sides:
             done = taken.rounds[name]
             if name in optional and len(done) == schedule.optional_rounds:
@@ -121,17 +134,23 @@ def run_rounds(
             turn = run(name, _count(schedule, most, latest.get(name)))
             if turn is not None:
                 done.append(turn)
-        spent_ms += sum(pace[-1].latency_ms)
+        spent_ms += sum(each.idle_ms + each.latency_ms for each in pace[-1].timings)
+        taken.wall_s = time.perf_counter() - started
     return taken
 
 
-def _is_enough(schedule: Schedule, rounds: int, spent_ms: float, elapsed_s: float) -> bool:
+def _is_enough(
+    schedule: Schedule, pace: Sequence[Round], spent_ms: float, elapsed_s: float
+) -> bool:
+    rounds = len(pace)
     if elapsed_s > schedule.at_most_s and rounds >= min(_FEWEST_ROUNDS, schedule.rounds):
         return True
-    return rounds >= schedule.rounds and spent_ms >= schedule.duration_s * 1e3
+    if rounds < schedule.rounds or spent_ms < schedule.duration_s * 1e3:
+        return False
+    return rounds >= schedule.most_rounds or is_stable([turn.median_ms for turn in pace])
 
 
 def _count(schedule: Schedule, most: int, latest: Round | None) -> int:
     if latest is None or schedule.turn_ms == inf:
         return most
-    return max(1, min(most, int(schedule.turn_ms / median(latest.latency_ms))))
+    return max(1, min(most, int(schedule.turn_ms / latest.median_ms)))

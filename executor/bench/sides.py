@@ -15,6 +15,8 @@ import msgspec
 from swapnet.arrays import load_npz
 from swapnet.custom_ops import register_custom_ops
 from swapnet.executor.backends.base import Array
+from swapnet.executor.bench.pauses import Pacer, Pauses
+from swapnet.executor.bench.timing import Round, Timing
 from swapnet.executor.device import Device
 from swapnet.executor.pace import Pace
 from swapnet.executor.planning.plan import PlanOptions
@@ -23,8 +25,9 @@ from swapnet.machine import peak_resident_bytes
 
 if TYPE_CHECKING:
     from swapnet.executor.engine import Engine
+    from swapnet.executor.executor import SwapExecutor
 
-__all__ = ["Request", "Round", "Side", "gpu_free_bytes", "open_side"]
+__all__ = ["Request", "Side", "gpu_free_bytes", "open_side"]
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -36,7 +39,8 @@ class Request(msgspec.Struct, frozen=True):
         ``swapped``: our executor at the budget. ``resident``: our executor with everything in
         memory, beside a reader of the streamed extents. ``unswapped``: ONNX Runtime at its own
         best settings. ``unpacked``: the same without packed weights. ``mapped``: ONNX Runtime with
-        memory-mapped weights. Programs that are not ours have roles of their own.
+        memory-mapped weights. ``opening``: our executor, opened and closed for each inference that
+        is asked for. Programs that are not ours have roles of their own.
     path
         Engine directory, or ONNX file.
     inputs
@@ -50,8 +54,10 @@ class Request(msgspec.Struct, frozen=True):
     streamed, readers
         Offset and length of each request of the reader beside the resident side, and number of
         requests in flight: those of the swapped side's plan.
-    gpu_memory
-        Kind of memory for weights on a GPU.
+    gpu_memory, gpu_index
+        Kind of memory for weights on a GPU, and its number.
+    pauses
+        Time between inferences; the resident side has none.
     storage_timeout_ms
         Longest time that storage may take for one request.
     storage_bytes_per_s
@@ -70,6 +76,8 @@ class Request(msgspec.Struct, frozen=True):
     trace: bool = False
     shapes: dict[str, tuple[int, ...]] | None = None
     gpu_memory: str = "auto"
+    gpu_index: int = 0
+    pauses: Pauses = Pauses()
     storage_timeout_ms: float = STORAGE_TIMEOUT_MS
     storage_bytes_per_s: float | None = None
 
@@ -77,32 +85,6 @@ class Request(msgspec.Struct, frozen=True):
     def pace(self) -> Pace | None:
         """The pace of reads; a new one each time."""
         return Pace(self.storage_bytes_per_s) if self.storage_bytes_per_s else None
-
-
-class Round(msgspec.Struct, frozen=True):
-    """Measurements of one round of inferences.
-
-    Attributes
-    ----------
-    latency_ms, stall_ms
-        Latency and stall of each inference. The resident side's latency has execution and reading
-        side by side.
-    starts_ms
-        Start of each inference, counted from the worker's start.
-    read_bytes
-        Bytes read for all counted inferences together.
-    idle_ms
-        Execution times of the resident side with nothing else running.
-    storage_bytes_per_s
-        Bandwidth of the resident side's reader with nothing else running.
-    """
-
-    latency_ms: tuple[float, ...]
-    starts_ms: tuple[float, ...] = ()
-    stall_ms: tuple[float, ...] = ()
-    read_bytes: int = 0
-    idle_ms: tuple[float, ...] = ()
-    storage_bytes_per_s: float = 0.0
 
 
 class Side(Protocol):
@@ -123,6 +105,8 @@ class Side(Protocol):
 
 def open_side(request: Request) -> Side:
     """The side that a request asks for."""
+    if request.role == "opening":
+        return _Opening(request)
     inputs = load_npz(Path(request.inputs))
     if request.role == "swapped":
         return _Swapped(request, inputs)
@@ -133,42 +117,41 @@ def open_side(request: Request) -> Side:
 
 class _Swapped:
     def __init__(self, request: Request, inputs: dict[str, Array]) -> None:
-        from swapnet.executor.executor import SwapExecutor
-
         self._inputs = inputs
+        self._pauses = request.pauses
         engine = _engine(request)
-        engine = engine.on(replace(engine.device, pace=request.pace))
         self._device = engine.device
         self._gpu_bytes = gpu_free_bytes(self._device)
         self._started = time.perf_counter()
-        self._executor = SwapExecutor(
-            engine,
-            request.budget_bytes,
-            load_mode=request.load_mode,
-            options=request.options,
-            trace=request.trace,
-            storage_timeout_ms=request.storage_timeout_ms,
-        )
-        self._outputs: dict[str, Array] = {}
-        self._steps_ms: list[list[float]] = [[] for _ in self._executor.plan.steps]
+        self._executor = _executor(engine, request)
+        self._outputs: dict[str, Array] = self._executor(inputs)
+        self._opened = self._executor.stats
 
     def run(self, count: int) -> Round:
         self._outputs = {}
         self._executor(self._inputs)
-        latency, starts, stall = [], [], []
-        read_bytes = 0
+        timings = []
+        pacer = Pacer(self._pauses)
         for _ in range(count):
             self._outputs = {}
-            starts.append((time.perf_counter() - self._started) * 1e3)
+            before = self._executor.stats
+            idle_ms = pacer.wait()
+            ahead_bytes = self._executor.stats.read_bytes - before.read_bytes
             self._outputs = self._executor(self._inputs)
-            last = self._executor.stats.last
-            assert last is not None
-            latency.append(last.latency_ms)
-            stall.append(last.stall_ms)
-            read_bytes += last.read_bytes
-            for event in last.steps:
-                self._steps_ms[event.step].append((event.end - event.start) * 1e3)
-        return Round(tuple(latency), tuple(starts), tuple(stall), read_bytes=read_bytes)
+            is_late = pacer.is_late()
+            stats = self._executor.stats
+            assert stats.last is not None
+            timings.append(
+                Timing.of(
+                    stats.last,
+                    self._started,
+                    reading_ms=stats.reading_ms - before.reading_ms,
+                    idle_ms=idle_ms,
+                    ahead_bytes=ahead_bytes,
+                    is_late=is_late,
+                )
+            )
+        return Round(tuple(timings))
 
     def outputs(self) -> Mapping[str, Array]:
         return self._outputs
@@ -180,13 +163,56 @@ class _Swapped:
         return {
             "load_mode": str(self._executor.load_mode),
             "trace": trace_events(self._executor.plan, last) if last and last.reads else [],
-            "steps_ms": self._steps_ms,
+            "opening": self._opening(),
             "resident_peak_bytes": peak_resident_bytes(),
             "gpu_bytes": self._gpu_bytes - gpu_free_bytes(self._device),
         }
 
+    def _opening(self) -> dict[str, float]:
+        """Attributes of `Opening`, without the state of the cache."""
+        stats = self._opened
+        assert stats.last is not None
+        return {
+            "open_ms": stats.open_ms,
+            "sessions_ms": stats.open_sessions_ms,
+            "read_ms": stats.open_read_ms,
+            "read_bytes": stats.open_read_bytes,
+            "plan_ms": stats.open_plan_ms,
+            "first_ms": stats.last.latency_ms,
+        }
+
     def close(self) -> None:
         self._executor.close()
+
+
+class _Opening:
+    """Opens and closes an engine, over and over; a latency is the time that opening took."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._engine = _engine(request)
+        self._read_bytes = 0
+        self._plans_ms: list[float] = []
+
+    def run(self, count: int) -> Round:
+        """Open the engine ``count`` times; each of them counts."""
+        return Round.of([self._open() for _ in range(count)])
+
+    def _open(self) -> float:
+        with _executor(self._engine, self._request) as executor:
+            stats = executor.stats
+            self._read_bytes = stats.open_read_bytes
+            self._plans_ms.append(stats.open_plan_ms)
+            return stats.open_ms
+
+    def outputs(self) -> Mapping[str, Array]:
+        return {}
+
+    def details(self) -> Any:
+        return {"read_bytes": self._read_bytes, "plans_ms": self._plans_ms}
+
+    def close(self) -> None:
+        pass
 
 
 class _Resident:
@@ -212,8 +238,8 @@ class _Resident:
         self._execute()
         idle = tuple(self._execute() for _ in range(count))
         self._both()
-        return Round(
-            tuple(self._both() for _ in range(count)),
+        return Round.of(
+            [self._both() for _ in range(count)],
             idle_ms=idle,
             storage_bytes_per_s=self._reader.total_bytes / median(seconds),
         )
@@ -248,6 +274,7 @@ class _Whole:
         import onnxruntime as ort
 
         self._inputs = inputs
+        self._pauses = request.pauses
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = request.threads
@@ -263,11 +290,13 @@ class _Whole:
     def run(self, count: int) -> Round:
         self._session.run(None, self._inputs)
         latency = []
+        pacer = Pacer(self._pauses)
         for _ in range(count):
+            pacer.wait()
             start = time.perf_counter()
             self._outputs = self._session.run(None, self._inputs)
             latency.append((time.perf_counter() - start) * 1e3)
-        return Round(tuple(latency))
+        return Round.of(latency)
 
     def outputs(self) -> Mapping[str, Array]:
         return dict(zip(self._names, self._outputs, strict=True))
@@ -283,9 +312,22 @@ def _engine(request: Request) -> Engine:
     from swapnet.executor.engine import Engine
 
     engine = Engine.open(request.path).on_threads(
-        request.threads, own=True, gpu_memory=request.gpu_memory
+        request.threads, own=True, gpu_memory=request.gpu_memory, gpu_index=request.gpu_index
     )
     return engine.at(request.shapes) if request.shapes else engine
+
+
+def _executor(engine: Engine, request: Request) -> SwapExecutor:
+    from swapnet.executor.executor import SwapExecutor
+
+    return SwapExecutor(
+        engine.on(replace(engine.device, pace=request.pace)),
+        request.budget_bytes,
+        load_mode=request.load_mode,
+        options=request.options,
+        trace=request.trace,
+        storage_timeout_ms=request.storage_timeout_ms,
+    )
 
 
 def gpu_free_bytes(device: Device) -> int:

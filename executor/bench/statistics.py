@@ -3,26 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean, median
+from statistics import fmean, mean, median, pstdev
 
 import msgspec
+import numpy as np
 
-__all__ = ["Summary", "percentile", "summarise"]
+__all__ = ["Summary", "cv_percent", "is_resolved", "is_stable", "percentile", "summarise"]
+
+_LAST_ROUNDS = 3
+_LARGEST_CHANGE = 1.1
+"""Ratio of the largest to the smallest of the last rounds' medians, as for perf_analyzer."""
 
 
 def percentile(sorted_ms: Sequence[float], percent: float) -> float:
-    """The nearest rank below ``percent``, without interpolation; infinity for no values.
+    """A percentile by the rule of trtexec 11.1, to the bit.
 
-    The rule of trtexec (``sampleReporting.cpp``): drop the rest from the top, take the last left.
+    With n values in ascending order, ``int((1 - percent / 100) * n)`` are excluded from the top,
+    and the last of the others is the percentile: at ``max(n - 1 - excluded, 0)``. Nothing is
+    interpolated. All of it is computed in float32: at n = 100 the percentile 99 excludes
+    0.99999905, so none, and is the maximum. 0 gives the minimum, and no values give infinity.
+
+    Source: ``findPercentile`` in TensorRT's ``samples/common/sampleReporting.cpp``.
     """
     if not sorted_ms:
         return float("inf")
-    excluded = int(round((1 - percent / 100) * len(sorted_ms), 9))
+    share = np.float32(1) - np.float32(percent) / np.float32(100)
+    excluded = int(share * np.float32(len(sorted_ms)))
     return sorted_ms[max(len(sorted_ms) - 1 - excluded, 0)]
 
 
-class Summary(msgspec.Struct, frozen=True):
-    """Summary of latencies, in milliseconds."""
+def is_resolved(count: int, percent: float) -> bool:
+    """Whether so many values are above a percentile that it says more than the maximum."""
+    return percent == 100 or count >= 100 / (100 - percent)
+
+
+def cv_percent(values: Sequence[float]) -> float:
+    """Coefficient of variation: the population's standard deviation over the mean, in percent."""
+    middle = fmean(values)
+    return 100 * pstdev(values, middle) / middle if middle else 0.0
+
+
+def is_stable(medians_ms: Sequence[float]) -> bool:
+    """Whether the medians of the last three rounds, or of all if fewer, are within 10 %."""
+    last = medians_ms[-_LAST_ROUNDS:]
+    return max(last) <= _LARGEST_CHANGE * min(last)
+
+
+class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Summary of latencies, in milliseconds.
+
+    Attributes
+    ----------
+    median
+        Mean of the two middle ones where their number is even.
+    p90, p95, p99
+        Percentiles; see `percentile`.
+    cv_percent
+        Coefficient of variation; see `cv_percent`.
+    """
 
     min: float
     mean: float
@@ -31,6 +69,7 @@ class Summary(msgspec.Struct, frozen=True):
     p95: float
     p99: float
     max: float
+    cv_percent: float = 0.0
 
 
 def summarise(latency_ms: Sequence[float]) -> Summary:
@@ -44,4 +83,5 @@ def summarise(latency_ms: Sequence[float]) -> Summary:
         p95=percentile(ordered, 95),
         p99=percentile(ordered, 99),
         max=ordered[-1],
+        cv_percent=cv_percent(ordered),
     )

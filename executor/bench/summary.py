@@ -5,13 +5,21 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 
 from swapnet.executor.bench.judgement import Judgement
-from swapnet.executor.bench.prediction import paired_predictions
-from swapnet.executor.bench.report import Machine, Peer, Report, Verdict
-from swapnet.executor.bench.sides import Round
-from swapnet.executor.bench.statistics import percentile, summarise
+from swapnet.executor.bench.prediction import paired_predictions, scaled
+from swapnet.executor.bench.report import Machine, Part, Peer, Report
+from swapnet.executor.bench.rounds import Rounds
+from swapnet.executor.bench.statistics import (
+    Summary,
+    cv_percent,
+    is_stable,
+    percentile,
+    summarise,
+)
+from swapnet.executor.bench.timing import Opening, Round, Timing
+from swapnet.executor.bench.verdict import advise, verdict_of
 from swapnet.executor.device import Device, available_processors
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.usage import demand
@@ -31,8 +39,8 @@ class Measured:
     ----------
     manifest, profile, plan
         The engine, the delays that it was planned with, and the plan.
-    swapped, resident, unswapped
-        Rounds of these sides; ``unswapped`` is empty where it was left out.
+    taken
+        Rounds of ``swapped``, ``resident`` and, where it was not left out, ``unswapped``.
     peers
         The other sides.
     fixed_bytes, peak_bytes
@@ -41,18 +49,22 @@ class Measured:
         Way of counting memory, see `Report`.
     error
         Largest difference from the unswapped model: absolute, and relative to the largest output.
-    judgement
-        That difference against the limit.
+    judgement, references
+        That difference against the limit, and the difference from reference outputs of files.
     load_mode
         Way that weights were read.
+    opening
+        Opening of the engine, and the first inference.
+    engine_bytes
+        Size of the engine directory.
+    rate_hz
+        Rate that inferences began at; None where they began one after the other.
     """
 
     manifest: Manifest
     profile: Profile
     plan: Plan
-    swapped: Sequence[Round]
-    resident: Sequence[Round]
-    unswapped: Sequence[Round]
+    taken: Rounds
     peers: Mapping[str, Peer]
     fixed_bytes: int
     peak_bytes: int
@@ -60,6 +72,10 @@ class Measured:
     error: tuple[float, float] | None
     judgement: Judgement | None
     load_mode: str
+    opening: Opening
+    engine_bytes: int
+    rate_hz: float | None = None
+    references: Judgement | None = None
 
 
 def make_report(
@@ -67,34 +83,44 @@ def make_report(
     *,
     budget: str,
     percentiles: Sequence[float],
+    advice: bool,
     device: Device,
     command: str,
 ) -> Report:
     """Make the report of one engine at one budget."""
     manifest, plan = measured.manifest, measured.plan
-    latencies = [ms for turn in measured.swapped for ms in turn.latency_ms]
+    taken = measured.taken
+    swapped, resident = taken.rounds["swapped"], taken.rounds["resident"]
+    theirs = taken.rounds.get("unswapped", [])
+    timings = [timing for turn in swapped for timing in turn.timings]
+    latencies = [timing.latency_ms for timing in timings]
     ordered = sorted(latencies)
-    stall_ms = median(ms for turn in measured.swapped for ms in turn.stall_ms)
-    whole = measured.unswapped or tuple(Round(turn.idle_ms) for turn in measured.resident)
-    storage = median(turn.storage_bytes_per_s for turn in measured.resident)
+    latency, parts = summarise(latencies), _parts(timings)
+    stall_ms = parts["stall"].median
+    whole = theirs or [Round.of(turn.idle_ms) for turn in resident]
+    idle = [ms for turn in resident for ms in turn.idle_ms]
+    idle_ms = median(median(turn.idle_ms) for turn in resident)
+    storage = median(turn.storage_bytes_per_s for turn in resident)
     reading = [
         plan.streamed_bytes / turn.storage_bytes_per_s * 1e3 if plan.streamed_bytes else 0.0
-        for turn in measured.resident
+        for turn in resident
     ]
-    bounds = [max(_middle(w), ms) for w, ms in zip(whole, reading, strict=True)]
+    bounds = [max(w.median_ms, ms) for w, ms in zip(whole, reading, strict=True)]
     contended = [
-        max(_middle(r), _middle(w)) if plan.streamed_bytes else _middle(w)
-        for r, w in zip(measured.resident, whole, strict=True)
+        max(r.median_ms, w.median_ms) if plan.streamed_bytes else w.median_ms
+        for r, w in zip(resident, whole, strict=True)
     ]
-    predictions = paired_predictions(plan, measured.profile, measured.resident)
-    execution_ms, reading_ms = median(map(_middle, whole)), median(reading)
-    unswapped = [ms for turn in measured.unswapped for ms in turn.latency_ms]
+    predictions = paired_predictions(plan, measured.profile, resident)
+    execution_ms, reading_ms = median(turn.median_ms for turn in whole), median(reading)
+    unswapped = [ms for turn in theirs for ms in turn.latency_ms]
     mapped = measured.peers.get("mapped", Peer())
-    verdict: Verdict = "storage-bound" if reading_ms > execution_ms else "compute-bound"
+    delays = scaled(measured.profile, idle_ms, storage)
     needed = demand(manifest)
     return Report(
         model=manifest.source.name,
         backend=manifest.compiled.backend,
+        engine_bytes=measured.engine_bytes,
+        blocks=len(manifest.blocks),
         budget=budget,
         budget_bytes=plan.budget_bytes,
         demand_bytes=needed.total_bytes,
@@ -106,38 +132,73 @@ def make_report(
         peak_bytes=measured.peak_bytes,
         fixed_bytes=measured.fixed_bytes,
         memory_accounting=measured.accounting,
-        streamed_bytes=_read_bytes(measured.swapped),
+        streamed_bytes=_read_bytes(swapped),
         storage_bytes_per_s=storage,
-        latency_ms=summarise(latencies),
+        opening=measured.opening,
+        warm_up_inferences=taken.warm_up_inferences,
+        warm_up_ms=taken.warm_up_ms,
+        iterations=len(latencies),
+        rounds=len(swapped),
+        duration_s=sum(each.idle_ms + each.latency_ms for each in timings) / 1e3,
+        wall_s=taken.wall_s,
+        stable=is_stable([turn.median_ms for turn in swapped]),
+        latency_ms=latency,
         percentiles_ms={f"{p:g}": percentile(ordered, p) for p in percentiles},
+        parts_ms=parts,
         throughput_qps=1e3 * len(latencies) / sum(latencies),
+        idle_ms_between=median(each.idle_ms for each in timings),
+        ahead_bytes=round(median(each.ahead_bytes for each in timings)),
+        rate_hz=measured.rate_hz,
+        deadline_misses=(sum(each.is_late for each in timings) if measured.rate_hz else None),
         unswapped_ms=summarise(unswapped) if unswapped else None,
-        ratio_to_unswapped=_ratio(measured.swapped, map(_middle, measured.unswapped)),
+        ratio_to_unswapped=_ratio(swapped, (turn.median_ms for turn in theirs)),
         mapped_ms=mapped.latency_ms,
         ratio_of_mapped=mapped.ratio,
         bound_ms=median(bounds),
-        ratio_to_bound=_ratio(measured.swapped, bounds) or 0.0,
+        ratio_to_bound=_ratio(swapped, bounds) or 0.0,
         contended_bound_ms=median(contended),
-        ratio_to_contended_bound=_ratio(measured.swapped, contended) or 0.0,
-        idle_ms=median(median(turn.idle_ms) for turn in measured.resident),
+        ratio_to_contended_bound=_ratio(swapped, contended) or 0.0,
+        idle_ms=idle_ms,
+        idle_cv_percent=cv_percent(idle),
         execution_ms=execution_ms,
         reading_ms=reading_ms,
         predicted_ms=plan.predicted_ms,
         paired_predicted_ms=median(predictions),
-        prediction_error=(_ratio(measured.swapped, predictions) or 1.0) - 1,
+        prediction_error=(_ratio(swapped, predictions) or 1.0) - 1,
         overlap_fraction=max(0.0, 1 - stall_ms / reading_ms) if reading_ms else 1.0,
         stall_ms=stall_ms,
+        stall_fraction=stall_ms / latency.median,
         max_abs_error=measured.error[0] if measured.error else None,
         max_rel_error=measured.error[1] if measured.error else None,
         difference=measured.judgement,
-        verdict=verdict if plan.streamed_bytes else "not swapped",
+        references=measured.references,
+        verdict=verdict_of(
+            streamed_bytes=plan.streamed_bytes,
+            reading_ms=reading_ms,
+            execution_ms=execution_ms,
+            stall_ms=stall_ms,
+            latency_ms=latency.median,
+        ),
+        advice=(
+            advise(manifest, measured.profile, delays, plan)
+            if advice and plan.streamed_bytes
+            else None
+        ),
         storage_limit_bytes_per_s=device.pace.bytes_per_s if device.pace else None,
         peers=dict(measured.peers),
-        iterations=len(latencies),
-        rounds=len(measured.swapped),
         command=command,
         machine=machine_of(manifest, device, measured.load_mode),
     )
+
+
+def _parts(timings: Sequence[Timing]) -> dict[Part, Summary]:
+    return {
+        "input": summarise([each.input_ms for each in timings]),
+        "compute": summarise([each.compute_ms for each in timings]),
+        "output": summarise([each.output_ms for each in timings]),
+        "stall": summarise([each.stall_ms for each in timings]),
+        "enqueue": summarise([each.enqueue_ms for each in timings]),
+    }
 
 
 def machine_of(manifest: Manifest, device: Device, load_mode: str) -> Machine:
@@ -175,7 +236,7 @@ def peer_of(
     """
     if not rounds:
         return Peer(fixed_bytes=fixed_bytes, note=note)
-    ratio = _ratio(swapped, map(_middle, rounds))
+    ratio = _ratio(swapped, (turn.median_ms for turn in rounds))
     return Peer(
         latency_ms=summarise([ms for turn in rounds for ms in turn.latency_ms]),
         ratio=1 / ratio if ratio else None,
@@ -186,18 +247,14 @@ def peer_of(
     )
 
 
-def _middle(turn: Round) -> float:
-    return median(turn.latency_ms)
-
-
 def _ratio(swapped: Sequence[Round], others: Iterable[float]) -> float | None:
     """Median over rounds of our latency over the other; None without others."""
-    pairs = [_middle(ours) / theirs for ours, theirs in zip(swapped, others, strict=False)]
+    pairs = [ours.median_ms / theirs for ours, theirs in zip(swapped, others, strict=False)]
     return median(pairs) if pairs else None
 
 
 def _read_bytes(rounds: Sequence[Round]) -> int:
-    return round(sum(t.read_bytes for t in rounds) / sum(len(t.latency_ms) for t in rounds))
+    return round(mean(each.read_bytes for turn in rounds for each in turn.timings))
 
 
 def _installed(manifest: Manifest) -> str:

@@ -24,6 +24,7 @@ _COMMANDS: Mapping[str, str] = {
     "plan": "Show whether a model fits a budget, and its latency.",
     "run": "Run one inference inside a budget.",
     "bench": "Measure latency and memory against the unswapped model.",
+    "trtexec": "Take a whole line of trtexec, and answer in its words.",
     "accuracy": "Compare a model in lower precision with its reference.",
     "measure": "Measure this device: block times and storage.",
     "try": "Plan, build, swap and compare a model, and say how that went.",

@@ -4,38 +4,40 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from statistics import mean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from swapnet.cli.console import write_json
-from swapnet.cli.engine import open_engine, say, tell_of_reading, with_delays
+from swapnet.cli.engine import open_engine, say, tell_of_reading
+from swapnet.cli.exports import Exports
 from swapnet.cli.options import (
     PATH,
     budget_option,
     custom_ops_option,
     engine_argument,
+    gpu_index_option,
     gpu_memory_option,
     load_mode_option,
     measure_option,
     named_files,
-    read_inputs,
     shapes_option,
     storage_option,
     storage_timeout_option,
     threads_option,
 )
 from swapnet.errors import InputError
-from swapnet.files import check_writable, working_folder
+from swapnet.executor.bench.difference import ALGORITHMS, Algorithm, Rule
+from swapnet.files import check_writable
 
 if TYPE_CHECKING:
+    from swapnet.arrays import Array
     from swapnet.executor.bench.bench import Findings
-    from swapnet.executor.engine import Engine
+    from swapnet.manifest import Manifest
 
-__all__ = ["command"]
+__all__ = ["command", "percentiles_of", "references_of"]
 
 
 @click.command("bench")
@@ -48,6 +50,31 @@ __all__ = ["command"]
     metavar="X",
     help="End with status 1 where outputs differ by more from the unswapped model's, relative to "
     "the largest output; adds --compare. [default: a warning above 0.001]",
+)
+@click.option(
+    "--load-ref-outputs",
+    metavar="NAME:FILE,…",
+    help="Compare the last outputs with files, as --load-inputs takes them; status 1 above the "
+    "threshold.",
+)
+@click.option(
+    "--accuracy-algorithm",
+    type=click.Choice(ALGORITHMS),
+    help="Measure of the difference from reference outputs and, with --compare, from the unswapped "
+    "model's: share of values outside the tolerances, mean, mean square, maximum, 1 less the "
+    "cosine, or maximum over the largest output. [default: l0]",
+)
+@click.option(
+    "--accuracy-threshold",
+    type=click.FloatRange(0),
+    metavar="X",
+    help="End with status 1 where that difference is larger. [default: 0]",
+)
+@click.option(
+    "--atol", type=click.FloatRange(0), metavar="X", help="Absolute tolerance of l0; 1e-5."
+)
+@click.option(
+    "--rtol", type=click.FloatRange(0), metavar="X", help="Relative tolerance of l0; 1e-5."
 )
 @click.option("--mapped", is_flag=True, help="Compare with memory-mapped ONNX Runtime.")
 @click.option(
@@ -68,7 +95,7 @@ __all__ = ["command"]
     type=click.IntRange(1),
     default=10,
     show_default=True,
-    help="Least number of inferences.",
+    help="Least number of inferences; fewer than 5 are as many rounds.",
 )
 @click.option(
     "--warm-up",
@@ -77,7 +104,7 @@ __all__ = ["command"]
     default=200,
     show_default=True,
     metavar="MS",
-    help="Warm-up before the measurement.",
+    help="Warm-up before the measurement, all sides in turn.",
 )
 @click.option(
     "--duration",
@@ -85,7 +112,30 @@ __all__ = ["command"]
     default=3,
     show_default=True,
     metavar="S",
-    help="Least duration of the measurement.",
+    help="Least sum of latencies and pauses; the other sides take their time beside it. At most "
+    "10 rounds are added while rounds differ by more than 10%.",
+)
+@click.option(
+    "--idle-time",
+    "--idleTime",
+    type=click.FloatRange(0),
+    default=0,
+    show_default=True,
+    metavar="MS",
+    help="Pause before each inference.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="HZ",
+    help="Begin inferences at this rate, as a camera does, and count missed deadlines.",
+)
+@click.option(
+    "--time-deserialize",
+    "--timeDeserialize",
+    is_flag=True,
+    help="Open the engine 21 times in one process, print the times, and end. Status 1 where the "
+    "first takes over twice the mean of the others.",
 )
 @click.option(
     "--percentile",
@@ -97,12 +147,14 @@ __all__ = ["command"]
 @click.option(
     "--load-inputs",
     "--loadInputs",
-    metavar="NAME:FILE.npy,…",
-    help="Input arrays, or one .npz of all. [default: a sample of its --data, else seeded]",
+    metavar="NAME:FILE,…",
+    help="Files of inputs, as for run --input. [default: a sample of its --data, else seeded]",
 )
 @click.option("--json", "json_target", metavar="FILE", help="Write the report; - for stdout.")
 @click.option("--export-times", "--exportTimes", metavar="FILE", help="Write times by inference.")
 @click.option("--export-profile", "--exportProfile", metavar="FILE", help="Write times by step.")
+@click.option("--export-layer-info", metavar="FILE", help="Write a layer for each block.")
+@click.option("--export-output", metavar="FILE", help="Write the last outputs.")
 @click.option("--export-trace", metavar="FILE", help="Write one inference, for Perfetto.")
 @click.option("--plot", metavar="FILE", help="Draw latency over budget, with this measurement.")
 @shapes_option
@@ -113,13 +165,20 @@ __all__ = ["command"]
 @storage_timeout_option
 @gpu_memory_option
 @custom_ops_option
+@gpu_index_option
 @click.option("--no-resident", is_flag=True, help="Keep no weights in memory; slower.")
 @click.option("--no-cyclic", is_flag=True, help="Never read for the next inference; slower.")
+@click.option("-v", "--verbose", is_flag=True, help="Explain each line of the report.")
 def command(
     engine: Path,
     budget: str,
     compare: bool,
     tolerance: float | None,
+    load_ref_outputs: str | None,
+    accuracy_algorithm: Algorithm | None,
+    accuracy_threshold: float | None,
+    atol: float | None,
+    rtol: float | None,
     mapped: bool,
     against: Path | None,
     model: Path | None,
@@ -127,11 +186,16 @@ def command(
     iterations: int,
     warm_up: float,
     duration: float,
+    idle_time: float,
+    rate: float | None,
+    time_deserialize: bool,
     percentile: str,
     load_inputs: str | None,
     json_target: str | None,
     export_times: str | None,
     export_profile: str | None,
+    export_layer_info: str | None,
+    export_output: str | None,
     export_trace: str | None,
     plot: str | None,
     shapes: dict[str, tuple[int, ...]],
@@ -142,124 +206,117 @@ def command(
     load_mode: str,
     storage_timeout_ms: float,
     gpu_memory: str,
+    gpu_index: int,
     no_resident: bool,
     no_cyclic: bool,
+    verbose: bool,
 ) -> None:
-    """Measure latency and memory of the engine DIR at a budget."""
+    """Measure latency and memory of the engine DIR at a budget.
+
+    Throughput is inferences over the sum of their latencies: the sides of a comparison take turns.
+    """
     from swapnet.budget import Budget
-    from swapnet.builder.importing.source import original_model, random_reasons
-    from swapnet.builder.one_operator import one_operator_engine
-    from swapnet.builder.rewriting.optimise import operators_of, save_optimised
-    from swapnet.executor.bench.bench import Other, Setup, bench
-    from swapnet.executor.bench.difference import check_comparable
-    from swapnet.executor.bench.judgement import DIFFERENCE_LIMIT
+    from swapnet.calibration.bench import BenchOptions, bench_with
+    from swapnet.data.files import read_arrays
+    from swapnet.executor.bench.explanations import explained
+    from swapnet.executor.bench.opening import time_opening
     from swapnet.executor.bench.plot import check_drawable
     from swapnet.executor.bench.report import as_text, difference_warning
-    from swapnet.executor.bench.rounds import Schedule
-    from swapnet.executor.inputs import check_inputs
-    from swapnet.executor.planning.admission import admitted_bytes
     from swapnet.executor.planning.plan import PlanOptions
-    from swapnet.executor.planning.planner import make_plan
-    from swapnet.executor.samples import sample_of
     from swapnet.executor.swapping.storage import LoadMode
-    from swapnet.profile import assumed_profile
 
-    compare |= tolerance is not None
-    if mapped and storage_bytes_per_s is not None:
-        raise InputError(
-            "--mapped and --storage do not go together",
-            why="the kernel reads for memory-mapped ONNX Runtime, which --storage can't slow down",
-            hint="leave one of them out",
-        )
-    opened = open_engine(
-        engine, shapes, dims, threads, gpu_memory, storage_bytes_per_s=storage_bytes_per_s
+    opening = partial(
+        open_engine,
+        shapes=shapes,
+        dims=dims,
+        threads=threads,
+        gpu_memory=gpu_memory,
+        gpu_index=gpu_index,
     )
-    manifest = opened.manifest
-    if memory_limit and manifest.runs_on_gpu:
-        raise InputError(
-            f"--memory-limit is not for {manifest.compiled.backend}",
-            why="the kernel limits memory of the host, where CUDA needs an unknown part",
-            hint="leave it out: SwapNet's allocators measure and limit memory of the GPU",
-        )
-    other = None
-    if against is not None:
-        other = open_engine(against, shapes, dims, threads, gpu_memory)
-        check_comparable((str(engine), str(against)), (manifest, other.manifest))
+    opened = opening(engine, storage_bytes_per_s=storage_bytes_per_s)
     parsed = Budget.parse(budget)
-    check_writable(json_target, export_times, export_profile, export_trace, plot)
+    exports = Exports(
+        json=json_target,
+        times=export_times,
+        profile=export_profile,
+        layer_info=export_layer_info,
+        output=export_output,
+        trace=export_trace,
+    )
+    check_writable(plot)
     if plot:
         check_drawable(Path(plot))
-    wanted = _percentiles(percentile)
-    options = PlanOptions(resident=not no_resident, cyclic=not no_cyclic)
-    names = [tensor.name for tensor in manifest.inputs]
-    arrays = read_inputs(named_files(load_inputs or "", names))
-    inputs = sample_of(opened) if load_inputs is None else check_inputs(manifest, arrays)
-    with ExitStack() as stack:
-        folder = stack.enter_context(working_folder("swapnet-"))
-        source = original_model(manifest, model) if compare or mapped else None
-        make_plan(manifest, assumed_profile(manifest), admitted_bytes(parsed, manifest), options)
-        tell_of_reading(parsed, opened, load_mode)
-        opened = with_delays(opened, load_mode, measure=measure, name=str(engine))
-        if other is not None:
-            with_delays(other, load_mode, measure=measure, name=str(against))
-        others: dict[str, Other] = {}
-        if mapped and source is not None:
-            whole = save_optimised(source, folder, operators=operators_of(manifest.compiled))
-            others["mapped"] = Other(whole, "mapped")
-        if against is not None:
-            others["against"] = Other(against)
-        findings = bench(
-            Setup(
-                engine=opened,
-                budget=parsed,
-                inputs=inputs,
-                one_operator=one_operator_engine(folder),
-                unswapped=source if compare else None,
-                others=others,
-                load_mode=LoadMode(load_mode),
-                tolerance=DIFFERENCE_LIMIT if tolerance is None else tolerance,
-                explain=lambda: random_reasons(source) if source else (),
-                storage_timeout_ms=storage_timeout_ms,
-                options=options,
-                memory_limit=memory_limit,
-                schedule=Schedule(iterations=iterations, warm_up_ms=warm_up, duration_s=duration),
-                percentiles=wanted,
-                trace=export_trace is not None,
-                command=shlex.join(["swapnet", *sys.argv[1:]]),
-            )
-        )
-    if json_target:
-        write_json(findings.report, json_target)
-    if json_target != "-":
-        click.echo(as_text(findings.report))
-    else:
-        for line in difference_warning(findings.report):
+    wanted = percentiles_of(percentile)
+    manifest = opened.manifest
+    files = named_files(load_inputs or "", [taken.name for taken in manifest.inputs])
+    arrays = read_arrays(files, manifest.inputs, manifest.planned_shapes)
+    tell_of_reading(parsed, opened, load_mode)
+    if time_deserialize:
+        times = time_opening(opened, parsed, load_mode=LoadMode(load_mode))
+        if json_target:
+            write_json(times, json_target)
+        if json_target != "-":
+            click.echo(times.as_text())
+        raise click.exceptions.Exit(0 if times.is_steady else 1)
+    options = BenchOptions(
+        inputs=None if load_inputs is None else arrays,
+        compare=compare,
+        tolerance=tolerance,
+        references=references_of(manifest, load_ref_outputs, inputs=load_inputs),
+        accuracy=Rule.of(accuracy_algorithm, accuracy_threshold, atol, rtol),
+        mapped=mapped,
+        against=None if against is None else opening(against),
+        model=model,
+        memory_limit=memory_limit,
+        iterations=iterations,
+        warm_up_ms=warm_up,
+        duration_s=duration,
+        idle_ms=idle_time,
+        rate_hz=rate,
+        percentiles=wanted,
+        load_mode=load_mode,
+        plan=PlanOptions(resident=not no_resident, cyclic=not no_cyclic),
+        measure=measure,
+        storage_timeout_ms=storage_timeout_ms,
+        trace=export_trace is not None,
+        command=shlex.join(["swapnet", *sys.argv[1:]]),
+    )
+    findings = bench_with(opened, parsed, options, say=say)
+    report, text = findings.report, as_text(findings.report)
+    exports.write(findings)
+    if exports.is_quiet:
+        for line in difference_warning(report):
             say(line)
-    if export_times:
-        write_json(_times(findings), export_times)
-    if export_profile:
-        write_json(_profile(findings), export_profile)
-    if export_trace:
-        write_json({"traceEvents": findings.trace_events}, export_trace)
+    else:
+        click.echo(explained(text) if verbose else text)
     if plot:
-        _plot(opened, findings, Path(plot))
-    judged = findings.report.difference
-    if tolerance is not None and judged is not None and not judged.is_within:
+        _plot(findings, Path(plot))
+    judged = [report.references]
+    if tolerance is not None or options.accuracy is not None:
+        judged.append(report.difference)
+    if any(each is not None and not each.is_within for each in judged):
         raise click.exceptions.Exit(1)
 
 
-def _plot(engine: Engine, findings: Findings, path: Path) -> None:
+def _plot(findings: Findings, path: Path) -> None:
     from swapnet.executor.bench.plot import panel_of, save_plot
     from swapnet.executor.bench.prediction import scaled
     from swapnet.executor.planning.curve import curve
 
-    manifest, report, profile = findings.manifest, findings.report, engine.delays
+    manifest, report, profile = findings.manifest, findings.report, findings.profile
     delays = scaled(profile, report.idle_ms, report.storage_bytes_per_s)
     points = curve(manifest, profile, delays=delays, execution_ms=report.execution_ms)
     save_plot([panel_of(report.model, points, [report])], path)
 
 
-def _percentiles(text: str) -> tuple[float, ...]:
+def percentiles_of(text: str) -> tuple[float, ...]:
+    """Percentiles out of ``90,95,99``.
+
+    Raises
+    ------
+    InputError
+        One is no number from 0 to 100.
+    """
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -273,26 +330,23 @@ def _percentiles(text: str) -> tuple[float, ...]:
     return values
 
 
-def _times(findings: Findings) -> list[dict[str, float]]:
-    return [
-        {"startMs": start, "endMs": start + ms, "latencyMs": ms, "stallMs": stall}
-        for turn in findings.rounds
-        for start, ms, stall in zip(turn.starts_ms, turn.latency_ms, turn.stall_ms, strict=True)
-    ]
+def references_of(manifest: Manifest, files: str | None, *, inputs: str | None) -> dict[str, Array]:
+    """Reference outputs by name.
 
+    Raises
+    ------
+    InputError
+        They are given without inputs, or can't be read.
+    """
+    from swapnet.data.files import read_arrays
 
-def _profile(findings: Findings) -> list[dict[str, Any]]:
-    steps = findings.steps_ms
-    total = sum(map(mean, steps)) or 1.0
-    rows: list[dict[str, Any]] = [{"count": len(steps[0]) if steps else 0}]
-    for step, times in zip(findings.plan.steps, steps, strict=True):
-        rows.append(
-            {
-                "name": f"blocks {step.first}-{step.last}",
-                "timeMs": sum(times),
-                "averageMs": mean(times),
-                "medianMs": median(times),
-                "percentage": 100 * mean(times) / total,
-            }
+    if files is None:
+        return {}
+    if inputs is None:
+        raise InputError(
+            "reference outputs are given without inputs",
+            why="outputs are those of one input",
+            hint="give the inputs too: --load-inputs, or --loadInputs of swapnet trtexec",
         )
-    return rows
+    pairs = named_files(files, [given.name for given in manifest.outputs])
+    return read_arrays(pairs, manifest.outputs, {}, "output")

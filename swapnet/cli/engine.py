@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "build_apart",
+    "build_place",
     "engine_or_model",
     "is_model",
     "open_engine",
@@ -74,6 +75,7 @@ def open_engine(
     threads: int | None = None,
     gpu_memory: str = "auto",
     *,
+    gpu_index: int = 0,
     own: bool | None = None,
     storage_bytes_per_s: float | None = None,
     data: Data | None = None,
@@ -84,7 +86,7 @@ def open_engine(
 
     Parameters
     ----------
-    folder, shapes, dims, threads, gpu_memory, data
+    folder, shapes, dims, threads, gpu_memory, gpu_index, data
         As on the command line.
     own
         True where this process executes and is ours alone: its sessions then share one thread pool.
@@ -96,7 +98,9 @@ def open_engine(
     from swapnet.executor.engine import Engine
     from swapnet.executor.pace import Pace
 
-    engine = Engine.open(folder).on_threads(threads, own=bool(own), gpu_memory=gpu_memory)
+    engine = Engine.open(folder).on_threads(
+        threads, own=bool(own), gpu_memory=gpu_memory, gpu_index=gpu_index
+    )
     if storage_bytes_per_s is not None:
         engine = engine.on(replace(engine.device, pace=Pace(storage_bytes_per_s)))
     engine = engine.in_child() if own is None else engine
@@ -190,7 +194,7 @@ def engine_or_model(
         yield path
         return
     with ExitStack() as opened:
-        folder = _working_folder(opened) / path.stem
+        folder = build_place(opened) / path.stem
         with progress(path.name) as report:
             build_apart(
                 path,
@@ -244,8 +248,10 @@ def build_apart(
     return built.manifest, family_peak_bytes(built.peak_bytes)
 
 
-def _working_folder(opened: ExitStack) -> Path:
-    """In the cache folder, or where that refuses in the system's temporary one."""
+def build_place(opened: ExitStack) -> Path:
+    """A folder for a build that ends with the command: in the cache folder, or where that refuses
+    in the system's temporary one.
+    """
     try:
         make_folder(cache_folder())
         return opened.enter_context(working_folder("plan-", cache_folder()))

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import click
 
-from swapnet.arrays import load_npy, load_npz
 from swapnet.custom_ops import use_custom_ops
 from swapnet.errors import InputError
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
@@ -24,12 +23,12 @@ __all__ = [
     "custom_ops_option",
     "engine_argument",
     "engines_option",
+    "gpu_index_option",
     "gpu_memory_option",
     "load_mode_option",
     "measure_option",
     "named_file",
     "named_files",
-    "read_inputs",
     "shapes_option",
     "shapes_option_named",
     "storage_option",
@@ -69,6 +68,15 @@ gpu_memory_option = click.option(
     show_default=True,
     help="Where weights lie on a GPU; auto decides by its attributes.",
 )
+gpu_index_option = click.option(
+    "--device",
+    "gpu_index",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Number of the GPU, for engines of a GPU.",
+)
 engines_option = click.option(
     "--engines",
     default="engines",
@@ -76,8 +84,24 @@ engines_option = click.option(
     type=PATH,
     help="Folder of engine directories; missing and outdated ones are built.",
 )
+
+
+class _Threads(click.IntRange):
+    """A number of threads; trtexec's flag of the same name has none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.startswith("-"):
+            self.fail(
+                f"{value!r} follows it, not a number. Give compute threads, like --threads 2; "
+                "trtexec's flag of this name is not needed.",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
 threads_option = click.option(
-    "--threads", type=click.IntRange(1), help="Compute threads. [default: all processors]"
+    "--threads", type=_Threads(1), help="Compute threads. [default: all processors]"
 )
 
 
@@ -158,22 +182,26 @@ def shapes_option_named(name: str, text: str) -> Callable[[F], F]:
 
 
 def named_file(text: str, names: Iterable[str], mark: str) -> tuple[str, Path]:
-    """A name and a file of ``NAME=FILE``; the name is empty where it is an ``.npz`` of all.
+    """A name and a file of ``NAME=FILE``; the name is empty where it is a file or folder of all.
 
     Parameters
     ----------
     text
-        Text of the user. Names and files may have the mark in them.
+        Text of the user. Names and files may have the mark in them; a name may stand in single
+        quotes.
     names
         Names of the model's inputs: the longest that fits is taken.
     mark
         Separator of name and file.
     """
+    quoted, is_quoted, rest = text.removeprefix("'").partition(f"'{mark}")
+    if text.startswith("'") and is_quoted:
+        return quoted, Path(rest)
     fitting = [name for name in names if text.startswith(f"{name}{mark}")]
     if fitting:
         name = max(fitting, key=len)
         return name, Path(text[len(name) + len(mark) :])
-    if Path(text).is_file():
+    if Path(text).exists():
         return "", Path(text)
     name, _, file = text.rpartition(mark)
     return name, Path(file)
@@ -185,32 +213,12 @@ def named_files(text: str, names: Sequence[str]) -> Iterator[tuple[str, Path]]:
     A comma separates two of them where a name of the model follows, or where no file has it.
     """
     known = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    starts = [found.start() for found in re.finditer(f"(?:^|,)(?:{known}):", text)] if known else []
+    starts = (
+        [found.start() for found in re.finditer(f"(?:^|,)'?(?:{known})'?:", text)] if known else []
+    )
     bounds = sorted({0, *starts, len(text)})
     for start, end in pairwise(bounds):
         name, file = named_file(text[start:end].removeprefix(","), names, ":")
         first, *others = [str(file)] if file.exists() else str(file).split(",")
         yield name, Path(first)
         yield from (named_file(other, (), ":") for other in others if other)
-
-
-def read_inputs(pairs: Iterable[tuple[str, Path]]) -> dict[str, Any]:
-    """Arrays by name out of ``.npy`` files; a pair without a name is an ``.npz`` of all.
-
-    Raises
-    ------
-    InputError
-        A file can't be read, or an input is given twice.
-    """
-    arrays: dict[str, Any] = {}
-    origins: dict[str, Path] = {}
-    for name, path in pairs:
-        for key, array in ({name: load_npy(path)} if name else load_npz(path)).items():
-            if key in arrays:
-                raise InputError(
-                    f"input {key!r} is given twice",
-                    why=f"by {origins[key]} and by {path}",
-                    hint="give each of them once",
-                )
-            arrays[key], origins[key] = array, path
-    return arrays

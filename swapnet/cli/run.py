@@ -17,7 +17,6 @@ from swapnet.cli.options import (
     gpu_memory_option,
     load_mode_option,
     named_file,
-    read_inputs,
     shapes_option,
     storage_timeout_option,
     threads_option,
@@ -36,9 +35,9 @@ __all__ = ["command"]
     "--input",
     "inputs",
     multiple=True,
-    metavar="NAME=FILE.npy",
-    help="Array of an input, one option each, or one .npz of all. A name may hold =. "
-    "[default: a sample of its --data, else seeded]",
+    metavar="NAME=FILE",
+    help="File of an input, one option each: .npy, ONNX's .pb, Polygraphy's .json or raw bytes; "
+    "or one .npz, .json or test_data_set_0 of all. [default: a sample of its --data, else seeded]",
 )
 @click.option("--output", type=PATH, metavar="FILE.npz", help="Write the outputs.")
 @shapes_option
@@ -65,6 +64,7 @@ def command(
 ) -> None:
     """Run one inference of the engine DIR inside a budget."""
     from swapnet.budget import Budget
+    from swapnet.data.files import read_arrays
     from swapnet.executor import SwapExecutor
     from swapnet.executor.samples import sample_of
 
@@ -73,7 +73,8 @@ def command(
     opened = open_engine(engine, shapes, dims, threads, gpu_memory, own=bool(context.obj))
     manifest = opened.manifest
     names = [tensor.name for tensor in manifest.inputs]
-    arrays = read_inputs(named_file(text, names, "=") for text in inputs)
+    files = [named_file(text, names, "=") for text in inputs]
+    arrays = read_arrays(files, manifest.inputs, manifest.planned_shapes)
     tell_of_reading(parsed, opened, load_mode)
     with SwapExecutor(
         opened, parsed, load_mode=load_mode, verify=verify, storage_timeout_ms=storage_timeout_ms

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from swapnet.arrays import Array, load_npz
+from swapnet.data.files import is_data_set, load_data_set, load_polygraphy
 from swapnet.data.images import IMAGENET, Preprocessing, image_files, read_image
 from swapnet.errors import InputError
 from swapnet.input_checks import check_feed, check_names, fits, wrong_shape
@@ -26,7 +27,10 @@ __all__ = ["Data", "InputType", "Samples", "image_size", "open_samples", "sample
 Data: TypeAlias = "str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]]"
 """What `samples_of` takes."""
 
-_WAYS = "give an .npz file, a folder of images or .npz files, or module:function"
+_WAYS = (
+    "give an .npz file, a folder of images or .npz files, ONNX's test_data_set_0, Polygraphy's "
+    ".json, or module:function"
+)
 _MODULE = "swapnet_data_{}"
 """Name of a module from a file, so that it hides no other."""
 
@@ -106,7 +110,8 @@ def open_samples(
     ----------
     data
         An ``.npz`` of arrays by input, each with a leading sample axis or for a single sample; a
-        folder of such files, or of images; or ``module:function`` or ``file.py:function``, called
+        folder of such files, or of images; a folder ``test_data_set_0`` of ONNX, or of such
+        folders; a ``.json`` of Polygraphy; or ``module:function`` or ``file.py:function``, called
         without arguments in each iteration, which yields one dict of arrays per sample.
     inputs
         Inputs of the model.
@@ -130,10 +135,14 @@ def open_samples(
     source: _Source
     if path.is_dir() and (files := sorted(path.glob("*.npz"))):
         source = _Files(data, tuple(files), tuple(inputs))
+    elif path.is_dir() and (sets := _data_sets(path)):
+        source = _DataSets(data, sets, tuple(inputs))
     elif path.is_dir():
         images = image_files(path)
         taken, chosen = _image_input(inputs, data, size)
         source = _Folder(data, images, preprocessing, taken, chosen)
+    elif path.is_file() and path.suffix.lower() == ".json":
+        source = _Loaded(data, load_polygraphy(path))
     elif path.exists():
         source = _open_npz(path, inputs)
     elif ":" in data:
@@ -267,6 +276,42 @@ class _Files:
     def __iter__(self) -> Iterator[tuple[str, dict[str, Array]]]:
         for path in self.paths:
             yield from _open_npz(path, self.inputs)
+
+
+def _data_sets(path: Path) -> tuple[Path, ...]:
+    """The folder itself or those in it that are test data sets of ONNX."""
+    if is_data_set(path):
+        return (path,)
+    return tuple(sorted(filter(is_data_set, path.iterdir())))
+
+
+@dataclass(frozen=True)
+class _DataSets:
+    name: str
+    folders: tuple[Path, ...]
+    inputs: tuple[ModelInput, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.folders)
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Array]]]:
+        for folder in self.folders:
+            yield str(folder), load_data_set(folder, self.inputs)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    name: str
+    samples: Sequence[dict[str, Array]]
+
+    @property
+    def count(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Array]]]:
+        for number, sample in enumerate(self.samples, 1):
+            yield f"sample {number} of {self.name}", sample
 
 
 def _open_npz(path: Path, inputs: Sequence[ModelInput]) -> _Arrays:

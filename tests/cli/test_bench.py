@@ -9,6 +9,8 @@ import onnx
 import pytest
 
 from swapnet.builder import build
+from swapnet.executor.bench import opening
+from swapnet.executor.bench.opening import OpenTimes
 from swapnet.executor.device import ThreadPool
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import for_pool
@@ -46,8 +48,7 @@ def test_another_engine_takes_turns(call: Call, model: Path, tmp_path: Path) -> 
     build(model, whole, max_block="16KiB")
     build(model, half, max_block="16KiB", precision="fp16")
     budget = max(map(_smallest, (whole, half)))
-    common = ("bench", whole, "--budget", budget, *BRIEF, "--against", half)
-    ran = call(*common, "--json", "-")
+    ran = call("bench", whole, "--budget", budget, *BRIEF, "--against", half, "--json", "-")
     assert ran.status == 0, ran.err
     report = json.loads(ran.out)
     assert set(report["peers"]) == {"against"}
@@ -56,7 +57,6 @@ def test_another_engine_takes_turns(call: Call, model: Path, tmp_path: Path) -> 
     assert against["latency_ms"]["min"] > 0
     assert against["ratio"] > 0
     assert 0 < against["max_rel_error"] < 1e-2
-    assert "The other engine" in call(*common).out
 
 
 @pytest.mark.slow
@@ -113,7 +113,15 @@ def test_a_difference_within_the_tolerance(call: Call, toy: Engine) -> None:
     )
     assert (ran.status, ran.err) == (0, "")
     judged = json.loads(ran.out)["difference"]
-    assert judged == {"limit": 1e-4, "is_within": True, "reasons": []}
+    losses = judged.pop("losses")
+    assert losses
+    assert max(losses.values()) <= 1e-4
+    assert judged == {
+        "limit": 1e-4,
+        "is_within": True,
+        "reasons": [],
+        "algorithm": "relative",
+    }
 
 
 @pytest.mark.slow
@@ -135,12 +143,57 @@ def test_storage_is_slowed_down(call: Call, toy: Engine) -> None:
     assert report["storage_limit_bytes_per_s"] == 4e6
     assert report["storage_bytes_per_s"] <= 4e6
     assert report["predicted_ms"] >= report["streamed_bytes"] / 4e6 * 1e3 * 0.5
-    assert "--storage allows 4" in call(*common).out
+    shown = call(*common, "--rate", 1000, "-v").out
+    assert "--storage allows 4" in shown
+    assert "at 1000 Hz" in shown
+    assert "deadlines missed" in shown
+    assert "    Standard deviation over the mean." in shown
 
 
 def test_mapped_weights_are_not_slowed_down(call: Call, toy: Engine) -> None:
     failed = call("bench", toy.folder, "--budget", "100%", "--storage", "4MB", "--mapped")
     assert failed.is_user_error("--mapped and --storage do not go together")
+
+
+@pytest.mark.slow
+def test_the_opening_alone_is_timed(call: Call, toy: Engine) -> None:
+    common = ("bench", toy.folder, "--budget", "100%", "--threads", 1)
+    ran = call(*common, "--time-deserialize", "--json", "-")
+    times = json.loads(ran.out)
+    assert ran.status == (0 if times["is_steady"] else 1), ran.err
+    assert times["schema"] == "swapnet-open/1"
+    assert times["repeated"] == 20
+    assert 0 < times["plan_ms"] < times["mean_ms"]
+    assert times["read_bytes"] > toy.manifest.weights_nbytes
+
+
+def test_an_unsteady_opening_fails(
+    call: Call, toy: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = OpenTimes(
+        model="toy",
+        budget="100%",
+        first_ms=30.0,
+        mean_ms=10.0,
+        plan_ms=2.0,
+        repeated=20,
+        read_bytes=1 << 20,
+        bytes_per_s=1e9,
+        is_steady=False,
+    )
+    monkeypatch.setattr(opening, "time_opening", lambda *_, **__: times)
+    ran = call("bench", toy.folder, "--budget", "100%", "--timeDeserialize")
+    assert ran.status == 1
+    assert "first 30.00 ms, mean of 20 more 10.00 ms, 2.00 ms of it for the plan" in ran.out
+    assert "1MiB read in the rest, 1.000 GB/s" in ran.out
+    assert "more than 2 times the mean" in ran.out
+
+
+def test_what_does_not_go_together_is_refused(call: Call, toy: Engine) -> None:
+    common = ("bench", toy.folder, "--budget", "100%", *BRIEF)
+    assert call(*common, "--idleTime", 5, "--rate", 9).is_user_error("--idle-time and --rate")
+    assert call(*common, "--percentile", "101").is_user_error("is not a list of percentiles")
+    assert call(*common, "--percentile", "x").is_user_error("is not a list of percentiles")
 
 
 @pytest.mark.slow

@@ -137,6 +137,7 @@ def test_bench_gives_every_key_and_exports(call: Call, toy: Engine, tmp_path: Pa
         "--iterations=5",
         "--duration=0",
         "--warmUp=0",
+        "--idleTime=1",
         "--percentile=50,99",
         f"--exportTimes={exports['times']}",
         f"--exportProfile={exports['profile']}",
@@ -144,19 +145,28 @@ def test_bench_gives_every_key_and_exports(call: Call, toy: Engine, tmp_path: Pa
     )
     assert ran.status == 0
     report = json.loads(ran.out)
-    assert report["schema"] == "swapnet-bench/2"
+    assert report["schema"] == "swapnet-bench/3"
     assert not [key for key in SCHEMA_KEYS if report[key] is None]
-    assert set(report["latency_ms"]) == {"min", "mean", "median", "p90", "p95", "p99", "max"}
+    assert set(report["latency_ms"]) == {
+        *("min", "mean", "median", "p90", "p95", "p99", "max", "cv_percent")
+    }
     assert set(report["percentiles_ms"]) == {"50", "99"}
     assert report["max_rel_error"] < 1e-4
     assert report["mapped_ms"]["median"] > 0
     plan = json.loads(call("plan", toy.folder, "--budget", smallest, "--json", "-").out)[0]
     assert report["streamed_bytes"] == plan["streamed_bytes"] > 0
+    assert report["idle_ms_between"] >= 1
+    assert 0 < report["opening"]["sessions_ms"] <= report["opening"]["open_ms"]
+    assert report["opening"]["first_ms"] > 0
+    assert 5 <= report["iterations"] == report["rounds"] <= 10
+    assert report["warm_up_inferences"] == 2
+    assert report["engine_bytes"] > report["weights_bytes"]
+    assert report["advice"]["predicted_stall"] >= 0
     times = json.loads(exports["times"].read_text())
     assert len(times) == report["iterations"]
-    assert all(t["endMs"] - t["startMs"] == pytest.approx(t["latencyMs"]) for t in times)
+    assert all(t["endD2hMs"] - t["startH2dMs"] == pytest.approx(t["latencyMs"]) for t in times)
     steps = json.loads(exports["profile"].read_text())
-    assert steps[0]["count"] >= 5
+    assert steps[0]["count"] == len(times)
     assert sum(step["percentage"] for step in steps[1:]) == pytest.approx(100)
     events = json.loads(exports["trace"].read_text())["traceEvents"]
     read = sum(e["args"]["nbytes"] for e in events if e["ph"] == "X" and e["args"])

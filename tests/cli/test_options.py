@@ -20,6 +20,7 @@ from tests.helpers.zoo import Net
         ("x=run=3/f.npy", ["x"], ("x", "run=3/f.npy")),
         ("odd=f.npy", ["x"], ("odd", "f.npy")),
         ("all.npz", ["x"], ("", "all.npz")),
+        ("'x=y'=f.bin", ["x"], ("x=y", "f.bin")),
     ],
 )
 def test_the_longest_name_of_an_input_is_taken(
@@ -45,6 +46,8 @@ def test_an_npz_may_have_the_mark_in_its_path(tmp_path: Path) -> None:
         ("odd:f.npy,y:g.npy", ["x", "y"], [("odd", "f.npy"), ("y", "g.npy")]),
         ("a,b:f.npy,b:g.npy", ["b", "a,b"], [("a,b", "f.npy"), ("b", "g.npy")]),
         ("scope:0:f.npy", ["scope:0"], [("scope:0", "f.npy")]),
+        ("'x:0':f.bin,'y':g.bin", ["x:0", "y"], [("x:0", "f.bin"), ("y", "g.bin")]),
+        ("'odd':f.bin,y:g.bin", ["x", "y"], [("odd", "f.bin"), ("y", "g.bin")]),
     ],
 )
 def test_commas_part_names_and_files(
@@ -112,3 +115,11 @@ def test_titles_without_inputs(call: Call, tmp_path: Path) -> None:
     onnx.save_model(net.model(), tmp_path / "none.onnx")
     shown = call("plan", tmp_path / "none.onnx", "--no-measure")
     assert "none: demand" in shown.out.splitlines()[0]
+
+
+@pytest.mark.parametrize("command", ["bench", "run"])
+def test_threads_without_a_number_have_their_own_hint(call: Call, command: str) -> None:
+    failed = call(command, "engine", "--threads", "--budget", "100%")
+    assert failed.status == 2
+    words = " ".join(failed.err.split())
+    assert "'--budget' follows it, not a number. Give compute threads" in words

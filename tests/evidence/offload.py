@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from swapnet.arrays import Array, load_npz
 from swapnet.errors import BackendUnavailableError, SwapnetError
 from swapnet.executor.bench.bench import Other
 from swapnet.executor.bench.process import Worker
-from swapnet.executor.bench.sides import Request, Round
+from swapnet.executor.bench.sides import Request
+from swapnet.executor.bench.timing import Round
 from swapnet.executor.bench.worker import serve_side
 from swapnet.machine import peak_resident_bytes
 from swapnet.process.cgroup import MemoryGroup, is_available
@@ -75,7 +75,7 @@ class Offloaded:
                 outputs = self._run()
                 latency.append((time.perf_counter() - start) * 1e3)
         self._outputs = {name: tensor.numpy() for name, tensor in outputs.items()}
-        return Round(tuple(latency))
+        return Round.of(latency)
 
     def outputs(self) -> Mapping[str, Array]:
         return self._outputs
@@ -119,7 +119,7 @@ def without_limit(other: Other, inputs: Path, threads: int) -> str:
     except SwapnetError as error:
         return f"without a limit: {error.what}"
     return (
-        f"without a limit it takes {median(turn.latency_ms):.0f} ms and {format_size(peak)}, "
+        f"without a limit it takes {turn.median_ms:.0f} ms and {format_size(peak)}, "
         "its weights in the page cache"
     )
 

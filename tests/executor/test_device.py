@@ -6,17 +6,20 @@ import builtins
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnxruntime
 import pytest
 
-from swapnet.errors import InputError
+from swapnet.errors import BackendUnavailableError, InputError
+from swapnet.executor.backends import device_for
 from swapnet.executor.device import Device, runtime_version
 from swapnet.executor.pace import Pace
 from swapnet.machine import processor_name
+from swapnet.manifest import Manifest
 from tests.helpers.boards import BOARDS, be_processor, board_files
 
 
@@ -112,3 +115,21 @@ def test_a_device_computes_with_a_thread_at_least(threads: int) -> None:
 def test_a_pace_is_above_0(bytes_per_s: float) -> None:
     with pytest.raises(InputError, match="bytes a second"):
         Pace(bytes_per_s)
+
+
+def test_the_gpu_of_a_number_is_asked_for(
+    simulated_manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def open_cuda(index: int) -> None:
+        asked.append(index)
+        raise BackendUnavailableError("there is no GPU")
+
+    monkeypatch.setattr("swapnet.executor.gpu.cuda.open_cuda", open_cuda)
+    manifest = simulated_manifest([4096])
+    assert device_for(manifest, 1, gpu_index=3).gpu_index == 0
+    compiled = msgspec.structs.replace(manifest.compiled, backend="tensorrt")
+    manifest = msgspec.structs.replace(manifest, compiled=compiled)
+    assert device_for(manifest, 1, gpu_index=3) == Device(1, gpu_index=3)
+    assert asked == [3]

@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from swapnet.errors import StorageError
-from swapnet.files import check_writable, replacing, working_folder
+from swapnet.files import (
+    check_writable,
+    folder_bytes,
+    is_in_page_cache,
+    replacing,
+    working_folder,
+)
 
 _HOLD = """
 import sys
@@ -219,3 +225,24 @@ def test_standard_output_keeps_what_was_written_to_it(
     write(link, "new\n")
     sys.stdout.write("after\n")
     assert capfd.readouterr().out == "before\nnew\nafter\n"
+
+
+def test_a_folder_has_the_bytes_of_all_its_files(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "one").write_bytes(bytes(10))
+    (tmp_path / "two").write_bytes(bytes(5))
+    assert folder_bytes(tmp_path) == 15
+
+
+@pytest.mark.parametrize(("error", "expected"), [(BlockingIOError, False), (OSError, True)])
+def test_the_page_cache_is_asked_for_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError], expected: bool
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(1 << 16))
+    assert is_in_page_cache(tmp_path / "file")
+
+    def refuse(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(os, "preadv", refuse)
+    assert is_in_page_cache(tmp_path / "file") is expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -12,12 +13,12 @@ import pytest
 import swapnet
 import swapnet.testing
 
-CALLS = ("build", "measure", "quantize", "use_custom_ops")
+CALLS = ("bench", "build", "measure", "quantize", "use_custom_ops")
 CLASSES = ("Engine", "Metrics", "RuntimeModel", "SwapExecutor", "SwapRunner", "SwapRuntime")
 VALUES = (
     *("Budget", "Demand", "Device", "Event", "Histogram", "Inference", "LoadMode", "Manifest"),
     *("ModelStats", "Pace"),
-    *("Place", "Plan", "PlanOptions", "Profile", "RangeCache", "Read", "Stats", "Step"),
+    *("Place", "Plan", "PlanOptions", "Profile", "RangeCache", "Read", "Report", "Stats", "Step"),
     *("StepEvent", "ThreadPool", "Usage"),
 )
 ERRORS = (
@@ -50,15 +51,18 @@ def signatures(name: str) -> Iterator[tuple[str, str]]:
         yield key, str(signature.return_annotation)
 
 
-def names_of_ours(annotation: str) -> set[str]:
-    """Names in an annotation that SwapNet defines."""
+@cache
+def classes_of_ours() -> frozenset[str]:
+    """Names of all classes that SwapNet defines."""
     from tests.swapnet.test_layers import modules
 
-    words = set(re.findall(r"\b[A-Z]\w+", annotation))
-    defined = set(
-        re.findall(r"^class (\w+)", "\n".join(p.read_text() for p in modules().values()), re.M)
-    )
-    return words & defined
+    texts = (path.read_text() for path in modules().values())
+    return frozenset(re.findall(r"^class (\w+)", "\n".join(texts), re.M))
+
+
+def names_of_ours(annotation: str) -> set[str]:
+    """Names in an annotation that SwapNet defines."""
+    return set(re.findall(r"\b[A-Z]\w+", annotation)) & classes_of_ours()
 
 
 @pytest.mark.parametrize("name", [*CALLS, "Engine", "SwapExecutor", "SwapRunner", "SwapRuntime"])

@@ -48,6 +48,14 @@ def test_refuses_what_does_not_fit(shapes: dict[str, tuple[int, ...]], message: 
         input_shapes(INPUTS, shapes)
 
 
+def test_one_star_stands_for_any_part_of_a_name() -> None:
+    asked = {"im*": (1, 3, 4, 5), "mask": (1, 4)}
+    assert input_shapes(INPUTS, asked) == {"image": (1, 3, 4, 5), "mask": (1, 4)}
+    assert input_shapes(INPUTS, {"*k": (2, 5)})["mask"] == (2, 5)
+    with pytest.raises(InputError, match=r"--shapes names 'x\*'"):
+        input_shapes(INPUTS, {"x*": (1,)})
+
+
 def test_what_is_not_given_stays_as_planned() -> None:
     planned = {"batch": 1, "height": 8, "width": 9}
     assert input_shapes(INPUTS, {}, planned) == {"image": (1, 3, 8, 9), "mask": (1, 8)}

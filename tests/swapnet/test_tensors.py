@@ -55,6 +55,9 @@ def test_parses_shapes_as_trtexec_writes_them() -> None:
         ('"a,b":2x512,c:3', {"a,b": (2, 512), "c": (3,)}),
         ('c:3,"a:1,b":2', {"c": (3,), "a:1,b": (2,)}),
         ("x=y:1", {"x=y": (1,)}),
+        ("'a,b:0':2x512,c:3", {"a,b:0": (2, 512), "c": (3,)}),
+        ("s:scalar,scalar:2", {"s": (), "scalar": (2,)}),
+        ("past.*:1x8", {"past.*": (1, 8)}),
     ],
 )
 def test_parses_empty_dimensions_scalars_and_names_with_commas(

@@ -12,6 +12,7 @@ from swapnet.units import align_up, format_size, parse_size
     ("text", "nbytes"),
     [
         *(("4096", 4096), ("7B", 7), ("1KB", 1000), ("200MB", 200_000_000), ("1GB", 10**9)),
+        *(("512M", 512 << 20), ("0.5G", 1 << 29), ("64m", 64 << 20), ("3k", 3072), ("9b", 9)),
         *(("1KiB", 1024), ("64MiB", 64 << 20), ("1.5GiB", 3 << 29), (" 2 MiB ", 2 << 20)),
     ],
 )
@@ -19,7 +20,9 @@ def test_parses_sizes(text: str, nbytes: int) -> None:
     assert parse_size(text) == nbytes
 
 
-@pytest.mark.parametrize("text", ["", "MiB", "64 miles", "-1MiB", "1e6", "64MiB25%", "1.MiB"])
+@pytest.mark.parametrize(
+    "text", ["", "MiB", "64 miles", "-1MiB", "1e6", "64MiB25%", "1.MiB", "1mib"]
+)
 def test_refuses_what_is_no_size(text: str) -> None:
     with pytest.raises(InputError, match="is not a size") as caught:
         parse_size(text)

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from swapnet.errors import InputError
-from swapnet.executor.bench.difference import check_comparable, largest_difference
+from swapnet.executor.bench.difference import (
+    ALGORITHMS,
+    Algorithm,
+    Rule,
+    check_comparable,
+    largest_difference,
+)
 from swapnet.manifest import Manifest, Source
 
 MIB = 1 << 20
@@ -40,6 +46,56 @@ def test_nan_in_one_place_only_is_no_small_matter() -> None:
 def test_other_shapes_are_no_small_matter() -> None:
     one, other = {"y": np.zeros(3)}, {"y": np.zeros(4)}
     assert largest_difference(one, other) == (inf, inf)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "expected"),
+    [
+        ("l0", 0.5),
+        ("l1", 1.25),
+        ("l2", 4.25),
+        ("lInf", 4.0),
+        ("cos", 1 - 22 / (26 * 35) ** 0.5),
+        ("relative", 1.0),
+    ],
+)
+def test_losses_are_those_of_trtexec(algorithm: Algorithm, expected: float) -> None:
+    ours, theirs = np.array([1.0, 3.0, 0.0, 4.0]), np.array([1.0, 3.0, 4.0, 3.0])
+    assert Rule(algorithm).loss(ours, theirs) == pytest.approx(expected)
+
+
+def test_tolerances_are_absolute_and_relative() -> None:
+    ours, theirs = np.array([1.1, 100.5]), np.array([1.0, 100.0])
+    assert Rule("l0", atol=0.2, rtol=0.0).loss(ours, theirs) == 0.5
+    assert Rule("l0", atol=0.0, rtol=0.01).loss(ours, theirs) == 0.5
+    assert Rule("l0", atol=0.2, rtol=0.01).loss(ours, theirs) == 0.0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_values_that_are_not_finite_equal_themselves_only(algorithm: Algorithm) -> None:
+    odd = np.array([inf, -inf, nan, 1.0])
+    rule = Rule(algorithm)
+    assert rule.loss(odd, odd) == 0.0
+    assert rule.loss(np.zeros(0), np.zeros(0)) == 0.0
+    assert rule.loss(np.zeros(3), np.zeros(4)) == inf
+    for found in ([1.0, -inf, nan, 1.0], [inf, -inf, 1.0, 1.0], [-inf, -inf, nan, 1.0]):
+        assert rule.loss(np.array(found), odd) > 0.2
+
+
+def test_a_zero_vector_has_no_direction() -> None:
+    assert Rule("cos").loss(np.zeros(3), np.ones(3)) == 1.0
+    assert Rule("cos").loss(np.zeros(3), np.zeros(3)) == 0.0
+
+
+def test_rules_of_users_are_checked() -> None:
+    assert Rule.of() is None
+    assert Rule.of("l0") == Rule("l0", 0.0, 1e-5, 1e-5)
+    with pytest.raises(InputError, match="there is no algorithm 'l3'"):
+        Rule.of("l3")
+    assert Rule.of("cos", 0.5) == Rule("cos", 0.5)
+    assert Rule.of(None, None, 0.1, 0.2) == Rule("l0", 0.0, 0.1, 0.2)
+    with pytest.raises(InputError, match="tolerances are not for l2"):
+        Rule.of("l2", atol=0.1)
 
 
 def test_engines_of_other_models(simulated_manifest: Callable[..., Manifest]) -> None:

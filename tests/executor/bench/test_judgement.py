@@ -7,8 +7,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from swapnet.errors import InputError
+from swapnet.executor.bench.difference import Rule
 from swapnet.executor.bench.judgement import (
-    Judgement,
+    judge,
     non_finite_reasons,
     packing_reasons,
     rounding,
@@ -17,11 +19,25 @@ from swapnet.manifest import Manifest
 
 
 @pytest.mark.parametrize(
-    ("difference", "limit", "expected"),
-    [(0.0, 0.0, True), (1e-3, 1e-3, True), (2e-3, 1e-3, False), (inf, inf, False), (nan, 1, False)],
+    ("found", "limit", "expected"),
+    [(1.0, 0.0, True), (1.001, 1e-3, True), (1.002, 1e-3, False), (inf, 9, False), (nan, 9, False)],
 )
-def test_what_is_enough(difference: float, limit: float, expected: bool) -> None:
-    assert Judgement.is_enough(difference, limit) is expected
+def test_what_is_enough(found: float, limit: float, expected: bool) -> None:
+    ours, theirs = {"y": np.array([found])}, {"y": np.array([1.0])}
+    judged = judge(ours, theirs, Rule("relative", limit + 1e-12))
+    assert judged.is_within is expected
+    assert judged.algorithm == "relative"
+    if found in (inf, nan):
+        assert judged.losses == {"y": None}
+
+
+def test_references_may_be_of_some_outputs_and_of_no_others() -> None:
+    ours = {"y": np.zeros(3), "z": np.ones(3)}
+    judged = judge(ours, {"z": np.array([1.0, 1.0, 2.0])}, Rule())
+    assert judged.losses == {"z": pytest.approx(1 / 3)}
+    assert not judged.is_within
+    with pytest.raises(InputError, match="reference output 'w' is unknown"):
+        judge(ours, {"w": np.zeros(3)}, Rule())
 
 
 def test_values_that_are_not_finite_are_counted() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from swapnet.errors import BudgetError
 from swapnet.executor.bench.rounds import Schedule, run_rounds
-from swapnet.executor.bench.sides import Round
+from swapnet.executor.bench.timing import Round, Timing
 
 
 class Fake:
@@ -21,7 +21,20 @@ class Fake:
         if len(self.counts) == self._fails_at:
             raise BudgetError("killed", why="too large")
         self.counts.append(count)
-        return Round((self._ms,) * count)
+        return Round.of([self._ms] * count)
+
+
+class Slowing(Fake):
+    """A side that takes a fifth longer in each of its first rounds."""
+
+    def __init__(self, rounds: int) -> None:
+        super().__init__(10)
+        self._left = rounds
+
+    def __call__(self, count: int) -> Round:
+        self._ms *= 1.2 if self._left > 0 else 1
+        self._left -= 1
+        return super().__call__(count)
 
 
 def schedule(**fields: float) -> Schedule:
@@ -67,6 +80,29 @@ def test_others_may_not() -> None:
 
 def test_three_rounds_are_enough_after_long() -> None:
     taken = run_rounds(schedule(at_most_s=0), {"swapped": Fake(1)})
+    assert len(taken.rounds["swapped"]) == 3
+
+
+def test_the_warm_up_is_counted_apart() -> None:
+    side = Fake(1)
+    taken = run_rounds(schedule(), {"swapped": side})
+    assert taken.warm_up_inferences == 2
+    assert taken.warm_up_ms > 0
+    assert taken.wall_s > 0
+    assert sum(len(turn.timings) for turn in taken.rounds["swapped"]) == 15
+
+
+@pytest.mark.parametrize(("slowing", "rounds"), [(0, 5), (6, 7), (99, 10)])
+def test_rounds_are_added_until_the_last_three_agree(slowing: int, rounds: int) -> None:
+    taken = run_rounds(schedule(most_rounds=10), {"swapped": Slowing(slowing)})
+    assert len(taken.rounds["swapped"]) == rounds
+
+
+def test_pauses_count_for_the_duration() -> None:
+    def paused(count: int) -> Round:
+        return Round(tuple(Timing(1.0, idle_ms=9.0) for _ in range(count)))
+
+    taken = run_rounds(schedule(duration_s=0.03, rounds=1, iterations=1), {"swapped": paused})
     assert len(taken.rounds["swapped"]) == 3
 
 

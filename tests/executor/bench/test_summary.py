@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from swapnet.executor.bench.report import Report, as_text
+from swapnet.executor.bench.report import Report, as_text, warnings
+from swapnet.executor.bench.rounds import Rounds
 from swapnet.executor.bench.summary import Measured, make_report, peer_of
 from swapnet.executor.device import Device
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.manifest import Manifest
 from swapnet.profile import assumed_profile
-from tests.executor.bench.conftest import a_peer, a_report, a_round
+from tests.executor.bench.conftest import a_peer, a_report, a_round, an_opening
 
 Simulated = Callable[..., tuple[Path, Manifest]]
 
@@ -25,21 +26,29 @@ def report(simulated: Simulated) -> Callable[..., Report]:
     _, manifest = simulated([1 << 20] * 8)
     profile = assumed_profile(manifest)
 
-    def make(budget_bytes: int | None = None, **fields: Any) -> Report:
-        budget_bytes = budget_bytes or smallest_budget(manifest)[0] + (2 << 20)
+    def rounds_of(**sides: Any) -> Rounds:
         usual: dict[str, Any] = {
-            "manifest": manifest,
-            "profile": profile,
-            "plan": make_plan(manifest, profile, budget_bytes),
             "swapped": [
-                a_round([10.0] * 3, stall_ms=(1.0,) * 3, read_bytes=30),
-                a_round([30.0] * 3, stall_ms=(3.0,) * 3, read_bytes=30),
+                a_round([10.0] * 3, stall_ms=1.0, read_bytes=10),
+                a_round([30.0] * 3, stall_ms=3.0, read_bytes=10),
             ],
             "resident": [
                 a_round([8.0], idle_ms=(4.0,), storage_bytes_per_s=1e9),
                 a_round([20.0], idle_ms=(16.0,), storage_bytes_per_s=1e9),
             ],
             "unswapped": [a_round([5.0]), a_round([20.0])],
+        }
+        return Rounds({**usual, **sides}, warm_up_inferences=4, warm_up_ms=200.0, wall_s=2.0)
+
+    def make(
+        budget_bytes: int | None = None, sides: dict[str, Any] | None = None, **fields: Any
+    ) -> Report:
+        budget_bytes = budget_bytes or smallest_budget(manifest)[0] + (2 << 20)
+        usual: dict[str, Any] = {
+            "manifest": manifest,
+            "profile": profile,
+            "plan": make_plan(manifest, profile, budget_bytes),
+            "taken": rounds_of(**(sides or {})),
             "peers": {"mapped": a_peer(6.0)},
             "fixed_bytes": 40,
             "peak_bytes": 90,
@@ -47,11 +56,14 @@ def report(simulated: Simulated) -> Callable[..., Report]:
             "error": (1e-5, 1e-6),
             "judgement": None,
             "load_mode": "direct",
+            "opening": an_opening(),
+            "engine_bytes": 9 << 20,
         }
         return make_report(
             Measured(**{**usual, **fields}),
             budget="7MiB",
             percentiles=(50, 99),
+            advice=True,
             device=Device(2),
             command="swapnet bench",
         )
@@ -76,14 +88,14 @@ def test_ratios_are_taken_pair_by_pair(report: Callable[..., Report]) -> None:
 def test_predictions_are_paired_too(report: Callable[..., Report]) -> None:
     found = report()
     resident = [a_round([8.0], idle_ms=(ms,), storage_bytes_per_s=1e9) for ms in (10.0, 10.0)]
-    steady = report(resident=resident)
+    steady = report(sides={"resident": resident})
     assert steady.prediction_error == pytest.approx(20 / steady.paired_predicted_ms - 1)
     assert found.prediction_error != steady.prediction_error
     assert found.predicted_ms == steady.predicted_ms
 
 
 def test_without_the_unswapped_ours_in_memory_is_the_bound(report: Callable[..., Report]) -> None:
-    found = report(unswapped=[], error=None)
+    found = report(sides={"unswapped": []}, error=None)
     assert found.unswapped_ms is None
     assert found.ratio_to_unswapped is None
     assert found.execution_ms == 10.0
@@ -91,7 +103,7 @@ def test_without_the_unswapped_ours_in_memory_is_the_bound(report: Callable[...,
 
 def test_nothing_is_streamed_when_everything_fits(report: Callable[..., Report]) -> None:
     still = [a_round([8.0], idle_ms=(4.0,)), a_round([9.0], idle_ms=(4.0,))]
-    found = report(1 << 30, resident=still)
+    found = report(1 << 30, {"resident": still})
     assert found.verdict == "not swapped"
     assert found.reading_ms == 0
     assert found.overlap_fraction == 1
@@ -122,4 +134,43 @@ def test_text_names_all_sides() -> None:
     assert "third: median = 120.00 ms, 1.20 times ours; late" in shown
     assert "with the delays of these rounds 102.00 ms, measured -2.0%" in shown
     assert "Verdict: compute-bound" in shown
-    assert "a larger budget" in as_text(a_report(verdict="storage-bound"))
+
+
+def test_a_report_counts_what_was_measured_and_how(report: Callable[..., Report]) -> None:
+    found = report()
+    assert (found.warm_up_inferences, found.warm_up_ms, found.wall_s) == (4, 200.0, 2.0)
+    assert found.duration_s == pytest.approx(0.12)
+    assert found.stable is False
+    assert found.parts_ms["stall"].median == found.stall_ms == 2.0
+    assert found.stall_fraction == pytest.approx(0.1)
+    assert found.idle_cv_percent == pytest.approx(60)
+    assert found.latency_ms.cv_percent == pytest.approx(50)
+    assert found.advice is not None
+    assert (found.rate_hz, found.deadline_misses, found.idle_ms_between) == (None, None, 0.0)
+
+
+def test_deadlines_are_counted_where_there_is_a_rate(report: Callable[..., Report]) -> None:
+    late = [a_round([10.0, 12.0], is_late=True, idle_ms_before=5.0, ahead_bytes=8)]
+    late.append(a_round([10.0]))
+    found = report(sides={"swapped": late}, rate_hz=50.0)
+    assert (found.rate_hz, found.deadline_misses) == (50.0, 2)
+    assert (found.idle_ms_between, found.ahead_bytes) == (5.0, 8)
+    assert "at 50 Hz 2 of 3 deadlines missed" in as_text(found)
+
+
+def test_noise_is_marked() -> None:
+    quiet = a_report(rounds=5, iterations=100, percentiles_ms={"99": 1.0, "100": 2.0})
+    assert not list(warnings(quiet))
+    assert "of only" not in as_text(quiet)
+    noisy = a_report(
+        iterations=99,
+        percentiles_ms={"99": 1.0, "50": 0.5},
+        ratio_to_bound=0.664,
+        idle_cv_percent=2.6,
+        stable=False,
+    )
+    shown = as_text(noisy)
+    assert "percentile(99%) = 1.00 ms (of only 99), percentile(50%) = 0.50 ms" in shown
+    assert "ratio 0.664 (below 1: noise)" in shown
+    assert "Warning: execution in memory varies by 2.6%, more than 2.5%" in shown
+    assert "Warning: medians of the last rounds differ by more than 10% after 5 rounds" in shown
