@@ -30,7 +30,7 @@ def test_options_that_mean_nothing_are_noticed() -> None:
     [
         (["--infStreams=2"], "--infStreams=2 is not for SwapNet", "swapnet scenario run"),
         (["--useDLACore=0"], "not for SwapNet", "leave it out"),
-        (["--plugins=a.so"], "not for SwapNet", "standard operators"),
+        (["--plugins=a.so"], "not for SwapNet", "--custom-ops"),
         (["--inputIOFormats=fp16:chw"], "not for SwapNet", "types and layout"),
         (["--iteration=3"], "unknown option --iteration", "--iterations?"),
         (["model.onnx"], "'model.onnx' is no option", "--onnx=MODEL.onnx"),
