@@ -143,7 +143,7 @@ _REFUSED: Mapping[str, str] = {
     "leave it out: SwapNet does not run on a DLA": "--useDLACore= --allowGPUFallback "
     "--buildDLAStandalone --layerDeviceTypes= --adjustForDLA --reportCapabilityDLA "
     "--uint8AsymmetricQuantizationDLA",
-    "leave it out: SwapNet loads no plugins; a model must have standard operators": "--plugins= "
+    "leave it out: SwapNet loads no plugins of TensorRT; ONNX Runtime takes --custom-ops of swapnet build and bench": "--plugins= "
     "--staticPlugins= --dynamicPlugins= --setPluginsToSerialize= --safetyPlugins= "
     "--enablePluginOverride",
     "leave it out: engines run with the full runtime": "--useRuntime=full --leanDLLPath= "
