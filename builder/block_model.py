@@ -29,24 +29,21 @@ def save_block(engine: Engine, index: int, target: Path) -> None:
     import onnx
 
     manifest, folder = engine.manifest, engine.folder
-    what = f"block {index} of {folder} can't be written as ONNX"
-    if not 0 <= index < len(manifest.blocks):
+    blocks, why = manifest.blocks, ""
+    if not 0 <= index < len(blocks):
+        why = f"the engine has the blocks 0 to {len(blocks) - 1}"
+    elif manifest.is_tensorrt:
+        why = f"{manifest.compiled.backend} has compiled it"
+    elif not blocks[index].is_graph:
+        why = "it looks up rows of a table, and has no operators"
+    if why:
         raise InputError(
-            what,
-            why=f"the engine has {len(manifest.blocks)} blocks",
-            hint=f"give a number from 0 to {len(manifest.blocks) - 1}",
-        )
-    block = manifest.blocks[index]
-    if manifest.is_tensorrt or not block.is_graph:
-        raise InputError(
-            what,
-            why=f"it is for {manifest.compiled.backend}"
-            if manifest.is_tensorrt
-            else "it looks up rows of a table, which has no operators",
-            hint="give a block of operators of an engine for onnxruntime",
+            f"block {index} of {folder} can't be written as ONNX",
+            why=why,
+            hint="give a block of operators, of an engine for onnxruntime",
         )
     model = onnx.load_model_from_string(Skeletons(folder, manifest).read(index))
-    stored = {weight.name: weight for weight in (*block.weights, *manifest.shared)}
+    stored = {weight.name: weight for weight in (*blocks[index].weights, *manifest.shared)}
     values = [value for value in model.graph.input if value.name not in stored]
     with (folder / WEIGHTS).open("rb") as file:
         for name in (value.name for value in model.graph.input if value.name in stored):

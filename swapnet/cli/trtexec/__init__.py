@@ -13,7 +13,8 @@ import click
 
 from swapnet.budget import Budget, Demand
 from swapnet.cli.bench import percentiles_of, references_of
-from swapnet.cli.engine import build_place, open_engine, say
+from swapnet.cli.console import progress, say
+from swapnet.cli.engine import build_place, open_engine
 from swapnet.cli.exports import Exports
 from swapnet.cli.options import named_files
 from swapnet.cli.trtexec.line import Line, parse_line

@@ -6,12 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
 from polygraphy.comparator import Comparator
+from polygraphy.tools import main
 
 from swapnet.calibration.accuracy.runner import SwapEngineFromOnnx, SwapRunner
 from tests.helpers.engines import BuildToy
@@ -59,20 +61,22 @@ def test_a_loader_builds_an_engine(engine: BuildToy, tmp_path: Path, kept: bool)
     assert opened.folder.exists() == kept
 
 
+def entry_points() -> tuple[str, list[str]]:
+    """Group and lines of the entry points for Polygraphy in ``pyproject.toml``."""
+    project = (ROOT / "pyproject.toml").read_text()
+    section = re.search(r'^\[project\.entry-points\."(.+)"\]\n((?:\w.*\n)+)', project, re.M)
+    assert section is not None
+    return section[1], section[2].replace('"', "").splitlines()
+
+
 @pytest.fixture
 def installed(tmp_path: Path) -> dict[str, str]:
     """Variables of a process in which the entry points of ``pyproject.toml`` are installed."""
-    section = re.search(
-        r'^\[project\.entry-points\."(.+)"\]\n((?:\w.*\n)+)',
-        (ROOT / "pyproject.toml").read_text(),
-        re.M,
-    )
-    assert section is not None
+    group, lines = entry_points()
     info = tmp_path / "site" / "swapnet_trt-0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: swapnet-trt\nVersion: 0\n")
-    lines = section[2].replace('"', "")
-    (info / "entry_points.txt").write_text(f"[{section[1]}]\n{lines}")
+    (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]))
     return {**os.environ, "PYTHONPATH": f"{info.parent}{os.pathsep}{ROOT}"}
 
 
@@ -109,8 +113,31 @@ def test_the_command_of_polygraphy_builds_at_the_shapes_that_it_is_given(
     shapes = ("--input-shapes", "x:[2,4,64]", "mask:[2,4]")
     said = polygraphy(installed, toy.model, "--onnxrt", "--swapnet", *shapes)
     assert "PASSED" in said
-    script = polygraphy(installed, toy.model, "--swapnet", *shapes, "--gen-script", "-")
-    assert (
-        f"SwapEngineFromOnnx('{toy.model}', shapes={{'x': (2, 4, 64), 'mask': (2, 4)}})" in script
-    )
-    assert "'weights:0%'" in script
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning",  # Polygraphy leaves the script's file open
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+def test_the_options_of_polygraphy_become_a_script(
+    engine: BuildToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = engine("dynamic")
+    (group, (line,)) = entry_points()
+    name, value = line.split(" = ")
+    plugin = metadata.EntryPoint(name, value, group)
+    monkeypatch.setattr(metadata, "entry_points", lambda: metadata.EntryPoints([plugin]))
+
+    def script(*options: str) -> str:
+        path = tmp_path / "script.py"
+        arguments = ["run", str(toy.model), "--swapnet", *options, "--gen-script", str(path)]
+        monkeypatch.setattr(sys, "argv", ["polygraphy", *arguments])
+        assert main() == 0
+        return path.read_text()
+
+    built = script("--input-shapes", "x:[2,4,64]", "mask:[2,4]")
+    assert f"SwapEngineFromOnnx('{toy.model}', shapes={{'x': (2, 4, 64), 'mask': (2, 4)}})" in built
+    assert "SwapRunner(build_swapnet, 'weights:0%')" in built
+    opened = script("--swapnet-engine", "engines/mine", "--swapnet-budget", "64MiB")
+    assert "SwapRunner('engines/mine', '64MiB')" in opened
