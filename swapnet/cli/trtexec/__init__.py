@@ -179,7 +179,8 @@ def _infer(line: Line, log: Log, exports: Exports, folder: Path) -> bool:
         log("I", "Optimization Profile Information:", *_planned(manifest))
     options = _bench_options(line, engine, log.command)
     log("I", *_binding_lines(line, manifest), "Starting inference")
-    findings = bench_with(engine, budget, options, say=say)
+    with progress(folder.name, lines=False) as moved:
+        findings = bench_with(engine, budget, options, say=say, progress=moved)
     exports.write(findings)
     return _report(line, log, findings, options.percentiles)
 
