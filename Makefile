@@ -14,6 +14,7 @@ BUDGET ?= weights:25%
 BACKEND ?= auto
 OUT ?= engines/$(basename $(notdir $(MODEL)))$(if $(filter-out auto onnxruntime,$(BACKEND)),-$(BACKEND))
 SHAPES ?=
+DIMS ?=
 PRECISION ?=
 DATA ?=
 PYCUDA_WHEEL ?=
@@ -23,7 +24,7 @@ GROUPS ?=
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-17s %s\n' "$$name" "$$text"; done
-	@printf '\n  make engines MODEL=path/to/model.onnx BUDGET=64MiB OUT=engines/mine [SHAPES=name:1x3x224x224] [DATA=inputs.npz] [PRECISION=int8]\n'
+	@printf '\n  make engines MODEL=path/to/model.onnx BUDGET=64MiB OUT=engines/mine [SHAPES=name:1x3x224x224] [DIMS=batch=1] [DATA=inputs.npz] [PRECISION=int8]\n'
 
 setup: $(READY) ## Make the virtual environment
 
@@ -38,12 +39,12 @@ engines: $(READY) ## Build the zoo for BACKEND, swap each at BUDGET on real inpu
 ifeq ($(MODEL),)
 	$(BIN)/python -m swapnet models run --budget '$(BUDGET)' --backend '$(BACKEND)'
 else
-	$(BIN)/python -m swapnet build '$(MODEL)' -o '$(OUT)' --backend '$(BACKEND)' $(if $(SHAPES),--shapes '$(SHAPES)') $(if $(PRECISION),--precision '$(PRECISION)') $(if $(DATA),--data '$(DATA)')
+	$(BIN)/python -m swapnet build '$(MODEL)' -o '$(OUT)' --backend '$(BACKEND)' $(if $(SHAPES),--shapes '$(SHAPES)') $(if $(DIMS),--dims '$(DIMS)') $(if $(PRECISION),--precision '$(PRECISION)') $(if $(DATA),--data '$(DATA)')
 	$(if $(filter auto onnxruntime,$(BACKEND)),$(BIN)/python -m swapnet bench '$(OUT)' --budget '$(BUDGET)' --compare)
 endif
 
 try: $(READY) ## Try MODEL=path/to/model.onnx as it is: plan, build, swap, compare, in one line
-	$(BIN)/python -m swapnet try '$(MODEL)' $(if $(SHAPES),--shapes '$(SHAPES)') $(if $(DATA),--data '$(DATA)')
+	$(BIN)/python -m swapnet try '$(MODEL)' $(if $(SHAPES),--shapes '$(SHAPES)') $(if $(DIMS),--dims '$(DIMS)') $(if $(DATA),--data '$(DATA)')
 
 test: $(READY) ## All tests
 	$(BIN)/python -m pytest -n auto --dist loadgroup

@@ -35,6 +35,7 @@ from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.files import working_folder
 from swapnet.profile import assumed_profile
+from swapnet.progress import Progress, silent
 
 __all__ = ["BenchOptions", "bench", "bench_with"]
 
@@ -126,6 +127,7 @@ def bench(
     measure: bool = True,
     storage_timeout_ms: float = STORAGE_TIMEOUT_MS,
     say: Callable[[str], None] = to_stderr,
+    progress: Progress = silent,
 ) -> Report:
     """Measure latency and memory of an engine at a budget, as ``swapnet bench`` does.
 
@@ -167,6 +169,8 @@ def bench(
         Measure this device first if it has no stored delays.
     say
         Called with one line when something is measured first.
+    progress
+        Called with each stage and round.
 
     Returns
     -------
@@ -206,7 +210,7 @@ def bench(
         measure=measure,
         storage_timeout_ms=storage_timeout_ms,
     )
-    return bench_with(engine, budget, with_these, say=say).report
+    return bench_with(engine, budget, with_these, say=say, progress=progress).report
 
 
 def bench_with(
@@ -215,8 +219,12 @@ def bench_with(
     options: BenchOptions,
     *,
     say: Callable[[str], None] = to_stderr,
+    progress: Progress = silent,
 ) -> Findings:
-    """The benchmark of `bench`, with plan, rounds and outputs beside the report."""
+    """The benchmark of `bench`, with plan, rounds and outputs beside the report.
+
+    ``progress`` is called with each stage and round.
+    """
     parsed, load_mode = Budget.parse(budget), LoadMode.parse(options.load_mode)
     pauses = Pauses(options.idle_ms, options.rate_hz)
     opened = _opened(engine, options, say)
@@ -234,14 +242,15 @@ def bench_with(
         source = original_model(opened.manifest, given) if compare or options.mapped else None
         nbytes = admitted_bytes(parsed, opened.manifest)
         make_plan(opened.manifest, assumed_profile(opened.manifest), nbytes, options.plan)
-        opened = _with_delays(opened, options, say)
+        opened = _with_delays(opened, options, say, progress)
         others: dict[str, Other] = {}
         if options.mapped and source is not None:
             compiled = opened.manifest.compiled
             whole = save_optimised(source, folder, operators=operators_of(compiled))
             others["mapped"] = Other(whole, "mapped")
         if other is not None:
-            others["against"] = Other(_with_delays(other, options, say).folder)
+            others["against"] = Other(_with_delays(other, options, say, progress).folder)
+        progress("fixed cost", 0, 1)
         return run_bench(
             Setup(
                 engine=opened,
@@ -264,7 +273,8 @@ def bench_with(
                 trace=options.trace,
                 advice=True,
                 command=options.command,
-            )
+            ),
+            progress,
         )
 
 
@@ -312,7 +322,9 @@ def _inputs(engine: Engine, options: BenchOptions) -> dict[str, Array]:
     return check_inputs(engine.manifest, options.inputs)
 
 
-def _with_delays(engine: Engine, options: BenchOptions, say: Callable[[str], None]) -> Engine:
+def _with_delays(
+    engine: Engine, options: BenchOptions, say: Callable[[str], None], progress: Progress
+) -> Engine:
     if not options.measure or not can_run(engine.manifest.compiled.backend):
         return engine
-    return ensure_measured(engine, load_mode=options.load_mode, say=say)
+    return ensure_measured(engine, load_mode=options.load_mode, progress=progress, say=say)

@@ -37,6 +37,7 @@ from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.executor.swapping.verify import check_weights
 from swapnet.manifest import SHARED, WEIGHTS, Manifest
 from swapnet.process.forks import Birthplace
+from swapnet.units import format_size
 
 __all__ = ["SwapExecutor"]
 
@@ -527,6 +528,18 @@ class SwapExecutor:
             self._discard(arena, is_late=isinstance(error, StalledError))
             raise
         self._plan = plan
+        _LOGGER.info(
+            "%s: plan for %s: %d blocks in %d steps, %s resident, %s streamed (%s), "
+            "%.1f ms predicted",
+            self.engine.folder,
+            format_size(plan.budget_bytes),
+            len(self.manifest.blocks),
+            len(plan.steps),
+            format_size(plan.resident_bytes + plan.shared_bytes),
+            format_size(plan.streamed_bytes),
+            self.load_mode,
+            plan.predicted_ms,
+        )
 
     def _relocate(self, arena: Memory, before: Plan, plan: Plan) -> None:
         """Load a plan into the memory of the one before: blocks that stay resident only move."""

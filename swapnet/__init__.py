@@ -5,6 +5,7 @@ Names are imported when they are first used, so that an executing process loads 
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from swapnet.version import VERSION
 if TYPE_CHECKING:
     from swapnet.budget import Budget, Demand
     from swapnet.builder.build import build
-    from swapnet.calibration.accuracy.runner import SwapRunner
+    from swapnet.calibration.accuracy.runner import SwapEngineFromOnnx, SwapRunner
     from swapnet.calibration.bench import bench
     from swapnet.calibration.delays.measure import measure
     from swapnet.calibration.quantize import quantize
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from swapnet.ranges import RangeCache
 
 __version__ = VERSION
+
+logging.getLogger("swapnet").addHandler(logging.NullHandler())
 
 __all__ = [
     "Accelerator",
@@ -87,6 +90,7 @@ __all__ = [
     "Step",
     "StepEvent",
     "StorageError",
+    "SwapEngineFromOnnx",
     "SwapExecutor",
     "SwapRunner",
     "SwapRuntime",
@@ -104,7 +108,7 @@ __all__ = [
 _HOMES = {
     "budget": ("Budget", "Demand"),
     "builder.build": ("build",),
-    "calibration.accuracy.runner": ("SwapRunner",),
+    "calibration.accuracy.runner": ("SwapEngineFromOnnx", "SwapRunner"),
     "calibration.bench": ("bench",),
     "calibration.delays.measure": ("measure",),
     "calibration.quantize": ("quantize",),

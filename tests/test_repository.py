@@ -191,8 +191,8 @@ def test_signatures_on_the_page_of_the_python_interface_are_those_of_the_code() 
         function = ast.parse(f"def f{written}: ...").body[0]
         assert isinstance(function, ast.FunctionDef)
         arguments = function.args
-        several = filter(None, [arguments.vararg])
-        every = (*arguments.posonlyargs, *arguments.args, *several, *arguments.kwonlyargs)
+        several, others = filter(None, [arguments.vararg]), filter(None, [arguments.kwarg])
+        every = (*arguments.posonlyargs, *arguments.args, *several, *arguments.kwonlyargs, *others)
         names = [argument.arg for argument in every]
         parameters = [
             parameter

@@ -100,7 +100,7 @@ def compare_outputs(
     ):
         _check_inputs(expects, gives, reference, candidate)
         for count, feed in enumerate(samples, 1):
-            progress("samples", count, count)
+            progress("samples", count, 0)
             expected = _infer(expects, feed, reference)
             given = _infer(gives, feed, candidate)
             _check_outputs(expected, given, reference, candidate)

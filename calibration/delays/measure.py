@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +24,8 @@ from swapnet.progress import Progress, silent
 from swapnet.shapes import shapes_key
 
 __all__ = ["ensure_measured", "measure", "measure_in_child"]
+
+_LOGGER = logging.getLogger("swapnet")
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -111,6 +114,7 @@ def ensure_measured(
     """
     opened = ensure_shapes(Engine.open(engine, device=device), shapes, dims=dims, say=say)
     if not opened.measured.is_assumed:
+        _LOGGER.info("%s: delays were measured before (profile.json)", opened.folder)
         return opened
     folder = opened.folder
     built, other = (path.exists() for path in profile_paths(folder, opened.manifest))
@@ -134,6 +138,8 @@ def _measure(engine: Engine, load_mode: LoadMode | str, fresh: bool, progress: P
         mode = storage.mode
     key = f"{engine.device.fingerprint}, {filesystem_of(weights)}, {mode}"
     known = () if fresh else load_requests(key)
+    if known:
+        _LOGGER.info("%s: storage was measured within a day (%s)", engine.folder, key)
     job = Job(
         folder=str(engine.folder),
         threads=engine.device.threads,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,14 +21,15 @@ from swapnet.calibration.ranges.graph import Model, Variant, open_model, work_fo
 from swapnet.calibration.ranges.groups import group_limit, group_tensors
 from swapnet.calibration.ranges.worker import Found, Job
 from swapnet.data.spool import Sample, Spool, samples_to_plan, spool
-from swapnet.errors import BudgetError, InputError
+from swapnet.errors import BackendError, BudgetError, InputError
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import demand
-from swapnet.machine import memory_to_measure_in_bytes
+from swapnet.machine import memory_to_measure_in_bytes, usable_memory_bytes
 from swapnet.process.cgroup import MemoryGroup
+from swapnet.process.child import ProcessDied
 from swapnet.progress import Progress, silent
 from swapnet.ranges import METHODS, Method, Range, RangeCache
 from swapnet.units import format_size
@@ -49,6 +51,7 @@ def calibrate_ranges(
     device: Device | None = None,
     source_sha256: str | None = None,
     source_name: str | None = None,
+    apart: bool = False,
     progress: Progress = silent,
 ) -> RangeCache:
     """Run samples through the model, swapped under a budget, and take a range of each activation.
@@ -82,6 +85,8 @@ def calibrate_ranges(
         Compute threads.
     source_sha256, source_name
         Hash and name of the model that the cache belongs to, if ``model`` was made from it.
+    apart
+        Build what is observed in a process of its own: this one lives on if the kernel ends that.
     progress
         Called with each stage.
 
@@ -101,7 +106,7 @@ def calibrate_ranges(
     _check(method, percentile)
     parsed = Budget.parse(budget)
     model = Path(model)
-    with work_folder(model) as folder:
+    with work_folder(model) as folder, _explained(source_name or model.name):
         progress("read", 0, 1)
         opened = open_model(model, folder)
         chosen = opened.chosen(tensors if tensors is not None else opened.activations())
@@ -117,6 +122,7 @@ def calibrate_ranges(
             budget=parsed,
             memory_limit=memory_limit,
             threads=(device or Device()).threads,
+            apart=apart,
             progress=progress,
         )
         found = passes.run(chosen, opened.ranked(channels or {}), method, percentile)
@@ -172,6 +178,7 @@ class _Passes:
     budget: Budget
     memory_limit: bool
     threads: int
+    apart: bool
     progress: Progress
 
     def run(
@@ -240,6 +247,7 @@ class _Passes:
             backend="onnxruntime",
             shapes=shapes,
             data=[{name: arrays[name] for name in variant.inputs}],
+            process_per_block=self.apart,
             progress=self.progress,
         )
         manifest = Engine.open(engine, device=Device(pool=ThreadPool.GLOBAL)).manifest
@@ -281,6 +289,25 @@ class _Passes:
         limit = fixed_bytes(job.method, job.threads) + prepared.budget_bytes
         with MemoryGroup(limit) as group:
             return observe_in_child(job, self.progress, group=group, limit_bytes=limit)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Say what is known of memory where a process was killed."""
+    try:
+        yield
+    except BackendError as error:
+        died = error if isinstance(error, ProcessDied) else error.__cause__
+        if not isinstance(died, ProcessDied) or not died.was_killed:
+            raise
+        raise BackendError(
+            f"{name} could not be calibrated: {died.what}",
+            why=f"{error.why}: {format_size(usable_memory_bytes())} is available"
+            if error is died
+            else error.why,
+            hint="free some memory, or take the ranges on a larger machine and give them with "
+            "--calibration",
+        ) from error
 
 
 def _largest(

@@ -28,6 +28,7 @@ def calibrate_model(
     budget: str | int = "100%",
     memory_limit: bool = False,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    apart: bool = False,
     progress: Progress = silent,
 ) -> RangeCache:
     """Ranges and means of the values of a model, from running it swapped on representative inputs.
@@ -51,6 +52,8 @@ def calibrate_model(
         Run under the kernel's limit of that budget.
     shapes
         Input shapes to plan for; by default those of the largest sample.
+    apart
+        Build what is observed in a process of its own, as the command line does.
     progress
         Called with each stage.
 
@@ -79,6 +82,7 @@ def calibrate_model(
             budget=budget,
             memory_limit=memory_limit,
             shapes=shapes,
+            apart=apart,
             source_sha256=source.identity,
             source_name=source.name,
             progress=progress,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ __all__ = [
     "session_options",
     "version",
 ]
+
+_LOGGER = logging.getLogger("swapnet")
 
 _FULL_ARENA = re.compile(
     r"Available memory of (\d+) is smaller than requested bytes of (\d+)", re.IGNORECASE
@@ -167,6 +170,7 @@ class Sessions:
                 self._opened.clear()
                 self._generation = self._scratch.generation
             self._opened = {span: s for span, s in self._opened.items() if span in set(spans)}
+            _LOGGER.info("%d sessions, %d of them kept from before", len(spans), len(self._opened))
             for span, step in zip(spans, steps, strict=True):
                 if span not in self._opened:
                     self._opened[span] = self._open(self._model(*span), step)

@@ -40,6 +40,7 @@ from swapnet.files import folder_bytes, is_in_page_cache, working_folder
 from swapnet.manifest import WEIGHTS, Manifest
 from swapnet.process.cgroup import MemoryGroup, accounting, check_available, is_available
 from swapnet.profile import Profile
+from swapnet.progress import Progress, silent
 
 __all__ = ["Findings", "Other", "Setup", "bench"]
 
@@ -175,8 +176,8 @@ class Findings:
         return [timing for turn in self.rounds for timing in turn.timings]
 
 
-def bench(setup: Setup) -> Findings:
-    """Measure one engine at one budget.
+def bench(setup: Setup, progress: Progress = silent) -> Findings:
+    """Measure one engine at one budget; ``progress`` is called with each stage and round.
 
     Raises
     ------
@@ -195,9 +196,10 @@ def bench(setup: Setup) -> Findings:
     if setup.memory_limit:
         check_available()
     with working_folder("swapnet-bench-") as folder, ExitStack() as stack:
+        progress("open", 0, 1)
         sides = _Sides(setup, plan, folder, stack, counted)
         runs = {name: worker.run for name, worker in sides.workers.items()}
-        taken = run_rounds(setup.schedule, runs, setup.others)
+        taken = run_rounds(setup.schedule, runs, setup.others, progress)
         taken.notes.update(sides.notes)
         swapped = sides.workers["swapped"]
         details = swapped.details()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
+from math import ceil, inf
+from statistics import median
 
 from swapnet.errors import SwapnetError
 from swapnet.executor.bench.statistics import is_stable
 from swapnet.executor.bench.timing import Round
+from swapnet.progress import Progress, silent
 
 __all__ = ["Rounds", "Run", "Schedule", "run_rounds"]
 
@@ -81,7 +83,10 @@ class Rounds:
 
 
 def run_rounds(
-    schedule: Schedule, sides: Mapping[str, Run], optional: Collection[str] = ()
+    schedule: Schedule,
+    sides: Mapping[str, Run],
+    optional: Collection[str] = (),
+    progress: Progress = silent,
 ) -> Rounds:
     """Run all sides in turn.
 
@@ -93,6 +98,8 @@ def run_rounds(
         Sides by name; the first one sets the pace.
     optional
         Sides that may fail; they drop out then.
+    progress
+        Called with the rounds that are done, and the first side's inferences and median so far.
 
     Raises
     ------
@@ -114,6 +121,7 @@ def run_rounds(
             return None
         return latest[name]
 
+    progress("warm up", 0, 1)
     begun = time.perf_counter()
     while True:
         for name in sides:
@@ -127,6 +135,7 @@ def run_rounds(
     started = time.perf_counter()
     spent_ms = 0.0
     while not _is_enough(schedule, pace, spent_ms, taken.wall_s):
+        progress(*_so_far(schedule, pace, spent_ms))
         for name in sides:
             done = taken.rounds[name]
             if name in optional and len(done) == schedule.optional_rounds:
@@ -148,6 +157,16 @@ def _is_enough(
     if rounds < schedule.rounds or spent_ms < schedule.duration_s * 1e3:
         return False
     return rounds >= schedule.most_rounds or is_stable([turn.median_ms for turn in pace])
+
+
+def _so_far(schedule: Schedule, pace: Sequence[Round], spent_ms: float) -> tuple[str, int, int]:
+    """The first side's rounds for a `Progress`, with as many to come as its duration asks for."""
+    times_ms = [ms for turn in pace for ms in turn.latency_ms]
+    if not times_ms:
+        return "measure", 0, schedule.rounds
+    rounds = ceil(schedule.duration_s * 1e3 * len(pace) / spent_ms) if spent_ms else 0
+    found = f"measure, median {median(times_ms):.1f} ms, {len(times_ms)} inferences"
+    return found, len(pace), max(rounds, schedule.rounds, len(pace) + 1)
 
 
 def _count(schedule: Schedule, most: int, latest: Round | None) -> int:

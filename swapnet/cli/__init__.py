@@ -15,7 +15,9 @@ from typing import Any
 
 import click
 
+from swapnet.cli.console import log_lines, print_text, say, with_words
 from swapnet.errors import SwapnetError
+from swapnet.version import VERSION
 
 __all__ = ["cli", "main"]
 
@@ -50,20 +52,51 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _RENAMED:
             former, cmd_name = cmd_name, _RENAMED[cmd_name]
-            click.echo(f"swapnet {former} is now called swapnet {cmd_name}", err=True)
+            say(f"swapnet {former} is now called swapnet {cmd_name}")
         if cmd_name not in _COMMANDS:
             return None
         module = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
         command: click.Command = import_module(f"swapnet.cli.{module}").command
-        return command
+        return with_words(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="swapnet-trt", prog_name="swapnet")
+_LIBRARIES = (
+    *("onnxruntime", "onnxruntime-gpu", "tensorrt"),
+    *("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "pycuda"),
+)
+"""Packages of the backends."""
+
+
+def _print_versions(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    if not wanted or context.resilient_parsing:
+        return
+    click.echo(f"swapnet, version {VERSION}")
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            click.echo(f"{name} {version(name)}")
+    context.exit()
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog='Complete words with Tab: eval "$(_SWAPNET_COMPLETE=bash_source swapnet)" in ~/.bashrc, '
+    "zsh_source in ~/.zshrc.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_versions,
+    help="Show the versions of SwapNet and of the backends that are installed.",
+)
 def cli() -> None:
     """Run deep networks that do not fit in memory.
 
@@ -75,6 +108,9 @@ def cli() -> None:
     """
 
 
+with_words(cli)
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit: 2 for a user's error, 130 for Ctrl-C, 143 for SIGTERM.
 
@@ -83,7 +119,7 @@ def main(arguments: list[str] | None = None) -> Any:
     arguments
         Arguments; by default those of the process, which is then ours alone (see `ThreadPool`).
     """
-    with _interrupts() as interrupted:
+    with _interrupts() as interrupted, log_lines():
         try:
             status = cli.main(
                 arguments, prog_name="swapnet", standalone_mode=False, obj=arguments is None
@@ -107,7 +143,7 @@ def main(arguments: list[str] | None = None) -> Any:
                 )
             if not isinstance(error, SwapnetError):
                 raise error
-            click.echo(f"swapnet: error: {error}".replace("\n", "\n  "), err=True)
+            print_text(f"swapnet: error: {error}".replace("\n", "\n  "), err=True)
             sys.exit(2)
     sys.exit(status or 0)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.calibration.accuracy.tasks import TASKS
-from swapnet.cli.console import print_table, progress, write_json
+from swapnet.cli.console import print_table, print_text, progress, write_json
 from swapnet.cli.options import PATH
 from swapnet.cli.precision import data_options, open_data
 from swapnet.errors import InputError
@@ -197,7 +197,7 @@ def _show(found: AccuracyReport) -> None:
     )
     for output in found.outputs:
         if text := summary(output):
-            click.echo(f"{output.name}: {text}")
+            print_text(f"{output.name}: {text}")
     if found.layers:
         _show_layers(found)
 
@@ -223,9 +223,9 @@ def _show_layers(found: AccuracyReport) -> None:
     )
     if found.suggested:
         excluded = " ".join(f"--exclude {name}" for name in found.suggested)
-        click.echo(f"Each of these adds 10 % of the noise or more: swapnet quantize … {excluded}")
+        print_text(f"Each of these adds 10 % of the noise or more: swapnet quantize … {excluded}")
     else:
-        click.echo(
+        print_text(
             "No single operator adds 10 % of the noise, so excluding one won't help. If the error "
             "is too large, calibrate with another --method, or lower the weights only: "
             "--weight-only"

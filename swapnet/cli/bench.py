@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from swapnet.cli.console import write_json
-from swapnet.cli.engine import open_engine, say, tell_of_reading
+from swapnet.cli.console import is_verbose, print_text, progress, say, write_json
+from swapnet.cli.engine import open_engine, tell_of_reading
 from swapnet.cli.exports import Exports
 from swapnet.cli.options import (
     PATH,
@@ -168,7 +168,6 @@ __all__ = ["command", "percentiles_of", "references_of"]
 @gpu_index_option
 @click.option("--no-resident", is_flag=True, help="Keep no weights in memory; slower.")
 @click.option("--no-cyclic", is_flag=True, help="Never read for the next inference; slower.")
-@click.option("-v", "--verbose", is_flag=True, help="Explain each line of the report.")
 def command(
     engine: Path,
     budget: str,
@@ -209,11 +208,11 @@ def command(
     gpu_index: int,
     no_resident: bool,
     no_cyclic: bool,
-    verbose: bool,
 ) -> None:
     """Measure latency and memory of the engine DIR at a budget.
 
     Throughput is inferences over the sum of their latencies: the sides of a comparison take turns.
+    With --verbose each line of the report is explained.
     """
     from swapnet.budget import Budget
     from swapnet.calibration.bench import BenchOptions, bench_with
@@ -252,11 +251,13 @@ def command(
     arrays = read_arrays(files, manifest.inputs, manifest.planned_shapes)
     tell_of_reading(parsed, opened, load_mode)
     if time_deserialize:
-        times = time_opening(opened, parsed, load_mode=LoadMode(load_mode))
+        with progress(engine.name, lines=False) as moved:
+            moved("open 21 times", 0, 1)
+            times = time_opening(opened, parsed, load_mode=LoadMode(load_mode))
         if json_target:
             write_json(times, json_target)
         if json_target != "-":
-            click.echo(times.as_text())
+            print_text(times.as_text())
         raise click.exceptions.Exit(0 if times.is_steady else 1)
     options = BenchOptions(
         inputs=None if load_inputs is None else arrays,
@@ -281,14 +282,15 @@ def command(
         trace=export_trace is not None,
         command=shlex.join(["swapnet", *sys.argv[1:]]),
     )
-    findings = bench_with(opened, parsed, options, say=say)
+    with progress(engine.name, lines=False) as moved:
+        findings = bench_with(opened, parsed, options, say=say, progress=moved)
     report, text = findings.report, as_text(findings.report)
     exports.write(findings)
     if exports.is_quiet:
         for line in difference_warning(report):
             say(line)
     else:
-        click.echo(explained(text) if verbose else text)
+        print_text(explained(text) if is_verbose() else text)
     if plot:
         _plot(findings, Path(plot))
     judged = [report.references]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swapnet.cli.console import progress
-from swapnet.cli.engine import build_apart, planned_for, say, seeded_values, unswappable
+from swapnet.cli.console import print_text, progress, say
+from swapnet.cli.engine import build_apart, planned_for, seeded_values, unswappable
 from swapnet.cli.options import PATH, custom_ops_option, shapes_option, shapes_option_named
 from swapnet.cli.precision import (
     DATA_OPTIONS,
@@ -115,6 +115,7 @@ def command(
     model: Path, output: Path | None, measure: bool, targets: str | None, **options: Any
 ) -> None:
     """Cut MODEL.onnx into blocks and compile each to its engine."""
+    from swapnet.builder.importing.source import random_reasons
     from swapnet.builder.precision.convert import PrecisionOptions, check_precision
     from swapnet.executor.backends import best_backend, can_run
 
@@ -148,9 +149,11 @@ def command(
     )
     backend = manifest.compiled.backend
     if not can_run(backend):
-        click.echo(f"{folder}: {backend} needs a CUDA GPU to run it", err=True)
+        say(f"{folder}: {backend} needs a CUDA GPU to run it")
     if line := planned_for(manifest, options["shapes"], options["dims"]):
         say(f"{folder}: {line}")
+    for reason in random_reasons(model):
+        say(f"{folder}: {reason}")
     if seeds := seeded_values(manifest):
         say(f"{folder}: measured with seeded inputs, {seeds}")
     if options["smallest_budget"]:
@@ -174,17 +177,16 @@ def build_engine(model: Path, folder: Path, *, measure: bool, **options: Any) ->
             try:
                 calibration.measure(folder, progress=report)
             except SwapnetError as error:
-                click.echo(f"{folder} was built but not measured: {error}", err=True)
+                print_text(f"{folder} was built but not measured: {error}", err=True)
     seconds = time.perf_counter() - started
     peak_bytes = max(peak_bytes, family_peak_bytes())
-    click.echo(
+    say(
         f"{folder}: {len(manifest.blocks)} blocks, {format_size(manifest.weights_nbytes)} of "
         f"weights, built in {seconds:.1f} s with at most {format_size(peak_bytes)} of memory, "
-        "mapped files included",
-        err=True,
+        "mapped files included"
     )
     for line in unswappable(manifest):
-        click.echo(f"{folder}: {line}", err=True)
+        say(f"{folder}: {line}")
     return manifest
 
 
@@ -194,7 +196,7 @@ def _compare(folder: Path, manifest: Manifest, asked: str) -> None:
 
     nbytes, reason = smallest_budget(manifest)
     if nbytes > parse_size(asked):
-        click.echo(
+        print_text(
             f"{folder}: its smallest budget is {format_size(nbytes)}, more than {asked}; {reason}",
             err=True,
         )

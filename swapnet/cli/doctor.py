@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from swapnet.cli.console import print_table, write_json
+from swapnet.cli.console import print_table, print_text, progress, write_json
 from swapnet.cli.options import PATH
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def command(folder: Path, json_target: str | None) -> None:
     """
     from swapnet.cli.diagnosis import diagnose
 
-    diagnosis = diagnose(folder)
+    with progress("doctor", lines=False):
+        diagnosis = diagnose(folder)
     if json_target:
         write_json(diagnosis, json_target)
     else:
@@ -41,12 +42,14 @@ def command(folder: Path, json_target: str | None) -> None:
 def _show(diagnosis: Diagnosis) -> None:
     _show_backends(diagnosis.backends)
     for topic, findings in diagnosis.topics.items():
-        _print(topic, ["", "found"], [(found.name, found.detail) for found in findings])
+        print_table(
+            topic.capitalize(), ["", "found"], [(found.name, found.detail) for found in findings]
+        )
         for found in findings:
             if found.hint:
-                click.echo(f"{found.name}: {found.hint}")
-        click.echo()
-    click.echo(
+                print_text(f"{found.name}: {found.hint}")
+        print_text()
+    print_text(
         f"Engines can be run here with: {', '.join(diagnosis.runnable)}"
         if diagnosis.runnable
         else "No backend can run engines here"
@@ -54,8 +57,8 @@ def _show(diagnosis: Diagnosis) -> None:
 
 
 def _show_backends(backends: Sequence[Capability]) -> None:
-    _print(
-        "backends",
+    print_table(
+        "Backends",
         ["backend", "version", "builds here", "runs here"],
         [
             (
@@ -73,13 +76,5 @@ def _show_backends(backends: Sequence[Capability]) -> None:
             if found.state == "no":
                 refused.setdefault((verb, found), []).append(backend.backend)
     for (verb, found), names in refused.items():
-        click.echo(f"{', '.join(names)} can't {verb}: {found.detail}\n  {found.hint}")
-    click.echo()
-
-
-def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.markup import escape
-
-    print_table(
-        title[0].upper() + title[1:], columns, [tuple(escape(cell) for cell in row) for row in rows]
-    )
+        print_text(f"{', '.join(names)} can't {verb}: {found.detail}\n  {found.hint}")
+    print_text()

@@ -8,9 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from swapnet.cli.console import progress
+from swapnet.cli.console import progress, say
 from swapnet.errors import InputError, StorageError
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.files import cache_folder, make_folder, working_folder
@@ -31,7 +29,6 @@ __all__ = [
     "is_model",
     "open_engine",
     "planned_for",
-    "say",
     "seeded_values",
     "tell_of_reading",
     "unswappable",
@@ -39,11 +36,6 @@ __all__ = [
 ]
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-def say(line: str) -> None:
-    """One line on standard error."""
-    click.echo(line, err=True)
 
 
 def planned_for(manifest: Manifest, shapes: Shapes, dims: Mapping[str, int]) -> str:
@@ -104,7 +96,9 @@ def open_engine(
     if storage_bytes_per_s is not None:
         engine = engine.on(replace(engine.device, pace=Pace(storage_bytes_per_s)))
     engine = engine.in_child() if own is None else engine
-    return ensure_shapes(engine, shapes, dims=dims, data=data, say=say)
+    with progress(folder.name, lines=False) as report:
+        report("open", 0, 1)
+        return ensure_shapes(engine, shapes, dims=dims, data=data, say=say)
 
 
 def unswappable(manifest: Manifest) -> Iterator[str]:
@@ -150,7 +144,8 @@ def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> 
     def tell(line: str) -> None:
         say(line.replace(str(engine.folder), name))
 
-    return ensure_measured(engine, load_mode=load_mode, say=tell)
+    with progress(name, lines=False) as report:
+        return ensure_measured(engine, load_mode=load_mode, progress=report, say=tell)
 
 
 def is_model(path: Path) -> bool:

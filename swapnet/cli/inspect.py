@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from swapnet.cli.console import print_table, write_json
+from swapnet.cli.console import print_table, print_text, say, write_json
 from swapnet.cli.engine import open_engine, unswappable
-from swapnet.cli.options import engine_argument, shapes_option
+from swapnet.cli.options import PATH, engine_argument, shapes_option
 from swapnet.shapes import as_title
 from swapnet.units import format_size
 
@@ -23,10 +23,22 @@ __all__ = ["command"]
 @click.command("inspect")
 @engine_argument
 @click.option("--json", "json_target", metavar="FILE", help="Write the manifest; - for stdout.")
+@click.option(
+    "--extract-block",
+    "extracted",
+    type=int,
+    metavar="N",
+    help="Write block N with its weights as an ONNX file, for Polygraphy and others.",
+)
+@click.option(
+    "-o", "--output", metavar="FILE.onnx", type=PATH, help="That file. [default: block-N.onnx]"
+)
 @shapes_option
 def command(
     engine: Path,
     json_target: str | None,
+    extracted: int | None,
+    output: Path | None,
     shapes: dict[str, tuple[int, ...]],
     dims: dict[str, int],
 ) -> None:
@@ -34,7 +46,15 @@ def command(
     from swapnet.executor.planning.layout import lifetimes
     from swapnet.executor.planning.usage import usage
 
-    manifest = open_engine(engine, shapes, dims).manifest
+    opened = open_engine(engine, shapes, dims)
+    if extracted is not None:
+        from swapnet.builder.block_model import save_block
+
+        target = output or Path(f"block-{extracted}.onnx")
+        save_block(opened, extracted, target)
+        say(f"{target}: {format_size(target.stat().st_size)}")
+        return
+    manifest = opened.manifest
     if json_target:
         write_json(manifest, json_target)
         return
@@ -77,7 +97,7 @@ def command(
         "skeletons, kernels and readers": used.process_bytes,
         "staging": used.staging_bytes,
     }
-    click.echo(
+    print_text(
         f"{len(manifest.blocks)} blocks, {len(manifest.sliced)} operators sliced, "
         f"{format_size(manifest.swappable_bytes)} can be swapped, "
         f"{format_size(manifest.shared_extent.nbytes)} shared by several; beside weights "
@@ -85,7 +105,7 @@ def command(
         + ", ".join(f"{name} {format_size(nbytes)}" for name, nbytes in parts.items())
     )
     for line in unswappable(manifest):
-        click.echo(line)
+        print_text(line)
 
 
 def _precision(manifest: Manifest) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from swapnet.cli.console import print_table, progress
-from swapnet.cli.engine import open_engine, say
+from swapnet.cli.console import print_table, print_text, progress, say
+from swapnet.cli.engine import open_engine
 from swapnet.cli.options import (
     custom_ops_option,
     engine_argument,
@@ -82,7 +82,7 @@ def command(
                 for request in storage.requests
             ],
         )
-    click.echo(
+    print_text(
         f"{engine}: {sum(b.idle_ms for b in profile.blocks):.1f} ms in {len(profile.blocks)} "
         f"blocks, {profile.step_ms:.3f} ms per call, "
         f"{sum(b.busy_ms for b in profile.blocks):.1f} ms while reading; "

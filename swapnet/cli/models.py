@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING
 import click
 
 from swapnet.arrays import load_npz
-from swapnet.cli.console import StreamedTable, print_table, write_json
+from swapnet.cli.console import (
+    StreamedTable,
+    print_table,
+    print_text,
+    progress,
+    say,
+    write_json,
+)
 from swapnet.cli.options import engines_option
-from swapnet.cli.zoo import current_engine
+from swapnet.cli.zoo import current_engine, zoo_files
 from swapnet.files import working_folder
 from swapnet.units import format_size
 
@@ -65,9 +72,7 @@ def list_models() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Paths, licence and checksum as JSON.")
 def get_model(name: str, weights: Path | None, as_json: bool) -> None:
     """Make or fetch a model and its example inputs."""
-    from swapnet.models import get
-
-    files = get(name, weights=weights)
+    files = zoo_files(name, weights)
     record = {
         "name": files.name,
         "onnx": str(files.onnx),
@@ -104,7 +109,7 @@ def run_models(
     from swapnet import models
     from swapnet.budget import Budget
     from swapnet.builder.one_operator import one_operator_engine
-    from swapnet.cli.engine import open_engine, say
+    from swapnet.cli.engine import open_engine
     from swapnet.executor.backends import best_backend, can_run
     from swapnet.executor.bench.bench import Setup, bench
     from swapnet.executor.bench.rounds import Schedule
@@ -130,15 +135,16 @@ def run_models(
         for number, model in enumerate(chosen, 1):
             where = f"[{number}/{len(chosen)}] {model.name}"
             say(f"{where}: making the model and its engine …")
-            files = models.get(model.name)
+            files = zoo_files(model.name)
             inputs = load_npz(files.example)
             opened = open_engine(current_engine(engines, files, inputs, backend), {})
             say(f"{where}: comparing swapped and unswapped …")
-            findings = bench(setup(engine=opened, inputs=inputs, unswapped=files.onnx))
+            with progress(model.name, lines=False) as told:
+                findings = bench(setup(engine=opened, inputs=inputs, unswapped=files.onnx), told)
             report = findings.report
             table.row(model.name, *_cells(report))
             click.echo("  " + model.read(inputs, findings.outputs).replace("\n", "\n  "))
-    click.echo(
+    print_text(
         f"\nAt {parsed}, in turn with ONNX Runtime unswapped. Peaks are by "
         f"{report.memory_accounting} accounting, above the {format_size(report.fixed_bytes)} that "
         "any process of ONNX Runtime takes. Differences are over the largest output."
@@ -162,13 +168,12 @@ def _cells(report: Report) -> tuple[str, ...]:
 
 def show_built(names: Sequence[str], engines: Path, backend: str) -> None:
     """Build models for a backend that can't run here, and say what was built."""
-    from swapnet import models
     from swapnet.executor.engine import Engine
     from swapnet.executor.planning.planner import smallest_budget
 
     rows = []
     for name in names:
-        files = models.get(name)
+        files = zoo_files(name)
         started = time.perf_counter()
         folder = current_engine(engines, files, load_npz(files.example), backend)
         seconds = time.perf_counter() - started
@@ -202,4 +207,4 @@ def show_built(names: Sequence[str], engines: Path, backend: str) -> None:
         ],
         rows,
     )
-    click.echo(f"Running them needs a CUDA GPU and {backend}.")
+    print_text(f"Running them needs a CUDA GPU and {backend}.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swapnet.cli.console import print_table, write_json
+from swapnet.cli.console import print_table, print_text, progress, write_json
 from swapnet.cli.engine import (
     engine_or_model,
     is_model,
@@ -126,8 +126,10 @@ def command(
             tell_of_reading(parsed, opened, load_mode)
         opened = with_delays(opened, load_mode, measure=measure, name=str(engine)).with_needs()
         manifest, profile = opened.manifest, opened.delays
-        plans = [make_plan(manifest, profile, nbytes) for nbytes in budgets]
-        points = curve(manifest, profile) if with_curve or plot else ()
+        with progress(engine.name, lines=False) as report:
+            report("plan", 0, 1)
+            plans = [make_plan(manifest, profile, nbytes) for nbytes in budgets]
+            points = curve(manifest, profile) if with_curve or plot else ()
     if plot:
         save_plot([Panel(f"{manifest.source.name}\n{profile.device}", points)], plot)
     in_python = _smallest_in_python(opened)
@@ -136,17 +138,17 @@ def command(
     if json_target != "-":
         _print(manifest, profile, plans, points if with_curve else ())
         if in_python != smallest_budget(manifest)[0]:
-            click.echo(
+            print_text(
                 f"That is for commands; in Python at least {in_python} bytes "
                 f"({format_size(in_python)}): sessions have threads of their own there, and freed "
                 "memory stays in the heap."
             )
         if storage_bytes_per_s is not None:
             allowed, found = storage_bytes_per_s / 1e6, profile.storage.bytes_per_s / 1e6
-            click.echo(f"Storage reads {found:g} MB/s, --storage allows {allowed:g}.")
+            print_text(f"Storage reads {found:g} MB/s, --storage allows {allowed:g}.")
         known = (manifest.planned_shapes, {}) if folder == engine or data else (shapes, dims)
         if line := planned_for(manifest, *known):
-            click.echo(f"P{line[1:]}.")
+            print_text(f"P{line[1:]}.")
 
 
 def _budgets(manifest: Manifest, budget: Budget | None) -> list[int]:
@@ -220,10 +222,10 @@ def _print(
                 for point in points
             ],
         )
-    click.echo(f"Delays: {profile.device}.")
-    click.echo(f"The smallest budget is {smallest} bytes ({format_size(smallest)}): {reason}.")
+    print_text(f"Delays: {profile.device}.")
+    print_text(f"The smallest budget is {smallest} bytes ({format_size(smallest)}): {reason}.")
     for line in unswappable(manifest):
-        click.echo(line)
+        print_text(line)
 
 
 def _records(

@@ -183,5 +183,6 @@ def ranges_of(
         budget=budget,
         memory_limit=memory_limit,
         shapes=shapes or None,
+        apart=True,
         progress=progress,
     )

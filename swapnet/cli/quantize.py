@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from swapnet.cli.console import progress
+from swapnet.cli.console import progress, say
 from swapnet.cli.options import PATH, shapes_option_named
 from swapnet.cli.precision import precision_options, ranges_of
 from swapnet.errors import InputError
@@ -101,7 +101,7 @@ def command(
         ranges = ranges_of(model, precision=precision, progress=report, **options)
         if ranges is not None and options["calibration"] is None:
             save_ranges(place, ranges)
-            click.echo(f"{place}: {_summary(ranges)}", err=True)
+            say(f"{place}: {_summary(ranges)}")
         report("quantize", 0, 1)
         quantize(
             model,
@@ -112,7 +112,7 @@ def command(
             per_channel=per_channel,
             exclude=exclude,
         )
-    click.echo(f"{target}: {format_size(target.stat().st_size)}", err=True)
+    say(f"{target}: {format_size(target.stat().st_size)}")
 
 
 def _summary(ranges: RangeCache) -> str:

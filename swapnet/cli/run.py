@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from swapnet.arrays import save_npz
-from swapnet.cli.console import print_table
-from swapnet.cli.engine import open_engine, say, tell_of_reading
+from swapnet.cli.console import print_table, print_text, progress, say
+from swapnet.cli.engine import open_engine, tell_of_reading
 from swapnet.cli.options import (
     PATH,
     budget_option,
@@ -76,12 +76,19 @@ def command(
     files = [named_file(text, names, "=") for text in inputs]
     arrays = read_arrays(files, manifest.inputs, manifest.planned_shapes)
     tell_of_reading(parsed, opened, load_mode)
-    with SwapExecutor(
-        opened, parsed, load_mode=load_mode, verify=verify, storage_timeout_ms=storage_timeout_ms
-    ) as executor:
-        outputs = executor(arrays if inputs else sample_of(opened))
-        stats, plan = executor.stats, executor.plan
-        is_assumed = executor.engine.measured.is_assumed
+    with progress(engine.name, lines=False) as report:
+        report("open", 0, 1)
+        with SwapExecutor(
+            opened,
+            parsed,
+            load_mode=load_mode,
+            verify=verify,
+            storage_timeout_ms=storage_timeout_ms,
+        ) as executor:
+            report("run", 0, 1)
+            outputs = executor(arrays if inputs else sample_of(opened))
+            stats, plan = executor.stats, executor.plan
+            is_assumed = executor.engine.measured.is_assumed
     if is_assumed:
         given = shapes or dims
         at = f" {sizes_option(manifest.inputs, manifest.planned_shapes)}" if given else ""
@@ -103,7 +110,7 @@ def command(
         ],
     )
     assert stats.last is not None
-    click.echo(
+    print_text(
         f"{stats.last.latency_ms:.1f} ms, {stats.last.stall_ms:.1f} ms of it waiting for storage; "
         f"{format_size(plan.streamed_bytes)} streamed ({executor.load_mode}), "
         f"{format_size(plan.resident_bytes)} resident"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from swapnet.cli.console import write_json
-from swapnet.cli.engine import engine_or_model, open_engine, say, with_delays
+from swapnet.cli.console import print_text, progress, say, write_json
+from swapnet.cli.engine import engine_or_model, open_engine, with_delays
 from swapnet.cli.options import PATH, custom_ops_option, shapes_option
 from swapnet.cli.precision import data_options, open_data
 from swapnet.errors import SwapnetError
@@ -126,7 +126,7 @@ def command(
     if json_target:
         write_json(trial, json_target)
     if json_target != "-":
-        click.echo(line)
+        print_text(line)
     return int(any(run.broken for run in runs))
 
 
@@ -145,9 +145,11 @@ def _runs(
     from swapnet.process.cgroup import is_available
 
     save_npz(work / "inputs.npz", inputs)
-    repeated = _outputs("unswapped", model, engine, work, count=2)
+    with progress(model.name, lines=False) as told:
+        told("run unswapped", 0, 1)
+        repeated = _outputs("unswapped", model, engine, work, count=2)
+        one_operator = one_operator_engine(work)
     drawn = largest_difference(*repeated)[1]
-    one_operator = one_operator_engine(work)
     budgets = {
         "smallest": smallest,
         _BUDGET: Budget.parse(_BUDGET).resolve(demand(engine.manifest)),
@@ -168,7 +170,8 @@ def _runs(
             schedule=Schedule(rounds=3, iterations=9, warm_up_ms=0, duration_s=0),
         )
         try:
-            findings = bench(setup)
+            with progress(model.name, lines=False) as told:
+                findings = bench(setup, told)
         except SwapnetError as error:
             why = f" ({error.why})" if error.why else ""
             yield _Run(name, nbytes, broken=f"{error.what}{why}")

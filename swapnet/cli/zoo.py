@@ -6,13 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swapnet.arrays import Array
+from swapnet.cli.console import progress
 from swapnet.errors import SwapnetError
 from swapnet.version import VERSION
 
 if TYPE_CHECKING:
     from swapnet.models import ZooFiles
 
-__all__ = ["current_engine", "engine_folder"]
+__all__ = ["current_engine", "engine_folder", "zoo_files"]
+
+
+def zoo_files(name: str, weights: Path | None = None) -> ZooFiles:
+    """The files of a model, made or downloaded first where they are missing."""
+    from swapnet import models
+
+    with progress(name, lines=False) as report:
+        report("make or download", 0, 1)
+        return models.get(name, weights=weights)
 
 
 def engine_folder(engines: Path, name: str, backend: str) -> Path:
@@ -43,7 +53,9 @@ def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], bac
             current &= manifest.compiled.version == version(manifest.compiled.backend)
         if current and can_run(manifest.compiled.backend):
             smallest = "100%" if manifest.runs_on_gpu else smallest_budget(manifest)[0]
-            SwapExecutor(engine, smallest).close()
+            with progress(files.name, lines=False) as report:
+                report("open", 0, 1)
+                SwapExecutor(engine, smallest).close()
     except SwapnetError:
         current = False
     if not current:

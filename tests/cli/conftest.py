@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -54,13 +55,15 @@ def _built_here(monkeypatch: pytest.MonkeyPatch) -> None:
         folder: Path,
         *,
         progress: Progress,
-        announce: Callable[[int], None],
+        announce: Callable[[int], None] | None = None,
     ) -> child.BuiltApart:
         here = replace(options.checked(), process_per_block=False)
-        announce(needed_bytes(open_source(model), here))
+        if announce is not None:
+            announce(needed_bytes(open_source(model), here))
         return child.BuiltApart(build_with(here, model, folder, progress=progress), 0)
 
     monkeypatch.setattr(child, "build_in_child", build_here)
+    monkeypatch.setattr(import_module("swapnet.builder.build"), "build_in_child", build_here)
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         licence="MIT",
         sha256=file_sha256(path / "model.onnx"),
     )
-    monkeypatch.setattr(models, "get", lambda _: files)
+    monkeypatch.setattr(models, "get", lambda _, **__: files)
     return tmp_path / "engines"
 
 
@@ -111,3 +111,13 @@ def test_the_zoo_is_built_where_it_can_not_run(call: Call, zoo: Path) -> None:
     assert "blocks" not in shown.err
     assert [path.name for path in zoo.iterdir()] == ["toy-tensorrt-rtx"]
     assert load_manifest(zoo / "toy-tensorrt-rtx").compiled.backend == "tensorrt-rtx"
+
+
+def test_random_operators_are_named(call: Call, tmp_path: Path) -> None:
+    net = Net()
+    net.output(net("RandomNormalLike", net.dense(net.input("x", (2, 64)), 64, 64)))
+    onnx.save_model(net.model(), tmp_path / "drawn.onnx")
+    built = call("build", tmp_path / "drawn.onnx", "-o", tmp_path / "drawn", "--no-measure")
+    assert built.status == 0
+    assert "the model has random operators" in built.err
+    assert "RandomNormalLike" in built.err

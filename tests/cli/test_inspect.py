@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import onnxruntime
 import pytest
 
 from swapnet.manifest import Precision, load_manifest, save_manifest
@@ -40,3 +41,12 @@ def test_the_precision_follows_the_name(
     written = json.loads(call("inspect", folder, "--json", "-").out)
     assert written.get("precision", "fp32") == precision
     assert written.get("weight_only", False) == weight_only
+
+
+def test_a_block_is_written_as_a_model(call: Call, folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "block.onnx"
+    written = call("inspect", folder, "--extract-block", 0, "-o", target)
+    assert written.status == 0
+    assert f"{target}: " in written.err
+    assert onnxruntime.InferenceSession(target).get_inputs()
+    assert call("inspect", folder, "--extract-block", 99).is_user_error("block 99")

@@ -13,6 +13,7 @@ import pytest
 from swapnet import models
 from swapnet.arrays import save_npz
 from swapnet.models import ZooFiles
+from swapnet.progress import Progress
 from tests.cli.conftest import Call
 from tests.evidence.conftest import a_report
 from tests.helpers.engines import BuildToy
@@ -37,11 +38,12 @@ def measured(engine: BuildToy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     asked: list[str] = []
     save_npz(tmp_path / "example.npz", toy.feeds())
 
-    def get(name: str) -> ZooFiles:
+    def get(name: str, **_: object) -> ZooFiles:
         example = tmp_path / "example.npz"
         return ZooFiles(name, toy.model, example, example, "none", "0" * 64)
 
-    def bench(setup: Any) -> Any:
+    def bench(setup: Any, progress: Progress) -> Any:
+        progress("measure", 0, 1)
         asked.append(setup.unswapped.name)
         return type("Found", (), {"report": a_report(), "outputs": {}})
 
@@ -68,7 +70,7 @@ def test_a_row_is_printed_before_the_next_model_is_made(
 ) -> None:
     real = models.get
 
-    def get(name: str) -> ZooFiles:
+    def get(name: str, **_: object) -> ZooFiles:
         if name == "vgg19":
             raise KeyboardInterrupt
         return real(name)

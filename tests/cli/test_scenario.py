@@ -187,7 +187,7 @@ def test_models_of_the_zoo_are_built(
         licence="Apache-2.0",
         sha256=toy.manifest.source.sha256,
     )
-    monkeypatch.setattr(models, "get", lambda _: files)
+    monkeypatch.setattr(models, "get", lambda _, **__: files)
     monkeypatch.setattr("swapnet.cli.zoo.current_engine", lambda *_: toy.folder)
     path = tmp_path / "zoo.toml"
     path.write_text("title='x'\n[[models]]\nname='one'\nmodel='resnet18'\nrate_per_s=1\n")

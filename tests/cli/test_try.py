@@ -19,6 +19,7 @@ from swapnet.executor.bench import bench as bench_module
 from swapnet.executor.bench import process
 from swapnet.executor.bench.bench import Findings, Setup
 from swapnet.process import cgroup
+from swapnet.progress import Progress
 from swapnet.units import format_size
 from tests.builder.precision.conftest import convolutions
 from tests.cli.conftest import Call
@@ -39,8 +40,8 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def change(**fields: object) -> None:
         measure = bench_module.bench
 
-        def measured(setup: Setup) -> Findings:
-            findings = measure(setup)
+        def measured(setup: Setup, *progress: Progress) -> Findings:
+            findings = measure(setup, *progress)
             report = msgspec.structs.replace(findings.report, **fields)
             return Findings(**{**vars(findings), "report": report})
 
@@ -106,7 +107,7 @@ def test_refused_inputs_are_user_errors(call: Call, model: Path, tmp_path: Path)
 def test_a_process_that_is_killed_breaks_a_promise(
     call: Call, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(_: Setup) -> Findings:
+    def killed(*_: object) -> Findings:
         raise BudgetError("it was killed by the kernel", why="it went above 12 bytes")
 
     monkeypatch.setattr(bench_module, "bench", killed)

@@ -12,8 +12,7 @@ import onnxruntime
 from swapnet import models
 from swapnet.arrays import load_npz
 from swapnet.cli.build import build_engine
-from swapnet.cli.console import write_json
-from swapnet.cli.engine import say
+from swapnet.cli.console import say, write_json
 from swapnet.cli.options import gpu_memory_option
 from swapnet.executor.backends import best_backend, check_runnable
 from swapnet.executor.gpu.accelerator import choose_memory, describe

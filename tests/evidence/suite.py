@@ -25,7 +25,7 @@ from swapnet.builder.importing.source import open_source
 from swapnet.builder.one_operator import one_operator_engine
 from swapnet.builder.rewriting.optimise import TYPES, operators_of, optimise
 from swapnet.calibration import measure
-from swapnet.cli.engine import say
+from swapnet.cli.console import say
 from swapnet.cli.options import engines_option
 from swapnet.cli.zoo import current_engine
 from swapnet.errors import BackendError, SwapnetError

@@ -51,7 +51,7 @@ STAGES = (
     ("stages", "needs"),
     ("child",),
     ("build",),
-    ("one_operator",),
+    ("one_operator", "block_model"),
 )
 """Inside of builder, in the order of a build."""
 

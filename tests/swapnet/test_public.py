@@ -14,7 +14,10 @@ import swapnet
 import swapnet.testing
 
 CALLS = ("bench", "build", "measure", "quantize", "use_custom_ops")
-CLASSES = ("Engine", "Metrics", "RuntimeModel", "SwapExecutor", "SwapRunner", "SwapRuntime")
+CLASSES = (
+    *("Engine", "Metrics", "RuntimeModel", "SwapEngineFromOnnx", "SwapExecutor", "SwapRunner"),
+    "SwapRuntime",
+)
 VALUES = (
     *("Budget", "Demand", "Device", "Event", "Histogram", "Inference", "LoadMode", "Manifest"),
     *("ModelStats", "Pace"),

@@ -30,17 +30,16 @@ def parts_of(scenario: Scenario, engines: Path, device: Device) -> tuple[Part, .
 
 
 def _part(entry: Entry, engines: Path, device: Device) -> Part:
-    from swapnet import models
     from swapnet.arrays import load_npz
     from swapnet.cli.engine import open_engine, with_delays
-    from swapnet.cli.zoo import current_engine
+    from swapnet.cli.zoo import current_engine, zoo_files
     from swapnet.executor.samples import kept_samples
     from swapnet.executor.scenario.experiment_options import Part, samples_for
     from swapnet.files import make_folder
 
     given: dict[str, Any] = {}
     if entry.model is not None:
-        files = models.get(entry.model)
+        files = zoo_files(entry.model)
         make_folder(engines)
         folder = current_engine(engines, files, load_npz(files.example), "onnxruntime")
         given = load_npz(files.data)

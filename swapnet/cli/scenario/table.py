@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-from swapnet.cli.console import print_table
+from swapnet.cli.console import print_table, print_text
 from swapnet.units import format_size
 
 if TYPE_CHECKING:
@@ -20,23 +18,23 @@ _NONE = "—"
 
 def show(report: Report) -> None:
     _show_models(report)
-    click.echo(
+    print_text(
         f"Budget: {format_size(report.budget_bytes)} ({report.budget}) of "
         f"{format_size(report.demand_bytes)}, weights {format_size(report.weights_bytes)}; peak "
         f"{format_size(report.peak_bytes)} above {format_size(report.fixed_bytes)} of the "
         f"runtime and {format_size(report.traffic_bytes)} of the traffic "
         f"({report.memory_accounting})"
     )
-    click.echo(
+    print_text(
         f"Weighted mean latency: {_ms(report.weighted_latency_ms)} ms; storage "
         f"{report.storage_bytes_per_s / 1e6:.0f} MB/s"
     )
     for name, ratio in report.compare.items():
         way = report.ways[name]
         if way.note:
-            click.echo(f"{_title(name)}: {way.note}")
+            print_text(f"{_title(name)}: {way.note}")
         else:
-            click.echo(
+            print_text(
                 f"{_title(name)}: {_ms(way.weighted_latency_ms)} ms, {_ratio(ratio)} times ours; "
                 f"{way.deadline_misses} deadline misses, "
                 f"{format_size(way.read_bytes / max(way.requests, 1))} read per inference"
@@ -44,7 +42,7 @@ def show(report: Report) -> None:
     if report.phases:
         _show_phases(report.phases)
     for name, error in report.errors.items():
-        click.echo(f"{name} failed: {error}")
+        print_text(f"{name} failed: {error}")
 
 
 def _show_models(report: Report) -> None:

@@ -13,7 +13,8 @@ import click
 
 from swapnet.budget import Budget, Demand
 from swapnet.cli.bench import percentiles_of, references_of
-from swapnet.cli.engine import build_place, open_engine, say
+from swapnet.cli.console import progress, say
+from swapnet.cli.engine import build_place, open_engine
 from swapnet.cli.exports import Exports
 from swapnet.cli.options import named_files
 from swapnet.cli.trtexec.line import Line, parse_line
@@ -178,7 +179,8 @@ def _infer(line: Line, log: Log, exports: Exports, folder: Path) -> bool:
         log("I", "Optimization Profile Information:", *_planned(manifest))
     options = _bench_options(line, engine, log.command)
     log("I", *_binding_lines(line, manifest), "Starting inference")
-    findings = bench_with(engine, budget, options, say=say)
+    with progress(folder.name, lines=False) as moved:
+        findings = bench_with(engine, budget, options, say=say, progress=moved)
     exports.write(findings)
     return _report(line, log, findings, options.percentiles)
 

@@ -16,12 +16,13 @@ from swapnet.builder.importing.sessions import open_session, quiet_options
 from swapnet.builder.importing.source import open_source
 from swapnet.builder.precision.selection import Channels, channelled
 from swapnet.builder.rewriting.optimise import TYPES, Operators, optimise
-from swapnet.calibration.ranges import collect, groups
+from swapnet.calibration.ranges import calibrate, collect, groups
 from swapnet.calibration.ranges.calibrate import calibrate_ranges
 from swapnet.calibration.ranges.collect import BINS, EXTREMES, extreme_name
 from swapnet.calibration.ranges.graph import open_model
-from swapnet.errors import BudgetError, InputError
+from swapnet.errors import BackendError, BudgetError, InputError
 from swapnet.executor.device import Device
+from swapnet.process.child import ProcessDied
 from swapnet.ranges import Range
 from tests.calibration.ranges.conftest import Toy, one_thread, toy_of
 from tests.helpers import measuring
@@ -301,3 +302,36 @@ def test_bad_arguments(convolutions: Toy, options: dict[str, Any], what: str) ->
     with pytest.raises(InputError, match=what):
         calibrate_ranges(convolutions.path, **{"samples": convolutions.samples, **options})
     assert convolutions.left() == before
+
+
+@pytest.mark.parametrize("who", ["builds", "calibrates"])
+def test_a_process_that_the_kernel_kills_is_told(
+    convolutions: Toy, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    died = ProcessDied(f"the process that {who} was killed by signal 9 (Killed)", why="why")
+    died.was_killed = True
+
+    def killed(*_: object, **given: object) -> None:
+        if who == "calibrates":
+            raise died
+        assert given["process_per_block"]
+        raise BackendError("engine could not be built", why="1MiB is available") from died
+
+    monkeypatch.setattr(calibrate, "build" if who == "builds" else "observe_in_child", killed)
+    with pytest.raises(BackendError, match=f"conv could not be calibrated.* {who}") as caught:
+        calibrate_ranges(
+            convolutions.path, convolutions.samples, device=ONE, source_name="conv", apart=True
+        )
+    assert "is available" in caught.value.why
+    assert "--calibration" in caught.value.hint
+
+
+def test_other_refusals_of_the_backend_stay_as_they_are(
+    convolutions: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise BackendError("it is refused")
+
+    monkeypatch.setattr(calibrate, "build", refused)
+    with pytest.raises(BackendError, match="it is refused"):
+        calibrate_ranges(convolutions.path, convolutions.samples, device=ONE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,10 +71,7 @@ def test_a_wrong_line_fails_in_the_words_of_trtexec(
 def engine_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A simulated engine, and a benchmark of it that takes no time: its output is 1.5."""
 
-    def bench_with(
-        engine: Engine, budget: Budget, options: BenchOptions, *, say: Callable[[str], None]
-    ) -> Findings:
-        del say
+    def bench_with(engine: Engine, budget: Budget, options: BenchOptions, **_: object) -> Findings:
         findings = some_findings(engine, budget, options.iterations)
         if not options.references:
             return findings

@@ -109,3 +109,15 @@ def test_pauses_count_for_the_duration() -> None:
 def test_rounds_go_on_until_the_duration() -> None:
     taken = run_rounds(schedule(duration_s=0.03, rounds=1, iterations=1), {"swapped": Fake(5)})
     assert len(taken.rounds["swapped"]) == 6
+
+
+def test_progress_has_rounds_inferences_and_the_median() -> None:
+    told: list[tuple[str, int, int]] = []
+    sides = {"swapped": Fake(10), "resident": Fake(20)}
+    run_rounds(schedule(duration_s=0.2), sides, progress=lambda *said: told.append(said))
+    assert told[:3] == [
+        ("warm up", 0, 1),
+        ("measure", 0, 5),
+        ("measure, median 10.0 ms, 3 inferences", 1, 7),
+    ]
+    assert told[-1] == ("measure, median 10.0 ms, 18 inferences", 6, 7)
