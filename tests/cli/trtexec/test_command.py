@@ -172,4 +172,4 @@ def test_a_line_builds_and_another_measures(call: Call, model: Path, tmp_path: P
     (row,) = json.loads(times.read_text())
     assert tuple(row) == TIMES_KEYS
     parts = row["h2dMs"] + row["computeMs"] + row["d2hMs"]
-    assert parts == pytest.approx(row["latencyMs"], rel=0.1)
+    assert 0 < row["computeMs"] < parts <= row["latencyMs"]
