@@ -17,17 +17,17 @@ from swapnet.budget import Budget
 from swapnet.errors import BackendError, BudgetError, StorageError, SwapnetError
 from swapnet.executor.backends import open_backend
 from swapnet.executor.backends.base import Array, Backend, Memory
-from swapnet.executor.backends.scratch import Scratch
+from swapnet.executor.backends.scratch import Scratch, release_frames
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.events import Events, OnEvent
 from swapnet.executor.execution import Execution
 from swapnet.executor.gpu.accelerator import Accelerator
 from swapnet.executor.inputs import check_inputs, check_outputs
-from swapnet.executor.planning.admission import admitted_bytes, rounded_up
+from swapnet.executor.planning.admission import admitted_bytes, values_too_large
 from swapnet.executor.planning.plan import Plan, PlanOptions, Read
 from swapnet.executor.planning.planner import make_plan, most_scratch_bytes
-from swapnet.executor.planning.usage import READ_BYTES, mappable_bytes, page_table_bytes
+from swapnet.executor.planning.usage import READ_BYTES, scratch_within
 from swapnet.executor.shapes import ensure_shapes
 from swapnet.executor.sharing import ALONE, Sharing, Turn
 from swapnet.executor.stats import Stats
@@ -308,10 +308,8 @@ class SwapExecutor:
                 try:
                     outputs = self._execute(checked, out, turn)
                 except Exception as error:
-                    with self._counting:
-                        self._stats = replace(self._stats, failures=self._stats.failures + 1)
-                    self._note_late(error)
-                    self._events.note("failed", plan=self._plan, error=error)
+                    if self._sharing is None or not getattr(error, "missing_bytes", 0):
+                        self._note_failure(error)
                     raise
                 last = self._state.last if self._state else None
                 assert last is not None
@@ -321,6 +319,12 @@ class SwapExecutor:
                 return outputs
         finally:
             self._events.tell()
+
+    def _note_failure(self, error: Exception) -> None:
+        with self._counting:
+            self._stats = replace(self._stats, failures=self._stats.failures + 1)
+        self._note_late(error)
+        self._events.note("failed", plan=self._plan, error=error)
 
     def _note_late(self, error: BaseException) -> None:
         if isinstance(error, StalledError):
@@ -335,6 +339,7 @@ class SwapExecutor:
             except BudgetError as error:
                 if self._sharing is not None or not error.missing_bytes:
                     raise
+                release_frames(error)
                 self._grow_scratch(error)
 
     def _grow_scratch(self, error: BudgetError) -> None:
@@ -350,17 +355,10 @@ class SwapExecutor:
         """
         plan, before = self._plan, self._scratch.limit_bytes
         wanted = before + error.missing_bytes
-        spare = before + mappable_bytes(plan.budget_bytes - plan.planned_bytes) // 4096 * 4096
+        spare = before + scratch_within(plan.budget_bytes - plan.planned_bytes)
         most = most_scratch_bytes(self.manifest, plan.budget_bytes)
         if wanted > most:
-            needed = plan.budget_bytes + wanted - most + page_table_bytes(wanted - most)
-            raise BudgetError(
-                error.what,
-                why=f"they need {wanted} bytes at least, the budget of {plan.budget_bytes} leaves "
-                f"{most} for them",
-                hint=f"give {rounded_up(needed)} or more",
-                smallest_bytes=needed,
-            ) from error
+            raise values_too_large(error, wanted, most, plan.budget_bytes) from error
         least = spare if spare >= wanted else most
         self._options = replace(self._options, least_scratch_bytes=least)
         self._replace_plan(self._plan_for(plan.budget_bytes))
@@ -449,7 +447,8 @@ class SwapExecutor:
                     self._load(before)
             self._note_late(error)
             raise
-        self._events.note("grown" if grows else "plan", plan=plan)
+        if plan != before:
+            self._events.note("grown" if grows else "plan", plan=plan)
 
     def close(self) -> None:
         """Finish what was submitted, then release everything. Safe to call twice.

@@ -179,6 +179,12 @@ class Backend(Protocol):
             A skeleton is missing or was changed.
         """
 
+    def prepare_segments(self, steps: Sequence[Step]) -> None:
+        """Make what segments need beside addresses, while those in force are used.
+
+        It is of the scratch memory that is in force now. Errors are those of `segments`.
+        """
+
     def forget_segments(self) -> None:
         """Make all segments again the next time; memory of unused ones is released now."""
 

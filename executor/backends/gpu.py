@@ -12,7 +12,7 @@ from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind, describe
 from swapnet.executor.gpu.clock import Clock, GpuMark
 from swapnet.executor.gpu.memory import GpuArena
 from swapnet.executor.gpu.staging import StagedLoader
-from swapnet.executor.planning.plan import Plan
+from swapnet.executor.planning.plan import Plan, Step
 from swapnet.executor.planning.usage import gpu_staging_bytes
 from swapnet.executor.swapping.loading import BeforeRead, DirectLoader, Loader, Reader
 from swapnet.executor.swapping.moments import Mark
@@ -72,6 +72,9 @@ class GpuBackend:
     def array(self, value: Any) -> Array:
         array: Array = value
         return array
+
+    def prepare_segments(self, steps: Sequence[Step]) -> None:
+        pass
 
     def forget_segments(self) -> None:
         pass

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from swapnet.executor.backends.base import Memory
-from swapnet.executor.planning.plan import Plan
+from swapnet.executor.planning.plan import Plan, Step
 from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.loading import BeforeRead, DirectLoader, Loader, Reader
@@ -41,6 +41,9 @@ class HostBackend:
     ) -> Loader:
         assert isinstance(arena, Arena)
         return DirectLoader(storage, arena, before_read=before_read)
+
+    def prepare_segments(self, steps: Sequence[Step]) -> None:
+        pass
 
     def forget_segments(self) -> None:
         pass

@@ -120,7 +120,7 @@ class OnnxRuntimeBackend(HostBackend):
         self._sessions = Sessions(folder, manifest, scratch, self._open)
 
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[OrtSegment]:
-        sessions = self._sessions.of(steps, lambda: self._scratch.enforce("cpu", _register_arena))
+        sessions = self._sessions_of(steps)
         return [
             OrtSegment(session, self.manifest, step, bindings)
             for session, step in zip(sessions, steps, strict=True)
@@ -130,11 +130,17 @@ class OnnxRuntimeBackend(HostBackend):
         # A copy: ONNX Runtime's arena needs the memory again.
         return np.array(value.tensor.numpy()) if isinstance(value, Allocated) else value
 
+    def prepare_segments(self, steps: Sequence[Step]) -> None:
+        self._sessions_of(steps)
+
     def forget_segments(self) -> None:
         self._sessions.forget()
 
     def close(self) -> None:
         self._sessions.close()
+
+    def _sessions_of(self, steps: Sequence[Step]) -> list[Any]:
+        return self._sessions.of(steps, lambda: self._scratch.enforce("cpu", _register_arena))
 
     def _open(self, model: bytes, step: Step) -> Any:
         return open_on_cpu(model, step, self._device, shared_arena=True)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import ClassVar
 
-__all__ = ["Scratch"]
+__all__ = ["Scratch", "release_frames"]
 
 _LEAST_BYTES = 1 << 16
 
@@ -71,6 +71,11 @@ class Scratch:
     def forget_holder(cls) -> None:
         """In a forked child: whoever held `environment` is not there."""
         cls.environment = threading.RLock()
+
+
+def release_frames(error: BaseException) -> None:
+    """Forget the calls that an error came through: they hold sessions, and these their arena."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
 os.register_at_fork(after_in_child=Scratch.forget_holder)

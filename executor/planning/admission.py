@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from swapnet.budget import Budget
 from swapnet.errors import BudgetError
-from swapnet.executor.planning.usage import demand
+from swapnet.executor.planning.usage import demand, page_table_bytes
 from swapnet.machine import memory_bytes
 from swapnet.manifest import Manifest
 from swapnet.units import format_size
 
-__all__ = ["admitted_bytes", "check_available", "rounded_up"]
+__all__ = ["admitted_bytes", "check_available", "rounded_up", "values_too_large"]
 
 
 def rounded_up(nbytes: int) -> str:
@@ -45,3 +45,28 @@ def check_available(budget: Budget, budget_bytes: int, available_bytes: int | No
             hint=f"give at most {format_size(available)}",
         )
     return budget_bytes
+
+
+def values_too_large(
+    error: BudgetError, wanted_bytes: int, most_bytes: int, budget_bytes: int
+) -> BudgetError:
+    """Refusal of values whose size depends on data, with a budget that is needed at least.
+
+    Parameters
+    ----------
+    error
+        Refusal by the runtime library.
+    wanted_bytes, most_bytes
+        Limit of the arena that they need at least, and the largest inside the budget.
+    budget_bytes
+        The budget.
+    """
+    more = wanted_bytes - most_bytes
+    needed = budget_bytes + more + page_table_bytes(more)
+    return BudgetError(
+        error.what,
+        why=f"they need {wanted_bytes} bytes at least, the budget of {budget_bytes} leaves "
+        f"{most_bytes} for them",
+        hint=f"give {rounded_up(needed)} or more",
+        smallest_bytes=needed,
+    )

@@ -12,7 +12,7 @@ from swapnet.executor.planning.usage import demand
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile
 
-__all__ = ["Point", "curve", "curve_budgets"]
+__all__ = ["Point", "curve", "curve_budgets", "spread"]
 
 _POINTS = 24
 
@@ -49,7 +49,12 @@ class Point:
 def curve_budgets(manifest: Manifest, count: int = _POINTS) -> tuple[int, ...]:
     """Budgets from the smallest possible one to everything resident, in geometric progression."""
     smallest, _ = smallest_budget(manifest)
-    largest = max(demand(manifest).total_bytes, smallest)
+    return spread(smallest, demand(manifest).total_bytes, count)
+
+
+def spread(smallest: int, largest: int, count: int) -> tuple[int, ...]:
+    """At most ``count`` different budgets from one to the other, in geometric progression."""
+    largest = max(largest, smallest)
     factor = (largest / smallest) ** (1 / max(count - 1, 1))
     between = [int(smallest * factor**index) for index in range(1, count - 1)]
     return tuple(sorted({smallest, largest, *(b for b in between if smallest < b < largest)}))

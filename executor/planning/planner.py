@@ -19,6 +19,7 @@ from swapnet.executor.planning.usage import (
     least_weights_bytes,
     mappable_bytes,
     page_table_bytes,
+    scratch_within,
     usage,
 )
 from swapnet.manifest import EXTENT_ALIGNMENT, Manifest
@@ -124,7 +125,7 @@ def most_scratch_bytes(manifest: Manifest, budget_bytes: int) -> int:
     """Largest limit of the arena with which a plan for this budget is possible."""
     used = usage(manifest, merged=False)
     spare = budget_bytes - used.total_bytes - least_weights_bytes(manifest)
-    return used.scratch_bytes + mappable_bytes(max(spare, 0)) // 4096 * 4096
+    return used.scratch_bytes + scratch_within(spare)
 
 
 def _plan(

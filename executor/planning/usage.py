@@ -26,6 +26,7 @@ __all__ = [
     "least_weights_bytes",
     "mappable_bytes",
     "page_table_bytes",
+    "scratch_within",
     "usage",
 ]
 
@@ -101,6 +102,11 @@ def page_table_bytes(nbytes: int) -> int:
 def mappable_bytes(nbytes: int) -> int:
     """Memory that fits in ``nbytes`` with its page tables: the inverse of `page_table_bytes`."""
     return nbytes * _PAGES_IN_TABLE // (_PAGES_IN_TABLE + 1)
+
+
+def scratch_within(nbytes: int) -> int:
+    """Largest limit of the arena that fits in ``nbytes`` with its page tables; 0 below 0."""
+    return mappable_bytes(max(nbytes, 0)) // 4096 * 4096
 
 
 def usage(manifest: Manifest, *, merged: bool = True) -> Usage:

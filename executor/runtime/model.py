@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from typing import Any, Protocol
 
-from swapnet.errors import BackendError, InputError
+from swapnet.errors import BackendError, BudgetError, InputError
+from swapnet.executor.backends.scratch import release_frames
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.runtime.batching import agree, are_alike, join, largest_batch, part, rows_of
 from swapnet.executor.runtime.lanes import Lanes, LaneTurn, Uninterrupted
@@ -20,14 +21,13 @@ from swapnet.executor.runtime.objectives import Changes, Objectives
 from swapnet.executor.runtime.policy import Job
 from swapnet.executor.runtime.rates import RateMeter
 from swapnet.executor.runtime.shared_executor import SharedExecutor
-from swapnet.executor.sharing import Turn
 from swapnet.executor.stats import Histogram, Stats
 from swapnet.executor.swapping.host_values import placed
 from swapnet.executor.swapping.readers import Rank
 from swapnet.process.forks import Birthplace
 from swapnet.tensors import Array
 
-__all__ = ["ModelStats", "Owner", "RuntimeModel", "Urgencies", "unloaded"]
+__all__ = ["ModelStats", "Owner", "RuntimeModel", "Urgencies", "settle", "unloaded"]
 
 _SEQUENCE = count()
 
@@ -104,6 +104,9 @@ class Owner(Protocol):
 
     def unload(self, model: RuntimeModel) -> None:
         """Finish what was submitted, and give the memory to others."""
+
+    def grow(self, model: RuntimeModel, error: BudgetError) -> Future[None]:
+        """Give values that did not fit more memory; the model goes on changing meanwhile."""
 
     def serving(self) -> RuntimeModel | None:
         """The model whose thread is the calling one; it can't wait for any."""
@@ -268,8 +271,9 @@ class RuntimeModel:
 
     def adopt(self, plan: Plan) -> None:
         """Put a prepared plan in force; called between two inferences."""
+        replans = int(plan != self.executor.plan)
         self.executor.adopt(plan)
-        self._count(replans=1)
+        self._count(replans=replans)
 
     def between(self, change: Callable[[], None]) -> Future[None]:
         """Call something between two inferences, before any request that waits."""
@@ -314,7 +318,7 @@ class RuntimeModel:
             if change is None:
                 self._serve(self._running)
             else:
-                _settle(done, change)
+                settle(done, change)
             del change
 
     def _next(self) -> tuple[_Request, ...]:
@@ -359,12 +363,11 @@ class RuntimeModel:
         """Answer requests together where that is known to be the same, else one by one."""
         if not requests:
             return []
-        kept = turn if self._is_interruptible else Uninterrupted(turn)
         inputs = [request.inputs for request in requests]
-        joined = self._joined(inputs, kept) if len(inputs) > 1 else None
+        joined = self._joined(inputs, turn) if len(inputs) > 1 else None
         if joined is not None and self._joins_well:
             return [_hand_over(*pair) for pair in zip(joined, requests, strict=True)]
-        alone = [self._attempt([one.inputs], kept, one.out) for one in requests]
+        alone = [self._attempt([one.inputs], turn, one.out) for one in requests]
         if joined is not None:
             whole = [answer for answer in alone if not isinstance(answer, Exception)]
             self._joins_well = len(whole) == len(alone) and agree(joined, whole)
@@ -373,7 +376,7 @@ class RuntimeModel:
         return alone
 
     def _joined(
-        self, inputs: Sequence[dict[str, Array]], turn: Turn
+        self, inputs: Sequence[dict[str, Array]], turn: LaneTurn
     ) -> Sequence[dict[str, Array]] | None:
         answer = self._attempt(inputs, turn)
         if isinstance(answer, Exception):  # any of the requests may be at fault
@@ -383,17 +386,56 @@ class RuntimeModel:
     def _attempt(
         self,
         inputs: Sequence[dict[str, Array]],
-        turn: Turn,
+        turn: LaneTurn,
         out: Mapping[str, Array] | None = None,
     ) -> _Answer:
-        try:
-            answer: _Answer = self.executor.execute(join(inputs), turn, out)
-        except Exception as error:
-            answer = error
+        answer = self._execute(inputs, turn, out)
+        while isinstance(answer, BudgetError) and answer.missing_bytes:
+            turn.leave()
+            if (refusal := self._wait_for_growth(answer)) is not None:
+                self.executor.refuse(refusal)
+                answer = refusal
+                break
+            self.executor.grown()
+            answer = self._execute(inputs, turn, out)
         last = self.executor.stats.last
         read = last.read_bytes if last and not isinstance(answer, Exception) else 0
         self._count(inferences=1, read_bytes=read)
         return answer
+
+    def _execute(
+        self, inputs: Sequence[dict[str, Array]], turn: LaneTurn, out: Mapping[str, Array] | None
+    ) -> _Answer:
+        kept = turn if self._is_interruptible else Uninterrupted(turn)
+        try:
+            return self.executor.execute(join(inputs), kept, out)
+        except Exception as error:
+            return error
+
+    def _wait_for_growth(self, error: BudgetError) -> Exception | None:
+        """Change as others do until scratch memory has grown; the refusal if it can't."""
+        release_frames(error)
+        growth = self._owner.grow(self, error)
+        growth.add_done_callback(lambda _: self._wake())
+        while True:
+            with self._changed:
+                while not (self._changes or growth.done() or self._closing):
+                    self._changed.wait()
+                if not self._changes:
+                    break
+                change, done = self._changes.popleft()
+            settle(done, change)
+        if not growth.done():
+            return error
+        try:
+            growth.result()
+        except Exception as refusal:
+            return refusal
+        return None
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _count(self, **more: int) -> None:
         with self._changed:
@@ -416,7 +458,8 @@ def _hand_over(outputs: Mapping[str, Array], request: _Request) -> _Answer:
         return error
 
 
-def _settle(done: Future[None], change: Callable[[], None]) -> None:
+def settle(done: Future[None], change: Callable[[], None]) -> None:
+    """Call something, and give its end or its error to a future."""
     try:
         change()
     except Exception as error:

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from swapnet.budget import Budget
-from swapnet.errors import BackendError, InputError, SwapnetError
+from swapnet.errors import BackendError, BudgetError, InputError, SwapnetError
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.events import OnEvent
+from swapnet.executor.planning.admission import values_too_large
 from swapnet.executor.planning.plan import Plan
-from swapnet.executor.planning.usage import mappable_bytes
-from swapnet.executor.runtime.admission import budget_bytes, too_small
+from swapnet.executor.planning.usage import scratch_within
+from swapnet.executor.runtime.admission import budget_bytes
 from swapnet.executor.runtime.balancer import Balancer
-from swapnet.executor.runtime.engine_curve import OPTIONS, EngineCurve, with_curve
+from swapnet.executor.runtime.division import Division, Terms, claims_of, divide
+from swapnet.executor.runtime.engine_curve import EngineCurve, with_curve
 from swapnet.executor.runtime.giving_way import giving_way
 from swapnet.executor.runtime.lanes import Lanes
-from swapnet.executor.runtime.memory import scratch_bytes, sizes_may_depend_on_data, together
-from swapnet.executor.runtime.model import RuntimeModel, Urgencies, unloaded
+from swapnet.executor.runtime.memory import (
+    most_scratch_bytes,
+    other_bytes,
+    scratch_bytes,
+    session_bytes,
+)
+from swapnet.executor.runtime.model import RuntimeModel, Urgencies, settle, unloaded
 from swapnet.executor.runtime.objectives import Changes, Objectives
 from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.rates import RateMeter
@@ -36,6 +45,7 @@ from swapnet.executor.swapping.loading import READERS
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS, Patience
 from swapnet.executor.swapping.readers import Channel
 from swapnet.executor.swapping.storage import LoadMode
+from swapnet.manifest import Manifest
 from swapnet.process.forks import Birthplace
 
 __all__ = ["SwapRuntime"]
@@ -118,7 +128,12 @@ class SwapRuntime:
         """Held while models come, go, or change their shares."""
         self._models: dict[str, RuntimeModel] = {}
         self._engines: dict[str, EngineCurve] = {}
-        self._shares_bytes: dict[str, int] = {}
+        self._terms: dict[str, Terms] = {}
+        """Terms of the plans in force."""
+        self._limit_bytes = 0
+        """Limit of scratch memory: the largest that a plan in force names, or grown."""
+        self._grown_bytes: dict[str, int] = {}
+        """Limits that values needed which were larger than measured, by model."""
         self._rates: dict[str, float] = {}
         """Rates that the budget was split for."""
         self._scratch = Scratch(0)
@@ -139,7 +154,7 @@ class SwapRuntime:
     @property
     def shares_bytes(self) -> dict[str, int]:
         """Memory for weights, in bytes, by model; everything else is shared or does not vary."""
-        return dict(self._shares_bytes)
+        return {name: terms.share_bytes for name, terms in self._terms.items()}
 
     def load(
         self,
@@ -189,25 +204,26 @@ class SwapRuntime:
         with self._changing():
             self._check_open()
             self._check_loadable(name, opened)
-            engines = {**self._engines, name: curve}
-            shares_bytes = self._split(engines, {**self._objectives(), name: objectives})
-            before = dict(self._shares_bytes)
+            before = Division(self._limit_bytes, dict(self._terms))
+            division = self._divide(
+                {**self._engines, name: curve},
+                {**self._objectives(), name: objectives},
+                self._budget_bytes,
+            )
             try:
-                self._make_room({n: b for n, b in shares_bytes.items() if n != name})
-                self._fit_scratch(engines.values())
-                model = self._open(name, curve, objectives, shares_bytes[name])
+                self._make_room(division)
+                self._cross(division)
+                model = self._open(name, curve, objectives, division.terms[name])
             except BaseException:
                 self._forget(name)
-                with suppress(SwapnetError):
-                    self._fit_scratch(self._engines.values())
                 with suppress(SwapnetError):
                     self._apply(before)
                 raise
             self._models[name] = model
             self._engines[name] = curve
-            self._shares_bytes[name] = shares_bytes[name]
+            self._terms[name] = division.terms[name]
             with suppress(SwapnetError):
-                self._apply(shares_bytes)
+                self._apply(division)
             return model
 
     def unload(self, model: RuntimeModel) -> None:
@@ -224,12 +240,8 @@ class SwapRuntime:
                 return
             model.close()
             self._forget(model.name)
-            if self._models:
-                self._fit_scratch(self._engines.values())
-                with suppress(SwapnetError):
-                    self._rebalance()
-            else:
-                self._scratch.resize(0)
+            with suppress(SwapnetError):
+                self._rebalance()
 
     def update(self, changes: Mapping[RuntimeModel, Changes]) -> None:
         """Change what is promised or expected of some models; the budget is split again, once.
@@ -260,7 +272,7 @@ class SwapRuntime:
         """Allow another amount of memory; returns when it is kept.
 
         Requests keep running: each model changes between two of its inferences, first those that
-        shrink.
+        shrink. Where the limit of scratch memory changes, all models pause for a moment.
 
         Raises
         ------
@@ -273,12 +285,10 @@ class SwapRuntime:
         wanted = budget_bytes(budget)
         with self._changing():
             self._check_open()
-            before, self._budget_bytes = self._budget_bytes, wanted
-            try:
-                self._rebalance()
-            except BaseException:
-                self._budget_bytes = max(before, wanted)
-                raise
+            division = self._divide(self._engines, self._objectives(), wanted)
+            self._budget_bytes = max(self._budget_bytes, wanted)
+            self._apply(division)
+            self._budget_bytes = wanted
 
     def close(self) -> None:
         """Finish what was submitted, then release everything. Safe to call twice.
@@ -312,17 +322,63 @@ class SwapRuntime:
     def serving(self) -> RuntimeModel | None:
         return next((model for model in self.models if model.is_served_here()), None)
 
+    def grow(self, model: RuntimeModel, error: BudgetError) -> Future[None]:
+        """Give values that did not fit more scratch memory, in a thread of its own.
+
+        Parameters
+        ----------
+        model
+            The caller, which pauses whenever it is asked to until this is done.
+        error
+            The refusal, with the bytes that were missing.
+        """
+        done: Future[None] = Future()
+
+        def work() -> None:
+            settle(done, partial(self._grow, model, error, before_bytes))
+
+        before_bytes = self._limit_bytes
+        threading.Thread(target=work, name="swapnet-growth", daemon=True).start()
+        return done
+
+    def _grow(self, model: RuntimeModel, error: BudgetError, before_bytes: int) -> None:
+        """Grow to what the budget leaves, twice what was measured, or all that weights can give.
+
+        The first that is enough is taken, and the limit stays: each of the three happens once.
+
+        Raises
+        ------
+        BudgetError
+            The budget is too small for these values.
+        """
+        with self._changing():
+            if self._models.get(model.name) is not model:
+                raise error
+            if self._limit_bytes != before_bytes:
+                return  # for another model, meanwhile
+            wanted = before_bytes + error.missing_bytes
+            manifests = self._manifests()
+            most = most_scratch_bytes(manifests, self._budget_bytes)
+            if wanted > most:
+                raise values_too_large(error, wanted, most, self._budget_bytes)
+            spare = before_bytes + scratch_within(self._unused_bytes())
+            twice = 2 * scratch_bytes(manifests, lanes=self._lanes.count)
+            enough = (limit for limit in (spare, min(twice, most), most) if limit >= wanted)
+            self._grown_bytes[model.name] = next(enough)
+            self._rebalance()
+
     def _open(
-        self, name: str, curve: EngineCurve, objectives: Objectives, share_bytes: int
+        self, name: str, curve: EngineCurve, objectives: Objectives, terms: Terms
     ) -> RuntimeModel:
+        budget_bytes, options = curve.budget(terms.share_bytes, merged=terms.merged)
         urgencies = Urgencies(RateMeter(objectives.rate_per_s))
         with giving_way():
             executor = SharedExecutor(
                 curve.engine,
-                curve.alone_bytes + share_bytes,
+                budget_bytes,
                 load_mode=self._load_mode,
                 storage_timeout_ms=self._storage_timeout_ms,
-                options=OPTIONS,
+                options=options,
                 sharing=Sharing(self._channel, self._scratch, urgencies),
                 on_event=self._on_event,
                 name=name,
@@ -334,8 +390,15 @@ class SwapRuntime:
             raise
 
     def _forget(self, name: str) -> None:
-        for known in (self._models, self._engines, self._shares_bytes, self._rates):
-            known.pop(name, None)
+        known: tuple[dict[str, Any], ...] = (
+            self._models,
+            self._engines,
+            self._terms,
+            self._grown_bytes,
+            self._rates,
+        )
+        for each in known:
+            each.pop(name, None)
 
     def _objectives(self) -> dict[str, Objectives]:
         return {
@@ -343,125 +406,168 @@ class SwapRuntime:
             for name, model in self._models.items()
         }
 
-    def _split(
-        self, engines: Mapping[str, EngineCurve], objectives: Mapping[str, Objectives]
-    ) -> dict[str, int]:
-        """Bytes for the weights of each engine, together as much as the budget leaves.
+    def _divide(
+        self,
+        engines: Mapping[str, EngineCurve],
+        objectives: Mapping[str, Objectives],
+        budget_bytes: int,
+    ) -> Division:
+        """Scratch memory and shares for weights, together as much as a budget allows.
 
         Raises
         ------
         BudgetError
             The budget is too small for all of them.
         """
-        if not engines:
-            return {}
-        claims = [engine.claim(name, objectives[name]) for name, engine in engines.items()]
-        available = self._available_bytes(engines.values())
-        needed = self._rule.needed_bytes(claims)
-        if needed > available:
-            smallest_bytes = self._budget_bytes - available + needed
-            raise too_small(tuple(engines), smallest_bytes, self._budget_bytes)
-        self._rates.update({name: objectives[name].rate_per_s for name in engines})
         with giving_way():
-            return self._rule.shares_bytes(claims, available)
+            division = divide(
+                self._rule,
+                engines,
+                objectives,
+                budget_bytes,
+                lanes=self._lanes.count,
+                least_scratch_bytes=max(self._grown_bytes.values(), default=0),
+            )
+        self._rates.update({name: objectives[name].rate_per_s for name in engines})
+        return division
 
     def _rebalance(self) -> None:
-        shares_bytes = self._split(self._engines, self._objectives())
-        if self._scratch_bytes(self._engines.values()) < self._scratch.limit_bytes:
-            self._fit_scratch(self._engines.values())
-        self._apply(shares_bytes)
-        self._fit_scratch(self._engines.values())
+        self._apply(self._divide(self._engines, self._objectives(), self._budget_bytes))
 
-    def _apply(self, shares_bytes: Mapping[str, int]) -> None:
-        """Apply the new shares: shrink first, then grow."""
-        self._make_room(shares_bytes)
-        self._adopt({n: b for n, b in shares_bytes.items() if b > self._shares_bytes[n]})
+    def _apply(self, division: Division) -> None:
+        """Put a division in force: who gives memory goes first."""
+        self._make_room(division)
+        self._cross(division)
+        self._adopt({name: division.terms[name] for name in self._models})
 
-    def _make_room(self, shares_bytes: Mapping[str, int]) -> None:
-        self._adopt({n: b for n, b in shares_bytes.items() if b < self._shares_bytes[n]})
+    def _make_room(self, division: Division) -> None:
+        """Shrink, unless the limit of scratch memory does: then all shrink when it is crossed."""
+        if division.limit_bytes >= self._limit_bytes:
+            self._adopt(self._smaller_terms(division))
 
-    def _adopt(self, shares_bytes: Mapping[str, int]) -> None:
-        """Put plans in force, all at once; each model between two of its inferences.
+    def _smaller_terms(self, division: Division) -> dict[str, Terms]:
+        """Terms that neither need more than the ones in force nor than those to come."""
+        both = {name: (now, division.terms[name]) for name, now in self._terms.items()}
+        return {
+            name: Terms(min(now.share_bytes, then.share_bytes), now.merged and then.merged)
+            for name, (now, then) in both.items()
+        }
+
+    def _adopt(self, terms: Mapping[str, Terms]) -> None:
+        """Put plans for other terms in force, all at once; each model between two inferences.
 
         Raises
         ------
         StorageError, BackendError
             The first that failed; the model keeps its plan.
         """
-        with giving_way():
-            plans = {
-                name: self._models[name].executor.prepare(
-                    self._engines[name].alone_bytes + share_bytes
-                )
-                for name, share_bytes in shares_bytes.items()
-            }
-        changes = [
-            self._models[name].between(partial(self._change, name, plan, shares_bytes[name]))
-            for name, plan in plans.items()
-        ]
-        failed = [error for change in changes if (error := change.exception()) is not None]
-        if failed:
-            raise failed[0]
+        plans = self._plans({n: each for n, each in terms.items() if each != self._terms[n]})
+        if self._has_room_for_sessions():
+            self._prepare_sessions(plans)
+        self._between(
+            {name: partial(self._change, name, plan, terms[name]) for name, plan in plans.items()}
+        )
 
-    def _change(self, name: str, plan: Plan, share_bytes: int) -> None:
-        # In the model's thread, so that its next inference finds the share that the plan is for.
-        self._models[name].adopt(plan)
-        self._shares_bytes[name] = share_bytes
+    def _cross(self, division: Division) -> None:
+        """Change the limit of scratch memory: all models pause until the old is given back.
 
-    def _fit_scratch(self, engines: Iterable[EngineCurve]) -> None:
-        """Make scratch memory as large as engines need; all of them pause while it changes."""
-        limit = self._scratch_bytes(engines)
-        if limit == self._scratch.limit_bytes:
+        Sessions belong to a limit. The new ones are made before, while requests go on, where the
+        budget has room for both: they take no scratch memory until they run. Otherwise each model
+        makes its own afterwards, and its next request waits for them.
+
+        Raises
+        ------
+        StorageError, BackendError
+            The first that failed; the model keeps its plan.
+        """
+        limit_bytes = division.limit_bytes
+        if limit_bytes == self._limit_bytes:
             return
-        models = self.models
-        arrived, go_on = threading.Barrier(len(models) + 1), threading.Event()
+        # A larger limit has its room already, and what remains is for those that grow.
+        is_larger = limit_bytes > self._limit_bytes
+        terms = division.terms if is_larger else self._smaller_terms(division)
+        plans = self._plans({name: terms[name] for name in self._models})
+        is_prepared = self._has_room_for_sessions()
+        if is_prepared:
+            self._scratch.resize(limit_bytes)
+            self._prepare_sessions(plans)
+        arrived, go_on = threading.Barrier(len(plans) + 1), threading.Event()
 
-        def stop(model: RuntimeModel) -> None:
+        def switch(name: str, plan: Plan) -> None:
             try:
-                model.executor.pause()
+                self._models[name].executor.pause(keep_sessions=is_prepared)
             finally:
                 arrived.wait()
                 go_on.wait()
+            self._change(name, plan, terms[name])
 
-        pauses = [model.between(partial(stop, model)) for model in models]
-        arrived.wait()
-        try:
-            self._scratch.resize(limit)
-        finally:
-            go_on.set()
-        for pause in pauses:
-            pause.result()
+        def resize() -> None:
+            arrived.wait()
+            try:
+                if not is_prepared:
+                    self._scratch.resize(limit_bytes)
+                self._limit_bytes = limit_bytes
+            finally:
+                go_on.set()
 
-    def _scratch_bytes(self, engines: Iterable[EngineCurve]) -> int:
-        """Scratch memory for engines: as measured, and what the budget leaves beside all weights.
+        self._between({name: partial(switch, name, plan) for name, plan in plans.items()}, resize)
 
-        Only values whose size may depend on data can need the second part.
-        """
-        curves = tuple(engines)
-        manifests = [curve.engine.manifest for curve in curves]
-        measured = scratch_bytes(manifests, lanes=self._lanes.count)
-        if not any(map(sizes_may_depend_on_data, manifests)):
-            return measured
-        spare = self._available_bytes(curves) - sum(curve.largest_bytes for curve in curves)
-        return measured + mappable_bytes(max(spare, 0)) // 4096 * 4096
+    def _has_room_for_sessions(self) -> bool:
+        """True where the budget has room for all sessions a second time."""
+        return self._unused_bytes() >= session_bytes(self._manifests())
 
-    def _available_bytes(self, engines: Iterable[EngineCurve]) -> int:
-        manifests = [e.engine.manifest for e in engines]
-        return self._budget_bytes - together(manifests, lanes=self._lanes.count).other_bytes
+    def _prepare_sessions(self, plans: Mapping[str, Plan]) -> None:
+        """Make sessions while requests go on; what fails is raised where the plan is adopted."""
+        for name, plan in plans.items():
+            with giving_way(), suppress(SwapnetError):
+                self._models[name].executor.prepare_sessions(plan)
+
+    def _plans(self, terms: Mapping[str, Terms]) -> dict[str, Plan]:
+        plans = {}
+        with giving_way():
+            for name, (share_bytes, merged) in terms.items():
+                budget = self._engines[name].budget(share_bytes, merged=merged)
+                plans[name] = self._models[name].executor.prepare(*budget)
+        return plans
+
+    def _between(
+        self, changes: Mapping[str, Callable[[], None]], meanwhile: Callable[[], None] | None = None
+    ) -> None:
+        """Call something in the thread of each model, all at once, and wait for the ends."""
+        begun = [self._models[name].between(change) for name, change in changes.items()]
+        if meanwhile is not None:
+            meanwhile()
+        failed = [error for change in begun if (error := change.exception()) is not None]
+        if failed:
+            raise failed[0]
+
+    def _change(self, name: str, plan: Plan, terms: Terms) -> None:
+        # In the model's thread, so that its next inference finds the share that the plan is for.
+        self._models[name].adopt(plan)
+        self._terms[name] = terms
+
+    def _manifests(self) -> list[Manifest]:
+        return [curve.engine.manifest for curve in self._engines.values()]
+
+    def _unused_bytes(self) -> int:
+        """Memory of the budget that no plan in force uses."""
+        used = other_bytes(self._manifests(), self._limit_bytes) + sum(self.shares_bytes.values())
+        return self._budget_bytes - used
 
     def _follow_rates(self) -> None:
         """Split for the rates that are seen, where that is worth it; in the balancer's thread."""
         with self._changing(), suppress(SwapnetError):
             objectives = self._objectives()
-            shares_bytes = self._split(self._engines, objectives)
-            claims = [
-                engine.claim(name, objectives[name]) for name, engine in self._engines.items()
-            ]
-            then, now = (
-                self._rule.cost(claims, each) for each in (shares_bytes, self._shares_bytes)
-            )
+            division = self._divide(self._engines, objectives, self._budget_bytes)
+            then, now = (self._cost(terms, objectives) for terms in (division.terms, self._terms))
             if then < _WORTH * now:
-                self._apply(shares_bytes)
+                self._apply(division)
+
+    def _cost(self, terms: Mapping[str, Terms], objectives: Mapping[str, Objectives]) -> float:
+        claims = claims_of(
+            self._engines, objectives, {name: each.merged for name, each in terms.items()}
+        )
+        return self._rule.cost(claims, {name: each.share_bytes for name, each in terms.items()})
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from swapnet.executor.backends.base import Array
 from swapnet.executor.engine import Engine
 from swapnet.executor.events import OnEvent
 from swapnet.executor.executor import SwapExecutor
+from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.plan import Plan, PlanOptions
 from swapnet.executor.sharing import Sharing, Turn
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
@@ -71,7 +72,8 @@ class SharedExecutor(SwapExecutor):
         Raises
         ------
         SwapnetError
-            As calling the executor does.
+            As calling the executor does. A BudgetError with ``missing_bytes`` is not counted: it is
+            for `grown` or `refuse`.
         """
         return self._infer(inputs, turn, out)
 
@@ -87,15 +89,47 @@ class SharedExecutor(SwapExecutor):
         """
         return self._check(inputs, out, copy=copy)
 
-    def prepare(self, budget: Budget | str | int) -> Plan:
+    def grown(self) -> None:
+        """Note that values which did not fit have more scratch memory."""
+        self._events.note("grown", plan=self._plan)
+        self._events.tell()
+
+    def refuse(self, error: Exception) -> None:
+        """Note that values which did not fit get no more scratch memory."""
+        self._note_failure(error)
+        self._events.tell()
+
+    def prepare(self, budget: Budget | str | int, options: PlanOptions | None = None) -> Plan:
         """The plan for another budget, for `adopt`; requests keep running.
+
+        Parameters
+        ----------
+        budget
+            As for `SwapExecutor`.
+        options
+            Restrictions of this plan; by default the executor's.
 
         Raises
         ------
         InputError, BudgetError
             The budget is invalid or too small.
         """
-        return self._make_plan(Budget.parse(budget))
+        parsed = Budget.parse(budget)
+        if options is None:
+            return self._make_plan(parsed)
+        budget_bytes = admitted_bytes(parsed, self.manifest, self._available_bytes)
+        return self._plan_of(budget_bytes, options)
+
+    def prepare_sessions(self, plan: Plan) -> None:
+        """Make the sessions of a plan under the scratch memory in force; requests keep running.
+
+        Raises
+        ------
+        BackendError, EngineError
+            The runtime library refuses a step, or a skeleton was changed.
+        """
+        blocks = self.manifest.blocks
+        self._backend.prepare_segments([s for s in plan.steps if blocks[s.first].is_graph])
 
     def adopt(self, plan: Plan) -> None:
         """Put a prepared plan in force, between two inferences; at the next one after `pause`.
@@ -107,11 +141,17 @@ class SharedExecutor(SwapExecutor):
         """
         self._adopt(plan)
 
-    def pause(self) -> None:
+    def pause(self, *, keep_sessions: bool = False) -> None:
         """Forget segments, so that scratch memory can change; the next inference loads again.
 
         Weights stay where they are.
+
+        Parameters
+        ----------
+        keep_sessions
+            Keep those of `prepare_sessions`.
         """
         with self._turn:
             self._parked = self._park()
-            self._backend.forget_segments()
+            if not keep_sessions:
+                self._backend.forget_segments()

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.curve import curve as latency_curve
-from swapnet.executor.runtime.admission import too_small
-from swapnet.executor.runtime.engine_curve import OPTIONS, POINTS, EngineCurve
-from swapnet.executor.runtime.memory import together
+from swapnet.executor.runtime.division import Division, Terms, divide
+from swapnet.executor.runtime.engine_curve import OPTIONS, EngineCurve, plan_curves
 from swapnet.executor.runtime.objectives import Objectives
 from swapnet.executor.runtime.share_rules import share_rule
 from swapnet.executor.runtime.simulate import SimulatedModel, simulate
 from swapnet.executor.runtime.simulated_cost import simulated_model
-from swapnet.executor.runtime.split import RULES, Claim
+from swapnet.executor.runtime.split import RULES
 from swapnet.executor.scenario.scenario import Entry, Scenario
 from swapnet.executor.scenario.traffic import Arrival, round_arrivals
 from swapnet.profile import Profile, with_storage
@@ -35,19 +34,19 @@ class Candidate:
     delays: Profile
 
     @property
-    def claim(self) -> Claim:
-        """Claim of the DNN to the memory for weights."""
-        entry = self.entry
-        objectives = Objectives(entry.priority, entry.deadline_ms, entry.rate_per_s)
-        return self.curve.claim(entry.name, objectives)
+    def objectives(self) -> Objectives:
+        """What is promised and expected of the DNN."""
+        return Objectives(self.entry.priority, self.entry.deadline_ms, self.entry.rate_per_s)
 
-    def with_share(self, share_bytes: int) -> SimulatedModel:
-        """The DNN on the virtual clock, by the plan for a share of the memory for weights."""
-        budget_bytes = self.curve.alone_bytes + share_bytes
+    def at(self, terms: Terms) -> SimulatedModel:
+        """The DNN on the virtual clock, by the plan for these terms."""
+        share_bytes, merged = terms
+        budget_bytes, options = self.curve.budget(share_bytes, merged=merged)
         (point,) = latency_curve(
-            self.curve.engine.manifest, self.delays, OPTIONS, budgets=[budget_bytes]
+            self.curve.engine.manifest, self.delays, options, budgets=[budget_bytes]
         )
-        return simulated_model(self.claim, self.curve.option(point))
+        claim = self.curve.claim(self.entry.name, self.objectives, merged=merged)
+        return simulated_model(claim, self.curve.option(point, merged=merged))
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,8 @@ def candidate(
         delays = with_storage(
             delays, bytes_per_s=storage_bytes_per_s, busy_bytes_per_s=storage_bytes_per_s
         )
-    points = latency_curve(engine.manifest, delays, OPTIONS, count=POINTS)
-    return Candidate(entry, EngineCurve(engine, points), delays)
+    curves = plan_curves(engine.manifest, delays, OPTIONS)
+    return Candidate(entry, EngineCurve(engine, curves), delays)
 
 
 def forecast(
@@ -113,37 +112,31 @@ def forecast(
     BudgetError
         The DNNs do not fit.
     """
-    claims = [each.claim for each in candidates]
-    other_bytes = together([each.curve.engine.manifest for each in candidates]).other_bytes
-    available_bytes = budget_bytes - other_bytes
-    rules = {name: share_rule(name) for name in RULES}
-    needed_bytes = max(rule.needed_bytes(claims) for rule in rules.values())
-    if needed_bytes > available_bytes:
-        names = [claim.name for claim in claims]
-        raise too_small(names, other_bytes + needed_bytes, budget_bytes)
-    ways = {name: rule.shares_bytes(claims, available_bytes) for name, rule in rules.items()}
-    ways[_UNLIMITED] = {
-        claim.name: max(option.nbytes for option in claim.options) for claim in claims
+    curves = {each.entry.name: each.curve for each in candidates}
+    objectives = {each.entry.name: each.objectives for each in candidates}
+    ways = {name: divide(share_rule(name), curves, objectives, budget_bytes) for name in RULES}
+    largest = {
+        name: max(option.nbytes for option in curve.claim(name, objectives[name]).options)
+        for name, curve in curves.items()
     }
+    ways[_UNLIMITED] = Division(0, {name: Terms(share, True) for name, share in largest.items()})
     scenario = Scenario(title="", models=tuple(each.entry for each in candidates))
     arrivals = round_arrivals(scenario, [1] * len(candidates), requests, seed, turn=0)
-    return tuple(
-        _forecast(name, candidates, shares_bytes, arrivals) for name, shares_bytes in ways.items()
-    )
+    return tuple(_forecast(name, candidates, division, arrivals) for name, division in ways.items())
 
 
 def _forecast(
     rule: str,
     candidates: Sequence[Candidate],
-    shares_bytes: Mapping[str, int],
+    division: Division,
     arrivals: Sequence[Arrival],
 ) -> Forecast:
-    models = [each.with_share(shares_bytes[each.entry.name]) for each in candidates]
+    models = [each.at(division.terms[each.entry.name]) for each in candidates]
     outcome = simulate(models, [(arrival.due_s, arrival.model) for arrival in arrivals])
     return Forecast(
         rule,
         outcome.weighted_latency_ms,
         tuple(float(np.mean(ms)) if len(ms) else 0.0 for ms in outcome.latencies_ms),
-        tuple(shares_bytes[model.name] for model in models),
+        tuple(division.terms[model.name].share_bytes for model in models),
         tuple(outcome.misses),
     )

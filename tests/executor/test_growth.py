@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +17,15 @@ from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.planner import smallest_budget
 from tests.helpers.engines import Arrays
-from tests.helpers.zoo import Net
+from tests.helpers.growing import ROWS, choosing, rows_model
 
 MIB = 1 << 20
-ROWS = 2048
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows of ``x`` with a score above 2.5: of seeded scores one in a hundred."""
-    net = Net()
-    chosen = net("Greater", net.input("score", (ROWS,)), net.constant(np.array(2.5, np.float32)))
-    rows = net("Gather", net.input("x", (ROWS, 256)), net("Squeeze", net("NonZero", chosen)))
-    for _ in range(4):
-        rows = net.dense(net("Relu", net.dense(rows, 256, 1024)), 1024, 256)
-    net.output(net("ReduceMax", rows, axes=[0], keepdims=0))
     path = tmp_path_factory.mktemp("model") / "rows.onnx"
-    onnx.save(net.model(), path)
+    onnx.save(rows_model(), path)
     return path
 
 
@@ -41,14 +34,6 @@ def folder(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engine") / "rows"
     build(model, folder, max_block="1MiB")
     return folder
-
-
-def choosing(count: int) -> Arrays:
-    """Inputs of which ``count`` rows are chosen."""
-    random = np.random.default_rng(0)
-    score = np.zeros(ROWS, np.float32)
-    score[:count] = 3
-    return {"score": score, "x": random.standard_normal((ROWS, 256), np.float32)}
 
 
 def assert_equal(outputs: Arrays, model: Path, given: Arrays) -> None:
@@ -105,3 +90,26 @@ def test_a_refusal_names_a_budget_that_is_needed(folder: Path) -> None:
         executor.set_budget(smallest)
         (again,), (before,) = executor(few).values(), first.values()
         assert np.array_equal(again, before)
+
+
+def test_no_session_of_the_old_arena_is_left_while_it_grows(
+    folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even in the refusal: it came through calls that used one."""
+    alive: list[int] = []
+    resize = Scratch.resize
+
+    def counted(scratch: Scratch, limit_bytes: int) -> None:
+        alive.append(_sessions() - before)
+        resize(scratch, limit_bytes)
+
+    before = _sessions()
+    with SwapExecutor(folder, Engine.open(folder).demand.total_bytes + 4 * MIB) as executor:
+        monkeypatch.setattr(Scratch, "resize", counted)
+        assert_equal(executor(choosing(700)), model, choosing(700))
+    assert alive
+    assert not any(alive)
+
+
+def _sessions() -> int:
+    return sum(isinstance(one, onnxruntime.InferenceSession) for one in gc.get_objects())

@@ -18,6 +18,7 @@ import pytest
 from swapnet.executor import Device, RuntimeModel, SwapRuntime
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.plan import Step
+from swapnet.executor.runtime.division import divide
 from swapnet.executor.runtime.engine_curve import with_curve
 from swapnet.executor.runtime.memory import together
 from swapnet.executor.runtime.share_rules import share_rule
@@ -68,9 +69,22 @@ class Simulated:
         return lambda: self.check(future.result(LIMIT_S), value)
 
 
-def simulated(folder: Path, weights_bytes: Sequence[int]) -> Simulated:
-    """An engine with the name of its folder, which steps are known by."""
+def simulated(
+    folder: Path, weights_bytes: Sequence[int], *, scratch_bytes: tuple[int, int] = (0, 0)
+) -> Simulated:
+    """An engine with the name of its folder, which steps are known by.
+
+    Its limits of scratch memory are for steps of one block, and for steps of several.
+    """
     manifest = write_engine(folder, weights_bytes)
+    apart, merged = scratch_bytes
+    manifest = msgspec.structs.replace(
+        manifest,
+        blocks=tuple(msgspec.structs.replace(b, activation_bytes=apart) for b in manifest.blocks),
+        session_memory=msgspec.structs.replace(
+            manifest.session_memory, merged_scratch_bytes=merged
+        ),
+    )
     source = msgspec.structs.replace(manifest.source, name=folder.name)
     manifest = msgspec.structs.replace(manifest, source=source)
     save_manifest(folder, manifest)
@@ -99,13 +113,11 @@ def load_all(runtime: SwapRuntime, engines: Engines, **objectives: Any) -> dict[
 
 
 def expected_shares(runtime: SwapRuntime, engines: Engines, rule: str = "latency") -> Any:
-    """What `split` gives to the models that are loaded."""
-    available = runtime.budget_bytes - together([e.manifest for e in engines.values()]).other_bytes
-    claims = [
-        with_curve(Engine.open(engines[m.name].folder)).claim(m.name, m.objectives)
-        for m in runtime.models
-    ]
-    return share_rule(rule).shares_bytes(claims, available)
+    """What a division gives to the models that are loaded."""
+    curves = {m.name: with_curve(Engine.open(engines[m.name].folder)) for m in runtime.models}
+    objectives = {m.name: m.objectives for m in runtime.models}
+    division = divide(share_rule(rule), curves, objectives, runtime.budget_bytes)
+    return {name: terms.share_bytes for name, terms in division.terms.items()}
 
 
 @contextmanager

@@ -1,23 +1,21 @@
 from __future__ import annotations
 
-from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 
-from swapnet.builder import build
-from swapnet.errors import BudgetError
-from swapnet.executor import SwapExecutor, SwapRuntime
-from swapnet.executor.planning.usage import demand, usage
+from swapnet.executor.planning.usage import demand, least_weights_bytes, usage
+from swapnet.executor.runtime import memory
 from swapnet.executor.runtime.memory import (
     is_interruptible,
+    merging,
+    most_scratch_bytes,
+    other_bytes,
     scratch_bytes,
-    sizes_may_depend_on_data,
     together,
 )
 from tests.helpers.engines import BuildToy
-from tests.helpers.zoo import Net
 
 
 def test_scratch_memory_counts_once_for_each_lane(engine: BuildToy) -> None:
@@ -50,34 +48,38 @@ def test_values_of_unknown_size_are_not_interrupted(engine: BuildToy) -> None:
     assert not is_interruptible(engine("dynamic").manifest)
 
 
-def test_values_that_data_decides_have_what_the_budget_leaves(tmp_path: Path) -> None:
-    """One row in a hundred is chosen by seeds, all of them by a busy picture."""
-    net = Net()
-    chosen = net("Greater", net.input("score", (4096,)), net.constant(np.array(2.5, np.float32)))
-    rows = net("Gather", net.input("x", (4096, 64)), net("Squeeze", net("NonZero", chosen)))
-    net.output(net("ReduceMax", net.dense(rows, 64, 512), axes=[0], keepdims=0))
-    onnx.save(net.model(), tmp_path / "rows.onnx")
-    manifest = build(tmp_path / "rows.onnx", tmp_path / "rows")
-    assert sizes_may_depend_on_data(manifest)
-    score = np.full(4096, 3, np.float32)
-    x = np.random.default_rng(0).standard_normal((4096, 64), np.float32)
-    busy = {"score": score, "x": x}
-    needed = together([manifest]).total_bytes
-    with SwapRuntime(budget=needed + (1 << 20)) as runtime:
-        model = runtime.load(tmp_path / "rows")
-        with pytest.raises(BudgetError, match="larger than planned for"):
-            model(busy)
-        runtime.set_budget("128MiB")
-        (answer,) = model(busy).values()
-        runtime.set_budget(needed + (1 << 20))
-        with pytest.raises(BudgetError, match="larger than planned for"):
-            model(busy)
-        few = np.where(np.arange(4096) < 9, score, 0)
-        assert model({"score": few, "x": x})
-    with SwapExecutor(tmp_path / "rows", "128MiB") as executor:
-        (alone,) = executor(busy).values()
-    assert np.array_equal(answer, alone)
+def test_the_smallest_budget_is_that_of_single_blocks(engine: BuildToy) -> None:
+    manifests = [engine(name).manifest for name in ("images", "used-twice", "transformer")]
+    demand = together(manifests)
+    apart = scratch_bytes(manifests, merged=False)
+    weights = sum(map(least_weights_bytes, manifests))
+    assert demand.smallest_bytes == other_bytes(manifests, apart) + weights
+    assert demand.other_bytes == other_bytes(manifests, scratch_bytes(manifests))
+    most = most_scratch_bytes(manifests, demand.smallest_bytes + (1 << 20))
+    assert 0 <= demand.smallest_bytes + (1 << 20) - weights - other_bytes(manifests, most) < 8192
+    assert most_scratch_bytes(manifests, 0) == 0
 
 
-def test_sizes_that_data_does_not_decide_need_no_spare(engine: BuildToy) -> None:
-    assert not sizes_may_depend_on_data(engine("used-twice").manifest)
+@pytest.mark.parametrize(
+    ("limit_bytes", "lanes", "expected"),
+    [
+        (20, 1, [False, True, True]),
+        (99, 1, [False, True, True]),
+        (100, 1, [True, True, True]),
+        (30, 2, [False, False, True]),
+        (38, 2, [False, True, True]),
+        (117, 2, [False, True, True]),
+        (118, 2, [True, True, True]),
+    ],
+)
+def test_steps_have_several_blocks_where_scratch_memory_allows_it(
+    monkeypatch: pytest.MonkeyPatch, limit_bytes: int, lanes: int, expected: list[bool]
+) -> None:
+    """By needs: one block 20, 10 and 4; several 100, 18 and 4."""
+    needs: dict[Any, tuple[int, int]] = {"a": (20, 100), "b": (10, 18), "c": (4, 4)}
+
+    def used(name: Any, *, merged: bool = True) -> Any:
+        return SimpleNamespace(scratch_bytes=needs[name][merged])
+
+    monkeypatch.setattr(memory, "usage", used)
+    assert merging(list(needs), limit_bytes, lanes=lanes) == expected
