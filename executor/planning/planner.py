@@ -76,11 +76,13 @@ def make_plan(
     Raises
     ------
     BudgetError
-        The budget is below `smallest_budget`.
+        The budget is below `smallest_budget`, or that of the options.
     """
     options = options or PlanOptions()
-    smallest, reason = smallest_budget(manifest)
+    usages = tuple(_usages(manifest, options))
+    smallest = min(used.total_bytes for _, used in usages) + least_weights_bytes(manifest)
     if budget_bytes < smallest:
+        _, reason = smallest_budget(manifest)
         raise BudgetError(
             f"{manifest.source.name} does not fit in {format_size(budget_bytes)}",
             why=f"it needs {smallest} bytes, the budget allows {budget_bytes}; {reason}",
@@ -88,7 +90,7 @@ def make_plan(
             smallest_bytes=smallest,
         )
     plans: list[Plan] = []
-    for merge, used in _usages(manifest, options):
+    for merge, used in usages:
         if budget_bytes >= used.total_bytes + least_weights_bytes(manifest):
             plan = _plan(manifest, profile, budget_bytes, replace(options, merge=merge), used)
             if not plan.reads:
