@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -29,6 +30,8 @@ from swapnet.progress import Progress
 from swapnet.units import format_size
 
 __all__ = ["BuiltApart", "build_in_child"]
+
+_LOGGER = logging.getLogger("swapnet")
 
 _MODULE = "swapnet.builder.child"
 
@@ -60,6 +63,12 @@ class Reached(msgspec.Struct, frozen=True, tag=True):
     stage: str
     done: int
     total: int
+
+
+class Warned(msgspec.Struct, frozen=True, tag=True):
+    """A warning of SwapNet's logger, which the parent's says."""
+
+    text: str
 
 
 class Built(msgspec.Struct, frozen=True, tag=True):
@@ -114,8 +123,11 @@ def build_in_child(
         # The child ends before its folders are removed: it would go on writing into them.
         with build_folders(Path(folder)) as (staging, work), closing(child):
             child.tell(Folders(str(staging), str(work)))
-            while isinstance(answer := _answer(child), Reached):
-                progress(answer.stage, answer.done, answer.total)
+            while not isinstance(answer := _answer(child), Built):
+                if isinstance(answer, Warned):
+                    _LOGGER.warning("%s", answer.text)
+                else:
+                    progress(answer.stage, answer.done, answer.total)
     return BuiltApart(load_manifest(target_of(Path(folder))), answer.peak_bytes)
 
 
@@ -131,8 +143,17 @@ def _sendable(options: BuildOptions, model: Path) -> Iterator[BuildOptions]:
         yield replace(options, data=str(folder))
 
 
-def _answer(child: Child) -> Reached | Built:
-    return msgspec.convert(child.hear(), Reached | Built)
+def _answer(child: Child) -> Reached | Warned | Built:
+    return msgspec.convert(child.hear(), Reached | Warned | Built)
+
+
+class _ToParent(logging.Handler):
+    def __init__(self, parent: Parent) -> None:
+        super().__init__(logging.WARNING)
+        self._parent = parent
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._parent.answer(Warned(record.getMessage()))
 
 
 @contextmanager
@@ -159,16 +180,21 @@ def work(parent: Parent) -> None:
     source = open_source(Path(job.model))
     read = Read(needed_bytes(source, job.options))
     parent.answer(read)
-    for folders in parent.commands(Folders):
-        with filling(Path(job.target)), _explained(job.target, lambda: read.needed_bytes):
-            build_into(
-                job.options,
-                source,
-                Path(folders.staging),
-                Path(folders.work),
-                lambda *told: parent.answer(Reached(*told)),
-            )
-        parent.answer(Built(family_peak_bytes()))
+    handler = _ToParent(parent)
+    _LOGGER.addHandler(handler)
+    try:
+        for folders in parent.commands(Folders):
+            with filling(Path(job.target)), _explained(job.target, lambda: read.needed_bytes):
+                build_into(
+                    job.options,
+                    source,
+                    Path(folders.staging),
+                    Path(folders.work),
+                    lambda *told: parent.answer(Reached(*told)),
+                )
+            parent.answer(Built(family_peak_bytes()))
+    finally:
+        _LOGGER.removeHandler(handler)
 
 
 if __name__ == "__main__":

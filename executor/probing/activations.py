@@ -6,6 +6,7 @@ keeps, or on seeded inputs of the planned shapes or of others.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,11 +14,14 @@ import msgspec
 
 from swapnet.errors import ModelError, SwapnetError
 from swapnet.process.ask import ask
+from swapnet.process.cgroup import is_available
 from swapnet.process.child import ProcessDied
 from swapnet.process.failure import Failed
 from swapnet.shapes import SessionMemory
 
 __all__ = ["Measurement", "measure"]
+
+_LOGGER = logging.getLogger("swapnet")
 
 _MODULE = "swapnet.executor.probing.worker"
 
@@ -31,10 +35,13 @@ class Job(msgspec.Struct, frozen=True):
         Engine directory.
     shapes
         Shapes of all inputs; empty for those of the build.
+    limited
+        Run the smallest plan under the kernel's limit at last.
     """
 
     folder: str
     shapes: dict[str, tuple[int, ...]] = {}
+    limited: bool = False
 
 
 class Measurement(msgspec.Struct, frozen=True, tag=True):
@@ -49,15 +56,20 @@ class Measurement(msgspec.Struct, frozen=True, tag=True):
         Memory of all sessions.
     nbytes
         Size of each input, output and value of symbolic shape.
+    is_confirmed
+        False where the smallest plan did not run to its end under the kernel's limit.
     """
 
     activation_bytes: tuple[int, ...]
     session_memory: SessionMemory
     nbytes: dict[str, int]
+    is_confirmed: bool = True
 
 
 def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Measurement:
     """Run the blocks of ``folder`` in a child process.
+
+    At last the smallest plan runs under its own number, by the kernel's limit where there is one.
 
     Parameters
     ----------
@@ -73,7 +85,8 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
     ProcessDied
         The child was killed.
     """
-    job = Job(str(folder), {name: tuple(shape) for name, shape in (shapes or {}).items()})
+    sizes = {name: tuple(shape) for name, shape in (shapes or {}).items()}
+    job = Job(str(folder), sizes, is_available())
     try:
         found: Measurement = ask(
             _MODULE, job, Measurement | Failed, lambda measured: measured, verb="measures blocks"
@@ -92,4 +105,10 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
             f"{f'measure {folder}' if shapes else 'build MODEL.onnx'} --data inputs.npz, or the "
             "shapes that it is used with: --shapes name:1x3x224x224",
         ) from error
+    if not found.is_confirmed:
+        _LOGGER.warning(
+            "%s: the smallest plan did not run in its budget under the kernel's limit; its number "
+            "was raised, which was not tried",
+            folder,
+        )
     return found

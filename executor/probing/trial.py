@@ -6,6 +6,10 @@ and skeletons hold constants that can't be swapped. None of that is known before
 
 from __future__ import annotations
 
+import mmap
+import os
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,20 +18,24 @@ import msgspec
 import numpy as np
 
 from swapnet.executor.backends.onnxruntime import open_on_cpu, own_process
-from swapnet.executor.device import Device, available_processors
+from swapnet.executor.device import Device, ThreadPool, available_processors
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.planning.usage import for_pool
 from swapnet.executor.samples import kept_samples
 from swapnet.fingerprint import PORTABLE
-from swapnet.machine import anonymous_bytes, forget_peak, peak_anonymous_bytes
+from swapnet.machine import anonymous_bytes, forget_peak, own_pages, peak_anonymous_bytes
 from swapnet.manifest import Manifest
+from swapnet.process.cgroup import MemoryGroup
+from swapnet.process.child import ProcessDied
 from swapnet.process.forked import Forked
 from swapnet.shapes import SessionMemory
+from swapnet.units import align_up
 
-__all__ = ["process_bytes", "trial"]
+__all__ = ["confirmed", "process_bytes", "trial", "trial_under_limit"]
 
 _RESERVE_BYTES = 2 << 20
 """Added to what is measured: kernel stacks, more readers than one, and pages of the library's code
@@ -44,6 +52,8 @@ _STEADY_BYTES = 256 << 10
 stopped growing where `_STEADY_INFERENCES` in turn add less than `_STEADY_BYTES`."""
 
 _STEADY_INFERENCES = 3
+
+_CONFIRMING_INFERENCES = 2
 
 _MOST_INFERENCES = 8
 """The heap of eight int4 products grew for five inferences, of other models for two."""
@@ -82,17 +92,9 @@ def process_bytes(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool
     SwapnetError
         The engine does not run.
     """
-    compiled = msgspec.structs.replace(
-        manifest.compiled, backend="onnxruntime", fingerprint=PORTABLE
-    )
-    manifest = msgspec.structs.replace(
-        manifest, compiled=compiled, session_memory=SessionMemory(), inline={}
-    )
-    device = own_process(available_processors()) if own else Device()
-    engine = replace(Engine.open(folder, device=device), shaped=manifest)
+    manifest = msgspec.structs.replace(manifest, session_memory=SessionMemory())
+    engine = _warmed_up(folder, manifest, warm_up, own=own)
     needed, _ = smallest_budget(manifest)
-    first = open_on_cpu(warm_up, Step(0, 0, 0), device, shared_arena=False)
-    first.run(None, {"x": np.zeros(1, np.float32)})
     before = anonymous_bytes()
     forget_peak()
     with SwapExecutor(engine, needed) as executor:
@@ -110,3 +112,79 @@ def process_bytes(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool
             forget_peak()
         skeletons = sum(block.skeleton_bytes for block in manifest.blocks)
         return max(found - skeletons, 0) + _RESERVE_BYTES + found // _RESERVE_SHARE
+
+
+def trial_under_limit() -> Forked:
+    """A process of ours for `confirmed`, forked early as those of `trial`."""
+    return Forked(_run_in_group, "runs at the smallest budget")
+
+
+def confirmed(
+    processes: Sequence[Forked],
+    folder: Path,
+    manifest: Manifest,
+    warm_up: bytes,
+    *,
+    patience_s: float,
+) -> tuple[SessionMemory, bool]:
+    """Run the smallest plan under its own number; what sessions take, and whether it has run.
+
+    Each process runs in a memory group of the kernel that allows the smallest budget and no more;
+    what it had before is not counted. Where it is killed, or crawls, the number grows.
+
+    Parameters
+    ----------
+    processes
+        As many tries; of `trial_under_limit`. Without any the number stays.
+    folder, manifest, warm_up
+        As for `process_bytes`, with the memory of sessions as measured.
+    patience_s
+        Time-out of each try: under a limit that is far too small a process may crawl.
+    """
+    for process in processes:
+        budget_bytes, _ = smallest_budget(for_pool(manifest, ThreadPool.GLOBAL))
+        with MemoryGroup(align_up(budget_bytes, mmap.PAGESIZE)) as group:
+            process.begin(folder, manifest, warm_up, group.processes_file)
+            try:
+                process.answer(patience_s)
+            except ProcessDied:
+                manifest = _with_more(manifest, _RESERVE_BYTES + budget_bytes // _RESERVE_SHARE)
+            else:
+                return manifest.session_memory, True
+            finally:
+                process.close()  # the group can't be removed before
+    return manifest.session_memory, not processes
+
+
+def _with_more(manifest: Manifest, nbytes: int) -> Manifest:
+    memory = manifest.session_memory
+    more = msgspec.structs.replace(
+        memory,
+        process_bytes=memory.process_bytes + nbytes,
+        own_process_bytes=memory.own_process_bytes + nbytes,
+    )
+    return msgspec.structs.replace(manifest, session_memory=more)
+
+
+def _run_in_group(folder: Path, manifest: Manifest, warm_up: bytes, processes: Path) -> None:
+    own_pages()
+    engine = _warmed_up(folder, manifest, warm_up, own=True)
+    with suppress(OSError):  # a group of version 2 may not be the user's to join
+        processes.write_text(str(os.getpid()))
+    with SwapExecutor(engine, smallest_budget(engine.manifest)[0]) as executor:
+        samples = kept_samples(engine) or (planned_sample(manifest),)
+        for _ in range(_CONFIRMING_INFERENCES):
+            for inputs in samples:
+                executor(inputs)
+
+
+def _warmed_up(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool) -> Engine:
+    """The engine, in a process that has run another model: a process's fixed cost is paid."""
+    compiled = msgspec.structs.replace(
+        manifest.compiled, backend="onnxruntime", fingerprint=PORTABLE
+    )
+    shaped = msgspec.structs.replace(manifest, compiled=compiled, inline={})
+    device = own_process(available_processors()) if own else Device()
+    first = open_on_cpu(warm_up, Step(0, 0, 0), device, shared_arena=False)
+    first.run(None, {"x": np.zeros(1, np.float32)})
+    return replace(Engine.open(folder, device=device), shaped=shaped)

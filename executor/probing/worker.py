@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -30,7 +31,7 @@ from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.layout import is_placed, last_uses
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.probing.activations import Job, Measurement
-from swapnet.executor.probing.trial import trial
+from swapnet.executor.probing.trial import confirmed, trial, trial_under_limit
 from swapnet.executor.samples import kept_samples
 from swapnet.executor.swapping.arena import new_array
 from swapnet.executor.swapping.host_values import Values
@@ -50,6 +51,13 @@ _TRIES = 4
 """Number of smaller limits to try: the last two differ by a thirty-second."""
 
 _TIMES = 3
+
+_CONFIRMING_TRIES = 2
+
+_PATIENCE_S = 30.0
+_PATIENT_TIMES = 10
+"""Time-out of the smallest plan under the kernel's limit: seconds, and multiples of the time
+without a limit. A process that crawls takes far longer."""
 
 _UNSEEN_BYTES = 64 << 20
 """End of ONNX Runtime's arena that is not watched: far more than inline constants take."""
@@ -196,9 +204,13 @@ def _one_operator() -> bytes:
     return encoded
 
 
-def _measure_here(folder: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> Measurement:
+def _measure_here(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]] | None, *, limited: bool
+) -> Measurement:
     with ExitStack() as opened:
         trials = [opened.enter_context(trial(own=own)) for own in (False, True)]
+        tries = _CONFIRMING_TRIES if limited else 0
+        confirming = [opened.enter_context(trial_under_limit()) for _ in range(tries)]
         # Huge pages would make a peak of touched ones; the trials have them as executors do.
         ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
         blocks = _Blocks(folder, shapes)
@@ -216,13 +228,20 @@ def _measure_here(folder: Path, shapes: Mapping[str, tuple[int, ...]] | None) ->
         peaks = [min(peak, limit) for peak in peaks]
         peaks[widest] = limit
         measured = _at(manifest, peaks, blocks.nbytes)
+        begun_s = time.monotonic()
         for process in trials:
             process.begin(folder, measured, _one_operator())
         process_bytes, own_process_bytes = (process.answer() for process in trials)
         process_bytes = max(process_bytes, own_process_bytes)  # they differ by chance if small
-    return Measurement(
-        tuple(peaks), SessionMemory(merged_limit, process_bytes, own_process_bytes), blocks.nbytes
-    )
+        memory = SessionMemory(merged_limit, process_bytes, own_process_bytes)
+        memory, is_confirmed = confirmed(
+            confirming,
+            folder,
+            msgspec.structs.replace(measured, session_memory=memory),
+            _one_operator(),
+            patience_s=_PATIENCE_S + _PATIENT_TIMES * (time.monotonic() - begun_s),
+        )
+    return Measurement(tuple(peaks), memory, blocks.nbytes, is_confirmed)
 
 
 def _at(manifest: Manifest, peaks: Sequence[int], nbytes: Mapping[str, int]) -> Manifest:
@@ -309,7 +328,7 @@ def _runs(blocks: _Blocks, steps: Sequence[Step], limit: int, peak: int) -> bool
 def work(parent: Parent) -> None:
     """Measure the engine that the parent asks for."""
     job = parent.job(Job)
-    parent.answer(_measure_here(Path(job.folder), job.shapes or None))
+    parent.answer(_measure_here(Path(job.folder), job.shapes or None, limited=job.limited))
 
 
 if __name__ == "__main__":

@@ -38,16 +38,27 @@ class Forked:
         """Give the job."""
         self._pipe.send(job)
 
-    def answer(self) -> Any:
+    def answer(self, patience_s: float | None = None) -> Any:
         """Wait for the answer.
+
+        Parameters
+        ----------
+        patience_s
+            Time-out; None waits for ever.
 
         Raises
         ------
         SwapnetError
             The process raised it.
         ProcessDied
-            The process ended without an answer.
+            The process ended without an answer, or took too long.
         """
+        if not self._pipe.poll(patience_s):
+            raise ProcessDied(
+                f"the process that {self._verb} has not answered",
+                why=f"it was given {patience_s:g} s",
+                hint="free some memory, and run it again",
+            )
         try:
             found = self._pipe.recv()
         except EOFError as error:
@@ -64,6 +75,10 @@ class Forked:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process. Safe to call twice."""
         self._pipe.close()
         self._process.kill()
         self._process.join()

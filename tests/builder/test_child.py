@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +125,37 @@ def test_a_killed_build_says_what_it_needs_and_leaves_nothing(
     assert "free some memory" in caught.value.hint
     assert announced == [700 << 20] * reads
     assert not list(tmp_path.iterdir())
+
+
+WARNS = """
+import os, signal, sys
+sys.stdin.readline()
+print('{"type": "Read", "needed_bytes": 1}', flush=True)
+sys.stdin.readline()
+print('{"type": "Warned", "text": "of the child"}', flush=True)
+os.kill(os.getpid(), signal.SIGABRT)
+"""
+
+
+def test_a_warning_of_the_child_is_said_here(
+    toy: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    child_runs(monkeypatch, WARNS)
+    with pytest.raises(ProcessDied):
+        build_in_child(OPTIONS, toy.model, tmp_path / "engine", progress=silent)
+    assert [record.getMessage() for record in caplog.records] == ["of the child"]
+
+
+def test_the_child_sends_warnings_of_the_builder(
+    job: Job, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("swapnet")
+    handlers = [*logger.handlers]
+    monkeypatch.setattr(child, "build_into", lambda *_: logger.warning("%s", "so it is"))
+    monkeypatch.setattr(child, "filling", lambda _: nullcontext())
+    _, said = served(work, job, folders)
+    assert b'{"type":"Warned","text":"so it is"}' in said
+    assert logger.handlers == handlers
 
 
 def test_another_death_is_not_blamed_on_memory(

@@ -1,0 +1,148 @@
+"""The smallest plan runs under its own number; one that is too small is raised, or said."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from swapnet.executor.device import ThreadPool
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.planning.usage import for_pool
+from swapnet.executor.probing import activations, trial
+from swapnet.executor.probing.activations import Job, Measurement, measure
+from swapnet.executor.probing.trial import confirmed, trial_under_limit
+from swapnet.executor.probing.worker import _one_operator, work
+from swapnet.machine import anonymous_bytes, own_pages
+from swapnet.manifest import Manifest
+from swapnet.process.cgroup import is_available
+from swapnet.process.child import ProcessDied
+from swapnet.process.forked import Forked
+from swapnet.shapes import SessionMemory
+from tests.helpers.engines import BuildToy
+from tests.helpers.serving import served
+from tests.helpers.threads import LIMIT_S
+
+MIB = 1 << 20
+
+needs_groups = pytest.mark.skipif(
+    not is_available(), reason="needs root and a cgroup memory controller"
+)
+
+
+class Run:
+    """A try that lives where its limit is large enough."""
+
+    def __init__(self, limits: list[int], needed_bytes: int) -> None:
+        self.closed = False
+        self._limits = limits
+        self._needed_bytes = needed_bytes
+
+    def begin(self, *job: object) -> None:
+        pass
+
+    def answer(self, patience_s: float) -> None:
+        assert patience_s == 7
+        if self._limits[-1] < self._needed_bytes:
+            raise ProcessDied("gone")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def manifest(engine: BuildToy) -> Manifest:
+    memory = SessionMemory(0, 8 * MIB, 8 * MIB)
+    return msgspec.structs.replace(engine("images").manifest, session_memory=memory)
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Limits of the groups that are made."""
+    made: list[int] = []
+
+    def group(limit_bytes: int) -> Any:
+        made.append(limit_bytes)
+        return nullcontext(SimpleNamespace(processes_file=Path(os.devnull)))
+
+    monkeypatch.setattr(trial, "MemoryGroup", group)
+    return made
+
+
+@pytest.mark.parametrize(("missing_bytes", "tries"), [(0, 1), (MIB, 2), (64 * MIB, 2)])
+def test_a_number_that_is_too_small_is_raised_once_more_than_it_is_tried(
+    manifest: Manifest, limits: list[int], missing_bytes: int, tries: int
+) -> None:
+    budget_bytes, _ = smallest_budget(for_pool(manifest, ThreadPool.GLOBAL))
+    runs = [Run(limits, budget_bytes + missing_bytes) for _ in range(2)]
+    memory, is_confirmed = confirmed(runs, Path(), manifest, b"", patience_s=7)  # type: ignore[arg-type]
+    assert [run.closed for run in runs] == [index < tries for index in range(2)]
+    assert len(limits) == tries
+    assert limits == sorted(limits)
+    assert is_confirmed == (missing_bytes < 64 * MIB)
+    raised = memory.own_process_bytes - 8 * MIB
+    assert memory.process_bytes - 8 * MIB == raised
+    assert raised >= missing_bytes * is_confirmed
+    assert (raised > 0) == (missing_bytes > 0)
+
+
+def test_without_a_limit_the_number_stays(manifest: Manifest) -> None:
+    found = confirmed([], Path(), manifest, b"", patience_s=7)
+    assert found == (manifest.session_memory, True)
+
+
+def test_what_did_not_run_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = Measurement((), SessionMemory(), {}, is_confirmed=False)
+    monkeypatch.setattr(activations, "ask", lambda *_, **__: found)
+    with caplog.at_level(logging.WARNING):
+        assert measure(Path("engines/x")) is found
+    (record,) = caplog.records
+    assert "engines/x: the smallest plan did not run" in record.getMessage()
+
+
+def _grown(nbytes: int) -> int:
+    own_pages()
+    before = anonymous_bytes()
+    kept = bytearray(nbytes)
+    return anonymous_bytes() - before + 0 * len(kept)
+
+
+def test_pages_of_a_forked_process_become_its_own() -> None:
+    """They stay as they are: the process goes on."""
+    with Forked(_grown, "grows") as process:
+        process.begin(4 * MIB)
+        assert abs(process.answer(LIMIT_S) - 4 * MIB) < MIB
+
+
+def test_a_process_that_takes_too_long_is_told() -> None:
+    with Forked(_grown, "waits") as process:
+        with pytest.raises(ProcessDied, match="the process that waits has not answered"):
+            process.answer(0.01)
+        process.close()
+
+
+@pytest.mark.slow
+@needs_groups
+def test_the_smallest_plan_runs_under_the_kernels_limit(engine: BuildToy) -> None:
+    toy = engine("images")
+    _, said = served(work, Job(str(toy.folder), limited=True))
+    measured = msgspec.json.decode(said, type=Measurement)
+    assert measured.is_confirmed
+    memory = measured.session_memory
+    small = msgspec.structs.replace(memory, own_process_bytes=1)
+    manifest = msgspec.structs.replace(toy.manifest, session_memory=small)
+    runs = [trial_under_limit() for _ in range(2)]
+    try:
+        raised, _ = confirmed(runs, toy.folder, manifest, _one_operator(), patience_s=LIMIT_S)
+    finally:
+        for run in runs:
+            run.close()
+    assert raised.own_process_bytes > small.own_process_bytes
