@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +18,8 @@ from swapnet.executor.device import ThreadPool
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import for_pool
 from swapnet.executor.probing import activations, trial
-from swapnet.executor.probing.activations import Job, Measurement, measure
-from swapnet.executor.probing.trial import confirmed, trial_under_limit
-from swapnet.executor.probing.worker import _one_operator, work
+from swapnet.executor.probing.activations import Measurement, measure
+from swapnet.executor.probing.trial import confirmed
 from swapnet.machine import anonymous_bytes, own_pages
 from swapnet.manifest import Manifest
 from swapnet.process.cgroup import is_available
@@ -26,7 +27,6 @@ from swapnet.process.child import ProcessDied
 from swapnet.process.forked import Forked
 from swapnet.shapes import SessionMemory
 from tests.helpers.engines import BuildToy
-from tests.helpers.serving import served
 from tests.helpers.threads import LIMIT_S
 
 MIB = 1 << 20
@@ -129,20 +129,38 @@ def test_a_process_that_takes_too_long_is_told() -> None:
         process.close()
 
 
+TOO_SMALL = """
+import sys
+from pathlib import Path
+
+import msgspec
+
+from swapnet.executor.engine import Engine
+from swapnet.executor.probing.trial import confirmed, trial_under_limit
+from swapnet.executor.probing.worker import _one_operator
+from swapnet.shapes import SessionMemory
+
+folder = Path(sys.argv[1])
+manifest = Engine.open(folder).manifest
+small = msgspec.structs.replace(manifest, session_memory=SessionMemory(0, 1, 1))
+memory, _ = confirmed(
+    [trial_under_limit()], folder, small, _one_operator(), patience_s=float(sys.argv[2])
+)
+sys.stdout.write(str(memory.own_process_bytes))
+"""
+
+
 @pytest.mark.slow
 @needs_groups
 def test_the_smallest_plan_runs_under_the_kernels_limit(engine: BuildToy) -> None:
+    """Forked from new processes: this one has threads."""
     toy = engine("images")
-    _, said = served(work, Job(str(toy.folder), limited=True))
-    measured = msgspec.json.decode(said, type=Measurement)
-    assert measured.is_confirmed
-    memory = measured.session_memory
-    small = msgspec.structs.replace(memory, own_process_bytes=1)
-    manifest = msgspec.structs.replace(toy.manifest, session_memory=small)
-    runs = [trial_under_limit() for _ in range(2)]
-    try:
-        raised, _ = confirmed(runs, toy.folder, manifest, _one_operator(), patience_s=LIMIT_S)
-    finally:
-        for run in runs:
-            run.close()
-    assert raised.own_process_bytes > small.own_process_bytes
+    assert measure(toy.folder).is_confirmed
+    child = subprocess.run(
+        [sys.executable, "-c", TOO_SMALL, str(toy.folder), str(LIMIT_S)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=2 * LIMIT_S,
+    )
+    assert int(child.stdout) > 2 * MIB
