@@ -53,8 +53,6 @@ stopped growing where `_STEADY_INFERENCES` in turn add less than `_STEADY_BYTES`
 
 _STEADY_INFERENCES = 3
 
-_CONFIRMING_INFERENCES = 2
-
 _MOST_INFERENCES = 8
 """The heap of eight int4 products grew for five inferences, of other models for two."""
 
@@ -172,10 +170,8 @@ def _run_in_group(folder: Path, manifest: Manifest, warm_up: bytes, processes: P
     with suppress(OSError):  # a group of version 2 may not be the user's to join
         processes.write_text(str(os.getpid()))
     with SwapExecutor(engine, smallest_budget(engine.manifest)[0]) as executor:
-        samples = kept_samples(engine) or (planned_sample(manifest),)
-        for _ in range(_CONFIRMING_INFERENCES):
-            for inputs in samples:
-                executor(inputs)
+        for inputs in kept_samples(engine) or (planned_sample(manifest),):
+            executor(inputs)
 
 
 def _warmed_up(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool) -> Engine:
