@@ -95,10 +95,14 @@ def test_spare_budget_belongs_to_values(
     folder: Path, busy: tuple[Arrays, Arrays], opened: Open
 ) -> None:
     feeds, expected = busy
-    runtime = opened("256MiB")
+    kinds: list[tuple[str, str]] = []
+    runtime = opened("256MiB", on_event=lambda event: kinds.append((event.model, event.kind)))
     detector, _ = load_two(runtime, folder)
     before = runtime.shares_bytes
+    kinds.clear()
     assert same(ended(lambda: detector(feeds)), expected)
+    assert kinds == [("detector", "grown"), ("detector", "inference")], "plans stay as they are"
+    assert detector.stats.execution.failures == 0
     assert runtime.shares_bytes == before
     small = budget_for(folder, 0)
     ended(lambda: runtime.set_budget(small))
@@ -115,6 +119,7 @@ def test_a_refusal_names_a_budget_that_is_needed(folder: Path, opened: Open) -> 
     assert f"the budget of {smallest} leaves" in caught.value.why
     assert caught.value.smallest_bytes is not None
     assert caught.value.smallest_bytes > smallest
+    assert detector.stats.failures == detector.stats.execution.failures == 1
     few = choosing(5)
     assert same(ended(lambda: detector(few)), ended(lambda: other(few)))
     ended(lambda: runtime.set_budget("256MiB"))
