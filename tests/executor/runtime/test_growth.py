@@ -69,10 +69,10 @@ def test_weights_of_all_give_way_once(
 
     feeds, expected = busy
     few = choosing(5)
-    runtime = opened(budget_for(folder, 4 * MIB))
+    runtime = opened(budget_for(folder, MIB))
     detector, other = load_two(runtime, folder)
     before = runtime.shares_bytes
-    (answer,) = (detector(few),)
+    answer = detector(few)
     monkeypatch.setattr(Scratch, "resize", noted)
 
     def ask() -> None:
