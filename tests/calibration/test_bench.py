@@ -41,7 +41,7 @@ def test_options_become_the_setup_of_the_benchmark(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Setup] = []
-    monkeypatch.setattr("swapnet.calibration.bench.run_bench", seen.append)
+    monkeypatch.setattr("swapnet.calibration.bench.run_bench", lambda setup, _: seen.append(setup))
     monkeypatch.setattr("swapnet.calibration.bench.one_operator_engine", lambda folder: folder)
     options = BenchOptions(
         tolerance=0.5,

@@ -69,7 +69,7 @@ def test_weights_of_all_give_way_once(
 
     feeds, expected = busy
     few = choosing(5)
-    runtime = opened(budget_for(folder, MIB))
+    runtime = opened(budget_for(folder, 0))
     detector, other = load_two(runtime, folder)
     before = runtime.shares_bytes
     answer = detector(few)
