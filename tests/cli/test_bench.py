@@ -229,16 +229,3 @@ def test_bench_writes_a_page_and_a_timeline(call: Call, toy: Engine, tmp_path: P
     assert names[:2] == ["open", "first inference"]
     assert len(names) == 4
     assert slices_of(file["traceEvents"], "read")
-
-
-@pytest.mark.slow
-def test_steps_are_in_the_timeline_where_nothing_is_streamed(
-    call: Call, toy: Engine, tmp_path: Path
-) -> None:
-    trace = tmp_path / "trace.json"
-    ran = call("bench", toy.folder, "--budget", "100%", *BRIEF, "--export-trace", trace)
-    assert ran.status == 0, ran.err
-    file = json.loads(trace.read_text())
-    check_format(file)
-    assert slices_of(file["traceEvents"], "step")
-    assert not slices_of(file["traceEvents"], "read")
