@@ -6,7 +6,7 @@ Colours of marks are readable on light and on dark paper; axes take theirs from 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from swapnet.executor.planning.curve import Point
@@ -91,7 +91,7 @@ def timeline_figure(events: Sequence[TraceEvent]) -> Figure:
 
     models = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
     is_alone = len(models) == 1
-    latest = _latest(events)
+    latest = _latest(events, is_alone=is_alone)
     slices = [event for event in latest if event["ph"] == "X"]
     origin_us = min((event["ts"] for event in slices), default=0)
     rows = sorted({_row(event) for event in slices if event["cat"] in _KINDS})
@@ -248,10 +248,13 @@ def _memory_plots(events: Sequence[TraceEvent], origin_us: int, x_range: Any) ->
         yield drawn
 
 
-def _latest(events: Sequence[TraceEvent]) -> list[TraceEvent]:
-    """Slices and samples from the latest inferences on, without what came long before them."""
-    starts = [e["ts"] for e in events if e.get("cat") == "inference" and e["args"]["number"] > 1]
-    since = min(starts, default=0)
+def _latest(events: Sequence[TraceEvent], *, is_alone: bool) -> list[TraceEvent]:
+    """Slices and samples from the latest inferences on; of one model, after its last long pause."""
+    inferences = [e for e in events if e.get("cat") == "inference" and e["args"]["number"] > 1]
+    since = min((event["ts"] for event in inferences), default=0)
+    for one, other in pairwise(inferences):
+        if is_alone and other["ts"] - one["ts"] > 2 * one["dur"]:
+            since = other["ts"]
     samples: dict[tuple[int, str], list[TraceEvent]] = {}
     for event in events:
         if event["ph"] == "C":
