@@ -54,7 +54,7 @@ class BenchOptions:
         Measure and limit of the difference from ``references`` and, with ``compare``, from the
         unswapped model. By default ``tolerance`` for that, and `Rule` without arguments for them.
     trace
-        Record the timeline of the last inference.
+        Number of the latest inferences in the timeline; 0 records none.
     command
         Command line, for the report.
     """
@@ -81,7 +81,7 @@ class BenchOptions:
     dims: Mapping[str, int] | None = None
     measure: bool = True
     storage_timeout_ms: float = STORAGE_TIMEOUT_MS
-    trace: bool = False
+    trace: int = 0
     command: str = ""
 
     @property

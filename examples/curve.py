@@ -2,7 +2,7 @@
 
     python examples/curve.py engines/resnet18 curve.png
 
-`swapnet plan engines/resnet18 --plot curve.png` draws the prediction alone.
+`swapnet plan engines/resnet18 --report curve.html` draws the prediction alone.
 """
 
 from __future__ import annotations

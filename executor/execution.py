@@ -24,15 +24,28 @@ from swapnet.manifest import SHARED, Manifest
 __all__ = ["Execution", "Inference", "StepEvent"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StepEvent:
-    """One executed step: times of `time.perf_counter`, in seconds; on a GPU those of the device."""
+    """One executed step: times of `time.perf_counter`, in seconds; on a GPU those of the device.
+
+    Attributes
+    ----------
+    step
+        Index of the step in the plan.
+    wait
+        End of the step before it. From then to ``start`` it waits: for bytes, for its turn, and for
+        the pipeline to note that end. `Inference.stall_ms` is the wait for bytes alone.
+    start, end
+        Beginning and end of its execution.
+    turn_s
+        Last part of the wait: bytes were there, and other models computed.
+    """
 
     step: int
     wait: float
-    """Beginning of its wait for bytes: on a GPU the end of the step before it."""
     start: float
     end: float
+    turn_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -204,8 +217,8 @@ class Execution:
         end = time.perf_counter()
         self._lap += 1
         events = tuple(
-            StepEvent(index, wait.time, begin.time, end.time)
-            for index, (wait, begin, end) in enumerate(steps)
+            StepEvent(index, wait.time, begin.time, end.time, turn_s)
+            for index, (wait, begin, end, turn_s) in enumerate(steps)
         )
         if self._backend.is_asynchronous:
             waited_s = sum(event.start - event.wait for event in events)
@@ -217,24 +230,26 @@ class Execution:
             stall_ms=waited_s * 1e3,
             read_bytes=self._pipeline.take_read_bytes(self._lap - 1),
             steps=events,
-            reads=self._pipeline.take_events(),
+            reads=self._pipeline.take_events(self._lap - 1),
         )
         self._broken = False
         return outputs
 
     def _execute(
         self, given: dict[str, Any], results: Mapping[str, Array], turn: Turn
-    ) -> tuple[list[tuple[Mark, Mark, Mark]], float]:
-        """Wait, beginning and end of each step, and the seconds that the host waited."""
+    ) -> tuple[list[tuple[Mark, Mark, Mark, float]], float]:
+        """Wait, beginning, end and turn of each step, and the seconds that the host waited."""
         backend = self._backend
-        steps: list[tuple[Mark, Mark, Mark]] = []
+        steps: list[tuple[Mark, Mark, Mark, float]] = []
         waited_s = 0.0
         for index in range(len(self.plan.steps)):
-            asked = steps[-1][-1] if steps and backend.is_asynchronous else backend.mark()
+            asked = steps[-1][2] if steps else backend.mark()
             if not self._pipeline.has_arrived(self._lap, index):
                 turn.leave()
             arrival = self._pipeline.wait(self._lap, index)
+            arrived = time.perf_counter()
             turn.take()
+            turn_s = 0.0 if turn is ALONE else time.perf_counter() - arrived
             waited_s += arrival.waited_s
             backend.follow(arrival.marks)
             begun = backend.mark()
@@ -242,7 +257,7 @@ class Execution:
             for name in self._unused_after[index]:
                 given.pop(name, None)
             ended = backend.mark()
-            steps.append((asked, begun, ended))
+            steps.append((asked, begun, ended, turn_s))
             self._pipeline.done(ended)
         return steps, waited_s
 

@@ -42,6 +42,12 @@ def drawing() -> None:
 
 
 @pytest.fixture(scope="session")
+def reporting() -> None:
+    """Skips what makes pages where Bokeh, an optional extra, is not installed."""
+    pytest.importorskip("bokeh", reason="Bokeh is not installed")
+
+
+@pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> BuildToy:
     """Builds a toy by name the first time that it is asked for; tests must not change it."""
 

@@ -6,12 +6,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swapnet.calibration.accuracy.report import LayerAccuracy
+from swapnet.errors import InputError
 from swapnet.files import replacing
 
-__all__ = ["save_layer_plot"]
+__all__ = ["check_drawable", "save_layer_plot"]
 
 _BLUE, _RED = "#1f5fa8", "#b3341f"
 _LONGEST = 40
+
+
+def check_drawable(path: Path) -> None:
+    """Check that a picture can be drawn into a file of this name, before the work is done.
+
+    Raises
+    ------
+    InputError
+        Matplotlib is not installed, or knows no such kind of picture.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ImportError as error:
+        raise InputError(
+            "plots need Matplotlib", why=str(error), hint="pip install 'swapnet-trt[plot]'"
+        ) from error
+    kinds = FigureCanvasAgg.get_supported_filetypes()
+    if path.suffix[1:].lower() not in kinds:
+        raise InputError(
+            f"{path} is not the name of a picture",
+            why=f"its suffix is {path.suffix!r}, it can be {', '.join(sorted(kinds))}",
+            hint="write it like layers.png or layers.svg",
+        )
 
 
 def save_layer_plot(

@@ -114,7 +114,7 @@ class Setup:
     percentiles
         Percentiles of the latency to report.
     trace
-        Record the timeline of the last inference.
+        Number of the latest inferences in the timeline; 0 records none.
     advice
         Search the budget at which waits do not matter: seconds for a large model.
     command
@@ -139,7 +139,7 @@ class Setup:
     schedule: Schedule = field(default_factory=Schedule)
     pauses: Pauses = field(default_factory=Pauses)
     percentiles: tuple[float, ...] = (90, 95, 99)
-    trace: bool = False
+    trace: int = 0
     advice: bool = False
     command: str = ""
 
@@ -159,7 +159,7 @@ class Findings:
     outputs
         Outputs of the swapped side's last inference.
     trace_events
-        Events of the last inference; empty unless traced.
+        Events of the opening, of the first inference and of the latest; empty unless traced.
     """
 
     report: Report
@@ -202,10 +202,11 @@ def bench(setup: Setup, progress: Progress = silent) -> Findings:
         taken = run_rounds(setup.schedule, runs, setup.others, progress)
         taken.notes.update(sides.notes)
         swapped = sides.workers["swapped"]
-        details = swapped.details()
-        # The peak is read before outputs are written: writing takes memory too.
+        # The peak is read before timelines and outputs are written: that takes memory too.
         group = sides.groups.get("swapped")
-        peak = group.peak_bytes if group is not None else int(details["resident_peak_bytes"])
+        counted_bytes = group.peak_bytes if group is not None else None
+        details = swapped.details()
+        peak = int(details["resident_peak_bytes"]) if counted_bytes is None else counted_bytes
         peak -= sides.fixed_bytes
         counted_by = accounting(counted=counted, limited=setup.memory_limit)
         if manifest.runs_on_gpu:

@@ -16,6 +16,7 @@ import numpy as np
 from swapnet.executor.backends.base import Array
 from swapnet.executor.bench.timing import Timing
 from swapnet.executor.planning.plan import Plan
+from swapnet.executor.report import trace
 from swapnet.manifest import Block, Manifest, Tensor
 from swapnet.symbols import size_of
 from swapnet.tensors import ELEMENT_BYTES
@@ -27,6 +28,7 @@ SCHEMAS = {
     "profile": "swapnet-profile/1",
     "layer_info": "swapnet-layer-info/1",
     "output": "swapnet-output/1",
+    "trace": trace.SCHEMA,
 }
 """Schema of each file, by the name of its option."""
 

@@ -18,8 +18,10 @@ from swapnet.executor.backends.base import Array
 from swapnet.executor.bench.pauses import Pacer, Pauses
 from swapnet.executor.bench.timing import Round, Timing
 from swapnet.executor.device import Device
+from swapnet.executor.execution import Inference
 from swapnet.executor.pace import Pace
 from swapnet.executor.planning.plan import PlanOptions
+from swapnet.executor.report.trace import Recorder, trace_events
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.machine import peak_resident_bytes
 
@@ -54,6 +56,8 @@ class Request(msgspec.Struct, frozen=True):
     streamed, readers
         Offset and length of each request of the reader beside the resident side, and number of
         requests in flight: those of the swapped side's plan.
+    trace
+        Number of the latest inferences in the timeline of the swapped side; 0 records none.
     gpu_memory, gpu_index
         Kind of memory for weights on a GPU, and its number.
     pauses
@@ -73,7 +77,7 @@ class Request(msgspec.Struct, frozen=True):
     options: PlanOptions = PlanOptions()
     streamed: tuple[tuple[int, int], ...] = ()
     readers: int = 1
-    trace: bool = False
+    trace: int = 0
     shapes: dict[str, tuple[int, ...]] | None = None
     gpu_memory: str = "auto"
     gpu_index: int = 0
@@ -124,12 +128,17 @@ class _Swapped:
         self._gpu_bytes = gpu_free_bytes(self._device)
         self._started = time.perf_counter()
         self._executor = _executor(engine, request)
-        self._outputs: dict[str, Array] = self._executor(inputs)
+        self._recorder: Recorder | None = None
+        if request.trace:
+            opened = self._started, time.perf_counter()
+            self._recorder = Recorder(engine.manifest.source.name, request.trace, opened)
+        self._outputs: dict[str, Array]
+        self._outputs, _ = self._infer()
         self._opened = self._executor.stats
 
     def run(self, count: int) -> Round:
         self._outputs = {}
-        self._executor(self._inputs)
+        self._infer()
         timings = []
         pacer = Pacer(self._pauses)
         for _ in range(count):
@@ -137,13 +146,12 @@ class _Swapped:
             before = self._executor.stats
             idle_ms = pacer.wait()
             ahead_bytes = self._executor.stats.read_bytes - before.read_bytes
-            self._outputs = self._executor(self._inputs)
+            self._outputs, last = self._infer()
             is_late = pacer.is_late()
             stats = self._executor.stats
-            assert stats.last is not None
             timings.append(
                 Timing.of(
-                    stats.last,
+                    last,
                     self._started,
                     reading_ms=stats.reading_ms - before.reading_ms,
                     idle_ms=idle_ms,
@@ -153,19 +161,24 @@ class _Swapped:
             )
         return Round(tuple(timings))
 
+    def _infer(self) -> tuple[dict[str, Array], Inference]:
+        outputs = self._executor(self._inputs)
+        last = self._executor.stats.last
+        assert last is not None
+        if self._recorder is not None:
+            self._recorder.note(self._executor.plan, last)
+        return outputs, last
+
     def outputs(self) -> Mapping[str, Array]:
         return self._outputs
 
     def details(self) -> Any:
-        from swapnet.executor.bench.trace import trace_events
-
-        last = self._executor.stats.last
         return {
             "load_mode": str(self._executor.load_mode),
-            "trace": trace_events(self._executor.plan, last) if last and last.reads else [],
             "opening": self._opening(),
             "resident_peak_bytes": peak_resident_bytes(),
             "gpu_bytes": self._gpu_bytes - gpu_free_bytes(self._device),
+            "trace": trace_events([self._recorder] if self._recorder is not None else []),
         }
 
     def _opening(self) -> dict[str, float]:
@@ -325,7 +338,7 @@ def _executor(engine: Engine, request: Request) -> SwapExecutor:
         request.budget_bytes,
         load_mode=request.load_mode,
         options=request.options,
-        trace=request.trace,
+        trace=request.trace > 0,
         storage_timeout_ms=request.storage_timeout_ms,
     )
 

@@ -81,6 +81,8 @@ class SwapRuntime:
         Steps of different models that are executed at the same moment.
     policy
         Order of requests: `swapnet.executor.runtime.policy.Policy`.
+    trace
+        Record every request, for a timeline.
     on_event
         Called with the events of all models, as in `SwapExecutor`; on the thread of the model, on
         that of a request that is refused, or on that of `load`, `unload` and `close`.
@@ -111,6 +113,7 @@ class SwapRuntime:
         split: str = "latency",
         lanes: int = 1,
         policy: Policy | str = Policy.DEADLINE,
+        trace: bool = False,
         on_event: OnEvent | None = None,
     ) -> None:
         if lanes < 1:
@@ -123,6 +126,7 @@ class SwapRuntime:
         Patience(storage_timeout_ms)  # refuses what is out of its range
         self._storage_timeout_ms = storage_timeout_ms
         self._on_event = on_event
+        self._trace = trace
         self._lanes = Lanes(lanes, policy)
         self._balance = threading.RLock()
         """Held while models come, go, or change their shares."""
@@ -380,6 +384,7 @@ class SwapRuntime:
                 storage_timeout_ms=self._storage_timeout_ms,
                 options=options,
                 sharing=Sharing(self._channel, self._scratch, urgencies),
+                trace=self._trace,
                 on_event=self._on_event,
                 name=name,
             )

@@ -25,7 +25,7 @@ class SharedExecutor(SwapExecutor):
 
     Parameters
     ----------
-    engine, budget, load_mode, storage_timeout_ms, options
+    engine, budget, load_mode, storage_timeout_ms, options, trace
         As for `SwapExecutor`.
     sharing
         The model's part in reading and in scratch memory; None where it has its own.
@@ -45,6 +45,7 @@ class SharedExecutor(SwapExecutor):
         options: PlanOptions | None = None,
         sharing: Sharing | None = None,
         plan: Plan | None = None,
+        trace: bool = False,
         on_event: OnEvent | None = None,
         name: str = "",
     ) -> None:
@@ -57,6 +58,7 @@ class SharedExecutor(SwapExecutor):
             load_mode=load_mode,
             storage_timeout_ms=storage_timeout_ms,
             options=options,
+            trace=trace,
             on_event=on_event,
         )
 

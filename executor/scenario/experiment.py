@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from statistics import median
@@ -12,6 +13,7 @@ from swapnet.arrays import save_npz
 from swapnet.errors import BudgetError, SwapnetError
 from swapnet.executor.bench.fixed_cost import ExecutorCost
 from swapnet.executor.bench.summary import machine_of
+from swapnet.executor.report.trace import TraceEvent
 from swapnet.executor.scenario.bandwidth import Bandwidth
 from swapnet.executor.scenario.expected_outputs import ExpectedOutputs
 from swapnet.executor.scenario.experiment_options import (
@@ -38,7 +40,7 @@ from swapnet.machine import memory_bytes
 from swapnet.process.cgroup import MemoryGroup, accounting, check_available, is_available
 from swapnet.progress import Progress, silent
 
-__all__ = ["experiment"]
+__all__ = ["Outcome", "experiment"]
 
 _PATIENCE_S, _PATIENCE = 300.0, 20.0
 """Time-out of a round: in seconds, or times its arrival window, whichever is longer."""
@@ -46,8 +48,27 @@ _PATIENCE_S, _PATIENCE = 300.0, 20.0
 _ALONE = 4
 """Inferences that say what a DNN takes alone; the first does not count."""
 
+_BUSIER = 4
+"""Inferences that are kept of the busiest DNN for one of the least asked: memory is limited."""
 
-def experiment(options: ExperimentOptions, progress: Progress = silent) -> Report:
+
+@dataclass(frozen=True)
+class Outcome:
+    """Results of one scenario.
+
+    Attributes
+    ----------
+    report
+        The summary.
+    trace_events
+        Events of our way's last inferences, of all DNNs; empty unless traced.
+    """
+
+    report: Report
+    trace_events: tuple[TraceEvent, ...]
+
+
+def experiment(options: ExperimentOptions, progress: Progress = silent) -> Outcome:
     """Measure one scenario at one budget.
 
     Raises
@@ -93,9 +114,10 @@ class _Ways:
         self._notes: dict[str, str] = {}
         self._answers = ExpectedOutputs([part.can_join for part in options.parts])
         self._compute_ms: list[float] = []
+        self._traced: tuple[TraceEvent, ...] = ()
         self._folder = stack.enter_context(working_folder("swapnet-"))
 
-    def run(self, progress: Progress) -> Report:
+    def run(self, progress: Progress) -> Outcome:
         """Open all, let them take turns, close them, sum up."""
         options = self._options
         names = (UNLIMITED, OURS, *options.others)
@@ -119,7 +141,7 @@ class _Ways:
                 self._round(name, turn)
         for name in names:
             self._release(name)
-        return self._report(median(rates), str(bandwidth.mode))
+        return Outcome(self._report(median(rates), str(bandwidth.mode)), self._traced)
 
     def _write_samples(self) -> None:
         # Called after the page cache was dropped, so that our pages are not charged to workers.
@@ -171,6 +193,7 @@ class _Ways:
             lanes=options.lanes,
             budgets=tuple(step.budget_bytes for step in options.steps) if limited else (),
             known=self._answers.known,
+            trace=_BUSIER * options.trace if name == OURS else 0,
         )
 
     def _run_alone(self, name: str, process: WorkerProcess) -> None:
@@ -211,6 +234,10 @@ class _Ways:
             if name != UNLIMITED:
                 others = self._runtime_bytes + self._options.traffic_bytes
                 self._peaks[name] = (peak or resident) - others
+            if name == OURS and self._options.trace:
+                if group is not None:
+                    group.lift()  # the timeline as text is not part of the budget
+                self._traced = process.trace(self._options.trace)
         process.close()
 
     @contextmanager

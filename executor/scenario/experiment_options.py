@@ -101,6 +101,8 @@ class ExperimentOptions:
         Inferences that compute at once.
     memory_limit
         Run under the kernel's limit of the fixed cost, the budget and the traffic.
+    trace
+        Inferences of the least asked DNN in the timeline of our way; 0 records none.
     command
         For the report.
     """
@@ -118,6 +120,7 @@ class ExperimentOptions:
     seed: int = 0
     lanes: int = 1
     memory_limit: bool = False
+    trace: int = 0
     command: str = ""
 
     @cached_property

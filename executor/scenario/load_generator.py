@@ -15,12 +15,15 @@ from typing import Any, NamedTuple, Protocol
 
 from swapnet.arrays import Array, load_npz
 from swapnet.errors import SwapnetError
+from swapnet.executor.events import Event
 from swapnet.executor.pace import Pace
+from swapnet.executor.report.trace import Recorder, TraceEvent, trace_events
 from swapnet.executor.runtime.model import ModelStats
 from swapnet.executor.runtime.objectives import Changes
 from swapnet.executor.scenario.messages import (
     Alone,
     Changed,
+    Engine,
     Job,
     Measured,
     Moment,
@@ -90,16 +93,29 @@ def open_generator(job: Job, say: Say) -> LoadGenerator:
     device = Engine.open(job.engines[0].folder).on_threads(job.threads, own=True).device
     if job.storage_bytes_per_s is not None:
         device = replace(device, pace=Pace(job.storage_bytes_per_s))
+    recorders = {engine.name: Recorder(engine.name, job.trace) for engine in job.engines}
     runtime: Runtime
     if job.split == WHOLE_MODEL:
         runtime = WholeModels(job.budget_bytes, device=device, lanes=job.lanes)
     else:
-        runtime = SwapRuntime(job.budget_bytes, device=device, split=job.split, lanes=job.lanes)
+        runtime = SwapRuntime(
+            job.budget_bytes,
+            device=device,
+            split=job.split,
+            lanes=job.lanes,
+            trace=job.trace > 0,
+            on_event=partial(_record, recorders) if job.trace else None,
+        )
     try:
-        return LoadGenerator(job, runtime, say)
+        return LoadGenerator(job, runtime, say, recorders)
     except BaseException:
         runtime.close()
         raise
+
+
+def _record(recorders: Mapping[str, Recorder], event: Event) -> None:
+    if event.inference is not None and event.plan is not None:
+        recorders[event.model].note(event.plan, event.inference)
 
 
 class LoadGenerator:
@@ -111,27 +127,34 @@ class LoadGenerator:
         An engine does not load, or a budget is impossible.
     """
 
-    def __init__(self, job: Job, runtime: Runtime, say: Say) -> None:
+    def __init__(
+        self, job: Job, runtime: Runtime, say: Say, recorders: Mapping[str, Recorder] | None = None
+    ) -> None:
         self._runtime = runtime
+        self._recorders = recorders or {}
         self._names = [engine.name for engine in job.engines]
         self._expected = [Changes(rate_per_s=engine.rate_per_s) for engine in job.engines]
         self._samples = [load_npz(Path(engine.samples)) for engine in job.engines]
         self._digests = OutputDigests(job.known, say)
-        self._models = [
-            runtime.load(
-                Path(engine.folder),
-                name=engine.name,
-                priority=engine.priority,
-                deadline_ms=engine.deadline_ms,
-                rate_per_s=engine.rate_per_s,
-                shapes=engine.shapes,
-            )
-            for engine in job.engines
-        ]
+        self._models = [self._load(engine) for engine in job.engines]
         for budget_bytes in job.budgets:
             runtime.set_budget(budget_bytes)
         if job.budgets:
             runtime.set_budget(job.budget_bytes)
+
+    def _load(self, engine: Engine) -> Model:
+        start = time.perf_counter()
+        model = self._runtime.load(
+            Path(engine.folder),
+            name=engine.name,
+            priority=engine.priority,
+            deadline_ms=engine.deadline_ms,
+            rate_per_s=engine.rate_per_s,
+            shapes=engine.shapes,
+        )
+        if engine.name in self._recorders:
+            self._recorders[engine.name].opened = start, time.perf_counter()
+        return model
 
     def ready(self) -> Ready:
         """The memory used so far."""
@@ -169,6 +192,10 @@ class LoadGenerator:
         seconds = time.perf_counter() - start
         read = tuple(now - then for now, then in zip(self._read_bytes(), before, strict=True))
         return RoundResult(told, read, tuple(moments), changes, seconds)
+
+    def trace(self, count: int) -> list[TraceEvent]:
+        """The timeline from the last ``count`` inferences of any DNN on."""
+        return trace_events([*self._recorders.values()], count)
 
     def close(self) -> None:
         """Release everything."""

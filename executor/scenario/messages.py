@@ -6,6 +6,8 @@ cache would count as memory of the worker.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from swapnet.executor.scenario.steps import Change
@@ -28,6 +30,8 @@ __all__ = [
     "RoundResult",
     "Served",
     "Tensor",
+    "Trace",
+    "Traced",
 ]
 
 Key = tuple[int, int, str]
@@ -78,6 +82,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         Budgets of later; each is tried at the beginning.
     known
         Outputs that the parent has; others are sent to it.
+    trace
+        Number of inferences to keep for a timeline, of each DNN; 0 keeps none.
     """
 
     engines: tuple[Engine, ...]
@@ -88,6 +94,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     storage_bytes_per_s: float | None = None
     budgets: tuple[int, ...] = ()
     known: tuple[Key, ...] = ()
+    trace: int = 0
 
 
 class Alone(msgspec.Struct, frozen=True, tag=True):
@@ -109,7 +116,13 @@ class Close(msgspec.Struct, frozen=True, tag=True):
     """Release everything and say what was used."""
 
 
-Command = Alone | Round | Close
+class Trace(msgspec.Struct, frozen=True, tag=True):
+    """Give the timeline from the last ``count`` inferences of any DNN on."""
+
+    count: int
+
+
+Command = Alone | Round | Trace | Close
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -203,6 +216,12 @@ class RoundResult(msgspec.Struct, frozen=True, tag=True):
     seconds: float = 0.0
 
 
+class Traced(msgspec.Struct, frozen=True, tag=True):
+    """Events of all DNNs, as `swapnet.executor.report.trace.trace_events` makes them."""
+
+    events: tuple[dict[str, Any], ...]
+
+
 class Tensor(msgspec.Struct, frozen=True):
     """One array of an `Output`, in C order; ``dtype`` as NumPy writes it."""
 
@@ -218,4 +237,4 @@ class Output(msgspec.Struct, frozen=True, tag=True):
     tensors: tuple[Tensor, ...]
 
 
-Reply = Ready | Measured | RoundResult | Output
+Reply = Ready | Measured | RoundResult | Traced | Output

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,13 +21,15 @@ from swapnet.executor.scenario.messages import (
     Reply,
     Round,
     RoundResult,
+    Trace,
+    Traced,
 )
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.child import Child
 
 __all__ = ["WorkerProcess"]
 
-T = TypeVar("T", Ready, Measured, RoundResult)
+T = TypeVar("T", Ready, Measured, RoundResult, Traced)
 
 
 class WorkerProcess(Child):
@@ -77,6 +79,10 @@ class WorkerProcess(Child):
     def round(self, wanted: Round) -> RoundResult:
         """Run one round of requests."""
         return self._ask(wanted, RoundResult)
+
+    def trace(self, count: int) -> tuple[dict[str, Any], ...]:
+        """Events from the last ``count`` inferences of any DNN on."""
+        return self._ask(Trace(count), Traced).events
 
     def release(self) -> Ready:
         """Have the runtime closed; what the process used."""

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from swapnet.executor.planning.plan import Plan, Read
@@ -29,14 +29,28 @@ Urgency = Callable[[int], Rank]
 """Rank of a read for an inference, counted from the one that is executed or comes next."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ReadEvent:
-    """One finished request, for the timeline: times of `time.perf_counter`, in seconds."""
+    """One finished request, for the timeline: times of `time.perf_counter`, in seconds.
+
+    Attributes
+    ----------
+    block, nbytes
+        The block, and the bytes of this request.
+    start, end
+        When a reader began with it, and when its bytes were there.
+    reader
+        Number of the reader; it does one request after the other.
+    ahead
+        Inferences from the one that ended with this record to the one that it was read for.
+    """
 
     block: int
     nbytes: int
     start: float
     end: float
+    reader: int = 0
+    ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ class Pipeline:
         self._paused = True
         self._claimed: dict[int, float] = {}
         """Begin of each read in flight, by number."""
-        self._events: list[ReadEvent] | None = None
+        self._events: list[tuple[int, ReadEvent]] | None = None
         self.read_bytes = 0
         """Bytes read since the pipeline was made."""
         self.reading_s = 0.0
@@ -165,13 +179,18 @@ class Pipeline:
             self._ended += 1
             self._changed.notify_all()
 
-    def take_events(self) -> tuple[ReadEvent, ...]:
-        """Requests that ended since the latest call; empty unless tracing."""
+    def take_events(self, lap: int) -> tuple[ReadEvent, ...]:
+        """Requests that ended since the latest call, of which ``lap`` is the inference that ended.
+
+        Empty unless tracing.
+        """
         with self._changed:
-            taken = tuple(self._events or ())
+            taken = self._events or []
             if self._events is not None:
                 self._events = []
-            return taken
+        return tuple(
+            replace(event, ahead=number // len(self._plan.reads) - lap) for number, event in taken
+        )
 
     def take_read_bytes(self, lap: int) -> int:
         """Bytes that were read for an inference that has ended; forgotten with this call."""
@@ -193,7 +212,7 @@ class Pipeline:
                 self._wait_patiently(time.perf_counter())
             self._loader.reset()
             self._reset()
-        self.start()
+        self.start(trace=self._events is not None)
 
     def close(self) -> bool:
         """Stop reading and wait for requests in flight. Safe to call twice.
@@ -286,9 +305,9 @@ class Pipeline:
                 self._lap_bytes[number // len(self._plan.reads)] += read.nbytes
                 self._read_marks[number] = landed
                 if self._events is not None:
-                    self._events.append(
-                        ReadEvent(read.block, read.nbytes, start, time.perf_counter())
-                    )
+                    end, reader = time.perf_counter(), self._channel.reader_here()
+                    event = ReadEvent(read.block, read.nbytes, start, end, reader)
+                    self._events.append((number, event))
                 self._landed.add(number)
                 while self._arrived in self._landed:
                     self._landed.remove(self._arrived)

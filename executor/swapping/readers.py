@@ -73,6 +73,10 @@ class Channel:
         is_busy = len(self._reading_since) == len(self._threads)
         return max(self._reading_since.values()) if is_busy else None
 
+    def reader_here(self) -> int:
+        """Number of the reader whose thread is the calling one."""
+        return self._threads.index(threading.current_thread())
+
     def close(self) -> None:
         """Stop the threads and wait for those that end. Safe to call twice."""
         with self.changed:

@@ -123,7 +123,7 @@ def _check_options(
             hint="give an .onnx file in lower precision: swapnet quantize writes one",
         )
     if plot is not None:
-        from swapnet.executor.bench.plot import check_drawable
+        from swapnet.calibration.accuracy.plot import check_drawable
 
         if not per_layer:
             raise InputError(

@@ -27,6 +27,7 @@ from swapnet.cli.options import (
     storage_option,
     storage_timeout_option,
     threads_option,
+    trace_options,
 )
 from swapnet.errors import InputError
 from swapnet.executor.bench.difference import ALGORITHMS, Algorithm, Rule
@@ -155,8 +156,7 @@ __all__ = ["command", "percentiles_of", "references_of"]
 @click.option("--export-profile", "--exportProfile", metavar="FILE", help="Write times by step.")
 @click.option("--export-layer-info", metavar="FILE", help="Write a layer for each block.")
 @click.option("--export-output", metavar="FILE", help="Write the last outputs.")
-@click.option("--export-trace", metavar="FILE", help="Write one inference, for Perfetto.")
-@click.option("--plot", metavar="FILE", help="Draw latency over budget, with this measurement.")
+@trace_options
 @shapes_option
 @measure_option
 @threads_option
@@ -196,7 +196,8 @@ def command(
     export_layer_info: str | None,
     export_output: str | None,
     export_trace: str | None,
-    plot: str | None,
+    trace_inferences: int,
+    report_target: str | None,
     shapes: dict[str, tuple[int, ...]],
     dims: dict[str, int],
     measure: bool,
@@ -219,9 +220,9 @@ def command(
     from swapnet.data.files import read_arrays
     from swapnet.executor.bench.explanations import explained
     from swapnet.executor.bench.opening import time_opening
-    from swapnet.executor.bench.plot import check_drawable
     from swapnet.executor.bench.report import as_text, difference_warning
     from swapnet.executor.planning.plan import PlanOptions
+    from swapnet.executor.report.page import check_reportable
     from swapnet.executor.swapping.storage import LoadMode
 
     opening = partial(
@@ -242,9 +243,9 @@ def command(
         output=export_output,
         trace=export_trace,
     )
-    check_writable(plot)
-    if plot:
-        check_drawable(Path(plot))
+    check_writable(report_target)
+    if report_target:
+        check_reportable()
     wanted = percentiles_of(percentile)
     manifest = opened.manifest
     files = named_files(load_inputs or "", [taken.name for taken in manifest.inputs])
@@ -279,7 +280,7 @@ def command(
         plan=PlanOptions(resident=not no_resident, cyclic=not no_cyclic),
         measure=measure,
         storage_timeout_ms=storage_timeout_ms,
-        trace=export_trace is not None,
+        trace=trace_inferences if export_trace or report_target else 0,
         command=shlex.join(["swapnet", *sys.argv[1:]]),
     )
     with progress(engine.name, lines=False) as moved:
@@ -291,8 +292,8 @@ def command(
             say(line)
     else:
         print_text(explained(text) if is_verbose() else text)
-    if plot:
-        _plot(findings, Path(plot))
+    if report_target:
+        _report(findings, Path(report_target))
     judged = [report.references]
     if tolerance is not None or options.accuracy is not None:
         judged.append(report.difference)
@@ -300,15 +301,16 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _plot(findings: Findings, path: Path) -> None:
-    from swapnet.executor.bench.plot import panel_of, save_plot
+def _report(findings: Findings, path: Path) -> None:
+    from swapnet.executor.bench.page import bench_page
     from swapnet.executor.bench.prediction import scaled
     from swapnet.executor.planning.curve import curve
+    from swapnet.executor.report.page import save_page
 
     manifest, report, profile = findings.manifest, findings.report, findings.profile
     delays = scaled(profile, report.idle_ms, report.storage_bytes_per_s)
     points = curve(manifest, profile, delays=delays, execution_ms=report.execution_ms)
-    save_plot([panel_of(report.model, points, [report])], path)
+    save_page(bench_page(findings, points), path)
 
 
 def percentiles_of(text: str) -> tuple[float, ...]:

@@ -59,6 +59,7 @@ class Exports:
     def write(self, findings: Findings) -> None:
         """Write all files; the report names the schemas of the others."""
         from swapnet.executor.bench import exports
+        from swapnet.executor.report.trace import trace_file
 
         manifest, timings = findings.manifest, findings.timings
         schemas = {k: v for k, v in exports.SCHEMAS.items() if k in self._targets}
@@ -69,7 +70,7 @@ class Exports:
             "profile": lambda: exports.profile_json(findings.plan, manifest, timings),
             "layer_info": lambda: exports.layer_info_json(manifest),
             "output": lambda: exports.outputs_json(manifest, findings.outputs),
-            "trace": lambda: {"traceEvents": findings.trace_events},
+            "trace": lambda: trace_file(findings.trace_events, report.command, findings.plan),
         }
         for name, target in self._targets.items():
             write_json(contents[name](), target)

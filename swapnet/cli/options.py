@@ -29,11 +29,13 @@ __all__ = [
     "measure_option",
     "named_file",
     "named_files",
+    "report_option",
     "shapes_option",
     "shapes_option_named",
     "storage_option",
     "storage_timeout_option",
     "threads_option",
+    "trace_options",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -103,6 +105,33 @@ class _Threads(click.IntRange):
 threads_option = click.option(
     "--threads", type=_Threads(1), help="Compute threads. [default: all processors]"
 )
+
+
+report_option = click.option(
+    "--report",
+    "report_target",
+    metavar="FILE.html",
+    help="Write a page with plots and tables, one file for any browser.",
+)
+
+
+def trace_options(command: F) -> F:
+    """Options of commands that record a timeline."""
+    for option in (
+        report_option,
+        click.option(
+            "--trace-inferences",
+            type=click.IntRange(1),
+            default=3,
+            show_default=True,
+            metavar="N",
+            help="Number of the latest inferences in the timeline; of several DNNs, of the one "
+            "that is asked least.",
+        ),
+        click.option("--export-trace", metavar="FILE", help="Write the timeline, for Perfetto."),
+    ):
+        command = option(command)
+    return command
 
 
 def _bytes_per_s(_: click.Context, __: click.Parameter, value: str | None) -> float | None:

@@ -25,6 +25,7 @@ from swapnet.cli.options import (
     gpu_memory_option,
     load_mode_option,
     measure_option,
+    report_option,
     shapes_option,
     storage_option,
     threads_option,
@@ -56,7 +57,7 @@ _SHARES = (17, 25, 43, 66, 100)
 )
 @click.option("--json", "json_target", metavar="FILE", help="Write the plans; - for stdout.")
 @click.option("--curve", "with_curve", is_flag=True, help="Show latency over budget, 24 points.")
-@click.option("--plot", type=PATH, metavar="FILE.png", help="Draw latency over budget.")
+@report_option
 @data_options()
 @shapes_option
 @click.option("--max-block", metavar="SIZE", help="Largest block of a model, as on build.")
@@ -72,7 +73,7 @@ def command(
     budget: str | None,
     json_target: str | None,
     with_curve: bool,
-    plot: Path | None,
+    report_target: str | None,
     data: str | None,
     limit: int | None,
     preprocessing: str,
@@ -93,14 +94,15 @@ def command(
     engine will lie on.
     """
     from swapnet.budget import Budget
-    from swapnet.executor.bench.plot import Panel, check_drawable, save_plot
     from swapnet.executor.planning.curve import curve
     from swapnet.executor.planning.planner import make_plan, smallest_budget
+    from swapnet.executor.report.page import check_reportable, save_page
+    from swapnet.executor.report.plan import plan_page
 
     parsed = Budget.parse(budget) if budget else None
-    check_writable(json_target, plot)
-    if plot:
-        check_drawable(plot)
+    check_writable(json_target, report_target)
+    if report_target:
+        check_reportable()
     samples = open_data(
         engine,
         data,
@@ -129,9 +131,9 @@ def command(
         with progress(engine.name, lines=False) as report:
             report("plan", 0, 1)
             plans = [make_plan(manifest, profile, nbytes) for nbytes in budgets]
-            points = curve(manifest, profile) if with_curve or plot else ()
-    if plot:
-        save_plot([Panel(f"{manifest.source.name}\n{profile.device}", points)], plot)
+            points = curve(manifest, profile) if with_curve or report_target else ()
+    if report_target:
+        save_page(plan_page(manifest, profile, points), Path(report_target))
     in_python = _smallest_in_python(opened)
     if json_target:
         write_json(_records(manifest, profile, plans, points, in_python), json_target)

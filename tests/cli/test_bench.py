@@ -1,8 +1,9 @@
-"""``swapnet bench``: other sides, parts that are switched off, a plot."""
+"""``swapnet bench``: other sides, parts that are switched off, a page."""
 
 from __future__ import annotations
 
 import json
+from html import escape
 from pathlib import Path
 
 import onnx
@@ -18,10 +19,10 @@ from swapnet.manifest import load_manifest
 from tests.builder.precision.conftest import convolutions
 from tests.cli.conftest import Call
 from tests.helpers.engines import BuildToy, Engine
+from tests.helpers.traces import check_format, slices_of
 from tests.helpers.zoo import Net
 
 BRIEF = ("--iterations", 3, "--duration", 0, "--warm-up", 0, "--threads", 1, "--no-measure")
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture
@@ -205,9 +206,26 @@ def test_each_part_can_be_switched_off(call: Call, toy: Engine, option: str) -> 
     assert json.loads(ran.out)["max_rel_error"] < 1e-4
 
 
+@pytest.mark.usefixtures("reporting")
 @pytest.mark.slow
-def test_bench_draws_a_plot(call: Call, toy: Engine, tmp_path: Path) -> None:
-    few = ["--iterations", 1, "--duration", 0, "--warm-up", 0]
-    ran = call("bench", toy.folder, "--budget", toy.smallest, "--plot", tmp_path / "p.png", *few)
+def test_bench_writes_a_page_and_a_timeline(call: Call, toy: Engine, tmp_path: Path) -> None:
+    few = ["--iterations", 3, "--duration", 0, "--warm-up", 0, "--no-measure"]
+    page, trace = tmp_path / "page.html", tmp_path / "trace.json"
+    ran = call(
+        *("bench", toy.folder, "--budget", _smallest(toy.folder), *few),
+        *("--report", page, "--export-trace", trace, "--trace-inferences", 2),
+    )
     assert ran.status == 0, ran.err
-    assert (tmp_path / "p.png").read_bytes().startswith(PNG)
+    text = page.read_text()
+    verdict = next(line for line in ran.out.splitlines() if line.startswith("Verdict"))
+    assert escape(verdict) in text
+    for title in ("Latency over budget", "Timeline", "All figures", "Machine"):
+        assert f"<h2>{title}</h2>" in text
+    file = json.loads(trace.read_text())
+    check_format(file)
+    assert file["otherData"]["command"].startswith("swapnet")
+    assert file["otherData"]["plan"]["budget_bytes"] == _smallest(toy.folder)
+    names = [e["name"] for e in slices_of(file["traceEvents"], "open", "inference")]
+    assert names[:2] == ["open", "first inference"]
+    assert len(names) == 4
+    assert slices_of(file["traceEvents"], "read")

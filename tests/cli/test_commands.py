@@ -15,6 +15,7 @@ from swapnet.manifest import load_manifest
 from tests.cli.conftest import Call
 from tests.helpers.engines import Engine, build_toy
 from tests.helpers.gpu import BuildGpu
+from tests.helpers.traces import check_format, slices_of
 
 COMMANDS = (
     *("accuracy", "bench", "build", "doctor", "inspect"),
@@ -169,17 +170,21 @@ def test_bench_gives_every_key_and_exports(call: Call, toy: Engine, tmp_path: Pa
     assert steps[0]["count"] == len(times)
     assert sum(step["percentage"] for step in steps[1:]) == pytest.approx(100)
     events = json.loads(exports["trace"].read_text())["traceEvents"]
-    read = sum(e["args"]["nbytes"] for e in events if e["ph"] == "X" and e["args"])
+    read = sum(e["args"]["nbytes"] for e in slices_of(events, "read"))
     assert read > 0
 
 
 @pytest.mark.slow
-def test_bench_as_text_when_everything_fits(call: Call, toy: Engine) -> None:
-    shown = call(
-        "bench", toy.folder, "--budget", "100%", "--iterations", 5, "--duration", 0, "--warm-up", 0
-    ).out
+def test_bench_when_everything_fits(call: Call, toy: Engine, tmp_path: Path) -> None:
+    few = ("--iterations", 5, "--duration", 0, "--warm-up", 0)
+    trace = tmp_path / "trace.json"
+    shown = call("bench", toy.folder, "--budget", "100%", *few, "--export-trace", trace).out
     assert "=== Performance summary ===" in shown
     assert "Verdict: not swapped" in shown
+    file = json.loads(trace.read_text())
+    check_format(file)
+    assert slices_of(file["traceEvents"], "step")
+    assert not slices_of(file["traceEvents"], "read")
 
 
 @pytest.mark.slow

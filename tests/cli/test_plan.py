@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import shutil
 from collections.abc import Callable
@@ -224,13 +223,13 @@ def test_options_of_a_build_are_not_for_an_engine(
     assert call("plan", dynamic, *option).is_user_error(f"{option[0]} is an option of a build")
 
 
-@pytest.mark.usefixtures("drawing")
+@pytest.mark.usefixtures("reporting")
 @pytest.mark.slow
-def test_a_curve_as_picture_table_and_json(call: Call, toy: Engine, tmp_path: Path) -> None:
+def test_a_curve_as_page_table_and_json(call: Call, toy: Engine, tmp_path: Path) -> None:
     common = (toy.folder, "--no-measure")
-    drawn = call("plan", *common, "--plot", tmp_path / "curve.png")
+    drawn = call("plan", *common, "--report", tmp_path / "curve.html")
     assert drawn.status == 0
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "<h2>Latency over budget</h2>" in (tmp_path / "curve.html").read_text()
     assert "Latency over budget" in call("plan", *common, "--curve").out
     *plans, curve = json.loads(call("plan", *common, "--curve", "--json", "-").out)
     assert {plan["schema"] for plan in plans} == {"swapnet-plan/1"}
@@ -241,26 +240,9 @@ def test_a_curve_as_picture_table_and_json(call: Call, toy: Engine, tmp_path: Pa
     assert curve["points"][-1]["streamed_bytes"] == 0
 
 
-@pytest.mark.usefixtures("drawing")
-def test_pictures_that_can_not_be_drawn(call: Call, toy: Engine, tmp_path: Path) -> None:
-    common = (toy.folder, "--no-measure", "--plot")
-    assert call("plan", *common, tmp_path / "curve.odd").is_user_error("'.odd'", "png")
-    assert call("plan", *common, tmp_path / "none" / "c.png").is_user_error("can't be written")
-
-
-def test_what_draws_is_not_installed(
-    call: Call, toy: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any) -> Any:
-        if name.startswith("matplotlib"):
-            raise ImportError("No module named 'matplotlib'")
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    failed = call("plan", toy.folder, "--no-measure", "--plot", tmp_path / "curve.png")
-    assert failed.is_user_error("plots need Matplotlib", "pip install 'swapnet-trt[plot]'")
+def test_a_page_that_can_not_be_written(call: Call, toy: Engine, tmp_path: Path) -> None:
+    failed = call("plan", toy.folder, "--no-measure", "--report", tmp_path / "none" / "c.html")
+    assert failed.is_user_error("can't be written")
 
 
 @pytest.mark.slow

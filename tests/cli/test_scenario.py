@@ -15,6 +15,7 @@ from swapnet import models
 from swapnet.arrays import save_npz
 from swapnet.errors import BudgetError
 from swapnet.executor.samples import save_samples
+from swapnet.executor.scenario.experiment import Outcome
 from swapnet.executor.scenario.experiment_options import ExperimentOptions
 from swapnet.executor.scenario.report import Phase, Report
 from swapnet.models import ZooFiles
@@ -22,8 +23,7 @@ from swapnet.process.cgroup import is_available
 from tests.cli.conftest import Call
 from tests.executor.scenario.conftest import MIB, a_line, a_report
 from tests.helpers.engines import BuildToy
-
-PNG = b"\x89PNG\r\n\x1a\n"
+from tests.helpers.traces import check_format, slices_of
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ class Experiment:
         self.options.append(options)
         if self.error is not None:
             raise self.error
-        return self.report
+        return Outcome(self.report, ())
 
 
 @pytest.fixture
@@ -226,12 +226,6 @@ def test_bad_options(
     assert run(call, device, *arguments).is_user_error(*words)
 
 
-@pytest.mark.usefixtures("drawing")
-def test_a_picture_of_no_kind(call: Call, device: Path) -> None:
-    shown = run(call, device, "--plot", "plot.txt")
-    assert shown.is_user_error("is not the name of a picture")
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -257,14 +251,16 @@ def test_an_impossible_budget(call: Call, device: Path, experiment: Experiment) 
 
 @pytest.mark.usefixtures("drawing")
 @pytest.mark.xdist_group("kernel memory")
+@pytest.mark.usefixtures("reporting")
 @pytest.mark.slow
 def test_two_toys_from_end_to_end(call: Call, device: Path, tmp_path: Path) -> None:
-    plot, target = tmp_path / "plot.png", tmp_path / "report.json"
+    page, target, trace = (tmp_path / name for name in ("page.html", "report.json", "trace.json"))
     ran = run(
         call,
         device,
         *("--requests", 6, "--rounds", 2, "--compare", "equal,proportional,whole-model"),
-        *("--budget-steps", "0.5:99%", "--plot", plot, "--json", target),
+        *("--budget-steps", "0.5:99%", "--json", target, "--report", page),
+        *("--export-trace", trace, "--trace-inferences", 1),
     )
     assert ran.status == 0, ran.err
     report = json.loads(target.read_text())
@@ -281,7 +277,13 @@ def test_two_toys_from_end_to_end(call: Call, device: Path, tmp_path: Path) -> N
     assert set(report["compare"]) == {"equal", "proportional", "whole_model", "unlimited"}
     assert sum(phase["requests"] for phase in report["phases"]) == 18
     assert report["peak_bytes"] <= report["budget_bytes"]
-    assert plot.read_bytes().startswith(PNG)
+    assert "<h2>Shares and waiting requests</h2>" in page.read_text()
+    file = json.loads(trace.read_text())
+    check_format(file)
+    names = {e["args"]["name"] for e in file["traceEvents"] if e["name"] == "process_name"}
+    assert names == {"images", "wide-opset-21"}
+    assert {e["pid"] for e in slices_of(file["traceEvents"], "open")} == {1, 2}
+    assert {e["pid"] for e in slices_of(file["traceEvents"], "step")} == {1, 2}
     assert "Whole-model" in ran.out
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import msgspec
 
-from swapnet.executor.scenario.plot import save_plot
 from swapnet.executor.scenario.report import Report
 from swapnet.units import format_size
 from tests.evidence.pages import DOCS, table, write_page
+from tests.evidence.pictures import save_shares
 
 SCENARIOS = ("self_driving", "roadside_unit", "uav")
 BUDGETS = ("weights:43%", "weights:17%")
@@ -100,7 +100,7 @@ def main() -> int:
     broken = [text for report in (*single, *ways, *long, cut) for text in failures(report)]
     for text in broken:
         print(text)  # noqa: T201
-    save_plot(cut, DOCS / "multi-dnn.png")
+    save_shares(cut, DOCS / "multi-dnn.png")
     page = [
         *_head(single[0]),
         *_single([*single, *ways]),

@@ -25,12 +25,12 @@ from swapnet.builder.importing.source import open_source
 from swapnet.builder.one_operator import one_operator_engine
 from swapnet.builder.rewriting.optimise import TYPES, operators_of, optimise
 from swapnet.calibration import measure
+from swapnet.calibration.accuracy.plot import check_drawable
 from swapnet.cli.console import say
 from swapnet.cli.options import engines_option
 from swapnet.cli.zoo import current_engine
 from swapnet.errors import BackendError, SwapnetError
 from swapnet.executor.bench.bench import Other, Setup, bench
-from swapnet.executor.bench.plot import Panel, check_drawable, panel_of, save_plot
 from swapnet.executor.bench.prediction import scaled
 from swapnet.executor.bench.process import Program
 from swapnet.executor.bench.report import Report
@@ -61,6 +61,7 @@ from tests.evidence.cases import (
 from tests.evidence.command import run
 from tests.evidence.liveness import live_peak_bytes
 from tests.evidence.offload import without_limit
+from tests.evidence.pictures import Panel, panel_of, save_plot
 from tests.evidence.table import ablation_page, results_page
 from tests.evidence.targets import check_targets
 

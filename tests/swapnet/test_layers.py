@@ -36,7 +36,7 @@ FLOORS = (
     ("shapes",),
     ("executor",),
     ("probing", "runtime"),
-    ("metrics",),
+    ("metrics", "report"),
     ("bench",),
     ("scenario",),
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from swapnet.cli.console import progress, write_json
+from swapnet.cli.options import trace_options
 from swapnet.cli.scenario.files import chosen_scenario, scenario_path
 from swapnet.cli.scenario.options import scenario_options
 from swapnet.cli.scenario.parts import parts_of
@@ -51,7 +52,7 @@ __all__ = ["command"]
     "0.33:50%,0.66:100%.",
 )
 @click.option("--json", "json_target", metavar="FILE", help="Write the report; - for stdout.")
-@click.option("--plot", metavar="FILE", help="Draw shares and waiting requests over time.")
+@trace_options
 def command(
     scenario: str,
     budget: str,
@@ -68,7 +69,9 @@ def command(
     engines: Path,
     budget_steps: str | None,
     json_target: str | None,
-    plot: str | None,
+    export_trace: str | None,
+    trace_inferences: int,
+    report_target: str | None,
 ) -> None:
     """Run the DNNs of a scenario under one budget, and compare with unlimited memory.
 
@@ -77,12 +80,13 @@ def command(
     """
     from swapnet.budget import Budget
     from swapnet.builder.one_operator import one_operator_engine
-    from swapnet.executor.bench.plot import check_drawable
     from swapnet.executor.device import Device, available_processors
     from swapnet.executor.pace import Pace
+    from swapnet.executor.report.page import check_reportable, save_page
+    from swapnet.executor.report.trace import trace_file
     from swapnet.executor.scenario.experiment import experiment
     from swapnet.executor.scenario.experiment_options import ExperimentOptions
-    from swapnet.executor.scenario.plot import save_plot
+    from swapnet.executor.scenario.page import scenario_page
     from swapnet.executor.scenario.steps import parse_steps
 
     path = scenario_path(scenario)
@@ -90,9 +94,9 @@ def command(
     parsed = Budget.parse(budget)
     others = _others(compared)
     parse_steps(budget_steps or "", 1 << 30)  # before engines are built
-    check_writable(json_target, plot)
-    if plot:
-        check_drawable(Path(plot))
+    check_writable(json_target, export_trace, report_target)
+    if report_target:
+        check_reportable()
     pace = None if storage_bytes_per_s is None else Pace(storage_bytes_per_s)
     device = Device(threads or available_processors(), pace=pace)
     parts = parts_of(chosen, engines, device)
@@ -111,15 +115,18 @@ def command(
             seed=seed,
             lanes=lanes,
             memory_limit=memory_limit,
+            trace=trace_inferences if export_trace or report_target else 0,
             command=shlex.join(["swapnet", *sys.argv[1:]]),
         )
-        report = experiment(options, told)
+        outcome = experiment(options, told)
     if json_target:
-        write_json(report, json_target)
+        write_json(outcome.report, json_target)
     if json_target != "-":
-        show(report)
-    if plot:
-        save_plot(report, Path(plot))
+        show(outcome.report)
+    if export_trace:
+        write_json(trace_file(outcome.trace_events, options.command), export_trace)
+    if report_target:
+        save_page(scenario_page(outcome.report, outcome.trace_events), Path(report_target))
 
 
 def _others(texts: tuple[str, ...]) -> tuple[str, ...]:

@@ -133,7 +133,7 @@ def test_all_read_at_the_same_pace(
     process: type[FakeProcess], options: Callable[..., ExperimentOptions]
 ) -> None:
     """And so does what measures storage."""
-    report = module.experiment(options(others=("equal",), device=Device(1, pace=Pace(4e7))))
+    report = module.experiment(options(others=("equal",), device=Device(1, pace=Pace(4e7)))).report
     assert [job.storage_bytes_per_s for job in process.jobs] == [4e7] * 3
     assert report.storage_bytes_per_s < 4.4e7
 
@@ -160,7 +160,9 @@ def test_ways_take_turns_in_alternating_order(
     process: type[FakeProcess], options: Callable[..., ExperimentOptions]
 ) -> None:
     told: list[str] = []
-    report = module.experiment(options(others=("equal",)), lambda stage, *_: told.append(stage))
+    report = module.experiment(
+        options(others=("equal",)), lambda stage, *_: told.append(stage)
+    ).report
     turns = [call for call in process.calls if call.startswith("turn")]
     order = ["turn unlimited", "turn ours", "turn equal"]
     assert turns == order + order[::-1]
@@ -178,7 +180,7 @@ def test_what_we_are_compared_with_may_fail(
     process: type[FakeProcess], options: Callable[..., ExperimentOptions], when: str
 ) -> None:
     process.breaking[when] = BudgetError("it does not fit", why="it needs 3 bytes")
-    report = module.experiment(options(others=("equal",)))
+    report = module.experiment(options(others=("equal",))).report
     assert report.ways["equal"].note == "it does not fit: it needs 3 bytes"
     assert report.compare["equal"] is None
     assert report.compare["unlimited"] is not None
@@ -198,7 +200,7 @@ def test_other_outputs_are_wrong(
     process: type[FakeProcess], options: Callable[..., ExperimentOptions]
 ) -> None:
     process.wrong.add("ours")
-    report = module.experiment(options(requests=20))
+    report = module.experiment(options(requests=20)).report
     wrong = report.ways["ours"].wrong_outputs
     assert 0 < wrong < report.ways["ours"].requests
     assert sum(line.wrong_outputs for line in report.models) == wrong
@@ -208,7 +210,7 @@ def test_other_outputs_are_wrong(
 def test_the_budget_changes_for_all_but_the_unlimited(
     process: type[FakeProcess], options: Callable[..., ExperimentOptions]
 ) -> None:
-    report = module.experiment(options(others=("equal",), budget_steps="0.25:50%,0.75:100%"))
+    report = module.experiment(options(others=("equal",), budget_steps="0.25:50%,0.75:100%")).report
     assert [phase.budget_bytes for phase in report.phases] == [32 * MIB, 16 * MIB, 32 * MIB]
     assert sum(phase.requests for phase in report.phases) == report.ways["ours"].requests
     assert report.samples[-1].budget_bytes == 32 * MIB

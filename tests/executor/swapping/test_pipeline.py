@@ -201,7 +201,10 @@ def test_requests_are_recorded(simulated_manifest: MakeManifest) -> None:
     rig.pipeline.restart()
     rig.infer(0)
     rig.pipeline.close()
-    events = rig.pipeline.take_events()[-len(plan.reads) :]
+    events = rig.pipeline.take_events(0)
+    assert [event.ahead for event in events[: len(plan.reads)]] == [0] * len(plan.reads)
+    assert {event.ahead for event in events} <= {0, 1}
+    assert {event.reader for event in events} == {0}
     assert {event.nbytes for event in events} == {PAGE}
     assert all(event.start <= event.end for event in events)
 

@@ -1,4 +1,7 @@
-"""Draw pictures of latency over budget; Matplotlib is imported with the first one."""
+"""Pictures of the documentation: latency over budget, and shares of a budget over time.
+
+Matplotlib is imported with the first one.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from swapnet.errors import InputError
 from swapnet.executor.bench.report import Report
 from swapnet.executor.planning.curve import Point
+from swapnet.executor.scenario import report as scenario
 from swapnet.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Panel", "check_drawable", "panel_of", "save_plot"]
+__all__ = ["Panel", "panel_of", "save_plot", "save_shares"]
 
 _MIB = 1 << 20
 _FAR = 3.0
@@ -74,29 +77,6 @@ def panel_of(title: str, curve: Sequence[Point], reports: Sequence[Report]) -> P
     )
 
 
-def check_drawable(path: Path) -> None:
-    """Check that a picture can be drawn into a file of this name, before the work is done.
-
-    Raises
-    ------
-    InputError
-        Matplotlib is not installed, or knows no such kind of picture.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-    except ImportError as error:
-        raise InputError(
-            "plots need Matplotlib", why=str(error), hint="pip install 'swapnet-trt[plot]'"
-        ) from error
-    kinds = FigureCanvasAgg.get_supported_filetypes()
-    if path.suffix[1:].lower() not in kinds:
-        raise InputError(
-            f"{path} is not the name of a picture",
-            why=f"its suffix is {path.suffix!r}, it can be {', '.join(sorted(kinds))}",
-            hint="write it like curve.png or curve.svg",
-        )
-
-
 def save_plot(panels: Sequence[Panel], path: Path) -> None:
     """Draw panels side by side into one picture, of the kind that the file's name has.
 
@@ -124,6 +104,64 @@ def save_plot(panels: Sequence[Panel], path: Path) -> None:
         labelled.keys(),
         loc="outside lower center",
         ncols=min(len(labelled), 2 * len(panels)),
+        frameon=False,
+        fontsize=9,
+    )
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=150)
+
+
+def save_shares(report: scenario.Report, path: Path) -> None:
+    """Draw shares of the budget and waiting requests over time, one above the other.
+
+    Its kind is that of the file's name; see `swapnet.calibration.accuracy.plot.check_drawable`.
+
+    Raises
+    ------
+    StorageError
+        The file can't be written.
+    """
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    times = [sample.time_s for sample in report.samples]
+    names = [line.name for line in report.models]
+    colors = [colormaps["tab10" if len(names) <= 10 else "tab20"](i) for i in range(len(names))]
+    other = (report.demand_bytes - report.weights_bytes) / _MIB
+    shares = [[s.shares_bytes[i] / _MIB for s in report.samples] for i in range(len(names))]
+    above.stackplot(
+        times,
+        [[other] * len(times), *shares],
+        labels=["all but weights", *names],
+        colors=["#dddddd", *colors],
+        step="post",
+        alpha=0.85,
+    )
+    budgets = [sample.budget_bytes / _MIB for sample in report.samples]
+    above.step(times, budgets, where="post", color="black", lw=1.2, label="budget")
+    above.set_ylabel("shares of the budget [MiB]")
+    above.set_ylim(bottom=0)
+    for index, name in enumerate(names):
+        waiting = [sample.waiting[index] for sample in report.samples]
+        below.step(times, waiting, where="post", color=colors[index], lw=1.2, label=name)
+    below.set_ylabel("waiting requests")
+    below.set_xlabel("time [s]")
+    below.set_ylim(bottom=0)
+    below.yaxis.get_major_locator().set_params(integer=True)
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(visible=True, color="#e6e6e6", lw=0.6)
+        axes.set_axisbelow(True)
+        axes.margins(x=0)
+    above.set_title(f"{report.title}, budget {report.budget}", fontsize=11)
+    figure.legend(
+        *above.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=min(len(names) + 2, 6),
         frameon=False,
         fontsize=9,
     )
