@@ -267,7 +267,7 @@ def test_accelerate_is_tried_without_a_limit_where_it_died(
 read request; echo '{"ready": true}'
 while read line; do
     if [ "$line" = '{"type":"Details"}' ]; then echo '{"resident_peak_bytes": 1}'
-    else echo '{"latency_ms": [5.0, 6.0, 7.0]}'; fi
+    else echo '{"timings": [{"latency_ms": 5.0}, {"latency_ms": 6.0}, {"latency_ms": 7.0}]}'; fi
 done
 """
     )
