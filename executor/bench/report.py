@@ -111,7 +111,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     bound_ms
         The larger of execution and reading time; the median over rounds.
     contended_bound_ms
-        Execution on resident weights while the reader reads the streamed bytes.
+        Execution on resident weights while the reader reads the streamed bytes, all of them.
     idle_ms
         Latency of ours with everything in memory, while nothing is read.
     idle_cv_percent
@@ -119,7 +119,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     execution_ms
         Latency of the unswapped model; of ours wholly resident where that was left out.
     reading_ms
-        Time to read the streamed bytes at the idle bandwidth of storage.
+        Time to read the streamed bytes at the idle bandwidth of storage, less those that were read
+        in the pause before.
     predicted_ms
         Prediction by the stored profile.
     paired_predicted_ms
@@ -307,7 +308,8 @@ def labelled_lines(report: Report) -> Iterator[tuple[str, str]]:
     yield (
         "Bound",
         f"{report.bound_ms:.2f} ms, ratio {_bounded(report.ratio_to_bound)}; contended "
-        f"{report.contended_bound_ms:.2f} ms, ratio {_bounded(report.ratio_to_contended_bound)}",
+        f"{report.contended_bound_ms:.2f} ms, ratio "
+        + _bounded(report.ratio_to_contended_bound, report.ahead_bytes),
     )
     yield (
         "Predicted",
@@ -333,9 +335,14 @@ def _unresolved(count: int, percent: float) -> str:
     return "" if is_resolved(count, percent) else f" (of only {count})"
 
 
-def _bounded(ratio: float) -> str:
-    """A ratio to a lower bound: the machine has changed between the two where it is below one."""
-    return f"{ratio:.3f}" + (" (below 1: noise)" if ratio < 1 else "")
+def _bounded(ratio: float, ahead_bytes: int = 0) -> str:
+    """A ratio to a lower bound, with the reason where it is below one.
+
+    ``ahead_bytes`` is the part of the bound's bytes that pauses took from the latency. Else the
+    machine has changed between the two measurements.
+    """
+    reason = "read in pauses" if ahead_bytes else "noise"
+    return f"{ratio:.3f}" + (f" (below 1: {reason})" if ratio < 1 else "")
 
 
 def warnings(report: Report) -> Iterator[str]:

@@ -101,9 +101,14 @@ def make_report(
     idle = [ms for turn in resident for ms in turn.idle_ms]
     idle_ms = median(median(turn.idle_ms) for turn in resident)
     storage = median(turn.storage_bytes_per_s for turn in resident)
+    # Bytes that were read in the pause before an inference cost it no time.
+    unread = [
+        plan.streamed_bytes - min(median(t.ahead_bytes for t in turn.timings), plan.streamed_bytes)
+        for turn in swapped
+    ]
     reading = [
-        plan.streamed_bytes / turn.storage_bytes_per_s * 1e3 if plan.streamed_bytes else 0.0
-        for turn in resident
+        nbytes / turn.storage_bytes_per_s * 1e3 if nbytes else 0.0
+        for nbytes, turn in zip(unread, resident, strict=True)
     ]
     bounds = [max(w.median_ms, ms) for w, ms in zip(whole, reading, strict=True)]
     contended = [

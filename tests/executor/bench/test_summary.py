@@ -101,6 +101,23 @@ def test_without_the_unswapped_ours_in_memory_is_the_bound(report: Callable[...,
     assert found.execution_ms == 10.0
 
 
+def test_bytes_read_in_pauses_are_in_no_bound(report: Callable[..., Report]) -> None:
+    resident = [a_round([8.0], idle_ms=(4.0,), storage_bytes_per_s=1e9)] * 2
+    sides = {"resident": resident, "unswapped": [a_round([1.0])] * 2}
+    back_to_back = report(sides=sides)
+    assert back_to_back.verdict == "storage-bound"
+    assert back_to_back.bound_ms == back_to_back.reading_ms > 1
+    paused = [a_round([ms] * 3, ahead_bytes=8 << 20) for ms in (1.2, 1.4)]
+    found = report(sides={**sides, "swapped": paused})
+    assert found.reading_ms == 0
+    assert found.bound_ms == 1
+    assert found.verdict == "compute-bound"
+    assert found.overlap_fraction == 1
+    shown = as_text(found)
+    assert "contended 8.00 ms, ratio 0.162 (below 1: read in pauses)" in shown
+    assert "noise" not in shown
+
+
 def test_nothing_is_streamed_when_everything_fits(report: Callable[..., Report]) -> None:
     still = [a_round([8.0], idle_ms=(4.0,)), a_round([9.0], idle_ms=(4.0,))]
     found = report(1 << 30, {"resident": still})
