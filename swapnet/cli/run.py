@@ -36,7 +36,7 @@ __all__ = ["command"]
     "inputs",
     multiple=True,
     metavar="NAME=FILE",
-    help="File of an input, one option each: .npy, ONNX's .pb, Polygraphy's .json or raw bytes; "
+    help="File of an input, one option each: .npy, ONNX's .pb, .json or raw bytes; "
     "or one .npz, .json or test_data_set_0 of all. [default: a sample of its --data, else seeded]",
 )
 @click.option("--output", type=PATH, metavar="FILE.npz", help="Write the outputs.")

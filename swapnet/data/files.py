@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from swapnet.arrays import Array, load_npy, load_npz
@@ -17,7 +18,19 @@ from swapnet.tensors import ModelInput, as_dims, numpy_dtype
 
 __all__ = ["FORMATS", "is_data_set", "load_data_set", "load_polygraphy", "read_arrays"]
 
-FORMATS = ".npy, .npz, ONNX's .pb, Polygraphy's .json, a folder test_data_set_0, or raw bytes"
+FORMATS = (
+    ".npy, .npz, ONNX's .pb, .json of Polygraphy or of --export-output, a folder "
+    "test_data_set_0, or raw bytes"
+)
+
+
+class _Exported(msgspec.Struct):
+    """One output in the file of trtexec's ``--exportOutput``."""
+
+    name: str
+    dimensions: str
+    values: list[Any]
+
 
 _BEGINNINGS = {b"\x93NUMPY": ".npy", b"PK\x03\x04": ".npz", b"PK\x05\x06": ".npz"}
 _NUMBERED = re.compile(r"(input|output)_(\d+)\.pb")
@@ -56,7 +69,13 @@ def read_arrays(
         elif name:
             read = {name: _load_one(path, name, known, shapes, kind)}
         elif path.suffix.lower() == ".json":
-            read = load_polygraphy(path)[0]
+            read = _load_json(path, known)
+        elif path.is_file() and not _suffix(path):
+            raise InputError(
+                f"{path} has no name of an {kind}",
+                why="it is not an .npz, so it holds the raw bytes of one array",
+                hint=f"write NAME:{path}, with a name of {names_of(known)}",
+            )
         else:
             read = load_npz(path)
         for key, array in read.items():
@@ -78,22 +97,55 @@ def _load_one(
     kind: str,
 ) -> Array:
     """The array of one tensor; the suffix of the file decides, else its first bytes."""
-    suffix = path.suffix.lower()
-    if suffix not in (".npy", ".npz", ".pb", ".json"):
-        content = _content(path)
-        suffix = next((s for begin, s in _BEGINNINGS.items() if content.startswith(begin)), "")
+    suffix = _suffix(path)
     if suffix in (".npy", ".npz"):
         return load_npy(path)
     if suffix == ".pb":
         return _load_tensor(path)[1]
     if suffix == ".json":
-        arrays = load_polygraphy(path)[0]
+        arrays = _load_json(path, known)
         if name not in arrays:
             raise _unknown(kind, name, str(path), arrays)
         return arrays[name]
     if name not in known:
         raise _unknown(kind, name, "the model", known)
-    return _from_raw(content, path, known[name], shapes.get(name), kind)
+    return _from_raw(_content(path), path, known[name], shapes.get(name), kind)
+
+
+def _suffix(path: Path) -> str:
+    """The suffix of a known format, else that of the file's first bytes; empty for raw bytes."""
+    suffix = path.suffix.lower()
+    if suffix in (".npy", ".npz", ".pb", ".json"):
+        return suffix
+    content = _content(path)
+    return next((s for begin, s in _BEGINNINGS.items() if content.startswith(begin)), "")
+
+
+def _load_json(path: Path, known: Mapping[str, ModelInput]) -> dict[str, Array]:
+    """Arrays of trtexec's ``--exportOutput``, else of Polygraphy."""
+    try:
+        rows = msgspec.json.decode(_content(path), type=list[_Exported])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        rows = []
+    if not rows:
+        return load_polygraphy(path)[0]
+    arrays: dict[str, Array] = {}
+    for row in rows:
+        dtype = known[row.name].dtype if row.name in known else "float32"
+        shape = [int(size) for size in row.dimensions.split("x") if size]
+        try:
+            values = np.array([np.nan if v is None else v for v in row.values])
+            values = values.reshape(shape)
+        except ValueError as error:
+            raise InputError(
+                f"{path} can't be read",
+                why=f"{row.name!r} is {row.dimensions} and has {len(row.values)} values",
+                hint="write it again: --export-output, or --exportOutput of trtexec",
+            ) from error
+        if dtype == "bfloat16":
+            values = values.astype(np.float32).view(np.uint32) >> 16
+        arrays[row.name] = values.astype(numpy_dtype(dtype))
+    return arrays
 
 
 def _unknown(kind: str, name: str, where: str, names: Iterable[str]) -> InputError:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,44 @@ def test_files_of_polygraphy_are_read(tmp_path: Path) -> None:
     assert np.array_equal(load_polygraphy(results)[0]["x"], X)
     with pytest.raises(InputError, match="unknown input 'n'"):
         read_arrays([("n", results)], INPUTS, SHAPES)
+
+
+def test_exported_outputs_are_references(tmp_path: Path) -> None:
+    tensors = [
+        InputType("x", "float32", (2, 3)),
+        InputType("b", "bfloat16", (2,)),
+        InputType("s", "bool", ()),
+    ]
+    rows = [
+        {"name": "x", "dimensions": "2x3", "values": [0, 1, 2, 3, 4, None]},
+        {"name": "b", "dimensions": "2", "values": [1.0, -2.0]},
+        {"name": "s", "dimensions": "", "values": [1]},
+    ]
+    path = tmp_path / "outputs.json"
+    path.write_text(json.dumps(rows))
+    arrays = read_arrays([("", path)], tensors, {}, "output")
+    assert arrays["x"].dtype == np.float32
+    assert np.array_equal(arrays["x"][0], X[0])
+    assert np.isnan(arrays["x"][1, 2])
+    assert arrays["b"].tolist() == [0x3F80, 0xC000]
+    assert arrays["s"].shape == ()
+    assert arrays["s"].dtype == np.bool_
+    assert list(read_arrays([("b", path)], tensors, {}, "output")) == ["b"]
+    path.write_text(json.dumps([{**rows[1], "dimensions": "3"}]))
+    with pytest.raises(InputError, match=r"outputs\.json can't be read") as caught:
+        read_arrays([("", path)], tensors, {}, "output")
+    assert caught.value.why == "'b' is 3 and has 2 values"
+
+
+def test_raw_bytes_without_a_name_ask_for_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    path.write_bytes(X.tobytes())
+    with pytest.raises(InputError, match=r"x\.bin has no name of an input") as caught:
+        read_arrays([("", path)], INPUTS, SHAPES)
+    assert caught.value.hint == f"write NAME:{path}, with a name of 'x', 'n'"
+    np.savez(tmp_path / "all.npz", x=X)
+    (tmp_path / "all.npz").rename(tmp_path / "all")
+    assert np.array_equal(read_arrays([("", tmp_path / "all")], INPUTS, SHAPES)["x"], X)
 
 
 @pytest.mark.parametrize(
