@@ -21,7 +21,14 @@ from swapnet.manifest import Block, Manifest, Tensor
 from swapnet.symbols import size_of
 from swapnet.tensors import ELEMENT_BYTES
 
-__all__ = ["SCHEMAS", "layer_info_json", "outputs_json", "profile_json", "times_json"]
+__all__ = [
+    "SCHEMAS",
+    "layer_info_json",
+    "outputs_json",
+    "planned_dims",
+    "profile_json",
+    "times_json",
+]
 
 SCHEMAS = {
     "times": "swapnet-times/1",
@@ -137,6 +144,18 @@ def outputs_json(manifest: Manifest, outputs: Mapping[str, Array]) -> list[dict[
     return rows
 
 
+def planned_dims(manifest: Manifest, tensor: Tensor) -> list[int]:
+    """The shape of a value at the planned input shapes; -1 where it is unknown, as in TensorRT.
+
+    The size in bytes tells one dimension that no symbol of an input decides.
+    """
+    dims = [size_of(dim, manifest.symbols) for dim in tensor.shape]
+    row_bytes = ELEMENT_BYTES[tensor.dtype] * prod(dim for dim in dims if dim is not None)
+    if dims.count(None) == 1 and row_bytes and tensor.nbytes % row_bytes == 0:
+        dims[dims.index(None)] = tensor.nbytes // row_bytes
+    return [-1 if dim is None else dim for dim in dims]
+
+
 def _range(blocks: Sequence[Block]) -> str:
     first, last = blocks[0].index, blocks[-1].index
     return f"block {first}" if first == last else f"blocks {first}-{last}"
@@ -172,6 +191,6 @@ def _layer(manifest: Manifest, block: Block) -> dict[str, Any]:
 def _value(manifest: Manifest, tensor: Tensor) -> dict[str, Any]:
     return {
         "Name": tensor.name,
-        "Dimensions": [size_of(dim, manifest.symbols) or 0 for dim in tensor.shape],
+        "Dimensions": planned_dims(manifest, tensor),
         "Format/Datatype": _FORMATS[tensor.dtype],
     }

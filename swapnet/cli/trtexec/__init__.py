@@ -178,7 +178,7 @@ def _infer(line: Line, log: Log, exports: Exports, folder: Path) -> bool:
     if line.has("--dumpOptimizationProfile"):
         log("I", "Optimization Profile Information:", *_planned(manifest))
     options = _bench_options(line, engine, log.command)
-    log("I", *_binding_lines(line, manifest), "Starting inference")
+    log("I", *_binding_lines(line, engine), "Starting inference")
     with progress(folder.name, lines=False) as moved:
         findings = bench_with(engine, budget, options, say=say, progress=moved)
     exports.write(findings)
@@ -203,17 +203,24 @@ def _planned(manifest: Manifest) -> Iterator[str]:
         yield f"Model input {name} (profile 0): max={as_dims(shape)}"
 
 
-def _binding_lines(line: Line, manifest: Manifest) -> Iterator[str]:
+def _binding_lines(line: Line, engine: Engine) -> Iterator[str]:
+    from swapnet.executor.bench.exports import planned_dims
+    from swapnet.executor.samples import kept_samples
     from swapnet.tensors import as_dims
 
+    manifest = engine.manifest
+
     loaded = line.text("--loadInputs")
+    origin = f"values loaded from {loaded}"
+    if not loaded:
+        origin = "values of a sample of the engine" if kept_samples(engine) else "random values"
     for taken in manifest.inputs:
         shape = manifest.planned_shapes[taken.name]
-        origin = f"loaded from {loaded}" if loaded else "of a sample of the engine"
-        yield f"Using values {origin} for input {taken.name}"
+        yield f"Using {origin} for input {taken.name}"
         yield f"Input binding for {taken.name} with dimensions {as_dims(shape)} is created."
     for given in manifest.outputs:
-        yield f"Output binding for {given.name} with dimensions {as_dims(given.shape)} is created."
+        dims = as_dims(planned_dims(manifest, given))
+        yield f"Output binding for {given.name} with dimensions {dims} is created."
 
 
 def _bench_options(line: Line, engine: Engine, command: str) -> BenchOptions:

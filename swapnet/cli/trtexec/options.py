@@ -133,6 +133,7 @@ _NOTICED: Mapping[str, str] = {
     "memory is planned by the budget": "--allocationStrategy=",
     "there are no plugins": "--ignoreParsedPluginLibs",
     "nothing is refitted": "--dumpRefit",
+    "the peak of memory is always measured": "--monitorMemory",
 }
 
 _REFUSED: Mapping[str, str] = {
@@ -149,7 +150,7 @@ _REFUSED: Mapping[str, str] = {
     "leave it out: engines run with the full runtime": "--useRuntime=full --leanDLLPath= "
     "--excludeLeanRuntime",
     "leave it out: there are no safety engines": "--safe --dumpKernelText --consistency --cpuOnly "
-    "--remoteAutoTuningConfig= --std --serialized= --monitorMemory",
+    "--remoteAutoTuningConfig= --std --serialized=",
     "prune the model first: polygraphy surgeon prune": "--sparsity=disable,enable",
     "build where it runs: swapnet build --backend tensorrt-rtx builds for other GPUs": "--runtime"
     "Platform=SameAsBuild",

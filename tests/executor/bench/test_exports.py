@@ -12,13 +12,14 @@ from swapnet.executor.bench.exports import (
     SCHEMAS,
     layer_info_json,
     outputs_json,
+    planned_dims,
     profile_json,
     times_json,
 )
 from swapnet.executor.bench.timing import Timing
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.planner import make_plan
-from swapnet.manifest import Manifest
+from swapnet.manifest import Manifest, Tensor
 from swapnet.profile import assumed_profile
 from tests.helpers.trtexec_readers import (
     LAYER_KEYS,
@@ -117,6 +118,23 @@ def test_layers_are_blocks(planned: tuple[Manifest, Plan]) -> None:
         assert layer["Inputs"][0]["Dimensions"] == [1]
         assert [value["Name"] for value in layer["Outputs"]] == list(block.outputs)
     json.dumps(info)
+
+
+@pytest.mark.parametrize(
+    ("shape", "nbytes", "dims"),
+    [
+        (("batch", 2), 24, [3, 2]),
+        (("rows", 2), 40, [5, 2]),
+        (("rows", 16, "columns"), 640, [-1, 16, -1]),
+        (("rows", 3), 40, [-1, 3]),
+        ((), 4, []),
+    ],
+)
+def test_dimensions_are_planned_ones(
+    planned: tuple[Manifest, Plan], shape: tuple[int | str, ...], nbytes: int, dims: list[int]
+) -> None:
+    manifest = msgspec.structs.replace(planned[0], symbols={"batch": 3})
+    assert planned_dims(manifest, Tensor("v", "float32", shape, nbytes)) == dims
 
 
 def test_outputs_are_written_with_their_values(planned: tuple[Manifest, Plan]) -> None:
