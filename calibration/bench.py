@@ -302,6 +302,14 @@ def _check(engine: Engine, options: BenchOptions) -> None:
             "--compare",
             hint="leave one of them out",
         )
+    is_compared = options.compare or options.tolerance is not None or options.references
+    if options.accuracy is not None and not is_compared:
+        raise InputError(
+            "a difference is limited, and there is nothing to compare with",
+            why="algorithm, threshold and tolerances measure a difference from other outputs",
+            hint="give those: --compare, --load-ref-outputs, or --loadRefOutputs of swapnet "
+            "trtexec",
+        )
     if options.memory_limit and manifest.runs_on_gpu:
         raise InputError(
             f"--memory-limit is not for {manifest.compiled.backend}",

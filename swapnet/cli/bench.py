@@ -244,6 +244,13 @@ def command(
         trace=export_trace,
     )
     check_writable(report_target)
+    unmeasured = [*exports.of_inferences, *(["report"] if report_target else [])]
+    if time_deserialize and unmeasured:
+        raise InputError(
+            "--time-deserialize runs no inference",
+            why=f"figures of inferences are asked for: {', '.join(unmeasured)}",
+            hint="leave it out, or write --json only",
+        )
     if report_target:
         check_reportable()
     wanted = percentiles_of(percentile)

@@ -93,6 +93,9 @@ def open_engine(
     engine = Engine.open(folder).on_threads(
         threads, own=bool(own), gpu_memory=gpu_memory, gpu_index=gpu_index
     )
+    if (gpu_index or gpu_memory != "auto") and not engine.manifest.runs_on_gpu:
+        backend = engine.manifest.compiled.backend
+        say(f"{folder.name} is an engine of {backend}: number and memory of a GPU change nothing")
     if storage_bytes_per_s is not None:
         engine = engine.on(replace(engine.device, pace=Pace(storage_bytes_per_s)))
     engine = engine.in_child() if own is None else engine
@@ -234,7 +237,7 @@ def build_apart(
     from swapnet.machine import family_peak_bytes, usable_memory_bytes
 
     def announce(needed_bytes: int) -> None:
-        line = f"{folder}: needs at most about {format_size(needed_bytes)} of memory"
+        line = f"{model.name}: needs at most about {format_size(needed_bytes)} of memory"
         if (usable_bytes := usable_memory_bytes()) < needed_bytes:
             line += f", {format_size(usable_bytes)} is available: the kernel may end it"
         say(line)

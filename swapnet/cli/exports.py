@@ -52,6 +52,11 @@ class Exports:
         return {name: target for name, target in given.items() if target is not None}
 
     @property
+    def of_inferences(self) -> list[str]:
+        """Kinds that are written and need inferences: all but the report."""
+        return [name for name in self._targets if name != "json"]
+
+    @property
     def is_quiet(self) -> bool:
         """Whether one goes to standard output, where then nothing else is written."""
         return "-" in self._targets.values()

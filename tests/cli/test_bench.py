@@ -156,6 +156,36 @@ def test_mapped_weights_are_not_slowed_down(call: Call, toy: Engine) -> None:
     assert failed.is_user_error("--mapped and --storage do not go together")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--accuracy-threshold", 0.1), "there is nothing to compare with"),
+        (("--atol", 0.1), "there is nothing to compare with"),
+        (("--time-deserialize", "--export-times", "-"), "asked for: times"),
+        (("--time-deserialize", "--report", "page.html"), "asked for: report"),
+        (("--load-inputs", "x.bin"), "write NAME:"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(
+    call: Call,
+    toy: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str | float, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.bin").write_bytes(b"1234")
+    failed = call("bench", toy.folder, "--budget", "100%", *arguments)
+    assert failed.is_user_error(message)
+
+
+def test_choices_of_a_gpu_are_noticed_on_the_cpu(call: Call, toy: Engine) -> None:
+    ran = call("run", toy.folder, "--budget", "100%", "--gpu-memory", "managed")
+    assert ran.status == 0
+    assert "number and memory of a GPU change nothing" in ran.err
+
+
 @pytest.mark.slow
 def test_the_opening_alone_is_timed(call: Call, toy: Engine) -> None:
     common = ("bench", toy.folder, "--budget", "100%", "--threads", 1)
