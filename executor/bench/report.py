@@ -422,7 +422,10 @@ def _advice(report: Report, advice: Advice) -> Iterator[str]:
     else:
         yield f"The plan waits at most {LARGEST_STALL:.0%} from {wanted} on."
     if advice.streamed_bytes:
-        parts = [f"{format_size(n)} in {name}" for name, n in advice.streamed_bytes.items()]
+        parts = [
+            f"{format_size(n) if n else 'nothing'} in {name}"
+            for name, n in advice.streamed_bytes.items()
+        ]
         yield f"Streamed would be about {', '.join(parts)}."
 
 

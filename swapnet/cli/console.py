@@ -260,8 +260,6 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     console = Console()
     width = console.width if console.is_terminal else max(console.width, _PIPED_COLUMNS)
     table = Table(
-        title=Text(title),
-        title_justify="left",
         box=SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
@@ -278,6 +276,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         )
     for row in rows:
         table.add_row(*map(Text, row))
+    if title:
+        print_text(title)
     Console(width=width).print(table)
 
 

@@ -42,9 +42,8 @@ def command(folder: Path, json_target: str | None) -> None:
 def _show(diagnosis: Diagnosis) -> None:
     _show_backends(diagnosis.backends)
     for topic, findings in diagnosis.topics.items():
-        print_table(
-            topic.capitalize(), ["", "found"], [(found.name, found.detail) for found in findings]
-        )
+        title = topic[0].upper() + topic[1:]
+        print_table(title, ["", "found"], [(found.name, found.detail) for found in findings])
         for found in findings:
             if found.hint:
                 print_text(f"{found.name}: {found.hint}")

@@ -155,6 +155,12 @@ def test_colours_go_with_no_color(
     assert "\x1b[3" not in capsys.readouterr().out.replace("\x1b[3m", "")
 
 
+@pytest.mark.usefixtures("terminal")
+def test_titles_are_as_wide_as_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("A title of more words than columns", ["a", "b"], [("c", "1.0")])
+    assert capsys.readouterr().out.splitlines()[0] == "A title of more words than columns"
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_verbose_shows_what_is_chosen(call: Call, toy: Engine, before: bool) -> None:
     arguments = ["run", toy.folder, "--budget", "100%"]

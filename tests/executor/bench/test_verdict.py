@@ -90,7 +90,7 @@ def test_advice_has_the_numbers_of_the_planner() -> None:
     advice = Advice(0.25, 96 * MIB, {"fp16": 10 * MIB, "int8": 0})
     said = as_text(a_report(**waiting, advice=advice))
     assert "The plan waits at most 5% from 96MiB on." in said
-    assert "Streamed would be about 10MiB in fp16, 0B in int8." in said
+    assert "Streamed would be about 10MiB in fp16, nothing in int8." in said
     none = as_text(a_report(**waiting, advice=Advice(0.25, None, {})))
     assert "No budget below 200MiB is predicted to wait less than 5%." in none
     steady = as_text(a_report(**waiting, advice=Advice(0.01, 48 * MIB, {})))
