@@ -143,7 +143,8 @@ def shares_figure(
 ) -> Figure:
     """Shares of one budget and waiting requests at some times, by model.
 
-    ``other_bytes`` is memory for everything but weights.
+    ``other_bytes`` is memory for everything but weights, at most: scratch memory follows the plans,
+    so under small budgets it is what shares leave.
     """
     from bokeh.models import BasicTicker, DataRange1d
 
@@ -153,7 +154,12 @@ def shares_figure(
     )
     below.yaxis.ticker = BasicTicker(min_interval=1)
     floor = [0.0] * len(times_s)
-    layers = {"all but weights": [other_bytes] * len(times_s), **shares_bytes}
+    given = [sum(shares) for shares in zip(*shares_bytes.values(), strict=True)]
+    others = [
+        min(other_bytes, max(0, budget - share))
+        for budget, share in zip(budgets_bytes, given, strict=True)
+    ]
+    layers = {"all but weights": others, **shares_bytes}
     legend = []
     for (name, values), color in zip(layers.items(), cycle((_GREY, *PALETTE[:-2])), strict=False):
         top = [low + nbytes / _MIB for low, nbytes in zip(floor, values, strict=True)]

@@ -14,6 +14,7 @@ from swapnet.errors import BudgetError, SwapnetError
 from swapnet.executor.bench.fixed_cost import ExecutorCost
 from swapnet.executor.bench.summary import machine_of
 from swapnet.executor.report.trace import TraceEvent
+from swapnet.executor.runtime.admission import too_small
 from swapnet.executor.scenario.bandwidth import Bandwidth
 from swapnet.executor.scenario.expected_outputs import ExpectedOutputs
 from swapnet.executor.scenario.experiment_options import (
@@ -91,6 +92,10 @@ def experiment(options: ExperimentOptions, progress: Progress = silent) -> Outco
 
 
 def _check_memory(options: ExperimentOptions) -> None:
+    smallest_bytes = options.demand.smallest_bytes
+    if options.budget_bytes < smallest_bytes:
+        names = [part.entry.name for part in options.parts]
+        raise too_small(names, smallest_bytes, options.budget_bytes)
     needed, available = options.all_ways_bytes, memory_bytes()
     if needed > available:
         raise BudgetError(

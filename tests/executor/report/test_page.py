@@ -32,6 +32,19 @@ TABLE = Table(
 )
 
 
+def test_shares_and_the_rest_are_within_the_budget() -> None:
+    figure = shares_figure(
+        [0.0, 1.0],
+        {"one": [MIB, 2 * MIB], "two": [MIB, 2 * MIB]},
+        {"one": [0, 2], "two": [1, 0]},
+        other_bytes=3 * MIB,
+        budgets_bytes=[8 * MIB, 5 * MIB],
+    )
+    *areas, budget = figure.plots[0].renderers
+    assert [list(area.data_source.data["y2"]) for area in areas] == [[3, 1], [4, 3], [5, 5]]
+    assert list(budget.data_source.data["y"]) == [8, 5]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with a part of each kind."""

@@ -138,6 +138,16 @@ def test_all_read_at_the_same_pace(
     assert report.storage_bytes_per_s < 4.4e7
 
 
+def test_a_budget_that_is_too_small_opens_nothing(
+    process: type[FakeProcess], options: Callable[..., ExperimentOptions]
+) -> None:
+    smallest = options().demand.smallest_bytes
+    with pytest.raises(BudgetError, match="do not fit") as caught:
+        module.experiment(options(budget=Budget(smallest - 1)))
+    assert f"need {smallest} bytes, the budget allows {smallest - 1}" in caught.value.why
+    assert process.jobs == []
+
+
 def test_memory_for_all_ways_is_needed(
     process: type[FakeProcess],
     options: Callable[..., ExperimentOptions],
