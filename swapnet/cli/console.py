@@ -259,15 +259,15 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
     console = Console()
     width = console.width if console.is_terminal else max(console.width, _PIPED_COLUMNS)
+    cells = [[row[index] for row in rows] for index in range(len(columns))]
+    whole = [[name, *column] for name, column in zip(columns, cells, strict=True)]
+    gap = 2 if any(_column_widths(whole, width, 2)) else 1
+    widths = _column_widths(whole, width, gap)
     table = Table(
         box=SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    cells = [[row[index] for row in rows] for index in range(len(columns))]
-    widths = _column_widths(
-        [[name, *column] for name, column in zip(columns, cells, strict=True)], width
+        padding=(0, gap - 1, 0, 0),
     )
     for name, column, wide in zip(columns, cells, widths, strict=True):
         is_number = all(map(_NUMBER.fullmatch, column))
@@ -281,11 +281,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     Console(width=width).print(table)
 
 
-def _column_widths(columns: Sequence[Sequence[str]], width: int) -> list[int | None]:
-    """Widths that break no word; None for all where there is too little room for that."""
+def _column_widths(columns: Sequence[Sequence[str]], width: int, gap: int) -> list[int | None]:
+    """Widths that break no word; None for all where there is too little room for that.
+
+    ``gap`` is the room between two columns.
+    """
     widths = [max(map(len, column)) for column in columns]
     longest = [max((len(word) for cell in c for word in cell.split()), default=0) for c in columns]
-    excess = sum(widths) + 2 * (len(columns) - 1) - width
+    excess = sum(widths) + gap * (len(columns) - 1) - width
     while excess > 0:
         spare = [w if w > least else 0 for w, least in zip(widths, longest, strict=True)]
         if not any(spare):

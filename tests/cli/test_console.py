@@ -161,6 +161,15 @@ def test_titles_are_as_wide_as_the_terminal(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.splitlines()[0] == "A title of more words than columns"
 
 
+@pytest.mark.usefixtures("terminal")
+def test_columns_move_together_before_words_break(capsys: pytest.CaptureFixture[str]) -> None:
+    columns = ["name", "median ms", "share", "failed", "wrong"]
+    print_table("", columns, [("characters", "23350", "119.1MiB", "0", "0")])
+    out = click.unstyle(capsys.readouterr().out)
+    assert all(word in out for word in ("characters", "median", "23350", "119.1MiB", "failed"))
+    assert all(len(line) <= 40 for line in out.splitlines())
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_verbose_shows_what_is_chosen(call: Call, toy: Engine, before: bool) -> None:
     arguments = ["run", toy.folder, "--budget", "100%"]

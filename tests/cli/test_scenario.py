@@ -152,7 +152,7 @@ def test_the_report_is_shown(call: Call, device: Path, experiment: Experiment) -
     )
     shown = run(call, device).out
     for words in (
-        "one (yolov3)",
+        "\none ",
         "60MiB above 30MiB of the runtime and 5MiB of the traffic (kernel)",
         "Weighted mean latency: 120.0 ms; storage 1500 MB/s",
         "Equal: 180.0 ms, 1.50 times ours",

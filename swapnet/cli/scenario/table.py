@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swapnet.cli.console import print_table, print_text
@@ -68,7 +67,7 @@ def _show_models(report: Report) -> None:
 def _row(line: Line) -> tuple[str, ...]:
     latency = line.latency_ms
     return (
-        f"{line.name} ({Path(line.model).name})",
+        line.name,
         str(line.requests),
         _ms(latency.median if latency else None),
         _ms(latency.p99 if latency else None),
@@ -107,7 +106,9 @@ def _title(name: str) -> str:
 
 
 def _ms(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.1f}"
+    if value is None:
+        return _NONE
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
 def _ratio(value: float | None) -> str:

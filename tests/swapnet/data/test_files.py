@@ -112,7 +112,7 @@ def test_exported_outputs_are_references(tmp_path: Path) -> None:
         InputType("b", "bfloat16", (2,)),
         InputType("s", "bool", ()),
     ]
-    rows = [
+    rows: list[dict[str, object]] = [
         {"name": "x", "dimensions": "2x3", "values": [0, 1, 2, 3, 4, None]},
         {"name": "b", "dimensions": "2", "values": [1.0, -2.0]},
         {"name": "s", "dimensions": "", "values": [1]},
