@@ -59,7 +59,8 @@ EXPLANATIONS: Mapping[str, str] = {
     "H2D Latency": "the time to bring the inputs of a query to where kernels read them; on a CPU "
     "a copy in host memory.",
     "D2H Latency": "the time to bring the outputs of a query from where kernels wrote them.",
-    "Latency": "the summation of H2D Latency, GPU Compute Time, and D2H Latency.",
+    "Latency": "the summation of H2D Latency, GPU Compute Time, D2H Latency, and the time between "
+    "them.",
     "Stall Time": "the part of GPU Compute Time in which a step waits for bytes of weights.",
     "Read Time": "the time in which a request to storage is in flight, during a query and since "
     "the query before it.",
