@@ -25,8 +25,9 @@ def camera(
 ) -> Iterator[tuple[int, float, NDArray[Any]]]:
     """The number of the newest frame, the time when it was taken, and its pixels."""
     random, start, number = np.random.default_rng(0), time.perf_counter(), -1
-    while number + 1 < rate_hz * seconds:
-        number = max(number + 1, int((time.perf_counter() - start) * rate_hz))
+    last = int(rate_hz * seconds) - 1
+    while number < last:
+        number = min(max(number + 1, int((time.perf_counter() - start) * rate_hz)), last)
         taken = start + number / rate_hz
         time.sleep(max(0.0, taken - time.perf_counter()))
         yield number, taken, random.random(shape)
