@@ -256,7 +256,7 @@ def labelled_lines(report: Report) -> Iterator[tuple[str, str]]:
         f"has {report.iterations} queries over {report.duration_s:.2f} s in {report.rounds} "
         f"rounds ({report.wall_s:.2f} s with all sides in turn)",
     )
-    if report.idle_ms_between:
+    if report.idle_ms_between or report.rate_hz is not None:
         missed = ""
         if report.rate_hz is not None:
             missed = (

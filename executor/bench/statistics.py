@@ -27,14 +27,17 @@ def percentile(sorted_ms: Sequence[float], percent: float) -> float:
     """
     if not sorted_ms:
         return float("inf")
-    share = np.float32(1) - np.float32(percent) / np.float32(100)
-    excluded = int(share * np.float32(len(sorted_ms)))
-    return sorted_ms[max(len(sorted_ms) - 1 - excluded, 0)]
+    return sorted_ms[max(len(sorted_ms) - 1 - _excluded(len(sorted_ms), percent), 0)]
 
 
 def is_resolved(count: int, percent: float) -> bool:
-    """Whether so many values are above a percentile that it says more than the maximum."""
-    return percent == 100 or count >= 100 / (100 - percent)
+    """Whether a percentile of ``count`` values is another one than their maximum."""
+    return percent == 100 or _excluded(count, percent) > 0
+
+
+def _excluded(count: int, percent: float) -> int:
+    share = np.float32(1) - np.float32(percent) / np.float32(100)
+    return int(share * np.float32(count))
 
 
 def cv_percent(values: Sequence[float]) -> float:

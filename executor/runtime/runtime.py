@@ -158,7 +158,7 @@ class SwapRuntime:
     @property
     def shares_bytes(self) -> dict[str, int]:
         """Memory for weights, in bytes, by model; everything else is shared or does not vary."""
-        return {name: terms.share_bytes for name, terms in self._terms.items()}
+        return {name: terms.share_bytes for name, terms in dict(self._terms).items()}
 
     def load(
         self,

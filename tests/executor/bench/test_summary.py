@@ -158,8 +158,13 @@ def test_deadlines_are_counted_where_there_is_a_rate(report: Callable[..., Repor
     assert "at 50 Hz 2 of 3 deadlines missed" in as_text(found)
 
 
+def test_missed_deadlines_are_said_where_no_time_is_left_for_pauses() -> None:
+    overrun = a_report(rate_hz=50.0, deadline_misses=15, idle_ms_between=0.0)
+    assert "at 50 Hz 15 of 15 deadlines missed" in as_text(overrun)
+
+
 def test_noise_is_marked() -> None:
-    quiet = a_report(rounds=5, iterations=100, percentiles_ms={"99": 1.0, "100": 2.0})
+    quiet = a_report(rounds=5, iterations=101, percentiles_ms={"99": 1.0, "100": 2.0})
     assert not list(warnings(quiet))
     assert "of only" not in as_text(quiet)
     noisy = a_report(
