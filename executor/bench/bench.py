@@ -90,8 +90,7 @@ class Setup:
         The original ONNX file, run by ONNX Runtime at its own best settings in turn with ours;
         None to leave it out.
     others
-        Other ways to run the model by name, in turn with ours, under the same limit. The report
-        compares ``"mapped"`` with ours. They may fail.
+        Other ways to run the model by name, in turn with ours, under the same limit. They may fail.
     load_mode, options
         Way to read weights, and restrictions of the plan.
     rule

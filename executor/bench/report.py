@@ -180,8 +180,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     deadline_misses: int | None = None
     unswapped_ms: Summary | None
     ratio_to_unswapped: float | None
-    mapped_ms: Summary | None
-    ratio_of_mapped: float | None
     bound_ms: float
     ratio_to_bound: float
     contended_bound_ms: float

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
+from typing import get_args
 
 from swapnet.executor.bench.judgement import Judgement
 from swapnet.executor.bench.prediction import paired_predictions, scaled
@@ -113,7 +114,6 @@ def make_report(
     predictions = paired_predictions(plan, measured.profile, resident)
     execution_ms, reading_ms = median(turn.median_ms for turn in whole), median(reading)
     unswapped = [ms for turn in theirs for ms in turn.latency_ms]
-    mapped = measured.peers.get("mapped", Peer())
     delays = scaled(measured.profile, idle_ms, storage)
     needed = demand(manifest)
     return Report(
@@ -152,8 +152,6 @@ def make_report(
         deadline_misses=(sum(each.is_late for each in timings) if measured.rate_hz else None),
         unswapped_ms=summarise(unswapped) if unswapped else None,
         ratio_to_unswapped=_ratio(swapped, (turn.median_ms for turn in theirs)),
-        mapped_ms=mapped.latency_ms,
-        ratio_of_mapped=mapped.ratio,
         bound_ms=median(bounds),
         ratio_to_bound=_ratio(swapped, bounds) or 0.0,
         contended_bound_ms=median(contended),
@@ -193,11 +191,8 @@ def make_report(
 
 def _parts(timings: Sequence[Timing]) -> dict[Part, Summary]:
     return {
-        "input": summarise([each.input_ms for each in timings]),
-        "compute": summarise([each.compute_ms for each in timings]),
-        "output": summarise([each.output_ms for each in timings]),
-        "stall": summarise([each.stall_ms for each in timings]),
-        "enqueue": summarise([each.enqueue_ms for each in timings]),
+        part: summarise([getattr(each, f"{part}_ms") for each in timings])
+        for part in get_args(Part)
     }
 
 

@@ -247,7 +247,7 @@ def _report(line: Line, log: Log, findings: Findings, percents: Sequence[float])
     """Print a measurement as trtexec does; whether references are met."""
     from swapnet.executor.bench import trtexec_text as text
     from swapnet.executor.bench.explanations import EXPLAINED
-    from swapnet.executor.bench.exports import profile_json
+    from swapnet.executor.bench.exports import outputs_json, profile_json
     from swapnet.executor.bench.report import labelled_lines, warnings
 
     report, timings = findings.report, findings.timings
@@ -266,7 +266,7 @@ def _report(line: Line, log: Log, findings: Findings, percents: Sequence[float])
     log("V", *(f"{label}: {value}" for label, value in explained.items()))
     log("I", "")
     if line.has("--dumpOutput"):
-        log("I", *text.output_lines(findings.outputs))
+        log("I", *text.output_lines(outputs_json(findings.manifest, findings.outputs)))
     if line.has("--dumpProfile"):
         log("I", *text.profile_lines(profile_json(findings.plan, findings.manifest, timings)), "")
     return judged is None or judged.is_within

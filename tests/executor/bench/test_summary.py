@@ -80,7 +80,7 @@ def test_ratios_are_taken_pair_by_pair(report: Callable[..., Report]) -> None:
     assert found.iterations == 6
     assert found.idle_ms == 10.0
     assert found.execution_ms == 12.5
-    assert found.ratio_of_mapped == 6.0
+    assert found.peers["mapped"].ratio == 6.0
     assert found.percentiles_ms == {"50": 10.0, "99": 30.0}
     assert found.max_rel_error == 1e-6
 
