@@ -8,7 +8,17 @@ from statistics import fmean, mean, median, pstdev
 import msgspec
 import numpy as np
 
-__all__ = ["Summary", "cv_percent", "is_resolved", "is_stable", "percentile", "summarise"]
+from swapnet.errors import InputError
+
+__all__ = [
+    "Summary",
+    "cv_percent",
+    "is_resolved",
+    "is_stable",
+    "percentile",
+    "percentiles_of",
+    "summarise",
+]
 
 _LAST_ROUNDS = 3
 _LARGEST_CHANGE = 1.1
@@ -28,6 +38,27 @@ def percentile(sorted_ms: Sequence[float], percent: float) -> float:
     if not sorted_ms:
         return float("inf")
     return sorted_ms[max(len(sorted_ms) - 1 - _excluded(len(sorted_ms), percent), 0)]
+
+
+def percentiles_of(given: str | Sequence[float]) -> tuple[float, ...]:
+    """Percentiles, also out of ``90,95,99``.
+
+    Raises
+    ------
+    InputError
+        There are none, or one is no number from 0 to 100.
+    """
+    try:
+        values = tuple(map(float, given.split(",") if isinstance(given, str) else given))
+    except ValueError:
+        values = ()
+    if not values or not all(0 <= value <= 100 for value in values):
+        raise InputError(
+            f"{given!r} is not a list of percentiles",
+            why="percentiles are numbers from 0 to 100 joined by commas",
+            hint="write them like 90,95,99",
+        )
+    return values
 
 
 def is_resolved(count: int, percent: float) -> bool:
