@@ -85,7 +85,8 @@ class SwapRuntime:
         Record every request, for a timeline.
     on_event
         Called with the events of all models, as in `SwapExecutor`; on the thread of the model, on
-        that of a request that is refused, or on that of `load`, `unload` and `close`.
+        that of a request that is refused, or on that of `load`, `unload` and `close`. It can't
+        load and unload models there, nor change their shares.
 
     Raises
     ------
@@ -128,8 +129,9 @@ class SwapRuntime:
         self._on_event = on_event
         self._trace = trace
         self._lanes = Lanes(lanes, policy)
-        self._balance = threading.RLock()
+        self._balance = threading.Lock()
         """Held while models come, go, or change their shares."""
+        self._changing_thread: int | None = None
         self._models: dict[str, RuntimeModel] = {}
         self._engines: dict[str, EngineCurve] = {}
         self._terms: dict[str, Terms] = {}
@@ -581,17 +583,25 @@ class SwapRuntime:
         Raises
         ------
         BackendError
-            Called on a model's own thread, which would be waited for, or in a forked process.
+            Called on a model's own thread, which would be waited for, by ``on_event`` during such a
+            change, or in a forked process.
         """
         self._birthplace.check()
-        if (waiting := self.serving()) is not None:
+        waiting, here = self.serving(), threading.get_ident()
+        if waiting is not None or self._changing_thread == here:
             raise BackendError(
                 "models can't come, go or change their shares here",
-                why=f"this is a done-callback, which runs on the thread of {waiting.name}",
+                why="this is on_event, which is called in the middle of such a change"
+                if waiting is None
+                else f"this is a done-callback, or on_event, on the thread of {waiting.name}",
                 hint="do it from another thread",
             )
         with self._balance:
-            yield
+            self._changing_thread = here
+            try:
+                yield
+            finally:
+                self._changing_thread = None
 
     def _check_open(self) -> None:
         if self._closed:
