@@ -61,7 +61,7 @@ EXPLAINED = {
     "Warning": "A reason not to trust the figures, or a difference from the unswapped model above "
     "the limit.",
 }
-"""What each label of the report means."""
+"""Meaning of each label of the report."""
 
 
 def explained(text: str) -> str:
