@@ -107,6 +107,7 @@ class Side(Protocol):
 
     def close(self) -> None:
         """Release everything."""
+        return None
 
 
 def open_side(request: Request) -> Side:

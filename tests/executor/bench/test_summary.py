@@ -10,7 +10,7 @@ import pytest
 
 from swapnet.executor.bench.report import Report, as_text, warnings
 from swapnet.executor.bench.rounds import Rounds
-from swapnet.executor.bench.summary import Measured, make_report, peer_of
+from swapnet.executor.bench.summary import make_report, peer_of
 from swapnet.executor.device import Device
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.manifest import Manifest
@@ -45,27 +45,25 @@ def report(simulated: Simulated) -> Callable[..., Report]:
     ) -> Report:
         budget_bytes = budget_bytes or smallest_budget(manifest)[0] + (2 << 20)
         usual: dict[str, Any] = {
-            "manifest": manifest,
-            "profile": profile,
-            "plan": make_plan(manifest, profile, budget_bytes),
-            "taken": rounds_of(**(sides or {})),
             "peers": {"mapped": a_peer(6.0)},
             "fixed_bytes": 40,
             "peak_bytes": 90,
-            "accounting": "kernel",
-            "error": (1e-5, 1e-6),
-            "judgement": None,
+            "memory_accounting": "kernel",
+            "max_abs_error": 1e-5,
+            "max_rel_error": 1e-6,
             "load_mode": "direct",
             "opening": an_opening(),
             "engine_bytes": 9 << 20,
         }
         return make_report(
-            Measured(**{**usual, **fields}),
+            *(manifest, profile, make_plan(manifest, profile, budget_bytes)),
+            rounds_of(**(sides or {})),
             budget="7MiB",
             percentiles=(50, 99),
             advice=True,
             device=Device(2),
             command="swapnet bench",
+            **{**usual, **fields},
         )
 
     return make
@@ -95,7 +93,7 @@ def test_predictions_are_paired_too(report: Callable[..., Report]) -> None:
 
 
 def test_without_the_unswapped_ours_in_memory_is_the_bound(report: Callable[..., Report]) -> None:
-    found = report(sides={"unswapped": []}, error=None)
+    found = report(sides={"unswapped": []}, max_abs_error=None, max_rel_error=None)
     assert found.unswapped_ms is None
     assert found.ratio_to_unswapped is None
     assert found.execution_ms == 10.0
