@@ -155,6 +155,12 @@ def bench(
             "--compare",
             hint="leave one of them out",
         )
+    if accuracy is not None and not (compare or references):
+        raise InputError(
+            "a measure of the difference is given, and nothing to compare with",
+            why="it is for reference outputs, and for the unswapped model",
+            hint="give --load-ref-outputs or --compare",
+        )
     plan_options = options or PlanOptions()
     setup = partial(
         Setup,

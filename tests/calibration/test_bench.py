@@ -59,6 +59,11 @@ def test_two_measures_of_the_difference_are_refused(small: Path) -> None:
         swapnet.bench(small, "100%", tolerance=1e-3, accuracy_algorithm="l1")
 
 
+def test_a_measure_of_nothing_is_refused(small: Path) -> None:
+    with pytest.raises(InputError, match="nothing to compare with"):
+        swapnet.bench(small, "100%", accuracy_threshold=0.1)
+
+
 def test_options_become_the_setup_of_the_benchmark(small: Path, setups: list[Setup]) -> None:
     wrong = small / "manifest.json"
     with pytest.raises(InputError, match="is not what the engine was built from"):

@@ -72,8 +72,8 @@ def engine_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def bench(engine: Engine, budget: Budget, **options: Any) -> None:
         findings = some_findings(engine, budget, options["iterations"])
-        limits = map(options.get, ("accuracy_threshold", "atol", "rtol"))
-        rule = Rule.of(options["accuracy_algorithm"], *limits)
+        names = ("accuracy_algorithm", "accuracy_threshold", "atol", "rtol")
+        rule = Rule.of(*map(options.get, names))
         if options["references"]:
             expected = in_shape(options["references"], findings.outputs)
             judged = judge(findings.outputs, expected, rule or Rule())
