@@ -509,11 +509,15 @@ class SwapRuntime:
             self._change(name, plan, terms[name])
 
         def resize() -> None:
-            arrived.wait()
             try:
+                arrived.wait()
                 if not is_prepared:
                     self._scratch.resize(limit_bytes)
                 self._limit_bytes = limit_bytes
+            except BaseException:  # Ctrl-C while it waits: nobody may wait for this thread
+                arrived.abort()
+                self._scratch.resize(self._limit_bytes)
+                raise
             finally:
                 go_on.set()
 
