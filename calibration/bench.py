@@ -157,9 +157,10 @@ def bench(
         )
     if accuracy is not None and not (compare or references):
         raise InputError(
-            "a measure of the difference is given, and nothing to compare with",
-            why="it is for reference outputs, and for the unswapped model",
-            hint="give --load-ref-outputs or --compare",
+            "a difference is limited, and there is nothing to compare with",
+            why="algorithm, threshold and tolerances measure a difference from other outputs",
+            hint="give those: --compare, --load-ref-outputs, or --loadRefOutputs of swapnet "
+            "trtexec",
         )
     plan_options = options or PlanOptions()
     setup = partial(

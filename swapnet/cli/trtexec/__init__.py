@@ -232,14 +232,11 @@ def _bench_options(line: Line, manifest: Manifest) -> dict[str, Any]:
     files = named_files(loaded or "", [taken.name for taken in manifest.inputs])
     arrays = read_arrays(files, manifest.inputs, manifest.planned_shapes)
     limits = {"accuracy_threshold": "accuracyThreshold", "atol": "atol", "rtol": "rtol"}
-    accuracy: dict[str, Any] = {}
-    if expected is not None:  # else there is nothing that it could be for
-        accuracy = {k: line.number(f"--{n}") for k, n in limits.items() if line.has(f"--{n}")}
-        accuracy["accuracy_algorithm"] = line.text("--accuracyAlgorithm")
     return {
         "inputs": arrays if loaded else None,
         "references": references_of(manifest, expected, inputs=loaded),
-        **accuracy,
+        "accuracy_algorithm": line.text("--accuracyAlgorithm"),
+        **{k: line.number(f"--{name}") for k, name in limits.items() if line.has(f"--{name}")},
         "iterations": int(line.number("--iterations")),
         "warm_up_ms": line.number("--warmUp"),
         "duration_s": line.number("--duration"),
