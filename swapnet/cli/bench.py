@@ -113,8 +113,8 @@ __all__ = ["command", "references_of"]
     default=3,
     show_default=True,
     metavar="S",
-    help="Least sum of latencies and pauses; the other sides take their time beside it. At most "
-    "10 rounds are added while rounds differ by more than 10%.",
+    help="Least sum of latencies and pauses; the other sides take their time beside it. Rounds are "
+    "added, up to 10 in all, while they differ by more than 10%.",
 )
 @click.option(
     "--idle-time",
