@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ from swapnet.calibration.delays.measure import ensure_measured
 from swapnet.errors import InputError
 from swapnet.executor.backends import can_run
 from swapnet.executor.backends.base import Array
-from swapnet.executor.bench.bench import Findings, Other, Setup
+from swapnet.executor.bench.bench import Other, Setup
 from swapnet.executor.bench.bench import bench as run_bench
 from swapnet.executor.bench.difference import Rule, check_comparable
 from swapnet.executor.bench.judgement import DIFFERENCE_LIMIT
 from swapnet.executor.bench.pauses import Pauses
 from swapnet.executor.bench.report import Report
 from swapnet.executor.bench.rounds import Schedule
+from swapnet.executor.bench.statistics import percentiles_of
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.inputs import check_inputs
@@ -37,69 +37,9 @@ from swapnet.files import working_folder
 from swapnet.profile import assumed_profile
 from swapnet.progress import Progress, silent
 
-__all__ = ["BenchOptions", "bench", "bench_with"]
+__all__ = ["bench"]
 
 _ROUNDS, _MOST_ROUNDS = 5, 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchOptions:
-    """Options of a benchmark; `swapnet.bench` makes them from its keywords.
-
-    Attributes
-    ----------
-    references
-        Outputs to compare with, by name.
-    accuracy
-        Measure and limit of the difference from ``references`` and, with ``compare``, from the
-        unswapped model. By default ``tolerance`` for that, and `Rule` without arguments for them.
-    trace
-        Number of the latest inferences in the timeline; 0 records none.
-    command
-        Command line, for the report.
-    """
-
-    inputs: Mapping[str, Any] | None = None
-    compare: bool = False
-    tolerance: float | None = None
-    references: Mapping[str, Array] = field(default_factory=dict)
-    accuracy: Rule | None = None
-    mapped: bool = False
-    against: Engine | str | Path | None = None
-    model: str | Path | None = None
-    memory_limit: bool = False
-    iterations: int = 10
-    warm_up_ms: float = 200.0
-    duration_s: float = 3.0
-    idle_ms: float = 0.0
-    rate_hz: float | None = None
-    percentiles: Sequence[float] = (90.0, 95.0, 99.0)
-    device: Device | None = None
-    load_mode: LoadMode | str = LoadMode.AUTO
-    plan: PlanOptions = field(default_factory=PlanOptions)
-    shapes: Mapping[str, Sequence[int]] | None = None
-    dims: Mapping[str, int] | None = None
-    measure: bool = True
-    storage_timeout_ms: float = STORAGE_TIMEOUT_MS
-    trace: int = 0
-    command: str = ""
-
-    @property
-    def rule(self) -> Rule:
-        """Largest difference from the unswapped model."""
-        limit = DIFFERENCE_LIMIT if self.tolerance is None else self.tolerance
-        return self.accuracy or Rule("relative", limit)
-
-    @property
-    def schedule(self) -> Schedule:
-        """Five rounds, or fewer where there are fewer inferences, and more until it is stable."""
-        return Schedule(
-            iterations=self.iterations,
-            warm_up_ms=self.warm_up_ms,
-            duration_s=self.duration_s,
-            rounds=min(_ROUNDS, self.iterations),
-            most_rounds=_MOST_ROUNDS,
-        )
 
 
 def bench(
@@ -109,6 +49,11 @@ def bench(
     inputs: Mapping[str, Any] | None = None,
     compare: bool = False,
     tolerance: float | None = None,
+    references: Mapping[str, Array] | None = None,
+    accuracy_algorithm: str | None = None,
+    accuracy_threshold: float | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
     mapped: bool = False,
     against: Engine | str | Path | None = None,
     model: str | Path | None = None,
@@ -126,6 +71,9 @@ def bench(
     dims: Mapping[str, int] | None = None,
     measure: bool = True,
     storage_timeout_ms: float = STORAGE_TIMEOUT_MS,
+    trace: int = 0,
+    command: str = "",
+    on_findings: Callable[[Any], object] | None = None,
     say: Callable[[str], None] = to_stderr,
     progress: Progress = silent,
 ) -> Report:
@@ -144,6 +92,11 @@ def bench(
     tolerance
         Largest difference from the unswapped model, relative to the largest output; adds
         ``compare``. By default 1e-3.
+    references
+        Outputs to compare with, by name.
+    accuracy_algorithm, accuracy_threshold, atol, rtol
+        Measure and limit of the difference from ``references`` and, with ``compare``, from the
+        unswapped model, as in `Rule`; not with ``tolerance``.
     mapped
         Run memory-mapped ONNX Runtime in turn.
     against
@@ -167,6 +120,12 @@ def bench(
         As for `SwapExecutor`.
     measure
         Measure this device first if it has no stored delays.
+    trace
+        Number of the latest inferences in the timeline; 0 records none.
+    command
+        Command line, for the report.
+    on_findings
+        Called with the `Findings`: plan, rounds, outputs and timeline beside the report.
     say
         Called with one line when something is measured first.
     progress
@@ -188,151 +147,106 @@ def bench(
     SwapnetError
         The engine does not open or run.
     """
-    with_these = BenchOptions(
-        inputs=inputs,
-        compare=compare,
-        tolerance=tolerance,
-        mapped=mapped,
-        against=against,
-        model=model,
-        memory_limit=memory_limit,
-        iterations=iterations,
-        warm_up_ms=warm_up_ms,
-        duration_s=duration_s,
-        idle_ms=idle_ms,
-        rate_hz=rate_hz,
-        percentiles=percentiles,
-        device=device,
-        load_mode=load_mode,
-        plan=options or PlanOptions(),
-        shapes=shapes,
-        dims=dims,
-        measure=measure,
-        storage_timeout_ms=storage_timeout_ms,
-    )
-    return bench_with(engine, budget, with_these, say=say, progress=progress).report
-
-
-def bench_with(
-    engine: Engine | str | Path,
-    budget: Budget | str | int,
-    options: BenchOptions,
-    *,
-    say: Callable[[str], None] = to_stderr,
-    progress: Progress = silent,
-) -> Findings:
-    """The benchmark of `bench`, with plan, rounds and outputs beside the report.
-
-    ``progress`` is called with each stage and round.
-    """
-    parsed, load_mode = Budget.parse(budget), LoadMode.parse(options.load_mode)
-    pauses = Pauses(options.idle_ms, options.rate_hz)
-    opened = _opened(engine, options, say)
-    _check(opened, options)
-    other = None
-    if options.against is not None:
-        other = _opened(options.against, options, say)
-        names = [str(each.folder) for each in (opened, other)]
-        check_comparable(names, [each.manifest for each in (opened, other)])
-    inputs = _inputs(opened, options)
-    compare = options.compare or options.tolerance is not None
-    with ExitStack() as stack:
-        folder = stack.enter_context(working_folder("swapnet-"))
-        given = None if options.model is None else Path(options.model)
-        source = original_model(opened.manifest, given) if compare or options.mapped else None
-        nbytes = admitted_bytes(parsed, opened.manifest)
-        make_plan(opened.manifest, assumed_profile(opened.manifest), nbytes, options.plan)
-        opened = _with_delays(opened, options, say, progress)
-        others: dict[str, Other] = {}
-        if options.mapped and source is not None:
-            compiled = opened.manifest.compiled
-            whole = save_optimised(source, folder, operators=operators_of(compiled))
-            others["mapped"] = Other(whole, "mapped")
-        if other is not None:
-            others["against"] = Other(_with_delays(other, options, say, progress).folder)
-        progress("fixed cost", 0, 1)
-        return run_bench(
-            Setup(
-                engine=opened,
-                budget=parsed,
-                inputs=inputs,
-                one_operator=one_operator_engine(folder),
-                unswapped=source if compare else None,
-                others=others,
-                load_mode=load_mode,
-                options=options.plan,
-                rule=options.rule,
-                references=options.references,
-                reference_rule=options.accuracy or Rule(),
-                explain=lambda: random_reasons(source) if source else (),
-                storage_timeout_ms=options.storage_timeout_ms,
-                memory_limit=options.memory_limit,
-                schedule=options.schedule,
-                pauses=pauses,
-                percentiles=tuple(options.percentiles),
-                trace=options.trace,
-                advice=True,
-                command=options.command,
-            ),
-            progress,
-        )
-
-
-def _opened(
-    engine: Engine | str | Path, options: BenchOptions, say: Callable[[str], None]
-) -> Engine:
-    opened = Engine.open(engine, device=options.device)
-    if options.device is None and not isinstance(engine, Engine):
-        opened = opened.on_threads()
-    return ensure_shapes(opened.in_child(), options.shapes, dims=options.dims, say=say)
-
-
-def _check(engine: Engine, options: BenchOptions) -> None:
-    manifest = engine.manifest
-    if options.mapped and engine.device.pace is not None:
-        raise InputError(
-            "--mapped and --storage do not go together",
-            why="the kernel reads for memory-mapped ONNX Runtime, which --storage can't slow down",
-            hint="leave one of them out",
-        )
-    if options.tolerance is not None and options.accuracy is not None:
+    accuracy = Rule.of(accuracy_algorithm, accuracy_threshold, atol, rtol)
+    if tolerance is not None and accuracy is not None:
         raise InputError(
             "two measures of the difference are given",
             why="--tolerance is short for --accuracy-algorithm relative --accuracy-threshold, with "
             "--compare",
             hint="leave one of them out",
         )
-    is_compared = options.compare or options.tolerance is not None or options.references
-    if options.accuracy is not None and not is_compared:
+    if accuracy is not None and not (compare or references):
         raise InputError(
             "a difference is limited, and there is nothing to compare with",
             why="algorithm, threshold and tolerances measure a difference from other outputs",
             hint="give those: --compare, --load-ref-outputs, or --loadRefOutputs of swapnet "
             "trtexec",
         )
-    if options.memory_limit and manifest.runs_on_gpu:
+    plan_options = options or PlanOptions()
+    setup = partial(
+        Setup,
+        budget=Budget.parse(budget),
+        load_mode=LoadMode.parse(load_mode),
+        options=plan_options,
+        rule=accuracy or Rule("relative", DIFFERENCE_LIMIT if tolerance is None else tolerance),
+        references=references or {},
+        reference_rule=accuracy or Rule(),
+        storage_timeout_ms=storage_timeout_ms,
+        memory_limit=memory_limit,
+        schedule=Schedule(
+            iterations=iterations,
+            warm_up_ms=warm_up_ms,
+            duration_s=duration_s,
+            rounds=min(_ROUNDS, iterations),
+            most_rounds=_MOST_ROUNDS,
+        ),
+        pauses=Pauses(idle_ms, rate_hz),
+        percentiles=percentiles_of(percentiles),
+        trace=trace,
+        advice=True,
+        command=command,
+    )
+
+    def opened(given: Engine | str | Path) -> Engine:
+        engine = Engine.open(given, device=device)
+        if device is None and not isinstance(given, Engine):
+            engine = engine.on_threads()
+        return ensure_shapes(engine.in_child(), shapes, dims=dims, say=say)
+
+    def with_delays(engine: Engine) -> Engine:
+        if not measure or not can_run(engine.manifest.compiled.backend):
+            return engine
+        return ensure_measured(engine, load_mode=load_mode, progress=progress, say=say)
+
+    ours = opened(engine)
+    manifest = ours.manifest
+    _check(ours, is_mapped=mapped, is_limited=memory_limit)
+    other = None if against is None else opened(against)
+    if other is not None:
+        names = [str(each.folder) for each in (ours, other)]
+        check_comparable(names, [manifest, other.manifest])
+    arrays = sample_of(ours) if inputs is None else check_inputs(manifest, inputs)
+    is_compared = compare or tolerance is not None
+    with working_folder("swapnet-") as folder:
+        given = None if model is None else Path(model)
+        source = original_model(manifest, given) if is_compared or mapped else None
+        nbytes = admitted_bytes(Budget.parse(budget), manifest)
+        make_plan(manifest, assumed_profile(manifest), nbytes, plan_options)
+        ours = with_delays(ours)
+        others: dict[str, Other] = {}
+        if mapped and source is not None:
+            whole = save_optimised(source, folder, operators=operators_of(manifest.compiled))
+            others["mapped"] = Other(whole, "mapped")
+        if other is not None:
+            others["against"] = Other(with_delays(other).folder)
+        progress("fixed cost", 0, 1)
+        findings = run_bench(
+            setup(
+                engine=ours,
+                inputs=arrays,
+                one_operator=one_operator_engine(folder),
+                unswapped=source if is_compared else None,
+                others=others,
+                explain=lambda: random_reasons(source) if source else (),
+            ),
+            progress,
+        )
+    if on_findings is not None:
+        on_findings(findings)
+    return findings.report
+
+
+def _check(engine: Engine, *, is_mapped: bool, is_limited: bool) -> None:
+    manifest = engine.manifest
+    if is_mapped and engine.device.pace is not None:
+        raise InputError(
+            "--mapped and --storage do not go together",
+            why="the kernel reads for memory-mapped ONNX Runtime, which --storage can't slow down",
+            hint="leave one of them out",
+        )
+    if is_limited and manifest.runs_on_gpu:
         raise InputError(
             f"--memory-limit is not for {manifest.compiled.backend}",
             why="the kernel limits memory of the host, where CUDA needs an unknown part",
             hint="leave it out: SwapNet's allocators measure and limit memory of the GPU",
         )
-    if not options.percentiles or not all(0 <= each <= 100 for each in options.percentiles):
-        raise InputError(
-            f"{','.join(map(str, options.percentiles))!r} is not a list of percentiles",
-            why="percentiles are numbers from 0 to 100 joined by commas",
-            hint="write them like 90,95,99",
-        )
-
-
-def _inputs(engine: Engine, options: BenchOptions) -> dict[str, Array]:
-    if options.inputs is None:
-        return sample_of(engine)
-    return check_inputs(engine.manifest, options.inputs)
-
-
-def _with_delays(
-    engine: Engine, options: BenchOptions, say: Callable[[str], None], progress: Progress
-) -> Engine:
-    if not options.measure or not can_run(engine.manifest.compiled.backend):
-        return engine
-    return ensure_measured(engine, load_mode=options.load_mode, progress=progress, say=say)

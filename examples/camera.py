@@ -44,14 +44,13 @@ def main() -> None:
 
     ages_ms = {}
     with swapnet.SwapExecutor(arguments.engine, arguments.budget) as executor:
-        (image,) = executor.manifest.inputs
-        shape = executor.manifest.planned_shapes[image.name]
+        ((name, shape),) = executor.manifest.planned_shapes.items()
         for number, taken, frame in camera(shape, arguments.rate, arguments.seconds):
-            executor({image.name: frame.astype(image.dtype)})
+            executor({name: frame.astype(executor.manifest.inputs[0].dtype)})
             ages_ms[number] = (time.perf_counter() - taken) * 1e3
 
-    ages = list(ages_ms.values())
-    late = sum(age > arguments.deadline_ms for age in ages)
+    ages = np.array([*ages_ms.values()])
+    late = np.count_nonzero(ages > arguments.deadline_ms)
     print(f"{len(ages)} of {max(ages_ms) + 1} frames answered, {late} of them late")
     print(f"age of an answer: median {np.median(ages):.1f} ms, oldest {max(ages):.1f} ms")
 

@@ -74,7 +74,7 @@ def check_outputs(
         The model does not give such a name, element type or shape, or a value can't be written
         there as it is.
     """
-    if not out:
+    if out is None:
         return {}
     outputs = {tensor.name: tensor for tensor in manifest.outputs}
     is_dict = isinstance(out, Mapping)

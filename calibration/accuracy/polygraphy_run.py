@@ -64,5 +64,5 @@ class SwapnetRunnerArgs(BaseRunnerArgs):  # type: ignore[misc]
 
 
 def argument_groups() -> list[BaseArgs]:
-    """What the entry point of ``polygraphy.run.plugins`` gives."""
+    """Argument groups for the entry point of ``polygraphy.run.plugins``."""
     return [SwapnetRunnerArgs()]

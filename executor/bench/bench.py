@@ -28,7 +28,7 @@ from swapnet.executor.bench.process import Program, Worker
 from swapnet.executor.bench.report import Peer, Report
 from swapnet.executor.bench.rounds import Rounds, Schedule, run_rounds
 from swapnet.executor.bench.sides import Request
-from swapnet.executor.bench.summary import Measured, make_report, peer_of
+from swapnet.executor.bench.summary import make_report, peer_of
 from swapnet.executor.bench.timing import Opening, Round, Timing
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.admission import admitted_bytes
@@ -90,8 +90,7 @@ class Setup:
         The original ONNX file, run by ONNX Runtime at its own best settings in turn with ours;
         None to leave it out.
     others
-        Other ways to run the model by name, in turn with ours, under the same limit. The report
-        compares ``"mapped"`` with ours. They may fail.
+        Other ways to run the model by name, in turn with ours, under the same limit. They may fail.
     load_mode, options
         Way to read weights, and restrictions of the plan.
     rule
@@ -229,27 +228,23 @@ def bench(setup: Setup, progress: Progress = silent) -> Findings:
             references = msgspec.structs.replace(references, reasons=reasons)
         peers = {name: _peer(sides, taken, name, outputs, folder) for name in setup.others}
         report = make_report(
-            Measured(
-                manifest=manifest,
-                profile=profile,
-                plan=plan,
-                taken=taken,
-                peers=peers,
-                fixed_bytes=sides.fixed_bytes,
-                peak_bytes=peak,
-                accounting=counted_by,
-                error=error,
-                judgement=judgement,
-                references=references,
-                load_mode=details["load_mode"],
-                opening=Opening(**details["opening"], cache=sides.cache),
-                engine_bytes=folder_bytes(engine.folder),
-                rate_hz=setup.pauses.rate_hz,
-            ),
-            budget=str(setup.budget),
+            *(manifest, profile, plan, taken),
             percentiles=setup.percentiles,
             advice=setup.advice,
             device=setup.engine.device,
+            load_mode=details["load_mode"],
+            rate_hz=setup.pauses.rate_hz,
+            budget=str(setup.budget),
+            engine_bytes=folder_bytes(engine.folder),
+            peak_bytes=peak,
+            fixed_bytes=sides.fixed_bytes,
+            memory_accounting=counted_by,
+            opening=Opening(**details["opening"], cache=sides.cache),
+            max_abs_error=error[0] if error else None,
+            max_rel_error=error[1] if error else None,
+            difference=judgement,
+            references=references,
+            peers=peers,
             command=setup.command,
         )
         for worker in sides.workers.values():

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from textwrap import wrap
 
-__all__ = ["EXPLAINED", "as_table", "explained"]
+__all__ = ["EXPLAINED", "explained"]
 
 _WIDTH, _INDENT = 80, "    "
 
@@ -63,7 +62,7 @@ EXPLAINED = {
     "Warning": "A reason not to trust the figures, or a difference from the unswapped model above "
     "the limit.",
 }
-"""What each label of the report means."""
+"""Meaning of each label of the report."""
 
 
 def explained(text: str) -> str:
@@ -74,13 +73,3 @@ def explained(text: str) -> str:
         if explanation := left.pop(line.partition(":")[0], ""):
             lines += wrap(explanation, _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)
     return "\n".join(lines)
-
-
-def as_table() -> str:
-    """The explanations as a table in Markdown."""
-    rows = [f"| {label} | {_as_cell(text)} |" for label, text in EXPLAINED.items()]
-    return "\n".join(["| line | meaning |", "|---|---|", *rows])
-
-
-def _as_cell(text: str) -> str:
-    return re.sub(r"\b((?:not |storage-|compute-|latency-)(?:swapped|bound)): ", r"*\1*: ", text)

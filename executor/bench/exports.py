@@ -24,6 +24,7 @@ from swapnet.tensors import ELEMENT_BYTES
 __all__ = [
     "SCHEMAS",
     "layer_info_json",
+    "operators_in",
     "outputs_json",
     "planned_dims",
     "profile_json",
@@ -97,9 +98,10 @@ def profile_json(plan: Plan, manifest: Manifest, timings: Sequence[Timing]) -> l
         blocks = manifest.blocks[step.first : step.last + 1]
         if step.reads > arrived:
             waits = [each.waits_ms[number] for each in timings]
-            rows.append((f"wait {_range(blocks)}", waits))
+            rows.append((f"wait {trace.block_range(step)}", waits))
         arrived = step.reads
-        rows.append((_name(blocks), [each.steps_ms[number] for each in timings]))
+        name = _name(trace.block_range(step), blocks)
+        rows.append((name, [each.steps_ms[number] for each in timings]))
     total = sum(sum(times) for _, times in rows) or 1.0
     return [
         {"count": len(timings), "schema": SCHEMAS["profile"]},
@@ -156,21 +158,20 @@ def planned_dims(manifest: Manifest, tensor: Tensor) -> list[int]:
     return [-1 if dim is None else dim for dim in dims]
 
 
-def _range(blocks: Sequence[Block]) -> str:
-    first, last = blocks[0].index, blocks[-1].index
-    return f"block {first}" if first == last else f"blocks {first}-{last}"
+def operators_in(blocks: Sequence[Block], most: int | None = None) -> str:
+    """``2 Conv, Relu``: operators with their numbers, the most frequent ones first."""
+    kinds = Counter(kind for block in blocks for kind in block.operators).most_common(most)
+    return ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds)
 
 
-def _name(blocks: Sequence[Block]) -> str:
-    """``block 3: 2 Conv, Relu``: the most frequent operators of a step."""
-    kinds = Counter(kind for block in blocks for kind in block.operators).most_common(3)
-    words = ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds)
-    return f"{_range(blocks)}: {words}" if words else _range(blocks)
+def _name(place: str, blocks: Sequence[Block]) -> str:
+    """``block 3: 2 Conv, Relu``: the place of blocks and their most frequent operators."""
+    return ": ".join(filter(None, (place, operators_in(blocks, 3))))
 
 
 def _layer(manifest: Manifest, block: Block) -> dict[str, Any]:
     layer: dict[str, Any] = {
-        "Name": _name([block]),
+        "Name": _name(f"block {block.index}", [block]),
         "LayerType": "Block" if block.is_graph else "Lookup",
         "Inputs": [_value(manifest, manifest.tensors[name]) for name in block.inputs],
         "Outputs": [_value(manifest, manifest.tensors[name]) for name in block.outputs],

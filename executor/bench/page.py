@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import msgspec
 
 from swapnet.executor.bench.bench import Findings
+from swapnet.executor.bench.exports import operators_in
 from swapnet.executor.bench.report import (
     Machine,
     Report,
@@ -101,10 +101,9 @@ def _rows(findings: Findings) -> Iterator[Sequence[Any]]:
         before = step.reads
         wait_ms = median(timing.waits_ms[index] for timing in timings)
         compute_ms = median(timing.steps_ms[index] for timing in timings)
-        counts = Counter(operator for block in inside for operator in block.operators)
         yield (
             block_range(step).split()[1],
-            ", ".join(f"{n} {name}" if n > 1 else name for name, n in counts.most_common()),
+            operators_in(inside),
             sum(block.swapped_bytes for block in inside) / _MIB,
             streamed / _MIB,
             wait_ms,

@@ -181,8 +181,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     deadline_misses: int | None = None
     unswapped_ms: Summary | None
     ratio_to_unswapped: float | None
-    mapped_ms: Summary | None
-    ratio_of_mapped: float | None
     bound_ms: float
     ratio_to_bound: float
     contended_bound_ms: float
@@ -257,7 +255,7 @@ def labelled_lines(report: Report) -> Iterator[tuple[str, str]]:
         f"has {report.iterations} queries over {report.duration_s:.2f} s in {report.rounds} "
         f"rounds ({report.wall_s:.2f} s with all sides in turn)",
     )
-    if report.idle_ms_between:
+    if report.idle_ms_between or report.rate_hz is not None:
         missed = ""
         if report.rate_hz is not None:
             missed = (

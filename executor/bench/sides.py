@@ -99,12 +99,15 @@ class Side(Protocol):
 
     def outputs(self) -> Mapping[str, Array]:
         """Outputs of the latest inference."""
+        return {}
 
     def details(self) -> Any:
         """Facts for the report: any JSON."""
+        return {}
 
     def close(self) -> None:
         """Release everything."""
+        return None
 
 
 def open_side(request: Request) -> Side:
@@ -119,7 +122,7 @@ def open_side(request: Request) -> Side:
     return _Whole(request, inputs)
 
 
-class _Swapped:
+class _Swapped(Side):
     def __init__(self, request: Request, inputs: dict[str, Array]) -> None:
         self._inputs = inputs
         self._pauses = request.pauses
@@ -198,7 +201,7 @@ class _Swapped:
         self._executor.close()
 
 
-class _Opening:
+class _Opening(Side):
     """Opens and closes an engine, over and over; a latency is the time that opening took."""
 
     def __init__(self, request: Request) -> None:
@@ -218,17 +221,11 @@ class _Opening:
             self._plans_ms.append(stats.open_plan_ms)
             return stats.open_ms
 
-    def outputs(self) -> Mapping[str, Array]:
-        return {}
-
     def details(self) -> Any:
         return {"read_bytes": self._read_bytes, "plans_ms": self._plans_ms}
 
-    def close(self) -> None:
-        pass
 
-
-class _Resident:
+class _Resident(Side):
     def __init__(self, request: Request, inputs: dict[str, Array]) -> None:
         from swapnet.executor.executor import SwapExecutor
         from swapnet.executor.probing.reader import BackgroundReader
@@ -274,15 +271,12 @@ class _Resident:
     def outputs(self) -> Mapping[str, Array]:
         return self._executor(self._inputs)
 
-    def details(self) -> Any:
-        return {}
-
     def close(self) -> None:
         self._executor.close()
         self._storage.close()
 
 
-class _Whole:
+class _Whole(Side):
     def __init__(self, request: Request, inputs: dict[str, Array]) -> None:
         import onnxruntime as ort
 
@@ -313,9 +307,6 @@ class _Whole:
 
     def outputs(self) -> Mapping[str, Array]:
         return dict(zip(self._names, self._outputs, strict=True))
-
-    def details(self) -> Any:
-        return {}
 
     def close(self) -> None:
         del self._session

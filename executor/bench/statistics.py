@@ -8,7 +8,17 @@ from statistics import fmean, mean, median, pstdev
 import msgspec
 import numpy as np
 
-__all__ = ["Summary", "cv_percent", "is_resolved", "is_stable", "percentile", "summarise"]
+from swapnet.errors import InputError
+
+__all__ = [
+    "Summary",
+    "cv_percent",
+    "is_resolved",
+    "is_stable",
+    "percentile",
+    "percentiles_of",
+    "summarise",
+]
 
 _LAST_ROUNDS = 3
 _LARGEST_CHANGE = 1.1
@@ -27,14 +37,38 @@ def percentile(sorted_ms: Sequence[float], percent: float) -> float:
     """
     if not sorted_ms:
         return float("inf")
-    share = np.float32(1) - np.float32(percent) / np.float32(100)
-    excluded = int(share * np.float32(len(sorted_ms)))
-    return sorted_ms[max(len(sorted_ms) - 1 - excluded, 0)]
+    return sorted_ms[max(len(sorted_ms) - 1 - _excluded(len(sorted_ms), percent), 0)]
+
+
+def percentiles_of(given: str | Sequence[float]) -> tuple[float, ...]:
+    """Percentiles, also out of ``90,95,99``.
+
+    Raises
+    ------
+    InputError
+        There are none, or one is no number from 0 to 100.
+    """
+    try:
+        values = tuple(map(float, given.split(",") if isinstance(given, str) else given))
+    except ValueError:
+        values = ()
+    if not values or not all(0 <= value <= 100 for value in values):
+        raise InputError(
+            f"{given!r} is not a list of percentiles",
+            why="percentiles are numbers from 0 to 100 joined by commas",
+            hint="write them like 90,95,99",
+        )
+    return values
 
 
 def is_resolved(count: int, percent: float) -> bool:
-    """Whether so many values are above a percentile that it says more than the maximum."""
-    return percent == 100 or count >= 100 / (100 - percent)
+    """Whether a percentile of ``count`` values is another one than their maximum."""
+    return percent == 100 or _excluded(count, percent) > 0
+
+
+def _excluded(count: int, percent: float) -> int:
+    share = np.float32(1) - np.float32(percent) / np.float32(100)
+    return int(share * np.float32(count))
 
 
 def cv_percent(values: Sequence[float]) -> float:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from statistics import mean, median
+from typing import Any, get_args
 
-from swapnet.executor.bench.judgement import Judgement
 from swapnet.executor.bench.prediction import paired_predictions, scaled
 from swapnet.executor.bench.report import Machine, Part, Peer, Report
 from swapnet.executor.bench.rounds import Rounds
@@ -18,7 +17,7 @@ from swapnet.executor.bench.statistics import (
     percentile,
     summarise,
 )
-from swapnet.executor.bench.timing import Opening, Round, Timing
+from swapnet.executor.bench.timing import Round, Timing
 from swapnet.executor.bench.verdict import advise, verdict_of
 from swapnet.executor.device import Device, available_processors
 from swapnet.executor.planning.plan import Plan
@@ -28,68 +27,39 @@ from swapnet.manifest import Manifest
 from swapnet.profile import Profile
 from swapnet.version import VERSION
 
-__all__ = ["Measured", "machine_of", "make_report", "peer_of"]
+__all__ = ["machine_of", "make_report", "peer_of"]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Measurements of one engine at one budget.
+def make_report(
+    manifest: Manifest,
+    profile: Profile,
+    plan: Plan,
+    taken: Rounds,
+    *,
+    percentiles: Sequence[float],
+    advice: bool,
+    device: Device,
+    load_mode: str,
+    rate_hz: float | None = None,
+    **known: Any,
+) -> Report:
+    """Make the report of one engine at one budget.
 
-    Attributes
+    Parameters
     ----------
     manifest, profile, plan
         The engine, the delays that it was planned with, and the plan.
     taken
         Rounds of ``swapped``, ``resident`` and, where it was not left out, ``unswapped``.
-    peers
-        The other sides.
-    fixed_bytes, peak_bytes
-        The fixed cost, and the peak above it.
-    accounting
-        Way of counting memory, see `Report`.
-    error
-        Largest difference from the unswapped model: absolute, and relative to the largest output.
-    judgement, references
-        That difference against the limit, and the difference from reference outputs of files.
-    load_mode
-        Way that weights were read.
-    opening
-        Opening of the engine, and the first inference.
-    engine_bytes
-        Size of the engine directory.
+    percentiles, advice
+        Percentiles of the latency, and whether `Advice` is wanted.
+    device, load_mode
+        Where it was executed, and the way that weights were read.
     rate_hz
         Rate that inferences began at; None where they began one after the other.
+    known
+        All fields of the report that do not follow from these.
     """
-
-    manifest: Manifest
-    profile: Profile
-    plan: Plan
-    taken: Rounds
-    peers: Mapping[str, Peer]
-    fixed_bytes: int
-    peak_bytes: int
-    accounting: str
-    error: tuple[float, float] | None
-    judgement: Judgement | None
-    load_mode: str
-    opening: Opening
-    engine_bytes: int
-    rate_hz: float | None = None
-    references: Judgement | None = None
-
-
-def make_report(
-    measured: Measured,
-    *,
-    budget: str,
-    percentiles: Sequence[float],
-    advice: bool,
-    device: Device,
-    command: str,
-) -> Report:
-    """Make the report of one engine at one budget."""
-    manifest, plan = measured.manifest, measured.plan
-    taken = measured.taken
     swapped, resident = taken.rounds["swapped"], taken.rounds["resident"]
     theirs = taken.rounds.get("unswapped", [])
     timings = [timing for turn in swapped for timing in turn.timings]
@@ -115,18 +85,15 @@ def make_report(
         max(r.median_ms, w.median_ms) if plan.streamed_bytes else w.median_ms
         for r, w in zip(resident, whole, strict=True)
     ]
-    predictions = paired_predictions(plan, measured.profile, resident)
+    predictions = paired_predictions(plan, profile, resident)
     execution_ms, reading_ms = median(turn.median_ms for turn in whole), median(reading)
     unswapped = [ms for turn in theirs for ms in turn.latency_ms]
-    mapped = measured.peers.get("mapped", Peer())
-    delays = scaled(measured.profile, idle_ms, storage)
+    delays = scaled(profile, idle_ms, storage)
     needed = demand(manifest)
     return Report(
         model=manifest.source.name,
         backend=manifest.compiled.backend,
-        engine_bytes=measured.engine_bytes,
         blocks=len(manifest.blocks),
-        budget=budget,
         budget_bytes=plan.budget_bytes,
         demand_bytes=needed.total_bytes,
         weights_bytes=needed.weights_bytes,
@@ -134,12 +101,8 @@ def make_report(
         ring_bytes=plan.ring_bytes,
         activation_bytes=plan.usage.activation_bytes,
         staging_bytes=plan.usage.staging_bytes,
-        peak_bytes=measured.peak_bytes,
-        fixed_bytes=measured.fixed_bytes,
-        memory_accounting=measured.accounting,
         streamed_bytes=_read_bytes(swapped),
         storage_bytes_per_s=storage,
-        opening=measured.opening,
         warm_up_inferences=taken.warm_up_inferences,
         warm_up_ms=taken.warm_up_ms,
         iterations=len(latencies),
@@ -153,12 +116,10 @@ def make_report(
         throughput_qps=1e3 * len(latencies) / sum(latencies),
         idle_ms_between=median(each.idle_ms for each in timings),
         ahead_bytes=round(median(each.ahead_bytes for each in timings)),
-        rate_hz=measured.rate_hz,
-        deadline_misses=(sum(each.is_late for each in timings) if measured.rate_hz else None),
+        rate_hz=rate_hz,
+        deadline_misses=sum(each.is_late for each in timings) if rate_hz else None,
         unswapped_ms=summarise(unswapped) if unswapped else None,
         ratio_to_unswapped=_ratio(swapped, (turn.median_ms for turn in theirs)),
-        mapped_ms=mapped.latency_ms,
-        ratio_of_mapped=mapped.ratio,
         bound_ms=median(bounds),
         ratio_to_bound=_ratio(swapped, bounds) or 0.0,
         contended_bound_ms=median(contended),
@@ -173,10 +134,6 @@ def make_report(
         overlap_fraction=max(0.0, 1 - stall_ms / reading_ms) if reading_ms else 1.0,
         stall_ms=stall_ms,
         stall_fraction=stall_ms / latency.median,
-        max_abs_error=measured.error[0] if measured.error else None,
-        max_rel_error=measured.error[1] if measured.error else None,
-        difference=measured.judgement,
-        references=measured.references,
         verdict=verdict_of(
             streamed_bytes=plan.streamed_bytes,
             reading_ms=reading_ms,
@@ -185,24 +142,18 @@ def make_report(
             latency_ms=latency.median,
         ),
         advice=(
-            advise(manifest, measured.profile, delays, plan)
-            if advice and plan.streamed_bytes
-            else None
+            advise(manifest, profile, delays, plan) if advice and plan.streamed_bytes else None
         ),
         storage_limit_bytes_per_s=device.pace.bytes_per_s if device.pace else None,
-        peers=dict(measured.peers),
-        command=command,
-        machine=machine_of(manifest, device, measured.load_mode),
+        machine=machine_of(manifest, device, load_mode),
+        **known,
     )
 
 
 def _parts(timings: Sequence[Timing]) -> dict[Part, Summary]:
     return {
-        "input": summarise([each.input_ms for each in timings]),
-        "compute": summarise([each.compute_ms for each in timings]),
-        "output": summarise([each.output_ms for each in timings]),
-        "stall": summarise([each.stall_ms for each in timings]),
-        "enqueue": summarise([each.enqueue_ms for each in timings]),
+        part: summarise([getattr(each, f"{part}_ms") for each in timings])
+        for part in get_args(Part)
     }
 
 

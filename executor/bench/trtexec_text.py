@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from swapnet.executor.backends.base import Array
 from swapnet.executor.bench.judgement import Judgement
-from swapnet.executor.bench.report import Report
+from swapnet.executor.bench.report import LARGEST_CV_PERCENT, Report
 from swapnet.executor.bench.statistics import cv_percent, percentile
 from swapnet.executor.bench.timing import Timing
 from swapnet.executor.device import available_processors
 from swapnet.machine import memory_bytes, processor_name
+from swapnet.tensors import as_dims
 from swapnet.units import format_size
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "trace_lines",
 ]
 
-_LARGEST_CV_PERCENT = 2.5
 _MOST_TRACE_LINES = 200
 """Lines of the trace that are printed of its beginning, and of its end."""
 
@@ -133,7 +132,7 @@ def metric_warnings(timings: Sequence[Timing]) -> Iterator[str]:
     for label, name in (("H2D Latency", "inputs"), ("D2H Latency", "outputs")):
         if median(METRICS[label](each) for each in timings) >= median(compute):
             yield f"* Throughput may be bound by copies of the {name} rather than by execution."
-    if (variation := cv_percent(compute)) > _LARGEST_CV_PERCENT:
+    if (variation := cv_percent(compute)) > LARGEST_CV_PERCENT:
         yield f"* GPU compute time is unstable, with coefficient of variance = {variation:g}%."
         yield "  Something else may run on this machine, or the clock may change."
 
@@ -172,7 +171,7 @@ def layer_lines(layers: Mapping[str, Any]) -> Iterator[str]:
     yield "Layer Information:"
     for layer in layers["Layers"]:
         taken, given = (
-            ", ".join(f"{value['Name']} {_dims(value['Dimensions'])}" for value in layer[key])
+            ", ".join(f"{value['Name']} {as_dims(value['Dimensions'])}" for value in layer[key])
             for key in ("Inputs", "Outputs")
         )
         yield f"{layer['Name']} ({layer['LayerType']}): {taken} -> {given}"
@@ -180,14 +179,9 @@ def layer_lines(layers: Mapping[str, Any]) -> Iterator[str]:
     yield from layers["Bindings"]
 
 
-def output_lines(outputs: Mapping[str, Array]) -> Iterator[str]:
-    """``--dumpOutput``: values of each output."""
+def output_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """``--dumpOutput``: values of each output, from the rows of ``--exportOutput``."""
     yield "Output Tensors:"
-    for name, array in outputs.items():
-        values = " ".join(f"{value:g}" for value in array.ravel().tolist())
-        yield f"{name}: ({_dims(array.shape)})"
-        yield values
-
-
-def _dims(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
+    for row in rows:
+        yield f"{row['name']}: ({row['dimensions']})"
+        yield " ".join(f"{value:g}" for value in row["values"])

@@ -81,7 +81,7 @@ class Advice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def advise(manifest: Manifest, profile: Profile, delays: Profile, plan: Plan) -> Advice:
-    """Search the smallest budget at which waits do not matter.
+    """Search the smallest budget at which waits do not matter, above a plan in which they do.
 
     Parameters
     ----------
@@ -92,7 +92,9 @@ def advise(manifest: Manifest, profile: Profile, delays: Profile, plan: Plan) ->
     plan
         The plan that was measured.
     """
-    low = smallest_budget(manifest)[0]
+    stall = predicted_stall(plan, delays)
+    # Waits need not shrink with each byte: a plan that waits is helped by larger budgets only.
+    low = plan.budget_bytes if stall > LARGEST_STALL else smallest_budget(manifest)[0]
     high = whole = max(demand(manifest).total_bytes, low)
     for _ in range(_SEARCHED):
         middle = (low + high) // 2
@@ -104,7 +106,7 @@ def advise(manifest: Manifest, profile: Profile, delays: Profile, plan: Plan) ->
     weights_bytes = demand(manifest).weights_bytes
     kept_bytes = weights_bytes - plan.streamed_bytes
     return Advice(
-        predicted_stall=predicted_stall(plan, delays),
+        predicted_stall=stall,
         budget_bytes=high if high < whole else None,
         streamed_bytes={
             name: max(round(weights_bytes * share) - kept_bytes, 0)

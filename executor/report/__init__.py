@@ -1,1 +1,1 @@
-"""What happened, for a reader: timelines in the Trace Event Format, and pages of HTML."""
+"""Timelines in the Trace Event Format, and pages of HTML."""

@@ -175,7 +175,7 @@ class RuntimeModel:
         if (waiting := self._owner.serving()) is not None:
             raise BackendError(
                 f"{self.name} can't be asked here",
-                why=f"this is a done-callback, which runs on the thread of {waiting.name}",
+                why=f"this is a done-callback, or on_event, on the thread of {waiting.name}",
                 hint="submit() instead, or call from another thread",
             )
         return self.submit(inputs, out, copy=False).result()

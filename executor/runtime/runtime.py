@@ -85,7 +85,8 @@ class SwapRuntime:
         Record every request, for a timeline.
     on_event
         Called with the events of all models, as in `SwapExecutor`; on the thread of the model, on
-        that of a request that is refused, or on that of `load`, `unload` and `close`.
+        that of a request that is refused, or on that of `load`, `unload` and `close`. It can't
+        load and unload models there, nor change their shares.
 
     Raises
     ------
@@ -128,8 +129,9 @@ class SwapRuntime:
         self._on_event = on_event
         self._trace = trace
         self._lanes = Lanes(lanes, policy)
-        self._balance = threading.RLock()
+        self._balance = threading.Lock()
         """Held while models come, go, or change their shares."""
+        self._changing_thread: int | None = None
         self._models: dict[str, RuntimeModel] = {}
         self._engines: dict[str, EngineCurve] = {}
         self._terms: dict[str, Terms] = {}
@@ -158,7 +160,7 @@ class SwapRuntime:
     @property
     def shares_bytes(self) -> dict[str, int]:
         """Memory for weights, in bytes, by model; everything else is shared or does not vary."""
-        return {name: terms.share_bytes for name, terms in self._terms.items()}
+        return {name: terms.share_bytes for name, terms in dict(self._terms).items()}
 
     def load(
         self,
@@ -507,11 +509,15 @@ class SwapRuntime:
             self._change(name, plan, terms[name])
 
         def resize() -> None:
-            arrived.wait()
             try:
+                arrived.wait()
                 if not is_prepared:
                     self._scratch.resize(limit_bytes)
                 self._limit_bytes = limit_bytes
+            except BaseException:  # Ctrl-C while it waits: nobody may wait for this thread
+                arrived.abort()
+                self._scratch.resize(self._limit_bytes)
+                raise
             finally:
                 go_on.set()
 
@@ -581,17 +587,25 @@ class SwapRuntime:
         Raises
         ------
         BackendError
-            Called on a model's own thread, which would be waited for, or in a forked process.
+            Called on a model's own thread, which would be waited for, by ``on_event`` during such a
+            change, or in a forked process.
         """
         self._birthplace.check()
-        if (waiting := self.serving()) is not None:
+        waiting, here = self.serving(), threading.get_ident()
+        if waiting is not None or self._changing_thread == here:
             raise BackendError(
                 "models can't come, go or change their shares here",
-                why=f"this is a done-callback, which runs on the thread of {waiting.name}",
+                why="this is on_event, which is called in the middle of such a change"
+                if waiting is None
+                else f"this is a done-callback, or on_event, on the thread of {waiting.name}",
                 hint="do it from another thread",
             )
         with self._balance:
-            yield
+            self._changing_thread = here
+            try:
+                yield
+            finally:
+                self._changing_thread = None
 
     def _check_open(self) -> None:
         if self._closed:

@@ -35,7 +35,7 @@ class Candidate:
 
     @property
     def objectives(self) -> Objectives:
-        """What is promised and expected of the DNN."""
+        """Priority, deadline and rate of the DNN."""
         return Objectives(self.entry.priority, self.entry.deadline_ms, self.entry.rate_per_s)
 
     def at(self, terms: Terms) -> SimulatedModel:

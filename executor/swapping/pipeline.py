@@ -110,11 +110,18 @@ class Pipeline:
         self._events: list[tuple[int, ReadEvent]] | None = None
         self.read_bytes = 0
         """Bytes read since the pipeline was made."""
-        self.reading_s = 0.0
-        """Time since then in which at least one read was in flight."""
+        self._read_s = 0.0
+        """Time in which a read was in flight, up to the latest moment when none was."""
         self._reading_since = 0.0
         if plan.reads:
             self._channel.attach(self)
+
+    @property
+    def reading_s(self) -> float:
+        """Time since the pipeline was made in which at least one read was in flight."""
+        with self._changed:
+            since = time.perf_counter() - self._reading_since if self._claimed else 0.0
+            return self._read_s + since
 
     def _reset(self) -> None:
         self._next = 0
@@ -297,7 +304,7 @@ class Pipeline:
         with self._changed:
             self._claimed.pop(number, None)
             if not self._claimed:
-                self.reading_s += time.perf_counter() - self._reading_since
+                self._read_s += time.perf_counter() - self._reading_since
             if isinstance(landed, Exception):
                 self._failure = self._failure or (read, landed)
             else:

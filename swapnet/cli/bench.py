@@ -30,7 +30,7 @@ from swapnet.cli.options import (
     trace_options,
 )
 from swapnet.errors import InputError
-from swapnet.executor.bench.difference import ALGORITHMS, Algorithm, Rule
+from swapnet.executor.bench.difference import ALGORITHMS, Algorithm
 from swapnet.files import check_writable
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from swapnet.executor.bench.bench import Findings
     from swapnet.manifest import Manifest
 
-__all__ = ["command", "percentiles_of", "references_of"]
+__all__ = ["command", "references_of"]
 
 
 @click.command("bench")
@@ -113,8 +113,8 @@ __all__ = ["command", "percentiles_of", "references_of"]
     default=3,
     show_default=True,
     metavar="S",
-    help="Least sum of latencies and pauses; the other sides take their time beside it. At most "
-    "10 rounds are added while rounds differ by more than 10%.",
+    help="Least sum of latencies and pauses; the other sides take their time beside it. Rounds are "
+    "added, up to 10 in all, while they differ by more than 10%.",
 )
 @click.option(
     "--idle-time",
@@ -216,11 +216,12 @@ def command(
     With --verbose each line of the report is explained.
     """
     from swapnet.budget import Budget
-    from swapnet.calibration.bench import BenchOptions, bench_with
+    from swapnet.calibration.bench import bench
     from swapnet.data.files import read_arrays
     from swapnet.executor.bench.explanations import explained
     from swapnet.executor.bench.opening import time_opening
     from swapnet.executor.bench.report import as_text, difference_warning
+    from swapnet.executor.bench.statistics import percentiles_of
     from swapnet.executor.planning.plan import PlanOptions
     from swapnet.executor.report.page import check_reportable
     from swapnet.executor.swapping.storage import LoadMode
@@ -267,32 +268,41 @@ def command(
         if json_target != "-":
             print_text(times.as_text())
         raise click.exceptions.Exit(0 if times.is_steady else 1)
-    options = BenchOptions(
-        inputs=None if load_inputs is None else arrays,
-        compare=compare,
-        tolerance=tolerance,
-        references=references_of(manifest, load_ref_outputs, inputs=load_inputs),
-        accuracy=Rule.of(accuracy_algorithm, accuracy_threshold, atol, rtol),
-        mapped=mapped,
-        against=None if against is None else opening(against),
-        model=model,
-        memory_limit=memory_limit,
-        iterations=iterations,
-        warm_up_ms=warm_up,
-        duration_s=duration,
-        idle_ms=idle_time,
-        rate_hz=rate,
-        percentiles=wanted,
-        load_mode=load_mode,
-        plan=PlanOptions(resident=not no_resident, cyclic=not no_cyclic),
-        measure=measure,
-        storage_timeout_ms=storage_timeout_ms,
-        trace=trace_inferences if export_trace or report_target else 0,
-        command=shlex.join(["swapnet", *sys.argv[1:]]),
-    )
+    other = None if against is None else opening(against)
+    found: list[Findings] = []
     with progress(engine.name, lines=False) as moved:
-        findings = bench_with(opened, parsed, options, say=say, progress=moved)
-    report, text = findings.report, as_text(findings.report)
+        report = bench(
+            opened,
+            parsed,
+            inputs=None if load_inputs is None else arrays,
+            compare=compare,
+            tolerance=tolerance,
+            references=references_of(manifest, load_ref_outputs, inputs=load_inputs),
+            accuracy_algorithm=accuracy_algorithm,
+            accuracy_threshold=accuracy_threshold,
+            atol=atol,
+            rtol=rtol,
+            mapped=mapped,
+            against=other,
+            model=model,
+            memory_limit=memory_limit,
+            iterations=iterations,
+            warm_up_ms=warm_up,
+            duration_s=duration,
+            idle_ms=idle_time,
+            rate_hz=rate,
+            percentiles=wanted,
+            load_mode=load_mode,
+            options=PlanOptions(resident=not no_resident, cyclic=not no_cyclic),
+            measure=measure,
+            storage_timeout_ms=storage_timeout_ms,
+            trace=trace_inferences if export_trace or report_target else 0,
+            command=shlex.join(["swapnet", *sys.argv[1:]]),
+            on_findings=found.append,
+            say=say,
+            progress=moved,
+        )
+    (findings,), text = found, as_text(report)
     exports.write(findings)
     if exports.is_quiet:
         for line in difference_warning(report):
@@ -302,7 +312,8 @@ def command(
     if report_target:
         _report(findings, Path(report_target))
     judged = [report.references]
-    if tolerance is not None or options.accuracy is not None:
+    limits = (tolerance, accuracy_algorithm, accuracy_threshold, atol, rtol)
+    if any(each is not None for each in limits):
         judged.append(report.difference)
     if any(each is not None and not each.is_within for each in judged):
         raise click.exceptions.Exit(1)
@@ -318,27 +329,6 @@ def _report(findings: Findings, path: Path) -> None:
     delays = scaled(profile, report.idle_ms, report.storage_bytes_per_s)
     points = curve(manifest, profile, delays=delays, execution_ms=report.execution_ms)
     save_page(bench_page(findings, points), path)
-
-
-def percentiles_of(text: str) -> tuple[float, ...]:
-    """Percentiles out of ``90,95,99``.
-
-    Raises
-    ------
-    InputError
-        One is no number from 0 to 100.
-    """
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if not values or not all(0 <= value <= 100 for value in values):
-        raise InputError(
-            f"{text!r} is not a list of percentiles",
-            why="percentiles are numbers from 0 to 100 joined by commas",
-            hint="write them like 90,95,99",
-        )
-    return values
 
 
 def references_of(manifest: Manifest, files: str | None, *, inputs: str | None) -> dict[str, Array]:

@@ -153,7 +153,7 @@ def test_bench_gives_every_key_and_exports(call: Call, toy: Engine, tmp_path: Pa
     }
     assert set(report["percentiles_ms"]) == {"50", "99"}
     assert report["max_rel_error"] < 1e-4
-    assert report["mapped_ms"]["median"] > 0
+    assert report["peers"]["mapped"]["latency_ms"]["median"] > 0
     plan = json.loads(call("plan", toy.folder, "--budget", smallest, "--json", "-").out)[0]
     assert report["streamed_bytes"] == plan["streamed_bytes"] > 0
     assert report["idle_ms_between"] >= 1

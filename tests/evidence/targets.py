@@ -91,10 +91,11 @@ def _targets(measured: _Measured, outlines: Sequence[Outline]) -> Iterator[Targe
     yield from _middle("3. off the stored profile's prediction, median", measured, _stored, None)
     for name in _LARGE:
         for case, report in measured:
-            if (case.model, case.key.budget) == (name, _AT) and report.ratio_of_mapped:
+            mapped = report.peers.get("mapped")
+            if (case.model, case.key.budget) == (name, _AT) and mapped and mapped.ratio:
                 yield Target(
                     f"4. memory-mapped over ours, {name}",
-                    report.ratio_of_mapped,
+                    mapped.ratio,
                     4.0,
                     True,
                     case.key.budget,

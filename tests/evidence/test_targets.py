@@ -7,6 +7,7 @@ import pytest
 from tests.evidence.cases import ABLATION
 from tests.evidence.conftest import MIB, a_case, an_outline
 from tests.evidence.targets import Target, check_targets, floor_ratio
+from tests.executor.bench.conftest import a_peer
 
 
 def found(targets: tuple[Target, ...], start: str) -> Target:
@@ -49,7 +50,7 @@ def test_being_faster_than_predicted_is_an_error_too() -> None:
 
 
 def test_mapped_must_be_slow() -> None:
-    targets = check_targets([a_case("vgg19", ratio_of_mapped=3.9)], [])
+    targets = check_targets([a_case("vgg19", peers={"mapped": a_peer(3.9)})], [])
     assert found(targets, "4. memory-mapped over ours, vgg19").holds is False
 
 

@@ -144,7 +144,10 @@ def test_what_can_not_take_an_output_is_refused(toy: Engine) -> None:
             check_outputs(toy.manifest, {output.name: value}, {})
         assert reason in caught.value.why
         assert "float32" in caught.value.hint
-    for given, message in (({"z": bytes_}, "unknown output 'z'"), ([1], "is not a dict")):
+    for given, message in (
+        ({"z": bytes_}, "unknown output 'z'"),
+        *((array, "is not a dict") for array in ([1], [], np.zeros(1), np.zeros(2))),
+    ):
         with pytest.raises(InputError, match=message):
             check_outputs(toy.manifest, given, {})  # type: ignore[arg-type]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from swapnet.errors import BudgetError, InputError, StorageError
+from swapnet.errors import BackendError, BudgetError, InputError, StorageError
 from swapnet.executor import Event, PlanOptions, SwapExecutor, SwapRuntime
+from swapnet.executor.execution import Execution
 from swapnet.executor.swapping.patience import StalledError
 from tests.helpers.engines import BuildToy, Engine
 from tests.helpers.simulated import budget_for, simulated
@@ -68,7 +69,7 @@ def test_a_failed_inference_is_told_with_its_error(
             raise error("lost")
 
         with monkeypatch.context() as patched:
-            patched.setattr(type(executor._state), "infer", infer)
+            patched.setattr(Execution, "infer", infer)
             with pytest.raises(error):
                 executor(toy.feeds())
         executor(toy.feeds())
@@ -102,6 +103,28 @@ def test_its_exceptions_are_logged_once(toy: Engine, caplog: pytest.LogCaptureFi
     (record,) = [r for r in caplog.records if "on_event" in r.message]
     assert record.exc_info is not None
     assert "a mistake of the user" in str(record.exc_info[1])
+
+
+def test_models_can_not_change_in_the_middle_of_a_change(tmp_path: Path) -> None:
+    one = simulated(tmp_path / "a", [40 << 10] * 4)
+    refused: list[str] = []
+
+    def change(event: Event) -> None:
+        try:
+            runtime.set_budget("1GiB")
+        except BackendError as error:
+            refused.append(f"{event.kind}: {error.why}")
+
+    budget = budget_for(one, share=1.0)
+    runtime = SwapRuntime(budget, on_event=change)
+    model = ended(partial(runtime.load, one.folder))
+    one.ask(model, 1.0)()
+    ended(runtime.close)
+    opened, served, closed = refused
+    assert opened.startswith("opened: this is on_event, which is called in the middle")
+    assert served.startswith("inference: this is a done-callback, or on_event, on the thread of a")
+    assert closed.startswith("closed: this is on_event")
+    assert runtime.budget_bytes == budget
 
 
 def test_a_runtime_tells_the_events_of_its_models(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 import pytest
 
 from swapnet.errors import InputError, StorageError
@@ -55,6 +57,27 @@ def test_a_failure_is_counted(toy: Engine, monkeypatch: pytest.MonkeyPatch) -> N
                 executor(toy.feeds())
         executor(toy.feeds())
         assert (executor.stats.inferences, executor.stats.failures) == (1, 1)
+
+
+def test_a_read_in_flight_is_in_the_time_of_reading(toy: Engine) -> None:
+    is_open, begun, go_on = Event(), Event(), Event()
+
+    def wait(*_: object) -> None:
+        if is_open.is_set():
+            begun.set()
+            go_on.wait(60)
+
+    options = PlanOptions(resident=False)
+    with SwapExecutor(toy.folder, toy.smallest, options=options, before_read=wait) as executor:
+        is_open.set()
+        running = executor.submit(toy.feeds())
+        try:
+            assert begun.wait(60)
+            seen_ms = executor.stats.reading_ms
+            assert executor.stats.reading_ms > seen_ms > 0
+        finally:
+            go_on.set()
+        running.result(60)
 
 
 def test_times_fall_into_buckets() -> None:

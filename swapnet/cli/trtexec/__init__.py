@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from swapnet.budget import Budget, Demand
-from swapnet.cli.bench import percentiles_of, references_of
+from swapnet.cli.bench import references_of
 from swapnet.cli.console import progress, say
 from swapnet.cli.engine import build_place, open_engine
 from swapnet.cli.exports import Exports
@@ -26,7 +26,6 @@ from swapnet.tensors import parse_shapes
 from swapnet.version import VERSION
 
 if TYPE_CHECKING:
-    from swapnet.calibration.bench import BenchOptions
     from swapnet.executor.bench.bench import Findings
     from swapnet.executor.engine import Engine
     from swapnet.manifest import Manifest
@@ -149,7 +148,7 @@ def _engine_folder(line: Line, log: Log, stack: ExitStack) -> Path:
 
 
 def _infer(line: Line, log: Log, exports: Exports, folder: Path) -> bool:
-    from swapnet.calibration.bench import bench_with
+    from swapnet.calibration.bench import bench
     from swapnet.executor.bench.exports import layer_info_json
     from swapnet.executor.bench.opening import time_opening
     from swapnet.executor.bench.trtexec_text import layer_lines
@@ -177,12 +176,21 @@ def _infer(line: Line, log: Log, exports: Exports, folder: Path) -> bool:
         log("I", *layer_lines(layer_info_json(manifest)))
     if line.has("--dumpOptimizationProfile"):
         log("I", "Optimization Profile Information:", *_planned(manifest))
-    options = _bench_options(line, engine, log.command)
+    options = _bench_options(line, manifest)
     log("I", *_binding_lines(line, engine), "Starting inference")
+    found: list[Findings] = []
     with progress(folder.name, lines=False) as moved:
-        findings = bench_with(engine, budget, options, say=say, progress=moved)
+        bench(
+            *(engine, budget),
+            **options,
+            command=log.command,
+            on_findings=found.append,
+            say=say,
+            progress=moved,
+        )
+    (findings,) = found
     exports.write(findings)
-    return _report(line, log, findings, options.percentiles)
+    return _report(line, log, findings, options["percentiles"])
 
 
 def _threads(line: Line) -> int | None:
@@ -223,38 +231,33 @@ def _binding_lines(line: Line, engine: Engine) -> Iterator[str]:
         yield f"Output binding for {given.name} with dimensions {dims} is created."
 
 
-def _bench_options(line: Line, engine: Engine, command: str) -> BenchOptions:
-    from swapnet.calibration.bench import BenchOptions
+def _bench_options(line: Line, manifest: Manifest) -> dict[str, Any]:
+    """Keywords of `swapnet.bench`."""
     from swapnet.data.files import read_arrays
-    from swapnet.executor.bench.difference import Rule
+    from swapnet.executor.bench.statistics import percentiles_of
 
-    manifest = engine.manifest
     loaded, expected = line.text("--loadInputs"), line.text("--loadRefOutputs")
     files = named_files(loaded or "", [taken.name for taken in manifest.inputs])
     arrays = read_arrays(files, manifest.inputs, manifest.planned_shapes)
-    given = {
-        name: line.number(f"--{option}")
-        for name, option in (("limit", "accuracyThreshold"), ("atol", "atol"), ("rtol", "rtol"))
-        if line.has(f"--{option}")
+    limits = {"accuracy_threshold": "accuracyThreshold", "atol": "atol", "rtol": "rtol"}
+    return {
+        "inputs": arrays if loaded else None,
+        "references": references_of(manifest, expected, inputs=loaded),
+        "accuracy_algorithm": line.text("--accuracyAlgorithm"),
+        **{k: line.number(f"--{name}") for k, name in limits.items() if line.has(f"--{name}")},
+        "iterations": int(line.number("--iterations")),
+        "warm_up_ms": line.number("--warmUp"),
+        "duration_s": line.number("--duration"),
+        "idle_ms": line.number("--idleTime"),
+        "percentiles": percentiles_of(line.text("--percentile") or "90,95,99"),
     }
-    return BenchOptions(
-        inputs=arrays if loaded else None,
-        references=references_of(manifest, expected, inputs=loaded),
-        accuracy=Rule.of(line.text("--accuracyAlgorithm"), **given),
-        iterations=int(line.number("--iterations")),
-        warm_up_ms=line.number("--warmUp"),
-        duration_s=line.number("--duration"),
-        idle_ms=line.number("--idleTime"),
-        percentiles=percentiles_of(line.text("--percentile") or "90,95,99"),
-        command=command,
-    )
 
 
 def _report(line: Line, log: Log, findings: Findings, percents: Sequence[float]) -> bool:
     """Print a measurement as trtexec does; whether references are met."""
     from swapnet.executor.bench import trtexec_text as text
     from swapnet.executor.bench.explanations import EXPLAINED
-    from swapnet.executor.bench.exports import profile_json
+    from swapnet.executor.bench.exports import outputs_json, profile_json
     from swapnet.executor.bench.report import labelled_lines, warnings
 
     report, timings = findings.report, findings.timings
@@ -273,7 +276,7 @@ def _report(line: Line, log: Log, findings: Findings, percents: Sequence[float])
     log("V", *(f"{label}: {value}" for label, value in explained.items()))
     log("I", "")
     if line.has("--dumpOutput"):
-        log("I", *text.output_lines(findings.outputs))
+        log("I", *text.output_lines(outputs_json(findings.manifest, findings.outputs)))
     if line.has("--dumpProfile"):
         log("I", *text.profile_lines(profile_json(findings.plan, findings.manifest, timings)), "")
     return judged is None or judged.is_within

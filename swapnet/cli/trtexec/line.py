@@ -28,7 +28,7 @@ NUMBERS: Mapping[str, tuple[float, int]] = {
 
 @dataclass(frozen=True)
 class Line:
-    """What a user typed.
+    """Options of a line that a user typed.
 
     Attributes
     ----------

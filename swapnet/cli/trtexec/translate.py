@@ -1,4 +1,4 @@
-"""What a trtexec line asks for, in the words of our commands."""
+"""Translate a trtexec line into the words of our commands."""
 
 from __future__ import annotations
 

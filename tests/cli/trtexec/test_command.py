@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,8 +14,6 @@ import onnx
 import pytest
 
 from swapnet.budget import Budget
-from swapnet.calibration.bench import BenchOptions
-from swapnet.executor.bench.bench import Findings
 from swapnet.executor.bench.difference import Rule, in_shape
 from swapnet.executor.bench.judgement import judge
 from swapnet.executor.engine import Engine
@@ -71,16 +70,18 @@ def test_a_wrong_line_fails_in_the_words_of_trtexec(
 def engine_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A simulated engine, and a benchmark of it that takes no time: its output is 1.5."""
 
-    def bench_with(engine: Engine, budget: Budget, options: BenchOptions, **_: object) -> Findings:
-        findings = some_findings(engine, budget, options.iterations)
-        if not options.references:
-            return findings
-        expected = in_shape(options.references, findings.outputs)
-        judged = judge(findings.outputs, expected, options.accuracy or Rule())
-        report = msgspec.structs.replace(findings.report, references=judged)
-        return replace(findings, report=report)
+    def bench(engine: Engine, budget: Budget, **options: Any) -> None:
+        findings = some_findings(engine, budget, options["iterations"])
+        names = ("accuracy_algorithm", "accuracy_threshold", "atol", "rtol")
+        rule = Rule.of(*map(options.get, names))
+        if options["references"]:
+            expected = in_shape(options["references"], findings.outputs)
+            judged = judge(findings.outputs, expected, rule or Rule())
+            report = msgspec.structs.replace(findings.report, references=judged)
+            findings = replace(findings, report=report)
+        options["on_findings"](findings)
 
-    monkeypatch.setattr("swapnet.calibration.bench.bench_with", bench_with)
+    monkeypatch.setattr("swapnet.calibration.bench.bench", bench)
     write_engine(tmp_path / "engine", [1 << 20] * 4)
     return tmp_path / "engine"
 

@@ -71,8 +71,6 @@ def a_report(**fields: Any) -> Report:
         "throughput_qps": 10.0,
         "unswapped_ms": summarise([95.0]),
         "ratio_to_unswapped": 1.05,
-        "mapped_ms": summarise([700.0]),
-        "ratio_of_mapped": 7.0,
         "bound_ms": 95.0,
         "ratio_to_bound": 1.05,
         "contended_bound_ms": 98.0,

@@ -52,9 +52,9 @@ def test_percentile_of_nothing_is_infinite() -> None:
     assert percentile([], 99) == inf
 
 
-def test_a_percentile_stands_on_enough_values_where_one_is_above_it() -> None:
-    assert is_resolved(100, 99)
-    assert not is_resolved(99, 99)
+def test_a_percentile_stands_on_enough_values_where_it_is_not_the_maximum() -> None:
+    assert is_resolved(101, 99)
+    assert not is_resolved(100, 99)
     assert is_resolved(2, 50)
     assert is_resolved(1, 100)
 

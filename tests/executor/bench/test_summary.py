@@ -10,7 +10,7 @@ import pytest
 
 from swapnet.executor.bench.report import Report, as_text, warnings
 from swapnet.executor.bench.rounds import Rounds
-from swapnet.executor.bench.summary import Measured, make_report, peer_of
+from swapnet.executor.bench.summary import make_report, peer_of
 from swapnet.executor.device import Device
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.manifest import Manifest
@@ -45,27 +45,25 @@ def report(simulated: Simulated) -> Callable[..., Report]:
     ) -> Report:
         budget_bytes = budget_bytes or smallest_budget(manifest)[0] + (2 << 20)
         usual: dict[str, Any] = {
-            "manifest": manifest,
-            "profile": profile,
-            "plan": make_plan(manifest, profile, budget_bytes),
-            "taken": rounds_of(**(sides or {})),
             "peers": {"mapped": a_peer(6.0)},
             "fixed_bytes": 40,
             "peak_bytes": 90,
-            "accounting": "kernel",
-            "error": (1e-5, 1e-6),
-            "judgement": None,
+            "memory_accounting": "kernel",
+            "max_abs_error": 1e-5,
+            "max_rel_error": 1e-6,
             "load_mode": "direct",
             "opening": an_opening(),
             "engine_bytes": 9 << 20,
         }
         return make_report(
-            Measured(**{**usual, **fields}),
+            *(manifest, profile, make_plan(manifest, profile, budget_bytes)),
+            rounds_of(**(sides or {})),
             budget="7MiB",
             percentiles=(50, 99),
             advice=True,
             device=Device(2),
             command="swapnet bench",
+            **{**usual, **fields},
         )
 
     return make
@@ -80,7 +78,7 @@ def test_ratios_are_taken_pair_by_pair(report: Callable[..., Report]) -> None:
     assert found.iterations == 6
     assert found.idle_ms == 10.0
     assert found.execution_ms == 12.5
-    assert found.ratio_of_mapped == 6.0
+    assert found.peers["mapped"].ratio == 6.0
     assert found.percentiles_ms == {"50": 10.0, "99": 30.0}
     assert found.max_rel_error == 1e-6
 
@@ -95,7 +93,7 @@ def test_predictions_are_paired_too(report: Callable[..., Report]) -> None:
 
 
 def test_without_the_unswapped_ours_in_memory_is_the_bound(report: Callable[..., Report]) -> None:
-    found = report(sides={"unswapped": []}, error=None)
+    found = report(sides={"unswapped": []}, max_abs_error=None, max_rel_error=None)
     assert found.unswapped_ms is None
     assert found.ratio_to_unswapped is None
     assert found.execution_ms == 10.0
@@ -175,8 +173,13 @@ def test_deadlines_are_counted_where_there_is_a_rate(report: Callable[..., Repor
     assert "at 50 Hz 2 of 3 deadlines missed" in as_text(found)
 
 
+def test_missed_deadlines_are_said_where_no_time_is_left_for_pauses() -> None:
+    overrun = a_report(rate_hz=50.0, deadline_misses=15, idle_ms_between=0.0)
+    assert "at 50 Hz 15 of 15 deadlines missed" in as_text(overrun)
+
+
 def test_noise_is_marked() -> None:
-    quiet = a_report(rounds=5, iterations=100, percentiles_ms={"99": 1.0, "100": 2.0})
+    quiet = a_report(rounds=5, iterations=101, percentiles_ms={"99": 1.0, "100": 2.0})
     assert not list(warnings(quiet))
     assert "of only" not in as_text(quiet)
     noisy = a_report(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import msgspec
-import numpy as np
 import pytest
 
 from swapnet.executor.bench.judgement import Judgement
@@ -117,7 +116,8 @@ def test_tables_are_printed() -> None:
         "Bindings:",
         "x",
     ]
-    assert list(output_lines({"y": np.array([[1.5, 2.0]])}))[1:] == ["y: (1x2)", "1.5 2"]
+    row = {"name": "y", "dimensions": "1x2", "values": [1.5, 2.0]}
+    assert list(output_lines([row]))[1:] == ["y: (1x2)", "1.5 2"]
 
 
 def test_losses_are_printed_with_their_limit() -> None:

@@ -14,6 +14,7 @@ from swapnet.executor.bench.prediction import scaled
 from swapnet.executor.bench.report import as_text, labelled_lines
 from swapnet.executor.bench.statistics import summarise
 from swapnet.executor.bench.verdict import LARGEST_STALL, Advice, advise, verdict_of
+from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.planning.usage import demand
 from swapnet.manifest import Manifest
@@ -115,6 +116,19 @@ def test_the_budget_found_waits_little_and_a_smaller_one_more(manifest: Manifest
     better = make_plan(manifest, profile, found.budget_bytes)
     assert advise(manifest, profile, delays, better).predicted_stall <= LARGEST_STALL
     assert found.streamed_bytes["int8"] <= found.streamed_bytes["fp16"] < plan.streamed_bytes
+
+
+def test_a_plan_that_waits_is_advised_larger_budgets_only(manifest: Manifest) -> None:
+    profile = assumed_profile(manifest)
+    delays = scaled(profile, 12.0, 1.2e9)
+    smallest = smallest_budget(manifest)[0]
+    enough = advise(manifest, profile, delays, make_plan(manifest, profile, smallest)).budget_bytes
+    assert enough is not None
+    budget_bytes = (enough + demand(manifest).total_bytes) // 2
+    plan = make_plan(manifest, profile, budget_bytes, PlanOptions(resident=False, cyclic=False))
+    found = advise(manifest, profile, delays, plan)
+    assert found.predicted_stall > LARGEST_STALL
+    assert found.budget_bytes is None or found.budget_bytes > budget_bytes
 
 
 def test_no_budget_is_found_where_storage_is_far_too_slow(manifest: Manifest) -> None:

@@ -82,6 +82,30 @@ def test_more_scratch_memory_comes_from_weights(two: Engines) -> None:
         assert most.terms[name].share_bytes - terms.share_bytes < 8 * KIB
 
 
+def test_models_go_on_where_a_crossing_is_interrupted(
+    two: Engines, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(threading.Barrier):
+        def wait(self, timeout: float | None = None) -> int:
+            if not threading.current_thread().name.startswith("swapnet-"):
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    _, tight, ample = budgets(two)
+    runtime = opened(ample, split="proportional")
+    models = load_all(runtime, two)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Barrier", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ended(partial(runtime.set_budget, tight))
+    for name, one in two.items():
+        one.ask(models[name], 1.0)()
+    ended(partial(runtime.set_budget, tight))
+    for name, one in two.items():
+        one.ask(models[name], 2.0)()
+    assert runtime.budget_bytes == tight
+
+
 def test_the_limit_is_crossed_under_load(
     two: Engines, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
