@@ -265,6 +265,7 @@ def test_every_refusal_is_one_of_ours(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_a_link_to_another_disk_is_followed(engine: BuildToy, tmp_path: Path) -> None:
     real, link = tmp_path / "disk" / "engine", tmp_path / "engine"
     real.mkdir(parents=True)

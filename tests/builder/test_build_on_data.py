@@ -107,6 +107,7 @@ def test_blocks_are_measured_on_the_data(speech: Path, tmp_path: Path) -> None:
     assert largest[1] > largest[0] + 4000 * 64 * 4
 
 
+@pytest.mark.slow
 def test_several_samples_are_a_range(dynamic: Path, tmp_path: Path) -> None:
     def samples() -> Iterator[Feed]:
         yield feed(1, 9)
@@ -200,6 +201,7 @@ def test_files_and_arrays_give_the_same(dynamic: Path, tmp_path: Path, precision
         assert np.array_equal(load_npz(folder / "samples" / "0.npz")["x"], feed(1, 5)["x"])
 
 
+@pytest.mark.slow
 def test_a_build_without_data_keeps_no_sample(dynamic: Path, tmp_path: Path) -> None:
     build(dynamic, tmp_path / "e", data=feed(1, 2))
     build(dynamic, tmp_path / "e")

@@ -54,6 +54,7 @@ def answers(job: Job, *further: Folders) -> list[Read | Reached | Built | Failed
     return [msgspec.json.decode(line, type=ANSWERS) for line in told.splitlines()]
 
 
+@pytest.mark.slow
 def test_says_what_it_needs_then_builds_into_given_folders(
     job: Job, folders: Folders, toy: Engine, tmp_path: Path
 ) -> None:

@@ -280,6 +280,7 @@ def test_a_circle_of_links_as_output(call: Call, toy: Engine, tmp_path: Path) ->
     assert circle.is_symlink()
 
 
+@pytest.mark.slow
 def test_a_full_disk_during_build(toy: Engine, tmp_path: Path) -> None:
     limited = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));"

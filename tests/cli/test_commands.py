@@ -256,6 +256,7 @@ def test_engines_of_a_gpu_say_that_there_is_none(
     assert failed.is_user_error("no CUDA driver here", "libcuda.so.1")
 
 
+@pytest.mark.slow
 def test_engines_of_a_gpu_are_planned_and_verified_without_one(
     call: Call, gpu_engine: BuildGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ def test_shows_what_was_measured(call: Call, toy: Path) -> None:
     assert table.count("1000") == 2
 
 
+@pytest.mark.slow
 def test_other_shapes_are_measured_beside(call: Call, toy: Path) -> None:
     shown = call("measure", toy, "--shapes", "x:2x9x64")
     assert "measuring activations at x: 2x9x64, mask: 2x9" in shown.err

@@ -63,6 +63,7 @@ def test_nothing_is_measured_where_that_is_not_wanted(
 
 
 @pytest.mark.usefixtures("jobs")
+@pytest.mark.slow
 def test_other_shapes_have_their_own_demand_and_plan(call: Call, dynamic: Path) -> None:
     def planned(*options: str) -> dict[str, Any]:
         shown = call("plan", dynamic, "--budget", "100%", "--json", "-", *options)
@@ -141,6 +142,7 @@ def test_slower_storage_streams_less_and_takes_longer(call: Call, toy: Engine) -
     assert failed.is_user_error("--storage 0MB is invalid", "0 bytes per second")
 
 
+@pytest.mark.slow
 def test_run_and_inspect_take_shapes(call: Call, dynamic: Path, tmp_path: Path) -> None:
     shapes = ("--shapes", "x:2x9x64")
     ran = call("run", dynamic, "--budget", "100%", *shapes, "--output", tmp_path / "out.npz")
@@ -195,6 +197,7 @@ def test_a_model_is_planned_and_nothing_stays(call: Call, model: Path, jobs: lis
 
 
 @pytest.mark.usefixtures("jobs")
+@pytest.mark.slow
 def test_a_model_is_planned_with_the_options_of_build(call: Call, model: Path, toy: Engine) -> None:
     plans = [
         json.loads(call("plan", model, "--json", "-", "--no-measure", *options).out)
@@ -286,6 +289,7 @@ def test_a_decoder_is_planned_with_no_shapes_given_and_fits_on_a_screen(
     assert "past_sequence_length=0 (assumed; give --dims batch_size=SIZE,…)." in last
 
 
+@pytest.mark.slow
 def test_dims_plan_an_engine(call: Call, dynamic: Path) -> None:
     shown = call("plan", dynamic, "--no-measure", "--dims", "length=9")
     assert shown.status == 0

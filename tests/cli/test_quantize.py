@@ -298,6 +298,7 @@ def test_ranges_of_another_model_are_refused_in_every_precision(
     assert not (tmp_path / "out.onnx").exists()
 
 
+@pytest.mark.slow
 def test_excluding_everything_leaves_nothing_to_do(
     call: Call, model: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -309,6 +310,7 @@ def test_excluding_everything_leaves_nothing_to_do(
     assert not (tmp_path / "out.onnx").exists()
 
 
+@pytest.mark.slow
 def test_shapes_of_another_rank_are_an_error(
     call: Call, model: Path, data: Path, tmp_path: Path
 ) -> None:

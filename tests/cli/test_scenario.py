@@ -72,6 +72,7 @@ def test_scenarios_are_listed(call: Call) -> None:
     assert "self_driving" in shown.out
 
 
+@pytest.mark.slow
 def test_what_is_asked_is_measured(call: Call, device: Path, experiment: Experiment) -> None:
     ran = run(
         call,
@@ -93,6 +94,7 @@ def test_what_is_asked_is_measured(call: Call, device: Path, experiment: Experim
     assert (options.device.threads, options.memory_limit) == (1, False)
 
 
+@pytest.mark.slow
 def test_storage_must_read_something(call: Call, device: Path, experiment: Experiment) -> None:
     refused = run(call, device, "--storage", "0")
     assert refused.status == 2

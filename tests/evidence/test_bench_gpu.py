@@ -53,6 +53,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimulatedAccelerator:
 
 
 @pytest.mark.usefixtures("toy", "gpu")
+@pytest.mark.slow
 def test_a_model_is_measured_and_its_page_written(call: Call, tmp_path: Path) -> None:
     page, cases = tmp_path / "gpu.md", tmp_path / "cases.json"
     page.write_text("<!-- bench-gpu: begin -->\n<!-- bench-gpu: end -->\n")
@@ -70,6 +71,7 @@ def test_a_model_is_measured_and_its_page_written(call: Call, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("toy", "gpu")
+@pytest.mark.slow
 def test_styles_are_built_for_tensorrt(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def cases(gpu_engine: BuildGpu, feeds: Callable[[Path], Arrays]) -> list[GpuCase
     )
 
 
+@pytest.mark.slow
 def test_cases_say_what_was_measured(cases: list[GpuCase]) -> None:
     streamed, whole = cases
     assert (streamed.model, streamed.style, streamed.budget) == ("toy", "external", "weights:25%")

@@ -190,6 +190,7 @@ def test_budgets_that_are_too_small_are_told(measure: Callable[..., Any], bench:
     assert not bench.setups
 
 
+@pytest.mark.slow
 def test_fixed_costs_are_measured_once(measure: Callable[..., Any], bench: Bench) -> None:
     measure("--budget", "weights:50%", "--budget", "smallest", "--no-ablations")
     assert [setup.fixed_bytes for setup in bench.setups] == [{}, {"swapped": 40 << 20}]

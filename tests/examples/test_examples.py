@@ -73,6 +73,7 @@ def test_one_model_is_built_and_compared(run: Run, model: Path, tmp_path: Path) 
     assert swapnet.Engine.open(tmp_path / "engine").manifest.inputs[0].name == "image"
 
 
+@pytest.mark.slow
 def test_a_camera_loop_counts_frames_and_late_answers(run: Run, built: Path) -> None:
     fast = run("camera", built, "--rate", 40, "--seconds", 0.2, "--deadline-ms", 60_000)
     assert re.search(r"^[1-8] of 8 frames answered, 0 of them late$", fast, re.M)
@@ -135,6 +136,7 @@ def test_polygraphy_compares_an_engine_with_the_model(
 
 
 @pytest.mark.usefixtures("drawing")
+@pytest.mark.slow
 def test_the_curve_is_drawn(run: Run, built: Path, tmp_path: Path) -> None:
     printed = run("curve", built, tmp_path / "curve.png", "--points", 3, "--inferences", 1)
     assert len(printed.splitlines()) == 3

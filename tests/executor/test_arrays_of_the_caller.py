@@ -90,6 +90,7 @@ def test_some_outputs_may_be_left_out(engine: BuildToy) -> None:
 
 @pytest.mark.parametrize("backend", ["onnxruntime-cuda", "tensorrt"])
 @pytest.mark.usefixtures("trt")
+@pytest.mark.slow
 def test_a_gpu_writes_them_too(
     gpu_engine: BuildGpu, feeds: Callable[[Path], Arrays], backend: str
 ) -> None:
@@ -164,6 +165,7 @@ def test_memory_that_is_used_twice_is_refused(engine: BuildToy) -> None:
 
 
 @each("used-twice", "half", "bfloat16")
+@pytest.mark.slow
 def test_arrays_of_other_libraries_are_taken_and_written(engine: BuildToy, name: str) -> None:
     toy = engine(name)
     feeds = toy.feeds()
@@ -187,6 +189,7 @@ def test_they_are_not_copied_unless_that_is_asked_for(toy: Engine) -> None:
         assert not np.shares_memory(copied[name], array)
 
 
+@pytest.mark.slow
 def test_outputs_can_be_imported_and_outlive_the_executor(engine: BuildToy) -> None:
     """Small ones on the heap, large ones in pages of their own, and those of unknown size."""
     for name in ("used-twice", "dynamic", "half"):

@@ -54,6 +54,7 @@ def sizes(engine: Engine) -> dict[str, int]:
     return {name: engine.manifest.symbols[name] for name in names}
 
 
+@pytest.mark.slow
 def test_the_first_step_is_assumed(decoder: Path) -> None:
     engine = Engine.open(decoder)
     assert tuple(sizes(engine).values()) == (1, 128, 0)
@@ -80,6 +81,7 @@ def test_a_larger_past_takes_smaller_ones(decoder: Path) -> None:
     assert "sequence_length=128" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_the_size_of_a_head_is_no_choice(tmp_path: Path) -> None:
     onnx.save(grouped(), tmp_path / "model.onnx")
     manifest = build(tmp_path / "model.onnx", tmp_path / "engine", dims={"kv_cache_dim": 16})

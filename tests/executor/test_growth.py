@@ -43,6 +43,7 @@ def assert_equal(outputs: Arrays, model: Path, given: Arrays) -> None:
     np.testing.assert_allclose(output, whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_spare_budget_belongs_to_activations(folder: Path, model: Path) -> None:
     kinds: list[str] = []
     with SwapExecutor(folder, "256MiB", on_event=lambda e: kinds.append(e.kind)) as executor:
@@ -75,6 +76,7 @@ def test_weights_give_way_once(folder: Path, model: Path, monkeypatch: pytest.Mo
     assert limits == grown == sorted(grown)
 
 
+@pytest.mark.slow
 def test_a_refusal_names_a_budget_that_is_needed(folder: Path) -> None:
     smallest, _ = smallest_budget(Engine.open(folder).manifest)
     with SwapExecutor(folder, smallest) as executor:

@@ -12,6 +12,7 @@ from swapnet.fingerprint import PORTABLE
 from tests.helpers.engines import BuildToy
 
 
+@pytest.mark.slow
 def test_blocks_for_cuda_are_skeletons_of_standard_operators(
     engine: BuildToy, tmp_path: Path
 ) -> None:
@@ -30,6 +31,7 @@ def test_blocks_for_cuda_are_skeletons_of_standard_operators(
 
 
 @pytest.mark.parametrize("name", ["lookups", "dynamic", "recurrent"])
+@pytest.mark.slow
 def test_toys_are_built_for_cuda(engine: BuildToy, tmp_path: Path, name: str) -> None:
     toy = engine(name)
     manifest = build(

@@ -207,6 +207,7 @@ def _reshaped(net: Net) -> None:
     ("write", "expected"),
     [(_refusing, (1, 3, 256, 256)), (_reshaped, (1, 4))],
 )
+@pytest.mark.slow
 def test_other_sizes_are_tried_where_the_model_refuses(
     planned: Planned, write: Callable[[Net], None], expected: tuple[int, ...]
 ) -> None:

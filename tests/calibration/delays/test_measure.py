@@ -155,6 +155,7 @@ def test_a_stale_profile_is_measured_again(
     assert len(jobs) == 2
 
 
+@pytest.mark.slow
 def test_other_shapes_than_those_measured_are_told(
     engine: BuildToy, tmp_path: Path, jobs: list[Job]
 ) -> None:
@@ -228,6 +229,7 @@ def test_the_table_of_storage_is_shared_by_engines(
     assert load_requests("another key") == ()
 
 
+@pytest.mark.slow
 def test_other_shapes_are_measured_first_and_kept(toy: Path, jobs: list[Job]) -> None:
     said: list[str] = []
     shapes = {"x": (2, 9, 64)}
@@ -244,6 +246,7 @@ def test_other_shapes_are_measured_first_and_kept(toy: Path, jobs: list[Job]) ->
     assert kept == ["profile-x-2x9x64_mask-2x9.json", "x-2x9x64_mask-2x9.json"]
 
 
+@pytest.mark.slow
 def test_an_engine_runs_at_other_shapes_and_says_once_that_it_measures(
     engine: BuildToy, toy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -277,6 +280,7 @@ def test_wrong_shapes_are_refused(toy: Path) -> None:
         ensure_shapes(toy, {"y": (1,)})
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_said_on_standard_error(
     toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_failing_model_fails_the_measurement() -> None:
         assert failing.wait(LIMIT_S)
 
 
+@pytest.mark.slow
 def test_every_pair_is_measured_idle_and_busy() -> None:
     pairs = [(4096, 1), (4096, 2), (8192, 2)]
     meter = RequestMeter(Recorder(), 1 << 16, 1 << 14)

@@ -43,6 +43,7 @@ def test_unknown_wire_types_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["ends", "used-twice", "wide-opset-7", "branches", "images"])
+@pytest.mark.slow
 def test_merged_skeletons_are_the_graph(engine: BuildToy, name: str) -> None:
     toy = engine(name)
     data = [(toy.folder / block.file).read_bytes() for block in toy.manifest.blocks]

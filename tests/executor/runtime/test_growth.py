@@ -56,6 +56,7 @@ def load_two(runtime: SwapRuntime, folder: Path) -> list[RuntimeModel]:
     return [runtime.load(folder, name=name) for name in ("detector", "other")]
 
 
+@pytest.mark.slow
 def test_weights_of_all_give_way_once(
     folder: Path, busy: tuple[Arrays, Arrays], opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_refusal_names_a_budget_that_is_needed(folder: Path, opened: Open) -> 
     assert ended(lambda: detector(choosing(ROWS)))
 
 
+@pytest.mark.slow
 def test_a_model_that_goes_does_not_wait_for_memory(folder: Path, opened: Open) -> None:
     """Its request is refused: whoever unloads it holds what growing would need."""
     runtime = opened(budget_for(folder, 0))

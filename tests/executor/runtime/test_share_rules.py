@@ -15,6 +15,7 @@ CLAIMS = [
 
 
 @pytest.mark.parametrize("name", RULES)
+@pytest.mark.slow
 def test_shares_fit(name: str) -> None:
     rule = share_rule(name)
     needed = rule.needed_bytes(CLAIMS)

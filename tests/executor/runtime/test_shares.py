@@ -32,6 +32,7 @@ Open = Callable[..., SwapRuntime]
 
 @pytest.mark.usefixtures("expectations")
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.slow
 def test_the_budget_is_halved_and_restored_under_load(
     engines: Engines, opened: Open, rule: str
 ) -> None:
@@ -73,6 +74,7 @@ def test_an_impossible_budget_changes_nothing(engines: Engines, opened: Open) ->
 
 
 @pytest.mark.usefixtures("expectations")
+@pytest.mark.slow
 def test_plans_that_can_not_be_loaded_leave_the_larger_budget_in_force(
     engines: Engines, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

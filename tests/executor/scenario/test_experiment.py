@@ -206,6 +206,7 @@ def test_ours_may_not(
         module.experiment(options())
 
 
+@pytest.mark.slow
 def test_other_outputs_are_wrong(
     process: type[FakeProcess], options: Callable[..., ExperimentOptions]
 ) -> None:

@@ -19,6 +19,7 @@ def check(manifest: Manifest, path: Path) -> None:
         file.close()
 
 
+@pytest.mark.slow
 def test_whole_weights_pass(engine: BuildToy) -> None:
     for name in ("used-twice", "lookups", "weightless"):
         toy = engine(name)
