@@ -165,15 +165,16 @@ class Execution:
         )
         try:
             begun = time.perf_counter()
-            kept = _kept(manifest, plan, resident, self._loader.largest_bytes)
-            load_once(self._loader, kept, patience)
-            loaded = time.perf_counter()
+            # Sessions first: packing weights takes memory for a moment, which the arena has now.
             self._segments = self._make_segments(
                 _bindings(manifest, plan, self.arena, self._values)
             )
-            self.load_ms = (loaded - begun) * 1e3
+            made = time.perf_counter()
+            kept = _kept(manifest, plan, resident, self._loader.largest_bytes)
+            load_once(self._loader, kept, patience)
+            self.load_ms = (time.perf_counter() - made) * 1e3
             self.loaded_bytes = sum(read.nbytes for read in kept)
-            self.sessions_ms = (time.perf_counter() - loaded) * 1e3
+            self.sessions_ms = (made - begun) * 1e3
         except BaseException as error:
             self.close(keep=isinstance(error, StalledError))
             raise
@@ -326,4 +327,4 @@ def _bindings(manifest: Manifest, plan: Plan, arena: Memory, values: ValueStore)
     }
     start = manifest.shared_extent.offset
     weights |= {(SHARED, w.name): arena.address + w.offset - start for w in manifest.shared}
-    return Bindings(weights, values.addresses)
+    return Bindings(weights, values.addresses, arena, plan.places)

@@ -24,6 +24,7 @@ __all__ = [
     "CPUINFO",
     "DROP_CACHES",
     "KERNEL_OPTIONS",
+    "FileMapping",
     "Gpu",
     "anonymous_bytes",
     "available_memory_bytes",
@@ -34,6 +35,7 @@ __all__ = [
     "forget_peak",
     "huge_page_bytes",
     "kernel_module_version",
+    "mappings_of",
     "memory_bytes",
     "memory_to_measure_in_bytes",
     "own_pages",
@@ -300,6 +302,38 @@ def own_pages() -> None:
 def anonymous_bytes() -> int:
     """Anonymous memory of this process that is resident (RssAnon)."""
     return _status_bytes("RssAnon")
+
+
+@dataclass(frozen=True, order=True)
+class FileMapping:
+    """Addresses at which this process has a part of a file.
+
+    Attributes
+    ----------
+    start, end
+        First address, and the one after the last.
+    offset
+        Byte of the file at ``start``.
+    """
+
+    start: int
+    end: int
+    offset: int
+
+
+def mappings_of(path: Path, maps: Path = Path("/proc/self/maps")) -> list[FileMapping]:
+    """The mappings of a file in this process, by address; none where the kernel does not say.
+
+    The kernel joins neighbours: one mapping may be of several calls.
+    """
+    file = os.path.realpath(path)
+    found: list[FileMapping] = []
+    for line in maps.read_text().splitlines() if maps.exists() else ():
+        addresses, _, offset, _, _, *name = line.split(maxsplit=5)
+        if name == [file]:
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            found.append(FileMapping(start, end, int(offset, 16)))
+    return found
 
 
 def kernel_module_version(path: Path = Path("/sys/module/nvidia/version")) -> str:

@@ -5,7 +5,8 @@
     engines/resnet101/
       manifest.json      this module
       blocks/000.onnx    skeleton: operators and tiny constants; weights are graph inputs
-      weights.bin        one extent per block, 4096-aligned; tensors 256-aligned inside
+      weights.bin        one extent per block, 4096-aligned; tensors 256-aligned inside, windows
+                         16 KiB-aligned
       profile.json       block times on a device, written by `swapnet measure`
       samples/           0.npz: inputs that it was built with, if any were given
       shapes/            KEY.json, profile-KEY.json, samples-KEY/: the same at other input shapes
@@ -45,6 +46,7 @@ __all__ = [
     "SHARED",
     "TENSOR_ALIGNMENT",
     "WEIGHTS",
+    "WINDOW_ALIGNMENT",
     "Block",
     "Compiled",
     "Extent",
@@ -55,6 +57,7 @@ __all__ = [
     "Source",
     "Tensor",
     "Weight",
+    "Window",
     "at_shapes",
     "given_at",
     "load_manifest",
@@ -73,6 +76,9 @@ EXTENT_ALIGNMENT = 4096
 """Alignment of offsets, lengths and addresses for direct I/O."""
 TENSOR_ALIGNMENT = 256
 """Alignment of tensors inside an extent, for vector kernels and CUDA."""
+
+WINDOW_ALIGNMENT = 16384
+"""Alignment of windows, and of all extents where there are any: pages of this size and smaller."""
 
 Size = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -144,6 +150,25 @@ class Weight(_Record, frozen=True):
     nbytes: Size
 
 
+class Window(_Record, frozen=True):
+    """Bytes of an extent that a kernel reads in place: a packed weight, or one as it is.
+
+    The skeleton says where they lie. A session maps them from ``weights.bin``, and the executor
+    puts pages of its arena in the place of that mapping.
+    """
+
+    name: str
+    """The weight; one that several kernels pack has several windows."""
+    offset: Size
+    """From the start of ``weights.bin``, in bytes."""
+    nbytes: Size
+
+    @property
+    def end(self) -> int:
+        """The first byte after it."""
+        return self.offset + self.nbytes
+
+
 class Rows(_Record, frozen=True):
     """Consecutive rows of a table."""
 
@@ -182,6 +207,12 @@ class Block(_Record, frozen=True, omit_defaults=True):
     checksum: str
     """SHA-256 of the extent."""
     weights: tuple[Weight, ...] = ()
+    windows: tuple[Window, ...] = ()
+    """Parts of the extent that are no inputs of the skeleton."""
+    originals: Extent | None = None
+    """Weights that are packed in windows: read when a session is made, never swapped."""
+    originals_checksum: str = ""
+    """SHA-256 of that extent."""
     weight_style: Literal["external", "embedded"] = "external"
     """Weights are inputs of the skeleton, or inside the engine that the extent holds."""
     plan_nbytes: Size = 0
@@ -249,6 +280,11 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
         """SHA-256 of the executed content and its shapes: the key of measurements."""
         executed = [(b.checksum, b.file_checksum, b.operators) for b in self.blocks]
         return sha256_of(msgspec.json.encode((executed, self.compiled, self.planned_shapes)))
+
+    @cached_property
+    def has_windows(self) -> bool:
+        """Whether kernels of any block read weights in place."""
+        return any(block.windows for block in self.blocks)
 
     @property
     def runs_on_gpu(self) -> bool:
@@ -426,6 +462,7 @@ def _faults(manifest: Manifest) -> Iterator[str]:
         if block.is_graph != (block.lookup is None):
             yield f"{name} is a {block.kind} block with{'' if block.is_graph else 'out'} a table"
         yield from _extent_faults(name, block.extent, block.weights, manifest)
+        yield from _window_faults(name, block, manifest)
         if (block.weight_style == "embedded") != (0 < block.plan_nbytes <= block.extent.nbytes):
             yield f"{name} has an engine of {block.plan_nbytes} bytes in {block.extent.nbytes}"
         if block.lookup is not None:
@@ -452,6 +489,19 @@ def _extent_faults(
         known = weight.dtype in ELEMENT_BYTES
         if not known or concrete_nbytes(weight.dtype, weight.shape) != weight.nbytes:
             yield f"weight {weight.name!r} of {name} has {weight.nbytes} bytes, not its shape's"
+
+
+def _window_faults(name: str, block: Block, manifest: Manifest) -> Iterator[str]:
+    if manifest.has_windows and (block.extent.offset | block.extent.nbytes) % WINDOW_ALIGNMENT:
+        yield f"the extent of {name} is no multiple of {WINDOW_ALIGNMENT}, as windows need"
+    end = block.extent.offset
+    for window in block.windows:
+        inside = end <= window.offset and window.end <= block.extent.end
+        if not inside or window.offset % WINDOW_ALIGNMENT or not block.is_graph:
+            yield f"the window {window.name!r} of {name} has no place of its own in the extent"
+        end = window.end
+    if block.originals is not None:
+        yield from _extent_faults(f"the originals of {name}", block.originals, (), manifest)
 
 
 def _lookup_faults(name: str, lookup: Lookup, manifest: Manifest) -> Iterator[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from swapnet.builder.compilers.packing import Packed
 from swapnet.builder.cutting.partition import Part
 from swapnet.builder.importing.graph import Graph
 from swapnet.builder.rewriting.optimise import Operators
@@ -44,6 +45,8 @@ class Piece:
     ----------
     own
         Weights that it stores; the others are shared with other parts, and inputs in any style.
+    originals
+        Packed weights that it stores beside its extent.
     readable
         Its weights are read by others from storage: they can't be embedded.
     """
@@ -51,6 +54,7 @@ class Piece:
     index: int
     part: Part
     own: tuple[str, ...]
+    originals: tuple[str, ...] = ()
     readable: bool = False
 
     @property
@@ -65,10 +69,13 @@ class Engine:
     """Properties of an engine that a compiler wrote.
 
     ``activation_bytes`` are those of values and kernels beside weights; 0 if they must be measured.
+    ``packed`` is the engine where weights are windows: no file is written before their places are
+    known.
     """
 
     style: WeightStyle
     activation_bytes: int = 0
+    packed: Packed | None = None
 
 
 @dataclass(frozen=True)

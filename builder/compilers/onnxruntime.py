@@ -10,7 +10,9 @@ from typing import ClassVar
 import msgspec
 
 from swapnet.builder.compilers.base import Cutting, Engine, EngineMemory, Piece, WeightStyle
+from swapnet.builder.compilers.packing import pack
 from swapnet.builder.compilers.skeleton import skeleton
+from swapnet.builder.compilers.windows import with_packing
 from swapnet.builder.cutting.cut import CUT_COST_BYTES
 from swapnet.builder.importing.graph import Graph
 from swapnet.builder.rewriting.optimise import Operators
@@ -60,7 +62,7 @@ class OnnxRuntimeCompiler:
         return Operators.PORTABLE if self.portable else Operators.HARDWARE
 
     def prepare(self, graph: Graph) -> Graph:
-        return graph
+        return with_packing(graph)
 
     def cutting(self, graph: Graph) -> Cutting:
         return Cutting(CUT_COST_BYTES)
@@ -71,7 +73,10 @@ class OnnxRuntimeCompiler:
     def compile(
         self, graph: Graph, piece: Piece, style: WeightStyle, target: Path, progress: Progress
     ) -> Engine:
-        model = skeleton(graph, piece.part, f"block {piece.index}")
+        model = skeleton(graph, piece.part, f"block {piece.index}", piece.part.packed)
+        if piece.part.packed:
+            constants = [graph.constants[name] for name in piece.part.packed]
+            return Engine(style, packed=pack(model, constants, target.with_suffix(".data")))
         target.write_bytes(model.SerializeToString(deterministic=True))
         return Engine(style)
 
@@ -84,6 +89,9 @@ class OnnxRuntimeCompiler:
 @dataclass(frozen=True)
 class OnnxRuntimeCudaCompiler(OnnxRuntimeCompiler):
     """The same skeletons for CUDA, of operators that it has kernels for."""
+
+    def prepare(self, graph: Graph) -> Graph:
+        return graph
 
     @property
     def compiled(self) -> Compiled:

@@ -29,6 +29,8 @@ class Part:
         Constants by name, those captured by subgraphs included.
     lookup
         It reads rows of a table, and nothing else.
+    packed
+        Weights that its kernels pack, and what they read with these: constants, no inputs.
     """
 
     nodes: tuple[onnx.NodeProto, ...]
@@ -37,6 +39,7 @@ class Part:
     weights: tuple[str, ...]
     inline: tuple[str, ...]
     lookup: bool
+    packed: tuple[str, ...] = ()
 
     @property
     def operators(self) -> tuple[str, ...]:
@@ -46,10 +49,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Ownership:
-    """Place of each weight: shared by several parts, or stored in the extent of one."""
+    """Place of each weight: shared by several parts, or stored in the extent of one.
+
+    ``originals`` are the packed weights that are stored nowhere else, by part.
+    """
 
     shared: tuple[str, ...]
     own: tuple[tuple[str, ...], ...]
+    originals: tuple[tuple[str, ...], ...]
 
 
 def partition(
@@ -89,9 +96,15 @@ def assign_weights(graph: Graph, parts: Sequence[Part]) -> Ownership:
     """Store each weight with the part that uses it, or apart where several do.
 
     A table that is also multiplied lies with the parts that multiply it; one that is only
-    looked up lies with its lookup.
+    looked up, or packed, lies with its lookup.
     """
-    users = Counter(name for part in parts if not part.lookup for name in part.weights)
+    users = Counter(
+        name
+        for part in parts
+        if not part.lookup
+        for name in part.weights
+        if name not in set(part.packed)
+    )
     stored = {name for name, count in users.items() if count > 1}
     shared = tuple(name for name in users if name in stored)
     own: list[tuple[str, ...]] = []
@@ -100,10 +113,14 @@ def assign_weights(graph: Graph, parts: Sequence[Part]) -> Ownership:
             pieces: Iterable[str] = table_parts(graph, part.weights[0])
             kept = tuple(n for n in pieces if n not in stored and n not in users)
         else:
-            kept = tuple(n for n in part.weights if n not in stored)
+            kept = tuple(n for n in part.weights if n not in stored and n not in part.packed)
         stored.update(kept)
         own.append(kept)
-    return Ownership(shared, tuple(own))
+    originals: list[tuple[str, ...]] = []
+    for part in parts:
+        originals.append(tuple(n for n in part.packed if n not in stored))
+        stored.update(originals[-1])
+    return Ownership(shared, tuple(own), tuple(originals))
 
 
 def _operator(graph: Graph, index: int) -> Operator:
@@ -123,6 +140,8 @@ def _part(graph: Graph, span: Span, needed_later: set[str], *, lookup: bool) -> 
     nodes = tuple(graph.nodes[span.start : span.stop])
     produced = dict.fromkeys(name for node in nodes for name in node.output if name)
     used = dict.fromkeys(name for node in nodes for name in used_names(node))
+    packing = [node for node in nodes if not graph.packing.isdisjoint(node.output)]
+    packed = (name for node in packing for name in node.input if name in graph.constants)
     return Part(
         nodes=nodes,
         inputs=tuple(n for n in used if n in graph.values and n not in produced),
@@ -130,4 +149,5 @@ def _part(graph: Graph, span: Span, needed_later: set[str], *, lookup: bool) -> 
         weights=tuple(n for n in used if n in graph.constants),
         inline=tuple(n for n in used if n in graph.inline),
         lookup=lookup,
+        packed=tuple(dict.fromkeys(packed)),
     )

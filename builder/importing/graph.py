@@ -135,6 +135,8 @@ class Graph:
         Files of the inputs that the planned shapes are of; none for seeded ones.
     symbols
         Planned sizes of the symbols in shapes of inputs, and of those that the graph fixes.
+    packing
+        First outputs of the operators whose weights must be constants: kernels pack them.
     """
 
     name: str
@@ -149,6 +151,7 @@ class Graph:
     sliced: tuple[str, ...] = ()
     samples: tuple[Path, ...] = ()
     symbols: Mapping[str, int] = field(default_factory=dict)
+    packing: frozenset[str] = frozenset()
     weights_of: Mapping[int, tuple[str, ...]] = field(init=False)
 
     def __post_init__(self) -> None:

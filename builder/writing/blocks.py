@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swapnet.builder.compilers.base import Compiler, Engine, Piece
+from swapnet.builder.compilers.packing import Packed
 from swapnet.builder.cutting.inplace import inplace_outputs
 from swapnet.builder.cutting.partition import Part, assign_weights
 from swapnet.builder.importing.graph import Constant, Graph, Value
@@ -15,8 +16,10 @@ from swapnet.builder.importing.lookup import table_parts
 from swapnet.builder.importing.source import file_sha256
 from swapnet.builder.writing.weights import StoredExtent, WeightWriter
 from swapnet.manifest import (
+    EXTENT_ALIGNMENT,
     SCHEMA,
     WEIGHTS,
+    WINDOW_ALIGNMENT,
     Block,
     Lookup,
     Manifest,
@@ -24,6 +27,7 @@ from swapnet.manifest import (
     Source,
     Tensor,
     Weight,
+    sha256_of,
 )
 from swapnet.progress import Progress
 
@@ -59,6 +63,22 @@ class _Stored:
     file_nbytes: int = 0
     plan_nbytes: int = 0
     activation_bytes: int = 0
+    packed: Packed | None = None
+    originals: StoredExtent | None = None
+
+    @property
+    def offsets(self) -> dict[int, int]:
+        """Place of each window by its offset in the file that was packed."""
+        windows = () if self.packed is None else self.packed.windows
+        pairs = zip(windows, self.extent.windows, strict=True)
+        return {before.offset: window.offset for before, window in pairs}
+
+    @property
+    def in_place(self) -> dict[str, int]:
+        """Place of each weight that is read in place."""
+        originals = {} if self.packed is None else self.packed.originals
+        places = {n: self.offsets.get(place.offset) for n, place in originals.items()}
+        return {name: place for name, place in places.items() if place is not None}
 
 
 def with_owners(graph: Graph, parts: Sequence[Part]) -> CutGraph:
@@ -66,8 +86,10 @@ def with_owners(graph: Graph, parts: Sequence[Part]) -> CutGraph:
     ownership = assign_weights(graph, parts)
     tables = {name for part in parts if part.lookup for name in table_parts(graph, part.weights[0])}
     pieces = tuple(
-        Piece(index, part, own, readable=not part.lookup and not tables.isdisjoint(own))
-        for index, (part, own) in enumerate(zip(parts, ownership.own, strict=True))
+        Piece(index, part, own, kept, readable=not part.lookup and not tables.isdisjoint(own))
+        for index, (part, own, kept) in enumerate(
+            zip(parts, ownership.own, ownership.originals, strict=True)
+        )
     )
     return CutGraph(graph, pieces, ownership.shared)
 
@@ -97,7 +119,8 @@ def compile_parts(
     graph, pieces = cut.graph, cut.pieces
     (folder / "blocks").mkdir()
     styles = compiler.styles(graph, pieces)
-    with WeightWriter(folder / WEIGHTS) as writer:
+    alignment = WINDOW_ALIGNMENT if graph.packing else EXTENT_ALIGNMENT
+    with WeightWriter(folder / WEIGHTS, alignment) as writer:
         shared = writer.append([graph.constants[n] for n in cut.shared])
         stored: list[_Stored] = []
         for piece, style in zip(pieces, styles, strict=True):
@@ -108,12 +131,14 @@ def compile_parts(
                 continue
             file = work / f"{piece.index:03}{compiler.suffix}"
             engine = compiler.compile(graph, piece, style, file, progress)
-            stored.append(_store(writer, constants, engine, file, folder))
-    located = {
-        weight.name: weight
-        for extent in (shared, *(block.extent for block in stored))
-        for weight in extent.weights
-    }
+            originals = [graph.constants[name] for name in piece.originals]
+            stored.append(_store(writer, constants, engine, originals, file, folder))
+    extents = (e for block in stored for e in (block.extent, block.originals) if e is not None)
+    located = {weight.name: weight for e in (shared, *extents) for weight in e.weights}
+    originals_at = {name: weight.offset for name, weight in located.items()}
+    for record in stored:
+        originals_at |= record.in_place
+    stored = [_with_skeleton(record, originals_at, folder) for record in stored]
     blocks = tuple(
         _lookup_block(graph, piece, record.extent, located)
         if piece.part.lookup
@@ -155,10 +180,25 @@ def _inline(graph: Graph, parts: Sequence[Part]) -> dict[str, int]:
 
 
 def _store(
-    writer: WeightWriter, constants: Sequence[Constant], engine: Engine, file: Path, folder: Path
+    writer: WeightWriter,
+    constants: Sequence[Constant],
+    engine: Engine,
+    originals: Sequence[Constant],
+    file: Path,
+    folder: Path,
 ) -> _Stored:
     """Put an engine into the weights with what it embeds, or beside them."""
     activations = engine.activation_bytes
+    if (packed := engine.packed) is not None:
+        extent = writer.append(constants, packed)
+        packed.file.unlink()
+        kept = [constant for constant in originals if constant.name not in packed.in_place]
+        return _Stored(
+            extent,
+            f"blocks/{file.name}",
+            packed=packed,
+            originals=writer.append(kept) if kept else None,
+        )
     if engine.style == "embedded":
         nbytes = file.stat().st_size
         extent = writer.append_file(file)
@@ -171,6 +211,15 @@ def _store(
     return _Stored(writer.append(constants), name, checksum, nbytes, activation_bytes=activations)
 
 
+def _with_skeleton(stored: _Stored, originals: Mapping[str, int], folder: Path) -> _Stored:
+    """Write the skeleton of a block with windows: all places are known."""
+    if stored.packed is None:
+        return stored
+    skeleton = stored.packed.placed(stored.offsets, originals)
+    (folder / stored.file).write_bytes(skeleton)
+    return replace(stored, file_checksum=sha256_of(skeleton), file_nbytes=len(skeleton))
+
+
 def _graph_block(graph: Graph, piece: Piece, stored: _Stored, *, inplace: bool) -> Block:
     return Block(
         index=piece.index,
@@ -181,6 +230,9 @@ def _graph_block(graph: Graph, piece: Piece, stored: _Stored, *, inplace: bool) 
         extent=stored.extent.extent,
         checksum=stored.extent.checksum,
         weights=stored.extent.weights,
+        windows=stored.extent.windows,
+        originals=None if stored.originals is None else stored.originals.extent,
+        originals_checksum="" if stored.originals is None else stored.originals.checksum,
         weight_style="embedded" if stored.plan_nbytes else "external",
         plan_nbytes=stored.plan_nbytes,
         inplace=inplace_outputs(graph, piece.part) if inplace else {},

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from swapnet.executor.planning.plan import Plan, Step
+from swapnet.executor.planning.plan import Place, Plan, Step
 from swapnet.executor.swapping.moments import Mark
 from swapnet.manifest import Manifest
 from swapnet.tensors import Array
@@ -32,10 +32,15 @@ class Bindings:
         blocks use.
     values
         Address of each placed value.
+    arena, places
+        Memory for weights, and the place of each block in it. Without an arena, windows stay
+        mapped to ``weights.bin``.
     """
 
     weights: Mapping[tuple[int, str], int]
     values: Mapping[str, int]
+    arena: Memory | None = None
+    places: Sequence[Place] = ()
 
 
 class Segment(Protocol):

@@ -18,10 +18,12 @@ from swapnet.executor.backends.host import HostBackend
 from swapnet.executor.backends.merge_skeletons import merge_skeletons
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.backends.skeletons import Skeletons
+from swapnet.executor.backends.windows import Opened, drop_cached, open_mapped
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.planning.layout import is_placed
 from swapnet.executor.planning.plan import Step
-from swapnet.manifest import SHARED, Manifest, Tensor
+from swapnet.executor.swapping.arena import Arena
+from swapnet.manifest import SHARED, WEIGHTS, Manifest, Tensor
 from swapnet.tensors import ONNX_TYPES, numpy_dtype
 
 __all__ = [
@@ -117,13 +119,20 @@ class OnnxRuntimeBackend(HostBackend):
         super().__init__(manifest)
         self._scratch = scratch
         self._device = device
+        self._weights = (folder / WEIGHTS).resolve()
         self._sessions = Sessions(folder, manifest, scratch, self._open)
 
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[OrtSegment]:
-        sessions = self._sessions_of(steps)
+        if isinstance(bindings.arena, Arena):
+            bindings.arena.take_back()
+        opened = self._sessions_of(steps)
+        if self.manifest.has_windows:
+            drop_cached(self._weights)
         return [
-            OrtSegment(session, self.manifest, step, bindings)
-            for session, step in zip(sessions, steps, strict=True)
+            OrtSegment(each.session, self.manifest, step, bindings)
+            if not each.borrowers or bindings.arena is None
+            else _WindowedSegment(each, self.manifest, step, bindings)
+            for each, step in zip(opened, steps, strict=True)
         ]
 
     def array(self, value: Any) -> Array:
@@ -142,8 +151,26 @@ class OnnxRuntimeBackend(HostBackend):
     def _sessions_of(self, steps: Sequence[Step]) -> list[Any]:
         return self._sessions.of(steps, lambda: self._scratch.enforce("cpu", _register_arena))
 
-    def _open(self, model: bytes, step: Step) -> Any:
-        return open_on_cpu(model, step, self._device, shared_arena=True)
+    def _open(self, model: bytes, step: Step) -> Opened:
+        packs = self.manifest.has_windows
+        windows = self.manifest.blocks[step.first].windows
+        folder = self._weights.parent if windows else None
+
+        def make() -> Any:
+            return open_on_cpu(
+                model, step, self._device, shared_arena=True, packs=packs, folder=folder
+            )
+
+        if not windows:
+            return Opened(make())
+        opened = open_mapped(self._weights, windows, make)
+        if not opened.borrowers:
+            _LOGGER.warning(
+                "block %d reads its weights through the page cache, beside the budget: this kernel "
+                "moves no pages to where ONNX Runtime maps them",
+                step.first,
+            )
+        return opened
 
 
 class Sessions:
@@ -223,13 +250,15 @@ def arena_of(memory: str, limit_bytes: int, *, index: int = 0) -> tuple[Any, Any
     return place, growth
 
 
-def session_options(*, shared_arena: bool) -> Any:
+def session_options(*, shared_arena: bool, packs: bool = False) -> Any:
     """Options of every session: operators run as they are stored, in the order of the file.
 
     Parameters
     ----------
     shared_arena
         True for memory from the arena that is registered with the process.
+    packs
+        True where kernels pack constants: those of skeletons, and those behind windows.
     """
     import onnxruntime as ort
 
@@ -239,7 +268,7 @@ def session_options(*, shared_arena: bool) -> Any:
     options.enable_mem_pattern = False
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     options.add_session_config_entry("session.use_env_allocators", str(int(shared_arena)))
-    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.disable_prepacking", str(int(not packs)))
     # Otherwise ONNX Runtime copies a DequantizeLinear for each operator that reads its output, even
     # unoptimised. The copy runs late, when another value may lie in the memory of its input.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -277,9 +306,24 @@ def open_session(
     return session
 
 
-def open_on_cpu(model: bytes, step: Step, device: Device, *, shared_arena: bool) -> Any:
-    """A session on the CPU with the threads of a device; raises as `open_session`."""
-    options = session_options(shared_arena=shared_arena)
+def open_on_cpu(
+    model: bytes,
+    step: Step,
+    device: Device,
+    *,
+    shared_arena: bool,
+    packs: bool = False,
+    folder: Path | None = None,
+) -> Any:
+    """A session on the CPU with the threads of a device; raises as `open_session`.
+
+    ``folder`` is where the model's external data lies; see `session_options` for the others.
+    """
+    options = session_options(shared_arena=shared_arena, packs=packs)
+    if folder is not None:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(folder)
+        )
     if device.pool is ThreadPool.GLOBAL:
         options.use_per_session_threads = False
     else:
@@ -422,6 +466,34 @@ class OrtSegment:
 
     def _bind(self, bind: Any, tensor: Any, shape: Sequence[int | str], address: int) -> None:
         bind(tensor.name, "cpu", 0, _kind(tensor.dtype), list(shape), address)
+
+
+class _WindowedSegment(OrtSegment):
+    """A block that reads weights in windows: pages of its place are there while it runs.
+
+    Those of a resident block stay there until its place moves.
+    """
+
+    def __init__(self, opened: Opened, manifest: Manifest, step: Step, bindings: Bindings) -> None:
+        super().__init__(opened.session, manifest, step, bindings)
+        assert isinstance(bindings.arena, Arena)
+        block, place = manifest.blocks[step.first], bindings.places[step.first]
+        start = place.offset - block.extent.offset
+        self._arena = bindings.arena
+        self._stays = place.resident
+        self._borrowers = opened.borrowers
+        self._places = [
+            (borrower, start + window.offset)
+            for borrower, window in zip(opened.borrowers, block.windows, strict=True)
+        ]
+
+    def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
+        self._arena.lend(self._places)
+        try:
+            super().run(given, results)
+        finally:
+            if not self._stays:
+                self._arena.take_back(self._borrowers)
 
 
 def _kind(dtype: str) -> Any:

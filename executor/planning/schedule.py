@@ -106,7 +106,10 @@ def outline_of(manifest: Manifest) -> Outline:
         joinable=(
             False,
             *(
-                block.is_graph and before.is_graph and block.weight_style == "external"
+                block.is_graph
+                and before.is_graph
+                and block.weight_style == "external"
+                and not (before.windows or block.windows)
                 for before, block in pairwise(blocks)
             ),
         ),

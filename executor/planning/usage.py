@@ -122,7 +122,8 @@ def usage(manifest: Manifest, *, merged: bool = True) -> Usage:
     copies_bytes = 0
     memory = manifest.session_memory
     scratch = max((block.activation_bytes for block in manifest.blocks), default=0)
-    if merged:
+    if merged or manifest.has_windows:
+        # Sessions with windows are made once, so the arena that they are made with must not change.
         scratch = max(scratch, memory.merged_scratch_bytes)
     io = sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs))
     if manifest.runs_on_gpu:
@@ -137,7 +138,8 @@ def usage(manifest: Manifest, *, merged: bool = True) -> Usage:
             scratch = int(scratch * _DYNAMIC_SLACK)
     scratch = align_up(scratch, 4096)
     rows = 0 if all(block.is_graph for block in manifest.blocks) else LOOKUP_BYTES
-    tables = page_table_bytes(values + scratch + io)
+    windows = sum(window.nbytes for block in manifest.blocks for window in block.windows)
+    tables = page_table_bytes(values + scratch + io + windows)
     return Usage(
         values_bytes=values,
         scratch_bytes=scratch,

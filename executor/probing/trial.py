@@ -96,6 +96,9 @@ def process_bytes(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool
     before = anonymous_bytes()
     forget_peak()
     with SwapExecutor(engine, needed) as executor:
+        if manifest.has_windows:
+            # Packed once while sessions were made, in memory that the arena had not yet taken.
+            forget_peak()
         plan = executor.plan
         known = before + plan.planned_bytes - plan.usage.process_bytes
         samples = kept_samples(engine) or (planned_sample(manifest),)

@@ -30,6 +30,7 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.layout import is_placed, last_uses
 from swapnet.executor.planning.plan import Step
+from swapnet.executor.planning.schedule import outline_of
 from swapnet.executor.probing.activations import Job, Measurement
 from swapnet.executor.probing.trial import confirmed, trial, trial_under_limit
 from swapnet.executor.samples import kept_samples
@@ -265,16 +266,12 @@ def _at(manifest: Manifest, peaks: Sequence[int], nbytes: Mapping[str, int]) -> 
 
 
 def _grouped(manifest: Manifest, size: int) -> list[Step]:
-    """Steps of ``size`` blocks; a lookup has its own."""
+    """Steps of ``size`` blocks; a lookup has its own, and so has a block with windows."""
     steps: list[Step] = []
+    joinable = outline_of(manifest).joinable
     for block in manifest.blocks:
         before = steps[-1] if steps else None
-        if (
-            before is not None
-            and block.is_graph
-            and manifest.blocks[before.last].is_graph
-            and block.index - before.first < size
-        ):
+        if before is not None and joinable[block.index] and block.index - before.first < size:
             steps[-1] = replace(before, last=block.index)
         else:
             steps.append(Step(block.index, block.index, 0))

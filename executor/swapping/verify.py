@@ -26,7 +26,10 @@ def check_weights(manifest: Manifest, storage: Reader) -> None:
     buffer = Arena(READ_BYTES)
     _check(manifest.shared_extent, manifest.shared_checksum, "shared weights", storage, buffer)
     for block in manifest.blocks:
-        _check(block.extent, block.checksum, f"block {block.index}", storage, buffer)
+        name = f"block {block.index}"
+        _check(block.extent, block.checksum, name, storage, buffer)
+        if block.originals is not None:
+            _check(block.originals, block.originals_checksum, name, storage, buffer)
 
 
 def _check(extent: Extent, checksum: str, name: str, storage: Reader, buffer: Arena) -> None:

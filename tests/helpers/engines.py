@@ -71,10 +71,14 @@ class Engine:
         return _run(session, feeds, [output.name for output in session.get_outputs()])
 
     def optimised(self, folder: Path) -> onnxruntime.InferenceSession:
-        """The optimised graph whole, prepacking and optimisation off; written to ``folder``."""
+        """The optimised graph whole, not optimised again; written to ``folder``.
+
+        Weights are packed where the engine has windows.
+        """
         operators = operators_of(self.manifest.compiled)
         optimise(open_source(self.model), folder, operators=operators, shapes=self.toy.shapes)
-        return open_session(folder / TYPES, quiet_options(optimise=False))
+        options = quiet_options(optimise=False, packs=self.manifest.has_windows)
+        return open_session(folder / TYPES, options)
 
     def whole(self, feeds: Arrays, folder: Path) -> Arrays:
         """Outputs of the optimised graph run whole."""

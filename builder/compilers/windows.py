@@ -1,0 +1,151 @@
+"""Operators whose kernels pack constant weights: which of them read these in place, and pay.
+
+A weight that is bound as an input is never packed. Some kernels then pack it again in every call,
+or have no fast way at all: int4 products take thirty times as long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from logging import getLogger
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
+
+from swapnet.builder.compilers.packing import pack, unpacked_copies
+from swapnet.builder.compilers.skeleton import skeleton
+from swapnet.builder.cutting.partition import Part
+from swapnet.builder.importing.graph import Graph
+from swapnet.tensors import ONNX_TYPES
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["PACKED", "PAYING", "SMALLEST_BYTES", "packing_operators", "with_packing"]
+
+SMALLEST_BYTES = 32 << 10
+"""Smaller weights of these operators stay in the skeleton, where ONNX Runtime packs them itself."""
+
+_MICROSOFT = "com.microsoft"
+
+PACKED: Final[Mapping[tuple[str, str], tuple[int, ...]]] = {
+    (_MICROSOFT, "MatMulNBits"): (1,),
+    ("", "LSTM"): (1, 2),
+    ("", "GRU"): (1, 2),
+    (_MICROSOFT, "DynamicQuantizeLSTM"): (1, 2),
+    ("", "MatMulInteger"): (1,),
+    (_MICROSOFT, "MatMulIntegerToFloat"): (1,),
+    (_MICROSOFT, "DynamicQuantizeMatMul"): (1,),
+    ("", "QLinearMatMul"): (3,),
+    (_MICROSOFT, "Attention"): (1,),
+    ("", "MatMul"): (1,),
+    ("", "Gemm"): (1,),
+    (_MICROSOFT, "FusedMatMul"): (1,),
+    (_MICROSOFT, "FusedGemm"): (1,),
+}
+"""Positions of the inputs that a kernel packs, by domain and operator (``PrePack`` in
+onnxruntime/core/providers/cpu and contrib_ops/cpu)."""
+
+PAYING: Final = frozenset(
+    {
+        (_MICROSOFT, "MatMulNBits"),
+        ("", "LSTM"),
+        ("", "GRU"),
+        (_MICROSOFT, "DynamicQuantizeLSTM"),
+        ("", "MatMulInteger"),
+        (_MICROSOFT, "MatMulIntegerToFloat"),
+        (_MICROSOFT, "DynamicQuantizeMatMul"),
+        ("", "QLinearMatMul"),
+        (_MICROSOFT, "Attention"),
+    }
+)
+"""Operators for which a model gets windows. Float products alone are as fast as inputs, where they
+are stored as convolutions; beside others they have windows too, for the bits of ONNX Runtime."""
+
+
+def packing_operators(graph: Graph) -> Iterator[onnx.NodeProto]:
+    """Operators that pack a constant of `SMALLEST_BYTES` or more."""
+    for node in graph.nodes:
+        positions = PACKED.get(_kind(node), ())
+        names = [node.input[i] for i in positions if i < len(node.input)]
+        if any(_is_large(graph, name) for name in names):
+            yield node
+
+
+def with_packing(graph: Graph) -> Graph:
+    """The graph with the operators marked that get windows, and with their small weights inline.
+
+    There are none where nothing pays, or where this ONNX Runtime or this kernel can't.
+    """
+    found = list(packing_operators(graph))
+    if not any(_kind(node) in PAYING for node in found):
+        return graph
+    refused = set(_refused(graph, found))
+    for _, operator in sorted(refused):
+        getLogger("swapnet").warning(
+            "weights of %s stay inputs: this ONNX Runtime can't save what it packs of them",
+            operator,
+        )
+    kept = [node for node in found if _kind(node) not in refused]
+    if not any(_kind(node) in PAYING for node in kept):
+        return graph
+    kinds = PACKED.keys() - refused
+    small = {
+        name: graph.constants[name]
+        for node in graph.nodes
+        if _kind(node) in kinds
+        for name in node.input
+        if name in graph.constants and not _is_large(graph, name)
+    }
+    return replace(
+        graph,
+        constants={n: c for n, c in graph.constants.items() if n not in small},
+        inline={**graph.inline, **{name: _tensor(graph, name) for name in small}},
+        packing=frozenset(next(filter(None, node.output)) for node in kept),
+    )
+
+
+def _kind(node: onnx.NodeProto) -> tuple[str, str]:
+    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
+
+
+def _is_large(graph: Graph, name: str) -> bool:
+    return name in graph.constants and graph.constants[name].nbytes >= SMALLEST_BYTES
+
+
+def _tensor(graph: Graph, name: str) -> onnx.TensorProto:
+    from onnx import TensorProto
+
+    constant = graph.constants[name]
+    return TensorProto(
+        name=name,
+        data_type=ONNX_TYPES[constant.dtype],
+        dims=constant.shape,
+        raw_data=constant.bytes().tobytes(),
+    )
+
+
+def _refused(graph: Graph, found: list[onnx.NodeProto]) -> Iterator[tuple[str, str]]:
+    """Kinds of operators of which the smallest, packed alone, keeps copies of its own."""
+    smallest: dict[tuple[str, str], tuple[int, onnx.NodeProto]] = {}
+    for node in found:
+        nbytes = sum(graph.constants[n].nbytes for n in node.input if n in graph.constants)
+        if _kind(node) not in smallest or nbytes < smallest[_kind(node)][0]:
+            smallest[_kind(node)] = (nbytes, node)
+    for kind, (_, node) in smallest.items():
+        names = tuple(dict.fromkeys(filter(None, node.input)))
+        part = Part(
+            nodes=(node,),
+            inputs=tuple(n for n in names if n in graph.values),
+            outputs=tuple(filter(None, node.output)),
+            weights=tuple(n for n in names if n in graph.constants),
+            inline=tuple(n for n in names if n in graph.inline),
+            lookup=False,
+        )
+        constants = [graph.constants[name] for name in part.weights]
+        model = skeleton(graph, part, "probe", part.weights)
+        with TemporaryDirectory() as folder:
+            packed = pack(model, constants, Path(folder) / "probe.data")
+        if unpacked_copies(packed, constants):
+            yield kind
