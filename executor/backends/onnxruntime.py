@@ -18,7 +18,7 @@ from swapnet.executor.backends.host import HostBackend
 from swapnet.executor.backends.merge_skeletons import merge_skeletons
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.backends.skeletons import Skeletons
-from swapnet.executor.backends.windows import Opened, drop_cached, open_mapped
+from swapnet.executor.backends.windows import Opened, open_mapped
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.planning.layout import is_placed
 from swapnet.executor.planning.plan import Step
@@ -126,8 +126,6 @@ class OnnxRuntimeBackend(HostBackend):
         if isinstance(bindings.arena, Arena):
             bindings.arena.take_back()
         opened = self._sessions_of(steps)
-        if self.manifest.has_windows:
-            drop_cached(self._weights)
         return [
             OrtSegment(each.session, self.manifest, step, bindings)
             if not each.borrowers or bindings.arena is None

@@ -18,7 +18,7 @@ from swapnet.executor.swapping.arena import Borrower, can_lend, forget_pages
 from swapnet.machine import FileMapping, mappings_of
 from swapnet.manifest import Window
 
-__all__ = ["Opened", "address_of", "drop_cached", "new_mappings", "open_mapped"]
+__all__ = ["Opened", "address_of", "new_mappings", "open_mapped"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Opened:
 
 
 def open_mapped(path: Path, windows: Sequence[Window], make: Callable[[], Any]) -> Opened:
-    """Make a session of a block with windows, and find them.
+    """Make a session of a block with windows, and find them; the cache keeps nothing of the file.
 
     Parameters
     ----------
@@ -48,6 +48,7 @@ def open_mapped(path: Path, windows: Sequence[Window], make: Callable[[], Any]) 
     session, mapped = new_mappings(path, make)
     for each in mapped:
         forget_pages(each.start, each.end - each.start)
+    _drop_cached(path)
     addresses = [address_of(window, mapped) for window in windows]
     found = [address for address in addresses if address is not None]
     if len(found) < len(windows) or not can_lend():
@@ -87,7 +88,7 @@ def address_of(window: Window, mapped: Iterable[FileMapping]) -> int | None:
     return None
 
 
-def drop_cached(path: Path) -> None:
+def _drop_cached(path: Path) -> None:
     """Give the page cache of a file back to the system, as far as nobody uses it."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

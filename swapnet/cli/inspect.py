@@ -15,7 +15,7 @@ from swapnet.shapes import as_title
 from swapnet.units import format_size
 
 if TYPE_CHECKING:
-    from swapnet.manifest import Manifest
+    from swapnet.manifest import Block, Manifest
 
 __all__ = ["command"]
 
@@ -66,11 +66,11 @@ def command(
         weights = (
             block.lookup.count * block.lookup.row_nbytes
             if block.lookup
-            else block.plan_nbytes or sum(weight.nbytes for weight in block.weights)
+            else block.plan_nbytes or sum(each.nbytes for each in (*block.weights, *block.windows))
         )
         rows.append(
             (
-                f"{block.index} {block.weight_style if manifest.is_tensorrt else block.kind}"
+                f"{block.index} {_style(manifest, block)}"
                 if block.is_graph
                 else f"{block.index} lookup",
                 ", ".join(f"{count} {kind}" for kind, count in kinds),
@@ -106,6 +106,12 @@ def command(
     )
     for line in unswappable(manifest):
         print_text(line)
+
+
+def _style(manifest: Manifest, block: Block) -> str:
+    if manifest.is_tensorrt:
+        return block.weight_style
+    return "windows" if block.windows else block.kind
 
 
 def _precision(manifest: Manifest) -> str:
