@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from swapnet.builder.importing.graph import Constant, copied
 from swapnet.builder.importing.sessions import open_session, quiet_options
-from swapnet.executor.backends.windows import address_of, new_mappings
+from swapnet.executor.backends.windows import addresses_of
 from swapnet.executor.swapping.arena import can_lend
+from swapnet.machine import mappings_of
 from swapnet.manifest import WEIGHTS, WINDOW_ALIGNMENT, Window
 from swapnet.tensors import ONNX_TYPES
 from swapnet.units import align_up
@@ -155,11 +156,9 @@ def _kept(
 ) -> tuple[Window, ...]:
     """Places that a session of the model maps and reads."""
     encoded = model.SerializeToString()
-    # The session must live while its mappings are compared.
-    session, mapped = new_mappings(
-        file, lambda: open_session(encoded, _options(file.parent), name=model.graph.name)
-    )
-    found = [place for place in places if address_of(place, mapped) is not None]
+    session = open_session(encoded, _options(file.parent), name=model.graph.name)
+    mapped = mappings_of(file)
+    found = [place for place in places if addresses_of(place, mapped)]
     del session
     unread = _unread(model, found, originals)
     return tuple(w for w in found if w not in originals.values() or w.name not in unread)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swapnet.executor.swapping.arena import Borrower, can_lend, forget_pages
+from swapnet.executor.swapping.arena import Borrower, can_lend, forget_pages, take
 from swapnet.machine import FileMapping, mappings_of
 from swapnet.manifest import Window
 
-__all__ = ["Opened", "address_of", "new_mappings", "open_mapped"]
+__all__ = ["Opened", "addresses_of", "open_mapped"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Opened:
 
 
 def open_mapped(path: Path, windows: Sequence[Window], make: Callable[[], Any]) -> Opened:
-    """Make a session of a block with windows, and find them; the cache keeps nothing of the file.
+    """Make a session of a block, and take its windows; the page cache keeps nothing of the file.
 
     Parameters
     ----------
@@ -45,47 +45,29 @@ def open_mapped(path: Path, windows: Sequence[Window], make: Callable[[], Any]) 
     make
         Makes the session; nothing else maps the file meanwhile.
     """
-    session, mapped = new_mappings(path, make)
+    session = make()
+    mapped = mappings_of(path)
     for each in mapped:
         forget_pages(each.start, each.end - each.start)
     _drop_cached(path)
-    addresses = [address_of(window, mapped) for window in windows]
-    found = [address for address in addresses if address is not None]
-    if len(found) < len(windows) or not can_lend():
+    # Windows of other sessions were taken: what is mapped to the file is of this one.
+    found = [addresses_of(window, mapped) for window in windows]
+    if not can_lend() or any(len(addresses) != 1 for addresses in found):
         return Opened(session)
-    places = zip(found, windows, strict=True)
-    return Opened(session, tuple(Borrower(a, w.nbytes, session) for a, w in places))
+    pairs = zip(found, windows, strict=True)
+    borrowers = tuple(Borrower(address, w.nbytes, session) for (address,), w in pairs)
+    for borrower in borrowers:
+        take(borrower)
+    return Opened(session, borrowers)
 
 
-def new_mappings(path: Path, make: Callable[[], Any]) -> tuple[Any, list[FileMapping]]:
-    """What ``make`` returns, and how it mapped the file."""
-    before = mappings_of(path)
-    made = make()
-    return made, list(_without(mappings_of(path), before))
-
-
-def _without(
-    mappings: Iterable[FileMapping], known: Iterable[FileMapping]
-) -> Iterable[FileMapping]:
-    """Parts of mappings that are not known: the kernel joins a new one with its neighbours."""
-    left = sorted(known)
-    for each in mappings:
-        start = each.start
-        for other in left:
-            if start < other.end and other.start < each.end:
-                if start < other.start:
-                    yield FileMapping(start, other.start, each.offset + start - each.start)
-                start = max(start, other.end)
-        if start < each.end:
-            yield FileMapping(start, each.end, each.offset + start - each.start)
-
-
-def address_of(window: Window, mapped: Iterable[FileMapping]) -> int | None:
-    """Address of a window; None if no mapping has it."""
-    for each in mapped:
-        if each.offset <= window.offset and window.end <= each.offset + each.end - each.start:
-            return each.start + window.offset - each.offset
-    return None
+def addresses_of(window: Window, mapped: Iterable[FileMapping]) -> list[int]:
+    """Addresses at which a window is mapped."""
+    return [
+        each.start + window.offset - each.offset
+        for each in mapped
+        if each.offset <= window.offset and window.end <= each.offset + each.end - each.start
+    ]
 
 
 def _drop_cached(path: Path) -> None:

@@ -18,14 +18,19 @@ from swapnet.manifest import Tensor
 from swapnet.tensors import Array, numpy_dtype
 from swapnet.units import align_up, format_size
 
-__all__ = ["Arena", "Borrower", "can_lend", "forget_pages", "new_array"]
+__all__ = ["Arena", "Borrower", "can_lend", "forget_pages", "new_array", "take"]
 
 _OWN_PAGES_BYTES = 1 << 20
 
+_MAP_FIXED = 0x10
 _MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.mremap.restype = ctypes.c_void_p
+_libc.mmap.restype = _libc.mremap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    *(ctypes.c_void_p, ctypes.c_size_t),
+    *(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long),
+]
 _libc.mremap.argtypes = [
     *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t),
     *(ctypes.c_int, ctypes.c_void_p),
@@ -104,14 +109,23 @@ class Arena:
                 _move_pages(borrower.address, home, borrower.nbytes)
                 del self._lent[borrower]
 
-    def _use(self, nbytes: int) -> None:
-        if 0 < huge_page_bytes() <= nbytes:
+    def settle(self) -> None:
+        """Take all pages now, and no huge ones later: those would fill lent places beside them."""
+        self._advise(mmap.MADV_HUGEPAGE)
+        self._bytes[:: mmap.PAGESIZE] |= 0
+        self._advise(mmap.MADV_NOHUGEPAGE)
+
+    def _advise(self, advice: int) -> None:
+        if 0 < huge_page_bytes() <= self.nbytes:
             with suppress(OSError):
-                self._memory.madvise(mmap.MADV_HUGEPAGE)
+                self._memory.madvise(advice)
+
+    def _use(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self._advise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(self._memory, np.uint8)
         self.address: int = self._bytes.ctypes.data
         """Address of the first byte."""
-        self.nbytes = nbytes
 
     def resize(self, nbytes: int) -> None:
         """Give memory at the end back, or reserve more; the address may change, the bytes do not.
@@ -174,6 +188,21 @@ def can_lend() -> bool:
     except BudgetError:
         return False
     return bool(target.view(0, 1)[0])
+
+
+def take(borrower: Borrower) -> None:
+    """Put memory without pages in the place of whatever is mapped there.
+
+    Raises
+    ------
+    BudgetError
+        The kernel refuses: the process has too many mappings.
+    """
+    nbytes = align_up(borrower.nbytes, mmap.PAGESIZE)
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+    if _libc.mmap(borrower.address, nbytes, access, kind, -1, 0) != borrower.address:
+        raise _unreserved(nbytes, OSError(ctypes.get_errno(), "mmap"))
 
 
 def forget_pages(address: int, nbytes: int) -> None:

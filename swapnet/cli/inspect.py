@@ -66,7 +66,8 @@ def command(
         weights = (
             block.lookup.count * block.lookup.row_nbytes
             if block.lookup
-            else block.plan_nbytes or sum(each.nbytes for each in (*block.weights, *block.windows))
+            else block.plan_nbytes
+            or sum(w.nbytes for w in block.weights) + sum(w.nbytes for w in block.windows)
         )
         rows.append(
             (

@@ -38,7 +38,8 @@ def assert_equal(engine: Engine, executor: SwapExecutor) -> None:
     feeds = planned_sample(engine.manifest, seed=1)
     options = onnxruntime.SessionOptions()
     # ONNX Runtime computes int4 products with packed weights in int8, and with others in float32.
-    options.add_session_config_entry("session.disable_prepacking", "1")
+    packs = engine.manifest.has_windows
+    options.add_session_config_entry("session.disable_prepacking", str(int(not packs)))
     session = onnxruntime.InferenceSession(engine.folder.with_name("model.onnx"), options)
     names = [output.name for output in session.get_outputs()]
     found = executor(feeds)

@@ -586,6 +586,48 @@ def _last_of_both() -> onnx.ModelProto:
     return net.model()
 
 
+def _packing() -> onnx.ModelProto:
+    """Every operator whose kernels pack weights, one after the other."""
+    net = Net()
+    bit_products = {"domain": "com.microsoft", "block_size": 32}
+    value = net.input("x", ("time", 1, 128))
+    lstm = net.weight(2, 256, 128), net.weight(2, 256, 64), net.weight(2, 512)
+    value = net("LSTM", value, *lstm, hidden_size=64, direction="bidirectional")
+    value = net("Reshape", value, net.constant(np.array([0, 1, 128])))
+    gru = net.weight(1, 192, 128), net.weight(1, 192, 64)
+    value = net("Squeeze", net("GRU", value, *gru, hidden_size=64), net.constant(np.array([1])))
+    integers = net.weight(1, 64, 512, dtype=np.int8), net.weight(1, 128, 512, dtype=np.int8)
+    scale, zero = net.constant(np.float32([0.01])), net.constant(np.int8([0]))
+    given = [value, *integers, net.weight(1, 1024), "", "", "", "", scale, zero, scale, zero]
+    value = net("DynamicQuantizeLSTM", *given, hidden_size=128, domain="com.microsoft")
+    value = net("Reshape", value, net.constant(np.array([1, -1, 128])))
+    given = [value, net.weight(128, 384), net.weight(384)]
+    value = net("Attention", *given, num_heads=2, domain="com.microsoft")
+    value = net("Squeeze", value, net.constant(np.array([0])))
+    value = net("Tanh", net.dense(value, 128, 192))
+    value = net("Relu", net("Gemm", value, net.weight(192, 256), net.weight(256)))
+    value = net("FusedMatMul", value, net.weight(128, 256), transB=1, domain="com.microsoft")
+    scale, zero = net.constant(np.float32([0.002])), net.constant(np.uint8([120]))
+    given = [value, net.weight(128, 320, dtype=np.uint8), scale, zero]
+    value = net("Tanh", net("DynamicQuantizeMatMul", *given, domain="com.microsoft"))
+    given = [value, net.weight(256, 10, 16, dtype=np.uint8), net.scales(2560)]
+    value = net("MatMulNBits", *given, K=320, N=256, bits=4, accuracy_level=4, **bit_products)
+    given = [net("Tanh", value), net.weight(256, 8, 32, dtype=np.uint8), net.scales(2048)]
+    value = net("MatMulNBits", *given, K=256, N=256, bits=8, accuracy_level=4, **bit_products)
+    given = [net("Tanh", value), net.weight(1024, 8, 16, dtype=np.uint8), net.scales(8192)]
+    given.append(net.weight(4096, dtype=np.uint8))
+    value = net("MatMulNBits", *given, K=256, N=1024, bits=4, accuracy_level=0, **bit_products)
+    small, scale, zero = net.several("DynamicQuantizeLinear", net("Tanh", value), outputs=3)
+    value = net("MatMulInteger", small, net.weight(1024, 192, dtype=np.uint8), zero)
+    value = net("Div", net("Cast", value, to=TensorProto.FLOAT), net.constant(np.float32(1e5)))
+    steps = net.constant(np.float32(0.02)), net.constant(np.uint8(128))
+    weights = net.weight(192, 192, dtype=np.uint8), net.constant(np.float32(0.004)), steps[1]
+    value = net("QuantizeLinear", value, *steps)
+    value = net("QLinearMatMul", value, *steps, *weights, *steps)
+    net.output(net("DequantizeLinear", value, *steps))
+    return net.model()
+
+
 def _transformer(length: int | str, width: int, opset: int = 17) -> Callable[[], onnx.ModelProto]:
     """Products of few rows: some of one value, with and without bias, Relu and what is between."""
 
@@ -670,6 +712,7 @@ TOYS: Mapping[str, Toy] = {
     "grouped-sliced-portable": Toy(_grouped, sliced=True, portable=True),
     "wide-opset-7": Toy(_wide(7), sliced=True),
     "wide-opset-21": Toy(_wide(21), sliced=True),
+    "packing": Toy(_packing, max_block="128KiB", shapes={"x": (5, 1, 128)}),
     "recurrent": Toy(_recurrent),
     "lstm-sliced": Toy(_both_directions("LSTM", 4)),
     "gru-sliced": Toy(_both_directions("GRU", 3, linear_before_reset=1), max_block="24KiB"),
