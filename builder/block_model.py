@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from swapnet.builder.importing.graph import external_bytes
 from swapnet.errors import InputError
 from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.engine import Engine
@@ -44,7 +45,12 @@ def save_block(engine: Engine, index: int, target: Path) -> None:
         )
     model = onnx.load_model_from_string(Skeletons(folder, manifest).read(index))
     stored = {weight.name: weight for weight in (*blocks[index].weights, *manifest.shared)}
+    external = [t for t in model.graph.initializer if t.data_location == t.EXTERNAL]
     values = [value for value in model.graph.input if value.name not in stored]
+    for tensor in external:
+        tensor.raw_data = external_bytes(tensor, folder)
+        tensor.data_location = tensor.DEFAULT
+        del tensor.external_data[:]
     with (folder / WEIGHTS).open("rb") as file:
         for name in (value.name for value in model.graph.input if value.name in stored):
             weight = stored[name]

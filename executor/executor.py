@@ -506,7 +506,7 @@ class SwapExecutor:
         self, plan: Plan, arena: Memory | None = None, resident: Collection[int] = ()
     ) -> None:
         arena = arena or self._backend.arena(plan.arena_bytes)
-        if self._sharing is None and self._scratch.limit_bytes != plan.usage.scratch_bytes:
+        if self._sharing is None and not self._scratch.fits(plan.usage.scratch_bytes):
             self._backend.forget_segments()  # their arena is given back before the next is filled
             self._scratch.resize(plan.usage.scratch_bytes)
         try:

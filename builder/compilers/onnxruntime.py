@@ -62,7 +62,8 @@ class OnnxRuntimeCompiler:
         return Operators.PORTABLE if self.portable else Operators.HARDWARE
 
     def prepare(self, graph: Graph) -> Graph:
-        return with_packing(graph)
+        # What is packed for this processor is wrong on others.
+        return graph if self.portable else with_packing(graph)
 
     def cutting(self, graph: Graph) -> Cutting:
         return Cutting(CUT_COST_BYTES)

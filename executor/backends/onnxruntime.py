@@ -127,12 +127,12 @@ class OnnxRuntimeBackend(HostBackend):
         super().__init__(manifest)
         self._scratch = scratch
         self._device = device
-        self._has_arena = False
+        self._takes_windows = True
         self._weights = (folder / WEIGHTS).resolve()
         self._sessions = Sessions(folder, manifest, scratch, self._open)
 
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[OrtSegment]:
-        self._has_arena = bindings.arena is not None
+        self._takes_windows = bindings.arena is not None
         if isinstance(bindings.arena, Arena):
             bindings.arena.take_back()
         opened = self._sessions_of(steps)
@@ -165,21 +165,20 @@ class OnnxRuntimeBackend(HostBackend):
         packs = self.manifest.has_windows
         windows = self.manifest.blocks[step.first].windows
         folder = self._weights.parent if windows else None
-
-        is_own = self._device.pool is ThreadPool.GLOBAL
+        returns = bool(windows) and self._device.pool is ThreadPool.GLOBAL
 
         def make() -> Any:
-            if is_own and windows:
+            if returns:
                 _return_freed(_PACKED_BYTES)
             try:
                 return open_on_cpu(
                     model, step, self._device, shared_arena=True, packs=packs, folder=folder
                 )
             finally:
-                if is_own and windows:
+                if returns:
                     _return_freed(_RETURNED_BYTES)
 
-        if not windows or not self._has_arena:
+        if not windows or not self._takes_windows:
             return Opened(make())
         opened = open_mapped(self._weights, windows, make)
         if not opened.borrowers:
@@ -528,6 +527,13 @@ def refused(what: str, error: Exception) -> BackendError | BudgetError:
             why=f"onnxruntime: {full[0]}",
             hint="sizes depend on data: build with inputs that show the largest, --data inputs.npz",
             missing_bytes=requested - available,
+        )
+    if "pre-packed" in reason:
+        return BackendError(
+            what,
+            why="its weights were packed by other kernels: by those of another processor, or of "
+            "another ONNX Runtime; or they were changed",
+            hint="build the engine again here: swapnet build",
         )
     if unknown := _UNKNOWN.search(reason):
         return BackendError(

@@ -40,6 +40,10 @@ class Scratch:
         """Upper limit for all sessions together."""
         return self._limit_bytes
 
+    def fits(self, limit_bytes: int) -> bool:
+        """Whether `resize` to this limit would change nothing."""
+        return self._limit_bytes == max(limit_bytes, _LEAST_BYTES)
+
     def resize(self, limit_bytes: int) -> None:
         """Change the limit; existing sessions keep their arena until they are made again."""
         with self.environment:

@@ -589,7 +589,7 @@ def _last_of_both() -> onnx.ModelProto:
 def _packing() -> onnx.ModelProto:
     """Every operator whose kernels pack weights, one after the other."""
     net = Net()
-    bit_products = {"domain": "com.microsoft", "block_size": 32}
+    bit_products: dict[str, Any] = {"domain": "com.microsoft", "block_size": 32}
     value = net.input("x", ("time", 1, 128))
     lstm = net.weight(2, 256, 128), net.weight(2, 256, 64), net.weight(2, 512)
     value = net("LSTM", value, *lstm, hidden_size=64, direction="bidirectional")
@@ -597,7 +597,7 @@ def _packing() -> onnx.ModelProto:
     gru = net.weight(1, 192, 128), net.weight(1, 192, 64)
     value = net("Squeeze", net("GRU", value, *gru, hidden_size=64), net.constant(np.array([1])))
     integers = net.weight(1, 64, 512, dtype=np.int8), net.weight(1, 128, 512, dtype=np.int8)
-    scale, zero = net.constant(np.float32([0.01])), net.constant(np.int8([0]))
+    scale, zero = net.constant(np.array([0.01], np.float32)), net.constant(np.array([0], np.int8))
     given = [value, *integers, net.weight(1, 1024), "", "", "", "", scale, zero, scale, zero]
     value = net("DynamicQuantizeLSTM", *given, hidden_size=128, domain="com.microsoft")
     value = net("Reshape", value, net.constant(np.array([1, -1, 128])))
@@ -607,7 +607,11 @@ def _packing() -> onnx.ModelProto:
     value = net("Tanh", net.dense(value, 128, 192))
     value = net("Relu", net("Gemm", value, net.weight(192, 256), net.weight(256)))
     value = net("FusedMatMul", value, net.weight(128, 256), transB=1, domain="com.microsoft")
-    scale, zero = net.constant(np.float32([0.002])), net.constant(np.uint8([120]))
+    value = net("Gemm", value, net.weight(128, 128), net.weight(128))
+    scale, zero = (
+        net.constant(np.array([0.002], np.float32)),
+        net.constant(np.array([120], np.uint8)),
+    )
     given = [value, net.weight(128, 320, dtype=np.uint8), scale, zero]
     value = net("Tanh", net("DynamicQuantizeMatMul", *given, domain="com.microsoft"))
     given = [value, net.weight(256, 10, 16, dtype=np.uint8), net.scales(2560)]
@@ -617,13 +621,20 @@ def _packing() -> onnx.ModelProto:
     given = [net("Tanh", value), net.weight(1024, 8, 16, dtype=np.uint8), net.scales(8192)]
     given.append(net.weight(4096, dtype=np.uint8))
     value = net("MatMulNBits", *given, K=256, N=1024, bits=4, accuracy_level=0, **bit_products)
-    small, scale, zero = net.several("DynamicQuantizeLinear", net("Tanh", value), outputs=3)
-    value = net("MatMulInteger", small, net.weight(1024, 192, dtype=np.uint8), zero)
-    value = net("Div", net("Cast", value, to=TensorProto.FLOAT), net.constant(np.float32(1e5)))
-    steps = net.constant(np.float32(0.02)), net.constant(np.uint8(128))
-    weights = net.weight(192, 192, dtype=np.uint8), net.constant(np.float32(0.004)), steps[1]
+    value = net("Tanh", value)
+    net.output(value)
+    small, scale, zero = net.several("DynamicQuantizeLinear", value, outputs=3)
+    value = net("MatMulInteger", small, net.weight(1024, 192, dtype=np.int8), zero)
+    value = net(
+        "Div", net("Cast", value, to=TensorProto.FLOAT), net.constant(np.array(1e5, np.float32))
+    )
+    steps = net.constant(np.array(0.02, np.float32)), net.constant(np.array(128, np.uint8))
+    matrix = net.weight(192, 192, dtype=np.uint8), net.constant(np.array(0.004, np.float32))
     value = net("QuantizeLinear", value, *steps)
-    value = net("QLinearMatMul", value, *steps, *weights, *steps)
+    given = [value, net.weight(192, 192, dtype=np.int8), steps[0], matrix[1], steps[1]]
+    value = net("Tanh", net("MatMulIntegerToFloat", *given, domain="com.microsoft"))
+    value = net("QuantizeLinear", value, *steps)
+    value = net("QLinearMatMul", value, *steps, *matrix, steps[1], *steps)
     net.output(net("DequantizeLinear", value, *steps))
     return net.model()
 

@@ -1,0 +1,197 @@
+"""Weights that kernels read in place: pages of the arena move to where ONNX Runtime maps them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from swapnet.builder.compilers.windows import PACKED
+from swapnet.errors import BackendError, EngineError
+from swapnet.executor import SwapExecutor
+from swapnet.executor.backends import onnxruntime, windows
+from swapnet.executor.backends.onnxruntime import OrtSegment
+from swapnet.executor.device import Device
+from swapnet.executor.swapping.arena import Arena, Borrower
+from swapnet.machine import FileMapping, mappings_of
+from swapnet.manifest import WEIGHTS, Window
+from tests.helpers.engines import Arrays, BuildToy, Engine, assert_same, poison
+
+pytestmark = pytest.mark.xdist_group("packing")
+
+
+@pytest.fixture(scope="module")
+def toy(engine: BuildToy) -> Engine:
+    return engine("packing")
+
+
+@pytest.fixture(scope="module")
+def expected(toy: Engine, tmp_path_factory: pytest.TempPathFactory) -> Arrays:
+    return toy.whole(toy.feeds(), tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def executor(toy: Engine) -> Iterator[SwapExecutor]:
+    """All weights in memory."""
+    with SwapExecutor(toy.folder, "100%") as opened:
+        yield opened
+
+
+def _borrowers(executor: SwapExecutor) -> list[Borrower]:
+    state = executor._state
+    assert state is not None
+    segments = (s for s in state._segments if isinstance(s, OrtSegment))
+    return [b for segment in segments for b in getattr(segment, "_borrowers", ())]
+
+
+@pytest.mark.parametrize("kind", PACKED, ids="-".join)
+def test_what_an_operator_packs_is_a_window(toy: Engine, kind: tuple[str, str]) -> None:
+    packed: list[set[str]] = []
+    for block in toy.manifest.blocks:
+        model = onnx.load(toy.folder / block.file, load_external_data=False)
+        saved = {
+            tensor.name
+            for tensor in model.graph.initializer
+            if any(entry.key.startswith("prepacked_") for entry in tensor.external_data)
+        }
+        shown = {window.name for window in block.windows}
+        assert saved <= shown
+        for node in model.graph.node:
+            if (node.domain, node.op_type) == kind:
+                packed.append({node.input[i] for i in PACKED[kind]})
+                assert packed[-1] <= saved
+    assert packed
+
+
+def test_every_kernel_reads_its_windows(
+    toy: Engine, executor: SwapExecutor, expected: Arrays
+) -> None:
+    feeds = toy.feeds()
+    executor(feeds)
+    borrowers = _borrowers(executor)
+    assert len(borrowers) == sum(len(b.windows) for b in executor.manifest.blocks)
+    for borrower in borrowers:
+        kept = ctypes.string_at(borrower.address, borrower.nbytes)
+        ctypes.memset(borrower.address, 0xFF, borrower.nbytes)
+        poisoned = executor(feeds)
+        assert any(not np.array_equal(poisoned[n], expected[n]) for n in expected), borrower
+        ctypes.memmove(borrower.address, kept, borrower.nbytes)
+    assert_same(executor(feeds), expected)
+
+
+def test_sessions_end_in_any_order(toy: Engine, expected: Arrays) -> None:
+    feeds = toy.feeds()
+    executors = [SwapExecutor(toy.folder, b) for b in (toy.smallest, "100%", "weights:70%")]
+    for opened in executors:
+        assert_same(opened(feeds), expected)
+    for closed in (1, 0):
+        executors.pop(closed).close()
+        for opened in executors:
+            assert_same(opened(feeds), expected)
+    executors.pop().close()
+    assert not mappings_of(toy.folder / WEIGHTS)
+
+
+def test_a_change_of_budget_makes_no_session_with_windows(
+    toy: Engine, expected: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SwapExecutor(toy.folder, toy.smallest, before_read=poison) as opened:
+        assert_same(opened(toy.feeds()), expected)
+        monkeypatch.setattr(onnxruntime, "open_mapped", None)
+        for budget in ("100%", "weights:60%", toy.smallest, "weights:80%", "100%"):
+            opened.set_budget(budget)
+            assert_same(opened(toy.feeds()), expected)
+
+
+@pytest.mark.slow
+def test_cycles_leave_nothing(toy: Engine) -> None:
+    feeds = toy.feeds()
+
+    def cycle(count: int) -> tuple[int, int]:
+        for _ in range(count):
+            with SwapExecutor(toy.folder, "100%", device=Device(1)) as opened:
+                opened(feeds)
+                opened.set_budget(toy.smallest)
+                opened(feeds)
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        return len(maps), len(os.listdir("/proc/self/fd"))
+
+    lines, descriptors = cycle(5)
+    with SwapExecutor(toy.folder, "100%") as opened:
+        for number in range(200):
+            opened.set_budget(toy.smallest if number % 2 else "100%")
+    after = cycle(40)
+    assert after[0] <= lines + 20
+    assert after[1] == descriptors
+    assert not mappings_of(toy.folder / WEIGHTS)
+
+
+def test_where_no_page_can_move_weights_come_through_the_page_cache(
+    toy: Engine,
+    expected: Arrays,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(windows, "can_lend", lambda: False)
+    with SwapExecutor(toy.folder, toy.smallest) as opened:
+        assert_same(opened(toy.feeds()), expected)
+    assert "reads its weights through the page cache" in caplog.text
+
+
+def test_blobs_that_another_kernel_packed_are_refused(toy: Engine, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy.folder, tmp_path / "engine"))
+    window = toy.manifest.blocks[0].windows[0]
+    with (folder / WEIGHTS).open("r+b") as file:
+        file.seek(window.offset)
+        file.write(bytes(64))
+    with pytest.raises(BackendError, match="blocks 0 to 0 can't be loaded") as caught:
+        SwapExecutor(folder, "100%")
+    assert "packed by other kernels" in caught.value.why
+    with pytest.raises(EngineError, match="the weights of block 0 were changed"):
+        SwapExecutor(folder, "100%", verify=True)
+
+
+def test_originals_are_verified(toy: Engine, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy.folder, tmp_path / "engine"))
+    originals = toy.manifest.blocks[0].originals
+    assert originals is not None
+    with (folder / WEIGHTS).open("r+b") as file:
+        file.seek(originals.offset)
+        file.write(bytes(64))
+    with pytest.raises(EngineError, match="the weights of block 0 were changed"):
+        SwapExecutor(folder, "100%", verify=True)
+
+
+def test_a_window_is_found_inside_of_a_joined_mapping() -> None:
+    mapped = [FileMapping(4096, 12288, 0), FileMapping(20480, 28672, 16384)]
+    assert windows.addresses_of(Window("w", 16384, 100), mapped) == [20480]
+    assert windows.addresses_of(Window("w", 4096, 4096), mapped) == [8192]
+    assert windows.addresses_of(Window("w", 4096, 4097), mapped) == []
+
+
+def test_lent_pages_keep_their_bytes() -> None:
+    pages = [os.sysconf("SC_PAGE_SIZE") * n for n in range(7)]
+    arena, other = Arena(pages[6]), Arena(pages[6])
+    for number in range(6):
+        arena.fill(pages[number], pages[1], number + 1)
+    borrower = Borrower(other.address + pages[1], pages[2] - 1, other)
+    for _ in range(3):
+        arena.lend([(borrower, pages[3])])
+        arena.lend([(borrower, pages[3])])
+        assert other.view(pages[1], pages[2]).tobytes() == b"\4" * pages[1] + b"\5" * pages[1]
+        arena.take_back([borrower])
+        arena.take_back([borrower])
+        assert arena.view(pages[3], pages[2]).tobytes() == b"\4" * pages[1] + b"\5" * pages[1]
+    arena.lend([(borrower, 0)])
+    arena.resize(pages[5])
+    assert arena.view(0, pages[2]).tobytes() == b"\1" * pages[1] + b"\2" * pages[1]
+    arena.settle()
+    arena.lend([(borrower, 0)])
+    arena.discard()
+    assert bytes(arena.view(0, pages[5])) == bytes(pages[5])
