@@ -15,10 +15,11 @@ from swapnet.executor.engine import Engine
 from tests.helpers.engines import BuildToy
 
 
+@pytest.mark.parametrize("name", ["used-twice", "packing"])
 def test_blocks_run_one_after_the_other_give_the_outputs_of_the_model(
-    engine: BuildToy, tmp_path: Path
+    engine: BuildToy, tmp_path: Path, name: str
 ) -> None:
-    toy = engine("used-twice")
+    toy = engine(name)
     values = dict(toy.feeds())
     expected = toy.original(toy.feeds())
     assert len(toy.manifest.blocks) > 1

@@ -1,0 +1,67 @@
+"""Windows under the kernel's limit: budgets hold, while sessions are made and while they run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from swapnet.budget import Budget
+from swapnet.builder import build
+from swapnet.builder.one_operator import one_operator_engine
+from swapnet.executor.bench.bench import Setup, bench
+from swapnet.executor.bench.rounds import Schedule
+from swapnet.executor.engine import Engine
+from swapnet.executor.inputs import planned_sample
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.process.cgroup import is_available
+from tests.helpers.zoo import Net
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("kernel memory"),
+    pytest.mark.skipif(not is_available(), reason="no permission for cgroups with memory limits"),
+]
+
+
+def _model() -> onnx.ModelProto:
+    """Two recurrent operators and four int4 products, 8 MiB."""
+    net = Net()
+    value = net.input("x", (4, 1, 256))
+    for _ in range(2):
+        value = net("LSTM", value, net.weight(1, 1024, 256), net.weight(1, 1024, 256))
+        net.nodes[-1].attribute.append(onnx.helper.make_attribute("hidden_size", 256))
+        value = net("Squeeze", value, net.constant(np.array([1])))
+    value = net("MatMul", net("Squeeze", value, net.constant(np.array([1]))), net.weight(256, 1024))
+    for _ in range(4):
+        given = [value, net.weight(1024, 32, 16, dtype=np.uint8), net.scales(32768)]
+        sizes = {"K": 1024, "N": 1024, "bits": 4, "block_size": 32, "accuracy_level": 4}
+        value = net("Tanh", net("MatMulNBits", *given, domain="com.microsoft", **sizes))
+    net.output(value)
+    return net.model()
+
+
+def test_budgets_hold(tmp_path: Path) -> None:
+    onnx.save(_model(), tmp_path / "model.onnx")
+    manifest = build(tmp_path / "model.onnx", tmp_path / "engine", backend="onnxruntime")
+    assert sum(bool(block.windows) for block in manifest.blocks) > 4
+    opened = Engine.open(tmp_path / "engine").in_child()
+    setup = Setup(
+        engine=opened,
+        budget=Budget(smallest_budget(opened.manifest)[0]),
+        inputs=dict(planned_sample(manifest)),
+        one_operator=one_operator_engine(tmp_path),
+        memory_limit=True,
+        schedule=Schedule(iterations=5, warm_up_ms=0, duration_s=0, rounds=1),
+    )
+    first = bench(setup).report
+    setup = replace(
+        setup, budget=Budget.parse("weights:25%"), fixed_bytes={"swapped": first.fixed_bytes}
+    )
+    for report in (first, bench(setup).report):
+        assert report.memory_accounting == "kernel limit"
+        assert report.streamed_bytes
+        assert report.peak_bytes <= report.budget_bytes
