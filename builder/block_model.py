@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swapnet.builder.importing.graph import external_bytes
 from swapnet.errors import InputError
 from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.engine import Engine
@@ -47,10 +46,6 @@ def save_block(engine: Engine, index: int, target: Path) -> None:
     stored = {weight.name: weight for weight in (*blocks[index].weights, *manifest.shared)}
     external = [t for t in model.graph.initializer if t.data_location == t.EXTERNAL]
     values = [value for value in model.graph.input if value.name not in stored]
-    for tensor in external:
-        tensor.raw_data = external_bytes(tensor, folder)
-        tensor.data_location = tensor.DEFAULT
-        del tensor.external_data[:]
     with (folder / WEIGHTS).open("rb") as file:
         for name in (value.name for value in model.graph.input if value.name in stored):
             weight = stored[name]
@@ -61,6 +56,12 @@ def save_block(engine: Engine, index: int, target: Path) -> None:
                 dims=weight.shape,
                 raw_data=file.read(weight.nbytes),
             )
+        for tensor in external:
+            fields = {entry.key: entry.value for entry in tensor.external_data}
+            file.seek(int(fields["offset"]))
+            tensor.raw_data = file.read(int(fields["length"]))
+            tensor.data_location = tensor.DEFAULT
+            del tensor.external_data[:]
     del model.graph.input[:]
     model.graph.input.extend(values)
     with replacing(target) as temporary:

@@ -1,0 +1,91 @@
+"""Which operators get windows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from swapnet.builder import build
+from swapnet.builder.compilers import windows
+from swapnet.builder.compilers.packing import Packed
+from swapnet.builder.importing.graph import Constant
+from swapnet.executor import SwapExecutor
+from swapnet.executor.inputs import planned_sample
+from tests.helpers.zoo import Net
+
+
+def _model(*, pays: bool, small: bool = False) -> onnx.ModelProto:
+    """A product of floats, and perhaps one of integers."""
+    net = Net()
+    value = net("Tanh", net.dense(net.input("x", (3, 64)), 64, 192))
+    if pays:
+        width = 32 if small else 192
+        rows, _, zero = net.several("DynamicQuantizeLinear", value, outputs=3)
+        value = net("MatMulInteger", rows, net.weight(192, width, dtype=np.int8), zero)
+    net.output(value)
+    return net.model()
+
+
+@pytest.mark.parametrize(
+    ("pays", "small", "portable", "expected"),
+    [
+        (True, False, False, 2),
+        (True, False, True, 0),
+        (True, True, False, 0),
+        (False, False, False, 0),
+    ],
+)
+def test_a_model_has_windows_where_any_operator_gains(
+    tmp_path: Path, pays: bool, small: bool, portable: bool, expected: int
+) -> None:
+    onnx.save(_model(pays=pays, small=small), tmp_path / "model.onnx")
+    manifest = build(
+        tmp_path / "model.onnx",
+        tmp_path / "engine",
+        backend="onnxruntime",
+        max_block="64KiB",
+        portable=portable,
+    )
+    assert sum(len(block.windows) for block in manifest.blocks) == expected
+
+
+def test_operators_whose_packed_weights_are_not_saved_keep_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(packed: Packed, constants: list[Constant]) -> list[str]:
+        integers = any(node.op_type == "MatMulInteger" for node in packed.model.graph.node)
+        return [constant.name for constant in constants if integers]
+
+    monkeypatch.setattr(windows, "unpacked_copies", refuse)
+    onnx.save(_model(pays=True), tmp_path / "model.onnx")
+    manifest = build(tmp_path / "model.onnx", tmp_path / "engine", backend="onnxruntime")
+    assert not manifest.has_windows
+    assert "weights of MatMulInteger stay inputs" in caplog.text
+
+
+def test_equal_weights_of_one_block_have_their_windows(tmp_path: Path) -> None:
+    net = Net()
+    value, _, zero = net.several("DynamicQuantizeLinear", net.input("x", (3, 192)), outputs=3)
+    weight = np.random.default_rng(0).integers(-9, 9, (192, 192), np.int8)
+    products = [net("MatMulInteger", value, net.constant(weight.copy()), zero) for _ in range(2)]
+    net.output(net("Concat", *products, axis=1))
+    onnx.save(net.model(), tmp_path / "model.onnx")
+    manifest = build(tmp_path / "model.onnx", tmp_path / "engine", backend="onnxruntime")
+    (block,) = manifest.blocks
+    assert block.windows
+    feeds = dict(planned_sample(manifest))
+    expected = onnx_outputs(tmp_path / "model.onnx", feeds)
+    with SwapExecutor(tmp_path / "engine", "100%") as executor:
+        for _ in range(2):
+            for found, wanted in zip(executor(feeds).values(), expected, strict=True):
+                np.testing.assert_array_equal(found, wanted)
+
+
+def onnx_outputs(path: Path, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    import onnxruntime
+
+    outputs: list[np.ndarray] = onnxruntime.InferenceSession(path).run(None, feeds)
+    return outputs
