@@ -83,7 +83,10 @@ def _marks(name: str) -> list[pytest.MarkDecorator]:
 @pytest.fixture(params=[pytest.param(name, marks=_marks(name)) for name in TOYS])
 def small_zoo(request: pytest.FixtureRequest, engine: BuildToy) -> Engine:
     """Each toy in turn."""
-    return engine(request.param)
+    built = engine(request.param)
+    if request.param.startswith("packing") and not built.manifest.has_windows:
+        pytest.skip("this ONNX Runtime does not compare what it has packed")
+    return built
 
 
 @pytest.fixture

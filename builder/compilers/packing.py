@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from swapnet.builder.importing.graph import Constant, copied
 from swapnet.builder.importing.sessions import open_session, quiet_options
+from swapnet.errors import ModelError
 from swapnet.executor.backends.windows import addresses_of
 from swapnet.executor.swapping.arena import can_lend
 from swapnet.machine import mappings_of
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime as ort
 
-__all__ = ["Packed", "pack", "unpacked_copies"]
+__all__ = ["Packed", "is_compared", "pack", "unpacked_copies"]
 
 _PREPACKED = "prepacked_"
 """Begin of the keys of external data that name packed blobs: ``KEY|offset;length;flags|…``."""
@@ -146,6 +147,23 @@ def unpacked_copies(packed: Packed, constants: Sequence[Constant]) -> list[str]:
         return [constant.name for constant in constants]
     read = windows | _unread(packed.model, packed.windows, packed.originals)
     return [c.name for c in constants if c.nbytes >= WINDOW_ALIGNMENT and c.name not in read]
+
+
+def is_compared(packed: Packed) -> bool:
+    """Whether a session notices blobs that other kernels packed; changes the file of ``packed``."""
+    with packed.file.open("r+b") as file:
+        for window in packed.windows:
+            if window not in packed.originals.values():
+                file.seek(window.offset)
+                start = file.read(64)
+                file.seek(window.offset)
+                file.write(bytes(byte ^ 0xFF for byte in start))
+    encoded = packed.model.SerializeToString()
+    try:
+        open_session(encoded, _options(packed.file.parent), name=packed.model.graph.name)
+    except ModelError:
+        return True
+    return False
 
 
 def _kept(

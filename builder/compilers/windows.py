@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
-from swapnet.builder.compilers.packing import pack, unpacked_copies
+from swapnet.builder.compilers.packing import is_compared, pack, unpacked_copies
 from swapnet.builder.compilers.skeleton import skeleton
 from swapnet.builder.cutting.partition import Part
 from swapnet.builder.importing.graph import Graph
@@ -84,7 +84,8 @@ def with_packing(graph: Graph) -> Graph:
     refused = set(_refused(graph, found))
     for _, operator in sorted(refused):
         getLogger("swapnet").warning(
-            "weights of %s stay inputs: this ONNX Runtime can't save what it packs of them",
+            "weights of %s stay inputs: this ONNX Runtime does not save what it packs of them, or "
+            "does not compare it",
             operator,
         )
     kept = [node for node in found if _kind(node) not in refused]
@@ -127,7 +128,10 @@ def _tensor(graph: Graph, name: str) -> onnx.TensorProto:
 
 
 def _refused(graph: Graph, found: list[onnx.NodeProto]) -> Iterator[tuple[str, str]]:
-    """Kinds of operators of which the smallest, packed alone, keeps copies of its own."""
+    """Kinds of operators of which the smallest, packed alone, does not read what was saved.
+
+    Nor may it read what other kernels packed: a session has to compare.
+    """
     smallest: dict[tuple[str, str], tuple[int, onnx.NodeProto]] = {}
     for node in found:
         nbytes = sum(graph.constants[n].nbytes for n in node.input if n in graph.constants)
@@ -147,5 +151,5 @@ def _refused(graph: Graph, found: list[onnx.NodeProto]) -> Iterator[tuple[str, s
         model = skeleton(graph, part, "probe", part.weights)
         with TemporaryDirectory() as folder:
             packed = pack(model, constants, Path(folder) / "probe.data")
-        if unpacked_copies(packed, constants):
-            yield kind
+            if unpacked_copies(packed, constants) or not is_compared(packed):
+                yield kind

@@ -589,7 +589,6 @@ def _last_of_both() -> onnx.ModelProto:
 def _packing() -> onnx.ModelProto:
     """Every operator whose kernels pack weights, one after the other."""
     net = Net()
-    bit_products: dict[str, Any] = {"domain": "com.microsoft", "block_size": 32}
     value = net.input("x", ("time", 1, 128))
     lstm = net.weight(2, 256, 128), net.weight(2, 256, 64), net.weight(2, 512)
     value = net("LSTM", value, *lstm, hidden_size=64, direction="bidirectional")
@@ -614,17 +613,9 @@ def _packing() -> onnx.ModelProto:
     )
     given = [value, net.weight(128, 320, dtype=np.uint8), scale, zero]
     value = net("Tanh", net("DynamicQuantizeMatMul", *given, domain="com.microsoft"))
-    given = [value, net.weight(256, 10, 16, dtype=np.uint8), net.scales(2560)]
-    value = net("MatMulNBits", *given, K=320, N=256, bits=4, accuracy_level=4, **bit_products)
-    given = [net("Tanh", value), net.weight(256, 8, 32, dtype=np.uint8), net.scales(2048)]
-    value = net("MatMulNBits", *given, K=256, N=256, bits=8, accuracy_level=4, **bit_products)
-    given = [net("Tanh", value), net.weight(1024, 8, 16, dtype=np.uint8), net.scales(8192)]
-    given.append(net.weight(4096, dtype=np.uint8))
-    value = net("MatMulNBits", *given, K=256, N=1024, bits=4, accuracy_level=0, **bit_products)
-    value = net("Tanh", value)
     net.output(value)
     small, scale, zero = net.several("DynamicQuantizeLinear", value, outputs=3)
-    value = net("MatMulInteger", small, net.weight(1024, 192, dtype=np.int8), zero)
+    value = net("MatMulInteger", small, net.weight(320, 192, dtype=np.int8), zero)
     value = net(
         "Div", net("Cast", value, to=TensorProto.FLOAT), net.constant(np.array(1e5, np.float32))
     )
@@ -636,6 +627,22 @@ def _packing() -> onnx.ModelProto:
     value = net("QuantizeLinear", value, *steps)
     value = net("QLinearMatMul", value, *steps, *matrix, steps[1], *steps)
     net.output(net("DequantizeLinear", value, *steps))
+    return net.model()
+
+
+def _packing_bits() -> onnx.ModelProto:
+    """Products of 4 and 8 bits: scales packed too, and read beside what is packed."""
+    net = Net()
+    bit_products: dict[str, Any] = {"domain": "com.microsoft", "block_size": 32}
+    value = net.input("x", ("rows", 320))
+    given = [value, net.weight(256, 10, 16, dtype=np.uint8), net.scales(2560)]
+    value = net("MatMulNBits", *given, K=320, N=256, bits=4, accuracy_level=4, **bit_products)
+    given = [net("Tanh", value), net.weight(256, 8, 32, dtype=np.uint8), net.scales(2048)]
+    value = net("MatMulNBits", *given, K=256, N=256, bits=8, accuracy_level=4, **bit_products)
+    given = [net("Tanh", value), net.weight(1024, 8, 16, dtype=np.uint8), net.scales(8192)]
+    given.append(net.weight(4096, dtype=np.uint8))
+    value = net("MatMulNBits", *given, K=256, N=1024, bits=4, accuracy_level=0, **bit_products)
+    net.output(value)
     return net.model()
 
 
@@ -724,6 +731,7 @@ TOYS: Mapping[str, Toy] = {
     "wide-opset-7": Toy(_wide(7), sliced=True),
     "wide-opset-21": Toy(_wide(21), sliced=True),
     "packing": Toy(_packing, max_block="128KiB", shapes={"x": (5, 1, 128)}),
+    "packing-bits": Toy(_packing_bits, max_block="128KiB", shapes={"x": (5, 320)}),
     "recurrent": Toy(_recurrent),
     "lstm-sliced": Toy(_both_directions("LSTM", 4)),
     "gru-sliced": Toy(_both_directions("GRU", 3, linear_before_reset=1), max_block="24KiB"),
