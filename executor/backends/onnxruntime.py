@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,21 @@ def _return_freed(least_bytes: int) -> None:
         libc.mallopt(_TRIM_THRESHOLD, least_bytes)
 
 
+@contextmanager
+def _returning(is_own: bool) -> Iterator[None]:
+    """Keep nothing in the heap of what is freed meanwhile; a process of ours puts nothing there."""
+    if is_own:
+        _return_freed(_PACKED_BYTES)
+    try:
+        yield
+    finally:
+        libc = ctypes.CDLL(None)
+        if is_own:
+            _return_freed(_RETURNED_BYTES)
+        elif hasattr(libc, "malloc_trim"):  # not in musl
+            libc.malloc_trim(0)
+
+
 class OnnxRuntimeBackend(HostBackend):
     """Sessions that share one arena of ONNX Runtime's, with a hard limit.
 
@@ -165,18 +181,13 @@ class OnnxRuntimeBackend(HostBackend):
         packs = self.manifest.has_windows
         windows = self.manifest.blocks[step.first].windows
         folder = self._weights.parent if windows else None
-        returns = bool(windows) and self._device.pool is ThreadPool.GLOBAL
+        is_own = self._device.pool is ThreadPool.GLOBAL
 
         def make() -> Any:
-            if returns:
-                _return_freed(_PACKED_BYTES)
-            try:
+            with _returning(is_own) if windows else nullcontext():
                 return open_on_cpu(
                     model, step, self._device, shared_arena=True, packs=packs, folder=folder
                 )
-            finally:
-                if returns:
-                    _return_freed(_RETURNED_BYTES)
 
         if not windows or not self._takes_windows:
             return Opened(make())

@@ -14,7 +14,7 @@ import pytest
 
 from swapnet.builder.compilers.windows import PACKED
 from swapnet.errors import BackendError, EngineError
-from swapnet.executor import SwapExecutor
+from swapnet.executor import SwapExecutor, SwapRuntime
 from swapnet.executor.backends import onnxruntime, windows
 from swapnet.executor.backends.onnxruntime import OrtSegment
 from swapnet.executor.device import Device
@@ -114,6 +114,16 @@ def test_a_change_of_budget_makes_no_session_with_windows(
         for budget in ("100%", "weights:60%", toy.smallest, "weights:80%", "100%"):
             opened.set_budget(budget)
             assert_same(opened(toy.feeds()), expected)
+
+
+def test_models_of_a_runtime_have_windows(toy: Engine, expected: Arrays) -> None:
+    with SwapRuntime(3 * toy.demand) as runtime:
+        models = [runtime.load(toy.folder, name=name) for name in "ab"]
+        for share in (0.5, 0.2, 0.8):
+            runtime.set_budget(int(3 * toy.demand * (0.6 + share / 2)))
+            for model in models:
+                assert_same(model(toy.feeds()), expected)
+    assert not mappings_of(toy.folder / WEIGHTS)
 
 
 @pytest.mark.slow
