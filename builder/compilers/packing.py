@@ -119,6 +119,7 @@ def pack(model: onnx.ModelProto, constants: Sequence[Constant], file: Path) -> P
     entries = {
         tensor.name: [e for e in tensor.external_data if e.key.startswith(_PREPACKED)]
         for tensor in onnx.load_model(saved, load_external_data=False).graph.initializer
+        if tensor.name in originals
     }
     blobs = {b: w for w, found in entries.items() for e in found for b in _blobs(e.value)}
     windows: dict[int, Window] = {}

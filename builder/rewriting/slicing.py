@@ -146,7 +146,7 @@ def _stored_once(graph: Graph, index: int, rule: Rule) -> bool:
 
 def _bounds(rule: Rule, parts: int) -> _Bounds:
     step = max(rule.units // parts, 1)
-    aligned = not rule.grouped and step >= CHANNEL_MULTIPLE
+    aligned = rule.counted != "group" and step >= CHANNEL_MULTIPLE
     multiple = CHANNEL_MULTIPLE if aligned else rule.multiple
     step = max(step // multiple * multiple, multiple)
     return [(start, min(start + step, rule.units)) for start in range(0, rule.units, step)]
@@ -190,9 +190,9 @@ class _Writer(GraphWriter):
             if widening is not None:
                 self._part(wide, i, widened, wide_outputs)
             part = self._part(node, i, given, outputs)
-            if rule.grouped:
-                (group,) = (a for a in part.attribute if a.name == "group")
-                group.i = stop - start
+            if rule.counted:
+                (count,) = (a for a in part.attribute if a.name == rule.counted)
+                count.i = stop - start
             if rule.directed:
                 _direct(part, i)
         for position, names in outputs.items():

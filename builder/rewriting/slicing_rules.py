@@ -65,6 +65,9 @@ _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _DIRECTED = (1, 2, 3, 5, 6, 7)
 """Inputs of recurrent operators with one entry for each direction: all but data and lengths."""
 
+_COLUMNWISE = (1, 2, 3, 5)
+"""Inputs of MatMulNBits with a part for each column: all but data and the order of rows."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -90,8 +93,9 @@ class Rule:
         Cuts by position of an output: the parts join there.
     multiple
         Parts must end at multiples of this number of units.
-    grouped
-        Units are groups, which read input channels of their own.
+    counted
+        Attribute that holds the number of units: groups, which read input channels of their own, or
+        columns.
     directed
         Units are directions, which have activation functions of their own.
     """
@@ -101,7 +105,7 @@ class Rule:
     cuts: Mapping[int, Cut]
     outputs: Mapping[int, Cut]
     multiple: int = 1
-    grouped: bool = False
+    counted: str = ""
     directed: bool = False
 
 
@@ -111,6 +115,8 @@ def slicing_rule(graph: Graph, node: onnx.NodeProto) -> Rule | None:
         return _convolution(graph, node, kind)
     if kind := _PRODUCTS.get(node.op_type):
         return _product(graph, node, kind)
+    if node.op_type == "MatMulNBits":
+        return _bit_product(graph, node)
     return _recurrent(node) if node.op_type in _RECURRENT else None
 
 
@@ -157,7 +163,7 @@ def _convolution(graph: Graph, node: onnx.NodeProto, kind: _Kind) -> Rule | None
     if kind.like_output is not None and _given(node, kind.like_output):
         cuts[kind.like_output] = output
     units = groups if grouped else outer
-    return Rule(kind.weight, units, cuts, {0: output}, multiple, grouped)
+    return Rule(kind.weight, units, cuts, {0: output}, multiple, "group" if grouped else "")
 
 
 def _product(graph: Graph, node: onnx.NodeProto, kind: _Kind) -> Rule | None:
@@ -170,6 +176,19 @@ def _product(graph: Graph, node: onnx.NodeProto, kind: _Kind) -> Rule | None:
         return None
     cuts = {position: Cut(axis) for position, axis in channelwise.items()}
     return Rule(kind.weight, shape[axis], {kind.weight: Cut(axis), **cuts}, {0: Cut(-1)})
+
+
+def _bit_product(graph: Graph, node: onnx.NodeProto) -> Rule | None:
+    """Columns of a product of few bits; weight, scales and zero points lie column by column."""
+    columns = _attribute(node, "N", 0)
+    cuts: dict[int, Cut] = {}
+    for position in _COLUMNWISE:
+        if _given(node, position):
+            _, shape = graph.shapes(node.input[position])
+            if not shape or shape[0] % columns:
+                return None
+            cuts[position] = Cut(0, shape[0] // columns)
+    return Rule(1, columns, cuts, {0: Cut(-1)}, counted="N")
 
 
 def _recurrent(node: onnx.NodeProto) -> Rule | None:

@@ -731,7 +731,7 @@ TOYS: Mapping[str, Toy] = {
     "wide-opset-7": Toy(_wide(7), sliced=True),
     "wide-opset-21": Toy(_wide(21), sliced=True),
     "packing": Toy(_packing, max_block="128KiB", shapes={"x": (5, 1, 128)}),
-    "packing-bits": Toy(_packing_bits, max_block="128KiB", shapes={"x": (5, 320)}),
+    "packing-bits": Toy(_packing_bits, max_block="64KiB", shapes={"x": (5, 320)}),
     "recurrent": Toy(_recurrent),
     "lstm-sliced": Toy(_both_directions("LSTM", 4)),
     "gru-sliced": Toy(_both_directions("GRU", 3, linear_before_reset=1), max_block="24KiB"),

@@ -154,6 +154,7 @@ def test_what_would_be_stored_twice_stays_whole(import_model: Import) -> None:
         ("integers-sliced", LIMIT, INTEGERS),
         ("quantised-sliced", LIMIT, {"QLinearConv", "QLinearMatMul", "QGemm", "Split"}),
         ("dequantised-sliced", LIMIT, {"Conv", "MatMul", "Gemm", "DequantizeLinear"}),
+        ("packing-bits", 64 << 10, {"MatMulNBits"}),
         ("half-sliced", LIMIT // 2, {"Cast", "MatMul"}),
         ("bfloat16-sliced", LIMIT // 4, {"Cast", "MatMul"}),
     ],
