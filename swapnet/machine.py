@@ -322,15 +322,15 @@ class FileMapping:
 
 
 def mappings_of(path: Path, maps: Path = Path("/proc/self/maps")) -> list[FileMapping]:
-    """The mappings of a file in this process, by address; none where the kernel does not say.
+    """The private mappings of a file in this process; none where the kernel does not say.
 
     The kernel joins neighbours: one mapping may be of several calls.
     """
     file = os.path.realpath(path)
     found: list[FileMapping] = []
     for line in maps.read_text().splitlines() if maps.exists() else ():
-        addresses, _, offset, _, _, *name = line.split(maxsplit=5)
-        if name == [file]:
+        addresses, mode, offset, _, _, *name = line.split(maxsplit=5)
+        if name == [file] and mode.endswith("p"):
             start, end = (int(address, 16) for address in addresses.split("-"))
             found.append(FileMapping(start, end, int(offset, 16)))
     return found

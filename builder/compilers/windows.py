@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from swapnet.builder.compilers.packing import is_compared, pack, unpacked_copies
 from swapnet.builder.compilers.skeleton import skeleton
-from swapnet.builder.cutting.partition import Part
+from swapnet.builder.cutting.cut import Span
+from swapnet.builder.cutting.partition import part_of
 from swapnet.builder.importing.graph import Graph
 from swapnet.tensors import ONNX_TYPES
 
@@ -132,21 +133,14 @@ def _refused(graph: Graph, found: list[onnx.NodeProto]) -> Iterator[tuple[str, s
 
     Nor may it read what other kernels packed: a session has to compare.
     """
-    smallest: dict[tuple[str, str], tuple[int, onnx.NodeProto]] = {}
+    smallest: dict[tuple[str, str], tuple[int, int]] = {}
     for node in found:
-        nbytes = sum(graph.constants[n].nbytes for n in node.input if n in graph.constants)
-        if _kind(node) not in smallest or nbytes < smallest[_kind(node)][0]:
-            smallest[_kind(node)] = (nbytes, node)
-    for kind, (_, node) in smallest.items():
-        names = tuple(dict.fromkeys(filter(None, node.input)))
-        part = Part(
-            nodes=(node,),
-            inputs=tuple(n for n in names if n in graph.values),
-            outputs=tuple(filter(None, node.output)),
-            weights=tuple(n for n in names if n in graph.constants),
-            inline=tuple(n for n in names if n in graph.inline),
-            lookup=False,
-        )
+        index = graph.producers[next(filter(None, node.output))]
+        nbytes = sum(graph.constants[name].nbytes for name in graph.weights_of[index])
+        smallest[_kind(node)] = min((nbytes, index), smallest.get(_kind(node), (nbytes, index)))
+    for kind, (_, index) in smallest.items():
+        outputs = list(filter(None, graph.nodes[index].output))
+        part = part_of(graph, Span(index, index + 1), outputs)
         constants = [graph.constants[name] for name in part.weights]
         model = skeleton(graph, part, "probe", part.weights)
         with TemporaryDirectory() as folder:

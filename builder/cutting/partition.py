@@ -14,7 +14,7 @@ from swapnet.builder.importing.lookup import is_lookup, table_parts
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Ownership", "Part", "assign_weights", "partition"]
+__all__ = ["Ownership", "Part", "assign_weights", "part_of", "partition"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def partition(
         used = {n for node in graph.nodes[span.start : span.stop] for n in used_names(node)}
         later.append(later[-1] | used)
     return [
-        _part(graph, span, needed, lookup=operators[span.start].alone)
+        part_of(graph, span, needed, lookup=operators[span.start].alone)
         for span, needed in zip(spans, reversed(later), strict=True)
     ]
 
@@ -136,7 +136,10 @@ def _operator(graph: Graph, index: int) -> Operator:
     )
 
 
-def _part(graph: Graph, span: Span, needed_later: set[str], *, lookup: bool) -> Part:
+def part_of(
+    graph: Graph, span: Span, needed_later: Collection[str], *, lookup: bool = False
+) -> Part:
+    """The part of a span; ``needed_later`` are values that others or the caller read."""
     nodes = tuple(graph.nodes[span.start : span.stop])
     produced = dict.fromkeys(name for node in nodes for name in node.output if name)
     used = dict.fromkeys(name for node in nodes for name in used_names(node))

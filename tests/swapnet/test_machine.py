@@ -168,7 +168,7 @@ def test_the_peak_of_a_family_holds_a_child_beside_this_process() -> None:
     assert machine.family_peak_bytes(1 << 40) > 1 << 40
 
 
-def test_mappings_of_a_file_are_found_by_its_name(tmp_path: Path) -> None:
+def test_private_mappings_of_a_file_are_found_by_its_name(tmp_path: Path) -> None:
     file = tmp_path / "weights.bin"
     file.touch()
     maps = tmp_path / "maps"
@@ -176,6 +176,7 @@ def test_mappings_of_a_file_are_found_by_its_name(tmp_path: Path) -> None:
         "7f0000000000-7f0000004000 rw-p 00008000 fe:00 7                    "
         f"{file.resolve()}\n"
         "7f0000004000-7f0000008000 rw-p 00000000 00:00 0 \n"
+        f"7f000000c000-7f0000010000 r--s 00000000 fe:00 7                    {file.resolve()}\n"
         f"7f0000008000-7f000000c000 r--p 00000000 fe:00 8                    {file}.other\n"
     )
     found = machine.mappings_of(file, maps)

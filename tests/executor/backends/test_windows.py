@@ -107,6 +107,16 @@ def test_sessions_end_in_any_order(toy: Engine, expected: Arrays) -> None:
     assert not mappings_of(toy.folder / WEIGHTS)
 
 
+@pytest.mark.parametrize("mode", ["buffered", "mmap"])
+def test_weights_may_be_read_in_any_way(
+    toy: Engine, expected: Arrays, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SwapExecutor(toy.folder, toy.smallest, load_mode=mode, before_read=poison) as opened:
+        for _ in range(2):
+            assert_same(opened(toy.feeds()), expected)
+    assert not caplog.text
+
+
 def test_a_change_of_budget_makes_no_session_with_windows(
     toy: Engine, expected: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
