@@ -139,7 +139,8 @@ def test_models_of_a_runtime_have_windows(toy: Engine, expected: Arrays) -> None
 
 
 @pytest.mark.slow
-def test_cycles_leave_nothing(toy: Engine) -> None:
+def test_cycles_leave_nothing(engine: BuildToy) -> None:
+    toy = _with_windows(engine("packing-bits"))
     feeds = toy.feeds()
 
     def cycle(count: int) -> tuple[int, int]:
