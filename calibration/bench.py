@@ -107,7 +107,8 @@ def bench(
         Enforce the budget in the kernel; needs root.
     iterations, duration_s
         Least number of inferences, and least sum of their latencies and pauses, in seconds. More
-        rounds are added, up to ten, while the medians of the last three differ by more than 10 %.
+        rounds are added, up to ten, while the medians of the last three differ by more than 10 %;
+        none with a duration of 0.
     warm_up_ms
         Duration of the warm-up, all sides in turn.
     idle_ms, rate_hz
@@ -178,7 +179,7 @@ def bench(
             warm_up_ms=warm_up_ms,
             duration_s=duration_s,
             rounds=min(_ROUNDS, iterations),
-            most_rounds=_MOST_ROUNDS,
+            most_rounds=_MOST_ROUNDS if duration_s else 0,
         ),
         pauses=Pauses(idle_ms, rate_hz),
         percentiles=percentiles_of(percentiles),

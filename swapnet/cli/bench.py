@@ -114,7 +114,7 @@ __all__ = ["command", "references_of"]
     show_default=True,
     metavar="S",
     help="Least sum of latencies and pauses; the other sides take their time beside it. Rounds are "
-    "added, up to 10 in all, while they differ by more than 10%.",
+    "added, up to 10 in all, while they differ by more than 10%; none with 0.",
 )
 @click.option(
     "--idle-time",

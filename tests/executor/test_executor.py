@@ -710,12 +710,15 @@ def test_memory_does_not_grow(engine: BuildToy, name: str) -> None:
     with SwapExecutor(toy.folder, toy.smallest) as executor:
         for _ in range(50):
             executor(feeds)
-        gc.collect()
-        before = anonymous_bytes()
-        for _ in range(200):
-            executor(feeds)
-        gc.collect()
-        assert anonymous_bytes() - before < 1 << 20
+        grown: list[int] = []
+        for _ in range(3):  # other threads of this process take memory at times; a leak always
+            gc.collect()
+            before = anonymous_bytes()
+            for _ in range(100):
+                executor(feeds)
+            gc.collect()
+            grown.append(anonymous_bytes() - before)
+        assert min(grown) < 1 << 19
 
 
 # Simulated engines

@@ -165,7 +165,7 @@ def test_files_are_as_described(name: str, infer: Infer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SEEDED)
+@pytest.mark.parametrize("name", sorted({*SEEDED} - {"fcn_resnet101"}))  # resnet101 and a head
 def test_activations_are_of_order_1(name: str, infer: Infer) -> None:
     made = models.get(name)
     probe = onnx.load(made.onnx, load_external_data=False)

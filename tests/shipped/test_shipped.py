@@ -14,7 +14,7 @@ from swapnet.errors import StorageError
 from tests.shipped.listed import SHIPPED, Shipped
 from tests.shipped.trying import try_shipped
 
-QUICK = ("silero", "slanet_plus")
+QUICK = ("silero",)
 
 
 def _model(model: Shipped) -> object:
