@@ -102,7 +102,7 @@ class Arena:
                 self._lent[borrower] = offset
 
     def take_back(self, borrowers: Iterable[Borrower] | None = None) -> None:
-        """Move lent pages home; by default all. Raises as `lend`."""
+        """Move lent pages back to their places; by default all. Raises as `lend`."""
         for borrower in tuple(self._lent) if borrowers is None else borrowers:
             if borrower in self._lent:
                 home = self.address + self._lent[borrower]
