@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -30,7 +31,7 @@ class Forked:
         self._verb = verb
         context = multiprocessing.get_context("fork")
         self._pipe, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, work), daemon=True)
+        self._process = context.Process(target=_serve, args=(os.getpid(), there, work), daemon=True)
         self._process.start()
         there.close()
 
@@ -84,9 +85,10 @@ class Forked:
         self._process.join()
 
 
-def _serve(pipe: Connection, work: Callable[..., Any]) -> None:
-    die_with_parent()
+def _serve(parent: int, pipe: Connection, work: Callable[..., Any]) -> None:
     try:
+        # An orphan would wait for ever: it has a copy of the end that jobs come from.
+        die_with_parent(parent)
         job = pipe.recv()
     except EOFError:
         return

@@ -19,20 +19,26 @@ def environment_of_child() -> dict[str, str]:
     return {**os.environ, _PARENT: str(os.getpid())}
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def end_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when the thread that started it ends.
+
+    Called in the child itself: code between fork and exec is not safe where the parent has threads.
+
+    Parameters
+    ----------
+    parent
+        Number of the process that started this one.
 
     Raises
     ------
     EOFError
-        The parent has gone already.
+        The parent has gone already: the kernel tells nobody of that afterwards.
     """
-    # In the child itself: code between fork and exec is not safe where the parent has threads.
-    die_with_parent()
-    if os.environ.get(_PARENT) not in (None, str(os.getppid())):
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
         raise EOFError
+
+
+def end_with_parent() -> None:
+    """As `die_with_parent`, for a process with `environment_of_child`."""
+    die_with_parent(int(os.environ.get(_PARENT, os.getppid())))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 
@@ -7,7 +8,8 @@ import pytest
 
 from swapnet.errors import BudgetError
 from swapnet.process.child import ProcessDied
-from swapnet.process.forked import Forked
+from swapnet.process.forked import Forked, _serve
+from tests.helpers.threads import LIMIT_S
 
 
 def add(one: int, other: int) -> tuple[int, int]:
@@ -43,6 +45,17 @@ def test_a_dead_process_is_told() -> None:
         process.begin()
         with pytest.raises(ProcessDied, match="the process that dies has died"):
             process.answer()
+
+
+def test_an_orphan_does_not_wait_for_a_job() -> None:
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(0, there, add), daemon=True)
+    process.start()
+    process.join(LIMIT_S)
+    assert process.exitcode == 0
+    here.close()
+    there.close()
 
 
 def test_a_process_without_a_job_ends() -> None:
