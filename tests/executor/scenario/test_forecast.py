@@ -36,8 +36,8 @@ def test_every_way_gets_the_same_requests_and_no_more_memory(engine: BuildToy) -
     weights = [each.curve.engine.manifest.weights_nbytes for each in dnns]
     available = sum(weights) // 2
     budget_bytes = together([each.curve.engine.manifest for each in dnns]).other_bytes + available
-    found = forecast(dnns, budget_bytes, requests=500)
-    assert found == forecast(dnns, budget_bytes, requests=500)
+    found = forecast(dnns, budget_bytes, requests=200)
+    assert found == forecast(dnns, budget_bytes, requests=200)
     ways = by_rule(found)
     assert set(ways) == {*RULES, "unlimited"}
     for rule in RULES:
@@ -51,7 +51,7 @@ def test_slower_storage_takes_longer(engine: BuildToy) -> None:
     demand = together([each.curve.engine.manifest for each in dnns])
     budget_bytes = demand.other_bytes + demand.weights_bytes // 2
     fast, slow = (
-        by_rule(forecast(candidates(engine, speed), budget_bytes, requests=200))
+        by_rule(forecast(candidates(engine, speed), budget_bytes, requests=60))
         for speed in (None, 1e7)
     )
     assert slow["latency"].weighted_latency_ms > fast["latency"].weighted_latency_ms
