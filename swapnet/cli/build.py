@@ -116,6 +116,7 @@ def command(
 ) -> None:
     """Cut MODEL.onnx into blocks and compile each to its engine."""
     from swapnet.builder.importing.source import random_reasons
+    from swapnet.builder.options import check_backend
     from swapnet.builder.precision.convert import PrecisionOptions, check_precision
     from swapnet.executor.backends import best_backend, can_run
 
@@ -123,6 +124,7 @@ def command(
     folder = output or Path("engines") / model.stem
     names = tuple(filter(None, (targets or "").split(",")))
     chosen = best_backend() if options["backend"] == "auto" else options["backend"]
+    check_backend(chosen)
     check_precision(
         chosen,
         options["precision"],
