@@ -30,6 +30,7 @@ __all__ = [
     "open_engine",
     "planned_for",
     "seeded_values",
+    "tell_of_auto",
     "tell_of_reading",
     "unswappable",
     "with_delays",
@@ -123,11 +124,22 @@ def tell_of_reading(budget: Budget, engine: Engine, load_mode: str) -> None:
     whole_bytes = engine.demand.total_bytes
     if budget.of != "bytes" and budget.amount > 1:
         say(f"{budget} is more than everything: {format_size(whole_bytes)} hold the whole model")
-    if load_mode == LoadMode.MMAP.value and budget.resolve(engine.demand) < whole_bytes:
+    if load_mode == LoadMode.MMAP.value and (
+        budget.of == "auto" or budget.resolve(engine.demand) < whole_bytes
+    ):
         say(
             "--load-mode mmap reads through the page cache, which a budget does not count, and "
             "ends with SIGBUS if the file becomes shorter: auto does neither"
         )
+
+
+def tell_of_auto(budget: Budget, budget_bytes: int, engine: Engine) -> None:
+    """A line that says what the budget ``auto`` is, and why."""
+    from swapnet.executor.planning.auto import auto_words
+
+    if budget.of == "auto":
+        words = auto_words(budget_bytes, engine.demand.total_bytes)
+        say(f"The budget is {format_size(budget_bytes)}, {budget_bytes} bytes ({words})")
 
 
 def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> Engine:

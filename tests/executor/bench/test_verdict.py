@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from swapnet.executor.bench.prediction import scaled
 from swapnet.executor.bench.report import as_text, labelled_lines
 from swapnet.executor.bench.statistics import summarise
-from swapnet.executor.bench.verdict import LARGEST_STALL, Advice, advise, verdict_of
+from swapnet.executor.bench.verdict import Advice, advise, verdict_of
+from swapnet.executor.planning.auto import LARGEST_STALL
 from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.planning.usage import demand
@@ -97,6 +98,11 @@ def test_advice_has_the_numbers_of_the_planner() -> None:
     steady = as_text(a_report(**waiting, advice=Advice(0.01, 48 * MIB, {})))
     assert "The plan predicts 1.0%: storage is slower" in steady
     assert "from 48MiB on" in as_text(a_report())
+
+
+def test_a_chosen_budget_says_why() -> None:
+    said = dict(labelled_lines(a_report(budget="auto")))["Budget"]
+    assert said.startswith("64MiB (auto: the smallest found that is predicted to wait at most 5%)")
 
 
 @pytest.fixture
