@@ -169,11 +169,10 @@ def build_engine(model: Path, folder: Path, *, measure: bool, **options: Any) ->
     """
     from swapnet import calibration
     from swapnet.executor.backends import can_run
-    from swapnet.machine import family_peak_bytes
 
     started = time.perf_counter()
     with progress(folder.name) as report:
-        manifest, peak_bytes = build_apart(model, folder, report, **options)
+        manifest = build_apart(model, folder, report, **options)
         if measure and can_run(manifest.compiled.backend):
             report("measure", 0, 1)
             try:
@@ -181,11 +180,9 @@ def build_engine(model: Path, folder: Path, *, measure: bool, **options: Any) ->
             except SwapnetError as error:
                 print_text(f"{folder} was built but not measured: {error}", err=True)
     seconds = time.perf_counter() - started
-    peak_bytes = max(peak_bytes, family_peak_bytes())
     say(
         f"{folder}: {len(manifest.blocks)} blocks, {format_size(manifest.weights_nbytes)} of "
-        f"weights, built in {seconds:.1f} s with at most {format_size(peak_bytes)} of memory, "
-        "mapped files included"
+        f"weights, built in {seconds:.1f} s"
     )
     for line in unswappable(manifest):
         say(f"{folder}: {line}")

@@ -219,9 +219,7 @@ def engine_or_model(
         yield folder
 
 
-def build_apart(
-    model: Path, folder: Path, report: Progress, **options: Any
-) -> tuple[Manifest, int]:
+def build_apart(model: Path, folder: Path, report: Progress, **options: Any) -> Manifest:
     """Build in a process of its own, and say first how much memory that needs.
 
     Parameters
@@ -233,12 +231,6 @@ def build_apart(
     options
         Options of `swapnet.builder.build`.
 
-    Returns
-    -------
-    tuple
-        The manifest, and the most bytes that were resident at once in this process and its
-        children.
-
     Raises
     ------
     SwapnetError
@@ -246,7 +238,7 @@ def build_apart(
     """
     from swapnet.builder.build import options_of
     from swapnet.builder.child import build_in_child
-    from swapnet.machine import family_peak_bytes, usable_memory_bytes
+    from swapnet.machine import usable_memory_bytes
 
     def announce(needed_bytes: int) -> None:
         line = f"{model.name}: needs at most about {format_size(needed_bytes)} of memory"
@@ -254,8 +246,8 @@ def build_apart(
             line += f", {format_size(usable_bytes)} is available: the kernel may end it"
         say(line)
 
-    built = build_in_child(options_of(**options), model, folder, progress=report, announce=announce)
-    return built.manifest, family_peak_bytes(built.peak_bytes)
+    chosen = options_of(**options)
+    return build_in_child(chosen, model, folder, progress=report, announce=announce)
 
 
 def build_place(opened: ExitStack) -> Path:
