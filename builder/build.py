@@ -162,7 +162,7 @@ def build_with(
 ) -> Manifest:
     """Build with the keywords of `build` as one value; returns and raises the same."""
     if options.process_per_block:
-        return build_in_child(options, model, folder, progress=progress).manifest
+        return build_in_child(options, model, folder, progress=progress)
     options = options.checked()
     progress("read", 0, 1)
     source = open_source(Path(model))

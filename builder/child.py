@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -22,14 +21,14 @@ from swapnet.data.samples import samples_of
 from swapnet.data.spool import spool
 from swapnet.errors import BackendError
 from swapnet.files import working_folder
-from swapnet.machine import family_peak_bytes, usable_memory_bytes
+from swapnet.machine import usable_memory_bytes
 from swapnet.manifest import Manifest, load_manifest
 from swapnet.process.child import Child, ProcessDied
 from swapnet.process.serve import Parent, serve
 from swapnet.progress import Progress
 from swapnet.units import format_size
 
-__all__ = ["BuiltApart", "build_in_child"]
+__all__ = ["build_in_child"]
 
 _LOGGER = logging.getLogger("swapnet")
 
@@ -72,16 +71,7 @@ class Warned(msgspec.Struct, frozen=True, tag=True):
 
 
 class Built(msgspec.Struct, frozen=True, tag=True):
-    """The last answer: the most memory that was resident, with children."""
-
-    peak_bytes: int
-
-
-class BuiltApart(NamedTuple):
-    """An engine's manifest, and the most bytes that were resident in the child and its children."""
-
-    manifest: Manifest
-    peak_bytes: int
+    """The last answer."""
 
 
 def build_in_child(
@@ -91,7 +81,7 @@ def build_in_child(
     *,
     progress: Progress,
     announce: Callable[[int], None] | None = None,
-) -> BuiltApart:
+) -> Manifest:
     """Build in a child process; nothing stays behind if the kernel kills it.
 
     Parameters
@@ -128,7 +118,7 @@ def build_in_child(
                     _LOGGER.warning("%s", answer.text)
                 else:
                     progress(answer.stage, answer.done, answer.total)
-    return BuiltApart(load_manifest(target_of(Path(folder))), answer.peak_bytes)
+    return load_manifest(target_of(Path(folder)))
 
 
 @contextmanager
@@ -192,7 +182,7 @@ def work(parent: Parent) -> None:
                     Path(folders.work),
                     lambda *told: parent.answer(Reached(*told)),
                 )
-            parent.answer(Built(family_peak_bytes()))
+            parent.answer(Built())
     finally:
         _LOGGER.removeHandler(handler)
 

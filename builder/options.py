@@ -11,9 +11,9 @@ from swapnet.builder.cutting.limits import Limits, choose_limits
 from swapnet.builder.precision.convert import PrecisionOptions
 from swapnet.errors import BackendUnavailableError, InputError
 from swapnet.executor.backends import best_backend
-from swapnet.tensorrt import TENSORRT
+from swapnet.tensorrt import TENSORRT, load_tensorrt
 
-__all__ = ["BACKENDS", "BuildOptions"]
+__all__ = ["BACKENDS", "BuildOptions", "check_backend"]
 
 BACKENDS = ("auto", "onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
 
@@ -72,12 +72,7 @@ class BuildOptions:
             There is no such backend, or its library is not installed.
         """
         backend = best_backend() if self.backend == "auto" else self.backend
-        if backend not in BACKENDS:
-            raise BackendUnavailableError(
-                f"there is no backend {backend!r}",
-                why=f"this SwapNet builds for {', '.join(BACKENDS)}",
-                hint="leave --backend out",
-            )
+        check_backend(backend)
         given = [] if backend in TENSORRT else self.tensorrt.given
         if self.portable and backend != "onnxruntime":
             given = ["portable", *given]
@@ -108,3 +103,21 @@ class BuildOptions:
             smallest_budget=self.smallest_budget,
             workspace=self.tensorrt.workspace,
         )
+
+
+def check_backend(backend: str) -> None:
+    """Check that a backend can be built for here, before anything is read.
+
+    Raises
+    ------
+    BackendUnavailableError
+        There is no such backend, or its library is not installed.
+    """
+    if backend not in BACKENDS:
+        raise BackendUnavailableError(
+            f"there is no backend {backend!r}",
+            why=f"this SwapNet builds for {', '.join(BACKENDS)}",
+            hint="leave --backend out",
+        )
+    if backend in TENSORRT:
+        load_tensorrt(backend)

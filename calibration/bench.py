@@ -163,10 +163,10 @@ def bench(
             hint="give those: --compare, --load-ref-outputs, or --loadRefOutputs of swapnet "
             "trtexec",
         )
-    plan_options = options or PlanOptions()
+    plan_options, parsed = options or PlanOptions(), Budget.parse(budget)
     setup = partial(
         Setup,
-        budget=Budget.parse(budget),
+        budget=parsed,
         load_mode=LoadMode.parse(load_mode),
         options=plan_options,
         rule=accuracy or Rule("relative", DIFFERENCE_LIMIT if tolerance is None else tolerance),
@@ -211,8 +211,9 @@ def bench(
     with working_folder("swapnet-") as folder:
         given = None if model is None else Path(model)
         source = original_model(manifest, given) if is_compared or mapped else None
-        nbytes = admitted_bytes(Budget.parse(budget), manifest)
-        make_plan(manifest, assumed_profile(manifest), nbytes, plan_options)
+        if parsed.of != "auto":
+            nbytes = admitted_bytes(parsed, manifest)
+            make_plan(manifest, assumed_profile(manifest), nbytes, plan_options)
         ours = with_delays(ours)
         others: dict[str, Other] = {}
         if mapped and source is not None:

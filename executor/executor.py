@@ -60,7 +60,8 @@ class SwapExecutor:
     engine
         Engine directory, or an engine that is open.
     budget
-        ``"64MiB"``, ``"25%"`` of the demand, ``"weights:25%"``, or bytes.
+        ``"64MiB"``, ``"25%"`` of the demand, ``"weights:25%"``, bytes, or ``"auto"``: the smallest
+        that is predicted to wait at most 5 % of the latency, by measured delays.
     device
         Compute threads and their pool; by default those of the engine.
     load_mode
@@ -492,7 +493,15 @@ class SwapExecutor:
         return self._state
 
     def _make_plan(self, budget: Budget) -> Plan:
-        return self._plan_for(admitted_bytes(budget, self.manifest, self._available_bytes))
+        return self._plan_for(
+            admitted_bytes(
+                budget,
+                self.manifest,
+                self._available_bytes,
+                profile=self.engine.delays,
+                options=self._options,
+            )
+        )
 
     def _plan_for(self, budget_bytes: int) -> Plan:
         options = self._options

@@ -50,11 +50,12 @@ class Budget:
     ``"25%"``               a quarter of the demand
     ``"weights:25%"``       everything but weights, and a quarter of the weight bytes
     ``"weights:0%"``        the smallest budget: no weights stay in memory
+    ``"auto"``              the smallest that is predicted to wait at most 5 % for storage
     ======================  ==========================================================
     """
 
     amount: float
-    of: Literal["bytes", "demand", "weights"] = "bytes"
+    of: Literal["bytes", "demand", "weights", "auto"] = "bytes"
 
     @classmethod
     def parse(cls, value: Budget | str | int) -> Budget:
@@ -75,6 +76,8 @@ class Budget:
                     why=f"it is a {type(value).__name__}, not a number or text",
                     hint="give whole bytes, or text like 64MiB, 25% or weights:25%",
                 )
+        elif value.strip() == "auto":
+            return cls(0, "auto")
         elif match := _PERCENT.fullmatch(value.strip()):
             budget = cls(float(match[2]) / 100, "weights" if match[1] else "demand")
         else:
@@ -94,8 +97,30 @@ class Budget:
             )
         return budget
 
+    def check_fixed(self) -> None:
+        """Check that the demand is enough to resolve it.
+
+        Raises
+        ------
+        InputError
+            The budget is ``auto``, which takes the delays of an engine.
+        """
+        if self.of == "auto":
+            raise InputError(
+                "a budget of auto is not for this",
+                why="it is chosen by the measured delays of one engine",
+                hint="give a size, like 64MiB, or a share, like weights:25%",
+            )
+
     def resolve(self, demand: Demand) -> int:
-        """The budget in bytes for a model of this demand."""
+        """The budget in bytes for a model of this demand.
+
+        Raises
+        ------
+        InputError
+            As `check_fixed`.
+        """
+        self.check_fixed()
         if self.of == "bytes":
             return int(self.amount)
         if self.of == "demand":
@@ -105,6 +130,8 @@ class Budget:
         return demand.other_bytes + int(self.amount * demand.weights_bytes)
 
     def __str__(self) -> str:
+        if self.of == "auto":
+            return "auto"
         if self.of == "bytes":
             return format_size(self.amount)
         share = f"{self.amount * 100:g}%"

@@ -7,7 +7,6 @@ import mmap
 import os
 import platform
 import re
-import resource
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ __all__ = [
     "anonymous_bytes",
     "available_memory_bytes",
     "device_count",
-    "family_peak_bytes",
     "filesystem_of",
     "first_gpu",
     "forget_peak",
@@ -247,18 +245,6 @@ def usable_memory_bytes() -> int:
 def memory_to_measure_in_bytes() -> int:
     """Memory that a model may take while it is measured; where that is less, it is swapped."""
     return memory_bytes() // _MEASURING_SHARE
-
-
-def family_peak_bytes(children_bytes: int = 0) -> int:
-    """The most resident memory of this process, or of it as it is now and its largest descendant.
-
-    Parameters
-    ----------
-    children_bytes
-        The same of a child that had children of its own.
-    """
-    largest = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return max(peak_resident_bytes(), _status_bytes("VmRSS") + max(largest, children_bytes))
 
 
 def peak_resident_bytes() -> int:

@@ -6,7 +6,7 @@ import re
 
 from swapnet.errors import InputError
 
-__all__ = ["align_up", "format_size", "parse_size"]
+__all__ = ["align_up", "format_size", "parse_size", "rounded_up"]
 
 _SCALE = {
     "B": 1,
@@ -50,6 +50,11 @@ def format_size(nbytes: float) -> str:
         if abs(nbytes) >= _SCALE[unit]:
             return f"{nbytes / _SCALE[unit]:.1f}".removesuffix(".0") + unit
     return f"{int(nbytes)}B"
+
+
+def rounded_up(nbytes: int) -> str:
+    """A budget of at least ``nbytes`` in the words of an option, such as ``12.5MiB``."""
+    return f"{-(-nbytes * 10 // _SCALE['MiB']) / 10:g}MiB"
 
 
 def align_up(nbytes: int, alignment: int) -> int:

@@ -9,15 +9,13 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
+from swapnet.protobuf import LENGTH, VARINT, Field, encoded, fields, varint
 from swapnet.tensors import ELEMENT_BYTES, ONNX_TYPES
 
 __all__ = ["Stripped", "stripped"]
 
 _LEAST_BYTES = 64 << 10
 """Smaller tensors stay in the model."""
-
-_VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5
-"""Wire types of protobuf."""
 
 _INSIDE: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph"},
@@ -66,21 +64,11 @@ def stripped(path: Path) -> Stripped | None:
         writing = _Writing(memoryview(data), path.name)
         try:
             model = writing.message("model", 0, len(data))
-        except (IndexError, ValueError):
+        except ValueError:
             return None
         finally:
             writing.data.release()
     return Stripped(model, writing.mixed) if writing.found else None
-
-
-class _Field(NamedTuple):
-    """A field of a message: ``start`` is that of its key, ``content`` that of its value."""
-
-    number: int
-    wire: int
-    start: int
-    content: int
-    end: int
 
 
 @dataclass
@@ -95,8 +83,8 @@ class _Writing:
     def message(self, kind: str, start: int, end: int) -> bytes:
         """A message of which inner tensors are left out."""
         parts: list[bytes] = []
-        for field in self._fields(start, end):
-            inner = _INSIDE[kind].get(field.number) if field.wire == _LENGTH else None
+        for field in fields(self.data, start, end):
+            inner = _INSIDE[kind].get(field.number) if field.wire == LENGTH else None
             if inner == "tensor":
                 written = self._tensor(field.content, field.end)
             elif inner and field.end - field.content >= _LEAST_BYTES:
@@ -104,17 +92,17 @@ class _Writing:
             else:
                 parts.append(bytes(self.data[field.start : field.end]))
                 continue
-            parts.append(_field(field.number, written))
+            parts.append(encoded(field.number, written))
         return b"".join(parts)
 
     def _tensor(self, start: int, end: int) -> bytes:
-        fields = list(self._fields(start, end))
-        self.mixed |= any(f.number == _PLACE and self.data[f.content] == 1 for f in fields)
-        kind = next((self._varint(f.content)[0] for f in fields if f.number == _TYPE), 0)
-        nbytes = prod(self._dims(fields)) * _ELEMENT_BYTES.get(kind, 0)  # 0: other types
+        found = list(fields(self.data, start, end))
+        self.mixed |= any(f.number == _PLACE and self.data[f.content] == 1 for f in found)
+        kind = next((varint(self.data, f.content)[0] for f in found if f.number == _TYPE), 0)
+        nbytes = prod(self._dims(found)) * _ELEMENT_BYTES.get(kind, 0)  # 0: other types
         large = [
             f
-            for f in fields
+            for f in found
             if f.end - f.content >= _LEAST_BYTES
             and (f.number == _RAW or _PACKED.get(f.number) == kind)
             and nbytes in (0, f.end - f.content)
@@ -123,63 +111,20 @@ class _Writing:
             return bytes(self.data[start:end])
         self.found += 1
         (bulk,) = large
-        kept = [bytes(self.data[f.start : f.end]) for f in fields if f is not bulk]
+        kept = [bytes(self.data[f.start : f.end]) for f in found if f is not bulk]
         length = bulk.end - bulk.content
         place = {"location": self.name, "offset": str(bulk.content), "length": str(length)}
         kept += [
-            _field(_EXTERNAL, _field(1, key.encode()) + _field(2, value.encode()))
+            encoded(_EXTERNAL, encoded(1, key.encode()) + encoded(2, value.encode()))
             for key, value in place.items()
         ]
-        return b"".join([*kept, bytes([_PLACE << 3 | _VARINT, 1])])
+        return b"".join([*kept, bytes([_PLACE << 3 | VARINT, 1])])
 
-    def _dims(self, fields: list[_Field]) -> Iterator[int]:
+    def _dims(self, found: list[Field]) -> Iterator[int]:
         """Dimensions, packed or not."""
-        for field in fields:
+        for field in found:
             if field.number == _DIMS:
                 at = field.content
                 while at < field.end:
-                    size, at = self._varint(at)
+                    size, at = varint(self.data, at)
                     yield size
-
-    def _fields(self, start: int, end: int) -> Iterator[_Field]:
-        while start < end:
-            key, content = self._varint(start)
-            wire = key & 7
-            if wire == _VARINT:
-                stop = self._varint(content)[1]
-            elif wire == _LENGTH:
-                nbytes, content = self._varint(content)
-                stop = content + nbytes
-            elif wire in (_EIGHT, _FOUR):
-                stop = content + (8 if wire == _EIGHT else 4)
-            else:
-                raise ValueError(f"wire type {wire}")
-            if stop > end:
-                raise ValueError("a field ends behind its message")
-            yield _Field(key >> 3, wire, start, content, stop)
-            start = stop
-
-    def _varint(self, at: int) -> tuple[int, int]:
-        """A number and where it ends."""
-        value = 0
-        for shift in range(0, 70, 7):
-            byte = self.data[at]
-            at += 1
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value, at
-        raise ValueError("a number has more than ten bytes")
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """A field of bytes, with its key and length."""
-    return b"".join([*map(_number, (number << 3 | _LENGTH, len(content))), content])
-
-
-def _number(value: int) -> bytes:
-    written = bytearray()
-    while value > 127:
-        written.append(value & 127 | 128)
-        value >>= 7
-    written.append(value)
-    return bytes(written)

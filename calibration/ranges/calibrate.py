@@ -105,6 +105,7 @@ def calibrate_ranges(
     """
     _check(method, percentile)
     parsed = Budget.parse(budget)
+    parsed.check_fixed()
     model = Path(model)
     with work_folder(model) as folder, _explained(source_name or model.name):
         progress("read", 0, 1)

@@ -189,7 +189,7 @@ def bench(setup: Setup, progress: Progress = silent) -> Findings:
     """
     engine = setup.engine.in_child().with_needs()
     manifest, profile = engine.manifest, engine.delays
-    budget_bytes = admitted_bytes(setup.budget, manifest)
+    budget_bytes = admitted_bytes(setup.budget, manifest, profile=profile, options=setup.options)
     plan = make_plan(manifest, profile, budget_bytes, setup.options)
     counted = is_available()
     if setup.memory_limit:

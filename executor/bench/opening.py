@@ -81,7 +81,7 @@ def time_opening(
         path=str(engine.folder),
         inputs="",
         threads=device.threads,
-        budget_bytes=admitted_bytes(budget, engine.manifest),
+        budget_bytes=admitted_bytes(budget, engine.manifest, profile=engine.delays),
         load_mode=load_mode.value,
         shapes=engine.manifest.planned_shapes,
         gpu_memory=device.gpu_memory,

@@ -11,9 +11,9 @@ import msgspec
 from swapnet.executor.bench.judgement import Judgement
 from swapnet.executor.bench.statistics import Summary, is_resolved
 from swapnet.executor.bench.timing import Opening
-from swapnet.executor.bench.verdict import LARGEST_STALL, Advice, Verdict
-from swapnet.executor.planning.admission import rounded_up
-from swapnet.units import format_size
+from swapnet.executor.bench.verdict import Advice, Verdict
+from swapnet.executor.planning.auto import LARGEST_STALL, auto_words
+from swapnet.units import format_size, rounded_up
 
 __all__ = [
     "Machine",
@@ -221,6 +221,7 @@ def as_text(report: Report) -> str:
 def labelled_lines(report: Report) -> Iterator[tuple[str, str]]:
     """Lines of the report, each with its label."""
     opening, machine = report.opening, report.machine
+    is_auto = report.budget == "auto"
     yield (
         "Model",
         f"{report.model}, backend {report.backend}, read {machine.load_mode}"
@@ -229,8 +230,9 @@ def labelled_lines(report: Report) -> Iterator[tuple[str, str]]:
     yield "Engine", f"{format_size(report.engine_bytes)} on disk, {report.blocks} blocks"
     yield (
         "Budget",
-        f"{format_size(report.budget_bytes)} ({report.budget}) of "
-        f"{format_size(report.demand_bytes)}; peak {format_size(report.peak_bytes)} above "
+        f"{format_size(report.budget_bytes)} ("
+        + (auto_words(report.budget_bytes, report.demand_bytes) if is_auto else report.budget)
+        + f") of {format_size(report.demand_bytes)}; peak {format_size(report.peak_bytes)} above "
         f"{format_size(report.fixed_bytes)} of fixed cost ({report.memory_accounting})",
     )
     yield (

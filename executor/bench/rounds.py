@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from math import ceil, inf
 from statistics import median
 
-from swapnet.errors import SwapnetError
+from swapnet.errors import InputError, SwapnetError
 from swapnet.executor.bench.statistics import is_stable
 from swapnet.executor.bench.timing import Round
 from swapnet.progress import Progress, silent
 
-__all__ = ["Rounds", "Run", "Schedule", "run_rounds"]
+__all__ = ["Rounds", "Run", "Schedule", "check_duration", "run_rounds"]
 
 _FEWEST_ROUNDS = 3
 
@@ -39,6 +39,11 @@ class Schedule:
         Upper limit of the rounds of sides that may fail.
     at_most_s
         Time after which three rounds are enough.
+
+    Raises
+    ------
+    InputError
+        The duration is below 0.
     """
 
     iterations: int = 10
@@ -49,6 +54,25 @@ class Schedule:
     turn_ms: float = inf
     optional_rounds: int | None = None
     at_most_s: float = inf
+
+    def __post_init__(self) -> None:
+        check_duration(self.duration_s)
+
+
+def check_duration(duration_s: float) -> None:
+    """Check that a benchmark ends.
+
+    Raises
+    ------
+    InputError
+        The duration is below 0, such as trtexec's -1, which is endless.
+    """
+    if not duration_s >= 0:
+        raise InputError(
+            f"a duration of {duration_s:g} s is not for SwapNet",
+            why="the report comes at the end; with -1 trtexec runs until it is killed and has none",
+            hint="give a long one: --duration=86400 is a day",
+        )
 
 
 Run = Callable[[int], Round]

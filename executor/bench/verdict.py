@@ -6,22 +6,15 @@ from typing import Literal
 
 import msgspec
 
+from swapnet.executor.planning.auto import LARGEST_STALL, auto_bytes, predicted_stall
 from swapnet.executor.planning.plan import Plan
-from swapnet.executor.planning.planner import make_plan, smallest_budget
-from swapnet.executor.planning.timeline import predict
 from swapnet.executor.planning.usage import demand
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile
 
-__all__ = ["LARGEST_STALL", "Advice", "Verdict", "advise", "verdict_of"]
+__all__ = ["Advice", "Verdict", "advise", "verdict_of"]
 
 Verdict = Literal["not swapped", "storage-bound", "compute-bound", "latency-bound"]
-
-LARGEST_STALL = 0.05
-"""Share of the latency up to which waiting for storage does not matter."""
-
-_SEARCHED = 6
-"""Plans that are made to find a budget: it is found to a 64th of the range."""
 
 _LOWER_PRECISIONS = {"fp32": {"fp16": 0.5, "int8": 0.25}, "fp16": {"int8": 0.5}}
 """Size of the same weights in lower precision, by the precision of an engine."""
@@ -94,28 +87,15 @@ def advise(manifest: Manifest, profile: Profile, delays: Profile, plan: Plan) ->
     """
     stall = predicted_stall(plan, delays)
     # Waits need not shrink with each byte: a plan that waits is helped by larger budgets only.
-    low = plan.budget_bytes if stall > LARGEST_STALL else smallest_budget(manifest)[0]
-    high = whole = max(demand(manifest).total_bytes, low)
-    for _ in range(_SEARCHED):
-        middle = (low + high) // 2
-        tried = make_plan(manifest, profile, middle)
-        if predicted_stall(tried, delays) <= LARGEST_STALL:
-            high = middle
-        else:
-            low = middle
+    above = plan.budget_bytes if stall > LARGEST_STALL else 0
+    found = auto_bytes(manifest, profile, delays=delays, above_bytes=above)
     weights_bytes = demand(manifest).weights_bytes
     kept_bytes = weights_bytes - plan.streamed_bytes
     return Advice(
         predicted_stall=stall,
-        budget_bytes=high if high < whole else None,
+        budget_bytes=found if found < demand(manifest).total_bytes else None,
         streamed_bytes={
             name: max(round(weights_bytes * share) - kept_bytes, 0)
             for name, share in _LOWER_PRECISIONS.get(manifest.precision, {}).items()
         },
     )
-
-
-def predicted_stall(plan: Plan, delays: Profile) -> float:
-    """Share of a plan's latency that waits for storage, as predicted."""
-    timeline = predict(plan.steps, plan.reads, delays)
-    return sum(timeline.stalls_ms) / timeline.steady_ms if timeline.steady_ms else 0.0

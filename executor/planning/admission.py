@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from swapnet.budget import Budget
-from swapnet.errors import BudgetError
+from swapnet.errors import BudgetError, InputError
+from swapnet.executor.planning.auto import auto_bytes
+from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.planning.usage import demand, page_table_bytes
 from swapnet.machine import memory_bytes
 from swapnet.manifest import Manifest
-from swapnet.units import format_size
+from swapnet.profile import Profile
+from swapnet.units import format_size, rounded_up
 
-__all__ = ["admitted_bytes", "check_available", "rounded_up", "values_too_large"]
-
-
-def rounded_up(nbytes: int) -> str:
-    """A budget of at least ``nbytes`` in the words of an option, such as ``12.5MiB``."""
-    return f"{-(-nbytes * 10 // (1 << 20)) / 10:g}MiB"
+__all__ = ["admitted_bytes", "check_available", "values_too_large"]
 
 
-def admitted_bytes(budget: Budget, manifest: Manifest, available_bytes: int | None = None) -> int:
+def admitted_bytes(
+    budget: Budget,
+    manifest: Manifest,
+    available_bytes: int | None = None,
+    *,
+    profile: Profile | None = None,
+    options: PlanOptions | None = None,
+) -> int:
     """Bytes of a budget for a model.
 
     Parameters
@@ -26,13 +31,25 @@ def admitted_bytes(budget: Budget, manifest: Manifest, available_bytes: int | No
         The budget and the engine.
     available_bytes
         Upper limit of the budget; by default the machine's memory.
+    profile, options
+        Delays and restrictions of plans, for the budget ``auto``.
 
     Raises
     ------
     BudgetError
         The budget is above ``available_bytes``.
+    InputError
+        The budget is ``auto`` and there are no measured delays.
     """
-    return check_available(budget, budget.resolve(demand(manifest)), available_bytes)
+    if budget.of != "auto" or profile is None:
+        return check_available(budget, budget.resolve(demand(manifest)), available_bytes)
+    if profile.is_assumed:
+        raise InputError(
+            "a budget of auto needs measured delays",
+            why=f"{manifest.source.name} was not measured on this device",
+            hint="measure it: swapnet measure DIR. Or give a size, like 64MiB",
+        )
+    return check_available(budget, auto_bytes(manifest, profile, options), available_bytes)
 
 
 def check_available(budget: Budget, budget_bytes: int, available_bytes: int | None = None) -> int:

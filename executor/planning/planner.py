@@ -8,7 +8,6 @@ from dataclasses import replace
 from math import ceil
 
 from swapnet.errors import BudgetError
-from swapnet.executor.planning.admission import rounded_up
 from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step
 from swapnet.executor.planning.schedule import Flow, outline_of, schedule
 from swapnet.executor.planning.search import Planner, parted
@@ -24,7 +23,7 @@ from swapnet.executor.planning.usage import (
 )
 from swapnet.manifest import EXTENT_ALIGNMENT, Manifest
 from swapnet.profile import Profile
-from swapnet.units import align_up, format_size
+from swapnet.units import align_up, format_size, rounded_up
 
 __all__ = ["make_plan", "most_scratch_bytes", "smallest_budget"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from swapnet.budget import Budget
 from swapnet.errors import BudgetError, InputError
-from swapnet.executor.planning.admission import check_available, rounded_up
-from swapnet.units import format_size
+from swapnet.executor.planning.admission import check_available
+from swapnet.units import format_size, rounded_up
 
 __all__ = ["budget_bytes", "too_small"]
 

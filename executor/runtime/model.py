@@ -45,10 +45,6 @@ class ModelStats:
     ----------
     requests, failures
         Requests that have ended, and those that raised.
-    inferences
-        Fewer than requests where some were joined.
-    read_bytes
-        Read from storage for them, in advance or not.
     waiting
         Requests that have not begun.
     replans
@@ -61,12 +57,20 @@ class ModelStats:
 
     requests: int = 0
     failures: int = 0
-    inferences: int = 0
-    read_bytes: int = 0
     waiting: int = 0
     replans: int = 0
     latency: Histogram = field(default_factory=Histogram)
     execution: Stats = field(default_factory=Stats)
+
+    @property
+    def inferences(self) -> int:
+        """Inferences that have ended: fewer than requests where some were joined."""
+        return self.execution.inferences + self.execution.failures
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes read from storage, in advance or not."""
+        return self.execution.read_bytes
 
 
 @dataclass(frozen=True)
@@ -398,9 +402,6 @@ class RuntimeModel:
                 break
             self.executor.grown()
             answer = self._execute(inputs, turn, out)
-        last = self.executor.stats.last
-        read = last.read_bytes if last and not isinstance(answer, Exception) else 0
-        self._count(inferences=1, read_bytes=read)
         return answer
 
     def _execute(

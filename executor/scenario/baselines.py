@@ -30,6 +30,7 @@ from swapnet.executor.runtime.policy import Job
 from swapnet.executor.runtime.rates import RateMeter
 from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.sharing import Sharing
+from swapnet.executor.stats import Stats
 from swapnet.executor.swapping.loading import READERS
 from swapnet.executor.swapping.readers import Channel
 
@@ -236,7 +237,9 @@ class WholeModel:
     @property
     def stats(self) -> ModelStats:
         """Counts since the model was loaded."""
-        return ModelStats(read_bytes=self._read_bytes, waiting=self._submitted - self._begun)
+        return ModelStats(
+            waiting=self._submitted - self._begun, execution=Stats(read_bytes=self._read_bytes)
+        )
 
     @property
     def held_bytes(self) -> int:

@@ -109,7 +109,7 @@ __all__ = ["command", "references_of"]
 )
 @click.option(
     "--duration",
-    type=click.FloatRange(0),
+    type=float,
     default=3,
     show_default=True,
     metavar="S",

@@ -116,6 +116,7 @@ def command(
 ) -> None:
     """Cut MODEL.onnx into blocks and compile each to its engine."""
     from swapnet.builder.importing.source import random_reasons
+    from swapnet.builder.options import check_backend
     from swapnet.builder.precision.convert import PrecisionOptions, check_precision
     from swapnet.executor.backends import best_backend, can_run
 
@@ -123,6 +124,7 @@ def command(
     folder = output or Path("engines") / model.stem
     names = tuple(filter(None, (targets or "").split(",")))
     chosen = best_backend() if options["backend"] == "auto" else options["backend"]
+    check_backend(chosen)
     check_precision(
         chosen,
         options["precision"],
@@ -167,11 +169,10 @@ def build_engine(model: Path, folder: Path, *, measure: bool, **options: Any) ->
     """
     from swapnet import calibration
     from swapnet.executor.backends import can_run
-    from swapnet.machine import family_peak_bytes
 
     started = time.perf_counter()
     with progress(folder.name) as report:
-        manifest, peak_bytes = build_apart(model, folder, report, **options)
+        manifest = build_apart(model, folder, report, **options)
         if measure and can_run(manifest.compiled.backend):
             report("measure", 0, 1)
             try:
@@ -179,11 +180,9 @@ def build_engine(model: Path, folder: Path, *, measure: bool, **options: Any) ->
             except SwapnetError as error:
                 print_text(f"{folder} was built but not measured: {error}", err=True)
     seconds = time.perf_counter() - started
-    peak_bytes = max(peak_bytes, family_peak_bytes())
     say(
         f"{folder}: {len(manifest.blocks)} blocks, {format_size(manifest.weights_nbytes)} of "
-        f"weights, built in {seconds:.1f} s with at most {format_size(peak_bytes)} of memory, "
-        "mapped files included"
+        f"weights, built in {seconds:.1f} s"
     )
     for line in unswappable(manifest):
         say(f"{folder}: {line}")

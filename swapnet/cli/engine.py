@@ -30,6 +30,7 @@ __all__ = [
     "open_engine",
     "planned_for",
     "seeded_values",
+    "tell_of_auto",
     "tell_of_reading",
     "unswappable",
     "with_delays",
@@ -123,11 +124,22 @@ def tell_of_reading(budget: Budget, engine: Engine, load_mode: str) -> None:
     whole_bytes = engine.demand.total_bytes
     if budget.of != "bytes" and budget.amount > 1:
         say(f"{budget} is more than everything: {format_size(whole_bytes)} hold the whole model")
-    if load_mode == LoadMode.MMAP.value and budget.resolve(engine.demand) < whole_bytes:
+    if load_mode == LoadMode.MMAP.value and (
+        budget.of == "auto" or budget.resolve(engine.demand) < whole_bytes
+    ):
         say(
             "--load-mode mmap reads through the page cache, which a budget does not count, and "
             "ends with SIGBUS if the file becomes shorter: auto does neither"
         )
+
+
+def tell_of_auto(budget: Budget, budget_bytes: int, engine: Engine) -> None:
+    """A line that says what the budget ``auto`` is, and why."""
+    from swapnet.executor.planning.auto import auto_words
+
+    if budget.of == "auto":
+        words = auto_words(budget_bytes, engine.demand.total_bytes)
+        say(f"The budget is {format_size(budget_bytes)}, {budget_bytes} bytes ({words})")
 
 
 def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> Engine:
@@ -207,9 +219,7 @@ def engine_or_model(
         yield folder
 
 
-def build_apart(
-    model: Path, folder: Path, report: Progress, **options: Any
-) -> tuple[Manifest, int]:
+def build_apart(model: Path, folder: Path, report: Progress, **options: Any) -> Manifest:
     """Build in a process of its own, and say first how much memory that needs.
 
     Parameters
@@ -221,12 +231,6 @@ def build_apart(
     options
         Options of `swapnet.builder.build`.
 
-    Returns
-    -------
-    tuple
-        The manifest, and the most bytes that were resident at once in this process and its
-        children.
-
     Raises
     ------
     SwapnetError
@@ -234,7 +238,7 @@ def build_apart(
     """
     from swapnet.builder.build import options_of
     from swapnet.builder.child import build_in_child
-    from swapnet.machine import family_peak_bytes, usable_memory_bytes
+    from swapnet.machine import usable_memory_bytes
 
     def announce(needed_bytes: int) -> None:
         line = f"{model.name}: needs at most about {format_size(needed_bytes)} of memory"
@@ -242,8 +246,8 @@ def build_apart(
             line += f", {format_size(usable_bytes)} is available: the kernel may end it"
         say(line)
 
-    built = build_in_child(options_of(**options), model, folder, progress=report, announce=announce)
-    return built.manifest, family_peak_bytes(built.peak_bytes)
+    chosen = options_of(**options)
+    return build_in_child(chosen, model, folder, progress=report, announce=announce)
 
 
 def build_place(opened: ExitStack) -> Path:

@@ -47,7 +47,8 @@ budget_option = click.option(
     "--budget",
     required=True,
     metavar="SIZE",
-    help="Memory of the model: 64MiB, 25% of its demand, or weights:25%.",
+    help="Memory of the model: 64MiB, 25% of its demand, weights:25%, or auto: the smallest that "
+    "is predicted to wait at most 5% for storage.",
 )
 load_mode_option = click.option(
     "--load-mode",

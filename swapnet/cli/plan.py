@@ -15,6 +15,7 @@ from swapnet.cli.engine import (
     is_model,
     open_engine,
     planned_for,
+    tell_of_auto,
     tell_of_reading,
     unswappable,
     with_delays,
@@ -52,8 +53,8 @@ _SHARES = (17, 25, 43, 66, 100)
 @click.option(
     "--budget",
     metavar="SIZE",
-    help="Memory of the model: 64MiB, 25% of its demand, or weights:25%. [default: several, from "
-    "the smallest]",
+    help="Memory of the model: 64MiB, 25% of its demand, weights:25%, or auto: the smallest that "
+    "is predicted to wait at most 5% for storage. [default: several, from the smallest]",
 )
 @click.option("--json", "json_target", metavar="FILE", help="Write the plans; - for stdout.")
 @click.option("--curve", "with_curve", is_flag=True, help="Show latency over budget, 24 points.")
@@ -94,6 +95,7 @@ def command(
     engine will lie on.
     """
     from swapnet.budget import Budget
+    from swapnet.executor.planning.admission import admitted_bytes
     from swapnet.executor.planning.curve import curve
     from swapnet.executor.planning.planner import make_plan, smallest_budget
     from swapnet.executor.report.page import check_reportable, save_page
@@ -123,13 +125,17 @@ def command(
             storage_bytes_per_s=storage_bytes_per_s,
             data=samples if folder == engine else None,
         )
-        budgets = _budgets(opened.manifest, parsed)
+        auto = parsed if parsed and parsed.of == "auto" else None
+        budgets = [] if auto else _budgets(opened.manifest, parsed)
         if parsed:
             tell_of_reading(parsed, opened, load_mode)
         opened = with_delays(opened, load_mode, measure=measure, name=str(engine)).with_needs()
         manifest, profile = opened.manifest, opened.delays
         with progress(engine.name, lines=False) as report:
             report("plan", 0, 1)
+            if auto:
+                budgets = [admitted_bytes(auto, manifest, profile=profile)]
+                tell_of_auto(auto, budgets[0], opened)
             plans = [make_plan(manifest, profile, nbytes) for nbytes in budgets]
             points = curve(manifest, profile) if with_curve or report_target else ()
     if report_target:

@@ -8,7 +8,7 @@ import click
 
 from swapnet.arrays import save_npz
 from swapnet.cli.console import print_table, print_text, progress, say
-from swapnet.cli.engine import open_engine, tell_of_reading
+from swapnet.cli.engine import open_engine, tell_of_auto, tell_of_reading, with_delays
 from swapnet.cli.options import (
     PATH,
     budget_option,
@@ -76,6 +76,8 @@ def command(
     files = [named_file(text, names, "=") for text in inputs]
     arrays = read_arrays(files, manifest.inputs, manifest.planned_shapes)
     tell_of_reading(parsed, opened, load_mode)
+    if parsed.of == "auto":
+        opened = with_delays(opened, load_mode, measure=True, name=str(engine))
     with progress(engine.name, lines=False) as report:
         report("open", 0, 1)
         with SwapExecutor(
@@ -89,6 +91,7 @@ def command(
             outputs = executor(arrays if inputs else sample_of(opened))
             stats, plan = executor.stats, executor.plan
             is_assumed = executor.engine.measured.is_assumed
+    tell_of_auto(parsed, plan.budget_bytes, executor.engine)
     if is_assumed:
         given = shapes or dims
         at = f" {sizes_option(manifest.inputs, manifest.planned_shapes)}" if given else ""

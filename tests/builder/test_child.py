@@ -64,7 +64,6 @@ def test_says_what_it_needs_then_builds_into_given_folders(
     stages = [answer.stage for answer in reached if isinstance(answer, Reached)]
     assert list(dict.fromkeys(stages)) == ["optimise", "shapes", "compile", "measure"]
     assert isinstance(last, Built)
-    assert last.peak_bytes > 10 << 20
     build_with(OPTIONS, toy.model, tmp_path / "here")
     written, here = (tmp_path / name / WEIGHTS for name in ("staging", "here"))
     assert written.read_bytes() == here.read_bytes()

@@ -15,6 +15,7 @@ from swapnet.builder import BuildOptions, build_with, child
 from swapnet.builder.importing.source import open_source
 from swapnet.builder.needs import needed_bytes
 from swapnet.cli import main
+from swapnet.manifest import Manifest
 from swapnet.progress import Progress
 from tests.helpers.engines import BuildToy, Engine
 from tests.helpers.processes import interruptible
@@ -56,11 +57,11 @@ def _built_here(monkeypatch: pytest.MonkeyPatch) -> None:
         *,
         progress: Progress,
         announce: Callable[[int], None] | None = None,
-    ) -> child.BuiltApart:
+    ) -> Manifest:
         here = replace(options.checked(), process_per_block=False)
         if announce is not None:
             announce(needed_bytes(open_source(model), here))
-        return child.BuiltApart(build_with(here, model, folder, progress=progress), 0)
+        return build_with(here, model, folder, progress=progress)
 
     monkeypatch.setattr(child, "build_in_child", build_here)
     monkeypatch.setattr(import_module("swapnet.builder.build"), "build_in_child", build_here)

@@ -9,6 +9,7 @@ import msgspec
 
 from swapnet.executor.bench.report import Report
 from tests.evidence.cases import ABLATION, Case, Outline
+from tests.helpers.verdicts import contradictions
 
 __all__ = ["FLOOR_BYTES", "Target", "check_targets", "floor_ratio"]
 
@@ -89,6 +90,10 @@ def _targets(measured: _Measured, outlines: Sequence[Outline]) -> Iterator[Targe
     yield from _middle("3. off the prediction, median", measured, _error, 0.05)
     yield from _worst("3. off the prediction, worst", measured, _error, 0.15)
     yield from _middle("3. off the stored profile's prediction, median", measured, _stored, None)
+    wrong = [case.title for case, report in measured if any(contradictions(report))]
+    if measured:
+        where = wrong[0] if wrong else f"{len(measured)} cases"
+        yield Target("6. verdicts that contradict their figures", len(wrong), 0.0, False, where)
     for name in _LARGE:
         for case, report in measured:
             mapped = report.peers.get("mapped")

@@ -19,7 +19,7 @@ def test_all_hold() -> None:
     cases = [a_case(name) for name in ("resnet101", "vgg19", "yolov3")]
     outlines = [an_outline(name) for name in ("resnet101", "vgg19", "yolov3", "minilm")]
     targets = check_targets(cases, outlines)
-    assert {target.name[0] for target in targets} == set("12345")
+    assert {target.name[0] for target in targets} == set("123456")
     assert all(target.holds is not False for target in targets)
     assert len([target for target in targets if target.name.startswith("5.")]) == 3
 
@@ -47,6 +47,12 @@ def test_being_faster_than_predicted_is_an_error_too() -> None:
     target = found(check_targets([a_case(prediction_error=-0.2)], []), "3. off the prediction, w")
     assert target.found == 0.2
     assert target.holds is False
+
+
+def test_a_verdict_that_contradicts_its_figures_is_counted_and_named() -> None:
+    cases = [a_case(), a_case("other", verdict="latency-bound")]
+    target = found(check_targets(cases, []), "6.")
+    assert (target.found, target.where, target.holds) == (1, "other at weights:25%", False)
 
 
 def test_mapped_must_be_slow() -> None:

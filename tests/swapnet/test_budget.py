@@ -45,6 +45,14 @@ def test_prints_as_it_is_written(text: str) -> None:
     assert Budget.parse(budget) is budget
 
 
+def test_auto_is_resolved_with_delays_only() -> None:
+    budget = Budget.parse(" auto ")
+    assert (str(budget), budget.of) == ("auto", "auto")
+    with pytest.raises(InputError, match="a budget of auto is not for this") as caught:
+        budget.resolve(DEMAND)
+    assert "64MiB" in caught.value.hint
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 400).map(lambda quarter: quarter / 4), st.sampled_from(["", "weights:"]))
 def test_shares_survive_printing(percent: float, prefix: str) -> None:

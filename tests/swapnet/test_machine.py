@@ -162,12 +162,6 @@ def test_usable_memory_is_no_more_than_the_host_has_or_the_kernel_allows(
         assert machine.usable_memory_bytes() == 3 << 20
 
 
-def test_the_peak_of_a_family_holds_a_child_beside_this_process() -> None:
-    alone = machine.family_peak_bytes()
-    assert alone >= machine.peak_resident_bytes()
-    assert machine.family_peak_bytes(1 << 40) > 1 << 40
-
-
 def test_private_mappings_of_a_file_are_found_by_its_name(tmp_path: Path) -> None:
     file = tmp_path / "weights.bin"
     file.touch()

@@ -38,6 +38,7 @@ def command(
 
     chosen = chosen_scenario(scenario_path(scenario), rates_per_s, speed=speed)
     parsed = Budget.parse(budget)
+    parsed.check_fixed()
     device = Device(threads or available_processors())
     parts = parts_of(chosen, engines, device)
     budget_bytes = parsed.resolve(together([part.manifest for part in parts]))

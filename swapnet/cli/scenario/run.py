@@ -92,6 +92,7 @@ def command(
     path = scenario_path(scenario)
     chosen = chosen_scenario(path, rates_per_s, speed=speed)
     parsed = Budget.parse(budget)
+    parsed.check_fixed()
     others = _others(compared)
     parse_steps(budget_steps or "", 1 << 30)  # before engines are built
     check_writable(json_target, export_trace, report_target)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from math import nan
+from math import inf, nan
 
 from swapnet.cli.trtexec.options import OPTIONS
 from swapnet.errors import InputError
+from swapnet.executor.bench.rounds import check_duration
 
 __all__ = ["NUMBERS", "Line", "parse_line"]
 
-NUMBERS: Mapping[str, tuple[float, int]] = {
+NUMBERS: Mapping[str, tuple[float, float]] = {
     "--iterations": (10, 1),
     "--warmUp": (200, 0),
-    "--duration": (3, 0),
+    "--duration": (3, -inf),
     "--idleTime": (0, 0),
     "--avgRuns": (10, 1),
     "--device": (0, 0),
@@ -23,7 +24,7 @@ NUMBERS: Mapping[str, tuple[float, int]] = {
     "--atol": (1e-5, 0),
     "--rtol": (1e-5, 0),
 }
-"""Default and least value of options that are numbers."""
+"""Default and least value of options that are numbers; `check_duration` knows more of one."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def parse_line(arguments: Sequence[str]) -> Line:
     Raises
     ------
     InputError
-        An option is unknown, refused, given twice, or lacks its value, or a number is invalid.
+        An option is unknown, refused, given twice, or lacks its value, a number is invalid, or two
+        options do not go together.
     """
     values: dict[str, str] = {}
     notices: list[str] = []
@@ -115,9 +117,18 @@ def parse_line(arguments: Sequence[str]) -> Line:
             )
         else:
             values[name] = value
+    if "--loadEngine" in values and "--saveEngine" in values:
+        raise InputError(
+            "--loadEngine and --saveEngine do not go together",
+            why="an engine is loaded, or built and saved; so it is in trtexec",
+            hint="leave one of them out",
+        )
+    if "--loadEngine" in values and values.pop("--onnx", None) is not None:
+        notices.append("--onnx changes nothing: --loadEngine names an engine that is built")
     line = Line(values, tuple(notices))
     for name in NUMBERS.keys() & values.keys():
         line.number(name)
+    check_duration(line.number("--duration"))
     return line
 
 

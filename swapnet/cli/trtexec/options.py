@@ -74,7 +74,7 @@ MAPPED: Mapping[str, Mapping[str, str]] = {
         "--shapes=": "`--shapes`: planned shapes, of the build and of inference",
         "--budget=": "`bench --budget`: memory of the model. The default is 100%",
         "--weightStreamingBudget=": "`N%` is `--budget weights:N%`; bytes are weights in "
-        "memory beside everything else; `-2` is `100%`",
+        "memory beside everything else; `-1` is `auto`, `-2` is `100%`",
         "--loadInputs=": "`bench --load-inputs`: raw bytes, and files of other kinds",
         "--loadRefOutputs=": "`bench --load-ref-outputs`",
         "--accuracyAlgorithm=": "`bench --accuracy-algorithm`",

@@ -109,12 +109,7 @@ def budget_of(line: Line, demand: Demand) -> str:
     if weights == "-2":
         return "100%"
     if weights == "-1":
-        raise InputError(
-            "--weightStreamingBudget=-1 is not for SwapNet",
-            why="TensorRT then takes what the GPU has left; a budget here is a promise",
-            hint="give a budget: --budget=SIZE or --budget=weights:25%; the verdict of a run says "
-            "from which one on it waits little",
-        )
+        return "auto"
     if weights.endswith("%"):
         return f"weights:{weights}"
     from swapnet.units import parse_size

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
 from polygraphy.comparator import Comparator
+from polygraphy.exception import PolygraphyException
 from polygraphy.tools import main
 
 from swapnet.calibration.accuracy.runner import SwapEngineFromOnnx, SwapRunner
@@ -59,6 +60,14 @@ def test_a_loader_builds_an_engine(engine: BuildToy, tmp_path: Path, kept: bool)
         assert runner.infer({name: array[:1, :2] for name, array in toy.feeds().items()})
     del loader
     assert opened.folder.exists() == kept
+
+
+def test_an_error_of_the_user_is_one_of_polygraphy(engine: BuildToy) -> None:
+    with (
+        pytest.raises(PolygraphyException, match="does not fit in 1KiB"),
+        SwapRunner(engine("images").folder, "1KiB"),
+    ):
+        pass
 
 
 def entry_points() -> tuple[str, list[str]]:

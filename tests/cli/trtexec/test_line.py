@@ -25,6 +25,12 @@ def test_options_that_mean_nothing_are_noticed() -> None:
     assert line.notices[2] == "--infStreams=1 is as it is anyway"
 
 
+def test_a_model_beside_an_engine_is_noticed_as_trtexec_ignores_it() -> None:
+    line = parse_line(["--onnx=a.onnx", "--loadEngine=engines/a"])
+    assert line.values == {"--loadEngine": "engines/a"}
+    assert line.notices == ("--onnx changes nothing: --loadEngine names an engine that is built",)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
@@ -37,6 +43,8 @@ def test_options_that_mean_nothing_are_noticed() -> None:
         (["--onnx"], "--onnx needs a value", "--onnx=VALUE"),
         (["--onnx", "--verbose"], "--onnx needs a value", "--onnx=VALUE"),
         (["--verbose", "--verbose"], "--verbose is given twice", "once"),
+        (["--duration=-1"], "a duration of -1 s is not for SwapNet", "--duration=86400"),
+        (["--loadEngine=a", "--saveEngine=b"], "do not go together", "leave one"),
     ],
 )
 def test_what_can_not_be_done_is_refused(arguments: list[str], message: str, hint: str) -> None:
@@ -50,6 +58,6 @@ def test_numbers_are_read() -> None:
     assert line.number("--iterations") == 3
     assert line.number("--warmUp") == 0.5
     assert line.number("--duration") == 3
-    for wrong in ("--avgRuns=x", "--duration=-1", "--iterations=0", "--atol=nan"):
+    for wrong in ("--avgRuns=x", "--duration=x", "--iterations=0", "--atol=nan"):
         with pytest.raises(InputError, match=f"{wrong} is invalid"):
             parse_line([wrong])

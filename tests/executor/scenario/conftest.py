@@ -19,6 +19,7 @@ from swapnet.executor.runtime.objectives import Changes
 from swapnet.executor.scenario.messages import Engine, Job, Served
 from swapnet.executor.scenario.report import Line, Report, Way
 from swapnet.executor.scenario.scenario import Entry, Scenario
+from swapnet.executor.stats import Stats
 from tests.executor.bench.conftest import a_report as a_bench_report
 
 MIB = 1 << 20
@@ -113,7 +114,7 @@ class FakeModel:
 
     @property
     def stats(self) -> ModelStats:
-        return ModelStats(read_bytes=100 * self.asked)
+        return ModelStats(execution=Stats(read_bytes=100 * self.asked))
 
     def submit(self, inputs: Mapping[str, Any], *, copy: bool = True) -> Future[dict[str, Array]]:
         assert not copy, "samples stay as they are"
