@@ -23,7 +23,8 @@ from swapnet.errors import BackendError
 from swapnet.files import working_folder
 from swapnet.machine import usable_memory_bytes
 from swapnet.manifest import Manifest, load_manifest
-from swapnet.process.child import Child, ProcessDied
+from swapnet.process.child import Child
+from swapnet.process.failure import ProcessDied
 from swapnet.process.serve import Parent, serve
 from swapnet.progress import Progress
 from swapnet.units import format_size

@@ -29,7 +29,7 @@ from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import demand
 from swapnet.machine import memory_to_measure_in_bytes, usable_memory_bytes
 from swapnet.process.cgroup import MemoryGroup
-from swapnet.process.child import ProcessDied
+from swapnet.process.failure import ProcessDied
 from swapnet.progress import Progress, silent
 from swapnet.ranges import METHODS, Method, Range, RangeCache
 from swapnet.units import format_size

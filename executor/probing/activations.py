@@ -15,8 +15,7 @@ import msgspec
 from swapnet.errors import ModelError, SwapnetError
 from swapnet.process.ask import ask
 from swapnet.process.cgroup import is_available
-from swapnet.process.child import ProcessDied
-from swapnet.process.failure import Failed
+from swapnet.process.failure import Failed, ProcessDied
 from swapnet.shapes import SessionMemory
 
 __all__ = ["Measurement", "measure"]
@@ -56,14 +55,14 @@ class Measurement(msgspec.Struct, frozen=True, tag=True):
         Memory of all sessions.
     nbytes
         Size of each input, output and value of symbolic shape.
-    is_confirmed
-        False where the smallest plan did not run to its end under the kernel's limit.
+    unconfirmed
+        Sentence about a smallest plan that did not run to its end under the kernel's limit.
     """
 
     activation_bytes: tuple[int, ...]
     session_memory: SessionMemory
     nbytes: dict[str, int]
-    is_confirmed: bool = True
+    unconfirmed: str = ""
 
 
 def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Measurement:
@@ -105,10 +104,10 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
             f"{f'measure {folder}' if shapes else 'build MODEL.onnx'} --data inputs.npz, or the "
             "shapes that it is used with: --shapes name:1x3x224x224",
         ) from error
-    if not found.is_confirmed:
+    if found.unconfirmed:
         _LOGGER.warning(
-            "%s: the smallest plan did not run in its budget under the kernel's limit; its number "
-            "was raised, which was not tried",
+            "%s: the smallest budget is not confirmed under the kernel's limit: %s",
             folder,
+            found.unconfirmed,
         )
     return found

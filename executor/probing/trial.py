@@ -30,10 +30,10 @@ from swapnet.fingerprint import PORTABLE
 from swapnet.machine import anonymous_bytes, forget_peak, own_pages, peak_anonymous_bytes
 from swapnet.manifest import Manifest
 from swapnet.process.cgroup import MemoryGroup
-from swapnet.process.child import ProcessDied
+from swapnet.process.failure import ProcessDied, ProcessTimedOut
 from swapnet.process.forked import Forked
 from swapnet.shapes import SessionMemory
-from swapnet.units import align_up
+from swapnet.units import align_up, format_size
 
 __all__ = ["confirmed", "process_bytes", "trial", "trial_under_limit"]
 
@@ -133,11 +133,12 @@ def confirmed(
     warm_up: bytes,
     *,
     patience_s: float,
-) -> tuple[SessionMemory, bool]:
-    """Run the smallest plan under its own number; what sessions take, and whether it has run.
+) -> tuple[SessionMemory, str]:
+    """Run the smallest plan under its own number; what sessions take, and why it did not run.
 
     Each process runs in a memory group of the kernel that allows the smallest budget and no more;
-    what it had before is not counted. Where it is killed, or crawls, the number grows.
+    what it had before is not counted. Where the kernel ends it for its memory, the number grows.
+    Where it is only slow, the number stays: the machine may be busy.
 
     Parameters
     ----------
@@ -147,6 +148,16 @@ def confirmed(
         As for `process_bytes`, with the memory of sessions as measured.
     patience_s
         Time-out of each try: under a limit that is far too small a process may crawl.
+
+    Returns
+    -------
+    tuple
+        The memory, and a sentence of what is not confirmed; empty where the plan ran.
+
+    Raises
+    ------
+    SwapnetError
+        The engine does not run, or the process died of another cause than its memory.
     """
     for process in processes:
         budget_bytes, _ = smallest_budget(for_pool(manifest, ThreadPool.GLOBAL))
@@ -154,13 +165,22 @@ def confirmed(
             process.begin(folder, manifest, warm_up, group.processes_file)
             try:
                 process.answer(patience_s)
+            except ProcessTimedOut:
+                limit, peak = format_size(budget_bytes), format_size(group.peak_bytes)
+                return manifest.session_memory, (
+                    f"it took longer than {patience_s:.0f} s, but the kernel ended nothing "
+                    f"({peak} of {limit} in use at most); the number stays as it was measured"
+                )
             except ProcessDied:
+                if not group.has_killed:
+                    raise
                 manifest = _with_more(manifest, _RESERVE_BYTES + budget_bytes // _RESERVE_SHARE)
             else:
-                return manifest.session_memory, True
+                return manifest.session_memory, ""
             finally:
                 process.close()  # the group can't be removed before
-    return manifest.session_memory, not processes
+    untried = "the kernel ended it; the number was raised, which was not tried"
+    return manifest.session_memory, untried if processes else ""
 
 
 def _with_more(manifest: Manifest, nbytes: int) -> Manifest:

@@ -235,14 +235,14 @@ def _measure_here(
         process_bytes, own_process_bytes = (process.answer() for process in trials)
         process_bytes = max(process_bytes, own_process_bytes)  # they differ by chance if small
         memory = SessionMemory(merged_limit, process_bytes, own_process_bytes)
-        memory, is_confirmed = confirmed(
+        memory, unconfirmed = confirmed(
             confirming,
             folder,
             msgspec.structs.replace(measured, session_memory=memory),
             _one_operator(),
             patience_s=_PATIENCE_S + _PATIENT_TIMES * (time.monotonic() - begun_s),
         )
-    return Measurement(tuple(peaks), memory, blocks.nbytes, is_confirmed)
+    return Measurement(tuple(peaks), memory, blocks.nbytes, unconfirmed)
 
 
 def _at(manifest: Manifest, peaks: Sequence[int], nbytes: Mapping[str, int]) -> Manifest:

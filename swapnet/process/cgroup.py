@@ -92,6 +92,7 @@ class MemoryGroup:
             if (CGROUP_V1 / "memory.limit_in_bytes").exists():
                 self._group = CGROUP_V1 / name
                 self._peak = self._group / "memory.max_usage_in_bytes"
+                self._events = self._group / "memory.oom_control"
                 self._limits = {
                     self._group / "memory.limit_in_bytes": (str(limit_bytes), "-1"),
                     self._group / "memory.memsw.limit_in_bytes": (str(limit_bytes), "-1"),
@@ -100,6 +101,7 @@ class MemoryGroup:
                 _pass_on_memory()
                 self._group = CGROUP_V2 / name
                 self._peak = self._group / "memory.peak"
+                self._events = self._group / "memory.events"
                 self._limits = {
                     self._group / "memory.swap.max": ("0", "max"),
                     self._group / "memory.max": (str(limit_bytes), "max"),
@@ -125,6 +127,12 @@ class MemoryGroup:
     def peak_bytes(self) -> int:
         """Peak of the memory in use, by the kernel's count."""
         return self._sampled.peak_bytes if self._sampled else int(self._peak.read_text())
+
+    @property
+    def has_killed(self) -> bool:
+        """Whether the kernel has ended a process of the group for want of memory."""
+        events = dict(line.split() for line in self._events.read_text().splitlines())
+        return int(events.get("oom_kill", 0)) > 0
 
     def lift(self) -> None:
         """Remove the limit: memory from here on is not the model's."""

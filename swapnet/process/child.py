@@ -14,29 +14,15 @@ from typing import IO, Any, TypeVar
 import msgspec
 
 from swapnet.custom_ops import custom_ops
-from swapnet.errors import BackendError, BudgetError, SwapnetError
+from swapnet.errors import BudgetError, SwapnetError
 from swapnet.process.cgroup import MemoryGroup
-from swapnet.process.failure import Failed, raised
+from swapnet.process.failure import Failed, ProcessDied, ProcessTimedOut, raised
 from swapnet.process.parenthood import environment_of_child
 from swapnet.units import format_size
 
-__all__ = ["Child", "ProcessDied"]
+__all__ = ["Child"]
 
 T = TypeVar("T", bound="Child")
-
-_AGAIN = "run it again; if it fails again, report it with this message"
-
-
-class ProcessDied(BackendError):
-    """A child process ended without an answer.
-
-    Attributes
-    ----------
-    was_killed : bool
-        By SIGKILL, as the kernel does where memory is short.
-    """
-
-    was_killed = False
 
 
 class Child:
@@ -159,11 +145,8 @@ class Child:
         if is_whole(data):
             return data
         if late.is_set():
-            raise BackendError(
-                f"{self._who} is too slow",
-                why=f"it gave no answer for {self._patience_s:g} s",
-                hint="run it again when the machine is idle",
-            )
+            assert self._patience_s is not None
+            raise ProcessTimedOut(self._who, self._patience_s)
         raise self._death()
 
     def _death(self) -> SwapnetError:
@@ -178,18 +161,4 @@ class Child:
             )
         self._said.seek(0)
         lines = self._said.read().strip().splitlines()
-        last_line = lines[-1] if lines else "it printed nothing"
-        if status >= 0:
-            return ProcessDied(
-                f"{self._who} ended with status {status}",
-                why=last_line,
-                hint=_AGAIN,
-            )
-        is_memory = status == -signal.SIGKILL
-        died = ProcessDied(
-            f"{self._who} was killed by signal {-status} ({signal.strsignal(-status)})",
-            why="likely out of memory" if is_memory else last_line,
-            hint="free some memory, or give a smaller budget" if is_memory else _AGAIN,
-        )
-        died.was_killed = is_memory
-        return died
+        return ProcessDied.of(self._who, status, lines[-1] if lines else "it printed nothing")

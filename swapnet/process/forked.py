@@ -9,8 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from swapnet.errors import SwapnetError
-from swapnet.process.child import ProcessDied
-from swapnet.process.failure import Failed, failure_of, raised
+from swapnet.process.failure import Failed, ProcessDied, ProcessTimedOut, failure_of, raised
 from swapnet.process.parenthood import die_with_parent
 
 __all__ = ["Forked"]
@@ -28,10 +27,11 @@ class Forked:
     """
 
     def __init__(self, work: Callable[..., Any], verb: str) -> None:
-        self._verb = verb
+        self._who = who = f"the process that {verb}"
         context = multiprocessing.get_context("fork")
         self._pipe, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(os.getpid(), there, work), daemon=True)
+        job = (os.getpid(), there, work, who)
+        self._process = context.Process(target=_serve, args=job, daemon=True)
         self._process.start()
         there.close()
 
@@ -52,22 +52,17 @@ class Forked:
         SwapnetError
             The process raised it.
         ProcessDied
-            The process ended without an answer, or took too long.
+            The process ended without an answer, or failed in another way.
+        ProcessTimedOut
+            It took too long; it goes on.
         """
-        if not self._pipe.poll(patience_s):
-            raise ProcessDied(
-                f"the process that {self._verb} has not answered",
-                why=f"it was given {patience_s:g} s",
-                hint="free some memory, and run it again",
-            )
+        if patience_s is not None and not self._pipe.poll(patience_s):
+            raise ProcessTimedOut(self._who, patience_s)
         try:
             found = self._pipe.recv()
-        except EOFError as error:
-            raise ProcessDied(
-                f"the process that {self._verb} has died",
-                why="it gave no answer, likely for want of memory",
-                hint="free some memory, and run it again",
-            ) from error
+        except (EOFError, ConnectionResetError) as error:
+            self._process.join()
+            raise ProcessDied.of(self._who, self._process.exitcode or 0, "no answer") from error
         if isinstance(found, Failed):
             raise raised(found)
         return found
@@ -85,7 +80,7 @@ class Forked:
         self._process.join()
 
 
-def _serve(parent: int, pipe: Connection, work: Callable[..., Any]) -> None:
+def _serve(parent: int, pipe: Connection, work: Callable[..., Any], who: str) -> None:
     try:
         # An orphan would wait for ever: it has a copy of the end that jobs come from.
         die_with_parent(parent)
@@ -96,3 +91,5 @@ def _serve(parent: int, pipe: Connection, work: Callable[..., Any]) -> None:
         pipe.send(work(*job))
     except SwapnetError as error:
         pipe.send(failure_of(error))
+    except Exception as error:
+        pipe.send(failure_of(ProcessDied.of(who, 1, f"{type(error).__name__}: {error}")))

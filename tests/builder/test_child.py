@@ -21,8 +21,7 @@ from swapnet.builder.options import BuildOptions
 from swapnet.errors import BackendError, InputError, ModelError, StorageError
 from swapnet.manifest import MANIFEST, WEIGHTS
 from swapnet.process.cgroup import MemoryGroup, is_available
-from swapnet.process.child import ProcessDied
-from swapnet.process.failure import Failed
+from swapnet.process.failure import Failed, ProcessDied
 from swapnet.progress import silent
 from tests.helpers.engines import BuildToy, Engine
 from tests.helpers.serving import child_runs, served

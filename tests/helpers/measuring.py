@@ -20,8 +20,7 @@ from unittest.mock import patch
 import msgspec
 
 from swapnet.executor.probing import activations
-from swapnet.process.child import ProcessDied
-from swapnet.process.failure import Failed, raised
+from swapnet.process.failure import Failed, ProcessDied, raised
 
 __all__ = ["measure", "stop"]
 

@@ -11,8 +11,7 @@ from swapnet.builder.compilers.tensorrt.job import Job
 from swapnet.builder.compilers.tensorrt.progress_monitor import Report
 from swapnet.errors import ModelError
 from swapnet.process.ask import ask
-from swapnet.process.child import ProcessDied
-from swapnet.process.failure import Failed
+from swapnet.process.failure import Failed, ProcessDied
 from swapnet.process.serve import Parent, serve
 
 __all__ = ["compile_in_child"]

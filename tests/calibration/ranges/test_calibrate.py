@@ -22,7 +22,7 @@ from swapnet.calibration.ranges.collect import BINS, EXTREMES, extreme_name
 from swapnet.calibration.ranges.graph import open_model
 from swapnet.errors import BackendError, BudgetError, InputError
 from swapnet.executor.device import Device
-from swapnet.process.child import ProcessDied
+from swapnet.process.failure import ProcessDied
 from swapnet.ranges import Range
 from tests.calibration.ranges.conftest import Toy, one_thread, toy_of
 from tests.helpers import measuring

@@ -13,8 +13,7 @@ from swapnet.builder import build
 from swapnet.errors import ModelError
 from swapnet.executor.probing.activations import Job, Measurement, measure
 from swapnet.executor.probing.worker import work
-from swapnet.process.child import ProcessDied
-from swapnet.process.failure import Failed
+from swapnet.process.failure import Failed, ProcessDied
 from tests.helpers.engines import BuildToy, Engine
 from tests.helpers.serving import child_runs, served
 from tests.helpers.zoo import Net

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from swapnet.errors import BackendError
 from swapnet.executor.device import ThreadPool
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import for_pool
@@ -24,13 +25,14 @@ from swapnet.executor.probing.trial import confirmed
 from swapnet.machine import own_pages
 from swapnet.manifest import Manifest
 from swapnet.process.cgroup import is_available
-from swapnet.process.child import ProcessDied
+from swapnet.process.failure import ProcessDied, ProcessTimedOut
 from swapnet.process.forked import Forked
 from swapnet.shapes import SessionMemory
 from tests.helpers.engines import BuildToy
 from tests.helpers.threads import LIMIT_S
 
 MIB = 1 << 20
+DIED = ProcessDied("gone")
 
 needs_groups = pytest.mark.skipif(
     not is_available(), reason="needs root and a cgroup memory controller"
@@ -38,12 +40,13 @@ needs_groups = pytest.mark.skipif(
 
 
 class Run:
-    """A try that lives where its limit is large enough."""
+    """A try that lives where its limit is large enough; else it fails."""
 
-    def __init__(self, limits: list[int], needed_bytes: int) -> None:
+    def __init__(self, limits: list[int], needed_bytes: int, failure: BackendError = DIED) -> None:
         self.closed = False
         self._limits = limits
         self._needed_bytes = needed_bytes
+        self._failure = failure
 
     def begin(self, *job: object) -> None:
         pass
@@ -51,7 +54,7 @@ class Run:
     def answer(self, patience_s: float) -> None:
         assert patience_s == 7
         if self._limits[-1] < self._needed_bytes:
-            raise ProcessDied("gone")
+            raise self._failure
 
     def close(self) -> None:
         self.closed = True
@@ -70,7 +73,10 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def group(limit_bytes: int) -> Any:
         made.append(limit_bytes)
-        return nullcontext(SimpleNamespace(processes_file=Path(os.devnull)))
+        of_group = SimpleNamespace(
+            processes_file=Path(os.devnull), has_killed=True, peak_bytes=limit_bytes - MIB
+        )
+        return nullcontext(of_group)
 
     monkeypatch.setattr(trial, "MemoryGroup", group)
     return made
@@ -82,31 +88,55 @@ def test_a_number_that_is_too_small_is_raised_once_more_than_it_is_tried(
 ) -> None:
     budget_bytes, _ = smallest_budget(for_pool(manifest, ThreadPool.GLOBAL))
     runs = [Run(limits, budget_bytes + missing_bytes) for _ in range(2)]
-    memory, is_confirmed = confirmed(runs, Path(), manifest, b"", patience_s=7)  # type: ignore[arg-type]
+    memory, unconfirmed = confirmed(runs, Path(), manifest, b"", patience_s=7)  # type: ignore[arg-type]
     assert [run.closed for run in runs] == [index < tries for index in range(2)]
     assert len(limits) == tries
     assert limits == sorted(limits)
-    assert is_confirmed == (missing_bytes < 64 * MIB)
+    assert ("the kernel ended it" in unconfirmed) == (missing_bytes == 64 * MIB)
     raised = memory.own_process_bytes - 8 * MIB
     assert memory.process_bytes - 8 * MIB == raised
-    assert raised >= missing_bytes * is_confirmed
+    assert raised >= missing_bytes * (not unconfirmed)
     assert (raised > 0) == (missing_bytes > 0)
 
 
 def test_without_a_limit_the_number_stays(manifest: Manifest) -> None:
     found = confirmed([], Path(), manifest, b"", patience_s=7)
-    assert found == (manifest.session_memory, True)
+    assert found == (manifest.session_memory, "")
+
+
+def test_a_number_stays_where_nothing_was_killed_in_time(
+    manifest: Manifest, limits: list[int]
+) -> None:
+    runs = [Run(limits, 1 << 50, ProcessTimedOut("it", 7)) for _ in range(2)]
+    memory, unconfirmed = confirmed(runs, Path(), manifest, b"", patience_s=7)  # type: ignore[arg-type]
+    assert memory == manifest.session_memory
+    assert "took longer than 7 s" in unconfirmed
+    assert [run.closed for run in runs] == [True, False]
+
+
+def test_a_crash_of_another_cause_is_an_error(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = nullcontext(SimpleNamespace(processes_file=Path(os.devnull), has_killed=False))
+    monkeypatch.setattr(trial, "MemoryGroup", lambda _: alive)
+    run = Run([0], 1)
+    with pytest.raises(ProcessDied, match="gone"):
+        confirmed([run], Path(), manifest, b"", patience_s=7)  # type: ignore[list-item]
+    assert run.closed
 
 
 def test_what_did_not_run_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = Measurement((), SessionMemory(), {}, is_confirmed=False)
+    found = Measurement((), SessionMemory(), {}, unconfirmed="it took longer than 7 s")
     monkeypatch.setattr(activations, "ask", lambda *_, **__: found)
     with caplog.at_level(logging.WARNING):
         assert measure(Path("engines/x")) is found
     (record,) = caplog.records
-    assert "engines/x: the smallest plan did not run" in record.getMessage()
+    assert record.getMessage() == (
+        "engines/x: the smallest budget is not confirmed under the kernel's limit: "
+        "it took longer than 7 s"
+    )
 
 
 def _shared_kib() -> int:
@@ -133,7 +163,7 @@ def test_pages_of_a_forked_process_become_its_own() -> None:
 
 def test_a_process_that_takes_too_long_is_told() -> None:
     with Forked(_owned, "waits") as process:
-        with pytest.raises(ProcessDied, match="the process that waits has not answered"):
+        with pytest.raises(ProcessTimedOut, match="the process that waits is too slow"):
             process.answer(0.01)
         process.close()
 
@@ -164,7 +194,7 @@ sys.stdout.write(str(memory.own_process_bytes))
 def test_the_smallest_plan_runs_under_the_kernels_limit(engine: BuildToy) -> None:
     """Forked from new processes: this one has threads."""
     toy = engine("images")
-    assert measure(toy.folder).is_confirmed
+    assert not measure(toy.folder).unconfirmed
     child = subprocess.run(
         [sys.executable, "-c", TOO_SMALL, str(toy.folder), str(LIMIT_S)],
         capture_output=True,

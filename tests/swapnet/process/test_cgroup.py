@@ -63,12 +63,13 @@ def test_the_kernel_kills_what_does_not_fit(
     save_npz(tmp_path / "inputs.npz", toy.feeds())
     request = Request("swapped", str(toy.folder), str(tmp_path / "inputs.npz"), 1, toy.demand)
     limit = runtime[1] // 2
-    with (
-        MemoryGroup(limit) as group,
-        pytest.raises(BudgetError, match=f"limit of {limit} bytes"),
-        Worker(request, group, limit) as worker,
-    ):
-        worker.run(1)
+    with MemoryGroup(limit) as group:
+        with (
+            pytest.raises(BudgetError, match=f"limit of {limit} bytes"),
+            Worker(request, group, limit) as worker,
+        ):
+            worker.run(1)
+        assert group.has_killed
 
 
 def test_errors_of_a_worker_reach_the_caller(engine: BuildToy, tmp_path: Path) -> None:
