@@ -43,7 +43,7 @@ def save_block(engine: Engine, index: int, target: Path) -> None:
             hint="give a block of operators, of an engine for onnxruntime",
         )
     model = onnx.load_model_from_string(Skeletons(folder, manifest).read(index))
-    stored = {weight.name: weight for weight in (*blocks[index].weights, *manifest.shared)}
+    stored = {weight.name: weight for weight in manifest.weights_of(index)}
     external = [t for t in model.graph.initializer if t.data_location == t.EXTERNAL]
     values = [value for value in model.graph.input if value.name not in stored]
     with (folder / WEIGHTS).open("rb") as file:

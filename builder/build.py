@@ -166,7 +166,7 @@ def build_with(
     options = options.checked()
     progress("read", 0, 1)
     source = open_source(Path(model))
-    options.limits(source.weights_bytes)  # refuses wrong sizes before anything is written
+    options.limits(source)  # refuses wrong sizes before anything is written
     with build_folders(Path(folder)) as (staging, work):
         build_into(options, source, staging, work, progress)
     return load_manifest(target_of(Path(folder)))

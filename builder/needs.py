@@ -59,7 +59,7 @@ def needed_bytes(source: SourceModel, options: BuildOptions) -> int:
     changed_bytes = sum(nbytes for name, nbytes in weights if name not in stays)
     copies = 3 if any(node.op_type == "BatchNormalization" for node in graph.node) else 2
     optimising_bytes = max((nbytes for _, nbytes in weights), default=0) + copies * changed_bytes
-    blocks = source.weights_bytes // options.limits(source.weights_bytes).max_block_bytes
+    blocks = source.read_bytes // options.limits(source).max_block_bytes
     measuring_bytes = (
         _MEASURING_BYTES
         + _VALUES * _largest_values_bytes(source.proto, shapes)

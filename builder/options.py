@@ -8,6 +8,7 @@ from typing import Any
 
 from swapnet.builder.compilers.tensorrt.options import TensorRTOptions
 from swapnet.builder.cutting.limits import Limits, choose_limits
+from swapnet.builder.importing.source import SourceModel
 from swapnet.builder.precision.convert import PrecisionOptions
 from swapnet.errors import BackendUnavailableError, InputError
 from swapnet.executor.backends import best_backend
@@ -88,8 +89,11 @@ class BuildOptions:
         self.precision.check(backend)
         return replace(self, backend=backend)
 
-    def limits(self, weights_bytes: int) -> Limits:
-        """The limits of blocks for ``weights_bytes`` of stored weights.
+    def limits(self, source: SourceModel, narrower: int = 1) -> Limits:
+        """The limits of blocks of a model, of which weights are stored ``narrower`` times.
+
+        Engines of TensorRT are as large as lets two of them fit beside the others; for ONNX Runtime
+        the number of sessions counts, which have the weights that they read.
 
         Raises
         ------
@@ -98,7 +102,7 @@ class BuildOptions:
         """
         return choose_limits(
             self.backend,
-            weights_bytes,
+            (source.weights_bytes if self.backend in TENSORRT else source.read_bytes) // narrower,
             max_block=self.max_block,
             smallest_budget=self.smallest_budget,
             workspace=self.tensorrt.workspace,

@@ -236,7 +236,7 @@ def import_model(
         ),
     )
     narrower = _NARROWER[converted.narrow if converted.source is source else None]
-    limits = options.limits(converted.source.weights_bytes // narrower)
+    limits = options.limits(converted.source, narrower)
     compiler: Compiler
     if options.backend in TENSORRT:
         compiler = TensorRTCompiler(

@@ -19,7 +19,7 @@ from swapnet.executor.swapping.moments import Mark
 from swapnet.executor.swapping.patience import Patience, StalledError
 from swapnet.executor.swapping.pipeline import Pipeline, ReadEvent
 from swapnet.executor.swapping.storage import WeightFile
-from swapnet.manifest import SHARED, Manifest
+from swapnet.manifest import Manifest
 
 __all__ = ["Execution", "Inference", "StepEvent"]
 
@@ -95,8 +95,7 @@ class Execution:
     arena
         Memory for weights, of the plan's size.
     resident
-        Blocks that lie in their places already, `SHARED` for weights of several blocks. All other
-        resident blocks are read.
+        Positions in `Plan.residents` of what lies in its place already; all others are read.
     sharing
         Parts that are shared with other models; None in a process of its own.
     trace, before_read
@@ -105,7 +104,7 @@ class Execution:
     Attributes
     ----------
     load_ms, loaded_bytes
-        Time and bytes of reading resident and shared weights.
+        Time and bytes of reading resident weights.
     sessions_ms
         Time of making segments and binding them.
     last
@@ -309,22 +308,23 @@ class Execution:
 def _kept(
     manifest: Manifest, plan: Plan, present: Collection[int], largest_bytes: int
 ) -> list[Read]:
-    """Reads of shared and resident weights that are not ``present``."""
+    """Reads of resident weights that are not ``present``."""
     kept: list[Read] = []
-    if SHARED not in present:
-        kept += pieces(SHARED, manifest.shared_extent, 0, largest_bytes)
-    for block, place in zip(manifest.blocks, plan.places, strict=True):
-        if place.resident and place.nbytes and block.index not in present:
-            kept += pieces(block.index, block.extent, place.offset, largest_bytes)
+    users = (*range(len(plan.places)), *(each.blocks[0] for each in manifest.shared))
+    for position, (user, place) in enumerate(zip(users, plan.residents, strict=True)):
+        if place.resident and position not in present:
+            kept += pieces(user, place, largest_bytes)
     return kept
 
 
 def _bindings(manifest: Manifest, plan: Plan, arena: Memory, values: ValueStore) -> Bindings:
-    weights = {
-        (block.index, w.name): arena.address + place.offset + w.offset - block.extent.offset
-        for block, place in zip(manifest.blocks, plan.places, strict=True)
-        for w in block.weights
-    }
-    start = manifest.shared_extent.offset
-    weights |= {(SHARED, w.name): arena.address + w.offset - start for w in manifest.shared}
+    weights: dict[tuple[int, str], int] = {}
+    apart = {extent: offset for place in plan.shared for extent, offset in place.offsets()}
+    for block, place in zip(manifest.blocks, plan.places, strict=True):
+        lying = {**apart, **dict(place.offsets())}
+        used = [(block.extent, block.weights)]
+        used += [(each.extent, each.weights) for each in manifest.shared_with(block.index)]
+        for extent, stored in used if block.is_graph else ():
+            start = arena.address + lying[extent] - extent.offset
+            weights |= {(block.index, weight.name): start + weight.offset for weight in stored}
     return Bindings(weights, values.addresses, arena, plan.places)

@@ -35,7 +35,7 @@ from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS, Patience, Sta
 from swapnet.executor.swapping.relocation import moves
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.executor.swapping.verify import check_weights
-from swapnet.manifest import SHARED, WEIGHTS, Manifest
+from swapnet.manifest import WEIGHTS, Manifest
 from swapnet.process.forks import Birthplace
 from swapnet.units import format_size
 
@@ -543,7 +543,7 @@ class SwapExecutor:
             format_size(plan.budget_bytes),
             len(self.manifest.blocks),
             len(plan.steps),
-            format_size(plan.resident_bytes + plan.shared_bytes),
+            format_size(plan.resident_bytes),
             format_size(plan.streamed_bytes),
             self.load_mode,
             plan.predicted_ms,
@@ -551,7 +551,7 @@ class SwapExecutor:
 
     def _relocate(self, arena: Memory, before: Plan, plan: Plan) -> None:
         """Load a plan into the memory of the one before: blocks that stay resident only move."""
-        kept = moves(before.places, plan.places)
+        kept = moves(before.residents, plan.residents)
         try:
             arena.resize(max(before.arena_bytes, plan.arena_bytes))
             for move in kept:
@@ -561,15 +561,15 @@ class SwapExecutor:
             arena.discard()
             self._load(plan)
             return
-        self._load(plan, arena, self._stay(move.block for move in kept))
+        self._load(plan, arena, self._stay(move.position for move in kept))
 
-    def _stay(self, blocks: Iterable[int]) -> set[int]:
-        """Blocks among these that need not be read again: an embedded engine needs new bytes."""
-        known = self.manifest.blocks
-        return {SHARED, *(block for block in blocks if known[block].weight_style == "external")}
+    def _stay(self, positions: Iterable[int]) -> set[int]:
+        """Positions among these that need not be read again: an embedded engine needs new bytes."""
+        made = {b.index for b in self.manifest.blocks if b.weight_style == "embedded"}
+        return set(positions) - made
 
     def _residents(self, plan: Plan) -> set[int]:
-        return self._stay(block for block, place in enumerate(plan.places) if place.resident)
+        return self._stay(i for i, place in enumerate(plan.residents) if place.resident)
 
     def _park(self) -> Memory | None:
         """Stop the plan in force; the memory that its weights lie in, if there is any."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal
 
@@ -43,7 +44,6 @@ __all__ = [
     "GPU_BACKENDS",
     "MANIFEST",
     "SCHEMA",
-    "SHARED",
     "TENSOR_ALIGNMENT",
     "WEIGHTS",
     "WINDOW_ALIGNMENT",
@@ -54,6 +54,7 @@ __all__ = [
     "Manifest",
     "Precision",
     "Rows",
+    "Shared",
     "Source",
     "Tensor",
     "Weight",
@@ -177,10 +178,6 @@ class Rows(_Record, frozen=True):
     """From the start of ``weights.bin``, in bytes."""
 
 
-SHARED: Final = -1
-"""In place of a block's index: weights that several blocks use."""
-
-
 class Lookup(_Record, frozen=True):
     """A table of which only the requested rows are read."""
 
@@ -238,6 +235,17 @@ class Block(_Record, frozen=True, omit_defaults=True):
         return self.extent.nbytes if self.is_graph else 0
 
 
+class Shared(_Record, frozen=True):
+    """Weights that the same blocks use: stored once, and read with each of them or kept."""
+
+    extent: Extent
+    checksum: str
+    """SHA-256 of the extent."""
+    weights: tuple[Weight, ...]
+    blocks: tuple[Size, ...]
+    """Blocks that use them, in order."""
+
+
 class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     """All facts of an engine that an executor needs."""
 
@@ -255,10 +263,11 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     blocks: tuple[Block, ...]
     weights_nbytes: Size
     """Length of ``weights.bin``."""
-    shared: tuple[Weight, ...]
-    """Used by more than one block: always in memory."""
-    shared_extent: Extent
-    shared_checksum: str
+    shared: tuple[Shared, ...] = ()
+    """Weights that several blocks use, by the blocks that use them."""
+    shared_extent: Extent = Extent(0, 0)
+    shared_checksum: str = ""
+    """Both are empty: earlier builds of format 2 wrote them."""
     symbols: dict[str, Size] = {}
     """Sizes of the symbols in the shapes of inputs, and of those that the graph fixes."""
     precision: Precision = "fp32"
@@ -279,6 +288,7 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     def identity(self) -> str:
         """SHA-256 of the executed content and its shapes: the key of measurements."""
         executed = [(b.checksum, b.file_checksum, b.operators) for b in self.blocks]
+        executed += [(each.checksum, "", ()) for each in self.shared]
         return sha256_of(msgspec.json.encode((executed, self.compiled, self.planned_shapes)))
 
     @cached_property
@@ -298,8 +308,34 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
 
     @cached_property
     def swappable_bytes(self) -> int:
-        """Extents of all graph blocks: what an unswapped executor keeps in memory."""
-        return sum(b.extent.nbytes for b in self.blocks if b.is_graph)
+        """All extents of graph blocks: what an unswapped executor keeps in memory."""
+        own = sum(block.swapped_bytes for block in self.blocks)
+        return own + sum(each.extent.nbytes for each in self.shared)
+
+    @cached_property
+    def shared_by(self) -> tuple[tuple[int, ...], ...]:
+        """Positions in `shared` of what each block uses, by block."""
+        return tuple(
+            tuple(i for i, each in enumerate(self.shared) if block.index in each.blocks)
+            for block in self.blocks
+        )
+
+    @cached_property
+    def block_bytes(self) -> tuple[int, ...]:
+        """Bytes of weights of each block, with those that it shares."""
+        return tuple(
+            block.swapped_bytes + sum(e.extent.nbytes for e in self.shared_with(block.index))
+            for block in self.blocks
+        )
+
+    def shared_with(self, block: int) -> tuple[Shared, ...]:
+        """What a block shares with others."""
+        return tuple(self.shared[i] for i in self.shared_by[block])
+
+    def weights_of(self, block: int) -> tuple[Weight, ...]:
+        """Weights that are inputs of a block, with those that it shares."""
+        used = (each.weights for each in self.shared_with(block))
+        return (*self.blocks[block].weights, *chain.from_iterable(used))
 
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
@@ -449,7 +485,12 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     for tensor in manifest.inputs:
         if len(manifest.planned_shapes.get(tensor.name, ())) != len(tensor.shape):
             yield f"input {tensor.name!r} has no planned shape of its rank"
-    yield from _extent_faults("shared weights", manifest.shared_extent, manifest.shared, manifest)
+    for shared in manifest.shared:
+        yield from _extent_faults("shared weights", shared.extent, shared.weights, manifest)
+        if not shared.extent.nbytes or not shared.blocks:
+            yield "shared weights have no bytes, or no blocks"
+        if not all(b < len(manifest.blocks) and manifest.blocks[b].is_graph for b in shared.blocks):
+            yield f"shared weights are of the blocks {shared.blocks}, one of which has no operators"
     for position, block in enumerate(manifest.blocks):
         name = f"block {block.index}"
         file = PurePosixPath(block.file)

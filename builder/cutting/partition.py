@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from swapnet.builder.cutting.cut import CUT_COST_BYTES, Operator, Span, cut, live_bytes
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["Ownership", "Part", "assign_weights", "part_of", "partition"]
+
+_COPIED_BYTES = 16 << 10
+"""Most bytes that are stored again of a weight that several parts use."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,15 @@ class Part:
 class Ownership:
     """Place of each weight: shared by several parts, or stored in the extent of one.
 
-    ``originals`` are the packed weights that are stored nowhere else, by part.
+    Attributes
+    ----------
+    shared
+        Weights that the same parts use, by the positions of these parts.
+    own, originals
+        Weights of each part alone, and packed ones that are stored nowhere else.
     """
 
-    shared: tuple[str, ...]
+    shared: Mapping[tuple[int, ...], tuple[str, ...]]
     own: tuple[tuple[str, ...], ...]
     originals: tuple[tuple[str, ...], ...]
 
@@ -95,25 +103,28 @@ def partition(
 def assign_weights(graph: Graph, parts: Sequence[Part]) -> Ownership:
     """Store each weight with the part that uses it, or apart where several do.
 
+    Small ones that several use are stored with each of them: they would be read for themselves.
     A table that is also multiplied lies with the parts that multiply it; one that is only
     looked up, or packed, lies with its lookup.
     """
-    users = Counter(
-        name
-        for part in parts
-        if not part.lookup
-        for name in part.weights
-        if name not in set(part.packed)
-    )
-    stored = {name for name, count in users.items() if count > 1}
-    shared = tuple(name for name in users if name in stored)
+    users: dict[str, tuple[int, ...]] = {}
+    for index, part in enumerate(parts):
+        for name in () if part.lookup else part.weights:
+            if name not in part.packed:
+                users[name] = (*users.get(name, ()), index)
+    shared: dict[tuple[int, ...], tuple[str, ...]] = {}
+    for name, using in users.items():
+        if (len(using) - 1) * graph.constants[name].nbytes > _COPIED_BYTES:
+            shared[using] = (*shared.get(using, ()), name)
+    apart = set(chain.from_iterable(shared.values()))
+    stored = set(apart)
     own: list[tuple[str, ...]] = []
     for part in parts:
         if part.lookup:
             pieces: Iterable[str] = table_parts(graph, part.weights[0])
             kept = tuple(n for n in pieces if n not in stored and n not in users)
         else:
-            kept = tuple(n for n in part.weights if n not in stored and n not in part.packed)
+            kept = tuple(n for n in part.weights if n not in apart and n not in part.packed)
         stored.update(kept)
         own.append(kept)
     originals: list[tuple[str, ...]] = []

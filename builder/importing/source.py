@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swapnet.builder.importing.external_data import ExternalData, check_tensors
+from swapnet.builder.importing.external_data import ExternalData, check_tensors, stored_bytes
 from swapnet.builder.importing.graph import bodies
 from swapnet.builder.importing.stripped import stripped
 from swapnet.errors import InputError, ModelError
@@ -57,6 +58,17 @@ class SourceModel:
     """The file's stem."""
     data: ExternalData
     """External data of the file that ``sha256`` is of."""
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of weights, counted with each operator that reads them; tables of rows once."""
+        graph = self.proto.graph
+        readers = Counter(n for node in graph.node if node.op_type != "Gather" for n in node.input)
+        return self.weights_bytes + sum(
+            (readers[tensor.name] - 1) * stored_bytes(tensor.dims, tensor.data_type)
+            for tensor in graph.initializer
+            if readers[tensor.name] > 1
+        )
 
     @property
     def identity(self) -> str:

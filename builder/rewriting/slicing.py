@@ -60,11 +60,14 @@ def slice_operators(graph: Graph, max_block_bytes: int) -> Graph:
     What widens its weight (`WIDENING`) is split with it.
     """
     most_bytes = max((_touched_bytes(graph, node) for node in graph.nodes), default=0)
-    splits = {
-        index: split
-        for index in range(len(graph.nodes))
-        if (split := _split(graph, index, max_block_bytes, most_bytes))
-    }
+    splits = _agreed(
+        graph,
+        {
+            index: split
+            for index in range(len(graph.nodes))
+            if (split := _split(graph, index, max_block_bytes, most_bytes))
+        },
+    )
     absorbed = {split.widening.index for split in splits.values() if split.widening}
     writer = _Writer(graph)
     for index, node in enumerate(graph.nodes):
@@ -101,7 +104,7 @@ def _split(graph: Graph, index: int, max_block_bytes: int, most_bytes: int) -> _
     indices = [index] if producer is None else [index, producer]
     nbytes = sum(graph.constants[name].nbytes for i in indices for name in graph.weights_of[i])
     bounds = _bounds(rule, -(-nbytes // max_block_bytes))
-    if nbytes <= max_block_bytes or len(bounds) < 2 or not _stored_once(graph, index, rule):
+    if nbytes <= max_block_bytes or len(bounds) < 2:
         return None
     output_bytes = _value_bytes(graph, node.output)
     saved = max(nbytes - nbytes // len(bounds), _LITTLE_BYTES)
@@ -110,7 +113,7 @@ def _split(graph: Graph, index: int, max_block_bytes: int, most_bytes: int) -> _
     if producer is None:
         return _Split(rule, bounds, None)
     inner = widening_rule(graph, graph.nodes[producer], rule.cuts[rule.weight], rule.units)
-    if inner is None or not _stored_once(graph, producer, inner):
+    if inner is None:
         return None
     return _Split(rule, bounds, _Widening(producer, inner))
 
@@ -133,15 +136,35 @@ def _widens(graph: Graph, name: str) -> int | None:
     return index if node.op_type in WIDENING and node.input[0] in graph.constants else None
 
 
-def _stored_once(graph: Graph, index: int, rule: Rule) -> bool:
-    """Whether slicing stores no byte twice: others may only look up rows of contiguous slices."""
-    names = {graph.nodes[index].input[position]: cut for position, cut in rule.cuts.items()}
-    return all(
-        user == index or (cut.axis == 0 and is_lookup(graph, graph.nodes[user]))
-        for name, cut in names.items()
+def _agreed(graph: Graph, splits: Mapping[int, _Split]) -> Mapping[int, _Split]:
+    """The splits that store no byte twice: all readers of a weight must cut it alike.
+
+    Others may only look up rows of contiguous slices.
+    """
+    slices: dict[tuple[int, str], tuple[Cut, _Bounds]] = {}
+    apart: set[int] = set()
+    for index, split in splits.items():
+        cutting = [(index, split.rule)]
+        cutting += [(split.widening.index, split.widening.rule)] if split.widening else []
+        for i, rule in cutting:
+            for position, cut in rule.cuts.items():
+                found = cut, split.bounds
+                if slices.setdefault((i, graph.nodes[i].input[position]), found) != found:
+                    apart.add(i)
+    apart |= {
+        index
+        for (index, name), (cut, bounds) in slices.items()
         if name in graph.constants
         for user in graph.readers[name]
-    )
+        if slices.get((user, name)) != (cut, bounds)
+        and not (cut.axis == 0 and is_lookup(graph, graph.nodes[user]))
+    }
+    agreed = {
+        index: split
+        for index, split in splits.items()
+        if index not in apart and not (split.widening and split.widening.index in apart)
+    }
+    return agreed if len(agreed) == len(splits) else _agreed(graph, agreed)
 
 
 def _bounds(rule: Rule, parts: int) -> _Bounds:
@@ -163,7 +186,11 @@ def _direct(part: onnx.NodeProto, index: int) -> None:
 
 
 class _Writer(GraphWriter):
-    """Writes operators in parts."""
+    """Writes operators in parts; those that share a weight share its slices."""
+
+    def __init__(self, source: Graph) -> None:
+        super().__init__(source)
+        self._slices: dict[str, list[str]] = {}
 
     def split(self, node: onnx.NodeProto, split: _Split) -> None:
         """Write the parts of one operator, what cuts their other inputs, and what joins them."""
@@ -232,11 +259,14 @@ class _Writer(GraphWriter):
         from onnx import numpy_helper
 
         axis, size = cut.axis, cut.size
+        if name in self._slices:
+            return self._slices[name]
         names = [self.fresh(f"{name}/{user}/{i}") for i in range(len(bounds))]
         if name in self.source.constants:
             whole = self.source.constants[name]
             for part, (start, stop) in zip(names, bounds, strict=True):
                 self.constants[part] = whole.slice(part, axis, start * size, stop * size)
+            self._slices[name] = names
         elif name in self.source.inline:
             array = numpy_helper.to_array(self.source.inline[name])
             for part, (start, stop) in zip(names, bounds, strict=True):

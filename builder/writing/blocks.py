@@ -24,6 +24,7 @@ from swapnet.manifest import (
     Lookup,
     Manifest,
     Rows,
+    Shared,
     Source,
     Tensor,
     Weight,
@@ -45,12 +46,12 @@ class CutGraph:
     pieces
         The parts in execution order, with what each of them stores.
     shared
-        Weights that several parts use: stored once, beside the parts.
+        Weights that several parts use, by these parts: stored once, beside them.
     """
 
     graph: Graph
     pieces: tuple[Piece, ...]
-    shared: tuple[str, ...]
+    shared: Mapping[tuple[int, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,10 @@ def compile_parts(
     styles = compiler.styles(graph, pieces)
     alignment = WINDOW_ALIGNMENT if graph.packing else EXTENT_ALIGNMENT
     with WeightWriter(folder / WEIGHTS, alignment) as writer:
-        shared = writer.append([graph.constants[n] for n in cut.shared])
+        shared = {
+            parts: writer.append([graph.constants[name] for name in names])
+            for parts, names in cut.shared.items()
+        }
         stored: list[_Stored] = []
         for piece, style in zip(pieces, styles, strict=True):
             progress("compile", piece.index, len(pieces))
@@ -134,7 +138,7 @@ def compile_parts(
             originals = [graph.constants[name] for name in piece.originals]
             stored.append(_store(writer, constants, engine, originals, file, folder))
     extents = (e for block in stored for e in (block.extent, block.originals) if e is not None)
-    located = {weight.name: weight for e in (shared, *extents) for weight in e.weights}
+    located = {weight.name: weight for e in (*shared.values(), *extents) for weight in e.weights}
     originals_at = {name: weight.offset for name, weight in located.items()}
     for record in stored:
         originals_at |= record.in_place
@@ -161,9 +165,10 @@ def compile_parts(
         symbols=dict(graph.symbols),
         blocks=blocks,
         weights_nbytes=writer.nbytes,
-        shared=shared.weights,
-        shared_extent=shared.extent,
-        shared_checksum=shared.checksum,
+        shared=tuple(
+            Shared(each.extent, each.checksum, each.weights, parts)
+            for parts, each in shared.items()
+        ),
         inline=_inline(graph, parts),
     )
 

@@ -28,8 +28,7 @@ class Bindings:
     Attributes
     ----------
     weights
-        Address of each weight, by block and name; `SHARED` is the block of weights that several
-        blocks use.
+        Address of each weight, by block and name; those that it shares are among them.
     values
         Address of each placed value.
     arena, places

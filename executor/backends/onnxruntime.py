@@ -24,7 +24,7 @@ from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.planning.layout import is_placed
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.swapping.arena import Arena
-from swapnet.manifest import SHARED, WEIGHTS, Manifest, Tensor
+from swapnet.manifest import WEIGHTS, Manifest, Tensor
 from swapnet.tensors import ONNX_TYPES, numpy_dtype
 
 __all__ = [
@@ -428,13 +428,12 @@ class OrtSegment:
         weights = {
             weight.name: (weight, bindings.weights[block.index, weight.name])
             for block in manifest.blocks[step.first : step.last + 1]
-            for weight in block.weights
+            for weight in manifest.weights_of(block.index)
         }
-        shared = {w.name: (w, bindings.weights[SHARED, w.name]) for w in manifest.shared}
         self._given_inputs: list[Tensor] = []
         self._given_outputs: list[Tensor] = []
         for arg in session.get_inputs():
-            if bound := weights.get(arg.name) or shared.get(arg.name):
+            if bound := weights.get(arg.name):
                 weight, address = bound
                 self._place(self._binding.bind_input, weight, address)
             elif arg.name in bindings.values:

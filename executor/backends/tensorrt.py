@@ -138,18 +138,19 @@ class TensorRTBackend(GpuBackend):
         )
 
     def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[_TensorRTSegment]:
-        blocks = self.manifest.blocks
-        shared = {name: place for (owner, name), place in bindings.weights.items() if owner < 0}
-        placed = {**bindings.values, **shared}
+        manifest = self.manifest
         return [
             _TensorRTSegment(
                 self,
                 {
-                    block.index: {
-                        **placed,
-                        **{w.name: bindings.weights[block.index, w.name] for w in block.weights},
+                    block: {
+                        **bindings.values,
+                        **{
+                            weight.name: bindings.weights[block, weight.name]
+                            for weight in manifest.weights_of(block)
+                        },
                     }
-                    for block in blocks[step.first : step.last + 1]
+                    for block in range(step.first, step.last + 1)
                 },
             )
             for step in steps

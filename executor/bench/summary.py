@@ -97,7 +97,7 @@ def make_report(
         budget_bytes=plan.budget_bytes,
         demand_bytes=needed.total_bytes,
         weights_bytes=needed.weights_bytes,
-        resident_bytes=plan.resident_bytes + plan.shared_bytes,
+        resident_bytes=plan.resident_bytes,
         ring_bytes=plan.ring_bytes,
         activation_bytes=plan.usage.activation_bytes,
         staging_bytes=plan.usage.staging_bytes,

@@ -107,7 +107,7 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sessions_ms
         Making sessions of all steps and binding them to memory.
     read_ms, read_bytes
-        Reading resident and shared weights.
+        Reading resident weights.
     plan_ms
         Search of the plan.
     first_ms

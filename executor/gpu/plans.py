@@ -92,9 +92,10 @@ class PlanLoader:
 
     def load(self, read: Read, after: Mark | None) -> Mark:
         """Load one request; only the last one of a plan has a mark to wait for."""
-        if read.block < 0 or self._blocks[read.block].weight_style == "external":
-            return self._inner.load(read, after)
         extent = self._blocks[read.block].extent
+        is_own = extent.offset <= read.file_offset < extent.end
+        if not is_own or self._blocks[read.block].weight_style == "external":
+            return self._inner.load(read, after)
         arriving = self._of(read.block)
         try:
             view = arriving.buffer.view(read.file_offset - extent.offset, read.nbytes)
@@ -170,7 +171,8 @@ class PlanLoader:
                 self._before_read(read)
             self._stream.synchronize()
         plan = arriving.buffer.view(0, self._blocks[block].plan_nbytes)
-        return self._load_plan(block, plan, self._arena.address + place.offset, place.nbytes)
+        nbytes = self._blocks[block].extent.nbytes  # shared weights lie behind it
+        return self._load_plan(block, plan, self._arena.address + place.offset, nbytes)
 
 
 def _overlap(one: Place, other: Place) -> bool:

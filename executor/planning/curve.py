@@ -101,7 +101,7 @@ def curve(
                 bound_ms=max(execution_ms, reading_ms),
                 reading_ms=reading_ms,
                 streamed_bytes=plan.streamed_bytes,
-                resident_bytes=plan.resident_bytes + plan.shared_bytes,
+                resident_bytes=plan.resident_bytes,
             )
         )
     return tuple(points)

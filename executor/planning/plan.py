@@ -6,9 +6,11 @@ holds. Swapping is reading bytes to that address.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from swapnet.executor.planning.usage import Usage, page_table_bytes
+from swapnet.manifest import Extent
 
 __all__ = ["Place", "Plan", "PlanOptions", "Read", "Step"]
 
@@ -45,11 +47,33 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Place:
-    """Place of a block's extent in the arena, in bytes."""
+    """Place in the arena of extents that lie there one after the other.
+
+    Attributes
+    ----------
+    offset
+        Offset of the first byte.
+    extents
+        A block's own extent and what it shares, as far as that is not kept apart.
+    resident
+        True where the bytes stay.
+    """
 
     offset: int
-    nbytes: int
+    extents: tuple[Extent, ...]
     resident: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all extents."""
+        return sum(extent.nbytes for extent in self.extents)
+
+    def offsets(self) -> Iterator[tuple[Extent, int]]:
+        """Each extent with its offset in the arena."""
+        offset = self.offset
+        for extent in self.extents:
+            yield extent, offset
+            offset += extent.nbytes
 
 
 @dataclass(frozen=True)
@@ -104,13 +128,15 @@ class Plan:
         The budget that the plan was made for.
     places
         Place of each block; lookup blocks have an empty one.
+    shared
+        Place of each `Manifest.shared`: resident, or empty where each block has its own copy.
     steps, reads
         Steps and reads of one inference, in order.
     readers
         Number of requests in flight.
     request_bytes
         Approximate size of one request; its limit on a GPU.
-    shared_bytes, resident_bytes, ring_bytes
+    resident_bytes, ring_bytes
         Sizes of the arena's regions, in this order.
     usage
         Memory for everything but weights.
@@ -120,20 +146,25 @@ class Plan:
 
     budget_bytes: int
     places: tuple[Place, ...]
+    shared: tuple[Place, ...]
     steps: tuple[Step, ...]
     reads: tuple[Read, ...]
     readers: int
     request_bytes: int
-    shared_bytes: int
     resident_bytes: int
     ring_bytes: int
     usage: Usage
     predicted_ms: float
 
     @property
+    def residents(self) -> tuple[Place, ...]:
+        """Places of blocks, then of shared weights: in the order of the arena where they stay."""
+        return (*self.places, *self.shared)
+
+    @property
     def arena_bytes(self) -> int:
         """Size of the arena: all weights that are in memory at once."""
-        return self.shared_bytes + self.ring_bytes + self.resident_bytes
+        return self.ring_bytes + self.resident_bytes
 
     @property
     def streamed_bytes(self) -> int:

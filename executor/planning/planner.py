@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from math import ceil
 
 from swapnet.errors import BudgetError
 from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step
-from swapnet.executor.planning.schedule import Flow, outline_of, schedule
-from swapnet.executor.planning.search import Planner, parted
+from swapnet.executor.planning.schedule import Choice, Flow, outline_of, schedule
+from swapnet.executor.planning.search import ALIKE, Candidate, Planner, parted
+from swapnet.executor.planning.shared import extents_of, kept_choices
 from swapnet.executor.planning.timeline import Delays, predict
 from swapnet.executor.planning.usage import (
     Usage,
@@ -21,7 +22,7 @@ from swapnet.executor.planning.usage import (
     scratch_within,
     usage,
 )
-from swapnet.manifest import EXTENT_ALIGNMENT, Manifest
+from swapnet.manifest import EXTENT_ALIGNMENT, Block, Manifest
 from swapnet.profile import Profile
 from swapnet.units import align_up, format_size, rounded_up
 
@@ -33,8 +34,7 @@ _WEIGHTS = "weights of the largest block take"
 def smallest_budget(manifest: Manifest) -> tuple[int, str]:
     """The smallest possible budget in bytes, and its largest part in words."""
     used = usage(manifest, merged=False)
-    largest = max(manifest.blocks, key=lambda b: b.swapped_bytes)
-    streamed = largest.swapped_bytes
+    largest, streamed = _largest(manifest)
     smallest = demand(manifest).smallest_bytes
     widest = max(manifest.blocks, key=lambda b: b.activation_bytes)
     parts = {
@@ -42,7 +42,6 @@ def smallest_budget(manifest: Manifest) -> tuple[int, str]:
         f"activations, most of them in block {widest.index} ({widest.operators[0]} …), take": (
             used.activation_bytes
         ),
-        "weights that several blocks share take": manifest.shared_extent.nbytes,
         "inputs and outputs take": used.io_bytes,
         "loaded skeletons, kernels and readers take": used.process_bytes,
         "staging of looked-up rows and copies takes": used.staging_bytes,
@@ -133,67 +132,87 @@ def _plan(
     manifest: Manifest, profile: Profile, budget_bytes: int, options: PlanOptions, used: Usage
 ) -> Plan:
     request_bytes = profile.storage.request_bytes
-    available = mappable_bytes(budget_bytes - used.total_bytes) - manifest.shared_extent.nbytes
-    outline = outline_of(manifest)
-    planner = Planner(
-        outline,
-        Delays(profile),
-        available,
-        cyclic=options.cyclic,
-        least_bytes=request_bytes // 2,
-        reading_weight=options.reading_weight,
-    )
-    choice = planner.best(resident=options.resident, join=options.merge).choice
+    available = mappable_bytes(budget_bytes - used.total_bytes)
+    kept, choice = _choice(manifest, profile, available, options)
+    outline = outline_of(manifest, kept)
     if options.most_step_ms is not None:
         choice = parted(choice, outline, Delays(profile), options.most_step_ms)
     order = schedule(outline, choice, cyclic=options.cyclic, least_bytes=request_bytes // 2)
-    places = _places(manifest, order.offsets)
+    places, shared = _places(manifest, order.offsets, kept)
     reads = tuple(_reads(manifest, places, order.flows, request_bytes))
     blocks = [read.block for read in reads]
     steps = tuple(Step(first, last, bisect_right(blocks, last)) for first, last in order.spans)
     return Plan(
         budget_bytes=budget_bytes,
         places=places,
+        shared=shared,
         steps=steps,
         reads=reads,
         readers=profile.storage.readers,
         request_bytes=request_bytes,
-        shared_bytes=manifest.shared_extent.nbytes,
         ring_bytes=order.ring_bytes,
-        resident_bytes=sum(place.nbytes for place in places if place.resident),
+        resident_bytes=sum(place.nbytes for place in (*places, *shared) if place.resident),
         usage=used,
         predicted_ms=predict(steps, reads, profile).steady_ms,
     )
+
+
+def _choice(
+    manifest: Manifest, profile: Profile, available: int, options: PlanOptions
+) -> tuple[frozenset[int], Choice]:
+    """Shared weights that stay, and the best choice found beside them."""
+    found: list[tuple[frozenset[int], Candidate]] = []
+    for kept in kept_choices(manifest, available) if options.resident else (frozenset[int](),):
+        planner = Planner(
+            outline_of(manifest, kept),
+            Delays(profile),
+            available - sum(manifest.shared[i].extent.nbytes for i in kept),
+            cyclic=options.cyclic,
+            least_bytes=profile.storage.request_bytes // 2,
+            reading_weight=options.reading_weight,
+        )
+        found.append((kept, planner.best(resident=options.resident, join=options.merge)))
+        if not found[-1][1].streamed_bytes:
+            break
+    most_ms = ALIKE * min(best.cost_ms for _, best in found)
+    alike = [each for each in found if each[1].cost_ms <= most_ms]
+    kept, best = min(alike, key=lambda each: each[1].streamed_bytes)
+    return kept, best.choice
+
+
+def _largest(manifest: Manifest) -> tuple[Block, int]:
+    """The block with most weights, and their bytes."""
+    pairs = zip(manifest.blocks, manifest.block_bytes, strict=True)
+    return max(pairs, key=lambda pair: pair[1])
 
 
 def _other_way(manifest: Manifest, reason: str) -> str:
     """What else helps where weights set the smallest budget."""
     if not reason.startswith(_WEIGHTS):
         return ""
-    largest = max(manifest.blocks, key=lambda b: b.swapped_bytes)
+    largest, nbytes = _largest(manifest)
     # Blocks are a little larger than asked for by alignment alone, not twice as large.
-    if largest.swapped_bytes > 2 * manifest.max_block_bytes:
+    if nbytes > 2 * manifest.max_block_bytes:
         return f": {largest.operators[0]} can't be cut into smaller blocks"
     return ", or build with a smaller --max-block"
 
 
-def _places(manifest: Manifest, offsets: Sequence[int | None]) -> tuple[Place, ...]:
-    """Places in the arena: first shared weights, then resident blocks, then the ring."""
-    resident = manifest.shared_extent.nbytes
-    ring = resident + sum(
-        block.swapped_bytes
-        for block, offset in zip(manifest.blocks, offsets, strict=True)
-        if offset is None
-    )
+def _places(
+    manifest: Manifest, offsets: Sequence[int | None], kept: Collection[int]
+) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
+    """Places in the arena: resident blocks, shared weights that stay, then the ring."""
+    lying = [extents_of(manifest, block.index, kept) for block in manifest.blocks]
+    end = 0
     places: list[Place] = []
-    for block, offset in zip(manifest.blocks, offsets, strict=True):
-        nbytes = block.swapped_bytes
-        if offset is None:
-            places.append(Place(resident, nbytes, resident=True))
-            resident += nbytes
-        else:
-            places.append(Place(ring + offset, nbytes, resident=False))
-    return tuple(places)
+    for extents, offset in zip(lying, offsets, strict=True):
+        places.append(Place(end if offset is None else offset, extents, resident=offset is None))
+        end += places[-1].nbytes if offset is None else 0
+    shared: list[Place] = []
+    for index, each in enumerate(manifest.shared):
+        shared.append(Place(end, (each.extent,) if index in kept else (), resident=index in kept))
+        end += shared[-1].nbytes
+    moved = (p if p.resident else replace(p, offset=end + p.offset) for p in places)
+    return tuple(moved), tuple(shared)
 
 
 def _reads(
@@ -205,15 +224,12 @@ def _reads(
     """Requests of equal size for each flow: about ``request_bytes``, on a GPU at most."""
     rounded = ceil if manifest.runs_on_gpu else round
     for flow in flows:
-        pieces = rounded(flow.nbytes / request_bytes)
-        piece = align_up(-(-flow.nbytes // max(pieces, 1)), EXTENT_ALIGNMENT)
-        extent = manifest.blocks[flow.block].extent
-        for start in range(0, flow.nbytes, piece):
-            begin = flow.start + start
-            yield Read(
-                flow.block,
-                extent.offset + begin,
-                places[flow.block].offset + begin,
-                min(piece, flow.nbytes - start),
-                flow.after,
-            )
+        first = places[flow.block].offset + flow.start
+        for extent, offset in places[flow.block].offsets():
+            begin, end = max(first, offset), min(first + flow.nbytes, offset + extent.nbytes)
+            pieces = max(rounded((end - begin) / request_bytes), 1)
+            piece = max(align_up(-(-(end - begin) // pieces), EXTENT_ALIGNMENT), 1)
+            for start in range(begin, end, piece):
+                nbytes = min(piece, end - start)
+                source = extent.offset + start - offset
+                yield Read(flow.block, source, start, nbytes, flow.after)

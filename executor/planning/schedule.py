@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+from swapnet.executor.planning.shared import extents_of
 from swapnet.manifest import Manifest
 
 __all__ = ["Choice", "Flow", "Outline", "Schedule", "outline_of", "schedule"]
@@ -55,7 +56,7 @@ class Flow:
     Attributes
     ----------
     block, start, nbytes
-        The block, and the bytes of its extent.
+        The block, and the bytes of its place.
     after
         Step that must have ended before: its blocks lie where these bytes go. Counted from the
         first step of the same inference, negative in the inference before.
@@ -98,11 +99,14 @@ class Schedule:
         return max(ends, default=0)
 
 
-def outline_of(manifest: Manifest) -> Outline:
-    """The outline of an engine's blocks."""
+def outline_of(manifest: Manifest, kept: Collection[int] = ()) -> Outline:
+    """The outline of an engine's blocks; ``kept`` are shared weights that lie apart and stay."""
     blocks = manifest.blocks
     return Outline(
-        nbytes=tuple(b.swapped_bytes for b in blocks),
+        nbytes=tuple(
+            sum(extent.nbytes for extent in extents_of(manifest, block.index, kept))
+            for block in blocks
+        ),
         joinable=(
             False,
             *(

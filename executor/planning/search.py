@@ -17,9 +17,9 @@ from itertools import accumulate, combinations
 from swapnet.executor.planning.schedule import Choice, Outline, schedule
 from swapnet.executor.planning.timeline import Delays, simulate
 
-__all__ = ["Candidate", "Planner", "parted"]
+__all__ = ["ALIKE", "Candidate", "Planner", "parted"]
 
-_ALIKE = 1.002
+ALIKE = 1.002
 """Predictions within this factor count as equal: among them the plan that reads least is taken."""
 
 _NEAR = 4
@@ -116,7 +116,7 @@ class Planner:
             self._try(choice)
         for candidate in tuple(self._found):
             self._improve(candidate, resident=resident, join=join)
-        alike = [c for c in self._found if c.cost_ms <= self._found[0].cost_ms * _ALIKE]
+        alike = [c for c in self._found if c.cost_ms <= self._found[0].cost_ms * ALIKE]
         return min(alike, key=lambda c: (c.streamed_bytes, c.steady_ms))
 
     def _try(self, choice: Choice) -> Candidate | None:

@@ -156,9 +156,7 @@ def gpu_staging_bytes(manifest: Manifest) -> int:
     Two of the largest requests fit: storage fills one while the other is copied. None is used where
     storage reads straight to the GPU's memory.
     """
-    extents = [manifest.shared_extent.nbytes]
-    extents += [b.extent.nbytes for b in manifest.blocks if b.is_graph]
-    return 2 * min(max(extents), READ_BYTES)
+    return 2 * min(max(manifest.block_bytes), READ_BYTES)
 
 
 def _plan_bytes(manifest: Manifest) -> Iterator[int]:
@@ -175,7 +173,7 @@ def _looked_up_bytes(manifest: Manifest) -> int:
 
 def demand(manifest: Manifest) -> Demand:
     """Memory of the unswapped model."""
-    weights = manifest.swappable_bytes + manifest.shared_extent.nbytes
+    weights = manifest.swappable_bytes
     return Demand(
         weights + page_table_bytes(weights),
         usage(manifest).total_bytes,
@@ -184,6 +182,6 @@ def demand(manifest: Manifest) -> Demand:
 
 
 def least_weights_bytes(manifest: Manifest) -> int:
-    """Weights that are in memory at once where none stay: shared ones, and the largest block's."""
-    arena = manifest.shared_extent.nbytes + max(b.swapped_bytes for b in manifest.blocks)
+    """Weights that are in memory at once where none stay: those of the largest block."""
+    arena = max(manifest.block_bytes)
     return arena + page_table_bytes(arena)

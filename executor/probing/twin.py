@@ -10,7 +10,6 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.planning.plan import Plan, PlanOptions
 from swapnet.executor.swapping.storage import LoadMode
-from swapnet.manifest import SHARED
 
 __all__ = ["Twin"]
 
@@ -44,7 +43,7 @@ class Twin(SwapExecutor):
         self, plan: Plan, arena: Memory | None = None, resident: Collection[int] = ()
     ) -> None:
         held, state = self._other.plan, self._other._state
-        fits = plan.places == held.places and not held.ring_bytes
+        fits = plan.residents == held.residents and not held.ring_bytes
         if fits and state is not None and not self.manifest.runs_on_gpu:
-            arena, resident = state.arena, {SHARED, *range(len(plan.places))}
+            arena, resident = state.arena, range(len(plan.residents))
         super()._load(plan, arena, resident)

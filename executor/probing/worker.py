@@ -37,7 +37,7 @@ from swapnet.executor.samples import kept_samples
 from swapnet.executor.swapping.arena import new_array
 from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
-from swapnet.manifest import SHARED, WEIGHTS, Manifest, Tensor
+from swapnet.manifest import WEIGHTS, Manifest, Tensor
 from swapnet.process.serve import Parent, serve
 from swapnet.shapes import SessionMemory
 from swapnet.tensors import ELEMENT_BYTES
@@ -88,9 +88,10 @@ class _Blocks:
         self._values = Values(self.manifest, np.asarray)
         start = self._mapped.ctypes.data
         weights = {
-            (b.index, w.name): start + w.offset for b in self.manifest.blocks for w in b.weights
+            (block.index, weight.name): start + weight.offset
+            for block in self.manifest.blocks
+            for weight in self.manifest.weights_of(block.index)
         }
-        weights |= {(SHARED, w.name): start + w.offset for w in self.manifest.shared}
         self._bindings = Bindings(weights, self._values.addresses)
         self._last_uses = last_uses(self.manifest)
 

@@ -270,7 +270,7 @@ class WholeModel:
             except BaseException:
                 self.in_force = None
                 raise
-            self._read_bytes += plan.resident_bytes + plan.shared_bytes
+            self._read_bytes += plan.resident_bytes
         return self._executor
 
     def evict(self) -> None:

@@ -9,12 +9,11 @@ from functools import partial
 from typing import Protocol
 
 from swapnet.errors import BackendError, StorageError
-from swapnet.executor.planning.plan import Read
+from swapnet.executor.planning.plan import Place, Read
 from swapnet.executor.planning.usage import READ_BYTES
 from swapnet.executor.swapping.moments import Mark, Passed
 from swapnet.executor.swapping.patience import LAST_LOOK_S, Patience
 from swapnet.executor.swapping.readers import Workers
-from swapnet.manifest import SHARED, Extent
 
 __all__ = [
     "READERS",
@@ -116,11 +115,12 @@ class DirectLoader:
         pass
 
 
-def pieces(block: int, extent: Extent, offset: int, largest_bytes: int) -> Iterator[Read]:
-    """Requests that bring a whole extent to ``offset`` of the arena."""
-    for start in range(0, extent.nbytes, largest_bytes):
-        nbytes = min(largest_bytes, extent.nbytes - start)
-        yield Read(block, extent.offset + start, offset + start, nbytes, 0)
+def pieces(block: int, place: Place, largest_bytes: int) -> Iterator[Read]:
+    """Requests that fill a whole place, for a block."""
+    for extent, offset in place.offsets():
+        for start in range(0, extent.nbytes, largest_bytes):
+            nbytes = min(largest_bytes, extent.nbytes - start)
+            yield Read(block, extent.offset + start, offset + start, nbytes, 0)
 
 
 def load_once(loader: Loader, reads: Sequence[Read], patience: Patience | None = None) -> None:
@@ -163,7 +163,7 @@ def load_once(loader: Loader, reads: Sequence[Read], patience: Patience | None =
 
 
 def unreadable(block: int, error: BaseException) -> StorageError:
-    """The error of a failed read of a block, or of `SHARED`."""
+    """The error of a failed read of a block."""
     return StorageError(
         f"{name_of(block)} could not be read",
         why=error.why if isinstance(error, StorageError) else str(error),
@@ -181,5 +181,5 @@ def unusable(block: int, error: BaseException) -> StorageError | BackendError:
 
 
 def name_of(block: int) -> str:
-    """A block, or `SHARED`, in messages."""
-    return "weights that several blocks share" if block == SHARED else f"block {block}"
+    """A block in messages."""
+    return f"block {block}"

@@ -12,9 +12,9 @@ __all__ = ["Move", "moves"]
 
 @dataclass(frozen=True)
 class Move:
-    """Move of a resident block from one offset of the arena to another."""
+    """Move of resident bytes from one offset of the arena to another."""
 
-    block: int
+    position: int
     source: int
     target: int
     nbytes: int
@@ -23,24 +23,24 @@ class Move:
 def moves(before: Sequence[Place], after: Sequence[Place]) -> list[Move]:
     """Moves, in an order in which none overwrites the source of a later one.
 
-    Residents lie one after the other in the order of the blocks in every plan. Those that go down
-    are moved first to last, then those that go up last to first: a block's target never reaches
-    below the targets, nor above the sources, of the blocks on its way.
+    Residents lie one after the other in this order in every plan. Those that go down are moved
+    first to last, then those that go up last to first: a target never reaches below the targets,
+    nor above the sources, of those on its way.
 
     Parameters
     ----------
     before, after
-        Places by block.
+        `Plan.residents`.
 
     Returns
     -------
     list of Move
-        Moves of all blocks that are resident in both plans, also of those that keep their place.
+        Moves of all that is resident in both plans, also of what keeps its place.
     """
     kept = [
-        Move(block, old.offset, new.offset, new.nbytes)
-        for block, (old, new) in enumerate(zip(before, after, strict=True))
-        if old.resident and new.resident and new.nbytes
+        Move(position, old.offset, new.offset, new.nbytes)
+        for position, (old, new) in enumerate(zip(before, after, strict=True))
+        if old.resident and new.resident and new.nbytes and old.extents == new.extents
     ]
     down = [move for move in kept if move.target <= move.source]
     up = [move for move in kept if move.target > move.source]

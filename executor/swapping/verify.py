@@ -24,7 +24,9 @@ def check_weights(manifest: Manifest, storage: Reader) -> None:
         An extent can't be read.
     """
     buffer = Arena(READ_BYTES)
-    _check(manifest.shared_extent, manifest.shared_checksum, "shared weights", storage, buffer)
+    for shared in manifest.shared:
+        name = f"block {shared.blocks[0]} and others"
+        _check(shared.extent, shared.checksum, name, storage, buffer)
     for block in manifest.blocks:
         name = f"block {block.index}"
         _check(block.extent, block.checksum, name, storage, buffer)

@@ -115,8 +115,6 @@ def unswappable(manifest: Manifest) -> Iterator[str]:
             else f"Constants of type {kind} take {format_size(nbytes)} and can't be swapped: "
             "operators need their values when the model is loaded."
         )
-    if shared := manifest.shared_extent.nbytes:
-        yield f"Weights that several blocks use take {format_size(shared)} and stay in memory."
 
 
 def tell_of_reading(budget: Budget, engine: Engine, load_mode: str) -> None:

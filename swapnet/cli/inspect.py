@@ -67,7 +67,8 @@ def command(
             block.lookup.count * block.lookup.row_nbytes
             if block.lookup
             else block.plan_nbytes
-            or sum(w.nbytes for w in block.weights) + sum(w.nbytes for w in block.windows)
+            or sum(weight.nbytes for weight in manifest.weights_of(block.index))
+            + sum(window.nbytes for window in block.windows)
         )
         rows.append(
             (
@@ -101,7 +102,8 @@ def command(
     print_text(
         f"{len(manifest.blocks)} blocks, {len(manifest.sliced)} operators sliced, "
         f"{format_size(manifest.swappable_bytes)} can be swapped, "
-        f"{format_size(manifest.shared_extent.nbytes)} shared by several; beside weights "
+        f"{format_size(sum(each.extent.nbytes for each in manifest.shared))} of it used by several "
+        "blocks; beside weights "
         f"{format_size(used.total_bytes)}: "
         + ", ".join(f"{name} {format_size(nbytes)}" for name, nbytes in parts.items())
     )

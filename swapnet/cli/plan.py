@@ -205,7 +205,7 @@ def _print(
         [
             (
                 format_size(plan.budget_bytes),
-                format_size(plan.resident_bytes + plan.shared_bytes),
+                format_size(plan.resident_bytes),
                 format_size(plan.ring_bytes),
                 format_size(plan.streamed_bytes),
                 format_size(plan.usage.total_bytes),
@@ -270,7 +270,7 @@ def _record(plan: Plan) -> dict[str, Any]:
     return {
         "budget_bytes": plan.budget_bytes,
         "planned_bytes": plan.planned_bytes,
-        "resident_bytes": plan.resident_bytes + plan.shared_bytes,
+        "resident_bytes": plan.resident_bytes,
         "ring_bytes": plan.ring_bytes,
         "streamed_bytes": plan.streamed_bytes,
         "activation_bytes": plan.usage.activation_bytes,

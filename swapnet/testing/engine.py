@@ -85,9 +85,6 @@ def write_engine(folder: Path, weights_bytes: Sequence[int]) -> Manifest:
         planned_shapes={"x": (1,)},
         blocks=tuple(blocks),
         weights_nbytes=offset,
-        shared=(),
-        shared_extent=Extent(0, 0),
-        shared_checksum=sha256_of(b""),
     )
     save_manifest(folder, manifest)
     return manifest

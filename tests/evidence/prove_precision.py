@@ -106,10 +106,9 @@ def _prove(name: str, folder: Path) -> Iterator[Row]:
 
 def _stored_bytes(manifest: Manifest) -> int:
     """Of weights that can be swapped, without what rounds extents up."""
-    blocks = (block for block in manifest.blocks if block.is_graph)
-    return sum(w.nbytes for block in blocks for w in block.weights) + sum(
-        weight.nbytes for weight in manifest.shared
-    )
+    stored = [block.weights for block in manifest.blocks if block.is_graph]
+    stored += [each.weights for each in manifest.shared]
+    return sum(weight.nbytes for weights in stored for weight in weights)
 
 
 def _page(rows: Sequence[Row]) -> list[str]:

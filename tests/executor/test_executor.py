@@ -604,9 +604,9 @@ def test_what_stays_resident_is_not_read_again(
             before = executor.plan
             executor.set_budget(budget)
             after = executor.plan
-            time_to_read = [b for b, p in enumerate(after.places) if p.resident and p.nbytes]
-            fresh = {b for b in time_to_read if not before.places[b].resident}
-            extents = [executor.manifest.blocks[b].extent for b in fresh]
+            stay = {p.extents for p in before.residents if p.resident}
+            fresh = [p.extents for p in after.residents if p.resident and p.extents not in stay]
+            extents = [extent for each in fresh for extent in each if extent.nbytes]
             streamed = {r.file_offset for r in after.reads}
             assert {o for o in read if o not in streamed} <= {
                 o for e in extents for o in range(e.offset, e.end, 4096)

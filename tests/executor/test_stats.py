@@ -25,7 +25,7 @@ def test_counts_hold_since_opening(toy: Engine) -> None:
         assert (opened.inferences, opened.failures, opened.refused, opened.last) == (0, 0, 0, None)
         parts_ms = opened.open_plan_ms + opened.open_read_ms + opened.open_sessions_ms
         assert 0 < opened.open_sessions_ms < parts_ms < opened.open_ms
-        assert opened.open_read_bytes == executor.plan.resident_bytes + executor.plan.shared_bytes
+        assert opened.open_read_bytes == executor.plan.resident_bytes
         executor(toy.feeds())
         executor.set_budget("100%")
         with pytest.raises(InputError):

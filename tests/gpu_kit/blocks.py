@@ -123,9 +123,6 @@ def write_engine(folder: Path, rows: Sequence[int], words: int) -> Words:
         planned_shapes={"x": (words,)},
         blocks=tuple(blocks),
         weights_nbytes=offset,
-        shared=(),
-        shared_extent=Extent(0, 0),
-        shared_checksum=sha256_of(b""),
     )
     save_manifest(folder, manifest)
     return value

@@ -29,7 +29,7 @@ from swapnet.executor.gpu.accelerator import Buffer, Event, MemoryKind, Stream, 
 from swapnet.executor.gpu.clock import Clock
 from swapnet.executor.gpu.memory import GpuArena
 from swapnet.executor.gpu.staging import StagedLoader
-from swapnet.executor.planning.plan import Read
+from swapnet.executor.planning.plan import Place, Read
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.swapping.loading import load_once, pieces
 from swapnet.executor.swapping.storage import WeightFile
@@ -254,7 +254,9 @@ def staging(rig: Rig) -> Figures:
                     reads = [
                         read
                         for block in manifest.blocks
-                        for read in pieces(block.index, block.extent, block.extent.offset, size)
+                        for read in pieces(
+                            block.index, Place(block.extent.offset, (block.extent,), True), size
+                        )
                     ]
                     started = time.perf_counter()
                     load_once(loader, reads)

@@ -48,11 +48,10 @@ def as_tensorrt(
     manifest = load_manifest(source)
     before = (source / WEIGHTS).read_bytes()
     blocks: list[Block] = []
-    shifts: dict[Extent, int] = {manifest.shared_extent: 0}
+    shifts: dict[Extent, int] = {each.extent: 0 for each in manifest.shared}
     read = {run.offset for b in manifest.blocks if b.lookup for run in b.lookup.rows}
     with (folder / WEIGHTS).open("wb") as file:
-        shared = manifest.shared_extent
-        file.write(before[shared.offset : shared.end])
+        file.write(before[: max((each.extent.end for each in manifest.shared), default=0)])
         for block in manifest.blocks:
             data = before[block.extent.offset : block.extent.end]
             looked_up = any(weight.offset in read for weight in block.weights)

@@ -41,8 +41,11 @@ def test_each_weight_is_stored_once(import_model: Import) -> None:
     parts = partition(graph, LIMIT)
     ownership = assign_weights(graph, parts)
     users = Counter(name for part in parts for name in part.weights)
-    (shared,) = ownership.shared
-    assert users[shared] == 3
+    ((parts_of_it, (shared,)),) = ownership.shared.items()
+    assert [shared in part.weights for part in parts] == [
+        i in parts_of_it for i in range(len(parts))
+    ]
+    assert users[shared] == len(parts_of_it) == 3
     stored = Counter(name for names in ownership.own for name in names)
     assert set(stored.values()) == {1}
     assert stored.keys() == graph.constants.keys() - {shared}

@@ -196,3 +196,10 @@ def test_names_the_tensor_whose_data_is_missing(path: Path, length: int | None) 
         if length is None
         else f"'w0' ends at byte 16391 of toy.weights, which has {length} bytes"
     ) in caught.value.why
+
+
+def test_weights_are_counted_with_each_operator_that_reads_them(tmp_path: Path) -> None:
+    for name, again in (("used-twice", 2 * 64 * 64 * 4), ("tied-gemm", 0)):
+        onnx.save(TOYS[name].make(), tmp_path / f"{name}.onnx")
+        source = open_source(tmp_path / f"{name}.onnx")
+        assert source.read_bytes == source.weights_bytes + again

@@ -107,8 +107,8 @@ def test_fewer_bytes_and_the_same_at_every_budget(
 
 def _stored(manifest: Manifest) -> int:
     """Bytes of weights, without what rounds extents up."""
-    shared = sum(weight.nbytes for weight in manifest.shared)
-    return shared + sum(w.nbytes for block in manifest.blocks for w in block.weights)
+    stored = [*(each.weights for each in manifest.shared), *(b.weights for b in manifest.blocks)]
+    return sum(weight.nbytes for weights in stored for weight in weights)
 
 
 def test_records_what_it_was_built_in(model: Path, cache: RangeCache, tmp_path: Path) -> None:

@@ -142,9 +142,19 @@ def test_a_bias_is_cut_at_its_planned_shape(
 def test_what_would_be_stored_twice_stays_whole(import_model: Import) -> None:
     net = Net()
     value, weight = net.input("x", (2, 128)), net.weight(128, 128)
-    net.output(net("MatMul", net("Relu", net("MatMul", value, weight)), weight))
+    net.output(net("Gemm", net("Relu", net("MatMul", value, weight)), weight, transB=1))
     graph = import_model(net.model())
     assert list(slice_operators(graph, LIMIT).nodes) == list(graph.nodes)
+
+
+def test_operators_that_share_a_weight_share_its_slices(import_model: Import) -> None:
+    net = Net()
+    value, weight = net.input("x", (2, 128)), net.weight(128, 128)
+    net.output(net("MatMul", net("Relu", net("MatMul", value, weight)), weight))
+    sliced = slice_operators(import_model(net.model()), LIMIT)
+    assert kinds(sliced) == {"MatMul": 8, "Concat": 2, "Relu": 1}
+    assert len(sliced.constants) == 4
+    assert {len(sliced.readers[name]) for name in sliced.constants} == {2}
 
 
 @pytest.mark.parametrize(
@@ -225,13 +235,14 @@ def test_scales_are_cut_with_what_they_scale(
     assert scale is None or scales == {scale}
 
 
-def test_a_weight_that_is_widened_for_two_stays_whole(import_model: Import) -> None:
+def test_a_weight_that_is_widened_for_two_is_cut_for_both(import_model: Import) -> None:
     net = Net()
     wide = net("DequantizeLinear", net.weight(128, 256, dtype=np.int8), net.scales())
     value = net("MatMul", net.input("x", (2, 128)), wide)
     net.output(value, net("MatMul", net.input("y", (2, 128)), wide))
-    graph = import_model(net.model())
-    assert list(slice_operators(graph, LIMIT).nodes) == list(graph.nodes)
+    sliced = slice_operators(import_model(net.model()), LIMIT)
+    assert kinds(sliced) == {"DequantizeLinear": 4, "MatMul": 4, "Concat": 2}
+    assert {len(sliced.readers[name]) for name in sliced.constants if "/" in name} == {2}
 
 
 def recurrent(*absent: int, **attributes: Any) -> onnx.ModelProto:

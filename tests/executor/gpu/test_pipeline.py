@@ -53,10 +53,9 @@ class Rig:
         self.storage = SimulatedStorage(self.manifest, failing=self.failing)
         quiet = SimulatedStorage(self.manifest)
         resident = self.backend.loader(quiet, self.arena, self.plan, None)
-        for block, place in zip(self.manifest.blocks, self.plan.places, strict=True):
+        for block, place in enumerate(self.plan.places):
             if place.resident:
-                reads = pieces(block.index, block.extent, place.offset, resident.largest_bytes)
-                load_once(resident, list(reads))
+                load_once(resident, list(pieces(block, place, resident.largest_bytes)))
         self.loader = self.wrap(
             self.backend.loader(self.storage, self.arena, self.plan, self.poison)
         )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -9,22 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swapnet.errors import BudgetError
-from swapnet.executor.planning.plan import Plan, PlanOptions
+from swapnet.executor.planning.plan import Place, Plan, PlanOptions
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.planning.usage import demand, usage
-from swapnet.manifest import Manifest
+from swapnet.manifest import Extent, Manifest, Shared
 from swapnet.profile import Profile, assumed_profile
 from tests.helpers.engines import BuildToy, Engine
 from tests.helpers.profiles import delays
 
 PAGE = 4096
 MakeManifest = Callable[..., Manifest]
-Drawn = tuple[list[int], list[int], float, PlanOptions, Profile]
+Drawn = tuple[list[int], list[int], float, PlanOptions, Profile, Sequence[tuple[int, set[int]]]]
 
 
 @st.composite
 def planned(draw: st.DrawFn) -> Drawn:
-    """Sizes of blocks, which are lookups, the share of the way to everything, options, delays."""
+    """Sizes of blocks, lookups, the share of the way to everything, options, delays, sharing."""
     sizes = draw(st.lists(st.integers(1, 9 * PAGE), min_size=1, max_size=9))
     lookups = draw(st.lists(st.integers(0, len(sizes) - 1), max_size=2))
     share = draw(st.floats(0, 1))
@@ -39,7 +40,21 @@ def planned(draw: st.DrawFn) -> Drawn:
     request_bytes = draw(st.sampled_from([PAGE, 3 * PAGE, 64 * PAGE]))
     blocks = [(ms, ms) for ms in (draw(times) for _ in sizes)]
     profile = delays(None, blocks, bytes_per_s=1e8, request_bytes=request_bytes)
-    return sizes, lookups, share, options, profile
+    several = st.sets(st.integers(0, len(sizes) - 1), min_size=2)
+    shared = st.lists(st.tuples(st.integers(1, 5), several), max_size=3)
+    return sizes, lookups, share, options, profile, draw(shared) if len(sizes) > 1 else []
+
+
+def sharing(manifest: Manifest, shared: Sequence[tuple[int, set[int]]]) -> Manifest:
+    """The manifest with weights of some pages that blocks of operators share."""
+    found: list[Shared] = []
+    offset = manifest.weights_nbytes
+    for count, blocks in shared:
+        users = tuple(sorted(b for b in blocks if manifest.blocks[b].is_graph))
+        if users:
+            found.append(Shared(Extent(offset, count * PAGE), "", (), users))
+            offset += count * PAGE
+    return msgspec.structs.replace(manifest, shared=tuple(found), weights_nbytes=offset)
 
 
 def plan_for(manifest: Manifest, share: float, options: PlanOptions, profile: Profile) -> Plan:
@@ -54,6 +69,11 @@ def plan_for(manifest: Manifest, share: float, options: PlanOptions, profile: Pr
 
 def pages(offset: int, nbytes: int) -> range:
     return range(offset // PAGE, -(-(offset + nbytes) // PAGE))
+
+
+def pages_of(place: Place) -> list[int]:
+    """Pages of the weight file that lie in a place."""
+    return [page for extent in place.extents for page in pages(extent.offset, extent.nbytes)]
 
 
 def assert_runs(manifest: Manifest, plan: Plan) -> None:
@@ -73,40 +93,42 @@ def assert_runs(manifest: Manifest, plan: Plan) -> None:
             assert done >= lap * len(plan.reads) + step.reads, "the reader waits for this step"
             for block in manifest.blocks[step.first : step.last + 1]:
                 place = plan.places[block.index]
-                if block.is_graph and not place.resident:
+                if not place.resident:
                     found = [memory[page] for page in pages(place.offset, place.nbytes)]
-                    assert found == list(pages(block.extent.offset, block.extent.nbytes))
+                    assert found == pages_of(place)
             ended += 1
 
 
 @settings(max_examples=100, deadline=None)
 @given(drawn=planned())
 def test_plans_keep_every_promise(simulated_manifest: MakeManifest, drawn: Drawn) -> None:
-    sizes, lookups, share, options, profile = drawn
-    manifest = simulated_manifest(sizes, lookups)
+    sizes, lookups, share, options, profile, shared = drawn
+    manifest = sharing(simulated_manifest(sizes, lookups), shared)
     plan = plan_for(manifest, share, options, profile)
     assert_runs(manifest, plan)
-    assert_read_once(manifest, plan)
+    assert_read_once(plan)
     assert_placed(manifest, plan)
     assert_steps(manifest, plan)
 
 
-def assert_read_once(manifest: Manifest, plan: Plan) -> None:
-    streamed = [b for b in manifest.blocks if b.is_graph and not plan.places[b.index].resident]
-    expected = [page for b in streamed for page in pages(b.extent.offset, b.extent.nbytes)]
+def assert_read_once(plan: Plan) -> None:
+    streamed = [place for place in plan.places if not place.resident]
+    expected = [page for place in streamed for page in pages_of(place)]
     found = [page for read in plan.reads for page in pages(read.file_offset, read.nbytes)]
     assert found == expected
-    assert plan.streamed_bytes == sum(block.extent.nbytes for block in streamed)
+    assert plan.streamed_bytes == sum(place.nbytes for place in streamed)
 
 
 def assert_placed(manifest: Manifest, plan: Plan) -> None:
-    residents = [place for place in plan.places if place.resident and place.nbytes]
-    ends = [plan.shared_bytes, *(place.offset + place.nbytes for place in residents)]
+    residents = [place for place in plan.residents if place.resident and place.nbytes]
+    ends = [0, *(place.offset + place.nbytes for place in residents)]
     assert [place.offset for place in residents] == ends[:-1]
-    ring = plan.shared_bytes + plan.resident_bytes
+    ring = plan.resident_bytes
     assert ends[-1] == ring == plan.arena_bytes - plan.ring_bytes
+    apart = {extent for place in plan.shared for extent in place.extents}
     for block, place in zip(manifest.blocks, plan.places, strict=True):
-        assert place.nbytes == (block.extent.nbytes if block.is_graph else 0)
+        used = {block.extent, *(each.extent for each in manifest.shared_with(block.index))}
+        assert {*place.extents} == (used - apart if block.is_graph else set())
         assert place.resident or (
             ring <= place.offset <= place.offset + place.nbytes <= plan.arena_bytes
         )
@@ -216,4 +238,16 @@ def test_the_rest_is_the_same_for_every_budget(engine: BuildToy) -> None:
     budgets: Sequence[int] = (toy.smallest, toy.demand)
     small, large = (make_plan(toy.manifest, profile, budget) for budget in budgets)
     assert small.usage == large.usage == usage(toy.manifest)
-    assert small.shared_bytes == toy.manifest.shared_extent.nbytes == 64 * 64 * 4
+
+
+def test_shared_weights_are_read_with_each_block_or_kept_once(engine: BuildToy) -> None:
+    toy = engine("used-twice")
+    profile = assumed_profile(toy.manifest)
+    (shared,) = toy.manifest.shared
+    assert shared.extent.nbytes == 64 * 64 * 4
+    small, large = (make_plan(toy.manifest, profile, b) for b in (toy.smallest, toy.demand))
+    read = Counter(read.file_offset for read in small.reads)
+    assert read[shared.extent.offset] == len(shared.blocks) == 3
+    assert not small.shared[0].resident
+    assert large.shared[0].extents == (shared.extent,)
+    assert large.resident_bytes == toy.manifest.swappable_bytes

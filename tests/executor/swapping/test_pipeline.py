@@ -21,7 +21,7 @@ from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.loading import DirectLoader, load_once
 from swapnet.executor.swapping.moments import Passed
 from swapnet.executor.swapping.pipeline import Pipeline
-from swapnet.manifest import SHARED, Manifest
+from swapnet.manifest import Manifest
 from swapnet.profile import assumed_profile
 from swapnet.testing.engine import (
     SimulatedBackend,
@@ -217,6 +217,3 @@ def test_what_is_kept_is_read_or_named(simulated_manifest: MakeManifest) -> None
     assert set(arena.view(PAGE, PAGE)) == {block_byte(1)}
     with pytest.raises(StorageError, match=r"block [01] could not be read"):
         load_once(DirectLoader(SimulatedStorage(manifest, failing=[1]), arena), reads)
-    shared = [replace(reads[0], block=SHARED)]
-    with pytest.raises(SwapnetError, match="weights that several blocks share"):
-        load_once(DirectLoader(SimulatedStorage(manifest, failing=[0]), arena), shared)

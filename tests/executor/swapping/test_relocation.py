@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from swapnet.executor.planning.plan import Place
 from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.relocation import moves
+from swapnet.manifest import Extent
 
 PAGE = 4096
 
@@ -17,11 +18,9 @@ def places(sizes: list[int], resident: set[int], shared: int) -> list[Place]:
     result: list[Place] = []
     offset = shared
     for block, pages in enumerate(sizes):
-        if block in resident:
-            result.append(Place(offset, pages * PAGE, resident=True))
-            offset += pages * PAGE
-        else:
-            result.append(Place(offset, pages * PAGE, resident=False))
+        extents = (Extent(block * PAGE, pages * PAGE),)
+        result.append(Place(offset, extents, resident=block in resident))
+        offset += pages * PAGE if block in resident else 0
     return result
 
 
@@ -42,10 +41,16 @@ def test_everything_that_stays_arrives(data: st.DataObject, sizes: list[int], sh
         for block, (old, new) in enumerate(zip(before, after, strict=True))
         if old.resident and new.resident and new.nbytes
     }
-    assert {move.block for move in found} == kept
+    assert {move.position for move in found} == kept
     for block in kept:
         place = after[block]
         assert bytes(arena.view(place.offset, place.nbytes)) == bytes([block + 1]) * place.nbytes
+
+
+def test_other_bytes_in_the_same_place_are_read() -> None:
+    """A block that keeps its copy of shared weights lies beside one that has them apart."""
+    one, other = (Place(0, (Extent(n * PAGE, PAGE),), resident=True) for n in range(2))
+    assert [len(moves([one], [each])) for each in (one, other)] == [1, 0]
 
 
 def test_an_arena_keeps_its_bytes_when_it_grows_and_shrinks() -> None:

@@ -30,7 +30,8 @@ def test_whole_weights_pass(engine: BuildToy) -> None:
 def test_one_changed_byte_is_found(engine: BuildToy, tmp_path: Path, position: str) -> None:
     manifest = engine("used-twice").manifest
     extents = {f"block {block.index}": block.extent for block in manifest.blocks}
-    extents["shared weights"] = manifest.shared_extent
+    extents |= {f"block {each.blocks[0]} and others": each.extent for each in manifest.shared}
+    assert manifest.shared
     data = (engine("used-twice").folder / WEIGHTS).read_bytes()
     for name, extent in extents.items():
         if not extent.nbytes:
