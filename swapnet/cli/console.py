@@ -316,7 +316,7 @@ class StreamedTable:
         """Print one row; longer cells widen their column in it."""
         first, *others = zip(cells, self._widths, strict=True)
         padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
-        click.echo("  ".join(padded))
+        click.echo(" ".join(padded))
 
 
 def write_json(value: Any, target: str) -> None:

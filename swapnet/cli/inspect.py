@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +42,7 @@ def command(
     dims: dict[str, int],
 ) -> None:
     """Show the blocks of an engine: operators, weights, activations, live values at the cut."""
+    from swapnet.executor.bench.exports import operators_in
     from swapnet.executor.planning.layout import lifetimes
     from swapnet.executor.planning.usage import usage
 
@@ -62,7 +62,6 @@ def command(
     rows = []
     for block in manifest.blocks:
         live = [n for n, (first, last) in spans.items() if first <= block.index < last]
-        kinds = Counter(block.operators).most_common(3)
         weights = (
             block.lookup.count * block.lookup.row_nbytes
             if block.lookup
@@ -75,7 +74,7 @@ def command(
                 f"{block.index} {_style(manifest, block)}"
                 if block.is_graph
                 else f"{block.index} lookup",
-                ", ".join(f"{count} {kind}" for kind, count in kinds),
+                operators_in([block], 3),
                 str(len(block.operators)),
                 format_size(weights),
                 format_size(block.activation_bytes),
