@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 
@@ -148,8 +148,8 @@ def _plan(
     if options.most_step_ms is not None:
         choice = parted(choice, outline, Delays(profile), options.most_step_ms)
     order = schedule(outline, choice, cyclic=options.cyclic, least_bytes=request_bytes // 2)
-    places = _places(manifest, order.offsets)
-    reads = tuple(_reads(manifest, places, order.flows, request_bytes))
+    places = _places(manifest, {block: start for block, start, _, _ in order.placed})
+    reads = tuple(_reads(manifest, places, order.flows(), request_bytes))
     blocks = [read.block for read in reads]
     steps = tuple(Step(first, last, bisect_right(blocks, last)) for first, last in order.spans)
     return Plan(
@@ -178,29 +178,25 @@ def _other_way(manifest: Manifest, reason: str) -> str:
     return ", or build with a smaller --max-block"
 
 
-def _places(manifest: Manifest, offsets: Sequence[int | None]) -> tuple[Place, ...]:
+def _places(manifest: Manifest, offsets: Mapping[int, int]) -> tuple[Place, ...]:
     """Places in the arena: first shared weights, then resident blocks, then the ring."""
     resident = manifest.shared_extent.nbytes
-    ring = resident + sum(
-        block.swapped_bytes
-        for block, offset in zip(manifest.blocks, offsets, strict=True)
-        if offset is None
-    )
+    ring = resident + sum(b.swapped_bytes for b in manifest.blocks if b.index not in offsets)
     places: list[Place] = []
-    for block, offset in zip(manifest.blocks, offsets, strict=True):
+    for block in manifest.blocks:
         nbytes = block.swapped_bytes
-        if offset is None:
+        if block.index in offsets:
+            places.append(Place(ring + offsets[block.index], nbytes, resident=False))
+        else:
             places.append(Place(resident, nbytes, resident=True))
             resident += nbytes
-        else:
-            places.append(Place(ring + offset, nbytes, resident=False))
     return tuple(places)
 
 
 def _reads(
     manifest: Manifest,
     places: Sequence[Place],
-    flows: Sequence[Flow],
+    flows: Iterable[Flow],
     request_bytes: int,
 ) -> Iterator[Read]:
     """Requests of equal size for each flow: about ``request_bytes``, on a GPU at most."""
