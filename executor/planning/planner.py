@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 
@@ -138,8 +138,9 @@ def _plan(
     if options.most_step_ms is not None:
         choice = parted(choice, outline, Delays(profile), options.most_step_ms)
     order = schedule(outline, choice, cyclic=options.cyclic, least_bytes=request_bytes // 2)
-    places, shared = _places(manifest, order.offsets, kept)
-    reads = tuple(_reads(manifest, places, order.flows, request_bytes))
+    offsets = {block: start for block, start, _, _ in order.placed}
+    places, shared = _places(manifest, offsets, kept)
+    reads = tuple(_reads(manifest, places, order.flows(), request_bytes))
     blocks = [read.block for read in reads]
     steps = tuple(Step(first, last, bisect_right(blocks, last)) for first, last in order.spans)
     return Plan(
@@ -198,13 +199,14 @@ def _other_way(manifest: Manifest, reason: str) -> str:
 
 
 def _places(
-    manifest: Manifest, offsets: Sequence[int | None], kept: Collection[int]
+    manifest: Manifest, offsets: Mapping[int, int], kept: Collection[int]
 ) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     """Places in the arena: resident blocks, shared weights that stay, then the ring."""
     lying = [extents_of(manifest, block.index, kept) for block in manifest.blocks]
     end = 0
     places: list[Place] = []
-    for extents, offset in zip(lying, offsets, strict=True):
+    for block, extents in zip(manifest.blocks, lying, strict=True):
+        offset = offsets.get(block.index)
         places.append(Place(end if offset is None else offset, extents, resident=offset is None))
         end += places[-1].nbytes if offset is None else 0
     shared: list[Place] = []
@@ -218,7 +220,7 @@ def _places(
 def _reads(
     manifest: Manifest,
     places: Sequence[Place],
-    flows: Sequence[Flow],
+    flows: Iterable[Flow],
     request_bytes: int,
 ) -> Iterator[Read]:
     """Requests of equal size for each flow: about ``request_bytes``, on a GPU at most."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 from swapnet.executor.planning.shared import extents_of
 from swapnet.manifest import Manifest
@@ -49,8 +49,59 @@ class Choice:
     ring_bytes: int
 
 
-@dataclass(frozen=True)
-class Flow:
+Placed = tuple[int, int, int, int]
+"""A streamed block, first byte of its place in the ring, byte after it, and its step."""
+
+
+class Schedule(NamedTuple):
+    """The order of one inference, and how far reads are ahead of steps.
+
+    Bytes are counted in the order of reading, from the first one of the inference on; those of the
+    next inference follow.
+
+    Attributes
+    ----------
+    placed
+        Streamed blocks in order.
+    spans
+        First and last block of each step.
+    needed
+        Number of bytes that must have been read before each step starts.
+    allowed
+        Number of bytes that may be read before each step has ended: the others go to its places, or
+        to those of later steps.
+    lap_bytes
+        Bytes of one inference.
+    """
+
+    placed: list[Placed]
+    spans: list[tuple[int, int]]
+    needed: list[int]
+    allowed: list[int]
+    lap_bytes: int
+
+    @property
+    def ring_bytes(self) -> int:
+        """Bytes of the ring that are used."""
+        return max((end for _, _, end, _ in self.placed), default=0)
+
+    def flows(self) -> Iterator[Flow]:
+        """Parts of each block in the order of reading, with the step that each waits for."""
+        before = [limit - self.lap_bytes for limit in self.allowed]
+        limits = [*before, *self.allowed]
+        position = 0
+        for block, start, end, _ in self.placed:
+            stop = position + end - start
+            begun = position
+            while begun < stop:
+                passed = bisect_right(limits, begun)
+                part = min(stop, *limits[passed : passed + 1])
+                yield Flow(block, begun - position, part - begun, passed - 1 - len(self.spans))
+                begun = part
+            position = stop
+
+
+class Flow(NamedTuple):
     """Consecutive bytes of a streamed block that may be read from the same moment on.
 
     Attributes
@@ -66,37 +117,6 @@ class Flow:
     start: int
     nbytes: int
     after: int
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The order of one inference.
-
-    Attributes
-    ----------
-    offsets
-        Offset of each block in the ring; None for blocks that are not streamed.
-    spans
-        First and last block of each step.
-    flows
-        Flows in the order of reading.
-    """
-
-    offsets: tuple[int | None, ...]
-    spans: tuple[tuple[int, int], ...]
-    flows: tuple[Flow, ...]
-
-    @cached_property
-    def needed(self) -> tuple[int, ...]:
-        """Number of flows that must have arrived before each step starts."""
-        blocks = [flow.block for flow in self.flows]
-        return tuple(bisect_right(blocks, last) for _, last in self.spans)
-
-    @property
-    def ring_bytes(self) -> int:
-        """Bytes of the ring that are used."""
-        ends = ((self.offsets[f.block] or 0) + f.start + f.nbytes for f in self.flows)
-        return max(ends, default=0)
 
 
 def outline_of(manifest: Manifest, kept: Collection[int] = ()) -> Outline:
@@ -121,101 +141,101 @@ def outline_of(manifest: Manifest, kept: Collection[int] = ()) -> Outline:
 
 
 def schedule(outline: Outline, choice: Choice, *, cyclic: bool, least_bytes: int) -> Schedule:
-    """Place the streamed blocks of a choice in the ring, in order, and find the waits of reads.
+    """Place the streamed blocks of a choice in the ring, in order, and find what reads wait for.
 
     Parameters
     ----------
     outline
         The blocks.
     choice
-        The choice; the streamed blocks of each of its steps fit into its ring together.
+        The choice.
     cyclic
         Bytes for the next inference may be read during this one.
     least_bytes
-        Smallest flow: fewer bytes wait together with the bytes after them.
+        Smallest part of a block: fewer bytes wait together with the bytes after them.
+
+    Raises
+    ------
+    ValueError
+        The streamed blocks of a step do not fit into the ring together.
     """
-    spans = tuple(_spans(outline, choice))
-    step_of = [s for s, (first, last) in enumerate(spans) for _ in range(first, last + 1)]
-    streamed = [b for b, n in enumerate(outline.nbytes) if n and b not in choice.resident]
-    offsets = _offsets(outline, choice, spans)
-    places = [(offsets[b] or 0, (offsets[b] or 0) + outline.nbytes[b]) for b in streamed]
-    flows: list[Flow] = []
-    recent: list[tuple[int, int, int]] = []
-    for lap in (-1, 0):
-        for block, (start, end) in zip(streamed, places, strict=True):
-            under = _overwrite(recent, start, end)
-            step = step_of[block]
-            if lap == 0:
-                earliest = step - len(spans) if cyclic else max(step - len(spans), -1)
-                flows += _flows(block, start, end, under, earliest, least_bytes)
-            recent.append((start, end, step + lap * len(spans)))
-    return Schedule(tuple(offsets), spans, tuple(flows))
+    joined, joinable, resident = choice.joined, outline.joinable, choice.resident
+    placed: list[Placed] = []
+    firsts: list[int] = []
+    needed: list[int] = []
+    cursor = lap_bytes = opened = 0
+    step = -1
+    for block, nbytes in enumerate(outline.nbytes):
+        if not (block in joined and joinable[block]):
+            step += 1
+            firsts.append(block)
+            needed.append(lap_bytes)
+            opened = len(placed)
+        if nbytes and block not in resident:
+            if cursor + nbytes > choice.ring_bytes:
+                # The blocks of a step lie together: its first ones go to the beginning as well.
+                first = placed[opened][1] if opened < len(placed) else cursor
+                placed[opened:] = [
+                    (b, s - first, e - first, step) for b, s, e, _ in placed[opened:]
+                ]
+                cursor -= first
+                if cursor + nbytes > choice.ring_bytes:
+                    raise ValueError(f"step {step} does not fit into {choice.ring_bytes} bytes")
+            placed.append((block, cursor, cursor + nbytes, step))
+            cursor += nbytes
+            lap_bytes += nbytes
+            needed[step] = lap_bytes
+    spans = list(zip(firsts, [*(f - 1 for f in firsts[1:]), block], strict=True))
+    allowed = _allowed(placed, len(spans), lap_bytes, least_bytes)
+    if not cyclic:
+        allowed = [min(limit, lap_bytes) for limit in allowed]
+    return Schedule(placed, spans, needed, allowed, lap_bytes)
 
 
-def _spans(outline: Outline, choice: Choice) -> Iterator[tuple[int, int]]:
-    first = 0
-    for block in range(1, len(outline.nbytes)):
-        if not (block in choice.joined and outline.joinable[block]):
-            yield first, block - 1
-            first = block
-    yield first, len(outline.nbytes) - 1
+def _allowed(placed: Sequence[Placed], count: int, lap_bytes: int, least_bytes: int) -> list[int]:
+    """Number of bytes that may be read before each step has ended."""
+    # Each pass through the ring begins at its first byte and overwrites the places of the pass
+    # before, ``old``: the first byte and the number of each step. Steps end in order and reads
+    # begin in order, so the wait for the newest overwritten step covers all older places: those
+    # that a short pass does not reach are covered by the first byte of the next. Where a block
+    # overwrites places of two steps, its first bytes wait for the first step only, if they are
+    # enough.
+    allowed = [-1] * count
+    last = max((i for i, place in enumerate(placed) if place[1] == 0), default=0)
+    # The first pass overwrites the last one of the inference before, whose bytes come an inference
+    # earlier: it is ``ahead`` of those steps.
+    old: list[tuple[int, int]] = []
+    fresh = _starts(placed[last:])
+    head = position = ahead = 0
+    for _, start, end, of in placed:
+        if start == 0:
+            for _, step in old[head:]:
+                allowed[step] = ahead + position
+            old, fresh, head = fresh, [], 0
+            ahead = 0 if position else lap_bytes
+        if not fresh or fresh[-1][1] != of:
+            fresh.append((start, of))
+        begun = start
+        while head < len(old) and old[head][0] < end:
+            offset, step = old[head]
+            if offset - begun >= least_bytes:
+                begun = offset
+            allowed[step] = ahead + position + begun - start
+            head += 1
+        position += end - start
+    for _, step in old[head:]:
+        allowed[step] = ahead + position
+    following = lap_bytes + (allowed[placed[0][3]] if placed else 0)
+    for step in range(count - 1, -1, -1):
+        if allowed[step] < 0:
+            allowed[step] = following
+        following = allowed[step]
+    return allowed
 
 
-def _offsets(
-    outline: Outline, choice: Choice, spans: Sequence[tuple[int, int]]
-) -> list[int | None]:
-    """Offsets in the ring, step after step; the blocks of a step lie together."""
-    offsets: list[int | None] = [None] * len(outline.nbytes)
-    cursor = 0
-    for first, last in spans:
-        streamed = [
-            b for b in range(first, last + 1) if outline.nbytes[b] and b not in choice.resident
-        ]
-        if cursor + sum(outline.nbytes[b] for b in streamed) > choice.ring_bytes:
-            cursor = 0
-        for block in streamed:
-            offsets[block] = cursor
-            cursor += outline.nbytes[block]
-    return offsets
-
-
-def _overwrite(
-    recent: list[tuple[int, int, int]], start: int, end: int
-) -> list[tuple[int, int, int]]:
-    """Remove the places under ``start`` to ``end``, and all older ones, from ``recent``."""
-    # ``recent`` has the places (start, end, step) that were written last, oldest first. Steps end
-    # in order and reads begin in order, so the wait for the newest overwritten step covers all
-    # older places: no later read has to name them, and they go. The rest of an overwritten block
-    # behind ``end`` returns as the oldest place. The next block in the ring overwrites it: its
-    # first bytes wait for that step alone, and not for the step of the place behind the rest.
-    under: list[tuple[int, int, int]] = []
-    last = -1
-    for index, place in enumerate(recent):
-        if place[0] < end and start < place[1]:
-            under.append(place)
-            last = index
-    del recent[: last + 1]
-    recent[:0] = [(end, stop, step) for _, stop, step in under if stop > end]
-    return sorted(under)
-
-
-def _flows(
-    block: int,
-    start: int,
-    end: int,
-    under: Sequence[tuple[int, int, int]],
-    earliest: int,
-    least_bytes: int,
-) -> Iterator[Flow]:
-    """Parts of a block: bytes wait for the step under them, and for that of the bytes before."""
-    begun = position = start
-    after = earliest
-    for _, stop, step in under:
-        stop = min(stop, end)
-        if step > after:
-            if position - begun >= least_bytes:
-                yield Flow(block, begun - start, position - begun, after)
-                begun = position
-            after = step
-        position = max(position, stop)
-    yield Flow(block, begun - start, end - begun, after)
+def _starts(placed: Sequence[Placed]) -> list[tuple[int, int]]:
+    """First byte and number of each step."""
+    starts: dict[int, int] = {}
+    for _, start, _, step in placed:
+        starts.setdefault(step, start)
+    return [(start, step) for step, start in starts.items()]

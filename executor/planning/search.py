@@ -74,9 +74,9 @@ class Planner:
         See `PlanOptions`.
     """
 
-    EFFORT = 100_000
-    """Number of simulated reads and steps after which the search ends: well below a second."""
-    EFFORT_PER_BLOCK = 2_000
+    EFFORT = 36_000
+    """Number of simulated steps and streamed blocks after which the search ends: in about 50 ms."""
+    EFFORT_PER_BLOCK = 720
     """Effort for each block of a small engine."""
 
     def __init__(
@@ -97,9 +97,9 @@ class Planner:
         self._least = least_bytes
         self._effort = min(self.EFFORT, self.EFFORT_PER_BLOCK * len(outline.nbytes))
         self.simulated_events = 0
-        """Number of reads and steps that were simulated until now."""
-        self._tried: set[tuple[int, int, int]] = set()
-        """Choices as bits, which are small: many are tried, in a process that counts its memory."""
+        """Number of steps and streamed blocks that were simulated until now."""
+        self._tried: set[int] = set()
+        """Hashes of choices, which are small: many are tried, and the process counts its memory."""
         self._found: list[Candidate] = []
         """The best ones, fastest first."""
         self._swapped = [b for b, nbytes in enumerate(outline.nbytes) if nbytes]
@@ -121,46 +121,28 @@ class Planner:
 
     def _try(self, choice: Choice) -> Candidate | None:
         """Simulate a choice if it is possible and was not tried yet, while effort is left."""
-        key = (_bits(choice.resident), _bits(choice.joined), choice.ring_bytes)
+        key = hash(choice)
         spent = bool(self._found) and self.simulated_events >= self._effort
         if key in self._tried or spent:
             return None
         self._tried.add(key)
-        if not self._is_possible(choice):
+        if not 0 < choice.ring_bytes <= self._left(choice.resident):
             return None
-        candidate = self._simulated(choice)
+        try:
+            candidate = self._simulated(choice)
+        except ValueError:  # its blocks do not fit into the ring
+            return None
         insort(self._found, candidate, key=lambda c: (c.cost_ms, c.streamed_bytes))
         del self._found[_KEPT:]
         return candidate
 
-    def _is_possible(self, choice: Choice) -> bool:
-        nbytes = self._outline.nbytes
-        streamed = [nbytes[b] for b in self._swapped if b not in choice.resident]
-        kept = sum(nbytes[b] for b in choice.resident)
-        if not streamed or kept + choice.ring_bytes > self._available:
-            return False
-        return max(streamed) <= choice.ring_bytes and all(
-            self._streamed_bytes(first, last, choice.resident) <= choice.ring_bytes
-            for first, last in _runs(len(nbytes), choice.joined)
-        )
-
-    def _streamed_bytes(self, first: int, last: int, resident: frozenset[int]) -> int:
-        nbytes = self._outline.nbytes
-        return sum(nbytes[b] for b in range(first, last + 1) if b not in resident)
-
     def _simulated(self, choice: Choice) -> Candidate:
-        plan = schedule(self._outline, choice, cyclic=self._cyclic, least_bytes=self._least)
-        timeline = simulate(
-            plan.spans,
-            [(flow.nbytes, flow.after) for flow in plan.flows],
-            plan.needed,
-            self._delays,
-        )
-        self.simulated_events += (len(plan.spans) + len(plan.flows)) * len(timeline.ends_ms)
-        streamed = sum(flow.nbytes for flow in plan.flows)
-        reading_ms = streamed * self._delays.ms_per_byte
+        order = schedule(self._outline, choice, cyclic=self._cyclic, least_bytes=self._least)
+        timeline = simulate(order, self._delays)
+        self.simulated_events += len(order.spans) + len(order.placed)
+        reading_ms = order.lap_bytes * self._delays.ms_per_byte
         cost = timeline.steady_ms + self._reading_weight * reading_ms
-        return Candidate(choice, timeline.steady_ms, cost, timeline.stalls_ms, streamed)
+        return Candidate(choice, timeline.steady_ms, cost, timeline.stalls_ms, order.lap_bytes)
 
     def _first(self, *, resident: bool, join: bool) -> Iterator[Choice]:
         nbytes = self._outline.nbytes
@@ -177,8 +159,7 @@ class Planner:
                 kept = frozenset([*forced, *self._fill(order, room)])
                 if kept and not resident:
                     continue
-                left = self._available - sum(nbytes[b] for b in kept)
-                yield from self._groupings(kept, left, join=join)
+                yield from self._groupings(kept, self._left(kept), join=join)
 
     def _groupings(self, resident: frozenset[int], ring: int, *, join: bool) -> Iterator[Choice]:
         yield Choice(resident, self._joined(resident, 0, after_streamed=False, join=join), ring)
@@ -284,8 +265,11 @@ class Planner:
 
     def _with(self, choice: Choice, add: int | None = None, remove: int | None = None) -> Choice:
         resident = frozenset(b for b in {*choice.resident, add} if b not in (None, remove))
-        ring = self._available - sum(self._outline.nbytes[b] for b in resident)
-        return replace(choice, resident=resident, ring_bytes=ring)
+        return Choice(resident, choice.joined, self._left(resident))
+
+    def _left(self, resident: frozenset[int]) -> int:
+        """Bytes for the ring beside these residents."""
+        return self._available - sum(map(self._outline.nbytes.__getitem__, resident))
 
     def _density(self, block: int) -> float:
         return self._outline.nbytes[block] / (self._ms[block] or 1e-9)
@@ -340,10 +324,6 @@ def parted(choice: Choice, outline: Outline, delays: Delays, most_ms: float) -> 
         else:
             first = block
     return replace(choice, joined=frozenset(joined))
-
-
-def _bits(blocks: frozenset[int]) -> int:
-    return sum(1 << block for block in blocks)
 
 
 def _runs(count: int, joined: frozenset[int]) -> list[tuple[int, int]]:

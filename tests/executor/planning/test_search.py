@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swapnet.executor.planning.schedule import Choice, Outline, schedule
+from swapnet.executor.planning.schedule import Choice, Outline, Schedule, schedule
 from swapnet.executor.planning.search import Candidate, Planner, parted
 from swapnet.executor.planning.timeline import Delays, simulate
 from tests.helpers.profiles import delays
@@ -25,8 +25,7 @@ def subsets(items: range) -> Iterator[frozenset[int]]:
 
 def latency(outline: Outline, choice: Choice, times: Delays) -> float:
     order = schedule(outline, choice, cyclic=True, least_bytes=PAGE)
-    flows = [(flow.nbytes, flow.after) for flow in order.flows]
-    return simulate(order.spans, flows, order.needed, times).steady_ms
+    return simulate(order, times).steady_ms
 
 
 def optimum(outline: Outline, times: Delays, available: int) -> float:
@@ -153,4 +152,4 @@ def test_a_weight_on_reading_makes_plans_read_less() -> None:
 def test_what_waits_for_itself_is_refused() -> None:
     times = Delays(delays(None, [(1.0, 1.0)]))
     with pytest.raises(ValueError, match="waits for bytes that wait for it"):
-        simulate([(0, 0)], [(PAGE, 0)], [1], times)
+        simulate(Schedule([], [(0, 0)], [PAGE], [0], PAGE), times)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swapnet.executor.planning import timeline
+from swapnet.executor.planning.schedule import Schedule
 from swapnet.executor.runtime.arrivals import poisson
 from swapnet.executor.runtime.policy import PATIENCE_S, Policy
 from swapnet.executor.runtime.simulate import Outcome, SimulatedModel, simulate
@@ -105,18 +106,21 @@ def test_one_model_is_the_pipeline(
     """The delay model that plans are made by, which was written for one engine."""
     ahead = min(ahead, steps)
     model = SimulatedModel("a", compute_ms, read_ms, ahead * read_ms / steps, steps)
-    outcome = simulate([model], [(0.0, 0)] * 3)
+    outcome = simulate([model], [(0.0, 0)] * 6)
     nbytes = 1_000_000
     profile = delays(
         None, [(compute_ms / steps,) * 2] * steps, bytes_per_s=nbytes / (read_ms / steps) * 1e3
     )
-    expected = timeline.simulate(
-        [(step, step) for step in range(steps)],
-        [(nbytes, step - ahead) for step in range(steps)],
-        range(1, steps + 1),
-        timeline.Delays(profile),
+    order = Schedule(
+        placed=[],
+        spans=[(step, step) for step in range(steps)],
+        needed=[nbytes * (step + 1) for step in range(steps)],
+        allowed=[nbytes * (step + ahead) for step in range(steps)],
+        lap_bytes=nbytes * steps,
     )
-    assert list(outcome.latencies_ms[0]) == pytest.approx(list(expected.ends_ms[:3]), rel=1e-6)
+    expected = timeline.simulate(order, timeline.Delays(profile)).steady_ms
+    *_, before, last = outcome.latencies_ms[0]
+    assert last - before == pytest.approx(expected, rel=1e-6)
 
 
 def test_waiting_is_that_of_the_formula() -> None:
