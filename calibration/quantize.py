@@ -80,7 +80,9 @@ def quantize(
         raise InputError(
             "the model is in fp32 already", why="quantize lowers it", hint="give fp16, int8 or int4"
         )
-    options = PrecisionOptions(precision, weight_only, ranges, tuple(exclude), per_channel, block_size)
+    options = PrecisionOptions(
+        precision, weight_only, ranges, tuple(exclude), per_channel, block_size
+    )
     options.check(library_of(precision))
     source = open_source(Path(model))
     target = Path(output)

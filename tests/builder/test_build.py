@@ -161,6 +161,8 @@ def test_options_are_checked_for_the_backend_that_is_chosen() -> None:
     assert BuildOptions(backend="onnxruntime-cuda").checked().backend == "onnxruntime-cuda"
     with pytest.raises(InputError, match="--portable is not for onnxruntime-cuda"):
         BuildOptions(backend="onnxruntime-cuda", portable=True).checked()
+    with pytest.raises(InputError, match="--target is not for onnxruntime"):
+        BuildOptions(backend="onnxruntime", tensorrt=TensorRTOptions(targets=("sm86",))).checked()
 
 
 def test_int4_is_for_one_processor_and_a_recent_onnx_runtime(
