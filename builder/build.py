@@ -33,6 +33,7 @@ def build(
     precision: Precision = "fp32",
     calibration: str | Path | RangeCache | None = None,
     weight_only: bool = False,
+    block_size: int | None = None,
     exclude: Sequence[str] = (),
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     dims: Mapping[str, int] | None = None,
@@ -64,13 +65,15 @@ def build(
     portable
         Leave out hardware layouts, so that the engine runs on any processor; ``onnxruntime`` only.
     precision
-        ``"fp32"`` as the model is, ``"fp16"`` or ``"int8"``; ONNX Runtime on the CPU stores weights
-        as float16 and computes in float32.
+        ``"fp32"`` as the model is, ``"fp16"``, ``"int8"`` or ``"int4"``; ONNX Runtime on the CPU
+        stores weights as float16 and computes in float32. ``"int4"`` is for it only.
     calibration
         Ranges of the model's values, or the file that holds them (`calibrate_ranges`): int8 needs
         them, float16 leaves in float32 what overflows according to them.
     weight_only
         Store weights in that precision and compute in float32.
+    block_size
+        Number of int4 weights that share a scale: 32 (the default), 64 or 128.
     exclude
         Names of operators that stay in float32.
     shapes, dims
@@ -116,6 +119,7 @@ workspace, min_shapes
         precision=precision,
         calibration=calibration,
         weight_only=weight_only,
+        block_size=block_size,
         exclude=exclude,
         shapes=shapes,
         dims=dims or {},
@@ -137,6 +141,7 @@ def options_of(
     precision: Precision = "fp32",
     calibration: str | Path | RangeCache | None = None,
     weight_only: bool = False,
+    block_size: int | None = None,
     exclude: Sequence[str] = (),
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     targets: Sequence[str] = (),
@@ -148,7 +153,9 @@ def options_of(
         calibration = load_ranges(Path(calibration))
     of_tensorrt = {f.name: others.pop(f.name) for f in fields(TensorRTOptions) if f.name in others}
     return BuildOptions(
-        precision=PrecisionOptions(precision, weight_only, calibration, tuple(exclude)),
+        precision=PrecisionOptions(
+            precision, weight_only, calibration, tuple(exclude), block_size=block_size
+        ),
         shapes=shapes or {},
         tensorrt=TensorRTOptions(
             targets=tuple(targets), min_shapes=min_shapes or {}, **of_tensorrt

@@ -12,6 +12,8 @@ from swapnet.builder.importing.source import SourceModel
 from swapnet.builder.precision.convert import PrecisionOptions
 from swapnet.errors import BackendUnavailableError, InputError
 from swapnet.executor.backends import best_backend
+from swapnet.executor.backends.onnxruntime import version
+from swapnet.executor.backends.windows import BITS_SINCE, packs_bits
 from swapnet.tensorrt import TENSORRT, load_tensorrt
 
 __all__ = ["BACKENDS", "BuildOptions", "check_backend"]
@@ -87,7 +89,24 @@ class BuildOptions:
         if backend in TENSORRT:
             self.tensorrt.check(backend)
         self.precision.check(backend)
+        if self.precision.precision == "int4":
+            self._check_packing()
         return replace(self, backend=backend)
+
+    def _check_packing(self) -> None:
+        if self.portable:
+            raise InputError(
+                "int4 is not for --portable",
+                why="products of 4 bits are fast only where they are packed for one processor",
+                hint="leave --portable out, or give --precision int8",
+            )
+        if not packs_bits(version()):
+            raise BackendUnavailableError(
+                f"int4 needs ONNX Runtime {BITS_SINCE}",
+                why=f"ONNX Runtime {version()} can't swap what it packs of products of 4 bits, and "
+                "they are thirty times slower unpacked",
+                hint=f"install onnxruntime {BITS_SINCE} or newer, or give --precision int8",
+            )
 
     def limits(self, source: SourceModel, narrower: int = 1) -> Limits:
         """The limits of blocks of a model, of which weights are stored ``narrower`` times.

@@ -28,11 +28,13 @@ def quantize(
     ranges: RangeCache | None = None,
     weight_only: bool = False,
     per_channel: bool = True,
+    block_size: int | None = None,
     exclude: Sequence[str] = (),
 ) -> Path:
     """Write a model in lower precision, in standard ONNX operators that TensorRT takes too.
 
     int8 is written as Q/DQ pairs with zero point 0; float16 keeps the types of inputs and outputs.
+    int4 is written in operators of ONNX Runtime, for it alone.
 
     Parameters
     ----------
@@ -42,14 +44,16 @@ def quantize(
         File to write; an existing one is replaced when the new one is whole. Weights of 2 GiB or
         more lie in a file beside it, named after it.
     precision
-        ``"int8"`` or ``"fp16"``.
+        ``"int8"``, ``"fp16"`` or ``"int4"``.
     ranges
         Ranges from `swapnet.calibration.calibrate_model`: int8 needs them, float16 uses them to
         leave values that overflow in float32.
     weight_only
         Weights in int8, widened where they are used; no ranges are needed.
     per_channel
-        One scale for each output channel of a weight, else one for the whole weight.
+        One scale for each output channel of an int8 weight, else one for the whole weight.
+    block_size
+        Number of int4 weights that share a scale: 32 (the default), 64 or 128.
     exclude
         Names of operators that stay in float32.
 
@@ -70,14 +74,16 @@ def quantize(
     import onnx
 
     from swapnet.builder.importing.source import PROTOBUF_LIMIT_BYTES, check_apart, open_source
-    from swapnet.builder.precision.convert import PrecisionOptions, interchange
+    from swapnet.builder.precision.convert import PrecisionOptions, interchange, library_of
 
     if precision == "fp32":
         raise InputError(
-            "the model is in fp32 already", why="quantize lowers it", hint="give fp16 or int8"
+            "the model is in fp32 already", why="quantize lowers it", hint="give fp16, int8 or int4"
         )
-    options = PrecisionOptions(precision, weight_only, ranges, tuple(exclude), per_channel)
-    options.check("tensorrt")
+    options = PrecisionOptions(
+        precision, weight_only, ranges, tuple(exclude), per_channel, block_size
+    )
+    options.check(library_of(precision))
     source = open_source(Path(model))
     target = Path(output)
     check_apart(source, target)

@@ -83,7 +83,7 @@ WINDOW_ALIGNMENT = 16384
 
 Size = Annotated[int, msgspec.Meta(ge=0)]
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "int4"]
 """Type of stored weights, and of computed values where the backend can."""
 
 

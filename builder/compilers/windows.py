@@ -82,17 +82,13 @@ def with_packing(graph: Graph) -> Graph:
     found = list(packing_operators(graph))
     if not any(_kind(node) in PAYING for node in found):
         return graph
-    refused = set(_refused(graph, found))
-    for _, operator in sorted(refused):
-        getLogger("swapnet").warning(
-            "weights of %s stay inputs: this ONNX Runtime does not save what it packs of them, or "
-            "does not compare it",
-            operator,
-        )
-    kept = [node for node in found if _kind(node) not in refused]
+    refused = dict(_refused(graph, found))
+    for operator, why in sorted({(form[1], why) for form, why in refused.items()}):
+        getLogger("swapnet").warning("weights of %s stay inputs: %s", operator, why)
+    kept = [node for node in found if _form(graph, node) not in refused]
     if not any(_kind(node) in PAYING for node in kept):
         return graph
-    kinds = PACKED.keys() - refused
+    kinds = PACKED.keys() - ({form[:2] for form in refused} - {*map(_kind, kept)})
     small = {
         name: graph.constants[name]
         for node in graph.nodes
@@ -112,6 +108,25 @@ def _kind(node: onnx.NodeProto) -> tuple[str, str]:
     return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
 
 
+def _form(graph: Graph, node: onnx.NodeProto) -> tuple[str, ...]:
+    """Operators of one form are all packed, or none is."""
+    if node.op_type != "MatMulNBits":
+        return _kind(node)
+    numbers = sorted(f"{a.name}={a.i}" for a in node.attribute if a.name not in ("K", "N"))
+    return (*_kind(node), *numbers, _never_packed(graph, node))
+
+
+def _never_packed(graph: Graph, node: onnx.NodeProto) -> str:
+    """Reason for which a product of few bits is not packed on any processor; empty for none."""
+    points, order = [*node.input, *[""] * 5][3:5]
+    dtype = graph.constants[points].dtype if points in graph.constants else "uint8"
+    if points in graph.inline:
+        dtype = {2: "uint8"}.get(graph.inline[points].data_type, "")
+    if dtype != "uint8":
+        return "ONNX Runtime packs no products with zero points of floats"
+    return "ONNX Runtime packs no products with rows in another order" if order else ""
+
+
 def _is_large(graph: Graph, name: str) -> bool:
     return name in graph.constants and graph.constants[name].nbytes >= SMALLEST_BYTES
 
@@ -128,17 +143,21 @@ def _tensor(graph: Graph, name: str) -> onnx.TensorProto:
     )
 
 
-def _refused(graph: Graph, found: list[onnx.NodeProto]) -> Iterator[tuple[str, str]]:
-    """Kinds of operators of which the smallest, packed alone, does not read what was saved.
+def _refused(graph: Graph, found: list[onnx.NodeProto]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Forms of operators of which the smallest, packed alone, does not read what was saved.
 
-    Nor may it read what other kernels packed: a session has to compare.
+    Nor may it read what other kernels packed: a session has to compare. With each comes why.
     """
-    smallest: dict[tuple[str, str], tuple[int, int]] = {}
+    smallest: dict[tuple[str, ...], tuple[int, int]] = {}
     for node in found:
         index = graph.producers[next(filter(None, node.output))]
         nbytes = sum(graph.constants[name].nbytes for name in graph.weights_of[index])
-        smallest[_kind(node)] = min((nbytes, index), smallest.get(_kind(node), (nbytes, index)))
-    for kind, (_, index) in smallest.items():
+        form = _form(graph, node)
+        smallest[form] = min((nbytes, index), smallest.get(form, (nbytes, index)))
+    for form, (_, index) in smallest.items():
+        if why := _never_packed(graph, graph.nodes[index]) if len(form) > 2 else "":
+            yield form, why
+            continue
         outputs = list(filter(None, graph.nodes[index].output))
         part = part_of(graph, Span(index, index + 1), outputs)
         constants = [graph.constants[name] for name in part.weights]
@@ -146,4 +165,7 @@ def _refused(graph: Graph, found: list[onnx.NodeProto]) -> Iterator[tuple[str, s
         with TemporaryDirectory() as folder:
             packed = pack(model, constants, Path(folder) / "probe.data")
             if unpacked_copies(packed, constants) or not is_compared(packed):
-                yield kind
+                yield (
+                    form,
+                    "this ONNX Runtime does not save what it packs of them, or does not compare it",
+                )

@@ -19,6 +19,7 @@ from swapnet.builder.precision.activations import (
 from swapnet.builder.precision.biases import quantise_biases
 from swapnet.builder.precision.corrections import correct_biases
 from swapnet.builder.precision.half import to_float16
+from swapnet.builder.precision.int4 import BLOCK_SIZES, in_int4
 from swapnet.builder.precision.normalise import normalise
 from swapnet.builder.precision.selection import (
     Weighted,
@@ -40,7 +41,15 @@ from swapnet.tensorrt import TENSORRT
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Converted", "PrecisionOptions", "Slower", "check_precision", "convert", "interchange"]
+__all__ = [
+    "Converted",
+    "PrecisionOptions",
+    "Slower",
+    "check_precision",
+    "convert",
+    "interchange",
+    "library_of",
+]
 
 Slower = Callable[["onnx.ModelProto", Collection[str]], Collection[str]]
 """Takes a normalised model, and names to leave out; gives operators that int8 makes slower."""
@@ -68,6 +77,8 @@ class PrecisionOptions:
         Names of operators that stay in float32.
     per_channel
         A scale for each output channel of an int8 weight, else one for all of it.
+    block_size
+        Number of int4 weights that share a scale; None for 32.
     """
 
     precision: Precision = "fp32"
@@ -75,6 +86,7 @@ class PrecisionOptions:
     ranges: RangeCache | None = None
     exclude: tuple[str, ...] = ()
     per_channel: bool = True
+    block_size: int | None = None
 
     def is_stored_only(self, backend: str) -> bool:
         """Whether weights are stored in the precision, and computed with in float32."""
@@ -83,11 +95,13 @@ class PrecisionOptions:
 
     def uses_ranges(self, backend: str) -> bool:
         """Whether ranges of values change what is built."""
-        return self.precision != "fp32" and not self.widens_in_blocks(backend)
+        has_ranges = self.precision in ("fp16", "int8")
+        return has_ranges and not self.widens_in_blocks(backend)
 
     def widens_in_blocks(self, backend: str) -> bool:
         """Whether blocks widen weights that are stored narrow, and the model stays as it is."""
-        return self.is_stored_only(backend) and backend not in TENSORRT
+        is_widened = self.precision != "int4" and self.is_stored_only(backend)
+        return is_widened and backend not in TENSORRT
 
     def check(self, backend: str) -> None:
         """Refuse what does not go together: see `check_precision`."""
@@ -97,6 +111,7 @@ class PrecisionOptions:
             weight_only=self.weight_only,
             calibrated=self.ranges is not None,
             excluding=bool(self.exclude),
+            block_size=self.block_size,
         )
 
 
@@ -108,6 +123,7 @@ def check_precision(
     calibrated: bool,
     excluding: bool,
     data: bool = False,
+    block_size: int | None = None,
 ) -> None:
     """Refuse options of precision that do not go together.
 
@@ -116,15 +132,24 @@ def check_precision(
     Raises
     ------
     InputError
-        int8 without ranges, options without a lower precision, or no kernels for it there.
+        int8 without ranges, options without a lower precision or of another one, or no kernels
+        for it there.
     """
+    if block_size is not None and (precision != "int4" or block_size not in BLOCK_SIZES):
+        raise InputError(
+            f"a block size of {block_size} is not for {precision}",
+            why=f"blocks of int4 have {', '.join(map(str, BLOCK_SIZES))} weights, others have none",
+            hint="give --precision int4 and one of these, or leave --block-size out",
+        )
+    if precision == "int4":
+        _check_int4(backend, calibrated=calibrated)
     if precision == "fp32":
         given = {"weight-only": weight_only, "calibration": calibrated, "exclude": excluding}
         for name in (name for name, is_given in given.items() if is_given):
             raise InputError(
                 f"--{name} is not for fp32",
                 why="it says how a lower precision is reached",
-                hint="give --precision fp16 or --precision int8 too",
+                hint="give --precision fp16, int8 or int4 too",
             )
     if precision == "fp16" and weight_only and backend in TENSORRT:
         raise InputError(
@@ -146,6 +171,21 @@ def check_precision(
             why="no calibration cache is given, and no data to measure them on",
             hint="give --data or --calibration (in Python: calibration=calibrate_model(model, "
             "data)), or --weight-only: weights in int8, values in float32",
+        )
+
+
+def _check_int4(backend: str, *, calibrated: bool) -> None:
+    if backend != "onnxruntime":
+        raise InputError(
+            f"int4 is not for {backend}",
+            why="MatMulNBits, the product of 4 bits, is ONNX Runtime's own and runs on the CPU",
+            hint="give --backend onnxruntime, or --precision int8",
+        )
+    if calibrated:
+        raise InputError(
+            "int4 takes no ranges",
+            why="its weights are rounded without data, and values where they are multiplied",
+            hint="leave --calibration out; swapnet quantize needs no --data either",
         )
 
 
@@ -191,6 +231,7 @@ def convert(
                  sums may saturate)
     weight_only  float16, or int8 in      int8 by output channel      float16, or int8 in groups
                  groups
+    int4         int4 weights in blocks   refused                     refused
     ===========  =======================  ==========================  ==========================
 
     Parameters
@@ -222,6 +263,17 @@ def convert(
     normal = normalise(source, folder)
     graph = normal.proto.graph
     check_excluded(graph, options.exclude)
+    if options.precision == "int4":
+        # As onnxruntime-genai: at level 0 a product takes several times as long.
+        level = 0 if options.weight_only else 4
+        proto = in_int4(
+            normal,
+            folder,
+            block_size=options.block_size or BLOCK_SIZES[0],
+            accuracy_level=level,
+            exclude=options.exclude,
+        )
+        return Converted(_written(normal, proto, folder))
     keep = _fused_names(graph, options.exclude)
     if stores_narrow:
         return Converted(normal, narrow, keep)
@@ -239,13 +291,22 @@ def convert(
     return Converted(_in_int8(normal, options, folder, options.exclude, SIGNED))
 
 
+def library_of(precision: Precision) -> str:
+    """The backend with the rules that a file in a precision follows."""
+    return "onnxruntime" if precision == "int4" else "tensorrt"
+
+
 def interchange(source: SourceModel, options: PrecisionOptions, folder: Path) -> onnx.ModelProto:
     """The model in standard operators, for any library: symmetric Q/DQ pairs, or float16.
 
-    Its weights are written to ``folder``; raises as `convert`.
+    int4 is for ONNX Runtime. Its weights are written to ``folder``; raises as `convert`.
     """
     converted = convert(
-        source, options, folder, backend="tensorrt", slower=lambda *_: frozenset[str]()
+        source,
+        options,
+        folder,
+        backend=library_of(options.precision),
+        slower=lambda *_: frozenset[str](),
     )
     return converted.source.proto
 

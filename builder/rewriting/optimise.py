@@ -23,6 +23,8 @@ from swapnet.builder.rewriting.convolutions_as_products import has_quantised, pr
 from swapnet.builder.rewriting.products_as_convolutions import NCHWC, has_products, pack_products
 from swapnet.data.spool import Sample
 from swapnet.errors import ModelError
+from swapnet.executor.backends.onnxruntime import version
+from swapnet.executor.backends.windows import packs_bits
 from swapnet.fingerprint import PORTABLE
 from swapnet.manifest import Compiled
 from swapnet.symbols import is_placeholder
@@ -58,7 +60,8 @@ _FOLDING = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")
 """The optimisers that compute weights from weights."""
 
 _QUANTISING = ("QDQSelectorActionTransformer",)
-"""The optimiser that turns products with dequantised weights into MatMulNBits (since 1.25)."""
+"""The optimiser that turns products with dequantised weights into MatMulNBits: those that are
+dequantised in blocks, and since 1.25 others, which get larger and less exact."""
 
 _NARROWING = ("WeightBiasQuantization",)
 """The optimiser that stores float weights and biases between quantised values as integers."""
@@ -121,7 +124,8 @@ def optimise(
     disabled = _NARROWING if keep_floats else ()
     path = save_optimised(source.path, folder, operators=operators, disabled=disabled)
     graph = read_graph(path, source.name)
-    if _nbits(graph.nodes) > _nbits(source.proto.graph.node):
+    keeps = operators is Operators.HARDWARE and packs_bits(version()) and _has_blocks(source)
+    if not keeps and _nbits(graph.nodes) > _nbits(source.proto.graph.node):
         disabled = (*disabled, *_QUANTISING)
         path = save_optimised(source.path, folder, operators=operators, disabled=disabled)
         graph = read_graph(path, source.name)
@@ -229,6 +233,15 @@ def _give_every_value(proto: onnx.ModelProto) -> None:
     named = {v.name for v in (*proto.graph.input, *proto.graph.output)}
     produced = dict.fromkeys(n for node in proto.graph.node for n in node.output if n)
     proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in produced if n not in named)
+
+
+def _has_blocks(source: SourceModel) -> bool:
+    """Whether weights are dequantised in blocks, as for products of few bits."""
+    return any(
+        node.op_type == "DequantizeLinear" and a.name == "block_size" and a.i
+        for node in source.proto.graph.node
+        for a in node.attribute
+    )
 
 
 def _nbits(nodes: Iterable[onnx.NodeProto]) -> int:

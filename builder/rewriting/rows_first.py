@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from swapnet.builder.importing.graph import Graph, Value, copied, used_names
 from swapnet.builder.importing.lookup import LOOKUP_BYTES
+from swapnet.builder.rewriting.block_rows import gather_block_rows
 from swapnet.builder.rewriting.writer import GraphWriter
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def gather_rows_first(graph: Graph) -> Graph:
     needed = {value.name for value in graph.outputs}
     kept: list[onnx.NodeProto] = []
     for node in reversed(writer.nodes):
-        if node.op_type not in _ELEMENTWISE or not needed.isdisjoint(node.output):
+        if node.op_type not in _ELEMENTWISE | {"Reshape"} or not needed.isdisjoint(node.output):
             kept.append(node)
             needed.update(used_names(node))
     writer.nodes = kept[::-1]
@@ -47,6 +48,8 @@ def gather_rows_first(graph: Graph) -> Graph:
 class _Writer(GraphWriter):
     def add(self, node: onnx.NodeProto) -> None:
         """Write an operator, or where it gathers rows of a computed table, the gathering first."""
+        if gather_block_rows(self, node):
+            return
         chain = self._chain(node)
         if not chain:
             self.nodes.append(node)

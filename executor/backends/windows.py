@@ -18,7 +18,16 @@ from swapnet.executor.swapping.arena import Borrower, can_lend, forget_pages, ta
 from swapnet.machine import FileMapping, mappings_of
 from swapnet.manifest import Window
 
-__all__ = ["Opened", "addresses_of", "open_mapped"]
+__all__ = ["BITS_SINCE", "Opened", "addresses_of", "open_mapped", "packs_bits"]
+
+BITS_SINCE = "1.32"
+"""First ONNX Runtime that maps packed products of few bits, and compares them with its own."""
+
+
+def packs_bits(version: str) -> bool:
+    """Whether products of few bits get windows with a version of ONNX Runtime."""
+    numbers = (tuple(map(int, v.split(".")[:2])) for v in (version, BITS_SINCE))
+    return next(numbers) >= next(numbers)
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,11 @@ __all__ = ["build_engine", "command"]
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
+    type=click.Choice(["fp32", "fp16", "int8", "int4"]),
     default="fp32",
     show_default=True,
     help="Precision of weights, and of values where the backend computes in it; int8 needs --data "
-    "or --calibration.",
+    "or --calibration. int4 is of weights, for onnxruntime.",
 )
 @precision_options
 @shapes_option
@@ -132,6 +132,7 @@ def command(
         calibrated=bool(given["calibration"]),
         data=bool(given["data"]),
         excluding=bool(options["exclude"]),
+        block_size=options["block_size"],
     )
     data = open_data(
         model, shapes=options["shapes"], **{name: given[name] for name in DATA_OPTIONS}

@@ -26,6 +26,7 @@ from swapnet.errors import (
     SwapnetError,
 )
 from swapnet.executor import backends
+from swapnet.executor.backends.windows import BITS_SINCE, packs_bits
 from swapnet.executor.device import available_processors, runtime_version
 from swapnet.executor.gpu import cuda
 from swapnet.executor.gpu.accelerator import choose_memory
@@ -263,6 +264,7 @@ def _processor() -> Iterator[Finding]:
         _fact("processor", processor_name()),
         _fact("engines are compiled for", cpu_fingerprint()),
         _fact("int8 weights have", "7 bits: no VNNI" if int8_saturates() else "8 bits"),
+        _int4(),
         Finding(
             "processors available",
             "fact",
@@ -277,6 +279,15 @@ def _processor() -> Iterator[Finding]:
             "packed again in every call: PyPI's ONNX Runtime has no blocked layout for ARM",
             "ratios measured on x86-64 do not hold here; measure yours: swapnet bench --compare",
         )
+
+
+def _int4() -> Finding:
+    here = _version("onnxruntime")
+    if here and packs_bits(here):
+        return _fact("int4 weights", "are swapped as ONNX Runtime packs them")
+    found = f"this is {here}" if here else "it is not installed"
+    hint = f"for --precision int4: pip install 'onnxruntime>={BITS_SINCE}'"
+    return Finding("int4 weights", "no", f"need ONNX Runtime {BITS_SINCE}; {found}", hint)
 
 
 def _memory() -> Iterator[Finding]:

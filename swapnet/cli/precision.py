@@ -69,6 +69,13 @@ def precision_options(command: F) -> F:
     """Options of what becomes less precise, and how; `RANGE_OPTIONS` among them."""
     for option in (
         click.option(
+            "--block-size",
+            type=int,
+            metavar="32|64|128",
+            help="Number of int4 weights that share a scale: more of them save bytes and cost "
+            "accuracy. [default: 32]",
+        ),
+        click.option(
             "--exclude",
             metavar="NODE",
             multiple=True,

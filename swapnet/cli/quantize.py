@@ -26,15 +26,15 @@ __all__ = ["command"]
     "--output",
     metavar="FILE.onnx",
     type=PATH,
-    help="File to write. [default: MODEL.int8.onnx or MODEL.fp16.onnx, in this folder]",
+    help="File to write. [default: MODEL.PRECISION.onnx in this folder]",
 )
 @click.option(
     "--precision",
-    type=click.Choice(["int8", "fp16"]),
+    type=click.Choice(["int8", "fp16", "int4"]),
     default="int8",
     show_default=True,
     help="int8 writes symmetric Q/DQ pairs, as TensorRT takes them; fp16 keeps the types of inputs "
-    "and outputs.",
+    "and outputs; int4 writes MatMulNBits, for ONNX Runtime.",
 )
 @click.option(
     "--per-channel/--per-tensor",
@@ -64,6 +64,7 @@ def command(
     precision: Precision,
     per_channel: bool,
     weight_only: bool,
+    block_size: int | None,
     exclude: tuple[str, ...],
     cache: Path | None,
     **options: Any,
@@ -74,16 +75,17 @@ def command(
     use them again with --calibration.
     """
     from swapnet.builder.importing.source import check_apart, open_source
-    from swapnet.builder.precision.convert import check_precision
+    from swapnet.builder.precision.convert import check_precision, library_of
     from swapnet.calibration.quantize import quantize
 
     check_precision(
-        "tensorrt",
+        library_of(precision),
         precision,
         weight_only=weight_only,
-        calibrated=bool(options["calibration"]),
+        calibrated=bool(options["calibration"] or (precision == "int4" and options["data"])),
         data=bool(options["data"]),
         excluding=bool(exclude),
+        block_size=block_size,
     )
     if options["data"] and options["calibration"]:
         raise InputError(
@@ -110,6 +112,7 @@ def command(
             ranges=ranges,
             weight_only=weight_only,
             per_channel=per_channel,
+            block_size=block_size,
             exclude=exclude,
         )
     say(f"{target}: {format_size(target.stat().st_size)}")

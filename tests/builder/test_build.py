@@ -4,6 +4,9 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from onnx.external_data_helper import set_external_data
 
 from swapnet.builder import BACKENDS, BuildOptions, TensorRTOptions, build, build_with
 from swapnet.builder.importing.source import open_source
+from swapnet.builder.precision.convert import PrecisionOptions
 from swapnet.errors import (
     BackendUnavailableError,
     InputError,
@@ -24,6 +28,7 @@ from swapnet.errors import (
 )
 from swapnet.executor import SwapExecutor
 from swapnet.executor.backends.onnxruntime import version
+from swapnet.executor.backends.windows import BITS_SINCE
 from swapnet.fingerprint import PORTABLE, cpu_fingerprint
 from swapnet.manifest import EXTENT_ALIGNMENT, TENSOR_ALIGNMENT, WEIGHTS, load_manifest
 from swapnet.units import align_up, parse_size
@@ -158,6 +163,23 @@ def test_options_are_checked_for_the_backend_that_is_chosen() -> None:
         BuildOptions(backend="onnxruntime-cuda", portable=True).checked()
     with pytest.raises(InputError, match="--target is not for onnxruntime"):
         BuildOptions(backend="onnxruntime", tensorrt=TensorRTOptions(targets=("sm86",))).checked()
+
+
+def test_int4_is_for_one_processor_and_a_recent_onnx_runtime(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    int4 = BuildOptions(backend="onnxruntime", precision=PrecisionOptions("int4"))
+    with pytest.raises(InputError, match="int4 is not for --portable"):
+        replace(int4, portable=True).checked()
+    building = import_module("swapnet.builder.options")
+    for found, works in (("1.23", False), ("1.31", False), (BITS_SINCE, True), ("2.0", True)):
+        monkeypatch.setattr(building, "version", partial(str, found))
+        if works:
+            assert int4.checked() == int4
+        else:
+            with pytest.raises(BackendUnavailableError, match=f"ONNX Runtime {BITS_SINCE}") as old:
+                int4.checked()
+            assert found in old.value.why
 
 
 @pytest.mark.parametrize("last", ["optimise", "shapes", "compile", "measure"])

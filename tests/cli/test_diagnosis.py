@@ -18,6 +18,7 @@ import pytest
 from swapnet.cli import diagnosis
 from swapnet.cli.diagnosis import BACKENDS, Capability, Diagnosis, Finding, diagnose
 from swapnet.errors import BackendError, BackendUnavailableError, InputError, StorageError
+from swapnet.executor.backends.windows import BITS_SINCE
 from swapnet.executor.gpu import cuda
 from swapnet.executor.gpu.accelerator import Attributes
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
@@ -250,6 +251,20 @@ def test_the_machine_is_told(tmp_path: Path) -> None:
     assert machine["engines are compiled for"].detail == cpu_fingerprint()
     assert machine["processors available"].value == len(os.sched_getaffinity(0))
     assert machine["Python"].detail == ".".join(map(str, sys.version_info[:3]))
+
+
+@pytest.mark.parametrize(
+    ("version", "state", "words"),
+    [("1.23", "no", "this is 1.23"), ("", "no", "not installed"), (BITS_SINCE, "fact", "swapped")],
+)
+def test_int4_needs_a_recent_onnx_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, state: str, words: str
+) -> None:
+    monkeypatch.setattr(diagnosis, "_version", lambda _: version)
+    found = topic(diagnose(tmp_path), "machine")["int4 weights"]
+    assert found.state == state
+    assert words in found.detail
+    assert (BITS_SINCE in found.hint) == (state == "no")
 
 
 @pytest.mark.parametrize(("machine", "told"), [("aarch64", True), ("x86_64", False)])

@@ -8,11 +8,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from swapnet.builder.importing.source import open_source
 from swapnet.builder.precision.normalise import normalise
+from swapnet.executor import SwapExecutor
+from swapnet.executor.backends.windows import packs_bits
+from swapnet.executor.planning.planner import smallest_budget
 from swapnet.manifest import load_manifest
 from swapnet.ranges import RangeCache, load_ranges, save_ranges
 from tests.builder.precision.conftest import (
@@ -193,6 +197,42 @@ def test_half_and_weights_need_no_data(call: Call, model: Path, tmp_path: Path) 
     wanted = run(model, feeds)
     assert noise_db(wanted, run(half, feeds)) > 50
     assert noise_db(wanted, run(narrow, feeds)) > 35
+
+
+def test_int4_needs_no_data(call: Call, data: Path, tmp_path: Path) -> None:
+    net = Net()
+    net.output(net("Tanh", net.dense(net.input("x", (3, 256)), 256, 64)))
+    model, target = tmp_path / "dense.onnx", tmp_path / "dense.int4.onnx"
+    onnx.save_model(net.model(), model)
+    given = "quantize", model, "--precision", "int4", "-o", target
+    assert call(*given, "--block-size", "64").status == 0
+    feeds = feeds_of(net.model())
+    assert noise_db(run(model, feeds), run(target, feeds)) > 15
+    assert call(*given, "--data", data).is_user_error("int4 takes no ranges", "--data")
+    assert call(*given, "--block-size", "16").is_user_error("block size of 16", "32, 64, 128")
+
+
+@pytest.mark.slow
+def test_an_engine_of_int4_is_its_model_in_int4(call: Call, tmp_path: Path) -> None:
+    net = Net()
+    value = net("Tanh", net.dense(net.input("x", (2, 256)), 256, 512))
+    net.output(net("Gemm", value, net.weight(384, 512), net.weight(384), transB=1))
+    model, target, engine = (tmp_path / name for name in ("m.onnx", "m.int4.onnx", "engine"))
+    onnx.save_model(net.model(), model)
+    given = "--precision", "int4", "-o"
+    assert call("quantize", model, *given, target).status == 0
+    built = call("build", model, *given, engine, "--no-measure", "--max-block", "64KiB")
+    if not packs_bits(onnxruntime.__version__):
+        assert built.is_user_error("int4 needs ONNX Runtime")
+        return
+    assert built.status == 0, built.err
+    manifest = load_manifest(engine)
+    assert manifest.precision == "int4"
+    assert all(block.windows for block in manifest.blocks)
+    feeds = feeds_of(net.model())
+    with SwapExecutor(engine, smallest_budget(manifest)[0]) as executor:
+        (found,) = executor(feeds).values()
+    np.testing.assert_array_equal(found, next(iter(run(target, feeds).values())))
 
 
 @pytest.mark.parametrize(

@@ -640,7 +640,7 @@ def _packing_bits() -> onnx.ModelProto:
     given = [net("Tanh", value), net.weight(256, 8, 32, dtype=np.uint8), net.scales(2048)]
     value = net("MatMulNBits", *given, K=256, N=256, bits=8, accuracy_level=4, **bit_products)
     given = [net("Tanh", value), net.weight(1024, 8, 16, dtype=np.uint8), net.scales(8192)]
-    given.append(net.weight(4096, dtype=np.uint8))
+    given += [net.weight(1024, 4, dtype=np.uint8), "", net.weight(1024)]
     value = net("MatMulNBits", *given, K=256, N=1024, bits=4, accuracy_level=0, **bit_products)
     net.output(value)
     return net.model()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,7 +13,8 @@ import pytest
 from swapnet.builder import build
 from swapnet.builder.compilers import windows
 from swapnet.builder.compilers.packing import Packed
-from swapnet.builder.importing.graph import Constant
+from swapnet.builder.importing.graph import Constant, Graph
+from swapnet.builder.rewriting.optimise import Operators
 from swapnet.executor import SwapExecutor
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.planner import smallest_budget
@@ -74,6 +77,24 @@ def test_operators_whose_packed_weights_are_not_saved_keep_inputs(
     manifest = build(tmp_path / "model.onnx", tmp_path / "engine", backend="onnxruntime")
     assert not manifest.has_windows
     assert "weights of MatMulInteger stay inputs" in caplog.text
+
+
+def test_products_of_few_bits_that_are_never_packed_keep_inputs(
+    import_model: Callable[..., Graph], caplog: pytest.LogCaptureFixture
+) -> None:
+    net = Net()
+    value = net.input("x", (3, 256))
+    sizes: dict[str, Any] = {"K": 256, "N": 512, "bits": 4, "block_size": 32, "accuracy_level": 4}
+    order = net.constant(np.repeat(np.arange(8, dtype=np.int32), 32))
+    for more in ([net.weight(512, 4, dtype=np.uint8)], [net.weight(4096)], ["", order], []):
+        given = [value, net.weight(512, 8, 16, dtype=np.uint8), net.scales(512, 8), *more]
+        net.output(net("MatMulNBits", *given, domain="com.microsoft", **sizes))
+    graph = windows.with_packing(import_model(net.model(), operators=Operators.HARDWARE))
+    assert graph.packing == {net.outputs[0].name, net.outputs[3].name}
+    assert {name for name in ("of floats", "in another order") if name in caplog.text} == {
+        "of floats",
+        "in another order",
+    }
 
 
 def test_equal_weights_of_one_block_have_their_windows(

@@ -231,6 +231,10 @@ def test_ranges_of_another_model_are_refused(
         (PrecisionOptions(weight_only=True), "onnxruntime", "--weight-only is not for fp32"),
         (PrecisionOptions("fp16", weight_only=True), "tensorrt-rtx", "float16 weights alone"),
         (PrecisionOptions(exclude=("a",)), "tensorrt", "--exclude is not for fp32"),
+        (PrecisionOptions("int4"), "tensorrt", "int4 is not for tensorrt"),
+        (PrecisionOptions("int4"), "onnxruntime-cuda", "int4 is not for onnxruntime-cuda"),
+        (PrecisionOptions("int4", block_size=48), "onnxruntime", "block size of 48"),
+        (PrecisionOptions("int8", block_size=32), "onnxruntime", "not for int8"),
     ],
 )
 def test_what_does_not_go_together(options: PrecisionOptions, backend: str, message: str) -> None:
@@ -247,6 +251,7 @@ def test_what_does_not_go_together(options: PrecisionOptions, backend: str, mess
         (PrecisionOptions("int8"), "onnxruntime", True),
         (PrecisionOptions("int8", weight_only=True), "onnxruntime", False),
         (PrecisionOptions("int8", weight_only=True), "tensorrt", True),
+        (PrecisionOptions("int4"), "onnxruntime", False),
     ],
 )
 def test_ranges_are_used_where_the_model_changes(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -16,6 +17,7 @@ from swapnet.builder.importing.sessions import open_session, quiet_options
 from swapnet.builder.importing.source import open_source
 from swapnet.builder.rewriting.optimise import TYPES, WHOLE, Operators, optimise
 from swapnet.errors import ModelError
+from swapnet.executor.backends.windows import packs_bits
 from tests.helpers.zoo import TOYS, Net
 
 
@@ -85,6 +87,24 @@ def test_products_with_dequantised_weights_stay(tmp_path: Path) -> None:
     kinds = {node.op_type for node in imported(TOYS["dequantised-sliced"].make(), tmp_path).nodes}
     assert "MatMulNBits" not in kinds
     assert "DequantizeLinear" in kinds
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+@pytest.mark.parametrize("operators", Operators)
+def test_products_of_weights_in_blocks_are_fused_where_they_are_packed(
+    tmp_path: Path, operators: Operators, blocks: bool
+) -> None:
+    net = Net()
+    weight = net.weight(256, 512, dtype=np.int8), net.scales(8 if blocks else 1, 512)
+    if blocks:
+        wide = net("DequantizeLinear", *weight, axis=0, block_size=32)
+    else:
+        wide = net("DequantizeLinear", weight[0], net.scales(512), axis=1)
+    net.output(net("MatMul", net.input("x", (2, 256)), wide))
+    graph = imported(net.model(21, ir_version=10), tmp_path, operators=operators)
+    fused = blocks and operators is Operators.HARDWARE and packs_bits(onnxruntime.__version__)
+    assert ("MatMulNBits" in {node.op_type for node in graph.nodes}) == fused
+    assert sum(constant.nbytes for constant in graph.constants.values()) < 160 << 10
 
 
 def test_unsorted_operators_are_sorted(tmp_path: Path) -> None:
