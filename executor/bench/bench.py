@@ -15,7 +15,7 @@ from swapnet.budget import Budget
 from swapnet.errors import SwapnetError
 from swapnet.executor.backends.base import Array
 from swapnet.executor.bench.difference import Rule, in_shape, largest_difference
-from swapnet.executor.bench.fixed_cost import ExecutorCost, FixedCost
+from swapnet.executor.bench.fixed_cost import FixedCost, executor_cost
 from swapnet.executor.bench.judgement import (
     DIFFERENCE_LIMIT,
     judge,
@@ -319,7 +319,7 @@ class _Sides:
 
     def _open(self) -> None:
         setup = self.setup
-        runtime = ExecutorCost(
+        runtime = executor_cost(
             setup.one_operator, self._folder, setup.engine.device, drop_cache=setup.memory_limit
         )
         known = setup.fixed_bytes.get("swapped")
@@ -361,23 +361,19 @@ class _Sides:
         load_mode: LoadMode | None = None,
     ) -> Request:
         setup = self.setup
-        return Request(
-            role=role,
-            path=str(path) if path else "",
+        return Request.to(
+            setup.engine,
+            role,
+            path=str(path or ""),
             inputs=str(self._folder / "inputs.npz"),
-            threads=setup.engine.device.threads,
             budget_bytes=self._plan.budget_bytes,
             load_mode=(load_mode or setup.load_mode).value,
             options=options or setup.options,
             streamed=tuple((read.file_offset, read.nbytes) for read in self._plan.reads),
             readers=max(self._plan.readers, 1),
             trace=setup.trace,
-            shapes=setup.engine.manifest.planned_shapes,
-            gpu_memory=setup.engine.device.gpu_memory,
-            gpu_index=setup.engine.device.gpu_index,
             pauses=setup.pauses,
             storage_timeout_ms=setup.storage_timeout_ms,
-            storage_bytes_per_s=pace.bytes_per_s if (pace := setup.engine.device.pace) else None,
         )
 
     def _start(

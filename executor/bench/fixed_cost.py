@@ -12,10 +12,9 @@ from swapnet.executor.bench.process import Program, Worker
 from swapnet.executor.bench.sides import Request
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
-from swapnet.executor.swapping.storage import LoadMode
 from swapnet.process.cgroup import MemoryGroup, drop_page_cache
 
-__all__ = ["ExecutorCost", "FixedCost"]
+__all__ = ["FixedCost", "executor_cost"]
 
 _INFERENCES = 20
 
@@ -59,8 +58,10 @@ class FixedCost:
             return used
 
 
-class ExecutorCost(FixedCost):
-    """A process that has imported the executor and runs an engine of one operator.
+def executor_cost(
+    engine: Path, folder: Path, device: Device, *, drop_cache: bool = False
+) -> FixedCost:
+    """The cost of a process that has imported the executor and runs an engine of one operator.
 
     Parameters
     ----------
@@ -71,23 +72,16 @@ class ExecutorCost(FixedCost):
     device
         Compute threads.
     drop_cache
-        Drop the page cache before each warm-up (needs root).
+        As for `FixedCost`.
     """
-
-    def __init__(
-        self, engine: Path, folder: Path, device: Device, *, drop_cache: bool = False
-    ) -> None:
-        opened = Engine.open(engine).in_child()
-        manifest = opened.manifest
-        inputs = folder / "runtime.npz"
-        shapes = manifest.planned_shapes
-        save_npz(inputs, {t.name: np.zeros(shapes[t.name], np.float32) for t in manifest.inputs})
-        request = Request(
-            role="swapped",
-            path=str(engine),
-            inputs=str(inputs),
-            threads=device.threads,
-            budget_bytes=opened.demand.total_bytes,
-            load_mode=str(LoadMode.AUTO),
-        )
-        super().__init__(request, drop_cache=drop_cache)
+    opened = Engine.open(engine).in_child()
+    inputs, shapes = folder / "runtime.npz", opened.manifest.planned_shapes
+    save_npz(inputs, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+    request = Request(
+        role="swapped",
+        path=str(engine),
+        inputs=str(inputs),
+        threads=device.threads,
+        budget_bytes=opened.demand.total_bytes,
+    )
+    return FixedCost(request, drop_cache=drop_cache)

@@ -75,19 +75,8 @@ def time_opening(
         The engine does not open.
     """
     engine = engine.in_child().with_needs()
-    device = engine.device
-    request = Request(
-        role="opening",
-        path=str(engine.folder),
-        inputs="",
-        threads=device.threads,
-        budget_bytes=admitted_bytes(budget, engine.manifest, profile=engine.delays),
-        load_mode=load_mode.value,
-        shapes=engine.manifest.planned_shapes,
-        gpu_memory=device.gpu_memory,
-        gpu_index=device.gpu_index,
-        storage_bytes_per_s=device.pace.bytes_per_s if device.pace else None,
-    )
+    nbytes = admitted_bytes(budget, engine.manifest, profile=engine.delays)
+    request = Request.to(engine, "opening", budget_bytes=nbytes, load_mode=load_mode.value)
     with Worker(request) as worker:
         first_ms, *others = worker.run(1 + _REPEATED).latency_ms
         details = worker.details()

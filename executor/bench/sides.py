@@ -85,6 +85,21 @@ class Request(msgspec.Struct, frozen=True):
     storage_timeout_ms: float = STORAGE_TIMEOUT_MS
     storage_bytes_per_s: float | None = None
 
+    @classmethod
+    def to(cls, engine: Engine, role: str, **fields: Any) -> Request:
+        """A request for an engine at its shapes and on its device, with further ``fields``."""
+        device = engine.device
+        known = {
+            "path": str(engine.folder),
+            "inputs": "",
+            "threads": device.threads,
+            "shapes": engine.manifest.planned_shapes,
+            "gpu_memory": device.gpu_memory,
+            "gpu_index": device.gpu_index,
+            "storage_bytes_per_s": device.pace.bytes_per_s if device.pace else None,
+        }
+        return cls(role=role, **{**known, **fields})
+
     @property
     def pace(self) -> Pace | None:
         """The pace of reads; a new one each time."""

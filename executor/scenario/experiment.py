@@ -11,7 +11,7 @@ from statistics import median
 
 from swapnet.arrays import save_npz
 from swapnet.errors import BudgetError, SwapnetError
-from swapnet.executor.bench.fixed_cost import ExecutorCost
+from swapnet.executor.bench.fixed_cost import executor_cost
 from swapnet.executor.bench.summary import machine_of
 from swapnet.executor.report.trace import TraceEvent
 from swapnet.executor.runtime.admission import too_small
@@ -127,7 +127,7 @@ class _Ways:
         options = self._options
         names = (UNLIMITED, OURS, *options.others)
         progress("open", 0, len(names))
-        runtime = ExecutorCost(
+        runtime = executor_cost(
             options.one_operator, self._folder, options.device, drop_cache=options.memory_limit
         )
         self._runtime_bytes = runtime.measure(counted=self._counted)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from swapnet.cli.console import is_verbose, print_text, progress, say, write_json
 from swapnet.cli.engine import open_engine, tell_of_reading
-from swapnet.cli.exports import Exports
+from swapnet.cli.exports import EXPORTED, Exports
 from swapnet.cli.options import (
     PATH,
     budget_option,
@@ -30,15 +29,18 @@ from swapnet.cli.options import (
     trace_options,
 )
 from swapnet.errors import InputError
-from swapnet.executor.bench.difference import ALGORITHMS, Algorithm
+from swapnet.executor.bench.difference import ALGORITHMS
 from swapnet.files import check_writable
 
 if TYPE_CHECKING:
-    from swapnet.arrays import Array
     from swapnet.executor.bench.bench import Findings
     from swapnet.manifest import Manifest
 
-__all__ = ["command", "references_of"]
+__all__ = ["command", "values_of"]
+
+_ENGINE = ("shapes", "dims", "threads", "gpu_memory", "gpu_index")
+_LIMITS = ("tolerance", "accuracy_algorithm", "accuracy_threshold", "atol", "rtol")
+"""Options that open an engine, and those that limit differences; others are of `swapnet.bench`."""
 
 
 @click.command("bench")
@@ -101,6 +103,7 @@ __all__ = ["command", "references_of"]
 @click.option(
     "--warm-up",
     "--warmUp",
+    "warm_up_ms",
     type=click.FloatRange(0),
     default=200,
     show_default=True,
@@ -109,6 +112,7 @@ __all__ = ["command", "references_of"]
 )
 @click.option(
     "--duration",
+    "duration_s",
     type=float,
     default=3,
     show_default=True,
@@ -119,6 +123,7 @@ __all__ = ["command", "references_of"]
 @click.option(
     "--idle-time",
     "--idleTime",
+    "idle_ms",
     type=click.FloatRange(0),
     default=0,
     show_default=True,
@@ -127,6 +132,7 @@ __all__ = ["command", "references_of"]
 )
 @click.option(
     "--rate",
+    "rate_hz",
     type=click.FloatRange(0, min_open=True),
     metavar="HZ",
     help="Begin inferences at this rate, as a camera does, and count missed deadlines.",
@@ -140,6 +146,7 @@ __all__ = ["command", "references_of"]
 )
 @click.option(
     "--percentile",
+    "percentiles",
     default="90,95,99",
     show_default=True,
     metavar="P,…",
@@ -151,7 +158,7 @@ __all__ = ["command", "references_of"]
     metavar="NAME:FILE,…",
     help="Files of inputs, as for run --input. [default: a sample of its --data, else seeded]",
 )
-@click.option("--json", "json_target", metavar="FILE", help="Write the report; - for stdout.")
+@click.option("--json", "export_json", metavar="FILE", help="Write the report; - for stdout.")
 @click.option("--export-times", "--exportTimes", metavar="FILE", help="Write times by inference.")
 @click.option("--export-profile", "--exportProfile", metavar="FILE", help="Write times by step.")
 @click.option("--export-layer-info", metavar="FILE", help="Write a layer for each block.")
@@ -171,44 +178,16 @@ __all__ = ["command", "references_of"]
 def command(
     engine: Path,
     budget: str,
-    compare: bool,
-    tolerance: float | None,
-    load_ref_outputs: str | None,
-    accuracy_algorithm: Algorithm | None,
-    accuracy_threshold: float | None,
-    atol: float | None,
-    rtol: float | None,
-    mapped: bool,
     against: Path | None,
-    model: Path | None,
-    memory_limit: bool,
-    iterations: int,
-    warm_up: float,
-    duration: float,
-    idle_time: float,
-    rate: float | None,
     time_deserialize: bool,
-    percentile: str,
     load_inputs: str | None,
-    json_target: str | None,
-    export_times: str | None,
-    export_profile: str | None,
-    export_layer_info: str | None,
-    export_output: str | None,
-    export_trace: str | None,
+    load_ref_outputs: str | None,
     trace_inferences: int,
     report_target: str | None,
-    shapes: dict[str, tuple[int, ...]],
-    dims: dict[str, int],
-    measure: bool,
-    threads: int | None,
     storage_bytes_per_s: float | None,
-    load_mode: str,
-    storage_timeout_ms: float,
-    gpu_memory: str,
-    gpu_index: int,
     no_resident: bool,
     no_cyclic: bool,
+    **options: Any,
 ) -> None:
     """Measure latency and memory of the engine DIR at a budget.
 
@@ -217,33 +196,18 @@ def command(
     """
     from swapnet.budget import Budget
     from swapnet.calibration.bench import bench
-    from swapnet.data.files import read_arrays
     from swapnet.executor.bench.explanations import explained
     from swapnet.executor.bench.opening import time_opening
     from swapnet.executor.bench.report import as_text, difference_warning
-    from swapnet.executor.bench.statistics import percentiles_of
     from swapnet.executor.planning.plan import PlanOptions
     from swapnet.executor.report.page import check_reportable
     from swapnet.executor.swapping.storage import LoadMode
 
-    opening = partial(
-        open_engine,
-        shapes=shapes,
-        dims=dims,
-        threads=threads,
-        gpu_memory=gpu_memory,
-        gpu_index=gpu_index,
-    )
-    opened = opening(engine, storage_bytes_per_s=storage_bytes_per_s)
+    device = {name: options.pop(name) for name in _ENGINE}
+    exports = Exports(**{name: options.pop(f"export_{name}") for name in EXPORTED})
+    load_mode = options["load_mode"]
+    opened = open_engine(engine, storage_bytes_per_s=storage_bytes_per_s, **device)
     parsed = Budget.parse(budget)
-    exports = Exports(
-        json=json_target,
-        times=export_times,
-        profile=export_profile,
-        layer_info=export_layer_info,
-        output=export_output,
-        trace=export_trace,
-    )
     check_writable(report_target)
     unmeasured = [*exports.of_inferences, *(["report"] if report_target else [])]
     if time_deserialize and unmeasured:
@@ -254,53 +218,31 @@ def command(
         )
     if report_target:
         check_reportable()
-    wanted = percentiles_of(percentile)
-    manifest = opened.manifest
-    files = named_files(load_inputs or "", [taken.name for taken in manifest.inputs])
-    arrays = read_arrays(files, manifest.inputs, manifest.planned_shapes)
+    values = values_of(opened.manifest, load_inputs, load_ref_outputs)
     tell_of_reading(parsed, opened, load_mode)
     if time_deserialize:
         with progress(engine.name, lines=False) as moved:
             moved("open 21 times", 0, 1)
             times = time_opening(opened, parsed, load_mode=LoadMode(load_mode))
-        if json_target:
-            write_json(times, json_target)
-        if json_target != "-":
+        if exports.json:
+            write_json(times, exports.json)
+        if not exports.is_quiet:
             print_text(times.as_text())
         raise click.exceptions.Exit(0 if times.is_steady else 1)
-    other = None if against is None else opening(against)
     found: list[Findings] = []
     with progress(engine.name, lines=False) as moved:
         report = bench(
             opened,
             parsed,
-            inputs=None if load_inputs is None else arrays,
-            compare=compare,
-            tolerance=tolerance,
-            references=references_of(manifest, load_ref_outputs, inputs=load_inputs),
-            accuracy_algorithm=accuracy_algorithm,
-            accuracy_threshold=accuracy_threshold,
-            atol=atol,
-            rtol=rtol,
-            mapped=mapped,
-            against=other,
-            model=model,
-            memory_limit=memory_limit,
-            iterations=iterations,
-            warm_up_ms=warm_up,
-            duration_s=duration,
-            idle_ms=idle_time,
-            rate_hz=rate,
-            percentiles=wanted,
-            load_mode=load_mode,
+            against=None if against is None else open_engine(against, **device),
             options=PlanOptions(resident=not no_resident, cyclic=not no_cyclic),
-            measure=measure,
-            storage_timeout_ms=storage_timeout_ms,
-            trace=trace_inferences if export_trace or report_target else 0,
+            trace=trace_inferences if exports.trace or report_target else 0,
             command=shlex.join(["swapnet", *sys.argv[1:]]),
             on_findings=found.append,
             say=say,
             progress=moved,
+            **values,
+            **options,
         )
     (findings,), text = found, as_text(report)
     exports.write(findings)
@@ -312,8 +254,7 @@ def command(
     if report_target:
         _report(findings, Path(report_target))
     judged = [report.references]
-    limits = (tolerance, accuracy_algorithm, accuracy_threshold, atol, rtol)
-    if any(each is not None for each in limits):
+    if any(options[name] is not None for name in _LIMITS):
         judged.append(report.difference)
     if any(each is not None and not each.is_within for each in judged):
         raise click.exceptions.Exit(1)
@@ -331,23 +272,27 @@ def _report(findings: Findings, path: Path) -> None:
     save_page(bench_page(findings, points), path)
 
 
-def references_of(manifest: Manifest, files: str | None, *, inputs: str | None) -> dict[str, Array]:
-    """Reference outputs by name.
+def values_of(manifest: Manifest, inputs: str | None, references: str | None) -> dict[str, Any]:
+    """Inputs and reference outputs of files, as keywords of `swapnet.bench`.
 
     Raises
     ------
     InputError
-        They are given without inputs, or can't be read.
+        References are given without inputs, or a file can't be read.
     """
     from swapnet.data.files import read_arrays
 
-    if files is None:
-        return {}
-    if inputs is None:
-        raise InputError(
-            "reference outputs are given without inputs",
-            why="outputs are those of one input",
-            hint="give the inputs too: --load-inputs, or --loadInputs of swapnet trtexec",
-        )
-    pairs = named_files(files, [given.name for given in manifest.outputs])
-    return read_arrays(pairs, manifest.outputs, {}, "output")
+    values: dict[str, Any] = {}
+    if inputs is not None:
+        files = named_files(inputs, [taken.name for taken in manifest.inputs])
+        values["inputs"] = read_arrays(files, manifest.inputs, manifest.planned_shapes)
+    if references is not None:
+        if inputs is None:
+            raise InputError(
+                "reference outputs are given without inputs",
+                why="outputs are those of one input",
+                hint="give the inputs too: --load-inputs, or --loadInputs of swapnet trtexec",
+            )
+        files = named_files(references, [given.name for given in manifest.outputs])
+        values["references"] = read_arrays(files, manifest.outputs, {}, "output")
+    return values

@@ -14,7 +14,7 @@ from swapnet.files import check_writable
 if TYPE_CHECKING:
     from swapnet.executor.bench.bench import Findings
 
-__all__ = ["Exports"]
+__all__ = ["EXPORTED", "Exports"]
 
 
 @dataclass(frozen=True)
@@ -79,3 +79,7 @@ class Exports:
         }
         for name, target in self._targets.items():
             write_json(contents[name](), target)
+
+
+EXPORTED = tuple(field.name for field in fields(Exports))
+"""Kinds of files."""

@@ -22,7 +22,7 @@ from swapnet.builder.one_operator import one_operator_engine
 from swapnet.builder.rewriting.optimise import WHOLE, operators_of, optimise
 from swapnet.cli.zoo import current_engine
 from swapnet.executor.bench.difference import largest_difference
-from swapnet.executor.bench.fixed_cost import ExecutorCost
+from swapnet.executor.bench.fixed_cost import executor_cost
 from swapnet.executor.bench.process import Worker
 from swapnet.executor.bench.sides import Request
 from swapnet.executor.bench.timing import Round
@@ -125,7 +125,7 @@ def prove(name: str) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="swapnet-prove-") as temporary:
         folder = Path(temporary)
         save_npz(folder / "inputs.npz", inputs)
-        runtime = ExecutorCost(one_operator_engine(folder), folder, device, drop_cache=True)
+        runtime = executor_cost(one_operator_engine(folder), folder, device, drop_cache=True)
         fixed = runtime.measure(counted=True)
         original = _reference("unswapped", files.onnx, folder)
         operators = operators_of(manifest.compiled)

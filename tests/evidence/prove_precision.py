@@ -21,7 +21,7 @@ from swapnet.arrays import Array, load_npz, save_npz
 from swapnet.builder.one_operator import one_operator_engine
 from swapnet.calibration import calibrate_model
 from swapnet.executor.bench.difference import largest_difference
-from swapnet.executor.bench.fixed_cost import ExecutorCost
+from swapnet.executor.bench.fixed_cost import executor_cost
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.planning.usage import for_pool
 from swapnet.manifest import Manifest, load_manifest
@@ -72,7 +72,7 @@ def _prove(name: str, folder: Path) -> Iterator[Row]:
     inputs = load_npz(files.example)
     shapes = {key: array.shape for key, array in inputs.items()}
     save_npz(folder / "inputs.npz", inputs)
-    runtime = ExecutorCost(one_operator_engine(folder), folder, Device(), drop_cache=True)
+    runtime = executor_cost(one_operator_engine(folder), folder, Device(), drop_cache=True)
     fixed_bytes = runtime.measure(counted=True)
     samples = list(islice(calibration_inputs(name), SAMPLES))
     ranges = calibrate_model(files.onnx, samples, shapes=shapes)

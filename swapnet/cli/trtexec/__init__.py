@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.budget import Budget, Demand
-from swapnet.cli.bench import references_of
+from swapnet.cli.bench import values_of
 from swapnet.cli.console import progress, say
 from swapnet.cli.engine import build_place, open_engine
 from swapnet.cli.exports import Exports
-from swapnet.cli.options import named_files
 from swapnet.cli.trtexec.line import Line, parse_line
 from swapnet.cli.trtexec.log import Log
 from swapnet.cli.trtexec.options import OPTIONS
@@ -233,16 +232,11 @@ def _binding_lines(line: Line, engine: Engine) -> Iterator[str]:
 
 def _bench_options(line: Line, manifest: Manifest) -> dict[str, Any]:
     """Keywords of `swapnet.bench`."""
-    from swapnet.data.files import read_arrays
     from swapnet.executor.bench.statistics import percentiles_of
 
-    loaded, expected = line.text("--loadInputs"), line.text("--loadRefOutputs")
-    files = named_files(loaded or "", [taken.name for taken in manifest.inputs])
-    arrays = read_arrays(files, manifest.inputs, manifest.planned_shapes)
     limits = {"accuracy_threshold": "accuracyThreshold", "atol": "atol", "rtol": "rtol"}
     return {
-        "inputs": arrays if loaded else None,
-        "references": references_of(manifest, expected, inputs=loaded),
+        **values_of(manifest, line.text("--loadInputs"), line.text("--loadRefOutputs")),
         "accuracy_algorithm": line.text("--accuracyAlgorithm"),
         **{k: line.number(f"--{name}") for k, name in limits.items() if line.has(f"--{name}")},
         "iterations": int(line.number("--iterations")),

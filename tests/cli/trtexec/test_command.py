@@ -74,8 +74,8 @@ def engine_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         findings = some_findings(engine, budget, options["iterations"])
         names = ("accuracy_algorithm", "accuracy_threshold", "atol", "rtol")
         rule = Rule.of(*map(options.get, names))
-        if options["references"]:
-            expected = in_shape(options["references"], findings.outputs)
+        if options.get("references"):
+            expected = in_shape(options.get("references"), findings.outputs)
             judged = judge(findings.outputs, expected, rule or Rule())
             report = msgspec.structs.replace(findings.report, references=judged)
             findings = replace(findings, report=report)

@@ -98,7 +98,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> type[FakeProcess]:
         "WorkerProcess", (FakeProcess,), {"calls": [], "jobs": [], "breaking": {}, "wrong": set()}
     )
     monkeypatch.setattr(module, "WorkerProcess", fake)
-    monkeypatch.setattr(module, "ExecutorCost", FakeCost)
+    monkeypatch.setattr(module, "executor_cost", FakeCost)
     monkeypatch.setattr(module, "is_available", lambda: False)
     return fake
 

@@ -9,7 +9,7 @@ import pytest
 from swapnet.arrays import save_npz
 from swapnet.builder.one_operator import one_operator_engine
 from swapnet.errors import BackendError, BudgetError
-from swapnet.executor.bench.fixed_cost import ExecutorCost
+from swapnet.executor.bench.fixed_cost import FixedCost, executor_cost
 from swapnet.executor.bench.process import Program, Worker
 from swapnet.executor.bench.sides import Request
 from swapnet.executor.device import Device
@@ -26,17 +26,17 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExecutorCost, int]:
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> tuple[FixedCost, int]:
     """The runtime's process, and what it uses."""
     folder = tmp_path_factory.mktemp("runtime")
-    process = ExecutorCost(one_operator_engine(folder), folder, Device())
+    process = executor_cost(one_operator_engine(folder), folder, Device())
     return process, process.measure(counted=True)
 
 
 @pytest.mark.parametrize("name", ["images", "dynamic", "lookups", "wide-opset-21"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_peak_is_within_the_budget(
-    engine: BuildToy, runtime: tuple[ExecutorCost, int], tmp_path: Path, name: str, share: float
+    engine: BuildToy, runtime: tuple[FixedCost, int], tmp_path: Path, name: str, share: float
 ) -> None:
     toy = engine(name)
     process, fixed = runtime
@@ -57,7 +57,7 @@ def test_peak_is_within_the_budget(
 
 
 def test_the_kernel_kills_what_does_not_fit(
-    engine: BuildToy, runtime: tuple[ExecutorCost, int], tmp_path: Path
+    engine: BuildToy, runtime: tuple[FixedCost, int], tmp_path: Path
 ) -> None:
     toy = engine("images")
     save_npz(tmp_path / "inputs.npz", toy.feeds())
