@@ -91,18 +91,14 @@ class Setup:
         None to leave it out.
     others
         Other ways to run the model by name, in turn with ours, under the same limit. They may fail.
-    load_mode, options
-        Way to read weights, and restrictions of the plan.
+    load_mode, options, storage_timeout_ms, memory_limit, percentiles, trace, command
+        As for `swapnet.bench`.
     rule
         Largest difference from the unswapped model.
     references, reference_rule
         Outputs to compare with, by name, and their largest difference.
     explain
         Called where the difference is larger: reasons that lie in the original model.
-    storage_timeout_ms
-        Longest time that storage may take for one request.
-    memory_limit
-        Run under the kernel's limit of the fixed cost and the budget.
     fixed_bytes
         Fixed costs that are known already: ``"swapped"`` is that of our processes, others have
         the names of ``others``. Missing ones are measured.
@@ -110,14 +106,8 @@ class Setup:
         Number and duration of rounds.
     pauses
         Time between inferences.
-    percentiles
-        Percentiles of the latency to report.
-    trace
-        Number of the latest inferences in the timeline; 0 records none.
     advice
         Search the budget at which waits do not matter: seconds for a large model.
-    command
-        Command line, for the report.
     """
 
     engine: Engine
@@ -199,7 +189,7 @@ def bench(setup: Setup, progress: Progress = silent) -> Findings:
         sides = _Sides(setup, plan, folder, stack, counted)
         runs = {name: worker.run for name, worker in sides.workers.items()}
         taken = run_rounds(setup.schedule, runs, setup.others, progress)
-        taken.notes.update(sides.notes)
+        taken.notes.update(sides.rounds.notes)
         swapped = sides.workers["swapped"]
         # The peak is read before timelines and outputs are written: that takes memory too.
         group = sides.groups.get("swapped")
@@ -210,14 +200,14 @@ def bench(setup: Setup, progress: Progress = silent) -> Findings:
         counted_by = accounting(counted=counted, limited=setup.memory_limit)
         if manifest.runs_on_gpu:
             peak, counted_by = int(details["gpu_bytes"]), "GPU"
-        outputs = sides.outputs("swapped", folder)
+        outputs = sides.outputs("swapped")
         error = judgement = None
         if setup.unswapped is not None:
-            theirs = sides.outputs("unswapped", folder)
+            theirs = sides.outputs("unswapped")
             error = largest_difference(outputs, theirs)
             judgement = judge(outputs, theirs, setup.rule)
             if not judgement.is_within:
-                reasons = tuple(_reasons(sides, manifest, outputs, theirs, folder))
+                reasons = tuple(_reasons(sides, manifest, outputs, theirs))
                 judgement = msgspec.structs.replace(judgement, reasons=reasons)
         references = None
         if setup.references:
@@ -226,7 +216,7 @@ def bench(setup: Setup, progress: Progress = silent) -> Findings:
             found = (*non_finite_reasons(outputs, expected), *rounding(manifest))
             reasons = () if references.is_within else found
             references = msgspec.structs.replace(references, reasons=reasons)
-        peers = {name: _peer(sides, taken, name, outputs, folder) for name in setup.others}
+        peers = {name: _peer(sides, taken, name, outputs) for name in setup.others}
         report = make_report(
             *(manifest, profile, plan, taken),
             percentiles=setup.percentiles,
@@ -271,7 +261,7 @@ class _Sides:
         Sides by name, without those that could not start.
     groups
         Groups in which the kernel counts, by name.
-    notes
+    rounds
         Reasons of sides that did not start.
     fixed_bytes
         Fixed cost of our process.
@@ -282,12 +272,7 @@ class _Sides:
     """
 
     def __init__(
-        self,
-        setup: Setup,
-        plan: Plan,
-        folder: Path,
-        stack: ExitStack,
-        counted: bool,
+        self, setup: Setup, plan: Plan, folder: Path, stack: ExitStack, counted: bool
     ) -> None:
         self.setup = setup
         self._plan = plan
@@ -297,25 +282,21 @@ class _Sides:
         self.workers: dict[str, Worker] = {}
         self.groups: dict[str, MemoryGroup] = {}
         self.other_fixed_bytes: dict[str, int] = {}
-        self._rounds = Rounds()
+        self.rounds = Rounds()
         save_npz(folder / "inputs.npz", setup.inputs)
         self._open()
 
-    @property
-    def notes(self) -> Mapping[str, str]:
-        return self._rounds.notes
-
-    def outputs(self, name: str, folder: Path) -> dict[str, Array]:
+    def outputs(self, name: str) -> dict[str, Array]:
         """Outputs of a side's latest inference; its memory limit ends here."""
         if name in self.groups:
             self.groups[name].lift()
-        return self.workers[name].outputs(folder)
+        return self.workers[name].outputs(self._folder)
 
-    def unpacked_outputs(self, folder: Path) -> dict[str, Array]:
+    def unpacked_outputs(self) -> dict[str, Array]:
         """Outputs of the unswapped model without packed weights, in a process that ends."""
         with Worker(self._request("unpacked", self.setup.unswapped)) as worker:
             worker.run(1)
-            return worker.outputs(folder)
+            return worker.outputs(self._folder)
 
     def _open(self) -> None:
         setup = self.setup
@@ -336,7 +317,7 @@ class _Sides:
             try:
                 self._start_other(name, other)
             except SwapnetError as error:
-                self._rounds.fail(name, error)
+                self.rounds.fail(name, error)
 
     def _start_other(self, name: str, other: Other) -> None:
         fixed_bytes = self.fixed_bytes
@@ -398,11 +379,7 @@ class _Sides:
 
 
 def _reasons(
-    sides: _Sides,
-    manifest: Manifest,
-    ours: Mapping[str, Array],
-    theirs: Mapping[str, Array],
-    folder: Path,
+    sides: _Sides, manifest: Manifest, ours: Mapping[str, Array], theirs: Mapping[str, Array]
 ) -> Iterator[str]:
     """Reasons why outputs differ from the unswapped model's."""
     yield from non_finite_reasons(ours, theirs)
@@ -413,15 +390,15 @@ def _reasons(
     rule = sides.setup.rule
     limit = rule.limit if rule.algorithm == "relative" else DIFFERENCE_LIMIT
     with suppress(SwapnetError):
-        unpacked = sides.unpacked_outputs(folder)
+        unpacked = sides.unpacked_outputs()
         yield from packing_reasons(ours, theirs, unpacked, limit)
 
 
-def _peer(sides: _Sides, taken: Rounds, name: str, ours: Mapping[str, Array], folder: Path) -> Peer:
+def _peer(sides: _Sides, taken: Rounds, name: str, ours: Mapping[str, Array]) -> Peer:
     rounds: list[Round] = taken.rounds.get(name, [])
     error = None
     if rounds and name not in taken.notes:
-        theirs = {k: v for k, v in sides.outputs(name, folder).items() if k in ours}
+        theirs = {k: v for k, v in sides.outputs(name).items() if k in ours}
         error = largest_difference(ours, theirs)[1] if theirs else None
     return peer_of(
         taken.rounds["swapped"],

@@ -61,19 +61,7 @@ class FixedCost:
 def executor_cost(
     engine: Path, folder: Path, device: Device, *, drop_cache: bool = False
 ) -> FixedCost:
-    """The cost of a process that has imported the executor and runs an engine of one operator.
-
-    Parameters
-    ----------
-    engine
-        The one-operator engine.
-    folder
-        Folder for its input.
-    device
-        Compute threads.
-    drop_cache
-        As for `FixedCost`.
-    """
+    """The cost of a process that runs an engine of one operator; its input goes to ``folder``."""
     opened = Engine.open(engine).in_child()
     inputs, shapes = folder / "runtime.npz", opened.manifest.planned_shapes
     save_npz(inputs, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})

@@ -162,21 +162,12 @@ class _Swapped(Side):
         for _ in range(count):
             self._outputs = {}
             before = self._executor.stats
-            idle_ms = pacer.wait()
-            ahead_bytes = self._executor.stats.read_bytes - before.read_bytes
+            around: dict[str, Any] = {"idle_ms": pacer.wait()}
+            around["ahead_bytes"] = self._executor.stats.read_bytes - before.read_bytes
             self._outputs, last = self._infer()
-            is_late = pacer.is_late()
-            stats = self._executor.stats
-            timings.append(
-                Timing.of(
-                    last,
-                    self._started,
-                    reading_ms=stats.reading_ms - before.reading_ms,
-                    idle_ms=idle_ms,
-                    ahead_bytes=ahead_bytes,
-                    is_late=is_late,
-                )
-            )
+            around["is_late"] = pacer.is_late()
+            around["reading_ms"] = self._executor.stats.reading_ms - before.reading_ms
+            timings.append(Timing.of(last, self._started, **around))
         return Round(tuple(timings))
 
     def _infer(self) -> tuple[dict[str, Array], Inference]:
@@ -193,23 +184,17 @@ class _Swapped(Side):
     def details(self) -> Any:
         return {
             "load_mode": str(self._executor.load_mode),
-            "opening": self._opening(),
+            "opening": {
+                "open_ms": self._opened.open_ms,
+                "sessions_ms": self._opened.open_sessions_ms,
+                "read_ms": self._opened.open_read_ms,
+                "read_bytes": self._opened.open_read_bytes,
+                "plan_ms": self._opened.open_plan_ms,
+                "first_ms": self._opened.latency.sum_ms,
+            },
             "resident_peak_bytes": peak_resident_bytes(),
             "gpu_bytes": self._gpu_bytes - gpu_free_bytes(self._device),
             "trace": trace_events([self._recorder] if self._recorder is not None else []),
-        }
-
-    def _opening(self) -> dict[str, float]:
-        """Attributes of `Opening`, without the state of the cache."""
-        stats = self._opened
-        assert stats.last is not None
-        return {
-            "open_ms": stats.open_ms,
-            "sessions_ms": stats.open_sessions_ms,
-            "read_ms": stats.open_read_ms,
-            "read_bytes": stats.open_read_bytes,
-            "plan_ms": stats.open_plan_ms,
-            "first_ms": stats.last.latency_ms,
         }
 
     def close(self) -> None:

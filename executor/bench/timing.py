@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -63,17 +63,11 @@ class Timing(msgspec.Struct, frozen=True):
     waits_ms: tuple[float, ...] = ()
 
     @classmethod
-    def of(
-        cls,
-        inference: Inference,
-        origin: float,
-        *,
-        reading_ms: float = 0.0,
-        idle_ms: float = 0.0,
-        ahead_bytes: int = 0,
-        is_late: bool = False,
-    ) -> Timing:
-        """The times of an inference; ``origin`` is that of ``start_ms``, in seconds."""
+    def of(cls, inference: Inference, origin: float, **around: Any) -> Timing:
+        """The times of an inference, and attributes of what was ``around`` it.
+
+        ``origin`` is that of ``start_ms``, in seconds.
+        """
         first, last = inference.steps[0], inference.steps[-1]
         end = inference.start + inference.latency_ms / 1e3
         # The host of a GPU has launched the last step before the device has executed it.
@@ -87,12 +81,9 @@ class Timing(msgspec.Struct, frozen=True):
             stall_ms=inference.stall_ms,
             enqueue_ms=inference.latency_ms - inference.input_ms - inference.output_ms,
             read_bytes=inference.read_bytes,
-            reading_ms=reading_ms,
-            idle_ms=idle_ms,
-            ahead_bytes=ahead_bytes,
-            is_late=is_late,
             steps_ms=tuple((step.end - step.start) * 1e3 for step in inference.steps),
             waits_ms=tuple((step.start - step.wait) * 1e3 for step in inference.steps),
+            **around,
         )
 
 

@@ -209,7 +209,8 @@ def command(
     opened = open_engine(engine, storage_bytes_per_s=storage_bytes_per_s, **device)
     parsed = Budget.parse(budget)
     check_writable(report_target)
-    unmeasured = [*exports.of_inferences, *(["report"] if report_target else [])]
+    unmeasured = [kind for kind in exports if kind != "json"]
+    unmeasured += ["report"] if report_target else []
     if time_deserialize and unmeasured:
         raise InputError(
             "--time-deserialize runs no inference",
@@ -224,8 +225,8 @@ def command(
         with progress(engine.name, lines=False) as moved:
             moved("open 21 times", 0, 1)
             times = time_opening(opened, parsed, load_mode=LoadMode(load_mode))
-        if exports.json:
-            write_json(times, exports.json)
+        if "json" in exports:
+            write_json(times, exports["json"])
         if not exports.is_quiet:
             print_text(times.as_text())
         raise click.exceptions.Exit(0 if times.is_steady else 1)
@@ -236,7 +237,7 @@ def command(
             parsed,
             against=None if against is None else open_engine(against, **device),
             options=PlanOptions(resident=not no_resident, cyclic=not no_cyclic),
-            trace=trace_inferences if exports.trace or report_target else 0,
+            trace=trace_inferences if "trace" in exports or report_target else 0,
             command=shlex.join(["swapnet", *sys.argv[1:]]),
             on_findings=found.append,
             say=say,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,10 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPORTED", "Exports"]
 
+EXPORTED = ("json", "times", "profile", "layer_info", "output", "trace")
+"""Kinds of files."""
 
-@dataclass(frozen=True)
-class Exports:
-    """Targets of exports by kind: a file each, ``-`` for standard output, or None.
+
+class Exports(dict[str, str]):
+    """Targets of exports by kind: a file each, or ``-`` for standard output; None is left out.
 
     Raises
     ------
@@ -29,16 +30,10 @@ class Exports:
         A file can't be written.
     """
 
-    json: str | None = None
-    times: str | None = None
-    profile: str | None = None
-    layer_info: str | None = None
-    output: str | None = None
-    trace: str | None = None
-
-    def __post_init__(self) -> None:
-        check_writable(*self._targets.values())
-        shown = [name for name, target in self._targets.items() if target == "-"]
+    def __init__(self, **targets: str | None) -> None:
+        super().__init__({kind: target for kind, target in targets.items() if target is not None})
+        check_writable(*self.values())
+        shown = [kind for kind, target in self.items() if target == "-"]
         if len(shown) > 1:
             raise InputError(
                 f"{' and '.join(shown)} go to standard output",
@@ -47,19 +42,9 @@ class Exports:
             )
 
     @property
-    def _targets(self) -> dict[str, str]:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: target for name, target in given.items() if target is not None}
-
-    @property
-    def of_inferences(self) -> list[str]:
-        """Kinds that are written and need inferences: all but the report."""
-        return [name for name in self._targets if name != "json"]
-
-    @property
     def is_quiet(self) -> bool:
         """Whether one goes to standard output, where then nothing else is written."""
-        return "-" in self._targets.values()
+        return "-" in self.values()
 
     def write(self, findings: Findings) -> None:
         """Write all files; the report names the schemas of the others."""
@@ -67,7 +52,7 @@ class Exports:
         from swapnet.executor.report.trace import trace_file
 
         manifest, timings = findings.manifest, findings.timings
-        schemas = {k: v for k, v in exports.SCHEMAS.items() if k in self._targets}
+        schemas = {k: v for k, v in exports.SCHEMAS.items() if k in self}
         report = msgspec.structs.replace(findings.report, exports=schemas)
         contents: dict[str, Any] = {
             "json": lambda: report,
@@ -77,9 +62,5 @@ class Exports:
             "output": lambda: exports.outputs_json(manifest, findings.outputs),
             "trace": lambda: trace_file(findings.trace_events, report.command, findings.plan),
         }
-        for name, target in self._targets.items():
-            write_json(contents[name](), target)
-
-
-EXPORTED = tuple(field.name for field in fields(Exports))
-"""Kinds of files."""
+        for kind, target in self.items():
+            write_json(contents[kind](), target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -56,22 +57,17 @@ __all__ = ["command"]
 def command(
     scenario: str,
     budget: str,
-    memory_limit: bool,
     compared: tuple[str, ...],
-    requests: int,
-    rounds: int,
     storage_bytes_per_s: float | None,
     rates_per_s: dict[str, float],
     speed: float,
-    seed: int,
-    lanes: int,
     threads: int | None,
     engines: Path,
-    budget_steps: str | None,
     json_target: str | None,
     export_trace: str | None,
     trace_inferences: int,
     report_target: str | None,
+    **options: Any,
 ) -> None:
     """Run the DNNs of a scenario under one budget, and compare with unlimited memory.
 
@@ -94,7 +90,8 @@ def command(
     parsed = Budget.parse(budget)
     parsed.check_fixed()
     others = _others(compared)
-    parse_steps(budget_steps or "", 1 << 30)  # before engines are built
+    options["budget_steps"] = options["budget_steps"] or ""
+    parse_steps(options["budget_steps"], 1 << 30)  # before engines are built
     check_writable(json_target, export_trace, report_target)
     if report_target:
         check_reportable()
@@ -102,7 +99,7 @@ def command(
     device = Device(threads or available_processors(), pace=pace)
     parts = parts_of(chosen, engines, device)
     with working_folder("swapnet-") as work, progress(path.stem) as told:
-        options = ExperimentOptions(
+        asked = ExperimentOptions(
             name=path.stem,
             scenario=chosen,
             parts=parts,
@@ -110,22 +107,17 @@ def command(
             one_operator=one_operator_engine(work),
             device=device,
             others=others,
-            budget_steps=budget_steps or "",
-            requests=requests,
-            rounds=rounds,
-            seed=seed,
-            lanes=lanes,
-            memory_limit=memory_limit,
             trace=trace_inferences if export_trace or report_target else 0,
             command=shlex.join(["swapnet", *sys.argv[1:]]),
+            **options,
         )
-        outcome = experiment(options, told)
+        outcome = experiment(asked, told)
     if json_target:
         write_json(outcome.report, json_target)
     if json_target != "-":
         show(outcome.report)
     if export_trace:
-        write_json(trace_file(outcome.trace_events, options.command), export_trace)
+        write_json(trace_file(outcome.trace_events, outcome.report.command), export_trace)
     if report_target:
         save_page(scenario_page(outcome.report, outcome.trace_events), Path(report_target))
 

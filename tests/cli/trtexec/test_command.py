@@ -75,7 +75,7 @@ def engine_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         names = ("accuracy_algorithm", "accuracy_threshold", "atol", "rtol")
         rule = Rule.of(*map(options.get, names))
         if options.get("references"):
-            expected = in_shape(options.get("references"), findings.outputs)
+            expected = in_shape(options["references"], findings.outputs)
             judged = judge(findings.outputs, expected, rule or Rule())
             report = msgspec.structs.replace(findings.report, references=judged)
             findings = replace(findings, report=report)
