@@ -38,7 +38,7 @@ from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.files import folder_bytes, is_in_page_cache, working_folder
 from swapnet.manifest import WEIGHTS, Manifest
-from swapnet.process.cgroup import MemoryGroup, accounting, check_available, is_available
+from swapnet.process.cgroup import MemoryGroup, check_available, is_available
 from swapnet.profile import Profile
 from swapnet.progress import Progress, silent
 
@@ -197,7 +197,7 @@ def bench(setup: Setup, progress: Progress = silent) -> Findings:
         details = swapped.details()
         peak = int(details["resident_peak_bytes"]) if counted_bytes is None else counted_bytes
         peak -= sides.fixed_bytes
-        counted_by = accounting(counted=counted, limited=setup.memory_limit)
+        counted_by = "resident set" if group is None else group.accounting
         if manifest.runs_on_gpu:
             peak, counted_by = int(details["gpu_bytes"]), "GPU"
         outputs = sides.outputs("swapped")
@@ -310,6 +310,10 @@ class _Sides:
         cached = is_in_page_cache(setup.engine.folder / WEIGHTS)
         self.cache: Literal["cold", "warm"] = "warm" if cached else "cold"
         self._start("swapped", self._request("swapped", setup.engine.folder), self.fixed_bytes)
+        group = self.groups.get("swapped")
+        if group is not None and setup.engine.manifest.has_windows and not setup.memory_limit:
+            # Sessions were made through the page cache, which the kernel takes back at need.
+            group.forget_peak()
         self._start("resident", self._request("resident", setup.engine.folder))
         if setup.unswapped is not None:
             self._start("unswapped", self._request("unswapped", setup.unswapped))

@@ -23,7 +23,7 @@ from swapnet.executor.pace import Pace
 from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.report.trace import Recorder, trace_events
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
-from swapnet.machine import peak_resident_bytes
+from swapnet.machine import forget_peak, peak_resident_bytes
 
 if TYPE_CHECKING:
     from swapnet.executor.engine import Engine
@@ -146,6 +146,8 @@ class _Swapped(Side):
         self._gpu_bytes = gpu_free_bytes(self._device)
         self._started = time.perf_counter()
         self._executor = _executor(engine, request)
+        if engine.manifest.has_windows:
+            forget_peak()  # of the page cache that sessions were made through
         self._recorder: Recorder | None = None
         if request.trace:
             opened = self._started, time.perf_counter()

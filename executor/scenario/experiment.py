@@ -38,7 +38,7 @@ from swapnet.executor.scenario.summary import (
 from swapnet.executor.scenario.worker_process import WorkerProcess
 from swapnet.files import working_folder
 from swapnet.machine import memory_bytes
-from swapnet.process.cgroup import MemoryGroup, accounting, check_available, is_available
+from swapnet.process.cgroup import MemoryGroup, check_available, is_available
 from swapnet.progress import Progress, silent
 
 __all__ = ["Outcome", "experiment"]
@@ -172,6 +172,9 @@ class _Ways:
             self._processes[name] = self._stack.enter_context(process)
             self._rounds[name] = []
             self._run_alone(name, process)
+        has_windows = any(part.engine.manifest.has_windows for part in options.parts)
+        if group is not None and limit is None and has_windows:
+            group.forget_peak()  # of the page cache that sessions were made through
 
     def _job(self, name: str) -> Job:
         options = self._options
@@ -278,7 +281,7 @@ class _Ways:
             peak_bytes=self._peaks[OURS],
             fixed_bytes=self._runtime_bytes,
             traffic_bytes=options.traffic_bytes,
-            memory_accounting=accounting(counted=self._counted, limited=options.memory_limit),
+            memory_accounting=self._groups[OURS].accounting if self._counted else "resident set",
             storage_bytes_per_s=storage_bytes_per_s,
             weighted_latency_ms=summing.weighted_ms(ours.served),
             models=tuple(self._lines(summing, ours, unlimited, storage_bytes_per_s)),

@@ -12,7 +12,7 @@ from pathlib import Path
 from swapnet.errors import BackendUnavailableError, BudgetError
 from swapnet.machine import CGROUP_V1, CGROUP_V2, DROP_CACHES, KERNEL_OPTIONS
 
-__all__ = ["MemoryGroup", "accounting", "check_available", "drop_page_cache", "is_available"]
+__all__ = ["MemoryGroup", "check_available", "drop_page_cache", "is_available"]
 
 _OF_SWAP = ("memory.memsw.limit_in_bytes", "memory.swap.max")
 """Limits that are missing where the kernel does not count swap."""
@@ -49,15 +49,6 @@ def is_available() -> bool:
     except BackendUnavailableError:
         return False
     return True
-
-
-def accounting(*, counted: bool, limited: bool) -> str:
-    """Name of the way a peak was measured: by a group (``counted``), with a limit or without."""
-    if not counted:
-        return "resident set"
-    with MemoryGroup(None) as group:
-        found = "kernel limit" if limited else "kernel"
-        return f"{found}, sampled" if group.is_sampled else found
 
 
 def drop_page_cache() -> None:
@@ -115,8 +106,15 @@ class MemoryGroup:
                 raise
         except OSError as error:
             raise _unavailable(str(error)) from error
+        self._is_limited = limit_bytes is not None
         self.is_sampled = not self._peak.exists()
         self._sampled = _Sampled(self._group / "memory.current") if self.is_sampled else None
+
+    @property
+    def accounting(self) -> str:
+        """Name of the way that the peak was measured."""
+        found = "kernel limit" if self._is_limited else "kernel"
+        return f"{found}, sampled" if self.is_sampled else found
 
     @property
     def processes_file(self) -> Path:
@@ -133,6 +131,15 @@ class MemoryGroup:
         """Whether the kernel has ended a process of the group for want of memory."""
         events = dict(line.split() for line in self._events.read_text().splitlines())
         return int(events.get("oom_kill", 0)) > 0
+
+    def forget_peak(self) -> None:
+        """Begin a new peak. With cgroup v2 the memory in use is sampled from here on."""
+        if self._group.parent == CGROUP_V1:
+            self._peak.write_text("0")
+            return
+        if self._sampled:
+            self._sampled.stop()
+        self.is_sampled, self._sampled = True, _Sampled(self._group / "memory.current")
 
     def lift(self) -> None:
         """Remove the limit: memory from here on is not the model's."""

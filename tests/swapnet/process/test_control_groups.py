@@ -14,7 +14,6 @@ from swapnet.errors import BackendUnavailableError
 from swapnet.process.cgroup import (
     MemoryGroup,
     _Sampled,
-    accounting,
     check_available,
     is_available,
 )
@@ -26,12 +25,12 @@ PI = "coherent_pool=1M cgroup_disable=memory console=tty1"
 def test_the_kernel_keeps_the_peak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stand_in(monkeypatch, tmp_path)
     assert is_available()
-    assert accounting(counted=True, limited=True) == "kernel limit"
-    assert accounting(counted=True, limited=False) == "kernel"
-    assert accounting(counted=False, limited=False) == "resident set"
+    with MemoryGroup(None) as group:
+        assert group.accounting == "kernel"
     with MemoryGroup(1 << 20) as group:
         folder = group.processes_file.parent
         assert not group.is_sampled
+        assert group.accounting == "kernel limit"
         assert group.peak_bytes == 8192
         assert (folder / "memory.max").read_text() == str(1 << 20)
         assert (folder / "memory.swap.max").read_text() == "0"
@@ -50,11 +49,10 @@ def test_an_older_kernel_is_watched(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     before = threading.active_count()
     assert is_available()
-    assert accounting(counted=True, limited=True) == "kernel limit, sampled"
-    assert accounting(counted=True, limited=False) == "kernel, sampled"
     with MemoryGroup(1 << 20) as group:
         folder = group.processes_file.parent
         assert group.is_sampled
+        assert group.accounting == "kernel limit, sampled"
         assert (folder / "memory.max").read_text() == str(1 << 20)
         assert group.peak_bytes == 4096
         change(folder / "memory.current", "65536")
@@ -64,8 +62,20 @@ def test_an_older_kernel_is_watched(monkeypatch: pytest.MonkeyPatch, tmp_path: P
             time.sleep(0.001)
         change(folder / "memory.current", "4096")
         assert group.peak_bytes == 65536
+        group.forget_peak()
+        assert group.peak_bytes == 4096
     assert not folder.exists()
     assert threading.active_count() == before
+
+
+def test_a_new_peak_is_sampled_where_the_kernel_keeps_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stand_in(monkeypatch, tmp_path)
+    with MemoryGroup(None) as group:
+        group.forget_peak()
+        assert group.peak_bytes == 4096
+        assert group.accounting == "kernel, sampled"
 
 
 def test_memory_is_passed_on_where_it_is_not_yet(
@@ -150,3 +160,5 @@ def test_what_is_sampled_is_what_the_kernel_counts() -> None:
             process.communicate("\n")
         sampled.stop()
         assert 64 << 20 <= sampled.peak_bytes <= group.peak_bytes
+        group.forget_peak()
+        assert group.peak_bytes < 64 << 20
