@@ -48,9 +48,10 @@ EXPLAINED = {
     "Memory-mapped": "ONNX Runtime with memory-mapped weights, under the same limit.",
     "The other engine": "Another engine of the model, in the same bytes of budget.",
     "Bound": "No swapping can be faster: the larger of the unswapped time and the time to read "
-    "the streamed bytes that no pause before it took. Contended is measured: execution in memory "
-    "while all of them are read. Where a ratio is below 1, the machine has changed between the two "
-    "sides, or bytes were read in pauses.",
+    "the streamed bytes that no pause before it took. The floor knows the memory too: bytes that "
+    "can't be in memory when a step ends are read before the step that needs them. Contended is "
+    "measured: execution in memory while all of them are read. Where a ratio is below 1, the "
+    "machine has changed between the two sides, or bytes were read in pauses.",
     "Predicted": "Latency by the stored delays of this device; by those delays with execution "
     "time and bandwidth of each round; and the measured latency against the second.",
     "Stall": "Time that steps waited for their bytes, its share of the median latency, the share "

@@ -110,6 +110,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Rate that inferences began at, and those that ended after the next was due.
     bound_ms
         The larger of execution and reading time; the median over rounds.
+    floor_ms
+        Time that no schedule with this memory stays below; see `floor_ms` of
+        `swapnet.executor.planning.floor`. The median over rounds.
     contended_bound_ms
         Execution on resident weights while the reader reads the streamed bytes, all of them.
     idle_ms
@@ -183,6 +186,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ratio_to_unswapped: float | None
     bound_ms: float
     ratio_to_bound: float
+    floor_ms: float
+    ratio_to_floor: float
     contended_bound_ms: float
     ratio_to_contended_bound: float
     idle_ms: float
@@ -307,8 +312,9 @@ def labelled_lines(report: Report) -> Iterator[tuple[str, str]]:
         yield _TITLES.get(name, name), _peer(peer)
     yield (
         "Bound",
-        f"{report.bound_ms:.2f} ms, ratio {_bounded(report.ratio_to_bound)}; contended "
-        f"{report.contended_bound_ms:.2f} ms, ratio "
+        f"{report.bound_ms:.2f} ms, ratio {_bounded(report.ratio_to_bound)}; floor "
+        f"{report.floor_ms:.2f} ms, ratio {_bounded(report.ratio_to_floor, report.ahead_bytes)}; "
+        f"contended {report.contended_bound_ms:.2f} ms, ratio "
         + _bounded(report.ratio_to_contended_bound, report.ahead_bytes),
     )
     yield (

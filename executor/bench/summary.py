@@ -20,6 +20,7 @@ from swapnet.executor.bench.statistics import (
 from swapnet.executor.bench.timing import Round, Timing
 from swapnet.executor.bench.verdict import advise, verdict_of
 from swapnet.executor.device import Device, available_processors
+from swapnet.executor.planning.floor import floor_ms
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.usage import demand
 from swapnet.machine import memory_bytes, processor_name
@@ -85,6 +86,16 @@ def make_report(
         max(r.median_ms, w.median_ms) if plan.streamed_bytes else w.median_ms
         for r, w in zip(resident, whole, strict=True)
     ]
+    floors = [
+        floor_ms(
+            manifest,
+            plan,
+            scaled(profile, 0, turn.storage_bytes_per_s),
+            execution_ms=w.median_ms,
+            ahead_bytes=plan.streamed_bytes - round(nbytes),
+        )
+        for w, turn, nbytes in zip(whole, resident, unread, strict=True)
+    ]
     predictions = paired_predictions(plan, profile, resident)
     execution_ms, reading_ms = median(turn.median_ms for turn in whole), median(reading)
     unswapped = [ms for turn in theirs for ms in turn.latency_ms]
@@ -122,6 +133,8 @@ def make_report(
         ratio_to_unswapped=_ratio(swapped, (turn.median_ms for turn in theirs)),
         bound_ms=median(bounds),
         ratio_to_bound=_ratio(swapped, bounds) or 0.0,
+        floor_ms=median(floors),
+        ratio_to_floor=_ratio(swapped, floors) or 0.0,
         contended_bound_ms=median(contended),
         ratio_to_contended_bound=_ratio(swapped, contended) or 0.0,
         idle_ms=idle_ms,

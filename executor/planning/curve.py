@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from swapnet.executor.planning.floor import floor_ms
 from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.planning.timeline import predict
@@ -28,8 +29,7 @@ class Point:
     predicted_ms
         Steady-state latency of the plan.
     bound_ms
-        Lower bound of the latency of any pipeline: the larger of the blocks' idle times and of
-        ``reading_ms``.
+        Lower bound of the latency: `floor_ms`.
     streamed_bytes
         Bytes read in every inference.
     resident_bytes
@@ -88,8 +88,6 @@ def curve(
         Budgets in bytes, in place of `curve_budgets`.
     """
     delays = delays or profile
-    if execution_ms is None:
-        execution_ms = sum(block.idle_ms for block in delays.blocks)
     points = []
     for budget_bytes in budgets or curve_budgets(manifest, count):
         plan = make_plan(manifest, profile, budget_bytes, options)
@@ -98,7 +96,7 @@ def curve(
             Point(
                 budget_bytes=budget_bytes,
                 predicted_ms=predict(plan.steps, plan.reads, delays).steady_ms,
-                bound_ms=max(execution_ms, reading_ms),
+                bound_ms=floor_ms(manifest, plan, delays, execution_ms=execution_ms),
                 reading_ms=reading_ms,
                 streamed_bytes=plan.streamed_bytes,
                 resident_bytes=plan.resident_bytes,

@@ -30,7 +30,7 @@ def plan_page(manifest: Manifest, profile: Profile, points: Sequence[Point]) -> 
         ("Storage", speed, "while nothing computes"),
     ]
     columns = [Column(f"{name} [MiB]", "{:.1f}") for name in _SIZES]
-    columns += [Column(f"{name} [ms]", "{:.1f}") for name in ("predicted", "bound")]
+    columns += [Column(f"{name} [ms]", "{:.1f}") for name in ("predicted", "floor")]
     rows = [
         (
             *(nbytes / _MIB for nbytes in (p.budget_bytes, p.resident_bytes, p.streamed_bytes)),

@@ -191,6 +191,7 @@ def _smallest_in_python(engine: Engine) -> int:
 def _print(
     manifest: Manifest, profile: Profile, plans: Sequence[Plan], points: Sequence[Point]
 ) -> None:
+    from swapnet.executor.planning.floor import floor_ms
     from swapnet.executor.planning.planner import smallest_budget
     from swapnet.executor.planning.usage import demand
     from swapnet.shapes import as_title
@@ -201,7 +202,10 @@ def _print(
     print_table(
         f"{manifest.source.name}{at}: demand "
         f"{format_size(needed.total_bytes)}, {format_size(needed.weights_bytes)} of it weights",
-        ["budget", "resident", "ring", "streamed", "beside weights", "steps", "predicted ms"],
+        [
+            *("budget", "resident", "ring", "streamed", "beside weights", "steps"),
+            *("predicted ms", "floor ms"),
+        ],
         [
             (
                 format_size(plan.budget_bytes),
@@ -211,6 +215,7 @@ def _print(
                 format_size(plan.usage.total_bytes),
                 str(len(plan.steps)),
                 f"{plan.predicted_ms:.1f}",
+                f"{floor_ms(manifest, plan, profile):.1f}",
             )
             for plan in plans
         ],
@@ -218,7 +223,7 @@ def _print(
     if points:
         print_table(
             "Latency over budget",
-            ["budget", "resident", "streamed", "predicted ms", "bound ms"],
+            ["budget", "resident", "streamed", "predicted ms", "floor ms"],
             [
                 (
                     format_size(point.budget_bytes),
@@ -244,6 +249,7 @@ def _records(
     in_python: int,
 ) -> list[dict[str, Any]]:
     """One record for each plan, then one for the curve."""
+    from swapnet.executor.planning.floor import floor_ms
     from swapnet.executor.planning.planner import smallest_budget
     from swapnet.executor.planning.usage import demand
 
@@ -260,7 +266,15 @@ def _records(
         "delays": profile.device,
         "storage_bytes_per_s": profile.storage.bytes_per_s,
     }
-    records = [{"schema": "swapnet-plan/1", **model, **_record(plan)} for plan in plans]
+    records = [
+        {
+            "schema": "swapnet-plan/1",
+            **model,
+            **_record(plan),
+            "floor_ms": floor_ms(manifest, plan, profile),
+        }
+        for plan in plans
+    ]
     if points:
         records.append({"schema": "swapnet-plan-curve/1", **model, "points": points})
     return records

@@ -108,6 +108,8 @@ SCHEMA_KEYS = frozenset(
         "ratio_to_unswapped",
         "bound_ms",
         "ratio_to_bound",
+        "floor_ms",
+        "ratio_to_floor",
         "contended_bound_ms",
         "ratio_to_contended_bound",
         "predicted_ms",

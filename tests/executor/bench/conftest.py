@@ -73,6 +73,8 @@ def a_report(**fields: Any) -> Report:
         "ratio_to_unswapped": 1.05,
         "bound_ms": 95.0,
         "ratio_to_bound": 1.05,
+        "floor_ms": 95.0,
+        "ratio_to_floor": 1.05,
         "contended_bound_ms": 98.0,
         "ratio_to_contended_bound": 1.02,
         "idle_ms": 96.0,
