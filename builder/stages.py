@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from swapnet.builder.cutting.partition import partition
 from swapnet.builder.importing.graph import Graph
 from swapnet.builder.importing.inputs import inputs_of
 from swapnet.builder.importing.shapes import plan_sizes, plan_smallest
-from swapnet.builder.importing.source import SourceModel
+from swapnet.builder.importing.source import SourceModel, random_reasons
 from swapnet.builder.importing.symbols import likely_shapes
 from swapnet.builder.options import BuildOptions
 from swapnet.builder.precision.convert import Converted, convert
@@ -37,6 +38,8 @@ from swapnet.ranges import RANGES, save_ranges
 from swapnet.tensorrt import TENSORRT
 
 __all__ = ["Build", "build_into", "import_model", "with_memory"]
+
+_LOGGER = logging.getLogger("swapnet")
 
 _NARROWER = {None: 1, "float16": 2, "int8": 4}
 """Float32 bytes over stored ones."""
@@ -198,6 +201,8 @@ def build_into(
     OSError
         A file can't be written.
     """
+    for reason in random_reasons(source):
+        _LOGGER.warning("%s: %s", source.name, reason)
     building = import_model(options, source, work, progress)
     cut = building.cut(building.rewrite())
     building.with_faster_styles(cut).finish(cut, staging)

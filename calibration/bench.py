@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swapnet.budget import Budget
-from swapnet.builder.importing.source import original_model, random_reasons
+from swapnet.builder.importing.source import open_source, original_model, random_reasons
 from swapnet.builder.one_operator import one_operator_engine
 from swapnet.builder.rewriting.optimise import operators_of, save_optimised
 from swapnet.calibration.delays.measure import ensure_measured
@@ -229,7 +229,7 @@ def bench(
                 one_operator=one_operator_engine(folder),
                 unswapped=source if is_compared else None,
                 others=others,
-                explain=lambda: random_reasons(source) if source else (),
+                explain=lambda: random_reasons(open_source(source)) if source else (),
             ),
             progress,
         )

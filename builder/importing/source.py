@@ -176,9 +176,9 @@ def open_source(path: Path) -> SourceModel:
     return SourceModel(path, proto, file_sha256(path), weights_bytes, path.stem, data)
 
 
-def random_reasons(path: Path) -> Iterator[str]:
+def random_reasons(source: SourceModel) -> Iterator[str]:
     """The operators of a model that give other values in each inference, in words."""
-    proto = open_source(path).proto
+    proto = source.proto
     names = [
         f"{node.op_type} {node.name or node.output[0]!r}"
         for nodes in (proto.graph.node, *(function.node for function in proto.functions))

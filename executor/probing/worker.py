@@ -65,6 +65,12 @@ _UNSEEN_BYTES = 64 << 20
 
 _PR_SET_THP_DISABLE = 41
 
+_ONE_OPERATOR = (
+    b'\x08\x08:;\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x03oneZ\x10\n\x01x\x12\x0b\n\t\x08\x01'
+    b"\x12\x05\n\x03\x12\x01nb\x10\n\x01y\x12\x0b\n\t\x08\x01\x12\x05\n\x03\x12\x01nB\x04\n\x00\x10\r"
+)
+"""A model of one Identity, from ``x`` to ``y``: without the onnx package, which loads slowly."""
+
 
 class _Blocks:
     """An engine whose weights are mapped, run block by block or whole."""
@@ -169,7 +175,7 @@ class _Region:
 
         options = ort.SessionOptions()
         options.add_session_config_entry("session.use_env_allocators", "1")
-        session = ort.InferenceSession(_one_operator(), options, ["CPUExecutionProvider"])
+        session = ort.InferenceSession(_ONE_OPERATOR, options, ["CPUExecutionProvider"])
         binding = session.io_binding()
         binding.bind_cpu_input("x", np.zeros(1, np.float32))
         binding.bind_output("y", "cpu")
@@ -193,19 +199,6 @@ class _Region:
         return int(touched[-1] + 2 if len(touched) else 1) * mmap.PAGESIZE
 
 
-def _one_operator() -> bytes:
-    """A model of one Identity, from ``x`` to ``y``."""
-    from onnx import TensorProto, helper
-
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy"]
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])], "one", ends[:1], ends[1:]
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    encoded: bytes = model.SerializeToString()
-    return encoded
-
-
 def _measure_here(
     folder: Path, shapes: Mapping[str, tuple[int, ...]] | None, *, limited: bool
 ) -> Measurement:
@@ -220,7 +213,9 @@ def _measure_here(
         placed = all(map(is_placed, manifest.values))
         apart = _grouped(manifest, 1)
         count = len(manifest.blocks)
-        joined = [_grouped(manifest, n) for n in ((count,) if placed else (2, 3, 4, 6, 8, count))]
+        sizes = (count,) if placed else (2, 3, 4, 6, 8, count)
+        groups = (_grouped(manifest, size) for size in sizes)
+        joined = list(map(list, dict.fromkeys(map(tuple, groups))))
         peaks = blocks.run(apart, LARGEST_CHUNK_BYTES, _Region())
         limit = _lower_limit(blocks, apart, peaks) if placed else max(peaks)
         limit = _limit(blocks, [apart], limit)
@@ -232,7 +227,7 @@ def _measure_here(
         measured = _at(manifest, peaks, blocks.nbytes)
         begun_s = time.monotonic()
         for process in trials:
-            process.begin(folder, measured, _one_operator())
+            process.begin(folder, measured, _ONE_OPERATOR)
         process_bytes, own_process_bytes = (process.answer() for process in trials)
         process_bytes = max(process_bytes, own_process_bytes)  # they differ by chance if small
         memory = SessionMemory(merged_limit, process_bytes, own_process_bytes)
@@ -240,7 +235,7 @@ def _measure_here(
             confirming,
             folder,
             msgspec.structs.replace(measured, session_memory=memory),
-            _one_operator(),
+            _ONE_OPERATOR,
             patience_s=_PATIENCE_S + _PATIENT_TIMES * (time.monotonic() - begun_s),
         )
     return Measurement(tuple(peaks), memory, blocks.nbytes, unconfirmed)

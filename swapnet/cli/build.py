@@ -115,7 +115,6 @@ def command(
     model: Path, output: Path | None, measure: bool, targets: str | None, **options: Any
 ) -> None:
     """Cut MODEL.onnx into blocks and compile each to its engine."""
-    from swapnet.builder.importing.source import random_reasons
     from swapnet.builder.options import check_backend
     from swapnet.builder.precision.convert import PrecisionOptions, check_precision
     from swapnet.executor.backends import best_backend, can_run
@@ -155,8 +154,6 @@ def command(
         say(f"{folder}: {backend} needs a CUDA GPU to run it")
     if line := planned_for(manifest, options["shapes"], options["dims"]):
         say(f"{folder}: {line}")
-    for reason in random_reasons(model):
-        say(f"{folder}: {reason}")
     if seeds := seeded_values(manifest):
         say(f"{folder}: measured with seeded inputs, {seeds}")
     if options["smallest_budget"]:

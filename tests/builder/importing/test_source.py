@@ -81,7 +81,7 @@ def test_hashes_in_pieces(path: Path) -> None:
 def test_random_operators_are_named_in_bodies_and_functions_too(path: Path) -> None:
     model = TOYS["branches"].make()
     onnx.save(model, path)
-    assert not list(random_reasons(path))
+    assert not list(random_reasons(open_source(path)))
     (node,) = (node for node in model.graph.node if node.op_type == "If")
     body = next(a.g for a in node.attribute if a.HasField("g"))
     body.node.append(helper.make_node("RandomNormal", [], ["r"], "noise", shape=[1]))
@@ -93,11 +93,11 @@ def test_random_operators_are_named_in_bodies_and_functions_too(path: Path) -> N
     model.functions.append(helper.make_function("own", "f", ["x"], ["b"], made, opset))
     model.graph.node.append(helper.make_node("Dropout", ["x"], ["kept"]))
     onnx.save(model, path)
-    (reason,) = random_reasons(path)
+    (reason,) = random_reasons(open_source(path))
     assert reason.endswith("RandomNormal 'noise', Bernoulli 'b', Dropout 'd'")
     model.graph.node.append(helper.make_node("RandomUniformLike", ["x"], ["u"]))
     onnx.save(model, path)
-    (reason,) = random_reasons(path)
+    (reason,) = random_reasons(open_source(path))
     assert "and 1 more" in reason
 
 

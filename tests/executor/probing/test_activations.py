@@ -7,12 +7,12 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from swapnet.builder import build
 from swapnet.errors import ModelError
 from swapnet.executor.probing.activations import Job, Measurement, measure
-from swapnet.executor.probing.worker import work
+from swapnet.executor.probing.worker import _ONE_OPERATOR, work
 from swapnet.process.failure import Failed, ProcessDied
 from tests.helpers.engines import BuildToy, Engine
 from tests.helpers.serving import child_runs, served
@@ -118,3 +118,12 @@ def test_a_damaged_engine_is_named(engine: BuildToy, tmp_path: Path) -> None:
     (folder / "blocks" / "000.onnx").write_bytes(np.zeros(9).tobytes())
     with pytest.raises(ModelError, match="was changed after it was written"):
         measure(folder)
+
+
+def test_the_model_that_warms_up_is_one_operator() -> None:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy"]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "one", ends[:1], ends[1:]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    assert model == onnx.load_model_from_string(_ONE_OPERATOR)

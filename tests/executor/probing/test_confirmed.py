@@ -176,14 +176,14 @@ import msgspec
 
 from swapnet.executor.engine import Engine
 from swapnet.executor.probing.trial import confirmed, trial_under_limit
-from swapnet.executor.probing.worker import _one_operator
+from swapnet.executor.probing.worker import _ONE_OPERATOR
 from swapnet.shapes import SessionMemory
 
 folder = Path(sys.argv[1])
 manifest = Engine.open(folder).manifest
 small = msgspec.structs.replace(manifest, session_memory=SessionMemory(0, 1, 1))
 memory, _ = confirmed(
-    [trial_under_limit()], folder, small, _one_operator(), patience_s=float(sys.argv[2])
+    [trial_under_limit()], folder, small, _ONE_OPERATOR, patience_s=float(sys.argv[2])
 )
 sys.stdout.write(str(memory.own_process_bytes))
 """
