@@ -13,6 +13,7 @@ from swapnet.builder.compilers.onnxruntime import OnnxRuntimeCompiler, OnnxRunti
 from swapnet.builder.compilers.tensorrt.compiler import TensorRTCompiler
 from swapnet.builder.compilers.tensorrt.style import measure_styles
 from swapnet.builder.cutting.partition import partition
+from swapnet.builder.cutting.placing import with_inner_outputs
 from swapnet.builder.importing.graph import Graph
 from swapnet.builder.importing.inputs import inputs_of
 from swapnet.builder.importing.shapes import plan_sizes, plan_smallest
@@ -111,6 +112,8 @@ class Build:
             cut_cost_bytes=cutting.cut_cost_bytes,
             uncut=cutting.uncut | expanded_values(graph),
         )
+        if cutting.inner_values:
+            parts = with_inner_outputs(graph, parts)
         return with_owners(graph, parts)
 
     def with_faster_styles(self, cut: CutGraph) -> Build:

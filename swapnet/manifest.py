@@ -258,7 +258,7 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
-    """Live across at least one cut."""
+    """Live across at least one cut, or are large and live inside a block."""
     planned_shapes: dict[str, tuple[Size, ...]]
     blocks: tuple[Block, ...]
     weights_nbytes: Size
@@ -276,6 +276,8 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     """Weights are stored in that precision, and computed with in float32."""
     session_memory: SessionMemory = SessionMemory()
     """At the planned shapes."""
+    lives: dict[str, tuple[Size, Size]] = {}
+    """First and last operator that touch the memory of each value, counted over all blocks."""
     inline: dict[str, Size] = {}
     """Bytes of large constants that stay in skeletons, by element type: they are not swapped."""
 

@@ -31,10 +31,13 @@ class Cutting:
         Cost of one more block, in bytes of live values.
     uncut
         Values that must not cross a cut.
+    inner_values
+        Values inside a block may have places of their own.
     """
 
     cut_cost_bytes: int
     uncut: frozenset[str] = frozenset()
+    inner_values: bool = False
 
 
 @dataclass(frozen=True)

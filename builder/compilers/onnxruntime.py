@@ -66,7 +66,7 @@ class OnnxRuntimeCompiler:
         return graph if self.portable else with_packing(graph)
 
     def cutting(self, graph: Graph) -> Cutting:
-        return Cutting(CUT_COST_BYTES)
+        return Cutting(CUT_COST_BYTES, inner_values=True)
 
     def styles(self, graph: Graph, pieces: Sequence[Piece]) -> tuple[WeightStyle, ...]:
         return tuple("external" for _ in pieces)
