@@ -31,13 +31,10 @@ class Cutting:
         Cost of one more block, in bytes of live values.
     uncut
         Values that must not cross a cut.
-    inner_values
-        Values inside a block may have places of their own.
     """
 
     cut_cost_bytes: int
     uncut: frozenset[str] = frozenset()
-    inner_values: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +107,10 @@ class Compiler(Protocol):
     @property
     def inplace(self) -> bool:
         """Whether an output may lie where an input lies; see `inplace_outputs`."""
+
+    @property
+    def inner_values(self) -> bool:
+        """Whether values inside a block get places of their own, by formulas too."""
 
     @property
     def compiled(self) -> Compiled:

@@ -46,6 +46,7 @@ class OnnxRuntimeCompiler:
     full_range: bool = False
     suffix: ClassVar[str] = ".onnx"
     inplace: ClassVar[bool] = True
+    inner_values: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.portable and self.full_range:
@@ -66,7 +67,7 @@ class OnnxRuntimeCompiler:
         return graph if self.portable else with_packing(graph)
 
     def cutting(self, graph: Graph) -> Cutting:
-        return Cutting(CUT_COST_BYTES, inner_values=True)
+        return Cutting(CUT_COST_BYTES)
 
     def styles(self, graph: Graph, pieces: Sequence[Piece]) -> tuple[WeightStyle, ...]:
         return tuple("external" for _ in pieces)
@@ -90,6 +91,8 @@ class OnnxRuntimeCompiler:
 @dataclass(frozen=True)
 class OnnxRuntimeCudaCompiler(OnnxRuntimeCompiler):
     """The same skeletons for CUDA, of operators that it has kernels for."""
+
+    inner_values: ClassVar[bool] = False
 
     def prepare(self, graph: Graph) -> Graph:
         return graph

@@ -51,7 +51,8 @@ def inplace_outputs(graph: Graph, part: Part, lives: Lives, start: int = 0) -> d
 
 def _are_alike(graph: Graph, name: str, other: str) -> bool:
     one, two = graph.values[name], graph.values[other]
-    return (one.dtype, one.shape, one.planned) == (two.dtype, two.shape, two.planned)
+    shapes = ([graph.formulas.get(str(dim), dim) for dim in value.shape] for value in (one, two))
+    return one.dtype == two.dtype and one.planned == two.planned and next(shapes) == next(shapes)
 
 
 def _overwritable(node: onnx.NodeProto) -> list[str]:

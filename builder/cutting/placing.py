@@ -32,7 +32,7 @@ def with_inner_outputs(graph: Graph, parts: Iterable[Part]) -> list[Part]:
     known = {
         name: value.nbytes or 0
         for name, value in graph.values.items()
-        if all(isinstance(dim, int) for dim in value.shape)
+        if all(isinstance(dim, int) or dim in graph.formulas for dim in value.shape)
     }
     least = max(_largest_sum(parts, known) // _LEAST_SHARE, _LEAST_BYTES)
     views = {n.output[0] for part in parts for n in part.nodes if n.op_type in _VIEWS}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -172,6 +172,7 @@ def compile_parts(
         planned_shapes={value.name: value.planned for value in graph.inputs},
         symbols=dict(graph.symbols),
         blocks=blocks,
+        formulas=_formulas(graph, crossing),
         lives={name: live for name, live in lives.items() if name in crossing},
         weights_nbytes=writer.nbytes,
         shared=tuple(
@@ -180,6 +181,13 @@ def compile_parts(
         ),
         inline=_inline(graph, parts),
     )
+
+
+def _formulas(graph: Graph, crossing: Iterable[str]) -> dict[str, str]:
+    """Formulas of the dimensions of values across cuts, and of outputs."""
+    names = (*crossing, *(value.name for value in graph.outputs))
+    dims = (str(dim) for name in names for dim in graph.values[name].shape)
+    return {dim: graph.formulas[dim] for dim in dict.fromkeys(dims) if dim in graph.formulas}
 
 
 def _inline(graph: Graph, parts: Sequence[Part]) -> dict[str, int]:

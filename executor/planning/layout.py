@@ -8,14 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from swapnet.manifest import TENSOR_ALIGNMENT, Manifest, Tensor
-from swapnet.tensors import concrete_nbytes
+from swapnet.manifest import TENSOR_ALIGNMENT, Manifest
 from swapnet.units import align_up
 
 __all__ = [
     "Interval",
     "ValueLayout",
-    "is_placed",
     "last_uses",
     "lay_out_all",
     "lay_out_staged",
@@ -71,19 +69,14 @@ def last_uses(manifest: Manifest) -> dict[str, int]:
     return {
         value.name: lifetimes(manifest)[value.name][1]
         for value in manifest.values
-        if not is_placed(value) and value.name not in outputs
+        if not manifest.is_sized(value) and value.name not in outputs
     }
 
 
-def is_placed(value: Tensor) -> bool:
-    """True where the value's size is known beforehand; others are allocated by the backend."""
-    return concrete_nbytes(value.dtype, value.shape) is not None
-
-
 def lay_out_values(manifest: Manifest) -> ValueLayout:
-    """Offsets for all values of known size."""
+    """Offsets for all values whose size follows from the shapes of the inputs."""
     alive = manifest.lives or lifetimes(manifest)
-    placed = {v.name: v.nbytes for v in manifest.values if is_placed(v) and v.name in alive}
+    placed = {v.name: v.nbytes for v in manifest.values if manifest.is_sized(v) and v.name in alive}
     place_of = {name: name for name in placed}
     for block in manifest.blocks:
         for output, name in block.inplace.items():
