@@ -14,6 +14,8 @@ from swapnet.builder.compilers.onnxruntime import OnnxRuntimeCompiler, OnnxRunti
 from swapnet.builder.compilers.tensorrt.compiler import TensorRTCompiler
 from swapnet.builder.compilers.tensorrt.style import measure_styles
 from swapnet.builder.cutting.partition import partition
+from swapnet.builder.cutting.placing import with_inner_outputs
+from swapnet.builder.importing.formulas import with_formulas
 from swapnet.builder.importing.graph import Graph
 from swapnet.builder.importing.inputs import inputs_of
 from swapnet.builder.importing.shapes import plan_sizes, plan_smallest
@@ -98,6 +100,8 @@ class Build:
             options.dims,
             self.samples,
         )
+        if self.compiler.inner_values:
+            graph = with_formulas(graph, self.work / TYPES)
         if options.tensorrt.min_shapes:
             graph = plan_smallest(graph, self.work / TYPES, options.tensorrt.min_shapes)
         graph = slice_operators(gather_rows_first(graph), self.max_block_bytes)
@@ -114,6 +118,8 @@ class Build:
             cut_cost_bytes=cutting.cut_cost_bytes,
             uncut=cutting.uncut | expanded_values(graph),
         )
+        if self.compiler.inner_values:
+            parts = with_inner_outputs(graph, parts)
         return with_owners(graph, parts)
 
     def with_faster_styles(self, cut: CutGraph) -> Build:

@@ -14,6 +14,7 @@ from swapnet.executor.backends.lookup import LookupSegment
 from swapnet.executor.planning.layout import last_uses
 from swapnet.executor.planning.plan import Plan, Read
 from swapnet.executor.sharing import ALONE, Sharing, Turn
+from swapnet.executor.swapping.actual_shapes import ShapeError
 from swapnet.executor.swapping.loading import load_once, pieces
 from swapnet.executor.swapping.moments import Mark
 from swapnet.executor.swapping.patience import Patience, StalledError
@@ -196,6 +197,16 @@ class Execution:
         out: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
         """Run one inference on checked arrays; see `SwapExecutor.__call__`."""
+        while True:
+            try:
+                return self._infer(inputs, turn, out)
+            except ShapeError as error:
+                if self._values.actual is None or not self._values.actual.learn(error):
+                    raise
+
+    def _infer(
+        self, inputs: dict[str, Array], turn: Turn, out: Mapping[str, Array] | None
+    ) -> dict[str, Array]:
         out = out or {}
         if self._broken:
             with suppress(BackendError):
@@ -327,4 +338,4 @@ def _bindings(manifest: Manifest, plan: Plan, arena: Memory, values: ValueStore)
         for extent, stored in used if block.is_graph else ():
             start = arena.address + lying[extent] - extent.offset
             weights |= {(block.index, weight.name): start + weight.offset for weight in stored}
-    return Bindings(weights, values.addresses, arena, plan.places)
+    return Bindings(weights, values.addresses, arena, plan.places, values.actual)

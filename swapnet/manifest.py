@@ -258,7 +258,7 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
-    """Live across at least one cut."""
+    """Live across at least one cut, or are large and live inside a block."""
     planned_shapes: dict[str, tuple[Size, ...]]
     blocks: tuple[Block, ...]
     weights_nbytes: Size
@@ -276,6 +276,11 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     """Weights are stored in that precision, and computed with in float32."""
     session_memory: SessionMemory = SessionMemory()
     """At the planned shapes."""
+    formulas: dict[str, str] = {}
+    """Symbolic dimensions of values and outputs that follow from the symbols of the inputs:
+    expressions of ``_0``, ``_1`` …, their sizes in the order of `model_symbols`."""
+    lives: dict[str, tuple[Size, Size]] = {}
+    """First and last operator that touch the memory of each value, counted over all blocks."""
     inline: dict[str, Size] = {}
     """Bytes of large constants that stay in skeletons, by element type: they are not swapped."""
 
@@ -295,6 +300,10 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     def has_windows(self) -> bool:
         """Whether kernels of any block read weights in place."""
         return any(block.windows for block in self.blocks)
+
+    def is_sized(self, tensor: Tensor) -> bool:
+        """Whether its shape follows from the shapes of the inputs; others depend on data."""
+        return all(isinstance(dim, int) or dim in self.formulas for dim in tensor.shape)
 
     @property
     def runs_on_gpu(self) -> bool:

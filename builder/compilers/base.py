@@ -109,6 +109,10 @@ class Compiler(Protocol):
         """Whether an output may lie where an input lies; see `inplace_outputs`."""
 
     @property
+    def inner_values(self) -> bool:
+        """Whether values inside a block get places of their own, by formulas too."""
+
+    @property
     def compiled(self) -> Compiled:
         """Versions and devices that engines are compiled with and for."""
 

@@ -46,6 +46,7 @@ class OnnxRuntimeCompiler:
     full_range: bool = False
     suffix: ClassVar[str] = ".onnx"
     inplace: ClassVar[bool] = True
+    inner_values: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.portable and self.full_range:
@@ -90,6 +91,8 @@ class OnnxRuntimeCompiler:
 @dataclass(frozen=True)
 class OnnxRuntimeCudaCompiler(OnnxRuntimeCompiler):
     """The same skeletons for CUDA, of operators that it has kernels for."""
+
+    inner_values: ClassVar[bool] = False
 
     def prepare(self, graph: Graph) -> Graph:
         return graph

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from swapnet.builder.cutting.partition import Part
-from swapnet.builder.importing.graph import Graph, used_names
+from swapnet.builder.cutting.placing import Lives
+from swapnet.builder.importing.graph import Graph
 
 if TYPE_CHECKING:
     import onnx
@@ -13,37 +14,49 @@ if TYPE_CHECKING:
 __all__ = ["inplace_outputs"]
 
 
-def inplace_outputs(graph: Graph, part: Part) -> dict[str, str]:
-    """Outputs of a part that may lie where one of its inputs lies, by output.
+_ONNX = ("", "ai.onnx")
+_ELEMENTWISE = frozenset(
+    {
+        *("Add", "Sub", "Mul", "Div"),
+        *("Abs", "Ceil", "Clip", "Elu", "Exp", "Floor", "HardSigmoid", "LeakyRelu", "Log", "Neg"),
+        *("Reciprocal", "Relu", "Sigmoid", "Sqrt", "Tanh"),
+    }
+)
+"""Operators that read each element before they write it, and never again."""
+
+
+def inplace_outputs(graph: Graph, part: Part, lives: Lives, start: int = 0) -> dict[str, str]:
+    """Outputs of a part that may lie where a value lies that dies there, by output.
 
     A convolution with a sum (ONNX Runtime's ``Conv`` of ``com.microsoft.nchwc``, ``FusedConv``)
     copies the sum to its output first, unless both lie in the same place; an addition reads each
     element before it writes it.
 
-    Notes
-    -----
-    The input must not be needed by another part later: the layout of the values knows that.
+    Parameters
+    ----------
+    lives, start
+        First and last operator of each value (`lives_of`), and the number of the part's first one.
     """
     pairs: dict[str, str] = {}
-    for index, node in enumerate(part.nodes):
-        later = {name for other in part.nodes[index + 1 :] for name in used_names(other)}
+    for index, node in enumerate(part.nodes, start):
+        output = node.output[0]
         for name in _overwritable(node):
-            output = node.output[0]
-            alone = list(node.input).count(name) == 1 and name not in later
-            if (
-                alone
-                and name in part.inputs
-                and output in part.outputs
-                and name not in pairs.values()
-                and graph.values[name].planned == graph.values[output].planned
-                and graph.values[name].dtype == graph.values[output].dtype
-            ):
+            dies = name in lives and lives[name][1] == index
+            alone = list(node.input).count(name) == 1
+            if dies and alone and output in part.outputs and _are_alike(graph, name, output):
                 pairs[output] = name
                 break
     return pairs
 
 
+def _are_alike(graph: Graph, name: str, other: str) -> bool:
+    one, two = graph.values[name], graph.values[other]
+    shapes = ([graph.formulas.get(str(dim), dim) for dim in value.shape] for value in (one, two))
+    return one.dtype == two.dtype and one.planned == two.planned and next(shapes) == next(shapes)
+
+
 def _overwritable(node: onnx.NodeProto) -> list[str]:
     if node.op_type in ("Conv", "FusedConv") and len(node.input) > 3:
         return [node.input[3]]
-    return list(node.input) if node.op_type == "Add" else []
+    elementwise = node.op_type in _ELEMENTWISE and node.domain in _ONNX
+    return list(node.input) if elementwise else []

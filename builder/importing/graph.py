@@ -137,6 +137,8 @@ class Graph:
         Planned sizes of the symbols in shapes of inputs, and of those that the graph fixes.
     packing
         First outputs of the operators whose weights must be constants: kernels pack them.
+    formulas
+        Symbolic dimensions as expressions of the sizes ``_0``, ``_1`` … of the inputs' symbols.
     """
 
     name: str
@@ -152,6 +154,7 @@ class Graph:
     samples: tuple[Path, ...] = ()
     symbols: Mapping[str, int] = field(default_factory=dict)
     packing: frozenset[str] = frozenset()
+    formulas: Mapping[str, str] = field(default_factory=dict)
     weights_of: Mapping[int, tuple[str, ...]] = field(init=False)
 
     def __post_init__(self) -> None:

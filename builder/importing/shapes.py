@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
@@ -29,7 +29,7 @@ from swapnet.tensors import ONNX_TYPES
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-__all__ = ["plan_shapes", "plan_sizes", "plan_smallest"]
+__all__ = ["plan_shapes", "plan_sizes", "plan_smallest", "shapes_at"]
 
 Shape = tuple[int, ...]
 
@@ -181,6 +181,33 @@ def plan_shapes(
         inputs=tuple(_planned(v, planned[v.name]) for v in graph.inputs),
         outputs=tuple(_planned(v, planned[v.name]) for v in graph.outputs),
     )
+
+
+def shapes_at(
+    graph: Graph, types_path: Path, names: Sequence[str], trials: Iterable[Mapping[str, int]]
+) -> Iterator[dict[str, Shape] | None]:
+    """Shapes of the inputs and of values at sizes of the symbols; None where nothing runs.
+
+    Parameters
+    ----------
+    graph, types_path
+        As for `plan_shapes`.
+    names
+        The values.
+    trials
+        Sizes of all symbols.
+    """
+    asked = {name for name in names if _takes_shape(graph, graph.values[name])}
+    session = _session_of_shapes(types_path, names, asked)
+    for sizes in trials:
+        planned = {v.name: v.planned for v in graph.inputs}
+        try:
+            planned |= shapes_of(graph.inputs, dict(sizes))
+            found = _seeded_shapes(session, graph, planned, names, "--shapes", asked)
+        except SwapnetError:
+            yield None
+        else:
+            yield planned | found
 
 
 def plan_smallest(graph: Graph, types_path: Path, shapes: Mapping[str, Shape]) -> Graph:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 from swapnet.builder.compilers.base import Compiler, Engine, Piece
 from swapnet.builder.compilers.packing import Packed
 from swapnet.builder.cutting.inplace import inplace_outputs
 from swapnet.builder.cutting.partition import Part, assign_weights
+from swapnet.builder.cutting.placing import lives_of
 from swapnet.builder.importing.graph import Constant, Graph, Value
 from swapnet.builder.importing.lookup import table_parts
 from swapnet.builder.importing.source import file_sha256
@@ -143,13 +145,19 @@ def compile_parts(
     for record in stored:
         originals_at |= record.in_place
     stored = [_with_skeleton(record, originals_at, folder) for record in stored]
+    parts = [piece.part for piece in pieces]
+    lives = lives_of(graph, parts)
+    starts = accumulate((len(part.nodes) for part in parts), initial=0)
     blocks = tuple(
         _lookup_block(graph, piece, record.extent, located)
         if piece.part.lookup
-        else _graph_block(graph, piece, record, inplace=compiler.inplace)
-        for piece, record in zip(pieces, stored, strict=True)
+        else _graph_block(
+            piece,
+            record,
+            inplace_outputs(graph, piece.part, lives, start) if compiler.inplace else {},
+        )
+        for piece, record, start in zip(pieces, stored, starts, strict=False)
     )
-    parts = [piece.part for piece in pieces]
     ends = {value.name for value in (*graph.inputs, *graph.outputs)}
     crossing = dict.fromkeys(n for part in parts for n in part.outputs if n not in ends)
     return Manifest(
@@ -164,6 +172,8 @@ def compile_parts(
         planned_shapes={value.name: value.planned for value in graph.inputs},
         symbols=dict(graph.symbols),
         blocks=blocks,
+        formulas=_formulas(graph, crossing),
+        lives={name: live for name, live in lives.items() if name in crossing},
         weights_nbytes=writer.nbytes,
         shared=tuple(
             Shared(each.extent, each.checksum, each.weights, parts)
@@ -171,6 +181,13 @@ def compile_parts(
         ),
         inline=_inline(graph, parts),
     )
+
+
+def _formulas(graph: Graph, crossing: Iterable[str]) -> dict[str, str]:
+    """Formulas of the dimensions of values across cuts, and of outputs."""
+    names = (*crossing, *(value.name for value in graph.outputs))
+    dims = (str(dim) for name in names for dim in graph.values[name].shape)
+    return {dim: graph.formulas[dim] for dim in dict.fromkeys(dims) if dim in graph.formulas}
 
 
 def _inline(graph: Graph, parts: Sequence[Part]) -> dict[str, int]:
@@ -225,7 +242,7 @@ def _with_skeleton(stored: _Stored, originals: Mapping[str, int], folder: Path) 
     return replace(stored, file_checksum=sha256_of(skeleton), file_nbytes=len(skeleton))
 
 
-def _graph_block(graph: Graph, piece: Piece, stored: _Stored, *, inplace: bool) -> Block:
+def _graph_block(piece: Piece, stored: _Stored, inplace: dict[str, str]) -> Block:
     return Block(
         index=piece.index,
         kind="graph",
@@ -240,7 +257,7 @@ def _graph_block(graph: Graph, piece: Piece, stored: _Stored, *, inplace: bool) 
         originals_checksum="" if stored.originals is None else stored.originals.checksum,
         weight_style="embedded" if stored.plan_nbytes else "external",
         plan_nbytes=stored.plan_nbytes,
-        inplace=inplace_outputs(graph, piece.part) if inplace else {},
+        inplace=inplace,
         file=stored.file,
         file_checksum=stored.file_checksum,
         skeleton_bytes=0 if stored.plan_nbytes else stored.file_nbytes,

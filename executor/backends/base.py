@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from swapnet.executor.planning.plan import Place, Plan, Step
+from swapnet.executor.swapping.actual_shapes import ActualShapes
 from swapnet.executor.swapping.moments import Mark
 from swapnet.manifest import Manifest
 from swapnet.tensors import Array
@@ -34,12 +35,15 @@ class Bindings:
     arena, places
         Memory for weights, and the place of each block in it. Without an arena, windows stay
         mapped to ``weights.bin``.
+    actual
+        Shapes of values in the running inference; None where all of them are fixed.
     """
 
     weights: Mapping[tuple[int, str], int]
     values: Mapping[str, int]
     arena: Memory | None = None
     places: Sequence[Place] = ()
+    actual: ActualShapes | None = None
 
 
 class Segment(Protocol):
@@ -84,6 +88,10 @@ class Memory(Protocol):
 
 class ValueStore(Protocol):
     """Memory for values with a fixed place, and for inputs and outputs of an inference."""
+
+    @property
+    def actual(self) -> ActualShapes | None:
+        """Shapes of values in the running inference; None where all of them are fixed."""
 
     @property
     def addresses(self) -> Mapping[str, int]:

@@ -21,8 +21,8 @@ from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.backends.windows import Opened, open_mapped
 from swapnet.executor.device import Device, ThreadPool
-from swapnet.executor.planning.layout import is_placed
 from swapnet.executor.planning.plan import Step
+from swapnet.executor.swapping.actual_shapes import ShapeError
 from swapnet.executor.swapping.arena import Arena
 from swapnet.manifest import WEIGHTS, Manifest, Tensor
 from swapnet.tensors import ONNX_TYPES, numpy_dtype
@@ -46,6 +46,10 @@ _LOGGER = logging.getLogger("swapnet")
 
 _FULL_ARENA = re.compile(
     r"Available memory of (\d+) is smaller than requested bytes of (\d+)", re.IGNORECASE
+)
+
+_OTHER_SHAPE = re.compile(
+    r"for output '(.+?)' of node .* the computed output shape for this run is \{([\d,]*)\}"
 )
 
 _UNKNOWN = re.compile(r"(\S+):(\w+)\(-?\d+\) is not a registered")
@@ -372,7 +376,7 @@ def _outputs(manifest: Manifest, first: int, last: int) -> list[str]:
         name
         for block in manifest.blocks[first : last + 1]
         for name in block.outputs
-        if name in needed or is_placed(manifest.tensors[name])
+        if name in needed or manifest.is_sized(manifest.tensors[name])
     ]
 
 
@@ -432,21 +436,22 @@ class OrtSegment:
         }
         self._given_inputs: list[Tensor] = []
         self._given_outputs: list[Tensor] = []
+        self._actual = bindings.actual
+        self._shapes: Mapping[str, tuple[int, ...]] = {}
+        self._sized: list[tuple[Any, Tensor, int]] = []
         for arg in session.get_inputs():
             if bound := weights.get(arg.name):
                 weight, address = bound
                 self._place(self._binding.bind_input, weight, address)
             elif arg.name in bindings.values:
-                value = manifest.tensors[arg.name]
-                self._place(self._binding.bind_input, value, bindings.values[arg.name])
+                self._place_value(self._binding.bind_input, arg.name, manifest, bindings)
             else:
                 self._given_inputs.append(manifest.tensors[arg.name])
         for arg in session.get_outputs():
-            value = manifest.tensors[arg.name]
             if arg.name in bindings.values:
-                self._place(self._binding.bind_output, value, bindings.values[arg.name])
+                self._place_value(self._binding.bind_output, arg.name, manifest, bindings)
             else:
-                self._given_outputs.append(value)
+                self._given_outputs.append(manifest.tensors[arg.name])
         placed = len(session.get_outputs()) - len(self._given_outputs)
         self._positions = {t.name: placed + i for i, t in enumerate(self._given_outputs)}
         """Positions in the order of binding, which is the order of `get_outputs`."""
@@ -457,6 +462,10 @@ class OrtSegment:
         return tuple(tensor.name for tensor in self._given_outputs)
 
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
+        if self._actual is not None and self._actual.by_name is not self._shapes:
+            self._shapes = self._actual.by_name
+            for bind, tensor, address in self._sized:
+                self._bind_at(bind, tensor, self._shapes[tensor.name], address)
         for tensor in self._given_inputs:
             value = results.get(tensor.name, given.get(tensor.name))
             if isinstance(value, Allocated):
@@ -486,10 +495,18 @@ class OrtSegment:
             empty = np.empty(0, numpy_dtype(tensor.dtype))
             self._bind(self._binding.bind_input, tensor, (0,), empty.ctypes.data)
 
+    def _place_value(self, bind: Any, name: str, manifest: Manifest, bindings: Bindings) -> None:
+        tensor, address = manifest.tensors[name], bindings.values[name]
+        if tensor.is_symbolic:
+            self._sized.append((bind, tensor, address))
+        else:
+            self._place(bind, tensor, address)
+
     def _place(self, bind: Any, tensor: Any, address: int) -> None:
-        bind(
-            tensor.name, self._memory, self._index, _kind(tensor.dtype), list(tensor.shape), address
-        )
+        self._bind_at(bind, tensor, tensor.shape, address)
+
+    def _bind_at(self, bind: Any, tensor: Any, shape: Sequence[int], address: int) -> None:
+        bind(tensor.name, self._memory, self._index, _kind(tensor.dtype), list(shape), address)
 
     def _bind(self, bind: Any, tensor: Any, shape: Sequence[int | str], address: int) -> None:
         bind(tensor.name, "cpu", 0, _kind(tensor.dtype), list(shape), address)
@@ -530,6 +547,8 @@ def _kind(dtype: str) -> Any:
 def refused(what: str, error: Exception) -> BackendError | BudgetError:
     """The error of a call that ONNX Runtime refused; `BudgetError` if its arena is full."""
     reason = str(error).strip().splitlines()[0]
+    if other := _OTHER_SHAPE.search(reason):
+        return ShapeError(what, other[1], tuple(map(int, filter(None, other[2].split(",")))))
     if full := _FULL_ARENA.search(reason):
         available, requested = map(int, full.groups())
         return BudgetError(

@@ -17,7 +17,7 @@ from swapnet.executor.planning.layout import (
     lay_out_values,
 )
 from swapnet.executor.swapping.host_values import all_outputs, new_outputs, placed
-from swapnet.manifest import Manifest
+from swapnet.manifest import Manifest, Tensor
 from swapnet.tensors import Array, numpy_dtype
 
 __all__ = ["CrossingValues", "GpuValues"]
@@ -49,6 +49,8 @@ class GpuValues:
     BudgetError
         There is not enough memory.
     """
+
+    actual = None
 
     def __init__(
         self,
@@ -144,13 +146,19 @@ class CrossingValues(GpuValues):
         self._on_begin()
         tensors = self._manifest.tensors
         self.shapes = {name: tuple(map(int, tensors[name].shape)) for name in self.addresses}
-        return dict(inputs), new_outputs(self._manifest, inputs, out)
+        fixed = {t.name: known for t in self._manifest.outputs if (known := _fixed(t)) is not None}
+        return dict(inputs), new_outputs(self._manifest, inputs, out, fixed)
 
     def finish(
         self, given: Mapping[str, Any], results: Mapping[str, Array], out: Mapping[str, Array]
     ) -> dict[str, Array]:
         self._stream.synchronize()
         return all_outputs(self._manifest, given, results, out, self._as_array)
+
+
+def _fixed(tensor: Tensor) -> tuple[int, ...] | None:
+    dims = tuple(dim for dim in tensor.shape if isinstance(dim, int))
+    return dims if len(dims) == len(tensor.shape) else None
 
 
 def _bytes(array: Array) -> memoryview:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import insort
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
-from swapnet.manifest import TENSOR_ALIGNMENT, Manifest, Tensor
-from swapnet.tensors import concrete_nbytes
+from swapnet.manifest import TENSOR_ALIGNMENT, Manifest
 from swapnet.units import align_up
 
 __all__ = [
     "Interval",
     "ValueLayout",
-    "is_placed",
     "last_uses",
     "lay_out_all",
     "lay_out_staged",
@@ -22,10 +23,12 @@ __all__ = [
     "spans",
 ]
 
+_TURNS = 64
+
 
 @dataclass(frozen=True)
 class Interval:
-    """A value's size and the blocks from its birth to its last use, both included."""
+    """A value's size, and the blocks or operators from its birth to its last use, both included."""
 
     name: str
     nbytes: int
@@ -66,23 +69,18 @@ def last_uses(manifest: Manifest) -> dict[str, int]:
     return {
         value.name: lifetimes(manifest)[value.name][1]
         for value in manifest.values
-        if not is_placed(value) and value.name not in outputs
+        if not manifest.is_sized(value) and value.name not in outputs
     }
 
 
-def is_placed(value: Tensor) -> bool:
-    """True where the value's size is known beforehand; others are allocated by the backend."""
-    return concrete_nbytes(value.dtype, value.shape) is not None
-
-
 def lay_out_values(manifest: Manifest) -> ValueLayout:
-    """Offsets for all values of known size."""
-    alive = lifetimes(manifest)
-    placed = {v.name: v.nbytes for v in manifest.values if is_placed(v) and v.name in alive}
+    """Offsets for all values whose size follows from the shapes of the inputs."""
+    alive = manifest.lives or lifetimes(manifest)
+    placed = {v.name: v.nbytes for v in manifest.values if manifest.is_sized(v) and v.name in alive}
     place_of = {name: name for name in placed}
     for block in manifest.blocks:
         for output, name in block.inplace.items():
-            dies = name in placed and output in placed and alive[name][1] == block.index
+            dies = name in placed and output in placed and alive[name][1] == alive[output][0]
             if dies and placed[name] == placed[output]:
                 place_of[output] = place_of[name]
     members: dict[str, list[str]] = {}
@@ -140,17 +138,46 @@ def pack(intervals: Iterable[Interval]) -> ValueLayout:
 
     Greedy by size, each at the lowest offset that is free during its life (Pisarchyk and Lee,
     "Efficient Memory Management for Deep Neural Net Inference", arXiv 2001.03288, section 5).
+    Where that leaves holes, the value that lies highest is placed earlier, and all again: a few
+    turns reach what lives at once (Joslin and Clements, "Squeaky Wheel Optimization", 1999).
     """
+    order = sorted(intervals, key=lambda i: (-i.nbytes, i.first, i.name))
+    least = _largest_sum(order)
+    best, highest = _placed(order)
+    for _ in range(_TURNS):
+        if best.nbytes <= least or not highest:
+            break
+        order.insert(highest // 2, order.pop(highest))
+        found, highest = _placed(order)
+        best = min(best, found, key=lambda layout: layout.nbytes)
+    return best
+
+
+def _largest_sum(intervals: Sequence[Interval]) -> int:
+    """The largest sum of values that live at once."""
+    changes: Counter[int] = Counter()
+    for item in intervals:
+        changes[2 * item.first] += item.nbytes
+        changes[2 * item.last + 1] -= item.nbytes
+    return max(accumulate(changes[when] for when in sorted(changes)), default=0)
+
+
+def _placed(order: Sequence[Interval]) -> tuple[ValueLayout, int]:
+    """The layout of values that are placed in turn, and the position of the one that ends last."""
     placed: list[tuple[int, int, Interval]] = []
     offsets: dict[str, int] = {}
-    for item in sorted(intervals, key=lambda i: (-i.nbytes, i.first, i.name)):
+    highest = nbytes = 0
+    for position, item in enumerate(order):
         offset = 0
-        for start, end, other in sorted(placed, key=lambda p: p[0]):
+        for start, end, other in placed:
             if other.last < item.first or item.last < other.first:
                 continue
             if offset + item.nbytes <= start:
                 break
             offset = max(offset, align_up(end, TENSOR_ALIGNMENT))
         offsets[item.name] = offset
-        placed.append((offset, offset + item.nbytes, item))
-    return ValueLayout(offsets, max((end for _, end, _ in placed), default=0))
+        end = offset + item.nbytes
+        insort(placed, (offset, end, item), key=lambda place: place[0])
+        if end > nbytes:
+            nbytes, highest = end, position
+    return ValueLayout(offsets, nbytes), highest

@@ -10,7 +10,7 @@ import msgspec
 
 from swapnet.budget import Demand
 from swapnet.executor.device import ThreadPool
-from swapnet.executor.planning.layout import is_placed, lay_out_all, lay_out_staged, lay_out_values
+from swapnet.executor.planning.layout import lay_out_all, lay_out_staged, lay_out_values
 from swapnet.manifest import Manifest
 from swapnet.units import align_up
 
@@ -134,7 +134,7 @@ def usage(manifest: Manifest, *, merged: bool = True) -> Usage:
         copies_bytes += PLANS_AT_ONCE * max(_plan_bytes(manifest), default=0)
     else:
         values = lay_out_values(manifest).nbytes + _looked_up_bytes(manifest)
-        if not all(is_placed(value) for value in manifest.values):
+        if not all(map(manifest.is_sized, manifest.values)):
             scratch = int(scratch * _DYNAMIC_SLACK)
     scratch = align_up(scratch, 4096)
     rows = 0 if all(block.is_graph for block in manifest.blocks) else LOOKUP_BYTES
@@ -168,7 +168,7 @@ def _looked_up_bytes(manifest: Manifest) -> int:
     """Size of looked-up rows on the heap: those with a number that is known only at run time."""
     outputs = {tensor.name for tensor in manifest.outputs}
     tensors = [manifest.tensors[b.outputs[0]] for b in manifest.blocks if not b.is_graph]
-    return sum(t.nbytes for t in tensors if not is_placed(t) and t.name not in outputs)
+    return sum(t.nbytes for t in tensors if not manifest.is_sized(t) and t.name not in outputs)
 
 
 def demand(manifest: Manifest) -> Demand:

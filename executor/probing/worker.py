@@ -28,13 +28,13 @@ from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.inputs import planned_sample
-from swapnet.executor.planning.layout import is_placed, last_uses
+from swapnet.executor.planning.layout import last_uses
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.planning.schedule import outline_of
 from swapnet.executor.probing.activations import Job, Measurement
 from swapnet.executor.probing.trial import confirmed, trial, trial_under_limit
 from swapnet.executor.samples import kept_samples
-from swapnet.executor.swapping.arena import new_array
+from swapnet.executor.swapping.actual_shapes import ActualShapes, ShapeError
 from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.manifest import WEIGHTS, Manifest, Tensor
@@ -60,6 +60,9 @@ _PATIENT_TIMES = 10
 """Time-out of the smallest plan under the kernel's limit: seconds, and multiples of the time
 without a limit. A process that crawls takes far longer."""
 
+_SPARE_BYTES = 256 << 10
+"""Added to the limits: kernels need a little more at other shapes, or with more threads."""
+
 _UNSEEN_BYTES = 64 << 20
 """End of ONNX Runtime's arena that is not watched: far more than inline constants take."""
 
@@ -78,13 +81,16 @@ class _Blocks:
     def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
         self._folder = folder
         engine = Engine.open(folder)
-        self.manifest: Manifest = msgspec.structs.replace(
+        planned: Manifest = msgspec.structs.replace(
             engine.built, planned_shapes=dict(shapes or engine.built.planned_shapes)
         )
-        kept = kept_samples(replace(engine, shaped=self.manifest))
-        self._samples = kept or (planned_sample(self.manifest),)
         self.nbytes: dict[str, int] = {}
         """Size of each input, output and value of symbolic shape, the largest of all runs."""
+        for name, shape in ActualShapes(planned).by_name.items():
+            self._note(planned.tensors[name], shape)
+        self.manifest = _sized(planned, self.nbytes)
+        kept = kept_samples(replace(engine, shaped=self.manifest))
+        self._samples = kept or (planned_sample(self.manifest),)
         self._file = WeightFile(folder / WEIGHTS, LoadMode.BUFFERED)
         self._mapped: npt.NDArray[np.uint8] = (
             np.memmap(folder / WEIGHTS, np.uint8, "r")
@@ -98,7 +104,7 @@ class _Blocks:
             for block in self.manifest.blocks
             for weight in self.manifest.weights_of(block.index)
         }
-        self._bindings = Bindings(weights, self._values.addresses)
+        self._bindings = Bindings(weights, self._values.addresses, actual=self._values.actual)
         self._last_uses = last_uses(self.manifest)
 
     def run(self, steps: Sequence[Step], scratch_bytes: int, probe: _Region | None) -> list[int]:
@@ -106,7 +112,13 @@ class _Blocks:
 
         Of several samples the highest peak counts.
         """
-        each = [self._run_on(given, steps, scratch_bytes, probe) for given in self._samples]
+        each: list[list[int]] = []
+        while len(each) < len(self._samples):
+            try:
+                each.append(self._run_on(self._samples[len(each)], steps, scratch_bytes, probe))
+            except ShapeError as error:
+                if not self._values.actual.learn(error):
+                    raise
         return [max(peaks) for peaks in zip(*each, strict=True)]
 
     def _run_on(
@@ -128,8 +140,7 @@ class _Blocks:
         }
         if probe is not None:
             probe.find(scratch_bytes)
-        given: dict[str, Any] = dict(sample)
-        results = {t.name: new_array(t) for t in self.manifest.outputs if is_placed(t)}
+        given, results = self._values.begin(sample, {})
         inputs = len(given)
         peaks: list[int] = []
         self._observe(given)
@@ -147,10 +158,12 @@ class _Blocks:
 
     def _observe(self, given: Mapping[str, Any]) -> None:
         for name, value in given.items():
-            tensor = self.manifest.tensors[name]
-            if tensor.is_symbolic:
-                nbytes = ELEMENT_BYTES[tensor.dtype] * prod(_shape(value))
-                self.nbytes[name] = max(self.nbytes.get(name, 0), nbytes)
+            self._note(self.manifest.tensors[name], _shape(value))
+
+    def _note(self, tensor: Tensor, shape: tuple[int, ...]) -> None:
+        if tensor.is_symbolic:
+            nbytes = ELEMENT_BYTES[tensor.dtype] * prod(shape)
+            self.nbytes[tensor.name] = max(self.nbytes.get(tensor.name, 0), nbytes)
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -210,7 +223,7 @@ def _measure_here(
         ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
         blocks = _Blocks(folder, shapes)
         manifest = blocks.manifest
-        placed = all(map(is_placed, manifest.values))
+        placed = all(map(manifest.is_sized, manifest.values))
         apart = _grouped(manifest, 1)
         count = len(manifest.blocks)
         sizes = (count,) if placed else (2, 3, 4, 6, 8, count)
@@ -223,8 +236,9 @@ def _measure_here(
         merged_limit = _limit(blocks, [apart, *joined], max(limit, *merged))
         widest = peaks.index(max(peaks))
         peaks = [min(peak, limit) for peak in peaks]
-        peaks[widest] = limit
-        measured = _at(manifest, peaks, blocks.nbytes)
+        peaks[widest] = limit + _SPARE_BYTES
+        merged_limit += _SPARE_BYTES
+        measured = _with_peaks(_sized(manifest, blocks.nbytes), peaks)
         begun_s = time.monotonic()
         for process in trials:
             process.begin(folder, measured, _ONE_OPERATOR)
@@ -241,8 +255,8 @@ def _measure_here(
     return Measurement(tuple(peaks), memory, blocks.nbytes, unconfirmed)
 
 
-def _at(manifest: Manifest, peaks: Sequence[int], nbytes: Mapping[str, int]) -> Manifest:
-    """The manifest with what was measured, at the shapes at which it was."""
+def _sized(manifest: Manifest, nbytes: Mapping[str, int]) -> Manifest:
+    """The manifest with sizes that were measured."""
 
     def sized(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(
@@ -254,6 +268,12 @@ def _at(manifest: Manifest, peaks: Sequence[int], nbytes: Mapping[str, int]) -> 
         inputs=sized(manifest.inputs),
         outputs=sized(manifest.outputs),
         values=sized(manifest.values),
+    )
+
+
+def _with_peaks(manifest: Manifest, peaks: Sequence[int]) -> Manifest:
+    return msgspec.structs.replace(
+        manifest,
         blocks=tuple(
             msgspec.structs.replace(block, activation_bytes=peak)
             for block, peak in zip(manifest.blocks, peaks, strict=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swapnet.budget import Demand
-from swapnet.executor.planning.layout import is_placed
 from swapnet.executor.planning.usage import (
     demand,
     least_weights_bytes,
@@ -102,4 +101,4 @@ def _largest(sizes: Sequence[int], count: int) -> int:
 
 def is_interruptible(manifest: Manifest) -> bool:
     """True where others may run between two steps: no value lies in scratch memory then."""
-    return all(is_placed(tensor) for tensor in (*manifest.values, *manifest.outputs))
+    return all(manifest.is_sized(tensor) for tensor in (*manifest.values, *manifest.outputs))

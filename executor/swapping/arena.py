@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -163,17 +164,17 @@ class Arena:
         self._bytes[offset : offset + nbytes] = byte
 
 
-def new_array(tensor: Tensor) -> Array:
-    """An uninitialised array for a tensor of known size.
+def new_array(tensor: Tensor, shape: Sequence[int]) -> Array:
+    """An uninitialised array for a tensor, of this shape.
 
     A large array has pages of its own, which return to the system with it. On the heap it would
     leave holes, and huge pages that reach beyond it.
     """
-    shape = [int(dim) for dim in tensor.shape]
     dtype = numpy_dtype(tensor.dtype)
-    if tensor.nbytes < _OWN_PAGES_BYTES:
+    nbytes = prod(shape) * dtype.itemsize
+    if nbytes < _OWN_PAGES_BYTES:
         return np.empty(shape, dtype)
-    memory = mmap.mmap(-1, tensor.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     array: Array = np.frombuffer(memory, dtype).reshape(shape)
     return array
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from swapnet.errors import InputError
-from swapnet.executor.planning.layout import is_placed, lay_out_values
+from swapnet.executor.planning.layout import lay_out_values
+from swapnet.executor.swapping.actual_shapes import ActualShapes
 from swapnet.executor.swapping.arena import Arena, new_array
 from swapnet.manifest import Manifest
 from swapnet.tensors import Array, as_dims, numpy_dtype
@@ -34,6 +35,7 @@ class Values:
         self._as_array = as_array
         self._offsets = lay_out_values(manifest)
         self._arena = Arena(self._offsets.nbytes)
+        self.actual = ActualShapes(manifest)
 
     @property
     def addresses(self) -> dict[str, int]:
@@ -46,7 +48,7 @@ class Values:
     def array(self, name: str) -> Array:
         """A placed value, not copied."""
         tensor = self._manifest.tensors[name]
-        shape = [int(dim) for dim in tensor.shape]
+        shape = self.actual.by_name[name]
         dtype = numpy_dtype(tensor.dtype)
         view = self._arena.view(self._offsets.offsets[name], prod(shape) * dtype.itemsize)
         return np.frombuffer(view, dtype).reshape(shape)
@@ -58,7 +60,8 @@ class Values:
     def begin(
         self, inputs: Mapping[str, Array], out: Mapping[str, Array]
     ) -> tuple[dict[str, Any], dict[str, Array]]:
-        return dict(inputs), new_outputs(self._manifest, inputs, out)
+        self.actual.begin(inputs)
+        return dict(inputs), new_outputs(self._manifest, inputs, out, self.actual.by_name)
 
     def finish(
         self, given: Mapping[str, Any], results: Mapping[str, Array], out: Mapping[str, Array]
@@ -70,9 +73,12 @@ class Values:
 
 
 def new_outputs(
-    manifest: Manifest, inputs: Mapping[str, Array], out: Mapping[str, Array]
+    manifest: Manifest,
+    inputs: Mapping[str, Array],
+    out: Mapping[str, Array],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, Array]:
-    """Arrays for the model outputs of known size, and copies of those that are inputs too.
+    """Arrays for the model outputs of known ``shapes``, and copies of those that are inputs too.
 
     They are the arrays in ``out`` where there are such.
     """
@@ -81,8 +87,10 @@ def new_outputs(
         name = tensor.name
         if name in inputs:
             arrays[name] = placed(inputs[name], name, out) if name in out else inputs[name].copy()
-        elif is_placed(tensor):
-            arrays[name] = out[name] if name in out else new_array(tensor)
+        elif name in shapes and name not in out:
+            arrays[name] = new_array(tensor, shapes[name])
+        elif name in shapes and out[name].shape == shapes[name]:
+            arrays[name] = out[name]
     return arrays
 
 

@@ -74,6 +74,7 @@ class TensorRTCompiler:
     measured_ms: Mapping[int, Mapping[WeightStyle, float]] = field(default_factory=dict)
     suffix: ClassVar[str] = ".plan"
     inplace: ClassVar[bool] = False
+    inner_values: ClassVar[bool] = False
     operators: ClassVar[Operators] = Operators.STANDARD
 
     @cached_property

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from swapnet.builder.cutting.inplace import inplace_outputs
 from swapnet.builder.cutting.partition import Part
+from swapnet.builder.cutting.placing import lives_of
 from swapnet.builder.importing.graph import Graph
 
 Import = Callable[..., Graph]
@@ -41,8 +42,11 @@ def graph(import_model: Import) -> Graph:
     return import_model(model)
 
 
-def part(nodes: Sequence[onnx.NodeProto], inputs: Sequence[str], outputs: Sequence[str]) -> Part:
-    return Part(tuple(nodes), tuple(inputs), tuple(outputs), (), (), lookup=False)
+def pairs(graph: Graph, nodes: Sequence[onnx.NodeProto], alive: dict[str, int]) -> dict[str, str]:
+    """Pairs in a part that starts with operator 1; ``alive`` are the last operators of values."""
+    outputs = [name for other in nodes for name in other.output]
+    made = Part(tuple(nodes), tuple(alive), tuple(outputs), (), (), lookup=False)
+    return inplace_outputs(graph, made, {name: (0, last) for name, last in alive.items()}, 1)
 
 
 def node(graph: Graph, output: str) -> onnx.NodeProto:
@@ -51,31 +55,42 @@ def node(graph: Graph, output: str) -> onnx.NodeProto:
 
 def test_a_sum_is_written_over_what_it_adds(graph: Graph) -> None:
     add = node(graph, "c")
-    assert inplace_outputs(graph, part([add], ["a", "b"], ["c"])) == {"c": "a"}
-    assert inplace_outputs(graph, part([add], ["b"], ["c"])) == {"c": "b"}
+    assert pairs(graph, [add], {"a": 1, "b": 1}) == {"c": "a"}
+    assert pairs(graph, [add], {"b": 1}) == {"c": "b"}
 
 
-def test_what_is_read_later_in_the_block_stays(graph: Graph) -> None:
-    add, again = node(graph, "c"), helper.make_node("Neg", ["a"], ["z"])
-    assert inplace_outputs(graph, part([add, again], ["a", "b"], ["c", "z"])) == {"c": "b"}
+def test_what_is_read_later_stays(graph: Graph) -> None:
+    add = node(graph, "c")
+    assert pairs(graph, [add], {"a": 2, "b": 1}) == {"c": "b"}
+    assert pairs(graph, [add], {"a": 2, "b": 2}) == {}
 
 
 def test_an_output_of_another_shape_stays_apart(graph: Graph) -> None:
     add = node(graph, "d")
-    assert inplace_outputs(graph, part([add], ["row"], ["d"])) == {}
-    assert inplace_outputs(graph, part([add], ["row", "c"], ["d"])) == {"d": "c"}
+    assert pairs(graph, [add], {"row": 1}) == {}
+    assert pairs(graph, [add], {"row": 1, "c": 1}) == {"d": "c"}
 
 
 def test_an_operand_used_twice_stays(graph: Graph) -> None:
     twice = helper.make_node("Add", ["a", "a"], ["c"])
-    assert inplace_outputs(graph, part([twice], ["a"], ["c"])) == {}
+    assert pairs(graph, [twice], {"a": 1}) == {}
 
 
 def test_other_operators_are_left_alone(graph: Graph) -> None:
-    assert inplace_outputs(graph, part([node(graph, "b")], ["x"], ["b"])) == {}
+    assert pairs(graph, [node(graph, "b")], {"a": 1}) == {}
+    foreign = helper.make_node("Add", ["a", "b"], ["c"], domain="com.example")
+    assert pairs(graph, [foreign], {"a": 1, "b": 1}) == {}
 
 
 def test_a_convolution_is_written_over_its_sum(graph: Graph) -> None:
     fused = helper.make_node("Conv", ["b", "w0", "", "a"], ["c"], domain="com.microsoft.nchwc")
-    assert inplace_outputs(graph, part([fused], ["a", "b"], ["c"])) == {"c": "a"}
-    assert inplace_outputs(graph, part([fused], ["b"], ["c"])) == {}
+    assert pairs(graph, [fused], {"a": 1, "b": 1}) == {"c": "a"}
+    assert pairs(graph, [fused], {"b": 1}) == {}
+
+
+def test_a_value_inside_is_overwritten_too(graph: Graph) -> None:
+    whole = [node(graph, name) for name in "ab"] + [node(graph, "c")]
+    part = Part(tuple(whole), ("x",), ("a", "b", "c"), (), (), lookup=False)
+    lives = lives_of(graph, [part])
+    assert lives == {"a": (0, 2), "b": (1, 2), "c": (2, 2)}
+    assert inplace_outputs(graph, part, lives) == {"c": "a"}

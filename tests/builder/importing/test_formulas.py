@@ -1,0 +1,149 @@
+"""Formulas of dimensions: the simplest that explains what a model did at several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from swapnet.builder.importing.formulas import (
+    find_formula,
+    known_by_shapes,
+    trial_sizes,
+    with_formulas,
+)
+from swapnet.builder.importing.graph import Graph
+from swapnet.builder.rewriting.optimise import TYPES
+from swapnet.symbols import size_of
+
+Import = Callable[..., Graph]
+
+WIDTHS = [s["w"] for s in trial_sizes([512], ["w"])]
+LENGTHS = [s["n"] for s in trial_sizes([7, 512], ["w", "n"])]
+
+
+def value(formula: str | None, *sizes: int) -> int | None:
+    assert formula is not None
+    names = {f"_{index}": size for index, size in enumerate(sizes)}
+    return int(formula) if formula.isdigit() else size_of(formula, names)
+
+
+@pytest.mark.parametrize(
+    "true",
+    [
+        lambda w: 7 + 0 * w,
+        lambda w: w,
+        lambda w: w // 32,
+        lambda w: (w + 31) // 32,
+        lambda w: ((w + 1) // 2 + 1) // 2 // 2,
+        lambda w: 2 * ((w + 15) // 16),
+        lambda w: 12 * w,
+        lambda w: w - 2,
+        lambda w: (w - 40) // 16 + 1,
+        lambda w: 3 * w + 5,
+    ],
+)
+def test_one_symbol_is_explained_at_sizes_that_were_not_tried(true: Callable[[int], int]) -> None:
+    formula = find_formula([true(width) for width in WIDTHS], [WIDTHS])
+    assert [value(formula, w) for w in (64, 128, 255, 512)] == [
+        true(w) for w in (64, 128, 255, 512)
+    ]
+
+
+@pytest.mark.parametrize(
+    "true",
+    [lambda b, n: b * n, lambda b, n: 12 * b * n, lambda b, n: b + n],
+)
+def test_several_symbols_are_multiplied_or_added(true: Callable[[int, int], int]) -> None:
+    batches = [1 + n % 4 for n in range(len(LENGTHS))]
+    trace = [true(b, n) for b, n in zip(batches, LENGTHS, strict=True)]
+    assert value(find_formula(trace, [batches, LENGTHS]), 3, 96) == true(3, 96)
+
+
+def test_what_nothing_explains_has_no_formula() -> None:
+    assert find_formula([w * w + 1 for w in WIDTHS], [WIDTHS]) is None
+    assert find_formula([-w for w in WIDTHS], [WIDTHS]) is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 40), st.integers(0, 40), st.integers(-3, 9))
+def test_a_formula_gives_what_was_seen(factor: int, step: int, added: int, rest: int) -> None:
+    trace = [factor * ((w + added) // step) + rest + 100 for w in WIDTHS]
+    formula = find_formula(trace, [WIDTHS])
+    assert [value(formula, w) for w in WIDTHS] == trace
+
+
+def test_trials_differ_and_stay_small() -> None:
+    trials = list(trial_sizes([1, 1024, 4], ["batch", "width", "few"]))
+    assert len({t["width"] for t in trials}) > 6
+    assert all(0 < t["batch"] <= 3 and t["width"] <= 512 for t in trials)
+    assert any(t["width"] % 32 for t in trials)
+
+
+@pytest.fixture
+def model() -> onnx.ModelProto:
+    """x (n, w) -> twice -> flat -> y; NonZero of x -> z; zeros of as many as `lengths` says."""
+    make, info = helper.make_node, helper.make_tensor_value_info
+    nodes = [
+        make("Concat", ["x", "x"], ["twice"], axis=1),
+        make("Shape", ["twice"], ["shape"]),
+        make("ReduceProd", ["shape"], ["count"], keepdims=1),
+        make("Reshape", ["twice", "count"], ["flat"]),
+        make("ConstantOfShape", ["lengths"], ["other"]),
+        make("NonZero", ["x"], ["found"]),
+        make("Sin", ["flat"], ["y"]),
+        make("Cast", ["found"], ["z"], to=TensorProto.FLOAT),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "toy",
+        [
+            info("x", TensorProto.FLOAT, ["n", "w"]),
+            info("lengths", TensorProto.INT64, [1]),
+        ],
+        [info(n, TensorProto.FLOAT, None) for n in ("y", "other", "z")],
+        [numpy_helper.from_array(np.zeros(1, np.float32), "unused")],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+def test_sizes_that_data_decides_are_told_from_others(
+    model: onnx.ModelProto, import_model: Import
+) -> None:
+    known = known_by_shapes(import_model(model))
+    assert {"x", "twice", "shape", "count", "flat", "y"} <= known
+    assert not known & {"other", "found", "z"}
+
+
+def test_a_graph_gets_formulas_of_what_follows(
+    model: onnx.ModelProto, import_model: Import, tmp_path: Path
+) -> None:
+    shapes = {"x": (2, 96), "lengths": (1,)}
+    graph = replace(import_model(model, shapes), symbols={"n": 2, "w": 96})
+    formulas = with_formulas(graph, tmp_path / TYPES).formulas
+
+    def sized(name: str) -> list[int | None]:
+        return [value(formulas.get(str(dim)), 3, 50) for dim in graph.values[name].shape]
+
+    assert [sized("x"), sized("twice"), sized("y")] == [[3, 50], [3, 100], [300]]
+    assert not {str(dim) for n in ("other", "z") for dim in graph.values[n].shape} & set(formulas)
+
+
+def test_without_symbols_or_enough_trials_there_are_no_formulas(
+    model: onnx.ModelProto,
+    import_model: Import,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph = import_model(model, {"x": (2, 96), "lengths": (1,)})
+    assert not with_formulas(graph, tmp_path / TYPES).formulas
+    graph = replace(graph, symbols={"n": 2, "w": 96})
+    monkeypatch.setattr("swapnet.builder.importing.formulas._FEWEST_TRIALS", 100)
+    assert not with_formulas(graph, tmp_path / TYPES).formulas
