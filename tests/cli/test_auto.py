@@ -40,6 +40,9 @@ def test_run_and_python_choose_one_budget_and_plan_says_its_own(call: Call, meas
     assert f"{plan['budget_bytes']} bytes (auto: " in planned.err
     with swapnet.SwapExecutor(Engine.open(measured).on_threads(1), budget="auto") as executor:
         assert executor.plan.budget_bytes == int(chosen[1])
+        executor.set_budget("100%")
+        executor.set_budget("auto")
+        assert executor.plan.budget_bytes == int(chosen[1])
 
 
 @pytest.mark.slow

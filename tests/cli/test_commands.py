@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from swapnet.arrays import load_npz, save_npz
+from swapnet.builder import options
+from swapnet.errors import BackendUnavailableError
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.manifest import load_manifest
 from tests.cli.conftest import Call
@@ -26,6 +28,23 @@ COMMANDS = (
 def test_help_names_every_command(call: Call) -> None:
     shown = call("--help").out
     assert all(f"  {name} " in shown for name in COMMANDS)
+
+
+def test_a_misspelt_command_names_the_one_that_was_meant(call: Call) -> None:
+    assert "No such command 'benhc'. Did you mean 'bench'?" in call("benhc").err
+    assert "Did you mean" not in call("xyzzy").err
+
+
+def test_a_missing_library_is_said_before_the_model_is_read(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(backend: str) -> None:
+        raise BackendUnavailableError(f"{backend} can't be loaded")
+
+    monkeypatch.setattr(options, "load_tensorrt", load)
+    ran = call("build", "none.onnx", "--backend", "tensorrt")
+    assert ran.is_user_error("tensorrt can't be loaded")
+    assert call("build", "none.onnx", "--backend", "openvino").is_user_error("there is no backend")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
