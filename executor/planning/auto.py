@@ -67,6 +67,7 @@ def auto_bytes(
 
 def auto_words(budget_bytes: int, demand_bytes: int) -> str:
     """The reason of `auto_bytes`."""
+    share = f"{LARGEST_STALL:.0%} of the time"
     if budget_bytes >= demand_bytes:
-        return f"auto: all of it, as less is predicted to wait over {LARGEST_STALL:.0%}"
-    return f"auto: the smallest found that is predicted to wait at most {LARGEST_STALL:.0%}"
+        return f"auto: all of it, as less is predicted to wait for storage over {share}"
+    return f"auto: the smallest found that is predicted to wait for storage at most {share}"
