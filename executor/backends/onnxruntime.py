@@ -19,7 +19,7 @@ from swapnet.executor.backends.host import HostBackend
 from swapnet.executor.backends.merge_skeletons import merge_skeletons
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.backends.skeletons import Skeletons
-from swapnet.executor.backends.windows import Opened, open_mapped
+from swapnet.executor.backends.windows import Opened, drop_cached, open_mapped
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.swapping.actual_shapes import ShapeError
@@ -148,6 +148,7 @@ class OnnxRuntimeBackend(HostBackend):
         self._scratch = scratch
         self._device = device
         self._takes_windows = True
+        self._has_mapped = False
         self._weights = (folder / WEIGHTS).resolve()
         self._sessions = Sessions(folder, manifest, scratch, self._open)
 
@@ -179,7 +180,11 @@ class OnnxRuntimeBackend(HostBackend):
         self._sessions.close()
 
     def _sessions_of(self, steps: Sequence[Step]) -> list[Any]:
-        return self._sessions.of(steps, lambda: self._scratch.enforce("cpu", _register_arena))
+        sessions = self._sessions.of(steps, lambda: self._scratch.enforce("cpu", _register_arena))
+        if self._has_mapped:
+            drop_cached(self._weights)  # what was read ahead too
+            self._has_mapped = False
+        return sessions
 
     def _open(self, model: bytes, step: Step) -> Opened:
         packs = self.manifest.has_windows
@@ -195,6 +200,7 @@ class OnnxRuntimeBackend(HostBackend):
 
         if not windows or not self._takes_windows:
             return Opened(make())
+        self._has_mapped = True
         opened = open_mapped(self._weights, windows, make)
         if not opened.borrowers:
             _LOGGER.warning(

@@ -18,7 +18,7 @@ from swapnet.executor.swapping.arena import Borrower, can_lend, forget_pages, ta
 from swapnet.machine import FileMapping, mappings_of
 from swapnet.manifest import Window
 
-__all__ = ["BITS_SINCE", "Opened", "addresses_of", "open_mapped", "packs_bits"]
+__all__ = ["BITS_SINCE", "Opened", "addresses_of", "drop_cached", "open_mapped", "packs_bits"]
 
 BITS_SINCE = "1.32"
 """First ONNX Runtime that maps packed products of few bits, and compares them with its own."""
@@ -43,7 +43,7 @@ class Opened:
 
 
 def open_mapped(path: Path, windows: Sequence[Window], make: Callable[[], Any]) -> Opened:
-    """Make a session of a block, and take its windows; the page cache keeps nothing of the file.
+    """Make a session of a block, and take its windows; the page cache keeps nothing of the block.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def open_mapped(path: Path, windows: Sequence[Window], make: Callable[[], Any]) 
     mapped = mappings_of(path)
     for each in mapped:
         forget_pages(each.start, each.end - each.start)
-    _drop_cached(path)
+    drop_cached(path, ((each.offset, each.end - each.start) for each in mapped))
     # Windows of other sessions were taken: what is mapped to the file is of this one.
     found = [addresses_of(window, mapped) for window in windows]
     if not can_lend() or any(len(addresses) != 1 for addresses in found):
@@ -79,10 +79,19 @@ def addresses_of(window: Window, mapped: Iterable[FileMapping]) -> list[int]:
     ]
 
 
-def _drop_cached(path: Path) -> None:
-    """Give the page cache of a file back to the system, as far as nobody uses it."""
+def drop_cached(path: Path, parts: Iterable[tuple[int, int]] = ((0, 0),)) -> None:
+    """Give the page cache of a file back to the system, as far as nobody uses it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    parts
+        Offset and length of each part; by default all of it.
+    """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        for offset, nbytes in parts:
+            os.posix_fadvise(file, offset, nbytes, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(file)

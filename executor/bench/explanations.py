@@ -20,7 +20,9 @@ EXPLAINED = {
     "others take turns in; and the bytes that are read from storage for each inference.",
     "Open": "Time to open the engine at this budget, without the import of the runtime library: "
     "sessions of all steps, reading resident weights, and the search of the plan. In the page "
-    "cache: whether the kernel had most of the weights in memory then.",
+    "cache: whether the kernel had most of the weights in memory then. For packed weights: what "
+    "their sessions read through the page cache, and the most memory for that, before weights "
+    "take theirs.",
     "First inference": "Latency of the first inference after opening. It waits for weights that "
     "later ones read ahead.",
     "Warm-up": "Inferences of the swapped model before the measurement, and the time that they "

@@ -250,7 +250,13 @@ def labelled_lines(report: Report) -> Iterator[tuple[str, str]]:
         "Open",
         f"{opening.open_ms:.2f} ms (sessions {opening.sessions_ms:.2f} ms, resident weights of "
         f"{format_size(opening.read_bytes)} {opening.read_ms:.2f} ms, plan {opening.plan_ms:.2f} "
-        f"ms); weights {opening.cache} in the page cache",
+        f"ms); weights {opening.cache} in the page cache"
+        + (
+            f"; {format_size(opening.packing_bytes)} read for packed weights, at most "
+            f"{format_size(opening.transient_bytes)} at a time"
+            if opening.packing_bytes
+            else ""
+        ),
     )
     yield "First inference", f"{opening.first_ms:.2f} ms"
     yield (

@@ -21,6 +21,7 @@ from swapnet.executor.device import Device
 from swapnet.executor.execution import Inference
 from swapnet.executor.pace import Pace
 from swapnet.executor.planning.plan import PlanOptions
+from swapnet.executor.planning.usage import packing
 from swapnet.executor.report.trace import Recorder, trace_events
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.machine import forget_peak, peak_resident_bytes
@@ -184,6 +185,7 @@ class _Swapped(Side):
         return self._outputs
 
     def details(self) -> Any:
+        packed = packing(self._executor.manifest)
         return {
             "load_mode": str(self._executor.load_mode),
             "opening": {
@@ -192,6 +194,8 @@ class _Swapped(Side):
                 "read_ms": self._opened.open_read_ms,
                 "read_bytes": self._opened.open_read_bytes,
                 "plan_ms": self._opened.open_plan_ms,
+                "packing_bytes": packed.read_bytes,
+                "transient_bytes": packed.transient_bytes,
                 "first_ms": self._opened.latency.sum_ms,
             },
             "resident_peak_bytes": peak_resident_bytes(),

@@ -101,6 +101,8 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Reading resident weights.
     plan_ms
         Search of the plan.
+    packing_bytes, transient_bytes
+        Attributes of `Packing`: what sessions with windows read, and the most memory for it.
     first_ms
         Latency of the first inference, at once after opening.
     cache
@@ -112,6 +114,8 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     read_ms: float
     read_bytes: int
     plan_ms: float
+    packing_bytes: int
+    transient_bytes: int
     first_ms: float
     cache: Literal["cold", "warm"]
 

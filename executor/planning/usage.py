@@ -19,12 +19,14 @@ __all__ = [
     "PIPELINE_BYTES",
     "PLANS_AT_ONCE",
     "READ_BYTES",
+    "Packing",
     "Usage",
     "demand",
     "for_pool",
     "gpu_staging_bytes",
     "least_weights_bytes",
     "mappable_bytes",
+    "packing",
     "page_table_bytes",
     "scratch_within",
     "usage",
@@ -169,6 +171,35 @@ def _looked_up_bytes(manifest: Manifest) -> int:
     outputs = {tensor.name for tensor in manifest.outputs}
     tensors = [manifest.tensors[b.outputs[0]] for b in manifest.blocks if not b.is_graph]
     return sum(t.nbytes for t in tensors if not manifest.is_sized(t) and t.name not in outputs)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What it takes to make the sessions of an engine with windows, once when it is opened.
+
+    Attributes
+    ----------
+    read_bytes
+        Packed weights and their originals, read through the page cache and given back.
+    transient_bytes
+        The most of that at a time, those of one block, and what is packed of it once more.
+    """
+
+    read_bytes: int = 0
+    transient_bytes: int = 0
+
+
+def packing(manifest: Manifest) -> Packing:
+    """What opening takes for windows: nothing where there are none."""
+    blocks: list[tuple[int, int]] = []
+    for block in manifest.blocks:
+        if block.windows:
+            packed = sum(window.nbytes for window in block.windows)
+            blocks.append((packed, packed + (block.originals.nbytes if block.originals else 0)))
+    return Packing(
+        sum(read for _, read in blocks),
+        max((packed + read for packed, read in blocks), default=0),
+    )
 
 
 def demand(manifest: Manifest) -> Demand:

@@ -74,6 +74,7 @@ class Arena:
     Notes
     -----
     Addresses handed out are valid until the arena is resized or the last reference to it is gone.
+    A forked process has neither the arena nor what was lent.
 
     Pages can be lent to other addresses. The kernel moves their entries in the page table, 10 us
     for each call, and copies nothing. A lent place has no pages: nothing may be read into it.
@@ -88,6 +89,8 @@ class Arena:
             raise _unreserved(nbytes, error) from error
         self._lent: dict[Borrower, int] = {}
         self._use(nbytes)
+        # Pages that a forked process shares are copied when they are read into, beside the budget.
+        _madvise(self.address, len(self._memory), mmap.MADV_DONTFORK)
 
     def lend(self, places: Iterable[tuple[Borrower, int]]) -> None:
         """Move the pages at each offset to the borrower; those that have them already keep them.
@@ -204,11 +207,16 @@ def take(borrower: Borrower) -> None:
     kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
     if _libc.mmap(borrower.address, nbytes, access, kind, -1, 0) != borrower.address:
         raise _unreserved(nbytes, OSError(ctypes.get_errno(), "mmap"))
+    _madvise(borrower.address, nbytes, mmap.MADV_DONTFORK)
 
 
 def forget_pages(address: int, nbytes: int) -> None:
     """Give back what was read of a file that is mapped; it is read again when it is used."""
-    _libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(nbytes), mmap.MADV_DONTNEED)
+    _madvise(address, nbytes, mmap.MADV_DONTNEED)
+
+
+def _madvise(address: int, nbytes: int, advice: int) -> None:
+    _libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(nbytes), advice)
 
 
 def _move_pages(source: int, target: int, nbytes: int) -> None:

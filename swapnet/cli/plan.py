@@ -193,7 +193,7 @@ def _print(
 ) -> None:
     from swapnet.executor.planning.floor import floor_ms
     from swapnet.executor.planning.planner import smallest_budget
-    from swapnet.executor.planning.usage import demand
+    from swapnet.executor.planning.usage import demand, packing
     from swapnet.shapes import as_title
 
     needed = demand(manifest)
@@ -237,6 +237,13 @@ def _print(
         )
     print_text(f"Delays: {profile.device}.")
     print_text(f"The smallest budget is {smallest} bytes ({format_size(smallest)}): {reason}.")
+    if (packed := packing(manifest)).read_bytes:
+        read_ms = packed.read_bytes / profile.storage.bytes_per_s * 1e3
+        print_text(
+            f"Opening reads {format_size(packed.read_bytes)} for packed weights, at least "
+            f"{read_ms:.0f} ms, and takes at most {format_size(packed.transient_bytes)} at a time, "
+            "before weights take their memory."
+        )
     for line in unswappable(manifest):
         print_text(line)
 
@@ -251,9 +258,10 @@ def _records(
     """One record for each plan, then one for the curve."""
     from swapnet.executor.planning.floor import floor_ms
     from swapnet.executor.planning.planner import smallest_budget
-    from swapnet.executor.planning.usage import demand
+    from swapnet.executor.planning.usage import demand, packing
 
     smallest, reason = smallest_budget(manifest)
+    packed = packing(manifest)
     model = {
         "model": manifest.source.name,
         "shapes": manifest.planned_shapes,
@@ -265,6 +273,9 @@ def _records(
         "smallest_budget_in_python_bytes": in_python,
         "delays": profile.device,
         "storage_bytes_per_s": profile.storage.bytes_per_s,
+        "packing_bytes": packed.read_bytes,
+        "packing_ms": packed.read_bytes / profile.storage.bytes_per_s * 1e3,
+        "transient_bytes": packed.transient_bytes,
     }
     records = [
         {

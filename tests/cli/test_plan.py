@@ -53,6 +53,23 @@ def test_an_engine_is_measured_once(call: Call, dynamic: Path, jobs: list[Job]) 
     assert not load_profile(dynamic, load_manifest(dynamic), Device(1).fingerprint).is_assumed
 
 
+def test_what_opening_takes_is_said_where_weights_are_packed(
+    call: Call, engine: BuildToy, toy: Engine
+) -> None:
+    packed = engine("packing-bits")
+    if not packed.manifest.has_windows:
+        pytest.skip("this ONNX Runtime does not compare what it has packed")
+    assert "for packed weights, at least" in call("plan", packed.folder, "--no-measure").out
+    plan, *_ = json.loads(call("plan", packed.folder, "--no-measure", "--json", "-").out)
+    stored = sum(
+        b.extent.nbytes + b.originals.nbytes for b in packed.manifest.blocks if b.originals
+    )
+    assert 0.9 * stored <= plan["packing_bytes"] <= stored
+    assert 0 < plan["transient_bytes"] < stored
+    assert plan["packing_ms"] > 0
+    assert "for packed weights" not in call("plan", toy.folder, "--no-measure").out
+
+
 def test_nothing_is_measured_where_that_is_not_wanted(
     call: Call, dynamic: Path, jobs: list[Job]
 ) -> None:

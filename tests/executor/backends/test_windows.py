@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from swapnet.executor.backends import onnxruntime, windows
 from swapnet.executor.backends.onnxruntime import OrtSegment
 from swapnet.executor.device import Device
 from swapnet.executor.swapping.arena import Arena, Borrower
-from swapnet.machine import FileMapping, mappings_of
+from swapnet.machine import FileMapping, anonymous_bytes, mappings_of
 from swapnet.manifest import WEIGHTS, Window
 from tests.helpers.engines import Arrays, BuildToy, Engine, assert_same, poison
 
@@ -140,26 +142,59 @@ def test_models_of_a_runtime_have_windows(toy: Engine, expected: Arrays) -> None
 
 @pytest.mark.slow
 def test_cycles_leave_nothing(engine: BuildToy) -> None:
+    """A thousand changes of the budget; an opening costs 30 times as much, so there are fewer."""
     toy = _with_windows(engine("packing-bits"))
     feeds = toy.feeds()
+    budgets = toy.smallest, "100%"
 
-    def cycle(count: int) -> tuple[int, int]:
-        for _ in range(count):
+    def used(openings: int, changes: int) -> tuple[int, int, int]:
+        """Mappings, descriptors and anonymous bytes after some cycles."""
+        for _ in range(openings):
             with SwapExecutor(toy.folder, "100%", device=Device(1)) as opened:
                 opened(feeds)
-                opened.set_budget(toy.smallest)
+                for number in range(changes):
+                    opened.set_budget(budgets[number % 2])
                 opened(feeds)
-        maps = Path("/proc/self/maps").read_text().splitlines()
-        return len(maps), len(os.listdir("/proc/self/fd"))
+        gc.collect()
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return len(lines), len(os.listdir("/proc/self/fd")), anonymous_bytes()
 
-    lines, descriptors = cycle(5)
-    with SwapExecutor(toy.folder, "100%") as opened:
-        for number in range(200):
-            opened.set_budget(toy.smallest if number % 2 else "100%")
-    after = cycle(40)
-    assert after[0] <= lines + 20
-    assert after[1] == descriptors
+    before = used(5, 1)
+    used(1, 1000)
+    after = used(25, 1)
+    assert after[0] <= before[0] + 8
+    assert after[1] == before[1]
+    assert after[2] <= before[2] + (2 << 20)
     assert not mappings_of(toy.folder / WEIGHTS)
+
+
+@pytest.mark.slow
+def test_a_forked_process_has_neither_arena_nor_windows(toy: Engine, expected: Arrays) -> None:
+    """Forks while requests run; what the child had would be copied when it is next read into."""
+    feeds = toy.feeds()
+    with SwapExecutor(toy.folder, toy.smallest, before_read=poison) as opened:
+        assert_same(opened(feeds), expected)
+        state = opened._state
+        assert state is not None
+        addresses = [state.arena.address, *(b.address for b in _borrowers(opened))]
+        assert addresses == _mapped(addresses)
+        waiting = [opened.submit(feeds) for _ in range(20)]
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(60)
+                os._exit(len(_mapped(addresses)))
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            waiting.append(opened.submit(feeds))
+        for future in waiting:
+            assert_same(future.result(), expected)
+
+
+def _mapped(addresses: Sequence[int]) -> list[int]:
+    """Those that are mapped in this process."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    areas = [tuple(int(end, 16) for end in line.split()[0].split("-")) for line in lines]
+    return [a for a in addresses if any(start <= a < end for start, end in areas)]
 
 
 def test_where_no_page_can_move_weights_come_through_the_page_cache(

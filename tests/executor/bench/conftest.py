@@ -116,6 +116,8 @@ def an_opening(**fields: Any) -> Opening:
         "read_ms": 30.0,
         "read_bytes": 32 * MIB,
         "plan_ms": 5.0,
+        "packing_bytes": 0,
+        "transient_bytes": 0,
         "first_ms": 140.0,
         "cache": "cold",
     }

@@ -194,3 +194,10 @@ def test_noise_is_marked() -> None:
     assert "ratio 0.664 (below 1: noise)" in shown
     assert "Warning: execution in memory varies by 2.6%, more than 2.5%" in shown
     assert "Warning: medians of the last rounds differ by more than 10% after 5 rounds" in shown
+
+
+def test_what_opening_reads_for_packed_weights_is_said() -> None:
+    assert "packed" not in as_text(a_report())
+    opening = an_opening(packing_bytes=96 << 20, transient_bytes=24 << 20)
+    said = as_text(a_report(opening=opening))
+    assert "in the page cache; 96MiB read for packed weights, at most 24MiB at a time" in said
