@@ -24,12 +24,15 @@ from tests.evidence.command import run
 from tests.evidence.evaluation import Inputs, Recipe, calibration_inputs, evaluation, recipe
 from tests.evidence.pages import check_page, table, update_page
 
-Lowered = Literal["fp16", "int8"]
+Lowered = Literal["fp16", "int8", "int4"]
 Form = Literal["engine", "file"]
-"""An engine of ONNX Runtime on the CPU, or the .onnx file that TensorRT takes."""
+"""An engine of ONNX Runtime on the CPU, or the .onnx file: TensorRT takes it but for int4."""
 
 _DEFAULT = ("efficientnet_lite2", "minilm", "ppocrv4_rec")
-_PRECISIONS: tuple[Lowered, ...] = ("fp16", "int8")
+_PRECISIONS: tuple[Lowered, ...] = ("fp16", "int8", "int4")
+_IN_INT4 = ("minilm", "bert_base")
+"""Models of products: int4 is of their weights."""
+
 _FORMS: tuple[Form, ...] = ("engine", "file")
 
 
@@ -74,6 +77,8 @@ def command(
     for name in chosen:
         files = models.get(name)
         for precision in precisions:
+            if precision == "int4" and name not in _IN_INT4:
+                continue
             reports.update(_reports(files, precision, threads))
     if json_target:
         write_json(reports, json_target)
@@ -129,7 +134,7 @@ def make_candidate(
 
 def _excluded(name: str, precision: Lowered, form: Form) -> tuple[str, ...]:
     """Operators that the model's recipe leaves in float32."""
-    if precision == "fp16":
+    if precision != "int8":
         return ()
     chosen = recipe(name)
     return chosen.exclude + (chosen.exclude_symmetric if form == "file" else ())
@@ -143,13 +148,17 @@ def _reports(files: ZooFiles, precision: Lowered, threads: int | None) -> dict[s
     reports = {}
     with tempfile.TemporaryDirectory(prefix="swapnet-accuracy-") as name:
         with progress(f"{files.name}-{precision}") as report:
-            ranges = calibrate_model(
-                files.onnx,
-                calibration_inputs(files.name),
-                precision=precision,
-                method=chosen.method,
-                percentile=chosen.percentile,
-                progress=report,
+            ranges = (
+                None
+                if precision == "int4"
+                else calibrate_model(
+                    files.onnx,
+                    calibration_inputs(files.name),
+                    precision=precision,
+                    method=chosen.method,
+                    percentile=chosen.percentile,
+                    progress=report,
+                )
             )
         for form in _FORMS:
             candidate = make_candidate(files, precision, form, ranges, shapes, Path(name))

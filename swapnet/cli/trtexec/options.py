@@ -169,7 +169,8 @@ _REFUSED: Mapping[str, str] = {
     "--saveAllEngines --dryRun --continue --helpBuildRoute --setBuildRoute=",
     "choose operators that stay in float32: swapnet build --exclude NODE": "--layerPrecisions= "
     "--precisionConstraints= --layerOutputTypes=",
-    "SwapNet builds in fp32, fp16 and int8: --fp16 or --int8": "--bf16 --fp8 --int4",
+    "SwapNet builds in fp32, fp16 and int8: --fp16 or --int8": "--bf16 --fp8",
+    "int4 is for ONNX Runtime on the CPU: swapnet build --precision int4": "--int4",
     "give the shapes: --shapes=NAME:1x3x224x224": "--batch= --maxBatch=",
 }
 
