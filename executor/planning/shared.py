@@ -35,18 +35,11 @@ def kept_choices(manifest: Manifest, available_bytes: int) -> Iterator[frozenset
         Memory for all weights; every block fits.
     """
     room = available_bytes - max(manifest.block_bytes)
-    everything = frozenset(range(len(manifest.shared)))
-    choices = [everything] if _fits(manifest, everything, available_bytes) else []
-    choices += [_filled(manifest, int(room * share)) for share in _SHARES]
+    choices = [_filled(manifest, int(room * share)) for share in _SHARES]
+    largest = max(block.swapped_bytes for block in manifest.blocks)
+    if largest + sum(each.extent.nbytes for each in manifest.shared) <= available_bytes:
+        choices.insert(0, frozenset(range(len(manifest.shared))))
     yield from dict.fromkeys([*choices, frozenset()])
-
-
-def _fits(manifest: Manifest, kept: frozenset[int], available_bytes: int) -> bool:
-    largest = max(
-        sum(extent.nbytes for extent in extents_of(manifest, block.index, kept))
-        for block in manifest.blocks
-    )
-    return largest + sum(manifest.shared[i].extent.nbytes for i in kept) <= available_bytes
 
 
 def _filled(manifest: Manifest, room: int) -> frozenset[int]:
