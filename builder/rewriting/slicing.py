@@ -168,14 +168,11 @@ def _agreed(graph: Graph, splits: Mapping[int, _Split]) -> Mapping[int, _Split]:
                 found = cut, split.bounds
                 if slices.setdefault((i, graph.nodes[i].input[position]), found) != found:
                     apart.add(i)
-    apart |= {
-        index
-        for (index, name), (cut, bounds) in slices.items()
-        if name in graph.constants
-        for user in graph.readers[name]
-        if slices.get((user, name)) != (cut, bounds)
-        and not (cut.axis == 0 and is_lookup(graph, graph.nodes[user]))
-    }
+    for (index, name), found in slices.items():
+        for user in graph.readers[name] if name in graph.constants else ():
+            looks_up = found[0].axis == 0 and is_lookup(graph, graph.nodes[user])
+            if slices.get((user, name)) != found and not looks_up:
+                apart.add(index)
     agreed = {
         index: split
         for index, split in splits.items()

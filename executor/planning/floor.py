@@ -21,17 +21,16 @@ def floor_ms(
     execution_ms: float | None = None,
     ahead_bytes: int = 0,
 ) -> float:
-    """Latency of which no schedule with a plan's budget stays below that reads as many bytes.
+    """Least latency of all schedules that have a plan's budget and read as many bytes.
 
     Parameters
     ----------
     manifest, plan
-        The engine, and the plan: it gives the memory for weights, and the bytes that are read.
+        The engine and the plan.
     delays
         Execution times of blocks, and the idle bandwidth of storage.
     execution_ms
-        Latency of the unswapped model, which the blocks share as their idle times do; by default
-        the sum of these.
+        Latency of the unswapped model; by default the sum of the blocks' idle times.
     ahead_bytes
         Bytes that are read in a pause before each inference.
     """

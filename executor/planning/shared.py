@@ -24,15 +24,10 @@ def extents_of(manifest: Manifest, block: int, kept: Collection[int] = ()) -> tu
 
 
 def kept_choices(manifest: Manifest, available_bytes: int) -> Iterator[frozenset[int]]:
-    """Choices of `Manifest.shared` that stay, to search plans with; the most first.
+    """Choices of `Manifest.shared` that stay in this memory for weights; the most first.
 
     A byte that stays saves as many reads as blocks use it. So those of many blocks come first, and
     of equally many such as lie evenly over the model: streaming goes on between them.
-
-    Parameters
-    ----------
-    available_bytes
-        Memory for all weights; every block fits.
     """
     room = available_bytes - max(manifest.block_bytes)
     choices = [_filled(manifest, int(room * share)) for share in _SHARES]
