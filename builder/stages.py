@@ -104,7 +104,9 @@ class Build:
             graph = with_formulas(graph, self.work / TYPES)
         if options.tensorrt.min_shapes:
             graph = plan_smallest(graph, self.work / TYPES, options.tensorrt.min_shapes)
-        graph = slice_operators(gather_rows_first(graph), self.max_block_bytes)
+        by_cost = options.max_block is None and options.smallest_budget is None
+        graph = gather_rows_first(graph)
+        graph = slice_operators(graph, self.max_block_bytes, by_cost=by_cost)
         if converted.narrow:
             graph = narrow_weights(graph, converted.narrow, self.work, keep=converted.keep)
         return self.compiler.prepare(graph)

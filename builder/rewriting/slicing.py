@@ -51,8 +51,15 @@ _LITTLE_BYTES = 1 << 20
 """An output of this size may be held twice, whatever that saves."""
 
 
-def slice_operators(graph: Graph, max_block_bytes: int) -> Graph:
+_COARSEST = 8
+"""Parts that cost time are made down to this fraction of all weights: two of them, and what is read
+meanwhile, fit in a quarter."""
+
+
+def slice_operators(graph: Graph, max_block_bytes: int, *, by_cost: bool = False) -> Graph:
     """Split every operator with weights above ``max_block_bytes``, where its kind allows it.
+
+    With ``by_cost``, parts are larger where smaller ones take more time together.
 
     Parts of an output are alive together with the whole of it: an operator stays whole where that
     takes more memory than splitting saves, and more than another operator takes anyway.
@@ -60,12 +67,14 @@ def slice_operators(graph: Graph, max_block_bytes: int) -> Graph:
     What widens its weight (`WIDENING`) is split with it.
     """
     most_bytes = max((_touched_bytes(graph, node) for node in graph.nodes), default=0)
+    weights_bytes = sum(constant.nbytes for constant in graph.constants.values())
+    coarsest_bytes = weights_bytes // _COARSEST if by_cost else 0
     splits = _agreed(
         graph,
         {
             index: split
             for index in range(len(graph.nodes))
-            if (split := _split(graph, index, max_block_bytes, most_bytes))
+            if (split := _split(graph, index, max_block_bytes, most_bytes, coarsest_bytes))
         },
     )
     absorbed = {split.widening.index for split in splits.values() if split.widening}
@@ -85,13 +94,18 @@ def slice_operators(graph: Graph, max_block_bytes: int) -> Graph:
     )
 
 
-def _split(graph: Graph, index: int, max_block_bytes: int, most_bytes: int) -> _Split | None:
+def _split(
+    graph: Graph, index: int, max_block_bytes: int, most_bytes: int, coarsest_bytes: int
+) -> _Split | None:
     """The split of an operator; None if it is small enough or must stay whole.
 
     Parameters
     ----------
     most_bytes
         The most bytes of values that any operator touches.
+    coarsest_bytes
+        Bytes of a part that need not be fewer where that takes time; 0 if no more than
+        ``max_block_bytes`` are allowed.
     """
     node = graph.nodes[index]
     rule = slicing_rule(graph, node)
@@ -103,7 +117,10 @@ def _split(graph: Graph, index: int, max_block_bytes: int, most_bytes: int) -> _
         return None
     indices = [index] if producer is None else [index, producer]
     nbytes = sum(graph.constants[name].nbytes for i in indices for name in graph.weights_of[i])
-    bounds = _bounds(rule, -(-nbytes // max_block_bytes))
+    count = -(-nbytes // max_block_bytes)
+    if coarsest_bytes:
+        count = min(count, max(rule.units // rule.least, -(-nbytes // coarsest_bytes), 1))
+    bounds = _bounds(rule, count)
     if nbytes <= max_block_bytes or len(bounds) < 2:
         return None
     output_bytes = _value_bytes(graph, node.output)
@@ -151,14 +168,11 @@ def _agreed(graph: Graph, splits: Mapping[int, _Split]) -> Mapping[int, _Split]:
                 found = cut, split.bounds
                 if slices.setdefault((i, graph.nodes[i].input[position]), found) != found:
                     apart.add(i)
-    apart |= {
-        index
-        for (index, name), (cut, bounds) in slices.items()
-        if name in graph.constants
-        for user in graph.readers[name]
-        if slices.get((user, name)) != (cut, bounds)
-        and not (cut.axis == 0 and is_lookup(graph, graph.nodes[user]))
-    }
+    for (index, name), found in slices.items():
+        for user in graph.readers[name] if name in graph.constants else ():
+            looks_up = found[0].axis == 0 and is_lookup(graph, graph.nodes[user])
+            if slices.get((user, name)) != found and not looks_up:
+                apart.add(index)
     agreed = {
         index: split
         for index, split in splits.items()

@@ -22,6 +22,13 @@ WIDENING = frozenset({"Cast", "DequantizeLinear"})
 
 _NCHWC = "com.microsoft.nchwc"
 
+_BLOCKED_CHANNELS = 32
+_GATHERED_CHANNELS = 128
+"""Output channels from which on a part of a convolution takes little more than its share of the
+time. Kernels of the blocked layout compute several blocks of channels at once: 16 channels take 1.2
+to 1.8 of their share, 32 take 1.02 to 1.1. Others gather what a weight covers, for each part again:
+32 channels take 1.14 to 1.6, 128 at most 1.1."""
+
 
 @dataclass(frozen=True)
 class _Kind:
@@ -98,6 +105,8 @@ class Rule:
         columns.
     directed
         Units are directions, which have activation functions of their own.
+    least
+        Fewest units of a part that costs little more than its share of the whole.
     """
 
     weight: int
@@ -107,6 +116,7 @@ class Rule:
     multiple: int = 1
     counted: str = ""
     directed: bool = False
+    least: int = 1
 
 
 def slicing_rule(graph: Graph, node: onnx.NodeProto) -> Rule | None:
@@ -162,8 +172,11 @@ def _convolution(graph: Graph, node: onnx.NodeProto, kind: _Kind) -> Rule | None
     cuts |= {position: Cut(axis, output.size) for position, axis in channelwise.items()}
     if kind.like_output is not None and _given(node, kind.like_output):
         cuts[kind.like_output] = output
-    units = groups if grouped else outer
-    return Rule(kind.weight, units, cuts, {0: output}, multiple, "group" if grouped else "")
+    if grouped:
+        return Rule(kind.weight, groups, cuts, {0: output}, multiple, "group")
+    least = _BLOCKED_CHANNELS if node.domain == _NCHWC else _GATHERED_CHANNELS
+    least = 1 if transposed else least
+    return Rule(kind.weight, outer, cuts, {0: output}, multiple, least=least)
 
 
 def _product(graph: Graph, node: onnx.NodeProto, kind: _Kind) -> Rule | None:

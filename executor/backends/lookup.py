@@ -16,7 +16,7 @@ from swapnet.errors import InputError, StorageError
 from swapnet.executor.backends.base import Array, Backend, ValueStore
 from swapnet.executor.planning.usage import LOOKUP_BYTES
 from swapnet.executor.swapping.arena import Arena
-from swapnet.executor.swapping.loading import Reader, name_of, unreadable
+from swapnet.executor.swapping.loading import Reader, unreadable
 from swapnet.executor.swapping.patience import LAST_LOOK_S, Patience, StalledError
 from swapnet.executor.swapping.readers import Workers
 from swapnet.manifest import EXTENT_ALIGNMENT, Block
@@ -167,7 +167,7 @@ class RowReader:
             if self._patience.left_s(since_s) > 0:
                 continue
             if late := wait(reading, LAST_LOOK_S).not_done:
-                name = name_of(self._block.index)
+                name = f"block {self._block.index}"
                 error = self._patience.error(name, first.nbytes, first.offset, since_s)
                 self._late = (late.pop(), error)
                 self._begin()

@@ -9,7 +9,10 @@ from swapnet.manifest import Extent, Manifest
 __all__ = ["extents_of", "kept_choices"]
 
 _SHARES = (1.0, 0.75, 0.5, 0.25)
-"""Parts of the memory that is left beside the largest block, for shared weights that stay."""
+"""Fractions of the memory that is left beside the largest block, for shared weights that stay."""
+
+_GOLDEN = 0.618034
+"""Multiples of the golden ratio, modulo 1, lie evenly however many are taken."""
 
 
 def extents_of(manifest: Manifest, block: int, kept: Collection[int] = ()) -> tuple[Extent, ...]:
@@ -21,48 +24,26 @@ def extents_of(manifest: Manifest, block: int, kept: Collection[int] = ()) -> tu
 
 
 def kept_choices(manifest: Manifest, available_bytes: int) -> Iterator[frozenset[int]]:
-    """Choices of `Manifest.shared` that stay, to search plans with; the most first.
+    """Choices of `Manifest.shared` that stay in this memory for weights; the most first.
 
     A byte that stays saves as many reads as blocks use it. So those of many blocks come first, and
     of equally many such as lie evenly over the model: streaming goes on between them.
-
-    Parameters
-    ----------
-    available_bytes
-        Memory for all weights; every block fits.
     """
     room = available_bytes - max(manifest.block_bytes)
-    everything = frozenset(range(len(manifest.shared)))
-    choices = [everything] if _fits(manifest, everything, available_bytes) else []
-    choices += [_filled(manifest, int(room * share)) for share in _SHARES]
+    choices = [_filled(manifest, int(room * share)) for share in _SHARES]
+    largest = max(block.swapped_bytes for block in manifest.blocks)
+    if largest + sum(each.extent.nbytes for each in manifest.shared) <= available_bytes:
+        choices.insert(0, frozenset(range(len(manifest.shared))))
     yield from dict.fromkeys([*choices, frozenset()])
-
-
-def _fits(manifest: Manifest, kept: frozenset[int], available_bytes: int) -> bool:
-    largest = max(
-        sum(extent.nbytes for extent in extents_of(manifest, block.index, kept))
-        for block in manifest.blocks
-    )
-    return largest + sum(manifest.shared[i].extent.nbytes for i in kept) <= available_bytes
 
 
 def _filled(manifest: Manifest, room: int) -> frozenset[int]:
     """As many as ``room`` has place for."""
-    kept: list[int] = []
-    uses = [len(each.blocks) for each in manifest.shared]
-    for count in sorted(set(uses), reverse=True):
-        alike = [i for i, each in enumerate(uses) if each == count]
-        sizes = {i: manifest.shared[i].extent.nbytes for i in alike}
-        seen = filled = 0
-        share = room / sum(sizes.values())
-        for i, nbytes in sizes.items():
-            seen += nbytes
-            if filled + nbytes <= seen * share:
-                kept.append(i)
-                filled += nbytes
-        for i in alike:
-            if i not in kept and filled + sizes[i] <= room:
-                kept.append(i)
-                filled += sizes[i]
-        room -= filled
+    shared = manifest.shared
+    order = sorted(range(len(shared)), key=lambda i: (-len(shared[i].blocks), i * _GOLDEN % 1))
+    kept: set[int] = set()
+    for i in order:
+        if shared[i].extent.nbytes <= room:
+            kept.add(i)
+            room -= shared[i].extent.nbytes
     return frozenset(kept)

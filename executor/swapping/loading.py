@@ -23,7 +23,6 @@ __all__ = [
     "Reader",
     "Writable",
     "load_once",
-    "name_of",
     "pieces",
     "unreadable",
     "unusable",
@@ -149,7 +148,7 @@ def load_once(loader: Loader, reads: Sequence[Read], patience: Patience | None =
             since_s = time.perf_counter()
             while not wait([future], limit.look_s(since_s)).done:
                 if limit.left_s(since_s) <= 0 and not wait([future], LAST_LOOK_S).done:
-                    name = name_of(read.block)
+                    name = f"block {read.block}"
                     raise limit.error(name, read.nbytes, read.file_offset, since_s)
             if failure is None and (failure := future.exception()) is not None:
                 for other in futures:
@@ -165,7 +164,7 @@ def load_once(loader: Loader, reads: Sequence[Read], patience: Patience | None =
 def unreadable(block: int, error: BaseException) -> StorageError:
     """The error of a failed read of a block."""
     return StorageError(
-        f"{name_of(block)} could not be read",
+        f"block {block} could not be read",
         why=error.why if isinstance(error, StorageError) else str(error),
         hint="check the storage, then: swapnet verify",
     )
@@ -176,10 +175,5 @@ def unusable(block: int, error: BaseException) -> StorageError | BackendError:
     if not isinstance(error, BackendError):
         return unreadable(block, error)
     return BackendError(
-        f"{name_of(block)} could not be loaded", why=f"{error.what}: {error.why}", hint=error.hint
+        f"block {block} could not be loaded", why=f"{error.what}: {error.why}", hint=error.hint
     )
-
-
-def name_of(block: int) -> str:
-    """A block in messages."""
-    return f"block {block}"

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from swapnet.executor.planning.plan import Plan, Read
-from swapnet.executor.swapping.loading import Loader, name_of, unusable
+from swapnet.executor.swapping.loading import Loader, unusable
 from swapnet.executor.swapping.moments import Mark
 from swapnet.executor.swapping.patience import LAST_LOOK_S, Patience, StalledError
 from swapnet.executor.swapping.readers import Channel, Rank
@@ -259,7 +259,7 @@ class Pipeline:
         if self._waited_for() == waited_for:
             late = self._arrived if number is None else number
             read = self._plan.reads[late % len(self._plan.reads)]
-            error = limit.error(name_of(read.block), read.nbytes, read.file_offset, begin)
+            error = limit.error(f"block {read.block}", read.nbytes, read.file_offset, begin)
             self._failure = self._failure or (read, error)
             raise error
 

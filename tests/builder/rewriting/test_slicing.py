@@ -185,6 +185,27 @@ def convolution(*shape: int, group: int) -> onnx.ModelProto:
     return net.model()
 
 
+@pytest.mark.parametrize(
+    ("channels", "beside", "parts"),
+    [
+        (256, 400, [128, 128]),  # narrower parts would gather the same pixels once more
+        (64, 400, [64]),
+        (256, 1, [32] * 8),  # down to an eighth of all weights
+    ],
+)
+def test_parts_that_cost_time_are_wide(
+    import_model: Import, channels: int, beside: int, parts: list[int]
+) -> None:
+    net = Net()
+    convolved = net("Conv", net.input("x", (1, 8, 4, 4)), net.weight(channels, 8, 3, 3))
+    net.output(convolved, net("MatMul", net.input("y", (1, 200)), net.weight(200, beside)))
+    graph = import_model(net.model())
+    sliced = slice_operators(graph, 4096, by_cost=True)
+    found = [node.input[1] for node in sliced.nodes if node.op_type == "Conv"]
+    assert [sliced.constants[name].shape[0] for name in found] == parts
+    assert kinds(slice_operators(graph, 4096))["Conv"] > len(parts)
+
+
 def test_groups_stay_whole(import_model: Import) -> None:
     sliced = slice_operators(import_model(convolution(48, 8, 3, 3, group=3)), 4096)
     parts = [node for node in sliced.nodes if node.op_type == "Conv"]

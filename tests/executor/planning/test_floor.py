@@ -14,7 +14,7 @@ from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.planning.schedule import Choice, Outline, schedule
 from swapnet.executor.planning.timeline import Delays, simulate
 from swapnet.executor.planning.usage import demand
-from swapnet.manifest import Manifest
+from swapnet.manifest import Extent, Manifest
 from tests.helpers.profiles import delays
 
 PAGE = 4096
@@ -22,6 +22,15 @@ LAPS = 6
 Held = tuple[int, ...]
 Moment = tuple[int, int, Held]
 """Steps that have ended, milliseconds left of the one that runs, units of each part in memory."""
+
+
+def extents_of(sizes: Sequence[int]) -> list[Extent]:
+    return [Extent(index * PAGE**2, nbytes) for index, nbytes in enumerate(sizes)]
+
+
+def apart(sizes: Sequence[int]) -> list[list[Extent]]:
+    """Steps that share nothing."""
+    return [[extent] for extent in extents_of(sizes)]
 
 
 def fastest_ms(parts: Sequence[int], used: Sequence[set[int]], ms: Sequence[int], room: int) -> int:
@@ -98,15 +107,8 @@ def test_no_machine_is_faster(
     machine: tuple[list[int], list[set[int]], list[int], int],
 ) -> None:
     parts, used, ms, room = machine
-    count = len(ms)
-    floor = cycle_floor_ms(
-        parts[:count],
-        [each - set(range(count)) for each in used],
-        [0] * count + parts[count:],
-        [float(each) for each in ms],
-        room,
-        1.0,
-    )
+    extents = extents_of(parts)
+    floor = cycle_floor_ms([[extents[p] for p in each] for each in used], ms, room, 1.0)
     assert fastest_ms(parts, used, ms, room) >= (LAPS - 1) * floor - 1e-9
     assert floor >= max(sum(ms), sum(parts) - room)
 
@@ -126,9 +128,8 @@ def test_no_choice_of_a_plan_is_faster(blocks: list[tuple[int, float]], share: f
     room = max(sizes) + int(share * (sum(sizes) - max(sizes))) // PAGE * PAGE
     outline = Outline(tuple(sizes), (False, *(True for _ in sizes[1:])))
     times = Delays(delays(None, [(ms, ms) for _, ms in blocks], bytes_per_s=1e8))
-    unshared: list[tuple[int, ...]] = [()] * len(sizes)
     idle = [ms for _, ms in blocks]
-    floor = cycle_floor_ms(sizes, unshared, [], idle, room, times.ms_per_byte)
+    floor = cycle_floor_ms(apart(sizes), idle, room, times.ms_per_byte)
     for resident in subsets(range(len(sizes))):
         left = room - sum(sizes[b] for b in resident)
         streamed = [sizes[b] for b in range(len(sizes)) if b not in resident]
@@ -141,26 +142,24 @@ def test_no_choice_of_a_plan_is_faster(blocks: list[tuple[int, float]], share: f
 
 def test_bytes_after_a_long_computation_do_not_fit_before_it_ends() -> None:
     """As in VGG: convolutions without weights for 90 ms, then 50 MB of products in 1 ms each."""
-    sizes = [0, *[10] * 5]
-    found = cycle_floor_ms(sizes, [()] * 6, [], [90.0, *[1.0] * 5], 20, 2.0)
+    needed, ms = apart([0, *[10] * 5]), [90.0, *[1.0] * 5]
+    found = cycle_floor_ms(needed, ms, 20, 2.0)
     # When the first product ends, 30 of 50 can't be in memory; the last computes afterwards.
     assert found == 90 + 1 + 30 * 2 + 1
-    assert cycle_floor_ms(sizes, [()] * 6, [], [90.0, *[1.0] * 5], 50, 2.0) == 95
+    assert cycle_floor_ms(needed, ms, 50, 2.0) == 95
 
 
 def test_what_is_read_in_a_pause_does_not_count() -> None:
-    floors = [
-        cycle_floor_ms([10, 10], [(), ()], [], [5.0, 0.0], 10, 1.0, ahead_bytes=ahead)
-        for ahead in (0, 10)
-    ]
-    assert floors == [15, 15]
-    assert cycle_floor_ms([10, 10], [(), ()], [], [0.0, 5.0], 10, 1.0, ahead_bytes=10) == 15
+    three = apart([10, 10, 10]), [0.0, 0.0, 5.0], 20, 1.0
+    assert cycle_floor_ms(*three) == 15
+    assert cycle_floor_ms(*three, ahead_bytes=5) == 15  # from the first to the last
+    other = apart([10, 10, 10]), [0.0, 5.0, 0.0], 20, 1.0
+    assert [cycle_floor_ms(*other, ahead_bytes=n) for n in (0, 5, 10)] == [15, 10, 10]
 
 
 def test_a_shared_part_is_read_once() -> None:
-    apart = cycle_floor_ms([10] * 4, [()] * 4, [], [0.0] * 4, 20, 1.0)
-    assert apart == 20
-    assert cycle_floor_ms([0] * 4, [(0,)] * 4, [10], [0.0] * 4, 20, 1.0) == 0
+    assert cycle_floor_ms(apart([10] * 4), [0.0] * 4, 20, 1.0) == 20
+    assert cycle_floor_ms([[Extent(0, 10)]] * 4, [0.0] * 4, 10, 1.0) == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

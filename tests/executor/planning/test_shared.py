@@ -51,10 +51,11 @@ def test_what_most_blocks_use_stays_first(
 def test_what_stays_of_equals_lies_evenly(
     manifest: Callable[[Sequence[tuple[int, ...]]], Manifest],
 ) -> None:
-    made = manifest([(0, 1)] * 3 + [(2, 3)] * 3)
-    assert max(made.block_bytes) == 4 * PAGE
-    choices = [*kept_choices(made, 6 * PAGE)]
-    assert choices[0] == {2, 5}
+    made = manifest([(0, 1)] * 4 + [(2, 3)] * 4)
+    assert max(made.block_bytes) == 5 * PAGE
+    choices = [*kept_choices(made, 9 * PAGE)]
+    assert choices[1] == {0, 2, 5, 7}
+    assert choices[0] == set(range(8))
     assert choices[-1] == set()
 
 
