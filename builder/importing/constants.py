@@ -20,7 +20,7 @@ from swapnet.builder.importing.graph import Constant, bodies, external_bytes, re
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["INLINE_BELOW_BYTES", "SHAPE_INPUTS", "read_weights"]
+__all__ = ["INLINE_BELOW_BYTES", "SHAPE_INPUTS", "keep_only", "read_weights"]
 
 INLINE_BELOW_BYTES = 1024
 """Smaller constants stay in the skeletons."""
@@ -85,7 +85,7 @@ def _normalise(graph: onnx.GraphProto) -> None:
 
     once = {tensor.name: tensor for tensor in graph.initializer}
     if len(once) < len(graph.initializer):  # ONNX Runtime 1.23 to 1.26, in bodies
-        _keep(graph, once.values())
+        keep_only(graph, once.values())
     graph.initializer.extend(map(_dense, graph.sparse_initializer))
     del graph.sparse_initializer[:]
     outputs = {value.name for value in graph.output}
@@ -132,7 +132,7 @@ def _lift(
             tensor = next(tensor for tensor in body.initializer if tensor.name == name)
             outer.initializer.add().CopyFrom(tensor)
             outer.initializer[-1].name = names[name]
-    _keep(body, inline.values())
+    keep_only(body, inline.values())
     _rename(body, names)
     for node in body.node:
         for inner in bodies(node):
@@ -167,7 +167,7 @@ def _divide(
     return constants, inline
 
 
-def _keep(graph: onnx.GraphProto, tensors: Iterable[onnx.TensorProto]) -> None:
+def keep_only(graph: onnx.GraphProto, tensors: Iterable[onnx.TensorProto]) -> None:
     """Remove all other initialisers."""
     copies = [type(tensor).FromString(tensor.SerializeToString()) for tensor in tensors]
     del graph.initializer[:]

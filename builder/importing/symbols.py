@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from swapnet.builder.importing.graph import Graph, Value
+from swapnet.builder.importing.graph import Graph, Value, bodies
 from swapnet.builder.importing.inputs import inputs_of
 from swapnet.errors import InputError, ModelError
 from swapnet.shapes import given_sizes, shapes_of
@@ -25,15 +25,46 @@ Fixed = Iterator[tuple[str, int, int]]
 
 
 def fixed_sizes(graph: Graph) -> dict[str, int]:
-    """Sizes of input symbols that weights and attributes of operators leave no choice for."""
+    """Sizes of input symbols that weights and attributes of operators leave no choice for.
+
+    Operators in bodies of If, Loop and Scan count where they agree: a branch may never run.
+    """
     symbols = set(model_symbols(graph.inputs))
     sizes: dict[str, int] = {}
+    inside: dict[str, set[int]] = {}
+    for scope in _scopes(graph):
+        for node in scope.nodes:
+            for name, axis, size in _needs(scope, node):
+                shape = _shape(scope, name)
+                if -len(shape) <= axis < len(shape) and shape[axis] in symbols and size > 0:
+                    symbol = str(shape[axis])
+                    if scope is graph:
+                        sizes.setdefault(symbol, size)
+                    else:
+                        inside.setdefault(symbol, set()).add(size)
+    return {**{s: size for s, (size, *others) in inside.items() if not others}, **sizes}
+
+
+def _scopes(graph: Graph) -> Iterator[Graph]:
+    """The graph, then each body with what it sees of the graph around it."""
+    yield graph
     for node in graph.nodes:
-        for name, axis, size in _needs(graph, node):
-            shape = _shape(graph, name)
-            if -len(shape) <= axis < len(shape) and shape[axis] in symbols and size > 0:
-                sizes.setdefault(str(shape[axis]), size)
-    return sizes
+        scanned = next((a.i for a in node.attribute if a.name == "num_scan_inputs"), 0)
+        outer = node.input[: len(node.input) - scanned]  # a body gets slices of those
+        for body in bodies(node):
+            values = {
+                value.name: graph.values[name]
+                for value, name in zip(body.input, outer, strict=False)
+                if name in graph.values
+            }
+            yield from _scopes(
+                replace(
+                    graph,
+                    nodes=body.node,
+                    values={**graph.values, **values},
+                    inline={**graph.inline, **{t.name: t for t in body.initializer}},
+                )
+            )
 
 
 def with_fixed(graph: Graph, sizes: Mapping[str, int]) -> Graph:

@@ -21,6 +21,7 @@ from swapnet.builder.importing.source import SourceModel
 from swapnet.builder.importing.stripped import stripped
 from swapnet.builder.rewriting.convolutions_as_products import has_quantised, product_forms
 from swapnet.builder.rewriting.products_as_convolutions import NCHWC, has_products, pack_products
+from swapnet.builder.rewriting.stand_ins import StandIns
 from swapnet.data.spool import Sample
 from swapnet.errors import ModelError
 from swapnet.executor.backends.onnxruntime import version
@@ -32,6 +33,7 @@ from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime as ort
 
 __all__ = [
     "TYPES",
@@ -264,40 +266,68 @@ def save_optimised(
     OSError
         The files can't be written.
     """
+    import onnx
     import onnxruntime as ort
 
     stem = "optimised" if not disabled else f"optimised-{len(disabled)}"
     if operators is Operators.STANDARD:
         disabled = (*disabled, *_NARROWING)  # int32 biases, which TensorRT can't widen
     path = folder / f"{stem}.onnx"
-    options = quiet_options()
-    levels = ort.GraphOptimizationLevel
-    options.graph_optimization_level = {
-        Operators.HARDWARE: levels.ORT_ENABLE_ALL,
-        Operators.PORTABLE: levels.ORT_ENABLE_EXTENDED,
-        Operators.STANDARD: levels.ORT_ENABLE_BASIC,
-    }[operators]
-    options.optimized_model_filepath = str(path)
-    options.add_session_config_entry(
-        "session.optimized_model_external_initializers_file_name", f"{stem}.data"
-    )
-    options.add_session_config_entry(
-        "session.optimized_model_external_initializers_min_size_in_bytes", str(INLINE_BELOW_BYTES)
-    )
-    model: Path | bytes = source
-    without_weights = stripped(real := Path(os.path.realpath(source)))
-    if without_weights and not (without_weights.mixed and source.is_symlink()):
-        model = without_weights.model
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(real.parent)
+    real = Path(os.path.realpath(source))
+    without_weights = stripped(real)
+    if without_weights and without_weights.mixed and source.is_symlink():
+        without_weights = None
+
+    def saving(data: Path | None) -> ort.SessionOptions:
+        """Options to write the model; external data of one in memory lies in a folder."""
+        options = quiet_options()
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = {
+            Operators.HARDWARE: levels.ORT_ENABLE_ALL,
+            Operators.PORTABLE: levels.ORT_ENABLE_EXTENDED,
+            Operators.STANDARD: levels.ORT_ENABLE_BASIC,
+        }[operators]
+        options.optimized_model_filepath = str(path)
+        entries = {
+            "session.optimized_model_external_initializers_file_name": f"{stem}.data",
+            "session.optimized_model_external_initializers_min_size_in_bytes": INLINE_BELOW_BYTES,
+            "session.model_external_initializers_file_folder_path": data,
+        }
+        for key, value in entries.items():
+            if value is not None:
+                options.add_session_config_entry(key, str(value))
+        return options
+
+    if without_weights or not source.is_symlink():
+        stand_ins = StandIns.of(
+            onnx.load_model_from_string(without_weights.model)
+            if without_weights
+            else onnx.load_model(source, load_external_data=False),
+            real.parent,
+            path,
         )
+        if stand_ins and _save_with(stand_ins, saving(real.parent), disabled):
+            return path
     try:
-        open_session(model, options, disabled)
+        if without_weights:
+            open_session(without_weights.model, saving(real.parent), disabled)
+        else:
+            open_session(source, saving(None), disabled)
     except ModelError as error:
         if str(folder / stem) in error.why:
             raise OSError(errno.ENOSPC, error.why) from error
         raise
     return path
+
+
+def _save_with(stand_ins: StandIns, options: ort.SessionOptions, disabled: Sequence[str]) -> bool:
+    """Write the optimised model by way of stand-ins; False where that does not do."""
+    stand_ins.give(options)
+    try:
+        open_session(stand_ins.proto.SerializeToString(), options, disabled)
+    except ModelError:  # it is refused with its own weights
+        return False
+    return stand_ins.restore()
 
 
 def read_graph(path: Path, name: str) -> Graph:

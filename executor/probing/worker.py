@@ -10,7 +10,7 @@ import mmap
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -129,32 +129,33 @@ class _Blocks:
         probe: _Region | None,
     ) -> list[int]:
         backend = OnnxRuntimeBackend(self._folder, self.manifest, Device(), Scratch(scratch_bytes))
-        graphs = [s for s in steps if self.manifest.blocks[s.first].is_graph]
-        segments: dict[Step, Segment] = dict(
-            zip(graphs, backend.segments(graphs, self._bindings), strict=True)
-        )
-        lookups = {
-            s: LookupSegment(self.manifest.blocks[s.first], self._file, self._values, backend)
-            for s in steps
-            if s not in segments
-        }
-        if probe is not None:
-            probe.find(scratch_bytes)
-        given, results = self._values.begin(sample, {})
-        inputs = len(given)
-        peaks: list[int] = []
-        self._observe(given)
-        for step in steps:
-            (segments.get(step) or lookups[step]).run(given, results)
-            self._observe(given)
-            for name, block in self._last_uses.items():
-                if block <= step.last:
-                    given.pop(name, None)
+        with closing(backend):  # it would live on until cycles are collected
+            graphs = [s for s in steps if self.manifest.blocks[s.first].is_graph]
+            segments: dict[Step, Segment] = dict(
+                zip(graphs, backend.segments(graphs, self._bindings), strict=True)
+            )
+            lookups = {
+                s: LookupSegment(self.manifest.blocks[s.first], self._file, self._values, backend)
+                for s in steps
+                if s not in segments
+            }
             if probe is not None:
-                peaks.append(probe.peak(reset=len(given) == inputs))
-        for lookup in lookups.values():
-            lookup.close()
-        return peaks
+                probe.find(scratch_bytes)
+            given, results = self._values.begin(sample, {})
+            inputs = len(given)
+            peaks: list[int] = []
+            self._observe(given)
+            for step in steps:
+                (segments.get(step) or lookups[step]).run(given, results)
+                self._observe(given)
+                for name, block in self._last_uses.items():
+                    if block <= step.last:
+                        given.pop(name, None)
+                if probe is not None:
+                    peaks.append(probe.peak(reset=len(given) == inputs))
+            for lookup in lookups.values():
+                lookup.close()
+            return peaks
 
     def _observe(self, given: Mapping[str, Any]) -> None:
         for name, value in given.items():

@@ -71,9 +71,50 @@ def _joined(net: Net) -> None:
     net.output(net("Relu", value))
 
 
+def _branches(net: Net, *, rows: int = 48) -> None:
+    value, condition = net.input("x", ("n", "c")), net.input("condition", (), TensorProto.BOOL)
+    then, other = Net(prefix="then."), Net(prefix="else.")
+    then.output(then.dense(then("Relu", value), 48, 8))
+    then.nodes[1].input[0] = value
+    other.output(other.dense(value, rows, 8))
+    bodies = {"then_branch": then.body("then"), "else_branch": other.body("else")}
+    net.output(net("If", condition, **bodies))
+
+
+def _loop(net: Net) -> None:
+    """The body has a branch, and another name for the input."""
+    body, inner = Net(prefix="body."), Net(prefix="inner.")
+    body.input("i", (), TensorProto.INT64)
+    go_on = body("Identity", body.input("go", (), TensorProto.BOOL))
+    carried = body.input("carried", ("n", "c"))
+    inner.output(inner("Relu", inner.dense(carried, 48, 48)))
+    other = Net(prefix="other.")
+    other.output(other("Neg", carried))
+    branches = {"then_branch": inner.body("then"), "else_branch": other.body("else")}
+    body.output(go_on, body("If", "go", **branches))
+    trips, condition = net.constant(np.array(3, np.int64)), net.constant(np.array(True))
+    net.output(net("Loop", trips, condition, net.input("x", ("n", "c")), body=body.body("body")))
+
+
+def test_branches_that_differ_fix_no_size(planned: Planned) -> None:
+    net = Net()
+    _branches(net, rows=24)
+    assert planned(net, c=48).inputs[0].shape == ("n", "c")
+
+
 @pytest.mark.parametrize(
     "write",
-    [_product, _transposed, _convolution, _deconvolution, _normalised, _recurrent, _joined],
+    [
+        _branches,
+        _loop,
+        _product,
+        _transposed,
+        _convolution,
+        _deconvolution,
+        _normalised,
+        _recurrent,
+        _joined,
+    ],
 )
 def test_weights_fix_the_size_of_an_axis(planned: Planned, write: Callable[[Net], None]) -> None:
     net = Net()
