@@ -16,7 +16,7 @@ from swapnet.executor.backends.onnxruntime import version
 from swapnet.executor.backends.windows import BITS_SINCE, packs_bits
 from swapnet.tensorrt import TENSORRT, load_tensorrt
 
-__all__ = ["BACKENDS", "BuildOptions", "check_backend"]
+__all__ = ["BACKENDS", "BuildOptions"]
 
 BACKENDS = ("auto", "onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
 
@@ -75,7 +75,12 @@ class BuildOptions:
             There is no such backend, or its library is not installed.
         """
         backend = best_backend() if self.backend == "auto" else self.backend
-        check_backend(backend)
+        if backend not in BACKENDS:
+            raise BackendUnavailableError(
+                f"there is no backend {backend!r}",
+                why=f"this SwapNet builds for {', '.join(BACKENDS)}",
+                hint="leave --backend out",
+            )
         given = [] if backend in TENSORRT else self.tensorrt.given
         if self.portable and backend != "onnxruntime":
             given = ["portable", *given]
@@ -91,6 +96,8 @@ class BuildOptions:
         self.precision.check(backend)
         if self.precision.precision == "int4":
             self._check_packing()
+        if backend in TENSORRT:
+            load_tensorrt(backend)
         return replace(self, backend=backend)
 
     def _check_packing(self) -> None:
@@ -126,21 +133,3 @@ class BuildOptions:
             smallest_budget=self.smallest_budget,
             workspace=self.tensorrt.workspace,
         )
-
-
-def check_backend(backend: str) -> None:
-    """Check that a backend can be built for here, before anything is read.
-
-    Raises
-    ------
-    BackendUnavailableError
-        There is no such backend, or its library is not installed.
-    """
-    if backend not in BACKENDS:
-        raise BackendUnavailableError(
-            f"there is no backend {backend!r}",
-            why=f"this SwapNet builds for {', '.join(BACKENDS)}",
-            hint="leave --backend out",
-        )
-    if backend in TENSORRT:
-        load_tensorrt(backend)

@@ -5,11 +5,25 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from polygraphy.logger import G_LOGGER
 from polygraphy.tools.args import ModelArgs
 from polygraphy.tools.args.base import BaseArgs, BaseRunnerArgs
 from polygraphy.tools.script import make_invocable
 
-__all__ = ["SwapnetRunnerArgs", "argument_groups"]
+from swapnet.calibration.accuracy.runner import SwapRunner
+from swapnet.errors import SwapnetError
+
+__all__ = ["CommandRunner", "SwapnetRunnerArgs", "argument_groups"]
+
+
+class CommandRunner(SwapRunner):
+    """A `SwapRunner` whose errors the command prints without a traceback."""
+
+    def activate_impl(self) -> None:
+        try:
+            super().activate_impl()
+        except SwapnetError as error:
+            G_LOGGER.critical(str(error))
 
 
 class SwapnetRunnerArgs(BaseRunnerArgs):  # type: ignore[misc]
@@ -59,8 +73,8 @@ class SwapnetRunnerArgs(BaseRunnerArgs):  # type: ignore[misc]
             loader = make_invocable("SwapEngineFromOnnx", model.path, shapes=shapes or None)
             script.add_import(imports=["SwapEngineFromOnnx"], frm="swapnet")
             engine = script.add_loader(loader, "build_swapnet")
-        script.add_import(imports=["SwapRunner"], frm="swapnet")
-        script.add_runner(make_invocable("SwapRunner", engine, self.budget))
+        script.add_import(imports=["CommandRunner"], frm=__name__)
+        script.add_runner(make_invocable("CommandRunner", engine, self.budget))
 
 
 def argument_groups() -> list[BaseArgs]:

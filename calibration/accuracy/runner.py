@@ -12,10 +12,8 @@ from typing import Any
 
 from polygraphy.backend.base import BaseLoader, BaseRunner
 from polygraphy.common import TensorMetadata
-from polygraphy.logger import G_LOGGER
 
 from swapnet.budget import Budget
-from swapnet.errors import SwapnetError
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
 from swapnet.files import working_folder
@@ -93,11 +91,8 @@ class SwapRunner(BaseRunner):  # type: ignore[misc]
         self._budget = budget
 
     def activate_impl(self) -> None:
-        try:
-            engine = self._engine() if callable(self._engine) else self._engine
-            self._executor = SwapExecutor(engine, self._budget)
-        except SwapnetError as error:
-            G_LOGGER.critical(str(error))  # an error of the user's, without a traceback
+        engine = self._engine() if callable(self._engine) else self._engine
+        self._executor = SwapExecutor(engine, self._budget)
 
     def get_input_metadata_impl(self) -> TensorMetadata:
         manifest = self._executor.manifest

@@ -115,7 +115,7 @@ def command(
     model: Path, output: Path | None, measure: bool, targets: str | None, **options: Any
 ) -> None:
     """Cut MODEL.onnx into blocks and compile each to its engine."""
-    from swapnet.builder.options import check_backend
+    from swapnet.builder.build import options_of
     from swapnet.builder.precision.convert import PrecisionOptions, check_precision
     from swapnet.executor.backends import best_backend, can_run
 
@@ -123,7 +123,6 @@ def command(
     folder = output or Path("engines") / model.stem
     names = tuple(filter(None, (targets or "").split(",")))
     chosen = best_backend() if options["backend"] == "auto" else options["backend"]
-    check_backend(chosen)
     check_precision(
         chosen,
         options["precision"],
@@ -133,6 +132,9 @@ def command(
         excluding=bool(options["exclude"]),
         block_size=options["block_size"],
     )
+    of_precision = ("precision", "weight_only", "block_size", "exclude")
+    others = {name: value for name, value in options.items() if name not in of_precision}
+    options_of(targets=names, **others).checked()
     data = open_data(
         model, shapes=options["shapes"], **{name: given[name] for name in DATA_OPTIONS}
     )

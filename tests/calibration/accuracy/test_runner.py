@@ -16,7 +16,9 @@ from polygraphy.comparator import Comparator
 from polygraphy.exception import PolygraphyException
 from polygraphy.tools import main
 
+from swapnet.calibration.accuracy.polygraphy_run import CommandRunner
 from swapnet.calibration.accuracy.runner import SwapEngineFromOnnx, SwapRunner
+from swapnet.errors import BudgetError
 from tests.helpers.engines import BuildToy
 
 ROOT = Path(__file__).parents[3]
@@ -62,12 +64,14 @@ def test_a_loader_builds_an_engine(engine: BuildToy, tmp_path: Path, kept: bool)
     assert opened.folder.exists() == kept
 
 
-def test_an_error_of_the_user_is_one_of_polygraphy(engine: BuildToy) -> None:
-    with (
-        pytest.raises(PolygraphyException, match="does not fit in 1KiB"),
-        SwapRunner(engine("images").folder, "1KiB"),
-    ):
-        pass
+def test_an_error_of_the_user_is_one_of_polygraphy_for_its_command(engine: BuildToy) -> None:
+    runners = ((SwapRunner, BudgetError), (CommandRunner, PolygraphyException))
+    for runner, error in runners:
+        with (
+            pytest.raises(error, match="does not fit in 1KiB"),
+            runner(engine("images").folder, "1KiB"),
+        ):
+            pass
 
 
 def entry_points() -> tuple[str, list[str]]:
