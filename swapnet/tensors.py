@@ -98,11 +98,11 @@ def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
     Raises
     ------
     InputError
-        A part is not ``name:DxDxD``, or a name is there twice.
+        The text is empty, a part is not ``name:DxDxD``, or a name is there twice.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     start = 0
-    while start < len(text):
+    while start < len(text) or not text:
         found = _NAMED_SHAPE.match(text, start)
         if found is None or _HOLDS_A_SHAPE.search(found["plain"] or ""):
             raise InputError(
@@ -129,16 +129,16 @@ def parse_dims(text: str) -> dict[str, int]:
     Raises
     ------
     InputError
-        A part is not ``name=SIZE``, or a name is there twice.
+        The text is empty, a part is not ``name=SIZE``, or a name is there twice.
     """
     sizes: dict[str, int] = {}
     start = 0
-    while start < len(text):
+    while start < len(text) or not text:
         found = _NAMED_SIZE.match(text, start)
         if found is None:
             raise InputError(
                 f"{text[start:].partition(',')[0]!r} is not the size of a symbol",
-                why="it is a name, an equals sign and a number from 0",
+                why="it is a name, an equals sign and a number from 0 to 999999999",
                 hint="write it like batch=1,past=511",
             )
         name, size = (found["quoted"] or found["plain"]).strip(), int(found["size"])

@@ -135,14 +135,22 @@ def trace_options(command: F) -> F:
     return command
 
 
+_SLOWEST_BYTES_PER_S = 1000
+"""Less is a size without its unit."""
+
+
 def _bytes_per_s(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
-    parsed = parse_size(value)
-    if parsed < 1:
+    try:
+        parsed = parse_size(value)
+        why = f"it is {parsed} bytes per second, and must be at least {_SLOWEST_BYTES_PER_S}"
+    except InputError as error:
+        parsed, why = 0, error.why
+    if parsed < _SLOWEST_BYTES_PER_S:
         raise InputError(
-            f"--storage {value} is invalid",
-            why=f"it is {parsed} bytes per second, and must be at least 1",
+            f"--storage {value or repr(value)} is invalid",
+            why=why,
             hint="give bytes per second, like --storage 400MB",
         )
     return float(parsed)
@@ -186,7 +194,7 @@ def shapes_option(command: F) -> F:
     """``--shapes`` and ``--dims``, parsed."""
 
     def parse(_: click.Context, __: click.Parameter, value: str | None) -> Any:
-        return parse_dims(value) if value else {}
+        return {} if value is None else parse_dims(value)
 
     dims = click.option(
         "--dims",
@@ -206,7 +214,7 @@ def shapes_option_named(name: str, text: str) -> Callable[[F], F]:
     """An option that takes shapes, parsed."""
 
     def parse(_: click.Context, __: click.Parameter, value: str | None) -> Any:
-        return parse_shapes(value) if value else {}
+        return {} if value is None else parse_shapes(value)
 
     return click.option(name, callback=parse, metavar="NAME:1x3x640x640,…", help=text)
 

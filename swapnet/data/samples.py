@@ -131,6 +131,8 @@ def open_samples(
         raise InputError(
             f"a limit of {limit} samples is invalid", why="it must be at least 1", hint="raise it"
         )
+    if not data:
+        raise InputError("the data has no name", why="its name is empty", hint=_WAYS)
     path = Path(data)
     source: _Source
     if path.is_dir() and (files := sorted(path.glob("*.npz"))):
@@ -393,7 +395,7 @@ def _open_function(data: str) -> _Function:
             module = _load(Path(target)) if is_file else importlib.import_module(target)
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"{target} can't be imported",
+            f"{data} can't be imported",
             why=f"{type(error).__name__}: {error}",
             hint=f"{_WAYS}; a module lies in this folder or is installed",
         ) from error

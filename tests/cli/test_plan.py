@@ -155,8 +155,20 @@ def test_slower_storage_streams_less_and_takes_longer(call: Call, toy: Engine) -
     assert "Storage reads 0.1 MB/s, --storage allows 0.1." in text
     unlimited = call("plan", toy.folder, "--no-measure", "--storage", "900GB").out
     assert "--storage allows 900000." in unlimited
-    failed = call("plan", toy.folder, "--storage", "0MB")
-    assert failed.is_user_error("--storage 0MB is invalid", "0 bytes per second")
+
+
+@pytest.mark.parametrize(
+    ("storage", "why"),
+    [
+        ("0MB", "0 bytes per second"),
+        ("90", "must be at least 1000"),
+        ("-5MB", "a size is a number"),
+        ("", "''"),
+    ],
+)
+def test_wrong_storage(call: Call, engine: BuildToy, storage: str, why: str) -> None:
+    failed = call("plan", engine("images").folder, "--storage", storage)
+    assert failed.is_user_error(f"--storage {storage or repr(storage)} is invalid", why)
 
 
 @pytest.mark.slow
@@ -323,7 +335,7 @@ def test_dims_plan_an_engine(call: Call, dynamic: Path) -> None:
     [
         ("height=2", ("'height'", "'batch', 'length'")),
         ("batch", ("'batch' is not the size", "batch=1,past=511")),
-        ("batch=x", ("not the size of a symbol",)),
+        ("", ("'' is not the size of a symbol",)),
         ("batch=1,batch=2", ("'batch' has two sizes", "1 and 2")),
     ],
 )

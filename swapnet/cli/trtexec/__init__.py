@@ -155,7 +155,7 @@ def _infer(line: Line, log: Log, exports: Exports, folder: Path) -> bool:
 
     engine = open_engine(
         folder,
-        parse_shapes(line.text("--shapes") or ""),
+        parse_shapes(text) if (text := line.text("--shapes")) else {},
         threads=_threads(line),
         gpu_memory="managed" if line.has("--useManagedMemory") else "auto",
         gpu_index=int(line.number("--device")),

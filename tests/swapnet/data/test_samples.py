@@ -420,3 +420,8 @@ def test_a_function_takes_no_arguments(script: Script) -> None:
     samples = open_samples(script("def feeds(count): yield {}"), [X])
     with pytest.raises(InputError, match="missing 1 required positional argument"):
         list(samples)
+
+
+def test_data_without_a_name_is_not_this_folder() -> None:
+    with pytest.raises(InputError, match="its name is empty"):
+        open_samples("", [X])
