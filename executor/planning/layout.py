@@ -6,6 +6,7 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 from swapnet.manifest import TENSOR_ALIGNMENT, Manifest
@@ -141,7 +142,12 @@ def pack(intervals: Iterable[Interval]) -> ValueLayout:
     Where that leaves holes, the value that lies highest is placed earlier, and all again: a few
     turns reach what lives at once (Joslin and Clements, "Squeaky Wheel Optimization", 1999).
     """
-    order = sorted(intervals, key=lambda i: (-i.nbytes, i.first, i.name))
+    return _packed(tuple(sorted(intervals, key=lambda i: (-i.nbytes, i.first, i.name))))
+
+
+@lru_cache(8)  # every plan of an engine asks for the same
+def _packed(intervals: tuple[Interval, ...]) -> ValueLayout:
+    order = list(intervals)
     least = _largest_sum(order)
     best, highest = _placed(order)
     for _ in range(_TURNS):
