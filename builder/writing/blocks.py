@@ -16,9 +16,11 @@ from swapnet.builder.cutting.placing import lives_of
 from swapnet.builder.importing.graph import Constant, Graph, Value
 from swapnet.builder.importing.lookup import table_parts
 from swapnet.builder.importing.source import file_sha256
+from swapnet.builder.writing.codecs import Coded, choose_codecs
 from swapnet.builder.writing.weights import StoredExtent, WeightWriter
 from swapnet.manifest import (
     EXTENT_ALIGNMENT,
+    GPU_BACKENDS,
     SCHEMA,
     WEIGHTS,
     WINDOW_ALIGNMENT,
@@ -87,7 +89,7 @@ class _Stored:
 def with_owners(graph: Graph, parts: Sequence[Part]) -> CutGraph:
     """The parts with what each stores."""
     ownership = assign_weights(graph, parts)
-    tables = {name for part in parts if part.lookup for name in table_parts(graph, part.weights[0])}
+    tables = _tables(graph, parts)
     pieces = tuple(
         Piece(index, part, own, kept, readable=not part.lookup and not tables.isdisjoint(own))
         for index, (part, own, kept) in enumerate(
@@ -123,13 +125,16 @@ def compile_parts(
     (folder / "blocks").mkdir()
     styles = compiler.styles(graph, pieces)
     alignment = WINDOW_ALIGNMENT if graph.packing else EXTENT_ALIGNMENT
-    with WeightWriter(folder / WEIGHTS, alignment) as writer:
+    is_on_gpu = compiler.compiled.backend in GPU_BACKENDS
+    shared_codecs, codecs = _codecs(cut, none=is_on_gpu)
+    is_coded = any(coded.names for coded in (*shared_codecs, *codecs))
+    with WeightWriter(folder / WEIGHTS, alignment, coded=is_coded) as writer:
         shared = {
-            parts: writer.append([graph.constants[name] for name in names])
-            for parts, names in cut.shared.items()
+            parts: writer.append([graph.constants[name] for name in names], coded=coded)
+            for (parts, names), coded in zip(cut.shared.items(), shared_codecs, strict=True)
         }
         stored: list[_Stored] = []
-        for piece, style in zip(pieces, styles, strict=True):
+        for piece, style, coded in zip(pieces, styles, codecs, strict=True):
             progress("compile", piece.index, len(pieces))
             constants = [graph.constants[name] for name in piece.own]
             if piece.part.lookup:
@@ -138,7 +143,7 @@ def compile_parts(
             file = work / f"{piece.index:03}{compiler.suffix}"
             engine = compiler.compile(graph, piece, style, file, progress)
             originals = [graph.constants[name] for name in piece.originals]
-            stored.append(_store(writer, constants, engine, originals, file, folder))
+            stored.append(_store(writer, constants, engine, originals, file, folder, coded))
     extents = (e for block in stored for e in (block.extent, block.originals) if e is not None)
     located = {weight.name: weight for e in (*shared.values(), *extents) for weight in e.weights}
     originals_at = {name: weight.offset for name, weight in located.items()}
@@ -190,6 +195,25 @@ def _formulas(graph: Graph, crossing: Iterable[str]) -> dict[str, str]:
     return {dim: graph.formulas[dim] for dim in dict.fromkeys(dims) if dim in graph.formulas}
 
 
+def _codecs(cut: CutGraph, *, none: bool) -> tuple[list[Coded], list[Coded]]:
+    """Codecs of shared weights, and of each piece's.
+
+    Rows of tables, and what was packed, are read from storage as they are.
+    """
+    read = _tables(cut.graph, [piece.part for piece in cut.pieces])
+    read.update(name for piece in cut.pieces for name in piece.part.packed)
+    extents = [*cut.shared.values(), *(piece.own for piece in cut.pieces)]
+    if none:
+        read.update(name for names in extents for name in names)
+    chosen = choose_codecs(cut.graph.constants, extents, read)
+    return chosen[: len(cut.shared)], chosen[len(cut.shared) :]
+
+
+def _tables(graph: Graph, parts: Iterable[Part]) -> set[str]:
+    """Weights of which rows are looked up, as they are stored."""
+    return {name for part in parts if part.lookup for name in table_parts(graph, part.weights[0])}
+
+
 def _inline(graph: Graph, parts: Sequence[Part]) -> dict[str, int]:
     """Bytes of large constants that stay in skeletons, by element type; once for each block."""
     from onnx import TensorProto
@@ -208,11 +232,12 @@ def _store(
     originals: Sequence[Constant],
     file: Path,
     folder: Path,
+    coded: Coded,
 ) -> _Stored:
     """Put an engine into the weights with what it embeds, or beside them."""
     activations = engine.activation_bytes
     if (packed := engine.packed) is not None:
-        extent = writer.append(constants, packed)
+        extent = writer.append(constants, packed, coded)
         packed.file.unlink()
         kept = [constant for constant in originals if constant.name not in packed.in_place]
         return _Stored(
@@ -230,7 +255,8 @@ def _store(
     checksum = file_sha256(file)
     nbytes = file.stat().st_size
     file.replace(folder / name)
-    return _Stored(writer.append(constants), name, checksum, nbytes, activation_bytes=activations)
+    extent = writer.append(constants, coded=coded)
+    return _Stored(extent, name, checksum, nbytes, activation_bytes=activations)
 
 
 def _with_skeleton(stored: _Stored, originals: Mapping[str, int], folder: Path) -> _Stored:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from swapnet.cli.console import print_table, print_text, say, write_json
-from swapnet.cli.engine import open_engine, unswappable
+from swapnet.cli.engine import about_weights, open_engine
 from swapnet.cli.options import PATH, engine_argument, shapes_option
 from swapnet.shapes import as_title
 from swapnet.units import format_size
@@ -106,7 +106,7 @@ def command(
         f"{format_size(used.total_bytes)}: "
         + ", ".join(f"{name} {format_size(nbytes)}" for name, nbytes in parts.items())
     )
-    for line in unswappable(manifest):
+    for line in about_weights(manifest):
         print_text(line)
 
 
