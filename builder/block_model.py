@@ -15,7 +15,7 @@ from swapnet.files import replacing
 from swapnet.manifest import WEIGHTS, Extent
 from swapnet.tensors import ONNX_TYPES
 
-__all__ = ["save_block"]
+__all__ = ["save_block", "stored_bytes"]
 
 
 def save_block(engine: Engine, index: int, target: Path) -> None:
@@ -57,12 +57,12 @@ def save_block(engine: Engine, index: int, target: Path) -> None:
                 name=name,
                 data_type=ONNX_TYPES[weight.dtype],
                 dims=weight.shape,
-                raw_data=_bytes(file, extent, weight.offset, weight.nbytes),
+                raw_data=stored_bytes(file, extent, weight.offset, weight.nbytes),
             )
         for tensor in external:
             fields = {entry.key: entry.value for entry in tensor.external_data}
             place = int(fields["offset"]), int(fields["length"])
-            tensor.raw_data = _bytes(file, Extent(0, manifest.weights_nbytes), *place)
+            tensor.raw_data = stored_bytes(file, Extent(0, manifest.weights_nbytes), *place)
             tensor.data_location = tensor.DEFAULT
             del tensor.external_data[:]
     del model.graph.input[:]
@@ -71,7 +71,7 @@ def save_block(engine: Engine, index: int, target: Path) -> None:
         temporary.write_bytes(model.SerializeToString())
 
 
-def _bytes(file: WeightFile, extent: Extent, offset: int, nbytes: int) -> bytes:
+def stored_bytes(file: WeightFile, extent: Extent, offset: int, nbytes: int) -> bytes:
     """Bytes of a tensor in an extent, as in memory."""
     start, place = offset - extent.offset, bytearray(nbytes)
     source = extent.file_offset(start)

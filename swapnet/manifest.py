@@ -108,7 +108,7 @@ class Source(_Record, frozen=True):
     """SHA-256 of its external data; empty where it has none."""
 
 
-class Compiled(_Record, frozen=True):
+class Compiled(_Record, frozen=True, omit_defaults=True):
     """Library and devices that the blocks were compiled with and for."""
 
     backend: str
@@ -116,6 +116,8 @@ class Compiled(_Record, frozen=True):
     fingerprint: str
     builder: str = ""
     """Version of SwapNet: engines of a newer one may be faster."""
+    kernels: str = ""
+    """Processor and pages that windows were packed for; empty without windows."""
 
 
 class Tensor(_Record, frozen=True):

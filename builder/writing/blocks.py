@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
+import msgspec
+
 from swapnet.builder.compilers.base import Compiler, Engine, Piece
 from swapnet.builder.compilers.packing import Packed
 from swapnet.builder.cutting.inplace import inplace_outputs
@@ -17,13 +19,13 @@ from swapnet.builder.importing.graph import Constant, Graph, Value
 from swapnet.builder.importing.lookup import table_parts
 from swapnet.builder.importing.source import file_sha256
 from swapnet.builder.writing.codecs import Coded, choose_codecs
-from swapnet.builder.writing.weights import StoredExtent, WeightWriter
+from swapnet.builder.writing.weights import StoredExtent, WeightWriter, window_alignment
+from swapnet.fingerprint import kernel_fingerprint
 from swapnet.manifest import (
     EXTENT_ALIGNMENT,
     GPU_BACKENDS,
     SCHEMA,
     WEIGHTS,
-    WINDOW_ALIGNMENT,
     Block,
     Lookup,
     Manifest,
@@ -36,7 +38,7 @@ from swapnet.manifest import (
 )
 from swapnet.progress import Progress
 
-__all__ = ["CutGraph", "compile_parts", "with_owners"]
+__all__ = ["CutGraph", "Stored", "compile_parts", "store", "with_owners", "with_skeleton"]
 
 _LARGE_CONSTANT_BYTES = 64 << 10
 
@@ -59,7 +61,7 @@ class CutGraph:
 
 
 @dataclass(frozen=True)
-class _Stored:
+class Stored:
     """Place of a block's bytes."""
 
     extent: StoredExtent
@@ -124,7 +126,7 @@ def compile_parts(
     graph, pieces = cut.graph, cut.pieces
     (folder / "blocks").mkdir()
     styles = compiler.styles(graph, pieces)
-    alignment = WINDOW_ALIGNMENT if graph.packing else EXTENT_ALIGNMENT
+    alignment = window_alignment() if graph.packing else EXTENT_ALIGNMENT
     is_on_gpu = compiler.compiled.backend in GPU_BACKENDS
     shared_codecs, codecs = _codecs(cut, none=is_on_gpu)
     is_coded = any(coded.names for coded in (*shared_codecs, *codecs))
@@ -133,23 +135,23 @@ def compile_parts(
             parts: writer.append([graph.constants[name] for name in names], coded=coded)
             for (parts, names), coded in zip(cut.shared.items(), shared_codecs, strict=True)
         }
-        stored: list[_Stored] = []
+        stored: list[Stored] = []
         for piece, style, coded in zip(pieces, styles, codecs, strict=True):
             progress("compile", piece.index, len(pieces))
             constants = [graph.constants[name] for name in piece.own]
             if piece.part.lookup:
-                stored.append(_Stored(writer.append(constants)))
+                stored.append(Stored(writer.append(constants)))
                 continue
             file = work / f"{piece.index:03}{compiler.suffix}"
             engine = compiler.compile(graph, piece, style, file, progress)
             originals = [graph.constants[name] for name in piece.originals]
-            stored.append(_store(writer, constants, engine, originals, file, folder, coded))
+            stored.append(store(writer, constants, engine, originals, file, folder, coded))
     extents = (e for block in stored for e in (block.extent, block.originals) if e is not None)
     located = {weight.name: weight for e in (*shared.values(), *extents) for weight in e.weights}
     originals_at = {name: weight.offset for name, weight in located.items()}
     for record in stored:
         originals_at |= record.in_place
-    stored = [_with_skeleton(record, originals_at, folder) for record in stored]
+    stored = [with_skeleton(record, originals_at, folder) for record in stored]
     parts = [piece.part for piece in pieces]
     lives = lives_of(graph, parts)
     starts = accumulate((len(part.nodes) for part in parts), initial=0)
@@ -165,10 +167,13 @@ def compile_parts(
     )
     ends = {value.name for value in (*graph.inputs, *graph.outputs)}
     crossing = dict.fromkeys(n for part in parts for n in part.outputs if n not in ends)
+    compiled = compiler.compiled
+    if any(block.windows for block in blocks):
+        compiled = msgspec.structs.replace(compiled, kernels=kernel_fingerprint())
     return Manifest(
         schema=SCHEMA,
         source=source,
-        compiled=compiler.compiled,
+        compiled=compiled,
         max_block_bytes=max_block_bytes,
         sliced=graph.sliced,
         inputs=tuple(map(_tensor, graph.inputs)),
@@ -225,7 +230,7 @@ def _inline(graph: Graph, parts: Sequence[Part]) -> dict[str, int]:
     return dict(found)
 
 
-def _store(
+def store(
     writer: WeightWriter,
     constants: Sequence[Constant],
     engine: Engine,
@@ -233,14 +238,14 @@ def _store(
     file: Path,
     folder: Path,
     coded: Coded,
-) -> _Stored:
+) -> Stored:
     """Put an engine into the weights with what it embeds, or beside them."""
     activations = engine.activation_bytes
     if (packed := engine.packed) is not None:
         extent = writer.append(constants, packed, coded)
         packed.file.unlink()
         kept = [constant for constant in originals if constant.name not in packed.in_place]
-        return _Stored(
+        return Stored(
             extent,
             f"blocks/{file.name}",
             packed=packed,
@@ -250,16 +255,16 @@ def _store(
         nbytes = file.stat().st_size
         extent = writer.append_file(file)
         file.unlink()
-        return _Stored(extent, plan_nbytes=nbytes, activation_bytes=activations)
+        return Stored(extent, plan_nbytes=nbytes, activation_bytes=activations)
     name = f"blocks/{file.name}"
     checksum = file_sha256(file)
     nbytes = file.stat().st_size
     file.replace(folder / name)
     extent = writer.append(constants, coded=coded)
-    return _Stored(extent, name, checksum, nbytes, activation_bytes=activations)
+    return Stored(extent, name, checksum, nbytes, activation_bytes=activations)
 
 
-def _with_skeleton(stored: _Stored, originals: Mapping[str, int], folder: Path) -> _Stored:
+def with_skeleton(stored: Stored, originals: Mapping[str, int], folder: Path) -> Stored:
     """Write the skeleton of a block with windows: all places are known."""
     if stored.packed is None:
         return stored
@@ -268,7 +273,7 @@ def _with_skeleton(stored: _Stored, originals: Mapping[str, int], folder: Path) 
     return replace(stored, file_checksum=sha256_of(skeleton), file_nbytes=len(skeleton))
 
 
-def _graph_block(piece: Piece, stored: _Stored, inplace: dict[str, str]) -> Block:
+def _graph_block(piece: Piece, stored: Stored, inplace: dict[str, str]) -> Block:
     return Block(
         index=piece.index,
         kind="graph",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,14 @@ from swapnet.manifest import (
 )
 from swapnet.units import align_up
 
-__all__ = ["StoredExtent", "WeightWriter"]
+__all__ = ["StoredExtent", "WeightWriter", "window_alignment"]
 
 _PIECE_BYTES = 1 << 20
+
+
+def window_alignment() -> int:
+    """Alignment of windows here: whole pages can be moved."""
+    return max(WINDOW_ALIGNMENT, mmap.PAGESIZE)
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class WeightWriter:
         if packed is not None:
             with packed.file.open("rb") as file:
                 for window in packed.windows:
-                    offset = align_up(self.nbytes, WINDOW_ALIGNMENT)
+                    offset = align_up(self.nbytes, window_alignment())
                     self._write(bytes(offset - self.nbytes), digest)
                     windows.append(Window(window.name, offset, window.nbytes))
                     file.seek(window.offset)

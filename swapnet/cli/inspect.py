@@ -43,10 +43,11 @@ def command(
 ) -> None:
     """Show the blocks of an engine: operators, weights, activations, live values at the cut."""
     from swapnet.executor.bench.exports import operators_in
+    from swapnet.executor.engine import Engine
     from swapnet.executor.planning.layout import lifetimes
     from swapnet.executor.planning.usage import usage
 
-    opened = open_engine(engine, shapes, dims)
+    opened = open_engine(engine, shapes, dims) if shapes or dims else Engine.open(engine).in_child()
     if extracted is not None:
         from swapnet.builder.block_model import save_block
 
