@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from swapnet.errors import InputError
 from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.engine import Engine
+from swapnet.executor.planning.plan import Read
+from swapnet.executor.swapping.loading import fill
+from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.files import replacing
-from swapnet.manifest import WEIGHTS
+from swapnet.manifest import WEIGHTS, Extent
 from swapnet.tensors import ONNX_TYPES
 
-__all__ = ["save_block"]
+__all__ = ["save_block", "stored_bytes"]
 
 
 def save_block(engine: Engine, index: int, target: Path) -> None:
@@ -43,26 +47,34 @@ def save_block(engine: Engine, index: int, target: Path) -> None:
             hint="give a block of operators, of an engine for onnxruntime",
         )
     model = onnx.load_model_from_string(Skeletons(folder, manifest).read(index))
-    stored = {weight.name: weight for weight in manifest.weights_of(index)}
+    stored = {w.name: (e, w) for e, weights in manifest.stored_for(index) for w in weights}
     external = [t for t in model.graph.initializer if t.data_location == t.EXTERNAL]
     values = [value for value in model.graph.input if value.name not in stored]
-    with (folder / WEIGHTS).open("rb") as file:
+    with closing(WeightFile(folder / WEIGHTS, LoadMode.BUFFERED)) as file:
         for name in (value.name for value in model.graph.input if value.name in stored):
-            weight = stored[name]
-            file.seek(weight.offset)
+            extent, weight = stored[name]
             model.graph.initializer.add(
                 name=name,
                 data_type=ONNX_TYPES[weight.dtype],
                 dims=weight.shape,
-                raw_data=file.read(weight.nbytes),
+                raw_data=stored_bytes(file, extent, weight.offset, weight.nbytes),
             )
         for tensor in external:
             fields = {entry.key: entry.value for entry in tensor.external_data}
-            file.seek(int(fields["offset"]))
-            tensor.raw_data = file.read(int(fields["length"]))
+            place = int(fields["offset"]), int(fields["length"])
+            tensor.raw_data = stored_bytes(file, Extent(0, manifest.weights_nbytes), *place)
             tensor.data_location = tensor.DEFAULT
             del tensor.external_data[:]
     del model.graph.input[:]
     model.graph.input.extend(values)
     with replacing(target) as temporary:
         temporary.write_bytes(model.SerializeToString())
+
+
+def stored_bytes(file: WeightFile, extent: Extent, offset: int, nbytes: int) -> bytes:
+    """Bytes of a tensor in an extent, as in memory."""
+    start, place = offset - extent.offset, bytearray(nbytes)
+    source = extent.file_offset(start)
+    stored = extent.file_offset(start + nbytes) - source
+    fill(file, memoryview(place), Read(0, source, 0, nbytes, 0, stored, extent.codec))
+    return bytes(place)

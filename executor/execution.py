@@ -173,7 +173,7 @@ class Execution:
             kept = _kept(manifest, plan, resident, self._loader.largest_bytes)
             load_once(self._loader, kept, patience)
             self.load_ms = (time.perf_counter() - made) * 1e3
-            self.loaded_bytes = sum(read.nbytes for read in kept)
+            self.loaded_bytes = sum(read.stored_bytes for read in kept)
             self.sessions_ms = (made - begun) * 1e3
         except BaseException as error:
             self.close(keep=isinstance(error, StalledError))
@@ -333,9 +333,7 @@ def _bindings(manifest: Manifest, plan: Plan, arena: Memory, values: ValueStore)
     apart = {extent: offset for place in plan.shared for extent, offset in place.offsets()}
     for block, place in zip(manifest.blocks, plan.places, strict=True):
         lying = {**apart, **dict(place.offsets())}
-        used = [(block.extent, block.weights)]
-        used += [(each.extent, each.weights) for each in manifest.shared_with(block.index)]
-        for extent, stored in used if block.is_graph else ():
+        for extent, stored in manifest.stored_for(block.index):
             start = arena.address + lying[extent] - extent.offset
             weights |= {(block.index, weight.name): start + weight.offset for weight in stored}
     return Bindings(weights, values.addresses, arena, plan.places, values.actual)

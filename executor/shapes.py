@@ -12,6 +12,7 @@ from swapnet.errors import EngineError, ModelError
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.probing.activations import measure
+from swapnet.executor.repacking import ensure_packed
 from swapnet.executor.samples import MOST_SAMPLES, save_samples
 from swapnet.files import working_folder
 from swapnet.manifest import sizes_at
@@ -63,6 +64,10 @@ def ensure_shapes(
         The engine directory can't be written.
     """
     opened = Engine.open(engine, device=device)
+    packed = ensure_packed(opened, say)
+    if packed is not opened and opened.shaped is not opened.built:
+        shapes = {**opened.shaped.planned_shapes, **(shapes or {})}
+    opened = packed
     if data is not None:
         return _on_data(opened, shapes or {}, dims or {}, data, say)
     if not shapes and not dims:

@@ -48,6 +48,7 @@ __all__ = [
     "WEIGHTS",
     "WINDOW_ALIGNMENT",
     "Block",
+    "Codec",
     "Compiled",
     "Extent",
     "Lookup",
@@ -86,6 +87,11 @@ Size = Annotated[int, msgspec.Meta(ge=0)]
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 """Type of stored weights, and of computed values where the backend can."""
 
+Codec = Literal["plain", "planes", "float16"]
+"""Form of stored bytes. ``plain``: as in memory. ``planes``: the two low byte planes of float32
+values, all zero, are left out (bfloat16). ``float16``: float32 values that are finite ones of
+float16."""
+
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
@@ -102,7 +108,7 @@ class Source(_Record, frozen=True):
     """SHA-256 of its external data; empty where it has none."""
 
 
-class Compiled(_Record, frozen=True):
+class Compiled(_Record, frozen=True, omit_defaults=True):
     """Library and devices that the blocks were compiled with and for."""
 
     backend: str
@@ -110,6 +116,8 @@ class Compiled(_Record, frozen=True):
     fingerprint: str
     builder: str = ""
     """Version of SwapNet: engines of a newer one may be faster."""
+    kernels: str = ""
+    """Processor and pages that windows were packed for; empty without windows."""
 
 
 class Tensor(_Record, frozen=True):
@@ -128,16 +136,36 @@ class Tensor(_Record, frozen=True):
         return not all(isinstance(dim, int) for dim in self.shape)
 
 
-class Extent(_Record, frozen=True):
-    """A contiguous part of ``weights.bin``."""
+class Extent(_Record, frozen=True, omit_defaults=True):
+    """A contiguous part of ``weights.bin``; its last bytes may be stored in half as many."""
 
     offset: Size
     nbytes: Size
+    """In memory."""
+    codec: Codec = "plain"
+    """Form of its last bytes; those before are plain."""
+    stored_nbytes: Size = 0
+    """In ``weights.bin``; 0 where that is as in memory."""
+
+    @property
+    def file_nbytes(self) -> int:
+        """Length in ``weights.bin``."""
+        return self.stored_nbytes or self.nbytes
 
     @property
     def end(self) -> int:
-        """The first byte after it."""
-        return self.offset + self.nbytes
+        """The first byte after it in ``weights.bin``."""
+        return self.offset + self.file_nbytes
+
+    @property
+    def plain_nbytes(self) -> int:
+        """Bytes at its start that are stored as they are."""
+        return 2 * self.file_nbytes - self.nbytes
+
+    def file_offset(self, position: int) -> int:
+        """Place in ``weights.bin`` of a byte in memory, counted from the extent's start."""
+        coded = max(position - self.plain_nbytes, 0)
+        return self.offset + position - coded // 2
 
 
 class Weight(_Record, frozen=True):
@@ -147,7 +175,7 @@ class Weight(_Record, frozen=True):
     dtype: str
     shape: tuple[Size, ...]
     offset: Size
-    """From the start of ``weights.bin``, in bytes."""
+    """From the start of ``weights.bin``, as if its extent were plain, in bytes."""
     nbytes: Size
 
 
@@ -296,6 +324,27 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
         executed += [(each.checksum, "", ()) for each in self.shared]
         return sha256_of(msgspec.json.encode((executed, self.compiled, self.planned_shapes)))
 
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """What several blocks share, and what each has for itself."""
+        own = (block.extent for block in self.blocks)
+        return (*(each.extent for each in self.shared), *own)
+
+    @cached_property
+    def coded(self) -> dict[Codec, tuple[int, int]]:
+        """Bytes in memory of weights that are stored in fewer, and bytes stored, by codec."""
+        found: dict[Codec, tuple[int, int]] = {}
+        for extent in self.extents:
+            if saved := extent.nbytes - extent.file_nbytes:
+                nbytes, stored = found.get(extent.codec, (0, 0))
+                found[extent.codec] = (nbytes + 2 * saved, stored + saved)
+        return found
+
+    @property
+    def coded_share(self) -> float:
+        """Share of the bytes in memory that are stored in half as many."""
+        return sum(nbytes for nbytes, _ in self.coded.values()) / max(self.swappable_bytes, 1)
+
     @cached_property
     def has_windows(self) -> bool:
         """Whether kernels of any block read weights in place."""
@@ -341,10 +390,16 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
         """What a block shares with others."""
         return tuple(self.shared[i] for i in self.shared_by[block])
 
+    def stored_for(self, block: int) -> Iterator[tuple[Extent, tuple[Weight, ...]]]:
+        """Extents with the weights that are inputs of a block, its own and what it shares."""
+        if self.blocks[block].is_graph:
+            yield self.blocks[block].extent, self.blocks[block].weights
+            for each in self.shared_with(block):
+                yield each.extent, each.weights
+
     def weights_of(self, block: int) -> tuple[Weight, ...]:
         """Weights that are inputs of a block, with those that it shares."""
-        used = (each.weights for each in self.shared_with(block))
-        return (*self.blocks[block].weights, *chain.from_iterable(used))
+        return tuple(chain.from_iterable(weights for _, weights in self.stored_for(block)))
 
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
@@ -530,10 +585,12 @@ def _tensor_faults(manifest: Manifest) -> Iterator[str]:
 def _extent_faults(
     name: str, extent: Extent, weights: tuple[Weight, ...], manifest: Manifest
 ) -> Iterator[str]:
-    if extent.end > manifest.weights_nbytes or extent.nbytes % EXTENT_ALIGNMENT:
+    if extent.end > manifest.weights_nbytes or extent.file_nbytes % EXTENT_ALIGNMENT:
         yield f"the extent of {name} ends at {extent.end} of {manifest.weights_nbytes}"
+    yield from _codec_faults(name, extent, manifest)
+    end = extent.offset + extent.nbytes
     for weight in weights:
-        inside = extent.offset <= weight.offset and weight.offset + weight.nbytes <= extent.end
+        inside = extent.offset <= weight.offset and weight.offset + weight.nbytes <= end
         if not inside:
             yield f"weight {weight.name!r} of {name} lies outside of its extent"
         known = weight.dtype in ELEMENT_BYTES
@@ -541,12 +598,24 @@ def _extent_faults(
             yield f"weight {weight.name!r} of {name} has {weight.nbytes} bytes, not its shape's"
 
 
+def _codec_faults(name: str, extent: Extent, manifest: Manifest) -> Iterator[str]:
+    is_coded = extent.codec != "plain"
+    if is_coded != (extent.nbytes <= 2 * extent.stored_nbytes < 2 * extent.nbytes):
+        yield f"the extent of {name} stores {extent.nbytes} bytes in {extent.stored_nbytes}"
+    if is_coded and manifest.runs_on_gpu:
+        yield f"the extent of {name} has codec {extent.codec!r}, which no GPU takes"
+    # Requests of coded bytes begin anywhere that a place in memory ends, and are direct.
+    if manifest.coded and (extent.nbytes | extent.plain_nbytes) % (2 * EXTENT_ALIGNMENT):
+        yield f"the extent of {name} is no multiple of {2 * EXTENT_ALIGNMENT}, as codecs need"
+
+
 def _window_faults(name: str, block: Block, manifest: Manifest) -> Iterator[str]:
-    if manifest.has_windows and (block.extent.offset | block.extent.nbytes) % WINDOW_ALIGNMENT:
+    extent = block.extent
+    if manifest.has_windows and (extent.offset | extent.nbytes | extent.end) % WINDOW_ALIGNMENT:
         yield f"the extent of {name} is no multiple of {WINDOW_ALIGNMENT}, as windows need"
-    end = block.extent.offset
+    end, plain_nbytes = block.extent.offset, block.extent.plain_nbytes
     for window in block.windows:
-        inside = end <= window.offset and window.end <= block.extent.end
+        inside = end <= window.offset and window.end - block.extent.offset <= plain_nbytes
         if not inside or window.offset % WINDOW_ALIGNMENT or not block.is_graph:
             yield f"the window {window.name!r} of {name} has no place of its own in the extent"
         end = window.end

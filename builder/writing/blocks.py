@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
+import msgspec
+
 from swapnet.builder.compilers.base import Compiler, Engine, Piece
 from swapnet.builder.compilers.packing import Packed
 from swapnet.builder.cutting.inplace import inplace_outputs
@@ -16,12 +18,14 @@ from swapnet.builder.cutting.placing import lives_of
 from swapnet.builder.importing.graph import Constant, Graph, Value
 from swapnet.builder.importing.lookup import table_parts
 from swapnet.builder.importing.source import file_sha256
-from swapnet.builder.writing.weights import StoredExtent, WeightWriter
+from swapnet.builder.writing.codecs import Coded, choose_codecs
+from swapnet.builder.writing.weights import StoredExtent, WeightWriter, window_alignment
+from swapnet.fingerprint import kernel_fingerprint
 from swapnet.manifest import (
     EXTENT_ALIGNMENT,
+    GPU_BACKENDS,
     SCHEMA,
     WEIGHTS,
-    WINDOW_ALIGNMENT,
     Block,
     Lookup,
     Manifest,
@@ -34,7 +38,7 @@ from swapnet.manifest import (
 )
 from swapnet.progress import Progress
 
-__all__ = ["CutGraph", "compile_parts", "with_owners"]
+__all__ = ["CutGraph", "Stored", "compile_parts", "store", "with_owners", "with_skeleton"]
 
 _LARGE_CONSTANT_BYTES = 64 << 10
 
@@ -57,7 +61,7 @@ class CutGraph:
 
 
 @dataclass(frozen=True)
-class _Stored:
+class Stored:
     """Place of a block's bytes."""
 
     extent: StoredExtent
@@ -87,7 +91,7 @@ class _Stored:
 def with_owners(graph: Graph, parts: Sequence[Part]) -> CutGraph:
     """The parts with what each stores."""
     ownership = assign_weights(graph, parts)
-    tables = {name for part in parts if part.lookup for name in table_parts(graph, part.weights[0])}
+    tables = _tables(graph, parts)
     pieces = tuple(
         Piece(index, part, own, kept, readable=not part.lookup and not tables.isdisjoint(own))
         for index, (part, own, kept) in enumerate(
@@ -122,29 +126,32 @@ def compile_parts(
     graph, pieces = cut.graph, cut.pieces
     (folder / "blocks").mkdir()
     styles = compiler.styles(graph, pieces)
-    alignment = WINDOW_ALIGNMENT if graph.packing else EXTENT_ALIGNMENT
-    with WeightWriter(folder / WEIGHTS, alignment) as writer:
+    alignment = window_alignment() if graph.packing else EXTENT_ALIGNMENT
+    is_on_gpu = compiler.compiled.backend in GPU_BACKENDS
+    shared_codecs, codecs = _codecs(cut, none=is_on_gpu)
+    is_coded = any(coded.names for coded in (*shared_codecs, *codecs))
+    with WeightWriter(folder / WEIGHTS, alignment, coded=is_coded) as writer:
         shared = {
-            parts: writer.append([graph.constants[name] for name in names])
-            for parts, names in cut.shared.items()
+            parts: writer.append([graph.constants[name] for name in names], coded=coded)
+            for (parts, names), coded in zip(cut.shared.items(), shared_codecs, strict=True)
         }
-        stored: list[_Stored] = []
-        for piece, style in zip(pieces, styles, strict=True):
+        stored: list[Stored] = []
+        for piece, style, coded in zip(pieces, styles, codecs, strict=True):
             progress("compile", piece.index, len(pieces))
             constants = [graph.constants[name] for name in piece.own]
             if piece.part.lookup:
-                stored.append(_Stored(writer.append(constants)))
+                stored.append(Stored(writer.append(constants)))
                 continue
             file = work / f"{piece.index:03}{compiler.suffix}"
             engine = compiler.compile(graph, piece, style, file, progress)
             originals = [graph.constants[name] for name in piece.originals]
-            stored.append(_store(writer, constants, engine, originals, file, folder))
+            stored.append(store(writer, constants, engine, originals, file, folder, coded))
     extents = (e for block in stored for e in (block.extent, block.originals) if e is not None)
     located = {weight.name: weight for e in (*shared.values(), *extents) for weight in e.weights}
     originals_at = {name: weight.offset for name, weight in located.items()}
     for record in stored:
         originals_at |= record.in_place
-    stored = [_with_skeleton(record, originals_at, folder) for record in stored]
+    stored = [with_skeleton(record, originals_at, folder) for record in stored]
     parts = [piece.part for piece in pieces]
     lives = lives_of(graph, parts)
     starts = accumulate((len(part.nodes) for part in parts), initial=0)
@@ -160,10 +167,13 @@ def compile_parts(
     )
     ends = {value.name for value in (*graph.inputs, *graph.outputs)}
     crossing = dict.fromkeys(n for part in parts for n in part.outputs if n not in ends)
+    compiled = compiler.compiled
+    if any(block.windows for block in blocks):
+        compiled = msgspec.structs.replace(compiled, kernels=kernel_fingerprint())
     return Manifest(
         schema=SCHEMA,
         source=source,
-        compiled=compiler.compiled,
+        compiled=compiled,
         max_block_bytes=max_block_bytes,
         sliced=graph.sliced,
         inputs=tuple(map(_tensor, graph.inputs)),
@@ -190,6 +200,25 @@ def _formulas(graph: Graph, crossing: Iterable[str]) -> dict[str, str]:
     return {dim: graph.formulas[dim] for dim in dict.fromkeys(dims) if dim in graph.formulas}
 
 
+def _codecs(cut: CutGraph, *, none: bool) -> tuple[list[Coded], list[Coded]]:
+    """Codecs of shared weights, and of each piece's.
+
+    Rows of tables, and what was packed, are read from storage as they are.
+    """
+    read = _tables(cut.graph, [piece.part for piece in cut.pieces])
+    read.update(name for piece in cut.pieces for name in piece.part.packed)
+    extents = [*cut.shared.values(), *(piece.own for piece in cut.pieces)]
+    if none:
+        read.update(name for names in extents for name in names)
+    chosen = choose_codecs(cut.graph.constants, extents, read)
+    return chosen[: len(cut.shared)], chosen[len(cut.shared) :]
+
+
+def _tables(graph: Graph, parts: Iterable[Part]) -> set[str]:
+    """Weights of which rows are looked up, as they are stored."""
+    return {name for part in parts if part.lookup for name in table_parts(graph, part.weights[0])}
+
+
 def _inline(graph: Graph, parts: Sequence[Part]) -> dict[str, int]:
     """Bytes of large constants that stay in skeletons, by element type; once for each block."""
     from onnx import TensorProto
@@ -201,21 +230,22 @@ def _inline(graph: Graph, parts: Sequence[Part]) -> dict[str, int]:
     return dict(found)
 
 
-def _store(
+def store(
     writer: WeightWriter,
     constants: Sequence[Constant],
     engine: Engine,
     originals: Sequence[Constant],
     file: Path,
     folder: Path,
-) -> _Stored:
+    coded: Coded,
+) -> Stored:
     """Put an engine into the weights with what it embeds, or beside them."""
     activations = engine.activation_bytes
     if (packed := engine.packed) is not None:
-        extent = writer.append(constants, packed)
+        extent = writer.append(constants, packed, coded)
         packed.file.unlink()
         kept = [constant for constant in originals if constant.name not in packed.in_place]
-        return _Stored(
+        return Stored(
             extent,
             f"blocks/{file.name}",
             packed=packed,
@@ -225,15 +255,16 @@ def _store(
         nbytes = file.stat().st_size
         extent = writer.append_file(file)
         file.unlink()
-        return _Stored(extent, plan_nbytes=nbytes, activation_bytes=activations)
+        return Stored(extent, plan_nbytes=nbytes, activation_bytes=activations)
     name = f"blocks/{file.name}"
     checksum = file_sha256(file)
     nbytes = file.stat().st_size
     file.replace(folder / name)
-    return _Stored(writer.append(constants), name, checksum, nbytes, activation_bytes=activations)
+    extent = writer.append(constants, coded=coded)
+    return Stored(extent, name, checksum, nbytes, activation_bytes=activations)
 
 
-def _with_skeleton(stored: _Stored, originals: Mapping[str, int], folder: Path) -> _Stored:
+def with_skeleton(stored: Stored, originals: Mapping[str, int], folder: Path) -> Stored:
     """Write the skeleton of a block with windows: all places are known."""
     if stored.packed is None:
         return stored
@@ -242,7 +273,7 @@ def _with_skeleton(stored: _Stored, originals: Mapping[str, int], folder: Path) 
     return replace(stored, file_checksum=sha256_of(skeleton), file_nbytes=len(skeleton))
 
 
-def _graph_block(piece: Piece, stored: _Stored, inplace: dict[str, str]) -> Block:
+def _graph_block(piece: Piece, stored: Stored, inplace: dict[str, str]) -> Block:
     return Block(
         index=piece.index,
         kind="graph",

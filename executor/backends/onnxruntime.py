@@ -568,7 +568,7 @@ def refused(what: str, error: Exception) -> BackendError | BudgetError:
             what,
             why="its weights were packed by other kernels: by those of another processor, or of "
             "another ONNX Runtime; or they were changed",
-            hint="build the engine again here: swapnet build",
+            hint="pack them again here: swapnet repack DIR, which says so if they were changed",
         )
     if unknown := _UNKNOWN.search(reason):
         return BackendError(

@@ -354,7 +354,7 @@ class _Sides:
             budget_bytes=self._plan.budget_bytes,
             load_mode=(load_mode or setup.load_mode).value,
             options=options or setup.options,
-            streamed=tuple((read.file_offset, read.nbytes) for read in self._plan.reads),
+            streamed=tuple((read.file_offset, read.stored_bytes) for read in self._plan.reads),
             readers=max(self._plan.readers, 1),
             trace=setup.trace,
             pauses=setup.pauses,

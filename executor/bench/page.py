@@ -97,7 +97,7 @@ def _rows(findings: Findings) -> Iterator[Sequence[Any]]:
     before = 0
     for index, step in enumerate(plan.steps):
         inside = findings.manifest.blocks[step.first : step.last + 1]
-        streamed = sum(read.nbytes for read in plan.reads[before : step.reads])
+        streamed = sum(read.stored_bytes for read in plan.reads[before : step.reads])
         before = step.reads
         wait_ms = median(timing.waits_ms[index] for timing in timings)
         compute_ms = median(timing.steps_ms[index] for timing in timings)

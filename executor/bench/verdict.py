@@ -90,7 +90,7 @@ def advise(manifest: Manifest, profile: Profile, delays: Profile, plan: Plan) ->
     above = plan.budget_bytes if stall > LARGEST_STALL else 0
     found = auto_bytes(manifest, profile, delays=delays, above_bytes=above)
     weights_bytes = demand(manifest).weights_bytes
-    kept_bytes = weights_bytes - plan.streamed_bytes
+    kept_bytes = weights_bytes - sum(read.nbytes for read in plan.reads)
     return Advice(
         predicted_stall=stall,
         budget_bytes=found if found < demand(manifest).total_bytes else None,

@@ -39,12 +39,14 @@ def floor_ms(
         execution_ms = whole_ms
     stretched = execution_ms / whole_ms if whole_ms else 0.0
     ms_per_byte = 1e3 / delays.storage.bytes_per_s
+    shares = (e.file_nbytes / e.nbytes for e in manifest.extents if e.nbytes)
+    least_share = min(shares, default=1.0)
     beside_bytes = usage(manifest, merged=False).total_bytes
     cycle_ms = cycle_floor_ms(
         [extents_of(manifest, block.index) for block in manifest.blocks],
         [block.idle_ms * stretched for block in delays.blocks],
         max(mappable_bytes(plan.budget_bytes - beside_bytes), plan.arena_bytes),
-        ms_per_byte,
+        ms_per_byte * least_share,
         ahead_bytes=ahead_bytes,
     )
     return max(cycle_ms, execution_ms, (plan.streamed_bytes - ahead_bytes) * ms_per_byte)

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from swapnet.executor.planning.usage import Usage, page_table_bytes
-from swapnet.manifest import Extent
+from swapnet.manifest import EXTENT_ALIGNMENT, Codec, Extent
+from swapnet.units import align_up
 
-__all__ = ["Place", "Plan", "PlanOptions", "Read", "Step"]
+__all__ = ["Place", "Plan", "PlanOptions", "Read", "Step", "reads_of"]
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,13 @@ class Read:
     block
         Index of the block.
     file_offset, arena_offset, nbytes
-        Source in the weight file, destination in the arena, length.
+        Source in the weight file, destination in the arena, length there.
     after
         Step that must have ended before: its blocks lie where this read goes. Counted from the
         first step of the same inference, negative in the inference before. Steps that earlier
         reads wait for have ended too, and are not named again.
+    codec, stored_bytes
+        Form of the last bytes, as in `Extent`, and bytes to read.
     """
 
     block: int
@@ -97,6 +100,32 @@ class Read:
     arena_offset: int
     nbytes: int
     after: int
+    stored_bytes: int
+    codec: Codec = "plain"
+
+
+def reads_of(
+    block: int, extent: Extent, offset: int, span: tuple[int, int], most_bytes: int, after: int
+) -> Iterator[Read]:
+    """Requests for a part of an extent.
+
+    Parameters
+    ----------
+    block, after
+        See `Read`.
+    extent, offset
+        The extent, and the place of the whole in the arena.
+    span
+        Start and stop of the part, counted in memory from the extent's start.
+    most_bytes
+        Upper limit of the bytes of one request in memory.
+    """
+    size = align_up(most_bytes, EXTENT_ALIGNMENT * (1 if extent.codec == "plain" else 2))
+    for start in range(*span, size):
+        stop = min(start + size, span[1])
+        source = extent.file_offset(start)
+        stored = extent.file_offset(stop) - source
+        yield Read(block, source, offset + start, stop - start, after, stored, extent.codec)
 
 
 @dataclass(frozen=True)
@@ -169,7 +198,7 @@ class Plan:
     @property
     def streamed_bytes(self) -> int:
         """Bytes read in every inference."""
-        return sum(read.nbytes for read in self.reads)
+        return sum(read.stored_bytes for read in self.reads)
 
     @property
     def planned_bytes(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import ceil
 
 from swapnet.errors import BudgetError
-from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step
+from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step, reads_of
 from swapnet.executor.planning.schedule import Choice, Flow, outline_of, schedule
 from swapnet.executor.planning.search import ALIKE, Candidate, Planner, parted
 from swapnet.executor.planning.shared import extents_of, kept_choices
@@ -22,9 +22,9 @@ from swapnet.executor.planning.usage import (
     scratch_within,
     usage,
 )
-from swapnet.manifest import EXTENT_ALIGNMENT, Block, Manifest
+from swapnet.manifest import Block, Manifest
 from swapnet.profile import Profile
-from swapnet.units import align_up, format_size, rounded_up
+from swapnet.units import format_size, rounded_up
 
 __all__ = ["make_plan", "most_scratch_bytes", "smallest_budget"]
 
@@ -166,7 +166,7 @@ def _choice(
     for kept in kept_choices(manifest, available) if options.resident else (frozenset[int](),):
         planner = Planner(
             outline_of(manifest, kept),
-            Delays(profile),
+            Delays(profile, manifest.coded_share),
             available - sum(manifest.shared[i].extent.nbytes for i in kept),
             cyclic=options.cyclic,
             least_bytes=profile.storage.request_bytes // 2,
@@ -228,10 +228,9 @@ def _reads(
     for flow in flows:
         first = places[flow.block].offset + flow.start
         for extent, offset in places[flow.block].offsets():
-            begin, end = max(first, offset), min(first + flow.nbytes, offset + extent.nbytes)
-            pieces = max(rounded((end - begin) / request_bytes), 1)
-            piece = max(align_up(-(-(end - begin) // pieces), EXTENT_ALIGNMENT), 1)
-            for start in range(begin, end, piece):
-                nbytes = min(piece, end - start)
-                source = extent.offset + start - offset
-                yield Read(flow.block, source, start, nbytes, flow.after)
+            begin = max(first - offset, 0)
+            end = max(min(first + flow.nbytes - offset, extent.nbytes), begin)
+            stored = extent.file_offset(end) - extent.file_offset(begin)
+            pieces = max(rounded(stored / request_bytes), 1)
+            most_bytes = max(-(-(end - begin) // pieces), 1)
+            yield from reads_of(flow.block, extent, offset, (begin, end), most_bytes, flow.after)

@@ -151,7 +151,7 @@ class BackgroundReader:
 
 
 def _pieces(extent: Extent, read_bytes: int) -> Iterator[tuple[int, int]]:
-    count = max(1, round(extent.nbytes / read_bytes))
-    size = max(align_up(-(-extent.nbytes // count), EXTENT_ALIGNMENT), EXTENT_ALIGNMENT)
+    count = max(1, round(extent.file_nbytes / read_bytes))
+    size = max(align_up(-(-extent.file_nbytes // count), EXTENT_ALIGNMENT), EXTENT_ALIGNMENT)
     for start in range(extent.offset, extent.end, size):
         yield start, min(size, extent.end - start)

@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import msgspec
@@ -29,15 +30,17 @@ from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.layout import last_uses
-from swapnet.executor.planning.plan import Step
+from swapnet.executor.planning.plan import Place, Step
 from swapnet.executor.planning.schedule import outline_of
+from swapnet.executor.planning.usage import READ_BYTES
 from swapnet.executor.probing.activations import Job, Measurement
 from swapnet.executor.probing.trial import confirmed, trial, trial_under_limit
 from swapnet.executor.samples import kept_samples
 from swapnet.executor.swapping.actual_shapes import ActualShapes, ShapeError
 from swapnet.executor.swapping.host_values import Values
+from swapnet.executor.swapping.loading import fill, pieces
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
-from swapnet.manifest import WEIGHTS, Manifest, Tensor
+from swapnet.manifest import WEIGHTS, Extent, Manifest, Tensor
 from swapnet.process.serve import Parent, serve
 from swapnet.shapes import SessionMemory
 from swapnet.tensors import ELEMENT_BYTES
@@ -92,17 +95,13 @@ class _Blocks:
         kept = kept_samples(replace(engine, shaped=self.manifest))
         self._samples = kept or (planned_sample(self.manifest),)
         self._file = WeightFile(folder / WEIGHTS, LoadMode.BUFFERED)
-        self._mapped: npt.NDArray[np.uint8] = (
-            np.memmap(folder / WEIGHTS, np.uint8, "r")
-            if self.manifest.weights_nbytes
-            else np.empty(0, np.uint8)
-        )
+        self._mapped, starts = _mapped(folder, self.manifest, self._file)
         self._values = Values(self.manifest, np.asarray)
-        start = self._mapped.ctypes.data
         weights = {
-            (block.index, weight.name): start + weight.offset
+            (block.index, weight.name): starts[extent] + weight.offset - extent.offset
             for block in self.manifest.blocks
-            for weight in self.manifest.weights_of(block.index)
+            for extent, stored in self.manifest.stored_for(block.index)
+            for weight in stored
         }
         self._bindings = Bindings(weights, self._values.addresses, actual=self._values.actual)
         self._last_uses = last_uses(self.manifest)
@@ -165,6 +164,27 @@ class _Blocks:
         if tensor.is_symbolic:
             nbytes = ELEMENT_BYTES[tensor.dtype] * prod(shape)
             self.nbytes[tensor.name] = max(self.nbytes.get(tensor.name, 0), nbytes)
+
+
+def _mapped(
+    folder: Path, manifest: Manifest, storage: WeightFile
+) -> tuple[npt.NDArray[np.uint8], dict[Extent, int]]:
+    """Mapped weights, and the address of each extent.
+
+    Extents with a codec are expanded into a file without a name.
+    """
+    extents = dict.fromkeys(e for b in manifest.blocks for e, _ in manifest.stored_for(b.index))
+    mapped: npt.NDArray[np.uint8]
+    if not manifest.coded:
+        is_empty = not manifest.weights_nbytes
+        mapped = np.empty(0, np.uint8) if is_empty else np.memmap(folder / WEIGHTS, np.uint8, "r")
+        return mapped, {extent: mapped.ctypes.data + extent.offset for extent in extents}
+    place = Place(0, tuple(extents), resident=True)
+    with TemporaryFile(dir=folder) as file:
+        mapped = np.memmap(file, np.uint8, "w+", shape=(place.nbytes,))
+    for read in pieces(0, place, READ_BYTES):
+        fill(storage, mapped[read.arena_offset :][: read.nbytes].data, read)
+    return mapped, {extent: mapped.ctypes.data + offset for extent, offset in place.offsets()}
 
 
 def _shape(value: Any) -> tuple[int, ...]:

@@ -8,9 +8,12 @@ from concurrent.futures import wait
 from functools import partial
 from typing import Protocol
 
+import numpy as np
+
 from swapnet.errors import BackendError, StorageError
-from swapnet.executor.planning.plan import Place, Read
+from swapnet.executor.planning.plan import Place, Read, reads_of
 from swapnet.executor.planning.usage import READ_BYTES
+from swapnet.executor.swapping.codecs import expand
 from swapnet.executor.swapping.moments import Mark, Passed
 from swapnet.executor.swapping.patience import LAST_LOOK_S, Patience
 from swapnet.executor.swapping.readers import Workers
@@ -22,6 +25,7 @@ __all__ = [
     "Loader",
     "Reader",
     "Writable",
+    "fill",
     "load_once",
     "pieces",
     "unreadable",
@@ -104,7 +108,7 @@ class DirectLoader:
         if self._before_read is not None:
             self._before_read(read)
         place = self._arena.view(read.arena_offset, read.nbytes)
-        self._storage.read_into(place, read.file_offset)
+        fill(self._storage, place, read)
         return Passed()
 
     def reset(self) -> None:
@@ -117,9 +121,24 @@ class DirectLoader:
 def pieces(block: int, place: Place, largest_bytes: int) -> Iterator[Read]:
     """Requests that fill a whole place, for a block."""
     for extent, offset in place.offsets():
-        for start in range(0, extent.nbytes, largest_bytes):
-            nbytes = min(largest_bytes, extent.nbytes - start)
-            yield Read(block, extent.offset + start, offset + start, nbytes, 0)
+        yield from reads_of(block, extent, offset, (0, extent.nbytes), largest_bytes, 0)
+
+
+def fill(storage: Reader, place: memoryview, read: Read) -> None:
+    """Read to ``place`` what is stored, and undo its codec there.
+
+    Raises
+    ------
+    StorageError
+        The bytes can't be read.
+    """
+    begin = read.nbytes - read.stored_bytes
+    storage.read_into(place[begin:], read.file_offset)
+    if begin:
+        plain = read.stored_bytes - begin
+        whole = np.frombuffer(place, np.uint8)
+        whole[:plain] = whole[begin : begin + plain]
+        expand(whole[plain:], read.codec)
 
 
 def load_once(loader: Loader, reads: Sequence[Read], patience: Patience | None = None) -> None:
@@ -149,7 +168,7 @@ def load_once(loader: Loader, reads: Sequence[Read], patience: Patience | None =
             while not wait([future], limit.look_s(since_s)).done:
                 if limit.left_s(since_s) <= 0 and not wait([future], LAST_LOOK_S).done:
                     name = f"block {read.block}"
-                    raise limit.error(name, read.nbytes, read.file_offset, since_s)
+                    raise limit.error(name, read.stored_bytes, read.file_offset, since_s)
             if failure is None and (failure := future.exception()) is not None:
                 for other in futures:
                     other.cancel()

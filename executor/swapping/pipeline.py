@@ -259,7 +259,7 @@ class Pipeline:
         if self._waited_for() == waited_for:
             late = self._arrived if number is None else number
             read = self._plan.reads[late % len(self._plan.reads)]
-            error = limit.error(f"block {read.block}", read.nbytes, read.file_offset, begin)
+            error = limit.error(f"block {read.block}", read.stored_bytes, read.file_offset, begin)
             self._failure = self._failure or (read, error)
             raise error
 
@@ -308,12 +308,12 @@ class Pipeline:
             if isinstance(landed, Exception):
                 self._failure = self._failure or (read, landed)
             else:
-                self.read_bytes += read.nbytes
-                self._lap_bytes[number // len(self._plan.reads)] += read.nbytes
+                self.read_bytes += read.stored_bytes
+                self._lap_bytes[number // len(self._plan.reads)] += read.stored_bytes
                 self._read_marks[number] = landed
                 if self._events is not None:
                     end, reader = time.perf_counter(), self._channel.reader_here()
-                    event = ReadEvent(read.block, read.nbytes, start, end, reader)
+                    event = ReadEvent(read.block, read.stored_bytes, start, end, reader)
                     self._events.append((number, event))
                 self._landed.add(number)
                 while self._arrived in self._landed:

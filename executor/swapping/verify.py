@@ -14,7 +14,7 @@ __all__ = ["check_weights"]
 
 
 def check_weights(manifest: Manifest, storage: Reader) -> None:
-    """Read every extent once and compare its SHA-256.
+    """Read every extent once, as it is stored, and compare its SHA-256.
 
     Raises
     ------

@@ -34,6 +34,7 @@ _COMMANDS: Mapping[str, str] = {
     "quantize": "Write a model in int8 or float16, from representative inputs.",
     "inspect": "Show the blocks of an engine.",
     "verify": "Compare all checksums of an engine.",
+    "repack": "Pack an engine's weights again for this processor.",
     "models": "Get and run the models of the zoo.",
     "scenario": "Run several DNNs under one budget.",
     "doctor": "Show what is installed, what works here, and how to get the rest.",

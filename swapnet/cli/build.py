@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swapnet.cli.console import print_text, progress, say
-from swapnet.cli.engine import build_apart, planned_for, seeded_values, unswappable
+from swapnet.cli.engine import about_weights, build_apart, planned_for, seeded_values
 from swapnet.cli.options import PATH, custom_ops_option, shapes_option, shapes_option_named
 from swapnet.cli.precision import (
     DATA_OPTIONS,
@@ -184,7 +184,7 @@ def build_engine(model: Path, folder: Path, *, measure: bool, **options: Any) ->
         f"{folder}: {len(manifest.blocks)} blocks, {format_size(manifest.weights_nbytes)} of "
         f"weights, built in {seconds:.1f} s"
     )
-    for line in unswappable(manifest):
+    for line in about_weights(manifest):
         say(f"{folder}: {line}")
     return manifest
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from swapnet.progress import Progress
 
 __all__ = [
+    "about_weights",
     "build_apart",
     "build_place",
     "engine_or_model",
@@ -32,7 +33,6 @@ __all__ = [
     "seeded_values",
     "tell_of_auto",
     "tell_of_reading",
-    "unswappable",
     "with_delays",
 ]
 
@@ -105,8 +105,16 @@ def open_engine(
         return ensure_shapes(engine, shapes, dims=dims, data=data, say=say)
 
 
-def unswappable(manifest: Manifest) -> Iterator[str]:
-    """Lines that name the bytes of a model that always stay in memory, and why."""
+_IN_ALL_BUT_NAME = {"planes": "bfloat16", "float16": "float16"}
+
+
+def about_weights(manifest: Manifest) -> Iterator[str]:
+    """Lines on weights that are stored in fewer bytes, and on those that always stay in memory."""
+    for codec, (nbytes, stored) in manifest.coded.items():
+        yield (
+            f"Weights are {_IN_ALL_BUT_NAME[codec]} in all but name: {format_size(nbytes)} are "
+            f"stored as {format_size(stored)}."
+        )
     for kind, nbytes in manifest.inline.items():
         yield (
             f"Constants of type {kind} take {format_size(nbytes)} and can't be swapped: "

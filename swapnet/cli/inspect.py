@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from swapnet.cli.console import print_table, print_text, say, write_json
-from swapnet.cli.engine import open_engine, unswappable
+from swapnet.cli.engine import about_weights, open_engine
 from swapnet.cli.options import PATH, engine_argument, shapes_option
 from swapnet.shapes import as_title
 from swapnet.units import format_size
@@ -43,10 +43,11 @@ def command(
 ) -> None:
     """Show the blocks of an engine: operators, weights, activations, live values at the cut."""
     from swapnet.executor.bench.exports import operators_in
+    from swapnet.executor.engine import Engine
     from swapnet.executor.planning.layout import lifetimes
     from swapnet.executor.planning.usage import usage
 
-    opened = open_engine(engine, shapes, dims)
+    opened = open_engine(engine, shapes, dims) if shapes or dims else Engine.open(engine).in_child()
     if extracted is not None:
         from swapnet.builder.block_model import save_block
 
@@ -106,7 +107,7 @@ def command(
         f"{format_size(used.total_bytes)}: "
         + ", ".join(f"{name} {format_size(nbytes)}" for name, nbytes in parts.items())
     )
-    for line in unswappable(manifest):
+    for line in about_weights(manifest):
         print_text(line)
 
 

@@ -11,13 +11,13 @@ import click
 
 from swapnet.cli.console import print_table, print_text, progress, write_json
 from swapnet.cli.engine import (
+    about_weights,
     engine_or_model,
     is_model,
     open_engine,
     planned_for,
     tell_of_auto,
     tell_of_reading,
-    unswappable,
     with_delays,
 )
 from swapnet.cli.options import (
@@ -244,7 +244,7 @@ def _print(
             f"{read_ms:.0f} ms, and takes at most {format_size(packed.transient_bytes)} at a time, "
             "before weights take their memory."
         )
-    for line in unswappable(manifest):
+    for line in about_weights(manifest):
         print_text(line)
 
 

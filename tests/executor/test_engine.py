@@ -72,7 +72,9 @@ def test_memory_is_counted_for_the_pool_of_the_device(engine: BuildToy) -> None:
     assert pooled.in_child() is pooled
 
 
-def test_other_shapes_are_those_that_were_measured(copy: Path) -> None:
+def test_other_shapes_are_those_that_were_measured(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened = Engine.open(copy)
     with pytest.raises(EngineError, match="was not measured at"):
         opened.at({"x": (2, 9, 64)})
@@ -84,6 +86,10 @@ def test_other_shapes_are_those_that_were_measured(copy: Path) -> None:
     assert larger.at(opened.built.planned_shapes).manifest == opened.manifest
     assert opened.at(opened.built.planned_shapes) is opened
     assert Engine.open(copy, shapes={"x": (2, 9, 64)}).manifest == larger.manifest
+    monkeypatch.setattr(
+        "swapnet.executor.shapes.ensure_packed", lambda engine, _: Engine.open(engine.folder)
+    )
+    assert ensure_shapes(larger).manifest == larger.manifest
 
 
 @pytest.fixture

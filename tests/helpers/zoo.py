@@ -63,6 +63,13 @@ class Net:
         self.weights[-1].data_type = TensorProto.BFLOAT16
         return name
 
+    def widened(self, *shape: int, bfloat: bool = False) -> str:
+        """Float32 values that float16 or bfloat16 hold."""
+        values = (self._random.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+        if not bfloat:
+            return self.constant(values.astype(np.float16).astype(np.float32))
+        return self.constant((values.view(np.uint32) >> 16 << 16).view(np.float32))
+
     def __call__(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
         return self.several(kind, *inputs, outputs=outputs, **attributes)[0]
 
@@ -197,6 +204,20 @@ def _used_twice() -> onnx.ModelProto:
         value = net("Tanh", net("MatMul", value, twice))
         value = net("Relu", net.dense(value, 64, 64))
     net.output(value)
+    return net.model()
+
+
+def _widened() -> onnx.ModelProto:
+    """Float16 and bfloat16 in float32, shared, looked up, and beside values that are neither."""
+    net = Net()
+    value = net("Gather", net.widened(2048, 128), net.input("ids", (5,), TensorProto.INT64))
+    twice = net.widened(128, 128)
+    for index in range(6):
+        value = net("Tanh", net("MatMul", value, net.widened(128, 128, bfloat=index % 2 == 1)))
+        value = net("Add", value, net.weight(128))
+        if index % 3 == 0:
+            value = net("Tanh", net("MatMul", value, twice))
+    net.output(net.dense(value, 128, 128))
     return net.model()
 
 
@@ -697,6 +718,7 @@ TOYS: Mapping[str, Toy] = {
     "external-unaligned": Toy(mlp, save=_save_unaligned),
     "unsorted": Toy(_unsorted),
     "used-twice": Toy(_used_twice),
+    "widened": Toy(_widened, max_block="136KiB"),
     "tied-gemm": Toy(_tied("Gemm"), max_block="2MiB"),
     "tied-gemm-sliced": Toy(_tied("Gemm"), max_block="256KiB", sliced=True),
     "tied-matmul": Toy(_tied("MatMul"), max_block="2MiB"),

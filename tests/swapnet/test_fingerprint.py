@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import mmap
 import platform
 from pathlib import Path
 
 import pytest
 
-from swapnet.fingerprint import cpu_fingerprint, int8_saturates, processor_fingerprint
+from swapnet.fingerprint import (
+    cpu_fingerprint,
+    int8_saturates,
+    kernel_fingerprint,
+    processor_fingerprint,
+)
 from tests.helpers.boards import BOARDS, board_files
 
 X86_FLAGS = "flags\t\t: fpu avx avx2 avx512f avx512_vnni\n"
@@ -92,3 +98,21 @@ def test_another_processor_has_no_features_of_these(
     path.write_text(X86_FLAGS)
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     assert cpu_fingerprint(path) == "riscv64"
+
+
+@pytest.mark.parametrize(("page_bytes", "pages"), [(1 << 14, ""), (1 << 16, "+64k")])
+def test_kernels_follow_features_and_large_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page_bytes: int, pages: str
+) -> None:
+    monkeypatch.setattr(mmap, "PAGESIZE", page_bytes)
+    path = tmp_path / "cpuinfo"
+    path.write_text(X86_FLAGS)
+    assert kernel_fingerprint(path) == f"x86_64+avx+avx2+avx512f+avx512_vnni{pages}"
+
+
+def test_an_emulator_names_the_features_of_the_processor(arm: None) -> None:
+    del arm
+    machine, *features = kernel_fingerprint().split("+")
+    assert machine == "aarch64"
+    assert len(features) >= 2
+    assert all(int(number, 16) >= 0 for number in features[:2])

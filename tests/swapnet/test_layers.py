@@ -30,7 +30,7 @@ FLOORS = (
     ("gpu",),
     ("backends",),
     ("engine", "inputs", "sharing"),
-    ("samples",),
+    ("samples", "repacking"),
     ("execution", "probing.activations"),
     ("events", "stats"),
     ("shapes",),
@@ -52,6 +52,7 @@ STAGES = (
     ("child",),
     ("build",),
     ("one_operator", "block_model"),
+    ("repack",),
 )
 """Inside of builder, in the order of a build."""
 

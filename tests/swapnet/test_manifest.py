@@ -152,6 +152,14 @@ def changed(part: str, **changes: Any) -> Callable[[Manifest], Manifest]:
         changed("blocks", windows=(Window("w", 4096, 1),)),
         changed("blocks", windows=(Window("w", 0, 2), Window("w", 0, 2))),
         changed("blocks", originals=Extent(0, 1 << 40)),
+        changed("blocks", extent=Extent(8192, 8192, "plain", 4096)),
+        *(
+            changed("blocks", extent=Extent(8192, 8192, "planes", stored))
+            for stored in (0, 64, 8192)
+        ),
+        changed("blocks", extent={"offset": 0, "nbytes": 8192, "codec": "zip"}),
+        changed("blocks", extent=Extent(4096, 4096, "planes", 2048)),
+        changed("blocks", weights=(), extent=Extent(8192, 12288, "planes", 8192)),
         changed("blocks", lookup=Lookup("float32", (2,), 8, (Rows(1000, 8192),)), kind="lookup"),
         changed("blocks", lookup=Lookup("float32", (2,), 9, (Rows(1, 0),)), kind="lookup"),
         lambda manifest: msgspec.structs.replace(manifest, planned_shapes={}),

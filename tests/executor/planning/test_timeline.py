@@ -76,7 +76,16 @@ def test_a_lead_that_shrinks_is_used_up() -> None:
 
 def test_reads_of_a_plan_are_simulated_as_its_schedule() -> None:
     profile = delays(None, [(1.0, 1.0), (2.0, 2.0)], bytes_per_s=MIB * 250)
-    reads = [Read(1, at * MIB, at * MIB, MIB, after) for at, after in enumerate((-1, -1, 0))]
+    reads = [Read(1, at * MIB, at * MIB, MIB, after, MIB) for at, after in enumerate((-1, -1, 0))]
     found = predict([Step(0, 0, 0), Step(1, 1, 3)], reads, profile)
     assert found == simulate(order(2, [0, 3], [2, 3], 3), Delays(profile))
     assert found.steady_ms == pytest.approx(8 + 4 + 2)
+
+
+def test_stored_bytes_are_read_and_coded_ones_expanded() -> None:
+    """Of 2 MiB one half is plain, the other stored in half a MiB: 6 ms to read 1.5 MiB, and time
+    to expand one."""
+    profile = delays(None, [(1.0, 1.0)], bytes_per_s=MIB * 250)
+    reads = [Read(0, 0, 0, 2 * MIB, -1, 3 * MIB // 2, "planes")]
+    found = predict([Step(0, 0, 1)], reads, profile).steady_ms
+    assert found == pytest.approx(6 + MIB / 8e6 + 1)

@@ -75,7 +75,7 @@ def make_rig(
     layout = lay_out_values(manifest)
     values = Arena(layout.nbytes)
     kept = [
-        Read(block.index, block.extent.offset, place.offset, place.nbytes, 0)
+        Read(block.index, block.extent.offset, place.offset, place.nbytes, 0, place.nbytes)
         for block, place in zip(manifest.blocks, plan.places, strict=True)
         if place.resident
     ]
@@ -212,7 +212,7 @@ def test_requests_are_recorded(simulated_manifest: MakeManifest) -> None:
 
 def test_what_is_kept_is_read_or_named(simulated_manifest: MakeManifest) -> None:
     manifest = simulated_manifest([PAGE, PAGE])
-    reads = [Read(index, index * PAGE, index * PAGE, PAGE, 0) for index in range(2)]
+    reads = [Read(index, index * PAGE, index * PAGE, PAGE, 0, PAGE) for index in range(2)]
     arena = Arena(2 * PAGE)
     load_once(DirectLoader(SimulatedStorage(manifest), arena), reads)
     assert set(arena.view(PAGE, PAGE)) == {block_byte(1)}
