@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = ["find_formula", "known_by_shapes", "trial_sizes", "with_formulas"]
 
+_BY_FIRST = frozenset({"ConstantOfShape", "Range", "HannWindow", "HammingWindow", "BlackmanWindow"})
+_ELEMENTWISE = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Mod", "Pow", "Min", "Max", "Equal", "Less", "Greater", "Where"}
+    | {"LessOrEqual", "GreaterOrEqual", "And", "Or", "Concat", "Gather"}
+)
+"""Operators that take shapes first, and those of several inputs that take none."""
+
 Column = npt.NDArray[np.int64]
 """A size at each of the trials."""
 
@@ -184,12 +191,16 @@ def known_by_shapes(graph: Graph) -> set[str]:
         content = counted.issuperset(read)
         if node.op_type in ("Shape", "Size") or content:
             counted.update(node.output)
-        if all(name in counted or not _may_be_sizes(graph, name) for name in read):
+        if counted.issuperset(_sizes(graph, node)):
             sized.update(filter(None, node.output))
     return sized
 
 
-def _may_be_sizes(graph: Graph, name: str) -> bool:
-    """Whether an operator may make a shape of a value's content."""
-    value = graph.values[name]
-    return value.dtype in ("int64", "int32") and len(value.shape) < 2
+def _sizes(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
+    """Values whose content may be a shape, or a part of one, for an operator."""
+    if node.op_type in _ELEMENTWISE:
+        return
+    for name in node.input if node.op_type in _BY_FIRST else node.input[1:]:
+        value = graph.values.get(name)
+        if value and value.dtype in ("int64", "int32") and len(value.shape) < 2:
+            yield name
