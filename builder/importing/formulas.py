@@ -22,7 +22,7 @@ from swapnet.builder.importing.shapes import shapes_at
 from swapnet.symbols import model_symbols
 
 if TYPE_CHECKING:
-    pass
+    import onnx
 
 __all__ = ["find_formula", "known_by_shapes", "trial_sizes", "with_formulas"]
 

@@ -177,7 +177,7 @@ class OnnxRuntimeBackend(HostBackend):
         self._sessions.forget()
 
     def close(self) -> None:
-        self._sessions.close()
+        self._sessions.forget()
 
     def _sessions_of(self, steps: Sequence[Step]) -> list[Any]:
         sessions = self._sessions.of(steps, lambda: self._scratch.enforce("cpu", _register_arena))
@@ -251,13 +251,8 @@ class Sessions:
         """Open all again the next time; a session lives as long as a segment of it."""
         self._opened.clear()
 
-    def close(self) -> None:
-        """Forget sessions and skeletons. Safe to call twice."""
-        self.forget()
-        self._skeletons.clear()
-
     def _model(self, first: int, last: int) -> bytes:
-        skeletons = [self._skeletons[block] for block in range(first, last + 1)]
+        skeletons = [self._skeletons.read(block) for block in range(first, last + 1)]
         return merge_skeletons(skeletons, _outputs(self._manifest, first, last))
 
 

@@ -123,7 +123,7 @@ class OnnxRuntimeCudaBackend(GpuBackend):
 
     def close(self) -> None:
         self._settle()
-        self._sessions.close()
+        self._sessions.forget()
 
     def _settings(self) -> dict[str, str]:
         return {

@@ -16,22 +16,15 @@ class Skeletons:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder = folder
         self._blocks = manifest.blocks
-        self._read: dict[int, bytes] = {}
 
-    def __getitem__(self, index: int) -> bytes:
-        """Bytes of a block's file, read once.
+    def read(self, index: int) -> bytes:
+        """Bytes of a block's file, read again with each call: a session has a copy of them.
 
         Raises
         ------
         EngineError
             The file is missing or was changed.
         """
-        if index not in self._read:
-            self._read[index] = self.read(index)
-        return self._read[index]
-
-    def read(self, index: int) -> bytes:
-        """Bytes of a block's file, read again with each call."""
         block = self._blocks[index]
         path = self._folder / block.file
         rebuild = "build the engine again: swapnet build"
@@ -48,7 +41,3 @@ class Skeletons:
                 hint=rebuild,
             )
         return data
-
-    def clear(self) -> None:
-        """Forget all files."""
-        self._read.clear()

@@ -197,7 +197,6 @@ class TensorRTBackend(GpuBackend):
     def close(self) -> None:
         self._settle()
         self._release()
-        self._skeletons.clear()
 
     def _open_runtime(self) -> tensorrt.Runtime:
         with self._accelerator.current(), listening(self.name) as log:

@@ -41,7 +41,7 @@ def floor_ms(
     ms_per_byte = 1e3 / delays.storage.bytes_per_s
     shares = (e.file_nbytes / e.nbytes for e in manifest.extents if e.nbytes)
     least_share = min(shares, default=1.0)
-    beside_bytes = usage(manifest, merged=False).total_bytes
+    beside_bytes = usage(manifest).total_bytes
     cycle_ms = cycle_floor_ms(
         [extents_of(manifest, block.index) for block in manifest.blocks],
         [block.idle_ms * stretched for block in delays.blocks],

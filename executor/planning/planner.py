@@ -33,7 +33,7 @@ _WEIGHTS = "weights of the largest block take"
 
 def smallest_budget(manifest: Manifest) -> tuple[int, str]:
     """The smallest possible budget in bytes, and its largest part in words."""
-    used = usage(manifest, merged=False)
+    used = usage(manifest)
     largest, streamed = _largest(manifest)
     smallest = demand(manifest).smallest_bytes
     widest = max(manifest.blocks, key=lambda b: b.activation_bytes)
@@ -77,8 +77,8 @@ def make_plan(
         The budget is below `smallest_budget`, or that of the options.
     """
     options = options or PlanOptions()
-    usages = tuple(_usages(manifest, options))
-    smallest = min(used.total_bytes for _, used in usages) + least_weights_bytes(manifest)
+    used = _with_scratch(usage(manifest), options.least_scratch_bytes)
+    smallest = used.total_bytes + least_weights_bytes(manifest)
     if budget_bytes < smallest:
         _, reason = smallest_budget(manifest)
         raise BudgetError(
@@ -87,50 +87,6 @@ def make_plan(
             hint=f"give at least {rounded_up(smallest)}{_other_way(manifest, reason)}",
             smallest_bytes=smallest,
         )
-    plans: list[Plan] = []
-    for merge, used in usages:
-        if budget_bytes >= used.total_bytes + least_weights_bytes(manifest):
-            plan = _plan(manifest, profile, budget_bytes, replace(options, merge=merge), used)
-            if not plan.reads:
-                return plan
-            plans.append(plan)
-    return min(plans, key=lambda plan: plan.predicted_ms)
-
-
-def _usages(manifest: Manifest, options: PlanOptions) -> Iterator[tuple[bool, Usage]]:
-    """Ways to group blocks into steps, and what each takes beside the weights.
-
-    One block in a step needs the smallest arena, where that of several is larger.
-    """
-    merged, apart = (
-        _with_scratch(usage(manifest, merged=merge), options.least_scratch_bytes)
-        for merge in (True, False)
-    )
-    if options.merge:
-        yield True, merged
-    if not options.merge or apart != merged:
-        yield False, apart
-
-
-def _with_scratch(used: Usage, least_bytes: int) -> Usage:
-    added = max(least_bytes - used.scratch_bytes, 0)
-    return replace(
-        used,
-        scratch_bytes=used.scratch_bytes + added,
-        staging_bytes=used.staging_bytes + page_table_bytes(added),
-    )
-
-
-def most_scratch_bytes(manifest: Manifest, budget_bytes: int) -> int:
-    """Largest limit of the arena with which a plan for this budget is possible."""
-    used = usage(manifest, merged=False)
-    spare = budget_bytes - used.total_bytes - least_weights_bytes(manifest)
-    return used.scratch_bytes + scratch_within(spare)
-
-
-def _plan(
-    manifest: Manifest, profile: Profile, budget_bytes: int, options: PlanOptions, used: Usage
-) -> Plan:
     request_bytes = profile.storage.request_bytes
     available = mappable_bytes(budget_bytes - used.total_bytes)
     kept, choice = _choice(manifest, profile, available, options)
@@ -156,6 +112,22 @@ def _plan(
         usage=used,
         predicted_ms=predict(steps, reads, profile).steady_ms,
     )
+
+
+def _with_scratch(used: Usage, least_bytes: int) -> Usage:
+    added = max(least_bytes - used.scratch_bytes, 0)
+    return replace(
+        used,
+        scratch_bytes=used.scratch_bytes + added,
+        staging_bytes=used.staging_bytes + page_table_bytes(added),
+    )
+
+
+def most_scratch_bytes(manifest: Manifest, budget_bytes: int) -> int:
+    """Largest limit of the arena with which a plan for this budget is possible."""
+    used = usage(manifest)
+    spare = budget_bytes - used.total_bytes - least_weights_bytes(manifest)
+    return used.scratch_bytes + scratch_within(spare)
 
 
 def _choice(

@@ -111,22 +111,12 @@ def scratch_within(nbytes: int) -> int:
     return mappable_bytes(max(nbytes, 0)) // 4096 * 4096
 
 
-def usage(manifest: Manifest, *, merged: bool = True) -> Usage:
-    """Memory that the model uses beside its weights; the same for every plan of this kind.
-
-    Parameters
-    ----------
-    manifest
-        The engine.
-    merged
-        True where steps may have several blocks: their values need a larger arena.
-    """
+def usage(manifest: Manifest) -> Usage:
+    """Memory that the model uses beside its weights; the same for every plan."""
     copies_bytes = 0
     memory = manifest.session_memory
-    scratch = max((block.activation_bytes for block in manifest.blocks), default=0)
-    if merged or manifest.has_windows:
-        # Sessions with windows are made once, so the arena that they are made with must not change.
-        scratch = max(scratch, memory.merged_scratch_bytes)
+    activations = (block.activation_bytes for block in manifest.blocks)
+    scratch = max(memory.merged_scratch_bytes, *activations)
     io = sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs))
     if manifest.runs_on_gpu:
         io += lay_out_staged(manifest).nbytes
@@ -208,7 +198,7 @@ def demand(manifest: Manifest) -> Demand:
     return Demand(
         weights + page_table_bytes(weights),
         usage(manifest).total_bytes,
-        usage(manifest, merged=False).total_bytes + least_weights_bytes(manifest),
+        usage(manifest).total_bytes + least_weights_bytes(manifest),
     )
 
 

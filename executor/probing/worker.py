@@ -56,6 +56,15 @@ _TRIES = 4
 
 _TIMES = 3
 
+_SMALL_BYTES = 2 << 20
+"""Largest limit below which no smaller one is tried."""
+
+_FEW_BLOCKS = 3
+"""Blocks in a step, beside one and all: values of unknown size leave other holes then."""
+
+_MOST_TIMES_PEAK = 16
+"""Upper limit of the tries, in multiples of the peak."""
+
 _CONFIRMING_TRIES = 2
 
 _PATIENCE_S = 30.0
@@ -244,28 +253,21 @@ def _measure_here(
         ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
         blocks = _Blocks(folder, shapes)
         manifest = blocks.manifest
-        placed = all(map(manifest.is_sized, manifest.values))
         apart = _grouped(manifest, 1)
-        count = len(manifest.blocks)
-        sizes = (count,) if placed else (2, 3, 4, 6, 8, count)
-        groups = (_grouped(manifest, size) for size in sizes)
-        joined = list(map(list, dict.fromkeys(map(tuple, groups))))
+        groupings = [_grouped(manifest, size) for size in (_FEW_BLOCKS, len(manifest.blocks))]
         peaks = blocks.run(apart, LARGEST_CHUNK_BYTES, _Region())
-        limit = _lower_limit(blocks, apart, peaks) if placed else max(peaks)
-        limit = _limit(blocks, [apart], limit)
-        merged = [max(blocks.run(steps, LARGEST_CHUNK_BYTES, _Region())) for steps in joined]
-        merged_limit = _limit(blocks, [apart, *joined], max(limit, *merged))
-        widest = peaks.index(max(peaks))
+        limit = max(peaks)
+        if limit > _SMALL_BYTES and all(map(manifest.is_sized, manifest.values)):
+            limit = _lower_limit(blocks, apart, peaks)
+        limit = _limit(blocks, [apart, *groupings], limit) + _SPARE_BYTES
         peaks = [min(peak, limit) for peak in peaks]
-        peaks[widest] = limit + _SPARE_BYTES
-        merged_limit += _SPARE_BYTES
-        measured = _with_peaks(_sized(manifest, blocks.nbytes), peaks)
+        measured = _measured(_sized(manifest, blocks.nbytes), peaks, limit)
         begun_s = time.monotonic()
         for process in trials:
             process.begin(folder, measured, _ONE_OPERATOR)
         process_bytes, own_process_bytes = (process.answer() for process in trials)
         process_bytes = max(process_bytes, own_process_bytes)  # they differ by chance if small
-        memory = SessionMemory(merged_limit, process_bytes, own_process_bytes)
+        memory = SessionMemory(limit, process_bytes, own_process_bytes)
         memory, unconfirmed = confirmed(
             confirming,
             folder,
@@ -292,9 +294,10 @@ def _sized(manifest: Manifest, nbytes: Mapping[str, int]) -> Manifest:
     )
 
 
-def _with_peaks(manifest: Manifest, peaks: Sequence[int]) -> Manifest:
+def _measured(manifest: Manifest, peaks: Sequence[int], limit: int) -> Manifest:
     return msgspec.structs.replace(
         manifest,
+        session_memory=SessionMemory(limit),
         blocks=tuple(
             msgspec.structs.replace(block, activation_bytes=peak)
             for block, peak in zip(manifest.blocks, peaks, strict=True)
@@ -315,10 +318,6 @@ def _grouped(manifest: Manifest, size: int) -> list[Step]:
     return steps
 
 
-_MOST_TIMES_PEAK = 16
-"""Upper limit of the tries, in multiples of the peak."""
-
-
 def _limit(blocks: _Blocks, orders: Sequence[Sequence[Step]], peak: int) -> int:
     """A limit of ONNX Runtime's arena under which the blocks run in every order, from ``peak`` on.
 
@@ -326,8 +325,9 @@ def _limit(blocks: _Blocks, orders: Sequence[Sequence[Step]], peak: int) -> int:
     to be above the peak of a large arena.
     """
     limit = align_up(peak, mmap.PAGESIZE)
-    while not all(_runs(blocks, steps, limit, peak) for steps in orders):
-        limit = align_up(int(max(limit, 1 << 16) * _MARGIN), mmap.PAGESIZE)
+    for steps in orders:
+        while not _runs(blocks, steps, limit, peak):
+            limit = align_up(int(max(limit, 1 << 16) * _MARGIN), mmap.PAGESIZE)
     return limit
 
 

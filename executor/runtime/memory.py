@@ -16,7 +16,6 @@ from swapnet.manifest import Manifest
 
 __all__ = [
     "is_interruptible",
-    "merging",
     "most_scratch_bytes",
     "other_bytes",
     "scratch_bytes",
@@ -40,11 +39,11 @@ def together(manifests: Sequence[Manifest], *, lanes: int = 1) -> Demand:
     lanes
         Steps that are executed at the same moment.
     """
-    merged, apart = (scratch_bytes(manifests, lanes=lanes, merged=each) for each in (True, False))
+    others = other_bytes(manifests, scratch_bytes(manifests, lanes=lanes))
     return Demand(
         sum(demand(manifest).weights_bytes for manifest in manifests),
-        other_bytes(manifests, merged),
-        other_bytes(manifests, apart) + sum(map(least_weights_bytes, manifests)),
+        others,
+        others + sum(map(least_weights_bytes, manifests)),
     )
 
 
@@ -55,33 +54,16 @@ def other_bytes(manifests: Sequence[Manifest], limit_bytes: int) -> int:
     return own + limit_bytes + page_table_bytes(limit_bytes)
 
 
-def scratch_bytes(manifests: Sequence[Manifest], *, lanes: int = 1, merged: bool = True) -> int:
+def scratch_bytes(manifests: Sequence[Manifest], *, lanes: int = 1) -> int:
     """Limit of the memory that steps share: the need of the largest that run at once.
 
     Parameters
     ----------
     manifests, lanes
         As for `together`.
-    merged
-        True where steps may have several blocks.
     """
-    return _largest([usage(manifest, merged=merged).scratch_bytes for manifest in manifests], lanes)
-
-
-def merging(manifests: Sequence[Manifest], limit_bytes: int, *, lanes: int = 1) -> list[bool]:
-    """True for each engine whose steps may have several blocks under a limit of scratch memory.
-
-    Those with the smallest needs first.
-    """
-    needs = [usage(manifest, merged=False).scratch_bytes for manifest in manifests]
-    merged = [usage(manifest).scratch_bytes for manifest in manifests]
-    may_merge = [False] * len(needs)
-    for index in sorted(range(len(needs)), key=merged.__getitem__):
-        others = [*needs[:index], *needs[index + 1 :]]
-        if _largest([*others, merged[index]], lanes) <= limit_bytes:
-            needs[index] = merged[index]
-            may_merge[index] = True
-    return may_merge
+    needs = sorted((usage(manifest).scratch_bytes for manifest in manifests), reverse=True)
+    return sum(needs[:lanes])
 
 
 def most_scratch_bytes(manifests: Sequence[Manifest], budget_bytes: int) -> int:
@@ -93,10 +75,6 @@ def most_scratch_bytes(manifests: Sequence[Manifest], budget_bytes: int) -> int:
 def session_bytes(manifests: Sequence[Manifest]) -> int:
     """Upper limit of what the sessions of engines take beside scratch memory."""
     return sum(usage(manifest).process_bytes for manifest in manifests)
-
-
-def _largest(sizes: Sequence[int], count: int) -> int:
-    return sum(sorted(sizes, reverse=True)[:count])
 
 
 def is_interruptible(manifest: Manifest) -> bool:

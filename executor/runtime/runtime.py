@@ -23,8 +23,8 @@ from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.usage import scratch_within
 from swapnet.executor.runtime.admission import budget_bytes
 from swapnet.executor.runtime.balancer import Balancer
-from swapnet.executor.runtime.division import Division, Terms, claims_of, divide
-from swapnet.executor.runtime.engine_curve import EngineCurve, with_curve
+from swapnet.executor.runtime.division import Division, claims_of, divide
+from swapnet.executor.runtime.engine_curve import OPTIONS, EngineCurve, with_curve
 from swapnet.executor.runtime.giving_way import giving_way
 from swapnet.executor.runtime.lanes import Lanes
 from swapnet.executor.runtime.memory import (
@@ -134,8 +134,8 @@ class SwapRuntime:
         self._changing_thread: int | None = None
         self._models: dict[str, RuntimeModel] = {}
         self._engines: dict[str, EngineCurve] = {}
-        self._terms: dict[str, Terms] = {}
-        """Terms of the plans in force."""
+        self._shares: dict[str, int] = {}
+        """Memory for weights of the plans in force, in bytes."""
         self._limit_bytes = 0
         """Limit of scratch memory: the largest that a plan in force names, or grown."""
         self._grown_bytes: dict[str, int] = {}
@@ -160,7 +160,7 @@ class SwapRuntime:
     @property
     def shares_bytes(self) -> dict[str, int]:
         """Memory for weights, in bytes, by model; everything else is shared or does not vary."""
-        return {name: terms.share_bytes for name, terms in dict(self._terms).items()}
+        return dict(self._shares)
 
     def load(
         self,
@@ -210,7 +210,7 @@ class SwapRuntime:
         with self._changing():
             self._check_open()
             self._check_loadable(name, opened)
-            before = Division(self._limit_bytes, dict(self._terms))
+            before = Division(self._limit_bytes, dict(self._shares))
             division = self._divide(
                 {**self._engines, name: curve},
                 {**self._objectives(), name: objectives},
@@ -219,7 +219,7 @@ class SwapRuntime:
             try:
                 self._make_room(division)
                 self._cross(division)
-                model = self._open(name, curve, objectives, division.terms[name])
+                model = self._open(name, curve, objectives, division.shares_bytes[name])
             except BaseException:
                 self._forget(name)
                 with suppress(SwapnetError):
@@ -227,7 +227,7 @@ class SwapRuntime:
                 raise
             self._models[name] = model
             self._engines[name] = curve
-            self._terms[name] = division.terms[name]
+            self._shares[name] = division.shares_bytes[name]
             with suppress(SwapnetError):
                 self._apply(division)
             return model
@@ -374,17 +374,16 @@ class SwapRuntime:
             self._rebalance()
 
     def _open(
-        self, name: str, curve: EngineCurve, objectives: Objectives, terms: Terms
+        self, name: str, curve: EngineCurve, objectives: Objectives, share_bytes: int
     ) -> RuntimeModel:
-        budget_bytes, options = curve.budget(terms.share_bytes, merged=terms.merged)
         urgencies = Urgencies(RateMeter(objectives.rate_per_s))
         with giving_way():
             executor = SharedExecutor(
                 curve.engine,
-                budget_bytes,
+                curve.budget(share_bytes),
                 load_mode=self._load_mode,
                 storage_timeout_ms=self._storage_timeout_ms,
-                options=options,
+                options=OPTIONS,
                 sharing=Sharing(self._channel, self._scratch, urgencies),
                 trace=self._trace,
                 on_event=self._on_event,
@@ -400,7 +399,7 @@ class SwapRuntime:
         known: tuple[dict[str, Any], ...] = (
             self._models,
             self._engines,
-            self._terms,
+            self._shares,
             self._grown_bytes,
             self._rates,
         )
@@ -445,34 +444,30 @@ class SwapRuntime:
         """Put a division in force: who gives memory goes first."""
         self._make_room(division)
         self._cross(division)
-        self._adopt({name: division.terms[name] for name in self._models})
+        self._adopt({name: division.shares_bytes[name] for name in self._models})
 
     def _make_room(self, division: Division) -> None:
         """Shrink, unless the limit of scratch memory does: then all shrink when it is crossed."""
         if division.limit_bytes >= self._limit_bytes:
-            self._adopt(self._smaller_terms(division))
+            self._adopt(self._smaller_shares(division))
 
-    def _smaller_terms(self, division: Division) -> dict[str, Terms]:
-        """Terms that neither need more than the ones in force nor than those to come."""
-        both = {name: (now, division.terms[name]) for name, now in self._terms.items()}
-        return {
-            name: Terms(min(now.share_bytes, then.share_bytes), now.merged and then.merged)
-            for name, (now, then) in both.items()
-        }
+    def _smaller_shares(self, division: Division) -> dict[str, int]:
+        """Shares that are neither larger than the ones in force nor than those to come."""
+        return {name: min(now, division.shares_bytes[name]) for name, now in self._shares.items()}
 
-    def _adopt(self, terms: Mapping[str, Terms]) -> None:
-        """Put plans for other terms in force, all at once; each model between two inferences.
+    def _adopt(self, shares: Mapping[str, int]) -> None:
+        """Put plans for other shares in force, all at once; each model between two inferences.
 
         Raises
         ------
         StorageError, BackendError
             The first that failed; the model keeps its plan.
         """
-        plans = self._plans({n: each for n, each in terms.items() if each != self._terms[n]})
+        plans = self._plans({n: each for n, each in shares.items() if each != self._shares[n]})
         if self._has_room_for_sessions():
             self._prepare_sessions(plans)
         self._between(
-            {name: partial(self._change, name, plan, terms[name]) for name, plan in plans.items()}
+            {name: partial(self._change, name, plan, shares[name]) for name, plan in plans.items()}
         )
 
     def _cross(self, division: Division) -> None:
@@ -492,8 +487,8 @@ class SwapRuntime:
             return
         # A larger limit has its room already, and what remains is for those that grow.
         is_larger = limit_bytes > self._limit_bytes
-        terms = division.terms if is_larger else self._smaller_terms(division)
-        plans = self._plans({name: terms[name] for name in self._models})
+        shares = division.shares_bytes if is_larger else self._smaller_shares(division)
+        plans = self._plans({name: shares[name] for name in self._models})
         is_prepared = self._has_room_for_sessions()
         if is_prepared:
             self._scratch.resize(limit_bytes)
@@ -506,7 +501,7 @@ class SwapRuntime:
             finally:
                 arrived.wait()
                 go_on.wait()
-            self._change(name, plan, terms[name])
+            self._change(name, plan, shares[name])
 
         def resize() -> None:
             try:
@@ -533,13 +528,12 @@ class SwapRuntime:
             with giving_way(), suppress(SwapnetError):
                 self._models[name].executor.prepare_sessions(plan)
 
-    def _plans(self, terms: Mapping[str, Terms]) -> dict[str, Plan]:
-        plans = {}
+    def _plans(self, shares: Mapping[str, int]) -> dict[str, Plan]:
         with giving_way():
-            for name, (share_bytes, merged) in terms.items():
-                budget = self._engines[name].budget(share_bytes, merged=merged)
-                plans[name] = self._models[name].executor.prepare(*budget)
-        return plans
+            return {
+                name: self._models[name].executor.prepare(self._engines[name].budget(nbytes))
+                for name, nbytes in shares.items()
+            }
 
     def _between(
         self, changes: Mapping[str, Callable[[], None]], meanwhile: Callable[[], None] | None = None
@@ -552,10 +546,10 @@ class SwapRuntime:
         if failed:
             raise failed[0]
 
-    def _change(self, name: str, plan: Plan, terms: Terms) -> None:
+    def _change(self, name: str, plan: Plan, share_bytes: int) -> None:
         # In the model's thread, so that its next inference finds the share that the plan is for.
         self._models[name].adopt(plan)
-        self._terms[name] = terms
+        self._shares[name] = share_bytes
 
     def _manifests(self) -> list[Manifest]:
         return [curve.engine.manifest for curve in self._engines.values()]
@@ -570,15 +564,13 @@ class SwapRuntime:
         with self._changing(), suppress(SwapnetError):
             objectives = self._objectives()
             division = self._divide(self._engines, objectives, self._budget_bytes)
-            then, now = (self._cost(terms, objectives) for terms in (division.terms, self._terms))
+            both = (division.shares_bytes, self._shares)
+            then, now = (self._cost(shares, objectives) for shares in both)
             if then < _WORTH * now:
                 self._apply(division)
 
-    def _cost(self, terms: Mapping[str, Terms], objectives: Mapping[str, Objectives]) -> float:
-        claims = claims_of(
-            self._engines, objectives, {name: each.merged for name, each in terms.items()}
-        )
-        return self._rule.cost(claims, {name: each.share_bytes for name, each in terms.items()})
+    def _cost(self, shares: Mapping[str, int], objectives: Mapping[str, Objectives]) -> float:
+        return self._rule.cost(claims_of(self._engines, objectives), shares)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

@@ -11,7 +11,6 @@ from swapnet.executor.backends.base import Array
 from swapnet.executor.engine import Engine
 from swapnet.executor.events import OnEvent
 from swapnet.executor.executor import SwapExecutor
-from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.plan import Plan, PlanOptions
 from swapnet.executor.sharing import Sharing, Turn
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
@@ -101,26 +100,15 @@ class SharedExecutor(SwapExecutor):
         self._note_failure(error)
         self._events.tell()
 
-    def prepare(self, budget: Budget | str | int, options: PlanOptions | None = None) -> Plan:
+    def prepare(self, budget: Budget | str | int) -> Plan:
         """The plan for another budget, for `adopt`; requests keep running.
-
-        Parameters
-        ----------
-        budget
-            As for `SwapExecutor`.
-        options
-            Restrictions of this plan; by default the executor's.
 
         Raises
         ------
         InputError, BudgetError
             The budget is invalid or too small.
         """
-        parsed = Budget.parse(budget)
-        if options is None:
-            return self._make_plan(parsed)
-        budget_bytes = admitted_bytes(parsed, self.manifest, self._available_bytes)
-        return self._plan_of(budget_bytes, options)
+        return self._make_plan(Budget.parse(budget))
 
     def prepare_sessions(self, plan: Plan) -> None:
         """Make the sessions of a plan under the scratch memory in force; requests keep running.

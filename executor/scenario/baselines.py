@@ -21,7 +21,7 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.planner import make_plan
 from swapnet.executor.planning.usage import usage
-from swapnet.executor.runtime.engine_curve import OPTIONS, plan_terms
+from swapnet.executor.runtime.engine_curve import OPTIONS
 from swapnet.executor.runtime.lanes import Lanes, LaneTurn, Uninterrupted
 from swapnet.executor.runtime.memory import is_interruptible, scratch_bytes, together
 from swapnet.executor.runtime.model import ModelStats, Urgencies
@@ -221,11 +221,10 @@ class WholeModel:
         self.in_force: Plan | None = None
         self.is_used = False
         self._demand_bytes = engine.demand.total_bytes
-        _, options = plan_terms(engine.manifest, 0, OPTIONS, merged=True)
         self._plan_of = lru_cache(
-            partial(make_plan, engine.manifest, engine.delays, options=options)
+            partial(make_plan, engine.manifest, engine.delays, options=OPTIONS)
         )
-        self._open = partial(SharedExecutor, engine, options=options, sharing=sharing)
+        self._open = partial(SharedExecutor, engine, options=OPTIONS, sharing=sharing)
         self._executor: SharedExecutor | None = None
         self._objectives = objectives
         self._lanes = lanes

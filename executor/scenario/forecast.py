@@ -9,8 +9,8 @@ import numpy as np
 
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.curve import curve as latency_curve
-from swapnet.executor.runtime.division import Division, Terms, divide
-from swapnet.executor.runtime.engine_curve import OPTIONS, EngineCurve, plan_curves
+from swapnet.executor.runtime.division import Division, divide
+from swapnet.executor.runtime.engine_curve import OPTIONS, EngineCurve, plan_curve
 from swapnet.executor.runtime.objectives import Objectives
 from swapnet.executor.runtime.share_rules import share_rule
 from swapnet.executor.runtime.simulate import SimulatedModel, simulate
@@ -38,15 +38,13 @@ class Candidate:
         """Priority, deadline and rate of the DNN."""
         return Objectives(self.entry.priority, self.entry.deadline_ms, self.entry.rate_per_s)
 
-    def at(self, terms: Terms) -> SimulatedModel:
-        """The DNN on the virtual clock, by the plan for these terms."""
-        share_bytes, merged = terms
-        budget_bytes, options = self.curve.budget(share_bytes, merged=merged)
-        (point,) = latency_curve(
-            self.curve.engine.manifest, self.delays, options, budgets=[budget_bytes]
-        )
-        claim = self.curve.claim(self.entry.name, self.objectives, merged=merged)
-        return simulated_model(claim, self.curve.option(point, merged=merged))
+    def at(self, share_bytes: int) -> SimulatedModel:
+        """The DNN on the virtual clock, by the plan for this share."""
+        budgets = [self.curve.budget(share_bytes)]
+        manifest = self.curve.engine.manifest
+        (point,) = latency_curve(manifest, self.delays, OPTIONS, budgets=budgets)
+        claim = self.curve.claim(self.entry.name, self.objectives)
+        return simulated_model(claim, self.curve.option(point))
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,8 @@ def candidate(
         delays = with_storage(
             delays, bytes_per_s=storage_bytes_per_s, busy_bytes_per_s=storage_bytes_per_s
         )
-    curves = plan_curves(engine.manifest, delays, OPTIONS)
-    return Candidate(entry, EngineCurve(engine, curves), delays)
+    points = plan_curve(engine.manifest, delays, OPTIONS)
+    return Candidate(entry, EngineCurve(engine, points), delays)
 
 
 def forecast(
@@ -119,7 +117,7 @@ def forecast(
         name: max(option.nbytes for option in curve.claim(name, objectives[name]).options)
         for name, curve in curves.items()
     }
-    ways[_UNLIMITED] = Division(0, {name: Terms(share, True) for name, share in largest.items()})
+    ways[_UNLIMITED] = Division(0, largest)
     scenario = Scenario(title="", models=tuple(each.entry for each in candidates))
     arrivals = round_arrivals(scenario, [1] * len(candidates), requests, seed, turn=0)
     return tuple(_forecast(name, candidates, division, arrivals) for name, division in ways.items())
@@ -131,12 +129,12 @@ def _forecast(
     division: Division,
     arrivals: Sequence[Arrival],
 ) -> Forecast:
-    models = [each.at(division.terms[each.entry.name]) for each in candidates]
+    models = [each.at(division.shares_bytes[each.entry.name]) for each in candidates]
     outcome = simulate(models, [(arrival.due_s, arrival.model) for arrival in arrivals])
     return Forecast(
         rule,
         outcome.weighted_latency_ms,
         tuple(float(np.mean(ms)) if len(ms) else 0.0 for ms in outcome.latencies_ms),
-        tuple(division.terms[model.name].share_bytes for model in models),
+        tuple(division.shares_bytes[model.name] for model in models),
         tuple(outcome.misses),
     )

@@ -119,7 +119,7 @@ def command(
         weights_bytes=needed.weights_bytes,
         smallest_budget_bytes=smallest,
         smallest_budget_reason=reason,
-        beside_weights=usage(manifest, merged=False),
+        beside_weights=usage(manifest),
         runs=runs,
         line=line,
     )

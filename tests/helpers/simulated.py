@@ -69,20 +69,13 @@ class Simulated:
         return lambda: self.check(future.result(LIMIT_S), value)
 
 
-def simulated(
-    folder: Path, weights_bytes: Sequence[int], *, scratch_bytes: tuple[int, int] = (0, 0)
-) -> Simulated:
-    """An engine with the name of its folder, which steps are known by.
-
-    Its limits of scratch memory are for steps of one block, and for steps of several.
-    """
+def simulated(folder: Path, weights_bytes: Sequence[int], *, scratch_bytes: int = 0) -> Simulated:
+    """An engine with the name of its folder, which steps are known by."""
     manifest = write_engine(folder, weights_bytes)
-    apart, merged = scratch_bytes
     manifest = msgspec.structs.replace(
         manifest,
-        blocks=tuple(msgspec.structs.replace(b, activation_bytes=apart) for b in manifest.blocks),
-        session_memory=msgspec.structs.replace(
-            manifest.session_memory, merged_scratch_bytes=merged
+        blocks=tuple(
+            msgspec.structs.replace(b, activation_bytes=scratch_bytes) for b in manifest.blocks
         ),
     )
     source = msgspec.structs.replace(manifest.source, name=folder.name)
@@ -117,7 +110,7 @@ def expected_shares(runtime: SwapRuntime, engines: Engines, rule: str = "latency
     curves = {m.name: with_curve(Engine.open(engines[m.name].folder)) for m in runtime.models}
     objectives = {m.name: m.objectives for m in runtime.models}
     division = divide(share_rule(rule), curves, objectives, runtime.budget_bytes)
-    return {name: terms.share_bytes for name, terms in division.terms.items()}
+    return dict(division.shares_bytes)
 
 
 @contextmanager

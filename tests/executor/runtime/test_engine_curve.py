@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -16,10 +15,8 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.planning import usage as memory
 from swapnet.executor.planning.curve import Point, curve
 from swapnet.executor.planning.plan import PlanOptions
-from swapnet.executor.planning.planner import make_plan
 from swapnet.executor.runtime import engine_curve
-from swapnet.executor.runtime.engine_curve import EngineCurve, load_curves, with_curve
-from swapnet.executor.runtime.objectives import Objectives
+from swapnet.executor.runtime.engine_curve import load_curve, with_curve
 from swapnet.manifest import CURVE, Manifest
 from swapnet.profile import Profile, assumed_profile, save_profile, with_storage
 from swapnet.testing.engine import write_engine
@@ -52,9 +49,9 @@ def test_a_curve_of_slower_storage_leaves_the_kept_one(
 ) -> None:
     profile = assumed_profile(manifest)
     slow = with_storage(profile, bytes_per_s=1e6, busy_bytes_per_s=1e6)
-    kept = load_curves(tmp_path, manifest, profile, OPTIONS)
-    assert load_curves(tmp_path, manifest, slow, OPTIONS, keep=False) != kept
-    assert load_curves(tmp_path, manifest, profile, OPTIONS) == kept
+    kept = load_curve(tmp_path, manifest, profile, OPTIONS)
+    assert load_curve(tmp_path, manifest, slow, OPTIONS, keep=False) != kept
+    assert load_curve(tmp_path, manifest, profile, OPTIONS) == kept
     assert len(planned) == 2
 
 
@@ -62,8 +59,8 @@ def test_a_curve_is_planned_once(
     tmp_path: Path, manifest: Manifest, planned: list[Manifest]
 ) -> None:
     profile = assumed_profile(manifest)
-    points = load_curves(tmp_path, manifest, profile, OPTIONS)
-    assert load_curves(tmp_path, manifest, profile, OPTIONS) == points
+    points = load_curve(tmp_path, manifest, profile, OPTIONS)
+    assert load_curve(tmp_path, manifest, profile, OPTIONS) == points
     assert len(planned) == 1
     assert [path.name for path in tmp_path.glob("*curve*")] == [CURVE]
 
@@ -81,9 +78,9 @@ def test_another_profile_shape_or_option_is_another_curve(
         (manifest, profile, PlanOptions(most_step_ms=1.0)),
     ]
     for one in given:
-        load_curves(tmp_path, *one)
+        load_curve(tmp_path, *one)
     assert len(planned) == 4
-    load_curves(tmp_path, *given[-1])
+    load_curve(tmp_path, *given[-1])
     assert len(planned) == 4
 
 
@@ -95,22 +92,22 @@ def test_a_damaged_curve_is_planned_again(
     tmp_path: Path, manifest: Manifest, planned: list[Manifest], data: bytes
 ) -> None:
     profile = assumed_profile(manifest)
-    points = load_curves(tmp_path, manifest, profile, OPTIONS)
+    points = load_curve(tmp_path, manifest, profile, OPTIONS)
     (tmp_path / CURVE).write_bytes(data)
-    assert load_curves(tmp_path, manifest, profile, OPTIONS) == points
-    assert load_curves(tmp_path, manifest, profile, OPTIONS) == points
+    assert load_curve(tmp_path, manifest, profile, OPTIONS) == points
+    assert load_curve(tmp_path, manifest, profile, OPTIONS) == points
     assert len(planned) == 2
 
 
 def test_a_curve_of_the_schema_before_is_planned_again(
     tmp_path: Path, manifest: Manifest, planned: list[Manifest]
 ) -> None:
-    """Whatever it says: that had one curve."""
+    """Whatever it says: that had two curves."""
     profile = assumed_profile(manifest)
-    points = load_curves(tmp_path, manifest, profile, OPTIONS)
+    points = load_curve(tmp_path, manifest, profile, OPTIONS)
     kept = (tmp_path / CURVE).read_bytes()
-    (tmp_path / CURVE).write_bytes(kept.replace(b"latency-curve/2", b"latency-curve/1"))
-    assert load_curves(tmp_path, manifest, profile, OPTIONS) == points
+    (tmp_path / CURVE).write_bytes(kept.replace(b"latency-curve/3", b"latency-curve/2"))
+    assert load_curve(tmp_path, manifest, profile, OPTIONS) == points
     assert len(planned) == 2
     assert (tmp_path / CURVE).read_bytes() == kept
 
@@ -130,8 +127,8 @@ def test_a_folder_that_can_not_be_written_costs_planning_only(
     unwritable: Path, manifest: Manifest, planned: list[Manifest]
 ) -> None:
     profile = assumed_profile(manifest)
-    points = load_curves(unwritable, manifest, profile, OPTIONS)
-    assert load_curves(unwritable, manifest, profile, OPTIONS) == points
+    points = load_curve(unwritable, manifest, profile, OPTIONS)
+    assert load_curve(unwritable, manifest, profile, OPTIONS) == points
     assert len(planned) == 2
 
 
@@ -143,36 +140,11 @@ def test_a_curve_of_other_memory_counts_is_planned_again(
 ) -> None:
     """Written by another version, which counted more or less beside weights."""
     profile = assumed_profile(manifest)
-    before = load_curves(tmp_path, manifest, profile, OPTIONS)
+    before = load_curve(tmp_path, manifest, profile, OPTIONS)
     monkeypatch.setattr(memory, "PIPELINE_BYTES", memory.PIPELINE_BYTES + (1 << 20))
-    after = load_curves(tmp_path, manifest, profile, OPTIONS)
-    assert after.merged[0].budget_bytes == before.merged[0].budget_bytes + (1 << 20)
+    after = load_curve(tmp_path, manifest, profile, OPTIONS)
+    assert after[0].budget_bytes == before[0].budget_bytes + (1 << 20)
     assert len(planned) == 2
-
-
-def test_two_limits_of_scratch_memory_have_two_curves(
-    tmp_path: Path, manifest: Manifest, planned: list[Manifest]
-) -> None:
-    """From the same smallest share to the same largest."""
-    more = msgspec.structs.replace(manifest.session_memory, merged_scratch_bytes=1 << 20)
-    manifest = msgspec.structs.replace(manifest, session_memory=more)
-    curves = load_curves(tmp_path, manifest, assumed_profile(manifest), OPTIONS)
-    assert len(planned) == 2
-    assert load_curves(tmp_path, manifest, assumed_profile(manifest), OPTIONS) == curves
-    merged, apart = (memory.usage(manifest, merged=each) for each in (True, False))
-    assert merged.scratch_bytes == apart.scratch_bytes + (1 << 20)
-    curve = EngineCurve(Engine.open(tmp_path, shapes=None), curves)
-    curve = replace(curve, engine=replace(curve.engine, shaped=manifest))
-    claims = [curve.claim("x", Objectives(), merged=each) for each in (True, False)]
-    for end in (0, -1):
-        together, one = (claim.options[end] for claim in claims)
-        assert together.nbytes == one.nbytes
-        assert together.latency_ms <= one.latency_ms
-    for each, used in ((True, merged), (False, apart)):
-        budget_bytes, options = curve.budget(claims[0].options[0].nbytes, merged=each)
-        plan = make_plan(manifest, assumed_profile(manifest), budget_bytes, options)
-        assert plan.usage.scratch_bytes == used.scratch_bytes
-        assert plan.planned_bytes <= budget_bytes
 
 
 @pytest.fixture

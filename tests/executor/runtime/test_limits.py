@@ -1,4 +1,4 @@
-"""Scratch memory follows the plans in force: of steps of one block, or of several."""
+"""Scratch memory follows the engines that are loaded, and values that did not fit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from swapnet.errors import BackendError, BudgetError
@@ -21,26 +20,25 @@ from swapnet.executor.runtime.engine_curve import with_curve
 from swapnet.executor.runtime.memory import other_bytes, scratch_bytes, together
 from swapnet.executor.runtime.objectives import Objectives
 from swapnet.executor.runtime.share_rules import share_rule
-from swapnet.manifest import save_manifest
 from tests.helpers.cycles import same
 from tests.helpers.engines import Arrays, BuildToy
-from tests.helpers.simulated import Engines, asking, load_all, simulated
+from tests.helpers.simulated import Engines, asking, load, simulated
 from tests.helpers.threads import LIMIT_S, ended
 
 Open = Callable[..., SwapRuntime]
 Answers = Callable[[str, int], tuple[Arrays, Arrays]]
 
 KIB, MIB = 1 << 10, 1 << 20
-APART, MERGED = 64 * KIB, MIB
+FEW, MANY = 16 * KIB, MIB
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Engines:
-    """One of two limits, and one that needs less than both."""
+    """One that needs much scratch memory, and one that needs less."""
     folder = tmp_path_factory.mktemp("limits")
     return {
-        "a": simulated(folder / "a", [160 * KIB] * 6, scratch_bytes=(APART, MERGED)),
-        "b": simulated(folder / "b", [96 * KIB] * 5, scratch_bytes=(8 * KIB, 16 * KIB)),
+        "a": simulated(folder / "a", [160 * KIB] * 6, scratch_bytes=MANY),
+        "b": simulated(folder / "b", [96 * KIB] * 5, scratch_bytes=FEW),
     }
 
 
@@ -53,20 +51,17 @@ def divided(two: Engines, budget_bytes: int, **options: Any) -> Division:
 def budgets(two: Engines) -> tuple[int, int, int]:
     """The smallest one, a tight one, and one for everything."""
     demand = together([one.manifest for one in two.values()])
-    return demand.smallest_bytes, demand.smallest_bytes + MERGED // 2, demand.total_bytes
+    return demand.smallest_bytes, demand.smallest_bytes + MANY // 2, demand.total_bytes
 
 
-def test_a_small_budget_has_the_limit_of_single_blocks(two: Engines) -> None:
+def test_the_limit_is_the_largest_need(two: Engines) -> None:
     smallest, tight, ample = budgets(two)
-    for budget_bytes, limit_bytes in ((smallest, APART), (tight, APART), (ample, MERGED)):
+    for budget_bytes in (smallest, tight, ample):
         division = divided(two, budget_bytes)
-        assert division.limit_bytes == limit_bytes
-        assert {name: terms.merged for name, terms in division.terms.items()} == {
-            "a": limit_bytes == MERGED,
-            "b": True,
-        }
-        used = other_bytes([one.manifest for one in two.values()], limit_bytes)
-        assert used + sum(terms.share_bytes for terms in division.terms.values()) <= budget_bytes
+        assert division.limit_bytes == MANY
+        used = other_bytes([one.manifest for one in two.values()], MANY)
+        assert used + sum(division.shares_bytes.values()) <= budget_bytes
+    assert divided(two, ample, lanes=2).limit_bytes == MANY + FEW
     with pytest.raises(BudgetError, match="a, b do not fit") as caught:
         divided(two, smallest - 1)
     assert caught.value.smallest_bytes == smallest
@@ -75,11 +70,11 @@ def test_a_small_budget_has_the_limit_of_single_blocks(two: Engines) -> None:
 
 def test_more_scratch_memory_comes_from_weights(two: Engines) -> None:
     smallest, tight, ample = budgets(two)
-    assert divided(two, ample, least_scratch_bytes=2 * MERGED).limit_bytes == 2 * MERGED
-    most = divided(two, tight, least_scratch_bytes=2 * MERGED)
-    assert APART < most.limit_bytes < MERGED
-    for name, terms in divided(two, smallest).terms.items():
-        assert most.terms[name].share_bytes - terms.share_bytes < 8 * KIB
+    assert divided(two, ample, least_scratch_bytes=2 * MANY).limit_bytes == 2 * MANY
+    most = divided(two, tight, least_scratch_bytes=2 * MANY)
+    assert MANY < most.limit_bytes < 2 * MANY
+    for name, share_bytes in divided(two, smallest).shares_bytes.items():
+        assert most.shares_bytes[name] - share_bytes < 8 * KIB
 
 
 def test_models_go_on_where_a_crossing_is_interrupted(
@@ -91,25 +86,22 @@ def test_models_go_on_where_a_crossing_is_interrupted(
                 raise KeyboardInterrupt
             return super().wait(timeout)
 
-    _, tight, ample = budgets(two)
-    runtime = opened(ample, split="proportional")
-    models = load_all(runtime, two)
+    runtime = opened(budgets(two)[2], split="proportional")
+    small = load(runtime, two["b"])
     with monkeypatch.context() as patched:
         patched.setattr(threading, "Barrier", Interrupted)
         with pytest.raises(KeyboardInterrupt):
-            ended(partial(runtime.set_budget, tight))
-    for name, one in two.items():
-        one.ask(models[name], 1.0)()
-    ended(partial(runtime.set_budget, tight))
-    for name, one in two.items():
-        one.ask(models[name], 2.0)()
-    assert runtime.budget_bytes == tight
+            load(runtime, two["a"])
+    two["b"].ask(small, 1.0)()
+    wide = load(runtime, two["a"])
+    two["b"].ask(small, 2.0)()
+    two["a"].ask(wide, 2.0)()
 
 
 def test_the_limit_is_crossed_under_load(
     two: Engines, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A change inside one limit is no crossing; the sum of all parts never exceeds a budget."""
+    """Engines that come and go cross it, budgets do not; the sum never exceeds a budget."""
     crossed: list[int] = []
     resize = Scratch.resize
 
@@ -120,29 +112,21 @@ def test_the_limit_is_crossed_under_load(
     monkeypatch.setattr(Scratch, "resize", noted)
     _, tight, ample = budgets(two)
     runtime = opened(ample, split="proportional")
-    models = load_all(runtime, two)
-    assert crossed == [MERGED]
+    models = {"b": load(runtime, two["b"])}
+    assert crossed == [FEW]
+    with asking(two, models):
+        models["a"] = load(runtime, two["a"])
+    assert crossed == [FEW, MANY]
+    crossed.clear()
     manifests = [one.manifest for one in two.values()]
     with asking(two, models):
-        for budget_bytes, limits in (
-            (tight, [APART]),
-            (tight + KIB, []),
-            (ample, [MERGED]),
-            (ample + MIB, []),
-            (tight, [APART]),
-        ):
-            crossed.clear()
+        for budget_bytes in (tight, ample, ample + MIB):
             ended(partial(runtime.set_budget, budget_bytes))
-            assert crossed == limits
-            limit = runtime._limit_bytes
-            plans = [model.executor.plan for model in models.values()]
-            assert max(plan.usage.scratch_bytes for plan in plans) == limit
-            assert sum(runtime.shares_bytes.values()) <= budget_bytes - other_bytes(
-                manifests, limit
-            )
-            for name, share in runtime.shares_bytes.items():
+            shares = runtime.shares_bytes
+            assert sum(shares.values()) <= budget_bytes - other_bytes(manifests, MANY)
+            for name, share in shares.items():
                 assert models[name].executor.plan.arena_bytes <= share
-    crossed.clear()
+    assert not crossed
     ended(models["a"].unload)
     assert crossed == [scratch_bytes([two["b"].manifest])]
 
@@ -152,7 +136,7 @@ def test_the_limit_is_crossed_under_load(
 
 @pytest.fixture
 def folders(engine: BuildToy, tmp_path: Path) -> dict[str, Path]:
-    """Copies whose manifests say that steps of several blocks need more."""
+    """Copies that a test may change."""
     found: dict[str, Path] = {}
     for name in ("used-twice", "images"):
         folder = tmp_path / name
@@ -160,10 +144,6 @@ def folders(engine: BuildToy, tmp_path: Path) -> dict[str, Path]:
         for path in engine(name).folder.iterdir():
             if path.name != "curve.json":
                 (folder / path.name).symlink_to(path)
-        manifest = engine(name).manifest
-        memory = msgspec.structs.replace(manifest.session_memory, merged_scratch_bytes=4 * MIB)
-        (folder / "manifest.json").unlink()
-        save_manifest(folder, msgspec.structs.replace(manifest, session_memory=memory))
         found[name] = folder
     return found
 
@@ -189,7 +169,6 @@ def test_sessions_are_made_before_the_switch_where_there_is_room(
     fails: bool,
 ) -> None:
     """Then no model's thread opens any; a failure is that of the switch."""
-    demand = together([Engine.open(folder).manifest for folder in folders.values()])
     runtime = opened("256MiB")
     models = {name: runtime.load(folder) for name, folder in folders.items()}
 
@@ -197,13 +176,14 @@ def test_sessions_are_made_before_the_switch_where_there_is_room(
         feeds, expected = answers(model.name, 0)
         assert same(model.submit(feeds).result(LIMIT_S), expected)
 
-    for budget_bytes in (demand.smallest_bytes, "256MiB", demand.smallest_bytes):
+    for grown_bytes in (4 * MIB, 0, 8 * MIB):
+        runtime._grown_bytes = {"images": grown_bytes}
         before = runtime._limit_bytes
         with monkeypatch.context() as patch:
             threads = by_thread(patch)
             if fails:
                 patch.setattr(OnnxRuntimeBackend, "prepare_segments", refused)
-            ended(partial(runtime.set_budget, budget_bytes))
+            ended(partial(runtime.set_budget, "256MiB"))
             assert runtime._limit_bytes != before
             assert threads
             assert any(name.startswith("swapnet-") for name in threads) is fails
@@ -222,8 +202,8 @@ def test_without_room_each_model_makes_its_own(
     models = {name: runtime.load(folder) for name, folder in folders.items()}
     monkeypatch.setattr("swapnet.executor.runtime.runtime.session_bytes", lambda _: 1 << 40)
     threads = by_thread(monkeypatch)
-    demand = together([Engine.open(folder).manifest for folder in folders.values()])
-    ended(partial(runtime.set_budget, demand.smallest_bytes))
+    runtime._grown_bytes = {"images": 4 * MIB}
+    ended(partial(runtime.set_budget, "256MiB"))
     assert set(threads) == {f"swapnet-{name}" for name in models}
     threads.clear()
     for model in models.values():

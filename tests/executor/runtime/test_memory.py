@@ -1,16 +1,10 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import msgspec
-import pytest
 
 from swapnet.executor.planning.usage import demand, least_weights_bytes, usage
-from swapnet.executor.runtime import memory
 from swapnet.executor.runtime.memory import (
     is_interruptible,
-    merging,
     most_scratch_bytes,
     other_bytes,
     scratch_bytes,
@@ -51,38 +45,12 @@ def test_values_of_unknown_size_are_not_interrupted(engine: BuildToy) -> None:
     assert not is_interruptible(msgspec.structs.replace(manifest, formulas={}))
 
 
-def test_the_smallest_budget_is_that_of_single_blocks(engine: BuildToy) -> None:
+def test_the_smallest_budget_has_the_weights_of_one_block_each(engine: BuildToy) -> None:
     manifests = [engine(name).manifest for name in ("images", "used-twice", "transformer")]
     demand = together(manifests)
-    apart = scratch_bytes(manifests, merged=False)
     weights = sum(map(least_weights_bytes, manifests))
-    assert demand.smallest_bytes == other_bytes(manifests, apart) + weights
     assert demand.other_bytes == other_bytes(manifests, scratch_bytes(manifests))
+    assert demand.smallest_bytes == demand.other_bytes + weights
     most = most_scratch_bytes(manifests, demand.smallest_bytes + (1 << 20))
     assert 0 <= demand.smallest_bytes + (1 << 20) - weights - other_bytes(manifests, most) < 8192
     assert most_scratch_bytes(manifests, 0) == 0
-
-
-@pytest.mark.parametrize(
-    ("limit_bytes", "lanes", "expected"),
-    [
-        (20, 1, [False, True, True]),
-        (99, 1, [False, True, True]),
-        (100, 1, [True, True, True]),
-        (30, 2, [False, False, True]),
-        (38, 2, [False, True, True]),
-        (117, 2, [False, True, True]),
-        (118, 2, [True, True, True]),
-    ],
-)
-def test_steps_have_several_blocks_where_scratch_memory_allows_it(
-    monkeypatch: pytest.MonkeyPatch, limit_bytes: int, lanes: int, expected: list[bool]
-) -> None:
-    """By needs: one block 20, 10 and 4; several 100, 18 and 4."""
-    needs: dict[Any, tuple[int, int]] = {"a": (20, 100), "b": (10, 18), "c": (4, 4)}
-
-    def used(name: Any, *, merged: bool = True) -> Any:
-        return SimpleNamespace(scratch_bytes=needs[name][merged])
-
-    monkeypatch.setattr(memory, "usage", used)
-    assert merging(list(needs), limit_bytes, lanes=lanes) == expected
