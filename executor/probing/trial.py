@@ -46,6 +46,9 @@ _RESERVE_BYTES = 2 << 20
 that only this engine runs (2.0 to 2.8 MiB were read of three). Under the kernel's limit the pages
 count, but can be read again."""
 
+_MARGIN_BYTES = 768 << 10
+"""Kept of the reserve where the kernel has counted less: its peaks differ by half of that."""
+
 _RESERVE_SHARE = 16
 """Part of what is measured that is added to it: kernels of several threads allocate at other
 moments in each inference."""
@@ -139,7 +142,8 @@ def confirmed(
 
     Each process runs in a memory group of the kernel that allows the smallest budget and no more;
     what it had before is not counted. Where the kernel ends it for its memory, the number grows.
-    Where it is only slow, the number stays: the machine may be busy.
+    Where it is only slow, the number stays: the machine may be busy. What the kernel never counted
+    is taken off the reserve.
 
     Parameters
     ----------
@@ -177,11 +181,19 @@ def confirmed(
                     raise
                 manifest = _with_more(manifest, _RESERVE_BYTES + budget_bytes // _RESERVE_SHARE)
             else:
-                return manifest.session_memory, ""
+                return _trimmed(manifest.session_memory, budget_bytes - group.peak_bytes), ""
             finally:
                 process.close()  # the group can't be removed before
     untried = "the kernel ended it; the number was raised, which was not tried"
     return manifest.session_memory, untried if processes else ""
+
+
+def _trimmed(memory: SessionMemory, unused_bytes: int) -> SessionMemory:
+    """Without the part of the reserve that was not used; kernels that grow the heap may need it."""
+    spare = min(max(unused_bytes - _MARGIN_BYTES, 0), _RESERVE_BYTES)
+    own_bytes = memory.own_process_bytes
+    is_small = _RESERVE_BYTES < own_bytes < _SMALL_BYTES
+    return msgspec.structs.replace(memory, own_process_bytes=own_bytes - spare * is_small)
 
 
 def _with_more(manifest: Manifest, nbytes: int) -> Manifest:
