@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import re
+import shutil
 import threading
 import time
 import weakref
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -20,7 +22,8 @@ from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.storage import WeightFile
-from swapnet.manifest import MANIFEST, WEIGHTS
+from swapnet.manifest import MANIFEST, WEIGHTS, save_manifest
+from swapnet.symbols import size_of
 from swapnet.testing.engine import block_byte, write_engine
 from tests.helpers.engines import Arrays, BuildToy, Engine, assert_same
 from tests.helpers.threads import until
@@ -151,6 +154,25 @@ def test_smaller_inputs_than_planned(engine: BuildToy, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     with SwapExecutor(toy.folder, toy.smallest) as executor:
         for shape in ((3, 7), (1, 1), (2, 5), (3, 7)):
+            feeds: Arrays = {
+                "x": random.standard_normal((*shape, 64), np.float32),
+                "mask": np.ones(shape, np.int64),
+            }
+            assert_same(executor(feeds), toy.whole(feeds, tmp_path))
+
+
+def test_a_wrong_formula_is_corrected(engine: BuildToy, tmp_path: Path) -> None:
+    """All formulas say the size of the build: ONNX Runtime tells the true one of each value."""
+    toy = engine("dynamic")
+    folder = Path(shutil.copytree(toy.folder, tmp_path / "engine"))
+    manifest = toy.manifest
+    sizes = {"_0": 3, "_1": 7}
+    wrong = {dim: str(size_of(f, sizes) or f) for dim, f in manifest.formulas.items()}
+    assert wrong != manifest.formulas
+    save_manifest(folder, msgspec.structs.replace(manifest, formulas=wrong))
+    random = np.random.default_rng(0)
+    with SwapExecutor(folder, toy.smallest) as executor:
+        for shape in ((3, 7), (2, 5), (1, 1), (2, 5)):
             feeds: Arrays = {
                 "x": random.standard_normal((*shape, 64), np.float32),
                 "mask": np.ones(shape, np.int64),
