@@ -80,15 +80,18 @@ def cycle_floor_ms(
     whole_ms = longest_ms = sum(step_ms)
     for first in range(count):
         known: set[Extent] = set()
-        missing = -memory_bytes
-        outside_ms = whole_ms
+        missing, saved, outside_ms = -memory_bytes, 0, whole_ms
         for position in range(first, first + count):
-            if position == count:
-                missing -= ahead_bytes
-            missing += sum(each.nbytes for each in needed[position % count] if each not in known)
-            known.update(needed[position % count])
+            for extent in needed[position % count]:
+                if extent not in known:
+                    known.add(extent)
+                    missing += extent.nbytes
+                    saved += extent.nbytes - extent.file_nbytes
             if position > first:
-                if missing > 0:
-                    longest_ms = max(longest_ms, missing * ms_per_byte + outside_ms)
+                # Those that are stored in half as many bytes are missing first: that is least.
+                ahead = ahead_bytes if position >= count else 0
+                read = missing - min(saved, missing / 2) - ahead
+                if missing > 0 < read:
+                    longest_ms = max(longest_ms, read * ms_per_byte + outside_ms)
                 outside_ms -= step_ms[position % count]
     return longest_ms

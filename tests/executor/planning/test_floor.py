@@ -162,6 +162,12 @@ def test_a_shared_part_is_read_once() -> None:
     assert cycle_floor_ms([[Extent(0, 10)]] * 4, [0.0] * 4, 10, 1.0) == 0
 
 
+def test_half_as_many_bytes_are_read_of_what_is_stored_so() -> None:
+    halves = [[Extent(index * PAGE, 20, "float16", 10)] for index in range(3)]
+    assert cycle_floor_ms(halves, [0.0] * 3, 20, 1.0) == 20
+    assert cycle_floor_ms([*halves[:1], *apart([0, 20, 20])[1:]], [0.0] * 3, 20, 1.0) == 30
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_a_plan_is_above_its_floor_and_that_above_other_bounds(
     simulated_manifest: Callable[..., Manifest], share: float
