@@ -192,7 +192,8 @@ class SwapExecutor:
             planning = time.perf_counter()
             plan = self._given_plan or self._make_plan(parsed)
             planned = time.perf_counter()
-            self._values = self._backend.values()
+            inside = None if self._sharing is None else self._sharing.inside
+            self._values = self._backend.values(inside)
             opened.callback(self._values.close)
             self._load(plan)
             self._resources = opened.pop_all()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from swapnet.executor.backends.scratch import Scratch
+from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.pipeline import Urgency
 from swapnet.executor.swapping.readers import Channel
 
@@ -24,11 +25,14 @@ class Sharing:
         Memory that kernels use while a step is executed.
     urgency
         Urgency of this model's reads among all.
+    inside
+        Memory for values inside the block that is executed; None for memory of its own.
     """
 
     channel: Channel
     scratch: Scratch
     urgency: Urgency
+    inside: Arena | None = None
 
 
 class Turn(Protocol):

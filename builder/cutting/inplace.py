@@ -15,12 +15,10 @@ __all__ = ["inplace_outputs"]
 
 
 _ONNX = ("", "ai.onnx")
-_ELEMENTWISE = frozenset(
-    {
-        *("Add", "Sub", "Mul", "Div"),
-        *("Abs", "Ceil", "Clip", "Elu", "Exp", "Floor", "HardSigmoid", "LeakyRelu", "Log", "Neg"),
-        *("Reciprocal", "Relu", "Sigmoid", "Sqrt", "Tanh"),
-    }
+_ELEMENTWISE = (
+    frozenset({"Add", "Sub", "Mul", "Div", "Abs", "Neg", "Sqrt", "Reciprocal", "Exp", "Log"})
+    | {"Ceil", "Floor", "Clip", "Erf", "Tanh", "Sigmoid", "HardSigmoid"}
+    | {"Relu", "LeakyRelu", "Elu"}
 )
 """Operators that read each element before they write it, and never again."""
 
@@ -42,7 +40,9 @@ def inplace_outputs(graph: Graph, part: Part, lives: Lives, start: int = 0) -> d
         output = node.output[0]
         for name in _overwritable(node):
             dies = name in lives and lives[name][1] == index
-            alone = list(node.input).count(name) == 1
+            # A convolution reads its data again: that must not be a view of the sum.
+            is_apart = node.op_type in _ELEMENTWISE or node.input[0] in lives
+            alone = list(node.input).count(name) == 1 and is_apart
             if dies and alone and output in part.outputs and _are_alike(graph, name, output):
                 pairs[output] = name
                 break

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from swapnet.executor.planning.plan import Place, Plan, Step
 from swapnet.executor.swapping.actual_shapes import ActualShapes
+from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.moments import Mark
 from swapnet.manifest import Manifest
 from swapnet.tensors import Array
@@ -172,8 +173,11 @@ class Backend(Protocol):
             There is not enough memory.
         """
 
-    def values(self) -> ValueStore:
-        """Reserve memory for values; their addresses stay the same from plan to plan."""
+    def values(self, inside: Arena | None = None) -> ValueStore:
+        """Reserve memory for values; their addresses stay the same from plan to plan.
+
+        Values inside blocks lie in ``inside``, where other engines have theirs too.
+        """
 
     def loader(
         self, storage: Reader, arena: Memory, plan: Plan, before_read: BeforeRead | None

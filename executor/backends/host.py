@@ -33,8 +33,8 @@ class HostBackend:
     def arena(self, nbytes: int) -> Arena:
         return Arena(nbytes)
 
-    def values(self) -> Values:
-        return Values(self.manifest, self.array)
+    def values(self, inside: Arena | None = None) -> Values:
+        return Values(self.manifest, self.array, inside)
 
     def loader(
         self, storage: Reader, arena: Memory, plan: Plan, before_read: BeforeRead | None

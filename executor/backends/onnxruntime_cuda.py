@@ -26,6 +26,7 @@ from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind, Stream
 from swapnet.executor.gpu.device_values import CrossingValues
 from swapnet.executor.planning.plan import Step
+from swapnet.executor.swapping.arena import Arena
 from swapnet.manifest import Manifest
 
 __all__ = ["OnnxRuntimeCudaBackend", "check_provider"]
@@ -91,7 +92,7 @@ class OnnxRuntimeCudaBackend(GpuBackend):
             check_provider()
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACE)
 
-    def values(self) -> CrossingValues:
+    def values(self, inside: Arena | None = None) -> CrossingValues:
         return CrossingValues(
             self.manifest, self._accelerator, self._compute, self._begin, self.array
         )

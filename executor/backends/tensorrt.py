@@ -28,6 +28,7 @@ from swapnet.executor.gpu.device_values import GpuValues
 from swapnet.executor.gpu.memory import GpuArena
 from swapnet.executor.gpu.plans import PlanLoader
 from swapnet.executor.planning.plan import Plan, Step
+from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.loading import BeforeRead, Loader, Reader
 from swapnet.executor.swapping.moments import Mark
 from swapnet.manifest import WEIGHTS, Block, Manifest
@@ -112,7 +113,7 @@ class TensorRTBackend(GpuBackend):
         for engine in self._engines.values():
             self._give_scratch(engine)
 
-    def values(self) -> GpuValues:
+    def values(self, inside: Arena | None = None) -> GpuValues:
         self._values = GpuValues(self.manifest, self._accelerator, self._compute, self._begin)
         return self._values
 

@@ -74,10 +74,24 @@ def last_uses(manifest: Manifest) -> dict[str, int]:
     }
 
 
-def lay_out_values(manifest: Manifest) -> ValueLayout:
-    """Offsets for all values whose size follows from the shapes of the inputs."""
+def lay_out_values(manifest: Manifest, *, inside: bool | None = None) -> ValueLayout:
+    """Offsets for values whose size follows from the shapes of the inputs.
+
+    Parameters
+    ----------
+    inside
+        True for those that live inside one block alone, False for those that cross a cut; None for
+        all of them.
+    """
     alive = manifest.lives or lifetimes(manifest)
-    placed = {v.name: v.nbytes for v in manifest.values if manifest.is_sized(v) and v.name in alive}
+    crossing = {name for name, (first, last) in lifetimes(manifest).items() if first < last}
+    placed = {
+        value.name: value.nbytes
+        for value in manifest.values
+        if manifest.is_sized(value)
+        and value.name in alive
+        and (inside is None or inside != (value.name in crossing))
+    }
     place_of = {name: name for name in placed}
     for block in manifest.blocks:
         for output, name in block.inplace.items():
@@ -145,7 +159,7 @@ def pack(intervals: Iterable[Interval]) -> ValueLayout:
     return _packed(tuple(sorted(intervals, key=lambda i: (-i.nbytes, i.first, i.name))))
 
 
-@lru_cache(8)  # every plan of an engine asks for the same
+@lru_cache(64)  # every plan of an engine asks for the same
 def _packed(intervals: tuple[Interval, ...]) -> ValueLayout:
     order = list(intervals)
     least = _largest_sum(order)

@@ -63,10 +63,10 @@ def divide(
     if not engines:
         return Division(0, {})
     manifests = [engine.engine.manifest for engine in engines.values()]
-    least = min(least_scratch_bytes, most_scratch_bytes(manifests, budget_bytes))
+    least = min(least_scratch_bytes, most_scratch_bytes(manifests, budget_bytes, lanes=lanes))
     limit = max(scratch_bytes(manifests, lanes=lanes), least)
     claims = claims_of(engines, objectives)
-    available = budget_bytes - other_bytes(manifests, limit)
+    available = budget_bytes - other_bytes(manifests, limit, lanes=lanes)
     needed = rule.needed_bytes(claims)
     if needed > available:
         raise too_small(tuple(engines), budget_bytes - available + needed, budget_bytes)

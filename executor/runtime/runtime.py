@@ -19,6 +19,7 @@ from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.events import OnEvent
 from swapnet.executor.planning.admission import values_too_large
+from swapnet.executor.planning.layout import lay_out_values
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.usage import scratch_within
 from swapnet.executor.runtime.admission import budget_bytes
@@ -41,10 +42,12 @@ from swapnet.executor.runtime.share_rules import share_rule
 from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.shapes import ensure_shapes
 from swapnet.executor.sharing import Sharing
+from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.loading import READERS
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS, Patience
 from swapnet.executor.swapping.readers import Channel
 from swapnet.executor.swapping.storage import LoadMode
+from swapnet.machine import memory_bytes
 from swapnet.manifest import Manifest
 from swapnet.process.forks import Birthplace
 
@@ -143,6 +146,8 @@ class SwapRuntime:
         self._rates: dict[str, float] = {}
         """Rates that the budget was split for."""
         self._scratch = Scratch(0)
+        self._inside = Arena(memory_bytes() // 2) if lanes == 1 else None
+        """Values inside the block that is executed; pages are taken as they are needed."""
         self._channel = Channel(READERS)
         self._closed = False
         self._balancer = Balancer(self._follow_rates)
@@ -246,6 +251,9 @@ class SwapRuntime:
                 return
             model.close()
             self._forget(model.name)
+            if self._inside is not None:
+                inside = (lay_out_values(m, inside=True).nbytes for m in self._manifests())
+                self._inside.trim(max(inside, default=0))
             with suppress(SwapnetError):
                 self._rebalance()
 
@@ -364,11 +372,12 @@ class SwapRuntime:
                 return  # for another model, meanwhile
             wanted = before_bytes + error.missing_bytes
             manifests = self._manifests()
-            most = most_scratch_bytes(manifests, self._budget_bytes)
+            lanes = self._lanes.count
+            most = most_scratch_bytes(manifests, self._budget_bytes, lanes=lanes)
             if wanted > most:
                 raise values_too_large(error, wanted, most, self._budget_bytes)
             spare = before_bytes + scratch_within(self._unused_bytes())
-            twice = 2 * scratch_bytes(manifests, lanes=self._lanes.count)
+            twice = 2 * scratch_bytes(manifests, lanes=lanes)
             enough = (limit for limit in (spare, min(twice, most), most) if limit >= wanted)
             self._grown_bytes[model.name] = next(enough)
             self._rebalance()
@@ -384,7 +393,7 @@ class SwapRuntime:
                 load_mode=self._load_mode,
                 storage_timeout_ms=self._storage_timeout_ms,
                 options=OPTIONS,
-                sharing=Sharing(self._channel, self._scratch, urgencies),
+                sharing=Sharing(self._channel, self._scratch, urgencies, self._inside),
                 trace=self._trace,
                 on_event=self._on_event,
                 name=name,
@@ -556,8 +565,9 @@ class SwapRuntime:
 
     def _unused_bytes(self) -> int:
         """Memory of the budget that no plan in force uses."""
-        used = other_bytes(self._manifests(), self._limit_bytes) + sum(self.shares_bytes.values())
-        return self._budget_bytes - used
+        lanes = self._lanes.count
+        used = other_bytes(self._manifests(), self._limit_bytes, lanes=lanes)
+        return self._budget_bytes - used - sum(self.shares_bytes.values())
 
     def _follow_rates(self) -> None:
         """Split for the rates that are seen, where that is worth it; in the balancer's thread."""

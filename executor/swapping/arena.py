@@ -155,6 +155,12 @@ class Arena:
         self.take_back()
         self._memory.madvise(mmap.MADV_DONTNEED)
 
+    def trim(self, nbytes: int) -> None:
+        """Give back all memory behind the first ``nbytes``."""
+        start = align_up(nbytes, mmap.PAGESIZE)
+        if start < len(self._memory):
+            self._memory.madvise(mmap.MADV_DONTNEED, start)
+
     def move(self, source: int, target: int, nbytes: int) -> None:
         self.take_back()
         self._memory.move(target, source, nbytes)

@@ -28,29 +28,37 @@ class Values:
         The engine.
     as_array
         `Backend.array`, for model outputs of unknown size, which the backend allocates.
+    inside
+        Memory for values inside blocks; by default these lie among the others.
     """
 
-    def __init__(self, manifest: Manifest, as_array: Callable[[Any], Array]) -> None:
+    def __init__(
+        self, manifest: Manifest, as_array: Callable[[Any], Array], inside: Arena | None = None
+    ) -> None:
         self._manifest = manifest
         self._as_array = as_array
-        self._offsets = lay_out_values(manifest)
-        self._arena = Arena(self._offsets.nbytes)
+        own = lay_out_values(manifest, inside=None if inside is None else False)
+        self._arena = Arena(own.nbytes)
+        self._places = {name: (self._arena, offset) for name, offset in own.offsets.items()}
+        if inside is not None:
+            layout = lay_out_values(manifest, inside=True)
+            self._places |= {name: (inside, offset) for name, offset in layout.offsets.items()}
         self.actual = ActualShapes(manifest)
 
     @property
     def addresses(self) -> dict[str, int]:
-        start = self._arena.address
-        return {name: start + offset for name, offset in self._offsets.offsets.items()}
+        return {name: arena.address + offset for name, (arena, offset) in self._places.items()}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._offsets.offsets
+        return name in self._places
 
     def array(self, name: str) -> Array:
         """A placed value, not copied."""
         tensor = self._manifest.tensors[name]
         shape = self.actual.by_name[name]
         dtype = numpy_dtype(tensor.dtype)
-        view = self._arena.view(self._offsets.offsets[name], prod(shape) * dtype.itemsize)
+        arena, offset = self._places[name]
+        view = arena.view(offset, prod(shape) * dtype.itemsize)
         return np.frombuffer(view, dtype).reshape(shape)
 
     @contextmanager

@@ -299,7 +299,7 @@ class KernelBackend(GpuBackend):
         self._spare = accelerator.allocate(MemoryKind.DEVICE, 256)
         self._values: GpuValues | None = None
 
-    def values(self) -> GpuValues:
+    def values(self, inside: object = None) -> GpuValues:
         """All of them on the device."""
         self._values = GpuValues(self.manifest, self._accelerator, self._compute, self._begin)
         return self._values

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import msgspec
 
+from swapnet.executor.planning.layout import lay_out_values
 from swapnet.executor.planning.usage import demand, least_weights_bytes, usage
 from swapnet.executor.runtime.memory import (
     is_interruptible,
@@ -54,3 +55,17 @@ def test_the_smallest_budget_has_the_weights_of_one_block_each(engine: BuildToy)
     most = most_scratch_bytes(manifests, demand.smallest_bytes + (1 << 20))
     assert 0 <= demand.smallest_bytes + (1 << 20) - weights - other_bytes(manifests, most) < 8192
     assert most_scratch_bytes(manifests, 0) == 0
+
+
+def test_values_inside_blocks_share_memory_where_one_step_runs_at_a_time(
+    engine: BuildToy,
+) -> None:
+    manifests = [engine(name).manifest for name in ("images", "transformer")]
+    inside = [lay_out_values(manifest, inside=True).nbytes for manifest in manifests]
+    crossing = [lay_out_values(manifest, inside=False).nbytes for manifest in manifests]
+    both = [lay_out_values(manifest).nbytes for manifest in manifests]
+    assert all(inside)
+    shared, apart = other_bytes(manifests, 0), other_bytes(manifests, 0, lanes=2)
+    assert apart - shared == sum(both) - sum(crossing) - max(inside)
+    alone = [other_bytes([manifest], 0) for manifest in manifests]
+    assert shared == sum(alone) - min(inside)

@@ -46,3 +46,13 @@ def test_huge_pages_are_asked_for_where_one_fits(
 def test_too_much_is_a_budget_error() -> None:
     with pytest.raises(BudgetError, match="can't be reserved"):
         Arena(1 << 60)
+
+
+def test_what_is_trimmed_is_given_back() -> None:
+    arena = Arena(4 * mmap.PAGESIZE)
+    arena.fill(0, 4 * mmap.PAGESIZE, 7)
+    arena.trim(mmap.PAGESIZE + 1)
+    assert bytes(arena.view(0, 2 * mmap.PAGESIZE)) == b"\7" * (2 * mmap.PAGESIZE)
+    assert not any(arena.view(2 * mmap.PAGESIZE, 2 * mmap.PAGESIZE))
+    arena.trim(4 * mmap.PAGESIZE)
+    assert arena.view(0, 1)[0] == 7
