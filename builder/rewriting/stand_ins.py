@@ -105,23 +105,28 @@ class StandIns:
                 piece = part[start : start + _PIECE]
                 piece[:] = np.arange(start + 1, start + 1 + len(piece))
             made.arrays[_name(shape)] = part.view(np.float32).reshape(shape)
+        folded: set[str] = set()
         only = {n: node for node in graph.node for n in node.input if readers[n] == 1}
         for node in graph.node:
             if (tensor := found.get(node.output[0])) is not None:
                 weight = read_constant(tensor, folder)
                 assert weight is not None
-                scale = _fold(graph, node, only.get(node.output[0]), tensors, folder)
-                value: str | None = node.output[0]
+                after = only.get(node.output[0])
+                scale = _fold(graph, node, after, tensors, folder)
+                if after and scale is not None:
+                    folded.add(after.input[0])
+                    after = only.get(node.output[0])
                 convolution = _Convolution(weight, scale)
-                for _ in range(2 if scale is None else 3):  # itself, and an activation
-                    if value is not None:
-                        made._owners[value] = None if value in made._owners else convolution
-                        after = only.get(value)
-                        value = after.output[0] if after and after.op_type != "Conv" else None
+                activation = after.output[:1] if after and after.op_type != "Conv" else ()
+                for value in (node.output[0], *activation):
+                    made._owners[value] = None if value in made._owners else convolution
                 node.input[1] = _name(weight.shape)
                 if weight.shape in shapes:
                     tensor.name = _name(weight.shape)
                     shapes.remove(weight.shape)
+        for index in reversed(range(len(graph.node))):
+            if folded.intersection(graph.node[index].input):
+                del graph.node[index]
         _keep_used(graph)
         return made
 
@@ -201,10 +206,9 @@ def _fold(
 ) -> _Floats | None:
     """Fold the normalisation ``after`` a convolution into its bias; the factors of its weight.
 
-    In its place is an Identity, which ONNX Runtime removes. The arithmetic is that of its
-    ``ConvBNFusion`` (``conv_bn_fusion.cc``), to the bit.
+    The arithmetic is that of ONNX Runtime's ``ConvBNFusion`` (``conv_bn_fusion.cc``), to the bit.
     """
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
     if (
         after is None
@@ -228,7 +232,7 @@ def _fold(
     graph.initializer.append(tensor)
     del node.input[2:]
     node.input.append(tensor.name)
-    after.CopyFrom(helper.make_node("Identity", after.input[:1], after.output[:1], after.name))
+    node.output[0] = after.output[0]
     return scale
 
 

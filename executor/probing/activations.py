@@ -106,8 +106,6 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
         ) from error
     if found.unconfirmed:
         _LOGGER.warning(
-            "%s: the smallest budget is not confirmed under the kernel's limit: %s",
-            folder,
-            found.unconfirmed,
+            "the smallest budget is not confirmed under the kernel's limit: %s", found.unconfirmed
         )
     return found

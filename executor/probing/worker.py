@@ -341,6 +341,8 @@ def _lower_limit(blocks: _Blocks, steps: Sequence[Step], peaks: Sequence[int]) -
     too_small = limit // 2
     last = max(index for index, peak in enumerate(peaks) if peak > too_small)
     for _ in range(_TRIES):
+        if limit - too_small < _SPARE_BYTES:  # less than what is added to the limit
+            break
         middle = align_up((too_small + limit) // 2, mmap.PAGESIZE)
         if all(_runs(blocks, steps[: last + 1], middle, limit) for _ in range(_TIMES)):
             limit = middle

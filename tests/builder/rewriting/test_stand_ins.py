@@ -87,6 +87,9 @@ def test_operators_and_bytes_are_those_of_whole_weights(
     graph = optimised(tmp_path / "toy.onnx", tmp_path / "own", operators)
     assert restored == [True]
     assert content(graph) == content(whole)
+    if operators is Operators.STANDARD:  # ranges are kept by these names
+        assert graph.values.keys() == whole.values.keys()
+        assert {node.name for node in graph.nodes} == {node.name for node in whole.nodes}
 
 
 def test_a_weight_that_is_computed_with_is_optimised_whole(

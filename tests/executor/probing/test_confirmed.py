@@ -164,8 +164,7 @@ def test_what_did_not_run_is_said(
         assert measure(Path("engines/x")) is found
     (record,) = caplog.records
     assert record.getMessage() == (
-        "engines/x: the smallest budget is not confirmed under the kernel's limit: "
-        "it took longer than 7 s"
+        "the smallest budget is not confirmed under the kernel's limit: it took longer than 7 s"
     )
 
 
