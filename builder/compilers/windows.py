@@ -18,6 +18,7 @@ from swapnet.builder.compilers.skeleton import skeleton
 from swapnet.builder.cutting.cut import Span
 from swapnet.builder.cutting.partition import part_of
 from swapnet.builder.importing.graph import Graph
+from swapnet.builder.importing.lookup import looked_up
 from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
@@ -66,11 +67,12 @@ are stored as convolutions; beside others they have windows too, for the bits of
 
 
 def packing_operators(graph: Graph) -> Iterator[onnx.NodeProto]:
-    """Operators that pack a constant of `SMALLEST_BYTES` or more."""
+    """Operators that pack a constant of `SMALLEST_BYTES` or more, or rows that are looked up."""
+    large = _large(graph)
     for node in graph.nodes:
         positions = PACKED.get(_kind(node), ())
         names = [node.input[i] for i in positions if i < len(node.input)]
-        if any(_is_large(graph, name) for name in names):
+        if not large.isdisjoint(names):
             yield node
 
 
@@ -89,12 +91,13 @@ def with_packing(graph: Graph) -> Graph:
     if not any(_kind(node) in PAYING for node in kept):
         return graph
     kinds = PACKED.keys() - ({form[:2] for form in refused} - {*map(_kind, kept)})
+    large = _large(graph)
     small = {
         name: graph.constants[name]
         for node in graph.nodes
         if _kind(node) in kinds
         for name in node.input
-        if name in graph.constants and not _is_large(graph, name)
+        if name in graph.constants and name not in large
     }
     return replace(
         graph,
@@ -127,8 +130,10 @@ def _never_packed(graph: Graph, node: onnx.NodeProto) -> str:
     return "ONNX Runtime packs no products with rows in another order" if order else ""
 
 
-def _is_large(graph: Graph, name: str) -> bool:
-    return name in graph.constants and graph.constants[name].nbytes >= SMALLEST_BYTES
+def _large(graph: Graph) -> frozenset[str]:
+    """Weights that do not stay in the skeleton."""
+    large = (name for name, c in graph.constants.items() if c.nbytes >= SMALLEST_BYTES)
+    return looked_up(graph).union(large)
 
 
 def _tensor(graph: Graph, name: str) -> onnx.TensorProto:

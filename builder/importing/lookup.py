@@ -9,7 +9,7 @@ from swapnet.builder.importing.graph import Graph
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LOOKUP_BYTES", "is_lookup", "table_parts"]
+__all__ = ["LOOKUP_BYTES", "is_lookup", "looked_up", "table_parts"]
 
 LOOKUP_BYTES = 1 << 20
 """Smaller tables are ordinary weights."""
@@ -27,6 +27,12 @@ def is_lookup(graph: Graph, node: onnx.NodeProto) -> bool:
     if table is None or axis != 0 or table.nbytes < LOOKUP_BYTES:
         return False
     return table.nbytes <= _LARGEST_ROW_BYTES * table.shape[0]
+
+
+def looked_up(graph: Graph) -> frozenset[str]:
+    """Constants that hold rows of tables that are looked up, slices of them too."""
+    tables = {id(graph.constants[n.input[0]].data) for n in graph.nodes if is_lookup(graph, n)}
+    return frozenset(name for name, c in graph.constants.items() if id(c.data) in tables)
 
 
 def table_parts(graph: Graph, table: str) -> tuple[str, ...]:

@@ -110,26 +110,21 @@ def _readable(
     found: dict[str, set[bool | None]] = {value.name: {None} for value in graph.output}
     for node in graph.node:
         position = 0 if node.op_type == "Gather" else 1
-        for name in used_names(node):
+        for name in filter(weights.__contains__, used_names(node)):
             alone = [i for i, given in enumerate(node.input) if given == name] == [position]
-            weight = weights.get(name) if alone and node.name not in exclude else None
-            form = None if weight is None else _by_rows(node, weight, block_size)
-            found.setdefault(name, set()).add(form)
-    forms = {name: {*found.get(name, ())} for name in weights}
-    return {name: True in form for name, form in forms.items() if form in ({True}, {False})}
+            form = _by_rows(node, weights[name], block_size) if alone else None
+            found.setdefault(name, set()).add(None if node.name in exclude else form)
+    return {name: True in forms for name, forms in found.items() if forms in ({True}, {False})}
 
 
 def _by_rows(node: onnx.NodeProto, weight: Constant, block_size: int) -> bool | None:
     """Whether an operator's weight is rounded in blocks of its rows; None if it is not at all."""
     attributes = {a.name: a.f if a.type == a.FLOAT else a.i for a in node.attribute}
-    if node.domain not in ("", "ai.onnx"):
-        return None
     if node.op_type == "MatMul":
         return False
     if node.op_type == "Gemm":
-        factors = attributes.get("alpha", 1), attributes.get("beta", 1)
-        plain = factors == (1, 1) and not attributes.get("transA")
-        return bool(attributes.get("transB")) if plain else None
+        plain = all(attributes.get(n, 1) == 1 for n in ("alpha", "beta"))
+        return bool(attributes.get("transB")) if plain and not attributes.get("transA") else None
     # A smaller table would be a weight in memory; of one in float32 rows are read from storage.
     is_lookup = weight.nbytes >= 8 * LOOKUP_BYTES and weight.shape[1] % block_size == 0
     is_table = node.op_type == "Gather" and not attributes.get("axis") and is_lookup

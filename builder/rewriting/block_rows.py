@@ -16,6 +16,8 @@ import numpy as np
 from swapnet.builder.importing.graph import Constant, Value
 from swapnet.builder.importing.lookup import LOOKUP_BYTES
 from swapnet.builder.rewriting.writer import GraphWriter
+from swapnet.executor.backends.onnxruntime import version
+from swapnet.executor.backends.windows import packs_bits
 from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
@@ -32,10 +34,7 @@ _OPSET = 11
 
 @dataclass(frozen=True)
 class _Table:
-    """A table in blocks along its rows.
-
-    ``zeros`` are the zero points, of as many bits as the data, or one for all blocks.
-    """
+    """A table in blocks along its rows; ``zeros`` are zero points, or one for all blocks."""
 
     data: Constant
     scales: Constant
@@ -89,17 +88,16 @@ def gather_block_rows(writer: GraphWriter, node: onnx.NodeProto) -> bool:
         rows = reshaped(rows, dtype, *tail)
         return write("Cast", [rows], "float32", *tail, to=ONNX_TYPES["float32"])
 
-    zeros = table.zeros
-    constants = [table.data, table.scales, *([] if isinstance(zeros, int) else [zeros])]
-    rows = [gathered(constant) for constant in constants]  # lookups, one after the other
+    # Lookups come one after the other: what lies between would be a block of its own.
+    rows, scales = gathered(table.data), gathered(table.scales)
     shape = prod(table.scales.shape[1:]), table.block_size
-    zero = (
-        _scalar(writer, np.float32(zeros))
-        if isinstance(zeros, int)
-        else numbers(rows[2], zeros, shape[0], 1)
-    )
-    centred = write("Sub", [numbers(rows[0], table.data, *shape), zero], "float32", *shape)
-    scales = reshaped(rows[1], "float32", shape[0], 1)
+    zeros = table.zeros
+    if isinstance(zeros, int):
+        zero = _scalar(writer, np.float32(zeros))
+    else:
+        zero = numbers(gathered(zeros), zeros, shape[0], 1)
+    centred = write("Sub", [numbers(rows, table.data, *shape), zero], "float32", *shape)
+    scales = reshaped(scales, "float32", shape[0], 1)
     scaled = write("Mul", [centred, scales], "float32", *shape)
     dims = writer.integers(f"{result.name}/dims", [0] * rank + [prod(shape)], (rank, prod(shape)))
     writer.write("Reshape", [scaled, dims], result)
@@ -116,48 +114,40 @@ def _scalar(writer: GraphWriter, number: np.generic) -> str:
 
 def _table(writer: GraphWriter, node: onnx.NodeProto) -> _Table | None:
     """The table that an operator gathers rows of; None where it must stay whole."""
-    parts = _parts(writer, node)
-    if parts is None or writer.opset < _OPSET or len(writer.values[node.output[0]].planned) < 2:
-        return None
-    (data, scales, zeros), bits, block_size, along = parts
-    _, dims = writer.source.shapes(data)
-    found, steps = _stored(writer, data), _stored(writer, scales)
-    points = _stored(writer, zeros) if zeros else None
-    if not found or not steps or bool(zeros) != bool(points) or steps[0].dtype != "float32":
-        return None
-    table, narrow = found
-    width = writer.values[node.output[0]].planned[-1]
-    size = 4 if narrow else bits or 8
-    is_whole = 8 * table.nbytes == dims[0] * width * size and width % (block_size or width + 1) == 0
-    if len(dims) != 2 or along not in (1, -1) or size == 2 or not is_whole:
-        return None
-    if table.nbytes < LOOKUP_BYTES:
-        return None
-    default = 8 if narrow == _INT4 else 0 if narrow or not bits else 1 << (bits - 1)
-    return _Table(
-        _shared(writer, table, dims[0]),
-        _shared(writer, steps[0], dims[0]),
-        _shared(writer, points[0], dims[0]) if points else default,
-        size,
-        block_size,
-    )
-
-
-def _parts(writer: GraphWriter, node: onnx.NodeProto) -> tuple[Sequence[str], int, int, int] | None:
-    """Data, scales and zero points; bits of bytes, where they are told; block size and axis."""
+    producers, result = writer.source.producers, writer.values[node.output[0]]
     numbers = {a.name: a.i for a in node.attribute}
-    if node.op_type == "GatherBlockQuantized" and not numbers.get("gather_axis", 0):
-        data, _, scales, zeros = [*node.input, ""][:4]
-        size, along = numbers.get("block_size", 128), numbers.get("quantize_axis", 1)
-        return (data, scales, zeros), numbers.get("bits", 4), size, along
-    index = writer.source.producers.get(node.input[0]) if node.input else None
-    if node.op_type != "Gather" or numbers.get("axis", 0) or index is None:
+    is_one = node.op_type == "GatherBlockQuantized"
+    if numbers.get("gather_axis" if is_one else "axis", 0) or len(result.planned) < 2:
         return None
-    computed = writer.source.nodes[index]
-    numbers = {a.name: a.i for a in computed.attribute}
-    if computed.op_type != "DequantizeLinear":
+    if is_one:
+        names = node.input[0], *node.input[2:]
+        block_size, along = numbers.get("block_size", 128), numbers.get("quantize_axis", 1)
+    elif node.op_type == "Gather" and node.input[0] in producers:
+        computed = writer.source.nodes[producers[node.input[0]]]
+        numbers = {a.name: a.i for a in computed.attribute}
+        names = tuple(computed.input) if computed.op_type == "DequantizeLinear" else ()
+        block_size, along = numbers.get("block_size", 0), numbers.get("axis", 1)
+    else:
         return None
-    return [*computed.input, ""][:3], 0, numbers.get("block_size", 0), numbers.get("axis", 1)
+    given = [name for name in names if name]
+    stored = [found for name in given if (found := _stored(writer, name))]
+    if writer.opset < _OPSET or len(stored) < 2 or not block_size or along not in (1, -1):
+        return None
+    constants = [constant for constant, _ in stored]
+    if len(constants) < len(given) or constants[1].dtype != "float32":
+        return None
+    data, dims, kind = constants[0], writer.source.shapes(names[0])[1], stored[0][1]
+    bits = 4 if kind else numbers.get("bits", 4) if is_one else 8
+    blocks, rest = divmod(result.planned[-1], block_size)
+    is_whole = 8 * data.nbytes == dims[0] * result.planned[-1] * bits
+    if len(dims) != 2 or bits == 2 or rest or not is_whole or data.nbytes < LOOKUP_BYTES:
+        return None
+    # Before this version ONNX Runtime takes zero points of other rows where their number is odd.
+    if is_one and not kind and len(constants) > 2 and blocks % 2 and not packs_bits(version()):
+        return None
+    default = 8 if kind == _INT4 else 1 << (bits - 1) if is_one and not kind else 0
+    shared = [_shared(writer, constant, dims[0]) for constant in constants]
+    return _Table(shared[0], shared[1], shared[2] if shared[2:] else default, bits, block_size)
 
 
 def _stored(writer: GraphWriter, name: str) -> tuple[Constant, int] | None:
@@ -172,9 +162,7 @@ def _stored(writer: GraphWriter, name: str) -> tuple[Constant, int] | None:
     if tensor is None or tensor.data_type not in (_UINT4, _INT4):
         return None
     # Of a signed element 8 more is stored, as of its zero point.
-    data = np.frombuffer(tensor.raw_data, np.uint8) ^ np.uint8(
-        0x88 if tensor.data_type == _INT4 else 0
-    )
+    data = np.frombuffer(tensor.raw_data, np.uint8) ^ np.uint8(136 * (tensor.data_type == _INT4))
     rows, width = prod(tensor.dims[:-1]), tensor.dims[-1]
     if width % 2:
         apart = np.stack([data & 15, data >> 4], axis=1).reshape(-1)[: rows * width]
@@ -189,23 +177,18 @@ def _shared(writer: GraphWriter, constant: Constant, rows: int) -> Constant:
 
     One that is too small for a lookup is apart: else the product could not be sliced.
     """
-    names = {
-        name
-        for node in writer.source.nodes
-        if node.op_type == "MatMulNBits"
-        for name in node.input[1:4]
-    }
-    equal = (
-        other
-        for name in sorted(names & writer.constants.keys())
-        if (other := writer.constants[name]).nbytes == constant.nbytes
-        and other.dtype == constant.dtype
-        and np.array_equal(other.bytes(), constant.bytes())
-    )
-    if constant.nbytes >= LOOKUP_BYTES:
-        constant = next(equal, constant)
-    elif constant.name in writer.constants:
+    products = (node for node in writer.source.nodes if node.op_type == "MatMulNBits")
+    names = dict.fromkeys(name for node in products for name in node.input[1:4] if name)
+    if constant.nbytes < LOOKUP_BYTES:
         constant = replace(constant, name=writer.fresh(f"{constant.name}/rows"))
+    else:
+        equal = (
+            other
+            for name in names
+            if (other := writer.constants.get(name)) and other.nbytes == constant.nbytes
+            if np.array_equal(other.bytes(), constant.bytes())
+        )
+        constant = next(equal, constant)
     if constant.shape[0] != rows:
         constant = replace(constant, whole_shape=(rows, prod(constant.shape) // rows))
     writer.constants[constant.name] = constant

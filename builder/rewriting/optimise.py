@@ -63,10 +63,13 @@ _FOLDING = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")
 
 _QUANTISING = ("QDQSelectorActionTransformer",)
 """The optimiser that turns products with dequantised weights into MatMulNBits: those that are
-dequantised in blocks, and since 1.25 others, which get larger and less exact."""
+dequantised in blocks, and since 1.25 others. Of 8 bits these get larger and less exact."""
 
 _NARROWING = ("WeightBiasQuantization",)
 """The optimiser that stores float weights and biases between quantised values as integers."""
+
+_FOUR_BITS = (21, 22)
+"""uint4 and int4 as ``TensorProto.DataType``."""
 
 _NAMES = {"float": "float32", "double": "float64"}
 
@@ -126,7 +129,7 @@ def optimise(
     disabled = _NARROWING if keep_floats else ()
     path = save_optimised(source.path, folder, operators=operators, disabled=disabled)
     graph = read_graph(path, source.name)
-    keeps = operators is Operators.HARDWARE and packs_bits(version()) and _has_blocks(source)
+    keeps = operators is Operators.HARDWARE and packs_bits(version()) and _of_few_bits(source)
     if not keeps and _nbits(graph.nodes) > _nbits(source.proto.graph.node):
         disabled = (*disabled, *_QUANTISING)
         path = save_optimised(source.path, folder, operators=operators, disabled=disabled)
@@ -237,12 +240,14 @@ def _give_every_value(proto: onnx.ModelProto) -> None:
     proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in produced if n not in named)
 
 
-def _has_blocks(source: SourceModel) -> bool:
-    """Whether weights are dequantised in blocks, as for products of few bits."""
+def _of_few_bits(source: SourceModel) -> bool:
+    """Whether weights are dequantised in blocks, or from 4 bits, which are not swapped so."""
+    graph = source.proto.graph
+    narrow = {tensor.name for tensor in graph.initializer if tensor.data_type in _FOUR_BITS}
     return any(
-        node.op_type == "DequantizeLinear" and a.name == "block_size" and a.i
-        for node in source.proto.graph.node
-        for a in node.attribute
+        node.input[0] in narrow or any(a.name == "block_size" and a.i for a in node.attribute)
+        for node in graph.node
+        if node.op_type == "DequantizeLinear"
     )
 
 

@@ -14,7 +14,10 @@ from swapnet.builder import build
 from swapnet.builder.compilers import windows
 from swapnet.builder.compilers.packing import Packed
 from swapnet.builder.importing.graph import Constant, Graph
+from swapnet.builder.importing.lookup import is_lookup, table_parts
 from swapnet.builder.rewriting.optimise import Operators
+from swapnet.builder.rewriting.rows_first import gather_rows_first
+from swapnet.builder.rewriting.slicing import slice_operators
 from swapnet.executor import SwapExecutor
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.planner import smallest_budget
@@ -95,6 +98,26 @@ def test_products_of_few_bits_that_are_never_packed_keep_inputs(
         "of floats",
         "in another order",
     }
+
+
+def test_a_small_slice_of_a_table_stays_a_weight(import_model: Callable[..., Graph]) -> None:
+    """Rows are looked up in all slices of a table that is multiplied too."""
+    net = Net()
+    sizes: dict[str, Any] = {"bits": 8, "block_size": 64, "domain": "com.microsoft"}
+    rows, blocks = (33 << 14) // 32, net.weight((33 << 14) // 32, 2, 64, dtype=np.uint8)
+    weight = [blocks, net.scales(rows, 2)]
+    value, level = net.input("x", (3, 128)), {"accuracy_level": 4}
+    product = net("MatMulNBits", value, *weight, K=128, N=rows, **sizes, **level)
+    table = net("Reshape", blocks, net.constant(np.array([rows, 128])))
+    ids = net.input("ids", (3,), onnx.TensorProto.INT64)
+    net.output(product, net("GatherBlockQuantized", table, ids, weight[1], **sizes))
+    graph = import_model(net.model(), operators=Operators.HARDWARE)
+    graph = windows.with_packing(slice_operators(gather_rows_first(graph), 1 << 17))
+    (lookup,) = (node for node in graph.nodes if is_lookup(graph, node))
+    parts = [graph.constants[name] for name in table_parts(graph, lookup.input[0])]
+    assert graph.packing
+    assert sum(part.shape[0] for part in parts) == rows
+    assert min(part.nbytes for part in parts) < windows.SMALLEST_BYTES
 
 
 def test_equal_weights_of_one_block_have_their_windows(

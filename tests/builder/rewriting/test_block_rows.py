@@ -16,13 +16,14 @@ from swapnet.builder.importing.graph import Graph
 from swapnet.builder.importing.lookup import is_lookup
 from swapnet.builder.rewriting.rows_first import gather_rows_first
 from swapnet.builder.rewriting.slicing import slice_operators
+from swapnet.executor.backends.windows import packs_bits
 from swapnet.tensors import ONNX_TYPES
 from tests.helpers.zoo import Net
 
 Import = Callable[..., Graph]
 
-ROWS, WIDTH = 8192, 288
-"""Nine blocks of 32: the zero points of a row end within a byte."""
+ROWS, WIDTH = 8192, 288 if packs_bits(onnxruntime.__version__) else 256
+"""Nine blocks of 32: zero points of a row end within a byte, which ONNX Runtime 1.23 gets wrong."""
 
 INT4, UINT4 = TensorProto.INT4, TensorProto.UINT4
 RANDOM = np.random.default_rng(7)
@@ -135,7 +136,7 @@ def test_small_tables_and_single_rows_stay(import_model: Import, model: onnx.Mod
 
 
 def test_a_table_that_is_multiplied_too_is_one_constant(import_model: Import) -> None:
-    rows = 4 * ROWS
+    rows, blocks = 4 * ROWS, WIDTH // 32
     model = table(TensorProto.UINT8, tied=True, rows=rows)
     graph = import_model(model, {"ids": (2, 3)})
     sliced = slice_operators(gather_rows_first(graph), 512 << 10)
@@ -147,6 +148,6 @@ def test_a_table_that_is_multiplied_too_is_one_constant(import_model: Import) ->
     assert all(sliced.constants[node.input[1]].data is whole for node in products)
     assert {steps} < used
     stored = {id(sliced.constants[n].data): sliced.constants[n].data.nbytes for n in used}
-    assert sum(stored.values()) == rows * (WIDTH // 2 + 9 * 4 + 5)
+    assert sum(stored.values()) == rows * (WIDTH // 2 + 4 * blocks + (blocks + 1) // 2)
     ids = np.array([[0, rows - 1, 7], [-1, 7, 3]])
     np.testing.assert_array_equal(run(as_model(sliced), ids), run(model, ids))

@@ -89,20 +89,29 @@ def test_products_with_dequantised_weights_stay(tmp_path: Path) -> None:
     assert "DequantizeLinear" in kinds
 
 
-@pytest.mark.parametrize("blocks", [True, False])
-@pytest.mark.parametrize("operators", Operators)
-def test_products_of_weights_in_blocks_are_fused_where_they_are_packed(
-    tmp_path: Path, operators: Operators, blocks: bool
+@pytest.mark.parametrize(
+    ("operators", "bits", "blocks"),
+    [
+        (Operators.HARDWARE, 8, True),
+        (Operators.HARDWARE, 4, False),
+        (Operators.HARDWARE, 8, False),
+        (Operators.PORTABLE, 8, True),
+        (Operators.STANDARD, 8, True),
+    ],
+)
+def test_products_of_few_bits_are_fused_where_they_are_packed(
+    tmp_path: Path, operators: Operators, bits: int, blocks: bool
 ) -> None:
     net = Net()
-    weight = net.weight(256, 512, dtype=np.int8), net.scales(8 if blocks else 1, 512)
-    if blocks:
-        wide = net("DequantizeLinear", *weight, axis=0, block_size=32)
-    else:
-        wide = net("DequantizeLinear", weight[0], net.scales(512), axis=1)
+    weight = net.weight(256, 512 * bits // 8, dtype=np.int8)
+    if bits == 4:
+        net.weights[-1].data_type, net.weights[-1].dims[:] = TensorProto.INT4, [256, 512]
+    attributes = {"axis": 0, "block_size": 32} if blocks else {"axis": 1}
+    wide = net("DequantizeLinear", weight, net.scales(*[8] * blocks, 512), **attributes)
     net.output(net("MatMul", net.input("x", (2, 256)), wide))
     graph = imported(net.model(21, ir_version=10), tmp_path, operators=operators)
-    fused = blocks and operators is Operators.HARDWARE and packs_bits(onnxruntime.__version__)
+    few = (blocks or bits == 4) and operators is Operators.HARDWARE
+    fused = few and packs_bits(onnxruntime.__version__)
     assert ("MatMulNBits" in {node.op_type for node in graph.nodes}) == fused
     assert sum(constant.nbytes for constant in graph.constants.values()) < 160 << 10
 

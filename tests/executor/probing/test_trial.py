@@ -59,8 +59,8 @@ def test_constants_that_can_not_be_swapped_count_and_are_named(tmp_path: Path) -
     net.weights.append(
         helper.make_tensor("q", TensorProto.INT4, [size, size], random.tobytes(), raw=True)
     )
-    widened = net("DequantizeLinear", "q", net.scales(size // 32, size), axis=0, block_size=32)
-    net.output(net("MatMul", net.input("x", (2, size)), widened))
+    widened = net("DequantizeLinear", "q", net.scales(size, size // 32), axis=1, block_size=32)
+    net.output(net("Gemm", net.input("x", (2, size)), widened, transB=1))
     onnx.save(net.model(opset=21), tmp_path / "int4.onnx")
     manifest = build(tmp_path / "int4.onnx", tmp_path / "engine")
     assert manifest.inline["int4"] >= size * size // 2
