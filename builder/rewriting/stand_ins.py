@@ -151,12 +151,13 @@ class StandIns:
 
         proto = onnx.load_model(self._path, load_external_data=False)
         tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-        users: dict[str, list[tuple[onnx.NodeProto, _Convolution]]] = {}
+        users: dict[tuple[str, tuple[int, ...]], list[tuple[onnx.NodeProto, _Convolution]]] = {}
         for node in proto.graph.node:
             value = node.name.removesuffix("_nchwc") if node.domain == NCHWC else node.output[0]
             convolution = self._owners.get(value)
             if convolution and "Conv" in node.op_type and node.input[1] in tensors:
-                users.setdefault(node.input[1], []).append((node, convolution))
+                key = node.input[1], convolution.weight.shape
+                users.setdefault(key, []).append((node, convolution))
         taken = [convolution for each in users.values() for _, convolution in each]
         if Counter(taken) != Counter({c for c in self._owners.values() if c}):
             return False
@@ -164,12 +165,9 @@ class StandIns:
         stored = self._path.with_suffix(".convolutions")
         with stored.open("wb") as file:
             end = 0
-            for name, each in users.items():
+            for (name, shape), each in users.items():
                 moved = read_constant(tensors[name], self._path.parent)
-                shape = each[0][1].weight.shape
                 if moved is None or not _is_moved(positions := moved.data.view(np.int32), shape):
-                    return False
-                if any(convolution.weight.shape != shape for _, convolution in each):
                     return False
                 for node, convolution in each:
                     tensor = proto.graph.initializer.add()
