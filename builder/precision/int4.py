@@ -54,9 +54,7 @@ def in_int4(
     Parameters
     ----------
     normal
-        A normalised model with weights in ``folder``; it stays as it is.
-    folder
-        Folder for the weights of 4 bits.
+        A normalised model with weights in ``folder``, where those of 4 bits are written.
     block_size
         One of `BLOCK_SIZES`.
     accuracy_level
@@ -189,9 +187,8 @@ class _Writer:
         self.tensors.append(tensor)
         self.array(scale, scales)
         self.array(zero, zeros)
-        return self._written.setdefault(
-            digest.digest(), _Blocks((name, scale, zero), count, length)
-        )
+        made = self._written[digest.digest()] = _Blocks((name, scale, zero), count, length)
+        return made
 
     def array(self, name: str, array: npt.NDArray[Any]) -> str:
         """Add a constant; returns its name."""
