@@ -24,7 +24,7 @@ from swapnet.symbols import model_symbols
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["find_formula", "known_by_shapes", "trial_sizes", "with_formulas"]
+__all__ = ["Solver", "known_by_shapes", "trial_sizes", "with_formulas"]
 
 _BY_FIRST = frozenset({"ConstantOfShape", "Range", "HannWindow", "HammingWindow", "BlackmanWindow"})
 _ELEMENTWISE = frozenset(
@@ -94,23 +94,15 @@ def _formulas(
                 if isinstance(dim, str) and all(name in row for row in rows[1:]):
                     traces.setdefault(dim, set()).add(tuple(row[name][axis] for row in rows))
     alone = {dim: next(iter(trace)) for dim, trace in traces.items() if len(trace) == 1}
-    solver = _Solver(symbols)
+    solver = Solver(symbols)
     first = {trace: solver.of_one(np.array(trace)) for trace in set(alone.values())}
     basis = [(formula, np.array(trace)) for trace, formula in first.items() if formula]
     found = {t: f or solver.of_several(np.array(t), basis) for t, f in first.items()}
     return {dim: formula for dim, trace in alone.items() if (formula := found[trace])}
 
 
-def find_formula(trace: Sequence[int], symbols: Sequence[Sequence[int]]) -> str | None:
-    """The simplest formula of one symbol that gives ``trace``, or of several; None without one."""
-    solver = _Solver([np.array(column) for column in symbols])
-    column = np.array(trace)
-    basis = [(f"_{index}", np.array(symbol)) for index, symbol in enumerate(symbols)]
-    return solver.of_one(column) or solver.of_several(column, basis)
-
-
 @dataclass(frozen=True)
-class _Solver:
+class Solver:
     """Formulas that give a column of sizes, from columns of symbols."""
 
     symbols: Sequence[Column]

@@ -49,8 +49,7 @@ class Measurement(msgspec.Struct, frozen=True, tag=True):
     Attributes
     ----------
     activation_bytes
-        Peak of ONNX Runtime's arena while each block ran; of the highest the limit of the arena
-        under which all ran, one by one.
+        Peak of ONNX Runtime's arena while each block ran.
     session_memory
         Memory of all sessions.
     nbytes

@@ -46,7 +46,7 @@ _RESERVE_BYTES = 2 << 20
 that only this engine runs (2.0 to 2.8 MiB were read of three). Under the kernel's limit the pages
 count, but can be read again."""
 
-_MARGIN_BYTES = 768 << 10
+_MARGIN_BYTES = 1 << 20
 """Kept of the reserve where the kernel has counted less: its peaks differ by half of that."""
 
 _RESERVE_SHARE = 16
@@ -181,19 +181,24 @@ def confirmed(
                     raise
                 manifest = _with_more(manifest, _RESERVE_BYTES + budget_bytes // _RESERVE_SHARE)
             else:
-                return _trimmed(manifest.session_memory, budget_bytes - group.peak_bytes), ""
+                return _trimmed(manifest, budget_bytes - group.peak_bytes), ""
             finally:
                 process.close()  # the group can't be removed before
     untried = "the kernel ended it; the number was raised, which was not tried"
     return manifest.session_memory, untried if processes else ""
 
 
-def _trimmed(memory: SessionMemory, unused_bytes: int) -> SessionMemory:
-    """Without the part of the reserve that was not used; kernels that grow the heap may need it."""
-    spare = min(max(unused_bytes - _MARGIN_BYTES, 0), _RESERVE_BYTES)
+def _trimmed(manifest: Manifest, unused_bytes: int) -> SessionMemory:
+    """Memory of sessions without the part of the reserve that was not used.
+
+    Kernels that grow the heap may need all of it, and so may the packing of weights.
+    """
+    memory = manifest.session_memory
     own_bytes = memory.own_process_bytes
-    is_small = _RESERVE_BYTES < own_bytes < _SMALL_BYTES
-    return msgspec.structs.replace(memory, own_process_bytes=own_bytes - spare * is_small)
+    if manifest.has_windows or not _RESERVE_BYTES < own_bytes < _SMALL_BYTES:
+        return memory
+    spare = min(max(unused_bytes - _MARGIN_BYTES, 0), _RESERVE_BYTES)
+    return msgspec.structs.replace(memory, own_process_bytes=own_bytes - spare)
 
 
 def _with_more(manifest: Manifest, nbytes: int) -> Manifest:

@@ -51,14 +51,6 @@ __all__ = ["work"]
 _MARGIN = 1.05
 """Growth of the limit after each failed try, for fragments of ONNX Runtime's arena."""
 
-_TRIES = 4
-"""Number of smaller limits to try: the last two differ by a thirty-second."""
-
-_TIMES = 3
-
-_SMALL_BYTES = 2 << 20
-"""Largest limit below which no smaller one is tried."""
-
 _FEW_BLOCKS = 3
 """Blocks in a step, beside one and all: values of unknown size leave other holes then."""
 
@@ -256,11 +248,7 @@ def _measure_here(
         apart = _grouped(manifest, 1)
         groupings = [_grouped(manifest, size) for size in (_FEW_BLOCKS, len(manifest.blocks))]
         peaks = blocks.run(apart, LARGEST_CHUNK_BYTES, _Region())
-        limit = max(peaks)
-        if limit > _SMALL_BYTES and all(map(manifest.is_sized, manifest.values)):
-            limit = _lower_limit(blocks, apart, peaks)
-        limit = _limit(blocks, [apart, *groupings], limit) + _SPARE_BYTES
-        peaks = [min(peak, limit) for peak in peaks]
+        limit = _limit(blocks, [apart, *groupings], max(peaks)) + _SPARE_BYTES
         measured = _measured(_sized(manifest, blocks.nbytes), peaks, limit)
         begun_s = time.monotonic()
         for process in trials:
@@ -328,26 +316,6 @@ def _limit(blocks: _Blocks, orders: Sequence[Sequence[Step]], peak: int) -> int:
     for steps in orders:
         while not _runs(blocks, steps, limit, peak):
             limit = align_up(int(max(limit, 1 << 16) * _MARGIN), mmap.PAGESIZE)
-    return limit
-
-
-def _lower_limit(blocks: _Blocks, steps: Sequence[Step], peaks: Sequence[int]) -> int:
-    """A limit below the peak of a large arena where there is one; steps of one block each.
-
-    Only steps up to the last that took more than half of the peak are tried. The limit must do
-    three times: threads of a kernel that start at another moment leave other holes.
-    """
-    limit = align_up(max(peaks), mmap.PAGESIZE)
-    too_small = limit // 2
-    last = max(index for index, peak in enumerate(peaks) if peak > too_small)
-    for _ in range(_TRIES):
-        if limit - too_small < _SPARE_BYTES:  # less than what is added to the limit
-            break
-        middle = align_up((too_small + limit) // 2, mmap.PAGESIZE)
-        if all(_runs(blocks, steps[: last + 1], middle, limit) for _ in range(_TIMES)):
-            limit = middle
-        else:
-            too_small = middle
     return limit
 
 

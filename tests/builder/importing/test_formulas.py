@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from swapnet.builder.importing.formulas import (
-    find_formula,
+    Solver,
     known_by_shapes,
     trial_sizes,
     with_formulas,
@@ -27,6 +27,13 @@ Import = Callable[..., Graph]
 
 WIDTHS = [s["w"] for s in trial_sizes([512], ["w"])]
 LENGTHS = [s["n"] for s in trial_sizes([7, 512], ["w", "n"])]
+
+
+def find_formula(trace: Sequence[int], symbols: Sequence[Sequence[int]]) -> str | None:
+    columns = [np.array(symbol) for symbol in symbols]
+    solver = Solver(columns)
+    basis = [(f"_{index}", column) for index, column in enumerate(columns)]
+    return solver.of_one(np.array(trace)) or solver.of_several(np.array(trace), basis)
 
 
 def value(formula: str | None, *sizes: int) -> int | None:
