@@ -28,6 +28,9 @@ from swapnet.units import format_size, rounded_up
 
 __all__ = ["make_plan", "most_scratch_bytes", "smallest_budget"]
 
+_PROMISING = 1.01
+"""A search is carried on where its start is within this factor of the best start."""
+
 _WEIGHTS = "weights of the largest block take"
 
 
@@ -134,7 +137,8 @@ def _choice(
     manifest: Manifest, profile: Profile, available: int, options: PlanOptions
 ) -> tuple[frozenset[int], Choice]:
     """Shared weights that stay, and the best choice found beside them."""
-    found: list[tuple[frozenset[int], Candidate]] = []
+    ways = {"resident": options.resident, "join": options.merge}
+    searches: list[tuple[frozenset[int], Planner, Candidate]] = []
     for kept in kept_choices(manifest, available) if options.resident else (frozenset[int](),):
         planner = Planner(
             outline_of(manifest, kept),
@@ -144,9 +148,12 @@ def _choice(
             least_bytes=profile.storage.request_bytes // 2,
             reading_weight=options.reading_weight,
         )
-        found.append((kept, planner.best(resident=options.resident, join=options.merge)))
-        if not found[-1][1].streamed_bytes:
-            break
+        start = planner.start(**ways)
+        if not start.streamed_bytes:
+            return kept, start.choice
+        searches.append((kept, planner, start))
+    promising_ms = _PROMISING * min(start.cost_ms for _, _, start in searches)
+    found = [(k, p.best(**ways)) for k, p, start in searches if start.cost_ms <= promising_ms]
     most_ms = ALIKE * min(best.cost_ms for _, best in found)
     alike = [each for each in found if each[1].cost_ms <= most_ms]
     kept, best = min(alike, key=lambda each: each[1].streamed_bytes)

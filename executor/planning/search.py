@@ -2,7 +2,7 @@
 
 Every candidate is simulated. The first candidates follow from the nature of a pipeline: residents
 where bytes are dense in time, spread evenly, first or last, beside rings of several sizes. The best
-of them are improved one change at a time. A simulation tells the step that waits longest, and a
+of them is improved one change at a time. A simulation tells the step that waits longest, and a
 block before it becomes resident in place of one that nothing waits for. Blocks join and part, the
 ring grows and shrinks.
 """
@@ -26,7 +26,7 @@ _NEAR = 4
 """Number of blocks before a wait that are tried first."""
 
 _KEPT = 16
-"""Number of candidates that are remembered, and improved."""
+"""Number of candidates that are remembered."""
 
 _RINGS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
 """Ring sizes to try, as fractions of the memory."""
@@ -74,9 +74,9 @@ class Planner:
         See `PlanOptions`.
     """
 
-    EFFORT = 36_000
+    EFFORT = 30_000
     """Number of simulated steps and streamed blocks after which the search ends: in about 50 ms."""
-    EFFORT_PER_BLOCK = 720
+    EFFORT_PER_BLOCK = 1_000
     """Effort for each block of a small engine."""
 
     def __init__(
@@ -105,17 +105,25 @@ class Planner:
         self._swapped = [b for b, nbytes in enumerate(outline.nbytes) if nbytes]
         self._ms = [delays.step(b, b)[0] for b in range(len(outline.nbytes))]
 
+    def start(self, *, resident: bool, join: bool) -> Candidate:
+        """The best of the first candidates, before any is improved."""
+        if not self._found:
+            everything = frozenset(self._swapped)
+            if (resident and sum(self._outline.nbytes) <= self._available) or not everything:
+                joined = self._joined(everything, 0, after_streamed=True) if join else frozenset()
+                self._found = [self._simulated(Choice(everything, joined, 0))]
+            else:
+                for choice in self._first(resident=resident, join=join):
+                    self._try(choice)
+        return self._least_reading()
+
     def best(self, *, resident: bool, join: bool) -> Candidate:
         """The fastest candidate found; of equally fast ones, the one that reads least."""
-        everything = frozenset(self._swapped)
-        fits = resident and sum(self._outline.nbytes) <= self._available
-        if fits or not everything:
-            joined = self._joined(everything, 0, after_streamed=True) if join else frozenset()
-            return self._simulated(Choice(everything, joined, 0))
-        for choice in self._first(resident=resident, join=join):
-            self._try(choice)
-        for candidate in tuple(self._found):
-            self._improve(candidate, resident=resident, join=join)
+        if self.start(resident=resident, join=join).streamed_bytes:
+            self._improve(self._found[0], resident=resident, join=join)
+        return self._least_reading()
+
+    def _least_reading(self) -> Candidate:
         alike = [c for c in self._found if c.cost_ms <= self._found[0].cost_ms * ALIKE]
         return min(alike, key=lambda c: (c.streamed_bytes, c.steady_ms))
 
