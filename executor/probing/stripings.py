@@ -21,7 +21,7 @@ _TARGETS = (0.5, 0.25, 0.12, 0.06, 0.0)
 """Memory that is aimed at, as parts of the way from the least that is possible to the whole."""
 _LEAST_BYTES = 1 << 20
 """Smallest memory that is tried to make smaller."""
-_GAIN = 1.01
+_GAIN = 1.02
 """Smallest budget over that of the next way to execute: less is not worth more strips."""
 
 Trial = Callable[[Sequence[Step]], tuple[list[int], list[str]]]
