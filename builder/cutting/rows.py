@@ -21,14 +21,14 @@ _DOMAINS = ("", "ai.onnx", "com.microsoft", "com.microsoft.nchwc")
 """Others have operators of the same names, with rows elsewhere."""
 _ELEMENTWISE = frozenset(
     (
-        *("Abs", "Add", "BatchNormalization", "Cast", "Ceil", "Clip", "Cos", "DequantizeLinear"),
-        *("Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity"),
-        *("LeakyRelu", "Log", "Max", "Mean", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow"),
-        *("QuantizeLinear", "QuickGelu", "Reciprocal", "Relu", "ReorderInput", "ReorderOutput"),
-        *("Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum"),
-        *("Tanh", "ThresholdedRelu", "Where"),
+        *("Abs", "Add", "BatchNormalization", "Cast", "Ceil", "Clip", "DequantizeLinear", "Div"),
+        *("Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu"),
+        *("Max", "Mean", "Min", "Mul", "Neg", "PRelu", "Pow", "QuantizeLinear", "QuickGelu"),
+        *("Reciprocal", "Relu", "ReorderInput", "ReorderOutput", "Round", "Sigmoid", "Sign"),
+        *("Softsign", "Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu", "Where"),
     )
 )
+"""Cos, Elu, Log, Mish, Selu, Sin and Softplus round otherwise in the rest of a vector."""
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv"})
 _POOLS = frozenset({"AveragePool", "MaxPool"})
 _EXACT_SCALES = (1, 2, 4, 8)

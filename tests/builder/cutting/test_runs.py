@@ -203,3 +203,30 @@ def test_strips_give_the_bits_of_the_whole(import_model: Import, name: str) -> N
 @pytest.mark.parametrize("name", MIXING)
 def test_operators_that_mix_rows_are_in_no_run(import_model: Import, name: str) -> None:
     assert the_run(import_model, made(MIXING[name], 37, 9)) is None
+
+
+UNARY = (
+    *("Abs", "Ceil", "Erf", "Exp", "Floor", "HardSigmoid", "HardSwish", "LeakyRelu", "Neg"),
+    *("Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Softsign", "Sqrt", "Tanh"),
+)
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_functions_round_alike_wherever_a_value_stands(import_model: Import, name: str) -> None:
+    def model(height: int | str) -> onnx.ModelProto:
+        net = Net()
+        net.output(net(name, net.input("x", (1, 3, height, 13))))
+        return net.model()
+
+    run = the_run(import_model, model(37))
+    assert run is not None
+    values = np.random.default_rng(0).standard_normal((1, 3, 37, 13), np.float32)
+    feeds = {"x": np.abs(values) if name == "Sqrt" else 3 * values}
+    session = ort.InferenceSession(model("h").SerializeToString())
+    for count in (2, 5, 9):
+        in_strips(session, run, feeds, count)
+
+
+@pytest.mark.parametrize("name", ["Cos", "Elu", "Log", "Selu", "Sin", "Softplus"])
+def test_functions_that_do_not_are_in_no_run(import_model: Import, name: str) -> None:
+    assert the_run(import_model, made(lambda net, x: net(name, x), 37, 9)) is None
