@@ -15,6 +15,7 @@ from swapnet.builder.compilers.tensorrt.compiler import TensorRTCompiler
 from swapnet.builder.compilers.tensorrt.style import measure_styles
 from swapnet.builder.cutting.partition import partition
 from swapnet.builder.cutting.placing import with_inner_outputs
+from swapnet.builder.cutting.runs import edges
 from swapnet.builder.importing.formulas import with_formulas
 from swapnet.builder.importing.graph import Graph
 from swapnet.builder.importing.inputs import inputs_of
@@ -24,6 +25,7 @@ from swapnet.builder.importing.symbols import likely_shapes
 from swapnet.builder.options import BuildOptions
 from swapnet.builder.precision.convert import Converted, convert
 from swapnet.builder.precision.slower_in_int8 import slower_in_int8
+from swapnet.builder.rewriting.late import compute_late
 from swapnet.builder.rewriting.narrowing import expanded_values, narrow_weights
 from swapnet.builder.rewriting.optimise import TYPES, WHOLE, optimise
 from swapnet.builder.rewriting.rows_first import gather_rows_first
@@ -109,7 +111,8 @@ class Build:
         graph = slice_operators(graph, self.max_block_bytes, by_cost=by_cost)
         if converted.narrow:
             graph = narrow_weights(graph, converted.narrow, self.work, keep=converted.keep)
-        return self.compiler.prepare(graph)
+        graph = self.compiler.prepare(graph)
+        return compute_late(graph) if self.compiler.inner_values else graph
 
     def cut(self, graph: Graph) -> CutGraph:
         """Cut the graph into blocks, each with the weights that it stores."""
@@ -119,6 +122,7 @@ class Build:
             self.max_block_bytes,
             cut_cost_bytes=cutting.cut_cost_bytes,
             uncut=cutting.uncut | expanded_values(graph),
+            edges=edges(graph) if self.compiler.inner_values else (),
         )
         if self.compiler.inner_values:
             parts = with_inner_outputs(graph, parts)
@@ -194,7 +198,12 @@ def with_memory(manifest: Manifest, memory: EngineMemory) -> Manifest:
             manifest.blocks, memory.activation_bytes, skeletons, strict=True
         )
     )
-    return msgspec.structs.replace(manifest, blocks=blocks, session_memory=memory.session_memory)
+    return msgspec.structs.replace(
+        manifest,
+        blocks=blocks,
+        session_memory=memory.session_memory,
+        stripings=memory.stripings,
+    )
 
 
 def build_into(

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from swapnet.budget import Budget
 from swapnet.errors import BackendError, BudgetError, StorageError, SwapnetError
 from swapnet.executor.backends import open_backend
-from swapnet.executor.backends.base import Array, Backend, Memory
+from swapnet.executor.backends.base import Array, Backend, Memory, ValueStore
 from swapnet.executor.backends.scratch import Scratch, release_frames
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
@@ -37,6 +37,7 @@ from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.executor.swapping.verify import check_weights
 from swapnet.manifest import WEIGHTS, Manifest
 from swapnet.process.forks import Birthplace
+from swapnet.strips import Striping
 from swapnet.units import format_size
 
 __all__ = ["SwapExecutor"]
@@ -192,9 +193,9 @@ class SwapExecutor:
             planning = time.perf_counter()
             plan = self._given_plan or self._make_plan(parsed)
             planned = time.perf_counter()
-            inside = None if self._sharing is None else self._sharing.inside
-            self._values = self._backend.values(inside)
-            opened.callback(self._values.close)
+            self._striping = plan.striping
+            self._values = self._new_values(plan.striping)
+            opened.callback(lambda: self._values.close())
             self._load(plan)
             self._resources = opened.pop_all()
         assert self._state is not None
@@ -512,6 +513,10 @@ class SwapExecutor:
             options = replace(options, least_scratch_bytes=least)
         return self._plan_of(budget_bytes, options)
 
+    def _new_values(self, striping: Striping | None) -> ValueStore:
+        inside = None if self._sharing is None else self._sharing.inside
+        return self._backend.values(inside, striping)
+
     def _load(
         self, plan: Plan, arena: Memory | None = None, resident: Collection[int] = ()
     ) -> None:
@@ -519,6 +524,10 @@ class SwapExecutor:
         if self._sharing is None and not self._scratch.fits(plan.usage.scratch_bytes):
             self._backend.forget_segments()  # their arena is given back before the next is filled
             self._scratch.resize(plan.usage.scratch_bytes)
+        if plan.striping != self._striping:
+            self._values.close()
+            self._values = self._new_values(plan.striping)
+            self._striping = plan.striping
         try:
             self._state = Execution(
                 self.manifest,

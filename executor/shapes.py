@@ -148,6 +148,7 @@ def _measured(engine: Engine, planned: dict[str, tuple[int, ...]]) -> Engine:
             nbytes=measured.nbytes,
             activation_bytes=measured.activation_bytes,
             session_memory=measured.session_memory,
+            stripings=measured.stripings,
         ),
     )
     return engine.at(planned)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal
 
@@ -34,6 +34,7 @@ from swapnet.shapes import (
     shapes_of,
     sizes_option,
 )
+from swapnet.strips import Run, Striping
 from swapnet.symbols import check_fixed, model_symbols
 from swapnet.tensorrt import TENSORRT
 from swapnet.tensors import ELEMENT_BYTES, concrete_nbytes
@@ -311,6 +312,10 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     """First and last operator that touch the memory of each value, counted over all blocks."""
     inline: dict[str, Size] = {}
     """Bytes of large constants that stay in skeletons, by element type: they are not swapped."""
+    runs: tuple[Run, ...] = ()
+    """Blocks that can be executed in strips of rows. Runs overlap."""
+    stripings: tuple[Striping, ...] = ()
+    """Ways to do so, each with less memory than the one before; at the planned shapes."""
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -527,6 +532,7 @@ def at_shapes(
             for block, peak in zip(manifest.blocks, measured.activation_bytes, strict=True)
         ),
         session_memory=measured.session_memory,
+        stripings=measured.stripings,
     )
 
 
@@ -555,6 +561,7 @@ def _faults(manifest: Manifest) -> Iterator[str]:
             yield "shared weights have no bytes, or no blocks"
         if not all(b < len(manifest.blocks) and manifest.blocks[b].is_graph for b in shared.blocks):
             yield f"shared weights are of the blocks {shared.blocks}, one of which has no operators"
+    yield from _strip_faults(manifest)
     for position, block in enumerate(manifest.blocks):
         name = f"block {block.index}"
         file = PurePosixPath(block.file)
@@ -580,6 +587,20 @@ def _tensor_faults(manifest: Manifest) -> Iterator[str]:
             yield f"{tensor.name!r} is of type {tensor.dtype!r}"
         elif concrete_nbytes(tensor.dtype, tensor.shape) not in (None, tensor.nbytes):
             yield f"{tensor.name!r} has {tensor.nbytes} bytes, its shape says otherwise"
+
+
+def _strip_faults(manifest: Manifest) -> Iterator[str]:
+    for run in manifest.runs:
+        if not run.first <= run.last < len(manifest.blocks):
+            yield f"the run of blocks {run.first} to {run.last} ends after the last block"
+        if not run.inputs or {*run.inputs, *run.outputs} - manifest.tensors.keys():
+            yield f"the run of blocks {run.first} to {run.last} cuts tensors that are not there"
+    spans = {(run.first, run.last) for run in manifest.runs}
+    for striping in manifest.stripings:
+        if not spans.issuperset((each.first, each.last) for each in striping.runs):
+            yield "blocks are to be executed in strips that are in no run"
+        if any(one.last >= other.first for one, other in pairwise(striping.runs)):
+            yield "a block is to be executed in strips twice"
 
 
 def _extent_faults(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["LENGTH", "VARINT", "Field", "encoded", "fields", "varint"]
+__all__ = ["LENGTH", "VARINT", "Field", "encoded", "fields", "number", "varint"]
 
 VARINT, _EIGHT, LENGTH, _FOUR = 0, 1, 2, 5
 """Wire types."""
@@ -71,12 +71,13 @@ def varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     raise ValueError("a number has more than ten bytes")
 
 
-def encoded(number: int, content: bytes) -> bytes:
+def encoded(field: int, content: bytes) -> bytes:
     """A field of bytes, with its key and length."""
-    return _number(number << 3 | LENGTH) + _number(len(content)) + content
+    return number(field << 3 | LENGTH) + number(len(content)) + content
 
 
-def _number(value: int) -> bytes:
+def number(value: int) -> bytes:
+    """A number as `varint` reads it."""
     written = bytearray()
     while value > 127:
         written.append(value & 127 | 128)

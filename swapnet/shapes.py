@@ -18,6 +18,7 @@ import msgspec
 from swapnet.errors import EngineError, InputError
 from swapnet.files import make_folder, replacing
 from swapnet.sealed_json import read_sealed, sha256_of, write_sealed
+from swapnet.strips import Striping
 from swapnet.symbols import (
     as_sizes,
     is_nameless,
@@ -94,6 +95,8 @@ class MeasuredShapes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Bytes by block.
     session_memory
         Memory of all sessions.
+    stripings
+        Ways to execute blocks in strips.
     """
 
     engine: str
@@ -101,6 +104,7 @@ class MeasuredShapes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nbytes: dict[str, Size]
     activation_bytes: tuple[Size, ...]
     session_memory: SessionMemory
+    stripings: tuple[Striping, ...] = ()
 
 
 def input_shapes(

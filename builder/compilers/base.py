@@ -14,6 +14,7 @@ from swapnet.builder.rewriting.optimise import Operators
 from swapnet.manifest import Compiled, Manifest
 from swapnet.progress import Progress
 from swapnet.shapes import SessionMemory
+from swapnet.strips import Striping
 
 __all__ = ["Compiler", "Cutting", "Engine", "EngineMemory", "Piece", "WeightStyle"]
 
@@ -90,11 +91,14 @@ class EngineMemory:
         Memory of ONNX Runtime's sessions together.
     skeleton_bytes
         Loaded engine of each block on the host; empty where it is its file.
+    stripings
+        Ways to execute blocks in strips.
     """
 
     activation_bytes: tuple[int, ...]
     session_memory: SessionMemory
     skeleton_bytes: tuple[int, ...] = ()
+    stripings: tuple[Striping, ...] = ()
 
 
 class Compiler(Protocol):
@@ -110,7 +114,8 @@ class Compiler(Protocol):
 
     @property
     def inner_values(self) -> bool:
-        """Whether values inside a block get places of their own, by formulas too."""
+        """Whether values inside a block get places of their own, by formulas too, and blocks may be
+        executed in strips of rows."""
 
     @property
     def compiled(self) -> Compiled:

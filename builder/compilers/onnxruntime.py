@@ -85,7 +85,9 @@ class OnnxRuntimeCompiler:
     def memory(self, folder: Path, manifest: Manifest) -> EngineMemory:
         """Measured in child processes."""
         measured = measure(folder)
-        return EngineMemory(measured.activation_bytes, measured.session_memory)
+        return EngineMemory(
+            measured.activation_bytes, measured.session_memory, stripings=measured.stripings
+        )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 __all__ = ["CUT_COST_BYTES", "Operator", "Span", "cut", "live_bytes"]
@@ -73,11 +73,13 @@ def cut(
     max_block_bytes: int,
     live: Sequence[int | None],
     cut_cost_bytes: int = CUT_COST_BYTES,
+    edges: Collection[int] = (),
 ) -> list[Span]:
     """Blocks of at most ``max_block_bytes`` of weights, cut where little is live (`live_bytes`).
 
     Minimises the sum over cuts of live bytes and ``cut_cost_bytes`` by dynamic programming.
-    A block exceeds the limit only where a single operator does, or where no cut is allowed.
+    A block exceeds the limit only where a single operator does, or where no cut is allowed. Before
+    each operator in ``edges`` there is a cut if one is allowed.
     """
     count = len(operators)
     best: list[tuple[int, int]] = [(0, 0)] + [(-1, -1)] * count
@@ -94,6 +96,7 @@ def cut(
                 total += nbytes - weights.get(name, 0)
                 weights[name] = nbytes
             mixed = start < stop - 1 and (op.alone or operators[stop - 1].alone)
+            mixed |= start + 1 < stop and start + 1 in edges and live[start + 1] is not None
             if mixed or (total > max_block_bytes and fallback is not None):
                 break
             if best[start][0] < 0:

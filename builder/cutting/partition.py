@@ -73,10 +73,12 @@ def partition(
     *,
     cut_cost_bytes: int = CUT_COST_BYTES,
     uncut: Collection[str] = (),
+    edges: Collection[int] = (),
 ) -> list[Part]:
     """Cut ``graph`` into parts of at most ``max_block_bytes`` of weights where possible.
 
     One more part costs ``cut_cost_bytes`` of live values; values in ``uncut`` must not cross a cut.
+    The graph is cut before the operators ``edges``.
     """
     given = {value.name for value in graph.inputs}
     results = [value.name for value in graph.outputs]
@@ -89,7 +91,7 @@ def partition(
         replace(op, alone=op.alone and None not in live[index : index + 2])
         for index, op in enumerate(operators)
     ]
-    spans = cut(operators, max_block_bytes, live, cut_cost_bytes)
+    spans = cut(operators, max_block_bytes, live, cut_cost_bytes, edges)
     later: list[set[str]] = [set(results)]
     for span in reversed(spans[1:]):
         used = {n for node in graph.nodes[span.start : span.stop] for n in used_names(node)}

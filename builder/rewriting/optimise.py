@@ -39,6 +39,7 @@ __all__ = [
     "TYPES",
     "WHOLE",
     "Operators",
+    "channels_in_block",
     "operators_of",
     "optimise",
     "read_graph",
@@ -169,7 +170,7 @@ def _packed(
     """The graph with products packed, which replaces `TYPES` and `WHOLE` too."""
     from swapnet.builder.importing.shapes import plan_sizes  # it opens sessions with this module
 
-    block = _channels_in_block()
+    block = channels_in_block()
     floats = block >= 2 and has_products(graph, block)
     integers = has_quantised(graph)
     if not floats and not integers:
@@ -185,7 +186,7 @@ def _packed(
     return packed
 
 
-def _channels_in_block() -> int:
+def channels_in_block() -> int:
     """Channels that lie together in the layout of this processor; 1 if it has none."""
     from onnx import helper
 

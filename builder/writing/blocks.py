@@ -15,9 +15,11 @@ from swapnet.builder.compilers.packing import Packed
 from swapnet.builder.cutting.inplace import inplace_outputs
 from swapnet.builder.cutting.partition import Part, assign_weights
 from swapnet.builder.cutting.placing import lives_of
+from swapnet.builder.cutting.runs import local_runs
 from swapnet.builder.importing.graph import Constant, Graph, Value
 from swapnet.builder.importing.lookup import table_parts
 from swapnet.builder.importing.source import file_sha256
+from swapnet.builder.rewriting.optimise import channels_in_block
 from swapnet.builder.writing.codecs import Coded, choose_codecs
 from swapnet.builder.writing.weights import StoredExtent, WeightWriter, window_alignment
 from swapnet.fingerprint import kernel_fingerprint
@@ -37,6 +39,7 @@ from swapnet.manifest import (
     sha256_of,
 )
 from swapnet.progress import Progress
+from swapnet.strips import Run
 
 __all__ = ["CutGraph", "Stored", "compile_parts", "store", "with_owners", "with_skeleton"]
 
@@ -165,6 +168,10 @@ def compile_parts(
         )
         for piece, record, start in zip(pieces, stored, starts, strict=False)
     )
+    nbytes = [record.extent.extent.nbytes for record in stored]
+    runs: tuple[Run, ...] = ()
+    if compiler.inner_values:
+        runs = local_runs(graph, parts, nbytes, max_block_bytes, channels_in_block())
     ends = {value.name for value in (*graph.inputs, *graph.outputs)}
     crossing = dict.fromkeys(n for part in parts for n in part.outputs if n not in ends)
     compiled = compiler.compiled
@@ -190,6 +197,7 @@ def compile_parts(
             for parts, each in shared.items()
         ),
         inline=_inline(graph, parts),
+        runs=runs,
     )
 
 

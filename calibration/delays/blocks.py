@@ -28,8 +28,8 @@ __all__ = [
     "storage_of",
 ]
 
-MERGED = PlanOptions()
-APART = PlanOptions(merge=False)
+MERGED = PlanOptions(strips=False)
+APART = PlanOptions(merge=False, strips=False)
 """A step for each block."""
 
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 25

@@ -15,6 +15,7 @@ from swapnet.executor.swapping.actual_shapes import ActualShapes
 from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.moments import Mark
 from swapnet.manifest import Manifest
+from swapnet.strips import Striping
 from swapnet.tensors import Array
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class ValueStore(Protocol):
 
     @property
     def addresses(self) -> Mapping[str, int]:
-        """Address of each placed value."""
+        """Address of each placed value, and of what strips read and give."""
 
     def __contains__(self, name: str) -> bool: ...
 
@@ -173,10 +174,11 @@ class Backend(Protocol):
             There is not enough memory.
         """
 
-    def values(self, inside: Arena | None = None) -> ValueStore:
+    def values(self, inside: Arena | None = None, striping: Striping | None = None) -> ValueStore:
         """Reserve memory for values; their addresses stay the same from plan to plan.
 
-        Values inside blocks lie in ``inside``, where other engines have theirs too.
+        Values inside blocks lie in ``inside``, where other engines have theirs too. With other
+        blocks in strips they are reserved again; a GPU has none in strips.
         """
 
     def loader(

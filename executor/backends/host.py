@@ -13,6 +13,7 @@ from swapnet.executor.swapping.loading import BeforeRead, DirectLoader, Loader, 
 from swapnet.executor.swapping.moments import Mark, Passed
 from swapnet.machine import memory_bytes
 from swapnet.manifest import Manifest
+from swapnet.strips import Striping
 from swapnet.tensors import Array
 
 __all__ = ["HostBackend"]
@@ -33,8 +34,8 @@ class HostBackend:
     def arena(self, nbytes: int) -> Arena:
         return Arena(nbytes)
 
-    def values(self, inside: Arena | None = None) -> Values:
-        return Values(self.manifest, self.array, inside)
+    def values(self, inside: Arena | None = None, striping: Striping | None = None) -> Values:
+        return Values(self.manifest, self.array, inside, striping)
 
     def loader(
         self, storage: Reader, arena: Memory, plan: Plan, before_read: BeforeRead | None

@@ -6,11 +6,11 @@ repeated fields are appended), so consecutive skeletons become one graph by copy
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from swapnet.protobuf import Field, encoded, fields
+from swapnet.protobuf import Field, encoded, fields, number
 
-__all__ = ["merge_skeletons"]
+__all__ = ["merge_skeletons", "with_heights"]
 
 _MODEL_GRAPH = 7
 _GRAPH_NODE = 1
@@ -20,6 +20,10 @@ _GRAPH_INPUT = 11
 _GRAPH_OUTPUT = 12
 _NAME_OF = {_GRAPH_INITIALIZER: 8, _GRAPH_INPUT: 1, _GRAPH_OUTPUT: 1}
 """The field that holds the name, in TensorProto and ValueInfoProto."""
+_TYPE = (2, 1, 2)
+"""Path in a ValueInfoProto to the dimensions: type, tensor, shape."""
+_FIXED = b"\x08"
+"""First byte of a dimension that is a number."""
 
 
 def merge_skeletons(skeletons: Iterable[bytes], outputs: Iterable[str]) -> bytes:
@@ -66,6 +70,44 @@ def merge_skeletons(skeletons: Iterable[bytes], outputs: Iterable[str]) -> bytes
         [*nodes, encoded(_GRAPH_NAME, b"segment"), *constants.values(), *inputs.values(), *results]
     )
     return b"".join([*header, encoded(_MODEL_GRAPH, graph)])
+
+
+def with_heights(model: bytes, heights: Mapping[str, int]) -> bytes:
+    """The model with other heights of its inputs and outputs: sizes of the third axis.
+
+    Parameters
+    ----------
+    model
+        An encoded ``ModelProto``.
+    heights
+        Heights by name; symbolic ones stay.
+    """
+
+    def resized(value: bytes) -> bytes:
+        name = next(value[f.content : f.end] for f in fields(value) if f.number == 1).decode()
+        return _edited(value, _TYPE, lambda shape: _with_dim(shape, heights.get(name)))
+
+    graph = _edited(model, (_MODEL_GRAPH, _GRAPH_INPUT), resized)
+    return _edited(graph, (_MODEL_GRAPH, _GRAPH_OUTPUT), resized)
+
+
+def _edited(message: bytes, path: tuple[int, ...], edit: Callable[[bytes], bytes]) -> bytes:
+    """The message with the fields on ``path`` changed by ``edit``."""
+    if not path:
+        return edit(message)
+    return b"".join(
+        encoded(f.number, _edited(message[f.content : f.end], path[1:], edit))
+        if f.number == path[0]
+        else message[f.start : f.end]
+        for f in fields(message)
+    )
+
+
+def _with_dim(shape: bytes, size: int | None) -> bytes:
+    dims = [shape[f.content : f.end] for f in fields(shape)]
+    if size is not None and len(dims) > 2 and dims[2][:1] == _FIXED:
+        dims[2] = _FIXED + number(size)
+    return b"".join(encoded(1, dim) for dim in dims)
 
 
 def _name(model: bytes, inside: Field) -> bytes:

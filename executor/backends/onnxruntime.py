@@ -14,11 +14,17 @@ import numpy as np
 
 from swapnet.custom_ops import register_custom_ops
 from swapnet.errors import BackendError, BackendUnavailableError, BudgetError
-from swapnet.executor.backends.base import Array, Bindings
+from swapnet.executor.backends.base import Array, Bindings, Segment
 from swapnet.executor.backends.host import HostBackend
-from swapnet.executor.backends.merge_skeletons import merge_skeletons
+from swapnet.executor.backends.merge_skeletons import merge_skeletons, with_heights
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.backends.skeletons import Skeletons
+from swapnet.executor.backends.strips import (
+    StripedSegment,
+    beside_strips,
+    run_of,
+    strip_heights,
+)
 from swapnet.executor.backends.windows import Opened, drop_cached, open_mapped
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.planning.plan import Step
@@ -152,19 +158,24 @@ class OnnxRuntimeBackend(HostBackend):
         self._weights = (folder / WEIGHTS).resolve()
         self._sessions = Sessions(folder, manifest, scratch, self._open)
 
-    def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[OrtSegment]:
+    def segments(self, steps: Sequence[Step], bindings: Bindings) -> list[Segment]:
         self._takes_windows = bindings.arena is not None
         if isinstance(bindings.arena, Arena):
             bindings.arena.take_back()
         opened = self._sessions_of(steps)
         if isinstance(bindings.arena, Arena) and self.manifest.has_windows:
             bindings.arena.settle()
-        return [
-            OrtSegment(each.session, self.manifest, step, bindings)
-            if not each.borrowers
-            else _WindowedSegment(each, self.manifest, step, bindings)
-            for each, step in zip(opened, steps, strict=True)
-        ]
+        pairs = zip(opened, steps, strict=True)
+        return [self._segment(each, step, bindings) for each, step in pairs]
+
+    def _segment(self, opened: Opened, step: Step, bindings: Bindings) -> Segment:
+        if opened.borrowers:
+            return _WindowedSegment(opened, self.manifest, step, bindings)
+        if step.strips is None:
+            return OrtSegment(opened.session, self.manifest, step, bindings)
+        apart = beside_strips(bindings, run_of(self.manifest, step.strips))
+        segment = OrtSegment(opened.session, self.manifest, step, apart)
+        return StripedSegment(segment, self.manifest, step.strips, bindings)
 
     def array(self, value: Any) -> Array:
         # A copy: ONNX Runtime's arena needs the memory again.
@@ -214,8 +225,9 @@ class OnnxRuntimeBackend(HostBackend):
 class Sessions:
     """Sessions of an engine's steps, taken over from one plan to the next.
 
-    A new session costs half a millisecond and 100 KiB. A step of the same blocks has the session of
-    the plan before; all are opened again after another arena was registered.
+    A new session costs half a millisecond and 100 KiB. A step of the same blocks, in as many
+    strips, has the session of the plan before; all are opened again after another arena was
+    registered.
     """
 
     def __init__(
@@ -230,11 +242,11 @@ class Sessions:
         self._scratch = scratch
         self._open = open_
         self._generation = 0
-        self._opened: dict[tuple[int, int], Any] = {}
+        self._opened: dict[tuple[int, int, int], Any] = {}
 
     def of(self, steps: Sequence[Step], enforce: Callable[[], None]) -> list[Any]:
         """A session for each step; ``enforce`` registers the arena of new ones."""
-        spans = [(step.first, step.last) for step in steps]
+        spans = [(s.first, s.last, s.strips.count if s.strips else 1) for s in steps]
         with Scratch.environment:
             enforce()
             if self._generation != self._scratch.generation:
@@ -244,16 +256,20 @@ class Sessions:
             _LOGGER.info("%d sessions, %d of them kept from before", len(spans), len(self._opened))
             for span, step in zip(spans, steps, strict=True):
                 if span not in self._opened:
-                    self._opened[span] = self._open(self._model(*span), step)
+                    self._opened[span] = self._open(self._model(step), step)
         return [self._opened[span] for span in spans]
 
     def forget(self) -> None:
         """Open all again the next time; a session lives as long as a segment of it."""
         self._opened.clear()
 
-    def _model(self, first: int, last: int) -> bytes:
-        skeletons = [self._skeletons.read(block) for block in range(first, last + 1)]
-        return merge_skeletons(skeletons, _outputs(self._manifest, first, last))
+    def _model(self, step: Step) -> bytes:
+        skeletons = [self._skeletons.read(block) for block in range(step.first, step.last + 1)]
+        if step.strips is None:
+            return merge_skeletons(skeletons, _outputs(self._manifest, step.first, step.last))
+        run = run_of(self._manifest, step.strips)
+        heights = strip_heights(self._manifest, run, step.strips.count)
+        return with_heights(merge_skeletons(skeletons, run.outputs), heights)
 
 
 def _register_arena(limit_bytes: int) -> None:

@@ -28,6 +28,7 @@ from swapnet.executor.gpu.device_values import CrossingValues
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.swapping.arena import Arena
 from swapnet.manifest import Manifest
+from swapnet.strips import Striping
 
 __all__ = ["OnnxRuntimeCudaBackend", "check_provider"]
 
@@ -92,7 +93,9 @@ class OnnxRuntimeCudaBackend(GpuBackend):
             check_provider()
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACE)
 
-    def values(self, inside: Arena | None = None) -> CrossingValues:
+    def values(
+        self, inside: Arena | None = None, striping: Striping | None = None
+    ) -> CrossingValues:
         return CrossingValues(
             self.manifest, self._accelerator, self._compute, self._begin, self.array
         )

@@ -33,6 +33,7 @@ from swapnet.executor.swapping.loading import BeforeRead, Loader, Reader
 from swapnet.executor.swapping.moments import Mark
 from swapnet.manifest import WEIGHTS, Block, Manifest
 from swapnet.profile import Need, with_needs
+from swapnet.strips import Striping
 from swapnet.tensorrt import listening, load_tensorrt, logger
 from swapnet.tensors import Array
 from swapnet.units import align_up
@@ -113,7 +114,7 @@ class TensorRTBackend(GpuBackend):
         for engine in self._engines.values():
             self._give_scratch(engine)
 
-    def values(self, inside: Arena | None = None) -> GpuValues:
+    def values(self, inside: Arena | None = None, striping: Striping | None = None) -> GpuValues:
         self._values = GpuValues(self.manifest, self._accelerator, self._compute, self._begin)
         return self._values
 

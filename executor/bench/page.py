@@ -102,7 +102,7 @@ def _rows(findings: Findings) -> Iterator[Sequence[Any]]:
         wait_ms = median(timing.waits_ms[index] for timing in timings)
         compute_ms = median(timing.steps_ms[index] for timing in timings)
         yield (
-            block_range(step).split()[1],
+            block_range(step).split(maxsplit=1)[1],
             operators_in(inside),
             sum(block.swapped_bytes for block in inside) / _MIB,
             streamed / _MIB,

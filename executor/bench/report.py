@@ -81,6 +81,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ----------
     engine_bytes, blocks
         Size of the engine directory on disk, and number of its blocks.
+    strips
+        Blocks that are executed in strips of rows, in words.
     peak_bytes
         Measured peak above ``fixed_bytes``.
     memory_accounting
@@ -207,6 +209,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     verdict: Verdict
     advice: Advice | None
     storage_limit_bytes_per_s: float | None = None
+    strips: tuple[str, ...] = ()
     peers: dict[str, Peer] = {}
     exports: dict[str, str] = {}
     command: str
@@ -232,7 +235,11 @@ def labelled_lines(report: Report) -> Iterator[tuple[str, str]]:
         f"{report.model}, backend {report.backend}, read {machine.load_mode}"
         + (f", on {machine.gpu}" if machine.gpu else ""),
     )
-    yield "Engine", f"{format_size(report.engine_bytes)} on disk, {report.blocks} blocks"
+    yield (
+        "Engine",
+        f"{format_size(report.engine_bytes)} on disk, "
+        + ", ".join([f"{report.blocks} blocks", *report.strips]),
+    )
     yield (
         "Budget",
         f"{format_size(report.budget_bytes)} ("

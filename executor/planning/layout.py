@@ -10,18 +10,24 @@ from functools import lru_cache
 from itertools import accumulate
 
 from swapnet.manifest import TENSOR_ALIGNMENT, Manifest
+from swapnet.strips import Run, Striped, Striping
 from swapnet.units import align_up
 
 __all__ = [
     "Interval",
     "ValueLayout",
+    "inside_run",
+    "largest_sum",
     "last_uses",
     "lay_out_all",
     "lay_out_staged",
     "lay_out_values",
     "lifetimes",
+    "lives_of",
     "pack",
+    "span_of",
     "spans",
+    "strip_buffer",
 ]
 
 _TURNS = 64
@@ -60,6 +66,27 @@ def lifetimes(manifest: Manifest) -> dict[str, tuple[int, int]]:
     return {name: span for name, span in _touched(manifest).items() if name in values}
 
 
+def lives_of(manifest: Manifest) -> Mapping[str, tuple[int, int]]:
+    """First and last moment that touches each value; see `span_of`."""
+    return manifest.lives or lifetimes(manifest)
+
+
+def span_of(manifest: Manifest, first: int, last: int) -> tuple[int, int]:
+    """First and last moment of consecutive blocks: operators, or blocks in engines without them."""
+    sizes = (len(block.operators) if manifest.lives else 1 for block in manifest.blocks)
+    starts = [0, *accumulate(sizes)]
+    return starts[first], starts[last + 1] - 1
+
+
+def inside_run(manifest: Manifest, run: Run | Striped) -> set[str]:
+    """Values that only the blocks of a run touch."""
+    blocks = range(run.first, run.last + 1)
+    written = {name for index in blocks for name in manifest.blocks[index].outputs}
+    others = (block for block in manifest.blocks if block.index not in blocks)
+    read = {name for block in others for name in block.inputs}
+    return written - read - {tensor.name for tensor in manifest.outputs}
+
+
 def _touched(manifest: Manifest) -> dict[str, tuple[int, int]]:
     return spans((*block.inputs, *block.outputs) for block in manifest.blocks)
 
@@ -74,16 +101,28 @@ def last_uses(manifest: Manifest) -> dict[str, int]:
     }
 
 
-def lay_out_values(manifest: Manifest, *, inside: bool | None = None) -> ValueLayout:
+def strip_buffer(first: int) -> str:
+    """Name of the memory for rows that strips of the run from block ``first`` on read."""
+    return f"\0rows of block {first}"
+
+
+def lay_out_values(
+    manifest: Manifest, striping: Striping | None = None, *, inside: bool | None = None
+) -> ValueLayout:
     """Offsets for values whose size follows from the shapes of the inputs.
+
+    Values inside a run in strips have none. Strips read rows again that lie beside theirs, so
+    nothing is written over what the run reads; each run has a buffer for these rows.
 
     Parameters
     ----------
+    striping
+        The blocks in strips.
     inside
         True for those that live inside one block alone, False for those that cross a cut; None for
         all of them.
     """
-    alive = manifest.lives or lifetimes(manifest)
+    alive = dict(lives_of(manifest))
     crossing = {name for name, (first, last) in lifetimes(manifest).items() if first < last}
     placed = {
         value.name: value.nbytes
@@ -92,8 +131,19 @@ def lay_out_values(manifest: Manifest, *, inside: bool | None = None) -> ValueLa
         and value.name in alive
         and (inside is None or inside != (value.name in crossing))
     }
+    runs = () if striping is None else striping.runs
+    for run in runs:
+        hidden, span = inside_run(manifest, run), span_of(manifest, run.first, run.last)
+        placed = {name: nbytes for name, nbytes in placed.items() if name not in hidden}
+        for name, (first, last) in alive.items():
+            if first <= span[1] and span[0] <= last:
+                alive[name] = min(first, span[0]), max(last, span[1])
+        alive[strip_buffer(run.first)] = span
+        placed[strip_buffer(run.first)] = run.buffer_bytes
     place_of = {name: name for name in placed}
     for block in manifest.blocks:
+        if any(run.first <= block.index <= run.last for run in runs):
+            continue
         for output, name in block.inplace.items():
             dies = name in placed and output in placed and alive[name][1] == alive[output][0]
             if dies and placed[name] == placed[output]:
@@ -162,7 +212,7 @@ def pack(intervals: Iterable[Interval]) -> ValueLayout:
 @lru_cache(64)  # every plan of an engine asks for the same
 def _packed(intervals: tuple[Interval, ...]) -> ValueLayout:
     order = list(intervals)
-    least = _largest_sum(order)
+    least = largest_sum(order)
     best, highest = _placed(order)
     for _ in range(_TURNS):
         if best.nbytes <= least or not highest:
@@ -173,7 +223,7 @@ def _packed(intervals: tuple[Interval, ...]) -> ValueLayout:
     return best
 
 
-def _largest_sum(intervals: Sequence[Interval]) -> int:
+def largest_sum(intervals: Sequence[Interval]) -> int:
     """The largest sum of values that live at once."""
     changes: Counter[int] = Counter()
     for item in intervals:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from swapnet.executor.planning.usage import Usage, page_table_bytes
 from swapnet.manifest import EXTENT_ALIGNMENT, Codec, Extent
+from swapnet.strips import Striped, Striping
 from swapnet.units import align_up
 
 __all__ = ["Place", "Plan", "PlanOptions", "Read", "Step", "reads_of"]
@@ -34,6 +35,8 @@ class PlanOptions:
     most_step_ms
         Longest step in milliseconds, unless one block takes longer: other models wait for its end.
         None for no limit.
+    strips
+        Execute blocks in strips of rows where the budget asks for it.
     least_scratch_bytes
         Limit of the arena at least: values whose size depends on data did not fit before.
     """
@@ -43,6 +46,7 @@ class PlanOptions:
     merge: bool = True
     reading_weight: float = 0.0
     most_step_ms: float | None = None
+    strips: bool = True
     least_scratch_bytes: int = 0
 
 
@@ -140,11 +144,14 @@ class Step:
         First and last block, both included.
     reads
         Number of the inference's reads that must have arrived before the step starts.
+    strips
+        The strips of rows that it is executed in; None where it is executed whole.
     """
 
     first: int
     last: int
     reads: int
+    strips: Striped | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +178,8 @@ class Plan:
         Memory for everything but weights.
     predicted_ms
         Steady-state latency.
+    striping
+        The blocks that are executed in strips of rows; None where none are.
     """
 
     budget_bytes: int
@@ -184,6 +193,7 @@ class Plan:
     ring_bytes: int
     usage: Usage
     predicted_ms: float
+    striping: Striping | None = None
 
     @property
     def residents(self) -> tuple[Place, ...]:

@@ -16,14 +16,17 @@ from swapnet.executor.planning.timeline import Delays, predict
 from swapnet.executor.planning.usage import (
     Usage,
     demand,
+    least_bytes,
     least_weights_bytes,
     mappable_bytes,
     page_table_bytes,
     scratch_within,
+    smallest_striping,
     usage,
 )
 from swapnet.manifest import Block, Manifest
 from swapnet.profile import Profile
+from swapnet.strips import Striping
 from swapnet.units import format_size, rounded_up
 
 __all__ = ["make_plan", "most_scratch_bytes", "smallest_budget"]
@@ -36,7 +39,7 @@ _WEIGHTS = "weights of the largest block take"
 
 def smallest_budget(manifest: Manifest) -> tuple[int, str]:
     """The smallest possible budget in bytes, and its largest part in words."""
-    used = usage(manifest)
+    used = usage(manifest, smallest_striping(manifest))
     largest, streamed = _largest(manifest)
     smallest = demand(manifest).smallest_bytes
     widest = max(manifest.blocks, key=lambda b: b.activation_bytes)
@@ -80,8 +83,8 @@ def make_plan(
         The budget is below `smallest_budget`, or that of the options.
     """
     options = options or PlanOptions()
-    used = _with_scratch(usage(manifest), options.least_scratch_bytes)
-    smallest = used.total_bytes + least_weights_bytes(manifest)
+    ways = tuple(_ways(manifest, options))
+    smallest = min(nbytes for *_, nbytes in ways)
     if budget_bytes < smallest:
         _, reason = smallest_budget(manifest)
         raise BudgetError(
@@ -90,18 +93,50 @@ def make_plan(
             hint=f"give at least {rounded_up(smallest)}{_other_way(manifest, reason)}",
             smallest_bytes=smallest,
         )
+    plans: list[Plan] = []
+    for striping, used, nbytes in ways:
+        if nbytes <= budget_bytes:
+            plans.append(_plan(manifest, profile, budget_bytes, options, striping, used))
+            # More strips than needed only cost time.
+            if striping is not None or not plans[-1].reads:
+                break
+    return min(plans, key=lambda plan: plan.predicted_ms)
+
+
+def _ways(manifest: Manifest, options: PlanOptions) -> Iterator[tuple[Striping | None, Usage, int]]:
+    """Ways to execute the blocks, from whole to most strips, and the memory that each needs."""
+    for striping in (None, *(manifest.stripings if options.strips else ())):
+        used = _with_scratch(usage(manifest, striping), options.least_scratch_bytes)
+        yield striping, used, used.total_bytes + least_weights_bytes(manifest, striping)
+
+
+def _plan(
+    manifest: Manifest,
+    profile: Profile,
+    budget_bytes: int,
+    options: PlanOptions,
+    striping: Striping | None,
+    used: Usage,
+) -> Plan:
+    if striping is not None:
+        options = replace(options, merge=False)
     request_bytes = profile.storage.request_bytes
     available = mappable_bytes(budget_bytes - used.total_bytes)
-    kept, choice = _choice(manifest, profile, available, options)
-    outline = outline_of(manifest, kept)
+    kept, choice = _choice(manifest, profile, available, options, striping)
+    outline = outline_of(manifest, kept, striping)
+    runs = () if striping is None else striping.runs
     if options.most_step_ms is not None:
-        choice = parted(choice, outline, Delays(profile), options.most_step_ms)
+        choice = parted(choice, outline, Delays(profile, strips=runs), options.most_step_ms)
     order = schedule(outline, choice, cyclic=options.cyclic, least_bytes=request_bytes // 2)
     offsets = {block: start for block, start, _, _ in order.placed}
     places, shared = _places(manifest, offsets, kept)
     reads = tuple(_reads(manifest, places, order.flows(), request_bytes))
     blocks = [read.block for read in reads]
-    steps = tuple(Step(first, last, bisect_right(blocks, last)) for first, last in order.spans)
+    striped = {run.first: run for run in runs}
+    steps = tuple(
+        Step(first, last, bisect_right(blocks, last), striped.get(first))
+        for first, last in order.spans
+    )
     return Plan(
         budget_bytes=budget_bytes,
         places=places,
@@ -114,6 +149,7 @@ def make_plan(
         resident_bytes=sum(place.nbytes for place in (*places, *shared) if place.resident),
         usage=used,
         predicted_ms=predict(steps, reads, profile).steady_ms,
+        striping=striping,
     )
 
 
@@ -128,21 +164,25 @@ def _with_scratch(used: Usage, least_bytes: int) -> Usage:
 
 def most_scratch_bytes(manifest: Manifest, budget_bytes: int) -> int:
     """Largest limit of the arena with which a plan for this budget is possible."""
-    used = usage(manifest)
-    spare = budget_bytes - used.total_bytes - least_weights_bytes(manifest)
-    return used.scratch_bytes + scratch_within(spare)
+    striping = smallest_striping(manifest)
+    spare = budget_bytes - least_bytes(manifest, striping)
+    return usage(manifest, striping).scratch_bytes + scratch_within(spare)
 
 
 def _choice(
-    manifest: Manifest, profile: Profile, available: int, options: PlanOptions
+    manifest: Manifest,
+    profile: Profile,
+    available: int,
+    options: PlanOptions,
+    striping: Striping | None,
 ) -> tuple[frozenset[int], Choice]:
     """Shared weights that stay, and the best choice found beside them."""
     ways = {"resident": options.resident, "join": options.merge}
     searches: list[tuple[frozenset[int], Planner, Candidate]] = []
     for kept in kept_choices(manifest, available) if options.resident else (frozenset[int](),):
         planner = Planner(
-            outline_of(manifest, kept),
-            Delays(profile, manifest.coded_share),
+            outline_of(manifest, kept, striping),
+            Delays(profile, manifest.coded_share, () if striping is None else striping.runs),
             available - sum(manifest.shared[i].extent.nbytes for i in kept),
             cyclic=options.cyclic,
             least_bytes=profile.storage.request_bytes // 2,

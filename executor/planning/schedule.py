@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from swapnet.executor.planning.shared import extents_of
 from swapnet.manifest import Manifest
+from swapnet.strips import Striping
 
 __all__ = ["Choice", "Flow", "Outline", "Schedule", "outline_of", "schedule"]
 
@@ -24,10 +25,13 @@ class Outline:
         Bytes of each block that are swapped; 0 for lookups and blocks without weights.
     joinable
         For each block, True where it can be executed in one step with the block before it.
+    bound
+        Blocks that must be, and are joinable: those of a run in strips.
     """
 
     nbytes: tuple[int, ...]
     joinable: tuple[bool, ...]
+    bound: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,17 @@ class Flow(NamedTuple):
     after: int
 
 
-def outline_of(manifest: Manifest, kept: Collection[int] = ()) -> Outline:
-    """The outline of an engine's blocks; ``kept`` are shared weights that lie apart and stay."""
+def outline_of(
+    manifest: Manifest, kept: Collection[int] = (), striping: Striping | None = None
+) -> Outline:
+    """The outline of an engine's blocks, some of them in strips.
+
+    ``kept`` are shared weights that lie apart and stay.
+    """
     blocks = manifest.blocks
+    runs = () if striping is None else striping.runs
     return Outline(
+        bound=frozenset(b for run in runs for b in range(run.first + 1, run.last + 1)),
         nbytes=tuple(
             sum(extent.nbytes for extent in extents_of(manifest, block.index, kept))
             for block in blocks

@@ -110,7 +110,7 @@ class Planner:
         if not self._found:
             everything = frozenset(self._swapped)
             if (resident and sum(self._outline.nbytes) <= self._available) or not everything:
-                joined = self._joined(everything, 0, after_streamed=True) if join else frozenset()
+                joined = self._joined(everything, 0, after_streamed=True, join=join)
                 self._found = [self._simulated(Choice(everything, joined, 0))]
             else:
                 for choice in self._first(resident=resident, join=join):
@@ -181,7 +181,7 @@ class Planner:
     ) -> frozenset[int]:
         """Join resident blocks to those before them, streamed ones up to ``limit`` bytes a step."""
         if not join:
-            return frozenset()
+            return self._outline.bound
         joined: list[int] = []
         bytes_of_step = 0
         for block, nbytes in enumerate(self._outline.nbytes):
@@ -327,7 +327,8 @@ def parted(choice: Choice, outline: Outline, delays: Delays, most_ms: float) -> 
     joined: list[int] = []
     first = 0
     for block in range(len(outline.nbytes)):
-        if block in choice.joined and delays.step(first, block)[0] <= most_ms:
+        fits = block in choice.joined and delays.step(first, block)[0] <= most_ms
+        if fits or block in outline.bound:
             joined.append(block)
         else:
             first = block

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 from swapnet.executor.planning.plan import Read, Step
 from swapnet.executor.planning.schedule import Schedule
 from swapnet.profile import Profile
+from swapnet.strips import Striped
 
 __all__ = ["Delays", "Timeline", "predict", "simulate"]
 
@@ -40,14 +41,24 @@ class Timeline:
 class Delays:
     """A profile in a form that is quick to simulate many plans with.
 
-    ``coded`` is the share of bytes in memory that are stored in half as many, and expanded.
+    ``coded`` is the share of bytes in memory that are stored in half as many, and expanded. A run
+    in ``strips`` takes the time of the rows that it computes, and a call for each strip.
     """
 
-    def __init__(self, profile: Profile, coded: float = 0.0) -> None:
+    def __init__(
+        self, profile: Profile, coded: float = 0.0, strips: Iterable[Striped] = ()
+    ) -> None:
         storage = profile.storage
         self._step_ms = profile.step_ms
-        self._idle_ms = [0.0, *accumulate(block.idle_ms for block in profile.blocks)]
-        self._busy_ms = [0.0, *accumulate(block.busy_ms for block in profile.blocks)]
+        idle_ms = [block.idle_ms for block in profile.blocks]
+        busy_ms = [block.busy_ms for block in profile.blocks]
+        for run in strips:
+            for times in (idle_ms, busy_ms):
+                for block in range(run.first, run.last + 1):
+                    times[block] *= run.work
+                times[run.first] += (run.count - 1) * profile.step_ms
+        self._idle_ms = [0.0, *accumulate(idle_ms)]
+        self._busy_ms = [0.0, *accumulate(busy_ms)]
         self.ms_per_byte = 1e3 / storage.bytes_per_s * (1 - coded / 2)
         self.ms_per_byte += 1e3 / _EXPANDED_BYTES_PER_S * coded
         self.latency_ms = storage.latency_ms
@@ -152,4 +163,5 @@ def predict(steps: Sequence[Step], reads: Sequence[Read], profile: Profile) -> T
         allowed=[ends[bisect_left(begun_after, step)] for step in range(len(steps))],
         lap_bytes=ends[len(reads)],
     )
-    return simulate(order, Delays(profile))
+    strips = [step.strips for step in steps if step.strips is not None]
+    return simulate(order, Delays(profile, strips=strips))

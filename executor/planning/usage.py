@@ -12,6 +12,7 @@ from swapnet.budget import Demand
 from swapnet.executor.device import ThreadPool
 from swapnet.executor.planning.layout import lay_out_all, lay_out_staged, lay_out_values
 from swapnet.manifest import Manifest
+from swapnet.strips import Striping
 from swapnet.units import align_up
 
 __all__ = [
@@ -24,11 +25,13 @@ __all__ = [
     "demand",
     "for_pool",
     "gpu_staging_bytes",
+    "least_bytes",
     "least_weights_bytes",
     "mappable_bytes",
     "packing",
     "page_table_bytes",
     "scratch_within",
+    "smallest_striping",
     "usage",
 ]
 
@@ -111,12 +114,14 @@ def scratch_within(nbytes: int) -> int:
     return mappable_bytes(max(nbytes, 0)) // 4096 * 4096
 
 
-def usage(manifest: Manifest) -> Usage:
-    """Memory that the model uses beside its weights; the same for every plan."""
+def usage(manifest: Manifest, striping: Striping | None = None) -> Usage:
+    """Memory that the model uses beside its weights; the same for every plan with these strips."""
     copies_bytes = 0
     memory = manifest.session_memory
     activations = (block.activation_bytes for block in manifest.blocks)
     scratch = max(memory.merged_scratch_bytes, *activations)
+    if striping is not None:
+        scratch = striping.scratch_bytes
     io = sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs))
     if manifest.runs_on_gpu:
         io += lay_out_staged(manifest).nbytes
@@ -125,7 +130,7 @@ def usage(manifest: Manifest) -> Usage:
         values = lay_out_all(manifest).nbytes
         copies_bytes += PLANS_AT_ONCE * max(_plan_bytes(manifest), default=0)
     else:
-        values = lay_out_values(manifest).nbytes + _looked_up_bytes(manifest)
+        values = lay_out_values(manifest, striping).nbytes + _looked_up_bytes(manifest)
         if not all(map(manifest.is_sized, manifest.values)):
             scratch = int(scratch * _DYNAMIC_SLACK)
     scratch = align_up(scratch, 4096)
@@ -198,11 +203,23 @@ def demand(manifest: Manifest) -> Demand:
     return Demand(
         weights + page_table_bytes(weights),
         usage(manifest).total_bytes,
-        usage(manifest).total_bytes + least_weights_bytes(manifest),
+        least_bytes(manifest, smallest_striping(manifest)),
     )
 
 
-def least_weights_bytes(manifest: Manifest) -> int:
-    """Weights that are in memory at once where none stay: those of the largest block."""
-    arena = max(manifest.block_bytes)
+def smallest_striping(manifest: Manifest) -> Striping | None:
+    """The blocks in strips with which the model needs the least memory; None for none."""
+    return min((None, *manifest.stripings), key=lambda striping: least_bytes(manifest, striping))
+
+
+def least_bytes(manifest: Manifest, striping: Striping | None) -> int:
+    """The smallest budget with these blocks in strips."""
+    return usage(manifest, striping).total_bytes + least_weights_bytes(manifest, striping)
+
+
+def least_weights_bytes(manifest: Manifest, striping: Striping | None = None) -> int:
+    """Weights in memory at once where none stay: those of the largest block or run in strips."""
+    runs = () if striping is None else striping.runs
+    together = (sum(manifest.block_bytes[run.first : run.last + 1]) for run in runs)
+    arena = max(*manifest.block_bytes, *together, 0)
     return arena + page_table_bytes(arena)

@@ -17,6 +17,7 @@ from swapnet.process.ask import ask
 from swapnet.process.cgroup import is_available
 from swapnet.process.failure import Failed, ProcessDied
 from swapnet.shapes import SessionMemory
+from swapnet.strips import Striping
 
 __all__ = ["Measurement", "measure"]
 
@@ -54,6 +55,9 @@ class Measurement(msgspec.Struct, frozen=True, tag=True):
         Memory of all sessions.
     nbytes
         Size of each input, output and value of symbolic shape.
+    stripings
+        Ways to execute blocks in strips that gave the same bits, each with less memory than the one
+        before.
     unconfirmed
         Sentence about a smallest plan that did not run to its end under the kernel's limit.
     """
@@ -61,6 +65,7 @@ class Measurement(msgspec.Struct, frozen=True, tag=True):
     activation_bytes: tuple[int, ...]
     session_memory: SessionMemory
     nbytes: dict[str, int]
+    stripings: tuple[Striping, ...] = ()
     unconfirmed: str = ""
 
 

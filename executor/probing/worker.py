@@ -34,15 +34,17 @@ from swapnet.executor.planning.plan import Place, Step
 from swapnet.executor.planning.schedule import outline_of
 from swapnet.executor.planning.usage import READ_BYTES
 from swapnet.executor.probing.activations import Job, Measurement
+from swapnet.executor.probing.stripings import find_stripings
 from swapnet.executor.probing.trial import confirmed, trial, trial_under_limit
 from swapnet.executor.samples import kept_samples
 from swapnet.executor.swapping.actual_shapes import ActualShapes, ShapeError
 from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.loading import fill, pieces
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
-from swapnet.manifest import WEIGHTS, Extent, Manifest, Tensor
+from swapnet.manifest import WEIGHTS, Extent, Manifest, Tensor, sha256_of
 from swapnet.process.serve import Parent, serve
 from swapnet.shapes import SessionMemory
+from swapnet.strips import Striping
 from swapnet.tensors import ELEMENT_BYTES
 from swapnet.units import align_up
 
@@ -66,6 +68,9 @@ without a limit. A process that crawls takes far longer."""
 
 _SPARE_BYTES = 256 << 10
 """Added to the limits: kernels need a little more at other shapes, or with more threads."""
+
+_ROWS = 2
+"""The axis of rows."""
 
 _UNSEEN_BYTES = 64 << 20
 """End of ONNX Runtime's arena that is not watched: far more than inline constants take."""
@@ -97,14 +102,17 @@ class _Blocks:
         self._samples = kept or (planned_sample(self.manifest),)
         self._file = WeightFile(folder / WEIGHTS, LoadMode.BUFFERED)
         self._mapped, starts = _mapped(folder, self.manifest, self._file)
-        self._values = Values(self.manifest, np.asarray)
-        weights = {
+        self.digests: list[str] = []
+        """SHA-256 of each model output of each sample, in the latest run."""
+        self._actual = ActualShapes(self.manifest)
+        self.shapes = {**self._actual.by_name, **self.manifest.planned_shapes}
+        """Planned shapes of inputs, and of what follows from them."""
+        self._weights = {
             (block.index, weight.name): starts[extent] + weight.offset - extent.offset
             for block in self.manifest.blocks
             for extent, stored in self.manifest.stored_for(block.index)
             for weight in stored
         }
-        self._bindings = Bindings(weights, self._values.addresses, actual=self._values.actual)
         self._last_uses = last_uses(self.manifest)
 
     def run(self, steps: Sequence[Step], scratch_bytes: int, probe: _Region | None) -> list[int]:
@@ -112,12 +120,13 @@ class _Blocks:
 
         Of several samples the highest peak counts.
         """
+        self.digests.clear()
         each: list[list[int]] = []
         while len(each) < len(self._samples):
             try:
                 each.append(self._run_on(self._samples[len(each)], steps, scratch_bytes, probe))
             except ShapeError as error:
-                if not self._values.actual.learn(error):
+                if not self._actual.learn(error):
                     raise
         return [max(peaks) for peaks in zip(*each, strict=True)]
 
@@ -129,19 +138,24 @@ class _Blocks:
         probe: _Region | None,
     ) -> list[int]:
         backend = OnnxRuntimeBackend(self._folder, self.manifest, Device(), Scratch(scratch_bytes))
+        runs = tuple(step.strips for step in steps if step.strips is not None)
+        striping = Striping(runs, scratch_bytes) if runs else None
+        values = Values(self.manifest, np.asarray, striping=striping)
+        values.actual = self._actual
+        bindings = Bindings(self._weights, values.addresses, actual=self._actual)
         with closing(backend):  # it would live on until cycles are collected
             graphs = [s for s in steps if self.manifest.blocks[s.first].is_graph]
             segments: dict[Step, Segment] = dict(
-                zip(graphs, backend.segments(graphs, self._bindings), strict=True)
+                zip(graphs, backend.segments(graphs, bindings), strict=True)
             )
             lookups = {
-                s: LookupSegment(self.manifest.blocks[s.first], self._file, self._values, backend)
+                s: LookupSegment(self.manifest.blocks[s.first], self._file, values, backend)
                 for s in steps
                 if s not in segments
             }
             if probe is not None:
                 probe.find(scratch_bytes)
-            given, results = self._values.begin(sample, {})
+            given, results = values.begin(sample, {})
             inputs = len(given)
             peaks: list[int] = []
             self._observe(given)
@@ -153,6 +167,10 @@ class _Blocks:
                         given.pop(name, None)
                 if probe is not None:
                     peaks.append(probe.peak(reset=len(given) == inputs))
+            if steps[-1].last == len(self.manifest.blocks) - 1:
+                for tensor in self.manifest.outputs:
+                    found = backend.array(results.get(tensor.name, given.get(tensor.name)))
+                    self.digests.append(sha256_of(np.ascontiguousarray(found).data))
             for lookup in lookups.values():
                 lookup.close()
             return peaks
@@ -248,8 +266,11 @@ def _measure_here(
         apart = _grouped(manifest, 1)
         groupings = [_grouped(manifest, size) for size in (_FEW_BLOCKS, len(manifest.blocks))]
         peaks = blocks.run(apart, LARGEST_CHUNK_BYTES, _Region())
+        expected = list(blocks.digests)
         limit = _limit(blocks, [apart, *groupings], max(peaks)) + _SPARE_BYTES
         measured = _measured(_sized(manifest, blocks.nbytes), peaks, limit)
+        stripings = _stripings(blocks, measured, expected)
+        measured = msgspec.structs.replace(measured, stripings=stripings)
         begun_s = time.monotonic()
         for process in trials:
             process.begin(folder, measured, _ONE_OPERATOR)
@@ -263,7 +284,21 @@ def _measure_here(
             _ONE_OPERATOR,
             patience_s=_PATIENCE_S + _PATIENT_TIMES * (time.monotonic() - begun_s),
         )
-    return Measurement(tuple(peaks), memory, blocks.nbytes, unconfirmed)
+    return Measurement(tuple(peaks), memory, blocks.nbytes, stripings, unconfirmed)
+
+
+def _stripings(
+    blocks: _Blocks, measured: Manifest, expected: Sequence[str]
+) -> tuple[Striping, ...]:
+    def trial(steps: Sequence[Step]) -> tuple[list[int], list[str]]:
+        peaks = blocks.run(steps, LARGEST_CHUNK_BYTES, _Region())
+        return peaks, list(blocks.digests)
+
+    def limit(steps: Sequence[Step], peak: int) -> int:
+        return _limit(blocks, [steps], peak) + _SPARE_BYTES
+
+    heights = {n: shape[_ROWS] for n, shape in blocks.shapes.items() if len(shape) > _ROWS}
+    return find_stripings(measured, heights, expected, trial, limit)
 
 
 def _sized(manifest: Manifest, nbytes: Mapping[str, int]) -> Manifest:

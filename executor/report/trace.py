@@ -117,8 +117,11 @@ def trace_file(events: Sequence[TraceEvent], command: str, plan: Any = None) -> 
 
 
 def block_range(step: Step) -> str:
-    """The blocks of a step, in words."""
-    return f"block {step.first}" if step.first == step.last else f"blocks {step.first}-{step.last}"
+    """The blocks of a step, in words, and the number of its strips."""
+    blocks = (
+        f"block {step.first}" if step.first == step.last else f"blocks {step.first}-{step.last}"
+    )
+    return blocks if step.strips is None else f"{blocks} in {step.strips.count} strips"
 
 
 class _Lane:

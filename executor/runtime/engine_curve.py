@@ -31,7 +31,7 @@ __all__ = [
     "with_curve",
 ]
 
-OPTIONS = PlanOptions(reading_weight=0.5, most_step_ms=10.0)
+OPTIONS = PlanOptions(reading_weight=0.5, most_step_ms=10.0, strips=False)
 """Options of plans for engines that share storage and processor: others wait for both."""
 
 POINTS = 12

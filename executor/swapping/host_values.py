@@ -14,6 +14,7 @@ from swapnet.executor.planning.layout import lay_out_values
 from swapnet.executor.swapping.actual_shapes import ActualShapes
 from swapnet.executor.swapping.arena import Arena, new_array
 from swapnet.manifest import Manifest
+from swapnet.strips import Striping
 from swapnet.tensors import Array, as_dims, numpy_dtype
 
 __all__ = ["Values", "all_outputs", "new_outputs", "placed"]
@@ -30,18 +31,24 @@ class Values:
         `Backend.array`, for model outputs of unknown size, which the backend allocates.
     inside
         Memory for values inside blocks; by default these lie among the others.
+    striping
+        The blocks that are executed in strips, if any.
     """
 
     def __init__(
-        self, manifest: Manifest, as_array: Callable[[Any], Array], inside: Arena | None = None
+        self,
+        manifest: Manifest,
+        as_array: Callable[[Any], Array],
+        inside: Arena | None = None,
+        striping: Striping | None = None,
     ) -> None:
         self._manifest = manifest
         self._as_array = as_array
-        own = lay_out_values(manifest, inside=None if inside is None else False)
+        own = lay_out_values(manifest, striping, inside=None if inside is None else False)
         self._arena = Arena(own.nbytes)
         self._places = {name: (self._arena, offset) for name, offset in own.offsets.items()}
         if inside is not None:
-            layout = lay_out_values(manifest, inside=True)
+            layout = lay_out_values(manifest, striping, inside=True)
             self._places |= {name: (inside, offset) for name, offset in layout.offsets.items()}
         self.actual = ActualShapes(manifest)
 

@@ -45,7 +45,9 @@ def command(
     from swapnet.executor.bench.exports import operators_in
     from swapnet.executor.engine import Engine
     from swapnet.executor.planning.layout import lifetimes
+    from swapnet.executor.planning.plan import Step
     from swapnet.executor.planning.usage import usage
+    from swapnet.executor.report.trace import block_range
 
     opened = open_engine(engine, shapes, dims) if shapes or dims else Engine.open(engine).in_child()
     if extracted is not None:
@@ -107,6 +109,10 @@ def command(
         f"{format_size(used.total_bytes)}: "
         + ", ".join(f"{name} {format_size(nbytes)}" for name, nbytes in parts.items())
     )
+    for striping in manifest.stripings:
+        runs = ", ".join(block_range(Step(r.first, r.last, 0, r)) for r in striping.runs)
+        nbytes = usage(manifest, striping).total_bytes
+        print_text(f"With {runs}: beside weights {format_size(nbytes)}")
     for line in about_weights(manifest):
         print_text(line)
 

@@ -194,6 +194,7 @@ def _print(
     from swapnet.executor.planning.floor import floor_ms
     from swapnet.executor.planning.planner import smallest_budget
     from swapnet.executor.planning.usage import demand, packing
+    from swapnet.executor.report.trace import block_range
     from swapnet.shapes import as_title
 
     needed = demand(manifest)
@@ -235,6 +236,9 @@ def _print(
                 for point in points
             ],
         )
+    for plan in plans:
+        if strips := [block_range(step) for step in plan.steps if step.strips is not None]:
+            print_text(f"At {format_size(plan.budget_bytes)}: {', '.join(strips)}.")
     print_text(f"Delays: {profile.device}.")
     print_text(f"The smallest budget is {smallest} bytes ({format_size(smallest)}): {reason}.")
     if (packed := packing(manifest)).read_bytes:
@@ -305,4 +309,5 @@ def _record(plan: Plan) -> dict[str, Any]:
         "predicted_ms": plan.predicted_ms,
         "resident_blocks": [i for i, place in enumerate(plan.places) if place.resident],
         "steps": [(step.first, step.last) for step in plan.steps],
+        "strips": [(s.first, s.last, s.strips.count) for s in plan.steps if s.strips is not None],
     }

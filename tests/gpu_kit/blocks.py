@@ -46,6 +46,7 @@ from swapnet.manifest import (
     save_manifest,
     sha256_of,
 )
+from swapnet.strips import Striping
 from swapnet.tensors import Array
 
 __all__ = [
@@ -299,7 +300,7 @@ class KernelBackend(GpuBackend):
         self._spare = accelerator.allocate(MemoryKind.DEVICE, 256)
         self._values: GpuValues | None = None
 
-    def values(self, inside: object = None) -> GpuValues:
+    def values(self, inside: object = None, striping: Striping | None = None) -> GpuValues:
         """All of them on the device."""
         self._values = GpuValues(self.manifest, self._accelerator, self._compute, self._begin)
         return self._values

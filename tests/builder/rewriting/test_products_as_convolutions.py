@@ -200,7 +200,7 @@ def test_nothing_is_packed_where_there_are_no_blocks(
 @pytest.mark.parametrize("opset", [12, 17])
 def test_the_saved_graph_is_the_packed_one(tmp_path: Path, opset: int) -> None:
     """Of any rows, though planned for a few."""
-    if swapnet.builder.rewriting.optimise._channels_in_block() < 2:
+    if swapnet.builder.rewriting.optimise.channels_in_block() < 2:
         pytest.skip("no layout on this processor")
     toy, path = TOYS["transformer-dynamic"], tmp_path / "toy.onnx"
     model = toy.make() if opset == 17 else TOYS["transformer-opset-12"].make()

@@ -1,0 +1,243 @@
+"""Runs of blocks that can be executed in strips of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from fractions import Fraction
+from itertools import pairwise
+from math import lcm
+from typing import TYPE_CHECKING
+
+from swapnet.builder.cutting.partition import Part
+from swapnet.builder.cutting.rows import ROWS, Reach, reach_of
+from swapnet.builder.importing.graph import Graph, Value, used_names
+from swapnet.strips import Rows, Run
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["edges", "local_runs"]
+
+_NCHWC = "com.microsoft.nchwc"
+_MOST_UNIT_ROWS = 256
+"""Largest unit: with more rows of a tensor in it there are few places to cut."""
+
+_CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvTranspose"})
+_BY_CHANNEL = frozenset({"BatchNormalization", "QuantizeLinear", "DequantizeLinear"})
+_RESIZING = frozenset({"Resize", "Upsample"})
+
+_MOST_PARTS = 8
+_LEAST_GAIN = 8
+"""Memory that strips save at least, as a part of the most that lives at once."""
+
+_Link = tuple[str, str, Reach]
+"""An input and an output of an operator, and its reach."""
+
+
+def local_runs(
+    graph: Graph, parts: Sequence[Part], nbytes: Sequence[int], most_bytes: int, channels: int
+) -> tuple[Run, ...]:
+    """All runs of consecutive parts that can be executed in strips.
+
+    Parameters
+    ----------
+    graph, parts
+        The graph and its parts.
+    nbytes
+        Weights of each part.
+    most_bytes
+        Upper limit of the weights of several parts: all those of a run are in memory together.
+    channels
+        Channels that lie together in the NCHWc layout.
+    """
+    blocked = _blocked_values(graph)
+    is_local = [
+        not part.packed and None not in (reach_of(graph, node) for node in part.nodes)
+        for part in parts
+    ]
+    runs: list[Run] = []
+    for first in range(len(parts)):
+        for last in range(first, min(first + _MOST_PARTS, len(parts))):
+            fits = first == last or sum(nbytes[first : last + 1]) <= most_bytes
+            if not fits or not is_local[last]:
+                break
+            if (run := _run(graph, parts, first, last)) is not None:
+                runs.append(_in_layout(run, blocked, channels))
+    return tuple(runs)
+
+
+def edges(graph: Graph) -> frozenset[int]:
+    """Operators before which a cut lets those beside it be executed in strips, to their profit.
+
+    They are the borders of operators that can be, where the values between them take far more
+    memory than those that cross the borders. Others lie between: where few values live, and where
+    images are enlarged.
+    """
+    at, before = _live_bytes(graph)
+    is_local = [
+        reach_of(graph, node) is not None and _height(graph, node.output[0]) > 1
+        for node in graph.nodes
+    ]
+    borders = [i for i in range(1, len(is_local)) if is_local[i] != is_local[i - 1]]
+    found: set[int] = set()
+    for first, stop in pairwise([0, *borders, len(is_local)]):
+        gain = max(at[first:stop], default=0) - max(before[first], before[stop])
+        if is_local[first] and gain * _LEAST_GAIN > max(at):
+            found |= {first, stop, *_narrows(before[first:stop], first, max(at[first:stop]))}
+            found |= {i for i in range(first + 1, stop) if _is_enlarged(graph.nodes[i - 1 : i + 1])}
+    return frozenset(found - {0, len(is_local)})
+
+
+def _narrows(live: Sequence[int], first: int, most: int) -> Iterator[int]:
+    """Places where at most half as much lives as at the place before, and no more than around it.
+
+    Strips of fewer operators have fewer rows beside them that are computed twice.
+    """
+    for index in range(1, len(live) - 1):
+        if live[index] <= min(most // 2, *live[index - 1 : index + 2]):
+            most = live[index]
+            yield first + index
+
+
+def _is_enlarged(nodes: Sequence[onnx.NodeProto]) -> bool:
+    """Whether the first enlarges images, and the second does not: units are smaller from there."""
+    return [node.op_type in _RESIZING for node in nodes] == [True, False]
+
+
+def _live_bytes(graph: Graph) -> tuple[list[int], list[int]]:
+    """Bytes of the values that are alive while each operator runs, and before it."""
+    last = {name: index for index, node in enumerate(graph.nodes) for name in used_names(node)}
+    given = {value.name for value in (*graph.inputs, *graph.outputs)}
+    at, before, dying = [], [0], [0] * len(graph.nodes)
+    for index, node in enumerate(graph.nodes):
+        born = 0
+        for name in filter(None, node.output):
+            nbytes = graph.values[name].nbytes or 0 if name not in given else 0
+            born += nbytes
+            dying[max(last.get(name, index), index)] += nbytes
+        at.append(before[-1] + born)
+        before.append(at[-1] - dying[index])
+    return at, before
+
+
+def _blocked_values(graph: Graph) -> frozenset[str]:
+    """Values in ONNX Runtime's NCHWc layout: its operators write them, and others keep it."""
+    blocked: set[str] = set()
+    for node in graph.nodes:
+        values = [name for name in node.input if name in graph.values]
+        keeps = node.op_type in ("Concat", "Split") or reach_of(graph, node) == Reach()
+        if node.op_type != "ReorderOutput" and (
+            node.domain == _NCHWC or (keeps and values and blocked.issuperset(values))
+        ):
+            blocked.update(node.output)
+    return frozenset(blocked)
+
+
+def _run(graph: Graph, parts: Sequence[Part], first: int, last: int) -> Run | None:
+    """The run of parts ``first`` to ``last``.
+
+    None where rows depend on rows of unknown distance, where an input has no rows, or where tensors
+    have rows that do not fit together.
+    """
+    inside = parts[first : last + 1]
+    produced = {name for part in inside for name in part.outputs}
+    needed = {value.name for value in graph.outputs}
+    needed.update(n for p in (*parts[:first], *parts[last + 1 :]) for n in p.inputs)
+    inputs = dict.fromkeys(n for part in inside for n in part.inputs if n not in produced)
+    outputs = [name for part in inside for name in part.outputs if name in needed]
+    whole = {name for name in inputs if _height(graph, name) == 1}
+    links: list[_Link] = []
+    for node in (node for part in inside for node in part.nodes):
+        values = [name for name in dict.fromkeys(used_names(node)) if name in graph.values]
+        reach = reach_of(graph, node)
+        if reach is None or not values or not _fits(graph, node, whole):
+            return None
+        read = [name for name in values if name not in whole]
+        if not read:
+            whole.update(node.output)
+        links += [(name, output, reach) for name in read for output in node.output if output]
+    rows = _rows(links)
+    cut = [graph.values[name] for name in (*inputs, *outputs) if name in rows]
+    given = {value.name for value in graph.inputs}
+    if any(not _is_sized(graph, value) for value in cut if value.name not in given):
+        return None
+    if not rows.keys() >= set(outputs) or max(rows.values(), default=0) > _MOST_UNIT_ROWS:
+        return None
+    above, below = dict.fromkeys(rows, 0), dict.fromkeys(rows, 0)
+    for source, target, reach in links:
+        above[target] = max(above[target], reach.above(above[source]))
+        below[target] = max(below[target], reach.below(below[source]))
+    return Run(
+        first,
+        last,
+        max(-(-above[name] // rows[name]) for name in outputs),
+        max(-(-below[name] // rows[name]) for name in outputs),
+        {name: Rows(rows[name]) for name in inputs if name in rows},
+        {name: Rows(rows[name]) for name in outputs},
+    )
+
+
+def _in_layout(run: Run, blocked: Collection[str], channels: int) -> Run:
+    """The run with the channels that lie together in each of its tensors."""
+
+    def laid(tensors: dict[str, Rows]) -> dict[str, Rows]:
+        return {
+            name: Rows(rows.per_unit, channels if name in blocked else 1)
+            for name, rows in tensors.items()
+        }
+
+    return Run(run.first, run.last, run.above, run.below, laid(run.inputs), laid(run.outputs))
+
+
+def _is_sized(graph: Graph, value: Value) -> bool:
+    return all(isinstance(dim, int) or dim in graph.formulas for dim in value.shape)
+
+
+def _height(graph: Graph, name: str) -> int:
+    shape = graph.shapes(name)[1]
+    return shape[ROWS] if len(shape) > ROWS else 1
+
+
+def _fits(graph: Graph, node: onnx.NodeProto, whole: Collection[str]) -> bool:
+    """Whether all rows read the same of its constants, and of values with one row."""
+    kind = node.op_type
+    rank = len(graph.shapes(node.output[0])[1])
+    if rank <= ROWS:
+        return False
+    if kind in _CONVOLUTIONS:
+        parameters = [name for i, name in enumerate(node.input) if name and i not in (0, 3)]
+        return not any(name in graph.values for name in parameters)
+    if kind in _BY_CHANNEL:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        return axis % rank != ROWS
+    if kind in _RESIZING:
+        return True
+    for name in filter(None, node.input):
+        shape = graph.shapes(name)[1]
+        is_cut = name in graph.values and name not in whole
+        if is_cut and len(shape) != rank:
+            return False
+        if not is_cut and len(shape) >= rank - ROWS and shape[ROWS - rank] != 1:
+            return False
+    return True
+
+
+def _rows(links: Sequence[_Link]) -> dict[str, int]:
+    """Rows of each value in a unit; empty where they contradict, or say nothing of each other."""
+    beside: dict[str, list[tuple[str, Fraction]]] = {}
+    for source, target, reach in links:
+        ratio = Fraction(reach.up, reach.down)
+        beside.setdefault(source, []).append((target, ratio))
+        beside.setdefault(target, []).append((source, 1 / ratio))
+    scales = {name: Fraction(1) for name, _, _ in links[:1]}
+    waiting = list(scales)
+    while waiting:
+        name = waiting.pop()
+        for other, ratio in beside[name]:
+            if other not in scales:
+                scales[other] = scales[name] * ratio
+                waiting.append(other)
+            elif scales[other] != scales[name] * ratio:
+                return {}
+    unit = lcm(*(scale.denominator for scale in scales.values()))
+    return {n: int(s * unit) for n, s in scales.items()} if scales.keys() == beside.keys() else {}

@@ -1,0 +1,176 @@
+"""Strips of rows: consecutive blocks that are executed on some rows of their inputs at a time.
+
+Each operator of such blocks computes a row of its output from a few rows of its input. All tensors
+are measured in *units*: so many rows of each that a unit of one gives a unit of the others. A
+session that gets rows of its inputs pads them as if they were an image of their own. So the rows
+beside a cut are wrong, ``above`` and ``below`` say how many, and other strips give them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+__all__ = ["Rows", "Run", "Strip", "Striped", "Striping", "Strips", "strips_of"]
+
+Size = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class Rows(_Record, frozen=True):
+    """Rows of a tensor of shape (N, C, H, …): how many make a unit, and how they lie in memory.
+
+    Attributes
+    ----------
+    per_unit
+        Rows in one unit.
+    channels
+        Channels that lie together, as in ONNX Runtime's NCHWc layout: memory has the order
+        (N, C / channels, H, …, channels).
+    """
+
+    per_unit: Annotated[int, msgspec.Meta(ge=1)]
+    channels: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+
+class Run(_Record, frozen=True):
+    """Consecutive blocks that can be executed in strips.
+
+    Attributes
+    ----------
+    first, last
+        First and last block, both included.
+    above, below
+        Units of the outputs that are wrong next to a cut, at the top and at the bottom of a strip.
+    inputs, outputs
+        Tensors that are cut. Other inputs have one row, which all strips read.
+    """
+
+    first: Size
+    last: Size
+    above: Size
+    below: Size
+    inputs: dict[str, Rows]
+    outputs: dict[str, Rows]
+
+
+class Striped(_Record, frozen=True):
+    """A run in strips.
+
+    Attributes
+    ----------
+    first, last
+        First and last block.
+    count
+        Number of strips.
+    buffer_bytes
+        Memory for the rows of the inputs that a strip reads.
+    work
+        Rows that are computed, over the rows of the whole.
+    """
+
+    first: Size
+    last: Size
+    count: Size
+    buffer_bytes: Size
+    work: float
+
+
+class Striping(_Record, frozen=True):
+    """A way to execute an engine: some runs in strips, all other blocks one by one.
+
+    Attributes
+    ----------
+    runs
+        The runs in strips, in order.
+    scratch_bytes
+        Limit of ONNX Runtime's arena under which all steps have run.
+    """
+
+    runs: tuple[Striped, ...]
+    scratch_bytes: Size
+
+
+class Strip(NamedTuple):
+    """One strip, in units: its inputs begin at ``start``, it gives ``first`` to ``stop`` - 1."""
+
+    start: int
+    first: int
+    stop: int
+
+
+class Strips(NamedTuple):
+    """All strips of a run; each has the same number of rows.
+
+    Attributes
+    ----------
+    units, crop_units
+        Whole units of the inputs, and of each strip. Rows that are left belong to every strip.
+    strips
+        From top to bottom.
+    """
+
+    units: int
+    crop_units: int
+    strips: tuple[Strip, ...]
+
+    @property
+    def work(self) -> float:
+        """Rows that are computed, over the rows of the whole."""
+        return len(self.strips) * self.crop_units / self.units
+
+    def left_out(self, rows: Rows) -> int:
+        """Rows of a tensor that a strip does not have."""
+        return (self.units - self.crop_units) * rows.per_unit
+
+    def crop(self, rows: Rows, height: int, strip: Strip) -> tuple[int, int]:
+        """First row of a strip's crop of a tensor of ``height`` rows, and the row after it."""
+        start = strip.start * rows.per_unit
+        return start, start + height - self.left_out(rows)
+
+    def given(self, rows: Rows, height: int, strip: Strip) -> tuple[int, int]:
+        """First row that a strip gives of an output, and the row after the last."""
+        stop = height if strip.stop == self.units else strip.stop * rows.per_unit
+        return strip.first * rows.per_unit, stop
+
+
+def strips_of(run: Run, heights: Mapping[str, int], count: int) -> Strips:
+    """Cut a run into ``count`` strips; into fewer where these give all rows.
+
+    Parameters
+    ----------
+    run
+        The run.
+    heights
+        Rows of each of its inputs that is cut.
+    count
+        Number of strips.
+
+    Returns
+    -------
+    Strips
+        A single strip, which is the whole, where several would each need all rows.
+
+    Notes
+    -----
+    Strips begin at whole units, so operators meet the same phase of their strides. Those at the top
+    and at the bottom reach the true borders, where padding is right.
+    """
+    units = min(heights[name] // rows.per_unit for name, rows in run.inputs.items())
+    beside = run.above + run.below
+    crop = beside + -(-max(units - beside, 0) // count)
+    if not beside < crop < units:
+        return Strips(units, units, (Strip(0, 0, units),))
+    strips: list[Strip] = []
+    first = 0
+    while first < units:
+        start = max(0, min(first - run.above, units - crop))
+        stop = units if start == units - crop else start + crop - run.below
+        strips.append(Strip(start, first, stop))
+        first = stop
+    return Strips(units, crop, tuple(strips))

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+
+from swapnet.cli import main
+from swapnet.errors import BudgetError, EngineError
+from swapnet.executor import SwapExecutor
+from swapnet.executor.engine import Engine as Opened
+from swapnet.executor.planning.plan import PlanOptions, Step
+from swapnet.executor.planning.planner import make_plan, smallest_budget
+from swapnet.executor.probing.stripings import find_stripings
+from swapnet.manifest import Manifest, load_manifest, save_manifest
+from swapnet.profile import assumed_profile
+from swapnet.strips import Rows, Striping
+from tests.helpers.engines import Engine, assert_same, build_toy, poison
+from tests.helpers.zoo import Net, Toy
+
+
+def u_shape(height: int | str, width: int | str) -> onnx.ModelProto:
+    """Down by four and up again, with a scale for all rows, and outputs of two heights."""
+    net = Net()
+    x = net.input("x", (1, 3, height, width))
+
+    def conv(value: str, inner: int, channels: int, stride: int = 1) -> str:
+        weight = net.weight(channels, inner, 3, 3)
+        return net("Relu", net("Conv", value, weight, pads=[1] * 4, strides=[stride] * 2))
+
+    second = conv(conv(conv(x, 3, 32), 32, 32), 32, 32, 2)
+    deep = net(
+        "MaxPool", net("Add", second, conv(second, 32, 32)), kernel_shape=[2, 2], strides=[2, 2]
+    )
+    deep = net("Mul", conv(deep, 32, 32), net.input("scale", (1, 32, 1, 1)))
+    scales = net.constant(np.array([1, 1, 2, 2], np.float32))
+    up = net("Resize", deep, "", scales, mode="linear")
+    net.output(net("Conv", net("Concat", up, second, axis=1), net.weight(8, 64, 1, 1)), deep)
+    return net.model()
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    toy = Toy(lambda: u_shape(208, 164), max_block="90KiB")
+    return build_toy("u", tmp_path_factory.mktemp("u"), toy)
+
+
+@pytest.fixture(scope="module")
+def symbolic(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    toy = Toy(lambda: u_shape("h", "w"), "200KiB", {"x": (1, 3, 208, 160)})
+    return build_toy("u", tmp_path_factory.mktemp("u"), toy)
+
+
+def without_strips(manifest: Manifest) -> Manifest:
+    return msgspec.structs.replace(manifest, stripings=())
+
+
+def test_strips_give_the_bits_of_the_whole(engine: Engine, tmp_path: Path) -> None:
+    feeds = engine.feeds()
+    expected = engine.whole(feeds, tmp_path)
+    with SwapExecutor(engine.folder, engine.smallest, before_read=poison) as executor:
+        assert any(step.strips is not None for step in executor.plan.steps)
+        for _ in range(2):
+            assert_same(executor(feeds), expected)
+        executor.set_budget(engine.demand)
+        assert executor.plan.striping is None
+        assert_same(executor(feeds), expected)
+        executor.set_budget(engine.smallest)
+        assert_same(executor(feeds), expected)
+
+
+def test_each_way_to_cut_gives_them_in_less_memory(engine: Engine, tmp_path: Path) -> None:
+    feeds, manifest = engine.feeds(), engine.manifest
+    expected = engine.whole(feeds, tmp_path)
+    assert manifest.stripings
+    smallest = smallest_budget(without_strips(manifest))[0]
+    for striping in manifest.stripings:
+        only = msgspec.structs.replace(manifest, stripings=(striping,))
+        needed, _ = smallest_budget(only)
+        assert needed < smallest
+        smallest = needed
+        opened = replace(Opened.open(engine.folder), shaped=only)
+        with SwapExecutor(opened, needed) as executor:
+            assert executor.plan.striping == striping
+            assert executor.plan.planned_bytes <= needed
+            assert_same(executor(feeds), expected)
+
+
+def test_a_plan_has_strips_only_where_they_pay(engine: Engine) -> None:
+    manifest, profile = engine.manifest, assumed_profile(engine.manifest)
+    whole = smallest_budget(without_strips(manifest))[0]
+    assert make_plan(manifest, profile, engine.demand).striping is None
+    plan = make_plan(manifest, profile, whole - 1)
+    assert plan.striping == manifest.stripings[0]
+    least = make_plan(manifest, profile, engine.smallest)
+    assert least.striping == manifest.stripings[-1]
+    assert least.predicted_ms > plan.predicted_ms
+    assert make_plan(manifest, profile, whole, PlanOptions(strips=False)).striping is None
+    with pytest.raises(BudgetError):
+        make_plan(manifest, profile, whole - 1, PlanOptions(strips=False))
+
+
+def test_strips_hold_at_any_height_up_to_the_planned_one(symbolic: Engine, tmp_path: Path) -> None:
+    with SwapExecutor(symbolic.folder, symbolic.smallest) as executor:
+        assert executor.plan.striping is not None
+        for height, width in ((208, 160), (204, 160), (100, 60), (8, 8)):
+            feeds = symbolic.feeds()
+            feeds["x"] = np.ascontiguousarray(feeds["x"][:, :, :height, :width])
+            assert_same(executor(feeds), symbolic.whole(feeds, tmp_path))
+
+
+def test_arrays_of_the_caller_take_what_strips_give(engine: Engine, tmp_path: Path) -> None:
+    feeds = engine.feeds()
+    expected = engine.whole(feeds, tmp_path)
+    out = {name: np.empty_like(array) for name, array in expected.items()}
+    with SwapExecutor(engine.folder, engine.smallest) as executor:
+        found = executor(feeds, out=out)
+    assert all(found[name] is out[name] for name in out)
+    assert_same(out, expected)
+
+
+def test_an_engine_that_contradicts_itself_is_refused(engine: Engine, tmp_path: Path) -> None:
+    run = engine.manifest.runs[0]
+    for runs in (
+        (msgspec.structs.replace(run, last=99),),
+        (msgspec.structs.replace(run, outputs={"nowhere": Rows(1)}),),
+        (),
+    ):
+        save_manifest(tmp_path, msgspec.structs.replace(engine.manifest, runs=runs))
+        with pytest.raises(EngineError, match="damaged"):
+            load_manifest(tmp_path)
+
+
+def test_what_gives_other_bits_is_left_out(engine: Engine) -> None:
+    manifest = engine.manifest
+    heights = {name: int(t.shape[2]) for name, t in manifest.tensors.items()}
+
+    def found(digest: str) -> tuple[Striping, ...]:
+        def trial(steps: Sequence[Step]) -> tuple[list[int], list[str]]:
+            return [1 << 20] * len(steps), [digest]
+
+        return find_stripings(manifest, heights, ["same"], trial, lambda _, peak: peak)
+
+    assert found("same")
+    assert not found("other")
+
+
+def test_commands_name_the_blocks_in_strips(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budget, _ = smallest_budget(engine.in_own_process)
+    for line, named in (
+        (["inspect"], "With block 0 in "),
+        (["plan", "--no-measure", "--budget", str(budget)], "block 0 in 15 strips"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*line, str(engine.folder)])
+        assert named in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swapnet.strips import Rows, Run, strips_of
+
+
+@given(
+    units=st.integers(1, 200),
+    above=st.integers(0, 9),
+    below=st.integers(0, 9),
+    count=st.integers(1, 20),
+    per_unit=st.integers(1, 8),
+    left=st.integers(0, 7),
+)
+def test_strips_give_each_row_once_and_no_wrong_one(
+    units: int, above: int, below: int, count: int, per_unit: int, left: int
+) -> None:
+    rows = Rows(per_unit)
+    run = Run(0, 0, above, below, {"x": rows}, {"y": Rows(1)})
+    height = units * per_unit + left % per_unit
+    strips = strips_of(run, {"x": height}, count)
+    assert 1 <= len(strips.strips) <= count
+    assert strips.work >= 1
+    given_rows = [strips.given(rows, height, strip) for strip in strips.strips]
+    assert given_rows[0][0] == 0
+    assert given_rows[-1][1] == height
+    assert all(one[1] == other[0] for one, other in pairwise(given_rows))
+    sizes = set()
+    for strip in strips.strips:
+        start, stop = strips.crop(rows, height, strip)
+        sizes.add(stop - start)
+        assert 0 <= start < stop <= height
+        assert strip.start in (0, strip.first - above) or stop == height
+        assert start == 0 or strip.start + above <= strip.first
+        assert stop == height or strip.stop + below <= strip.start + strips.crop_units
+    assert len(sizes) == 1
