@@ -90,9 +90,11 @@ def in_int4(
         stored = {name: writer.quantise(weights[name], rows) for name, rows in by_rows.items()}
     nodes = [made for node in graph.node for made in _made(node, stored, writer, accuracy_level)]
     tensors = [tensor for tensor in graph.initializer if tensor.name not in by_rows]
-    del graph.node[:], graph.initializer[:]
+    inputs = [value for value in graph.input if value.name not in by_rows]  # some list weights too
+    del graph.node[:], graph.initializer[:], graph.input[:]
     graph.node.extend(nodes)
     graph.initializer.extend([*tensors, *writer.tensors])
+    graph.input.extend(inputs)
     if _MICROSOFT not in {entry.domain for entry in proto.opset_import}:
         proto.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
     return proto

@@ -140,6 +140,19 @@ def test_what_others_read_or_is_excluded_stays(normal: Normal) -> None:
     assert last in {node.name for node in proto.graph.node}
 
 
+def test_weights_that_are_listed_as_inputs_are_none_after(normal: Normal) -> None:
+    net = Net()
+    weight = net.weight(128, 128)
+    value = net("MatMul", net.input("x", (3, 128)), weight)
+    net.input(weight, (128, 128))
+    net.output(value)
+    model = net.model()
+    proto = converted(normal(model))
+    assert [value.name for value in proto.graph.input] == ["x"]
+    feeds = {"x": feeds_of(model)["x"]}
+    assert noise_db(run(model, feeds), run(proto, feeds)) > 15
+
+
 def test_products_round_what_they_multiply_unless_told(normal: Normal) -> None:
     net = Net()
     net.output(net.dense(net.input("x", (3, 128)), 128, 128))
