@@ -23,15 +23,10 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 
 class Rows(_Record, frozen=True):
-    """Rows of a tensor of shape (N, C, H, …): how many make a unit, and how they lie in memory.
+    """Rows of a tensor of shape (N, C, H, …) in one unit, and channels that lie together.
 
-    Attributes
-    ----------
-    per_unit
-        Rows in one unit.
-    channels
-        Channels that lie together, as in ONNX Runtime's NCHWc layout: memory has the order
-        (N, C / channels, H, …, channels).
+    With several, as in ONNX Runtime's NCHWc layout, memory has the order (N, C / channels, H, …,
+    channels).
     """
 
     per_unit: Annotated[int, msgspec.Meta(ge=1)]
@@ -39,61 +34,36 @@ class Rows(_Record, frozen=True):
 
 
 class Run(_Record, frozen=True):
-    """Consecutive blocks that can be executed in strips.
-
-    Attributes
-    ----------
-    first, last
-        First and last block, both included.
-    above, below
-        Units of the outputs that are wrong next to a cut, at the top and at the bottom of a strip.
-    inputs, outputs
-        Tensors that are cut. Other inputs have one row, which all strips read.
-    """
+    """Blocks ``first`` to ``last``, which can be executed in strips."""
 
     first: Size
     last: Size
     above: Size
     below: Size
+    """Units of the outputs that are wrong next to a cut, at the top and the bottom of a strip."""
     inputs: dict[str, Rows]
     outputs: dict[str, Rows]
+    """Tensors that are cut. Other inputs have one row, which all strips read."""
 
 
 class Striped(_Record, frozen=True):
-    """A run in strips.
-
-    Attributes
-    ----------
-    first, last
-        First and last block.
-    count
-        Number of strips.
-    buffer_bytes
-        Memory for the rows of the inputs that a strip reads.
-    work
-        Rows that are computed, over the rows of the whole.
-    """
+    """A run, from block ``first`` to ``last``, in ``count`` strips."""
 
     first: Size
     last: Size
     count: Size
     buffer_bytes: Size
+    """Memory for the rows of the inputs that a strip reads."""
     work: float
+    """Rows that are computed, over the rows of the whole."""
 
 
 class Striping(_Record, frozen=True):
-    """A way to execute an engine: some runs in strips, all other blocks one by one.
-
-    Attributes
-    ----------
-    runs
-        The runs in strips, in order.
-    scratch_bytes
-        Limit of ONNX Runtime's arena under which all steps have run.
-    """
+    """A way to execute an engine: some runs in strips, all other blocks one by one."""
 
     runs: tuple[Striped, ...]
     scratch_bytes: Size
+    """Limit of ONNX Runtime's arena under which all steps have run."""
 
 
 class Strip(NamedTuple):

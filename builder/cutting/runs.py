@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from math import lcm
@@ -50,7 +50,7 @@ def local_runs(
     channels
         Channels that lie together in the NCHWc layout.
     """
-    blocked = _blocked_values(graph)
+    together = dict.fromkeys(_blocked_values(graph), channels)
     is_local = [
         not part.packed and None not in (reach_of(graph, node) for node in part.nodes)
         for part in parts
@@ -61,8 +61,8 @@ def local_runs(
             fits = first == last or sum(nbytes[first : last + 1]) <= most_bytes
             if not fits or not is_local[last]:
                 break
-            if (run := _run(graph, parts, first, last)) is not None:
-                runs.append(_in_layout(run, blocked, channels))
+            if (run := _run(graph, parts, first, last, together)) is not None:
+                runs.append(run)
     return tuple(runs)
 
 
@@ -133,8 +133,10 @@ def _blocked_values(graph: Graph) -> frozenset[str]:
     return frozenset(blocked)
 
 
-def _run(graph: Graph, parts: Sequence[Part], first: int, last: int) -> Run | None:
-    """The run of parts ``first`` to ``last``.
+def _run(
+    graph: Graph, parts: Sequence[Part], first: int, last: int, together: Mapping[str, int]
+) -> Run | None:
+    """The run of parts ``first`` to ``last``; ``together`` are channels of values in blocks.
 
     None where rows depend on rows of unknown distance, where an input has no rows, or where tensors
     have rows that do not fit together.
@@ -172,21 +174,9 @@ def _run(graph: Graph, parts: Sequence[Part], first: int, last: int) -> Run | No
         last,
         max(-(-above[name] // rows[name]) for name in outputs),
         max(-(-below[name] // rows[name]) for name in outputs),
-        {name: Rows(rows[name]) for name in inputs if name in rows},
-        {name: Rows(rows[name]) for name in outputs},
+        {n: Rows(rows[n], together.get(n, 1)) for n in inputs if n in rows},
+        {n: Rows(rows[n], together.get(n, 1)) for n in outputs},
     )
-
-
-def _in_layout(run: Run, blocked: Collection[str], channels: int) -> Run:
-    """The run with the channels that lie together in each of its tensors."""
-
-    def laid(tensors: dict[str, Rows]) -> dict[str, Rows]:
-        return {
-            name: Rows(rows.per_unit, channels if name in blocked else 1)
-            for name, rows in tensors.items()
-        }
-
-    return Run(run.first, run.last, run.above, run.below, laid(run.inputs), laid(run.outputs))
 
 
 def _is_sized(graph: Graph, value: Value) -> bool:
