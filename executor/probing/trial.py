@@ -191,11 +191,13 @@ def confirmed(
 def _trimmed(manifest: Manifest, unused_bytes: int) -> SessionMemory:
     """Memory of sessions without the part of the reserve that was not used.
 
-    Kernels that grow the heap may need all of it, and so may the packing of weights.
+    Kernels that grow the heap may need all of it, and so may the packing of weights, and values
+    whose size depends on data.
     """
     memory = manifest.session_memory
     own_bytes = memory.own_process_bytes
-    if manifest.has_windows or not _RESERVE_BYTES < own_bytes < _SMALL_BYTES:
+    varies = manifest.has_windows or not all(map(manifest.is_sized, manifest.values))
+    if varies or not _RESERVE_BYTES < own_bytes < _SMALL_BYTES:
         return memory
     spare = min(max(unused_bytes - _MARGIN_BYTES, 0), _RESERVE_BYTES)
     return msgspec.structs.replace(memory, own_process_bytes=own_bytes - spare)
