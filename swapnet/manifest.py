@@ -69,7 +69,7 @@ __all__ = [
     "sizes_at",
 ]
 
-SCHEMA: Final = "swapnet-engine/2"
+SCHEMA: Final = "swapnet-engine/3"
 MANIFEST = "manifest.json"
 GPU_BACKENDS = (*TENSORRT, "onnxruntime-cuda")
 WEIGHTS = "weights.bin"
@@ -278,7 +278,7 @@ class Shared(_Record, frozen=True):
 class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     """All facts of an engine that an executor needs."""
 
-    schema: Literal["swapnet-engine/2"]
+    schema: Literal["swapnet-engine/3"]
     source: Source
     compiled: Compiled
     max_block_bytes: Size
@@ -294,9 +294,6 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     """Length of ``weights.bin``."""
     shared: tuple[Shared, ...] = ()
     """Weights that several blocks use, by the blocks that use them."""
-    shared_extent: Extent = Extent(0, 0)
-    shared_checksum: str = ""
-    """Both are empty: earlier builds of format 2 wrote them."""
     symbols: dict[str, Size] = {}
     """Sizes of the symbols in the shapes of inputs, and of those that the graph fixes."""
     precision: Precision = "fp32"

@@ -114,15 +114,17 @@ def _scalar(writer: GraphWriter, number: np.generic) -> str:
 
 def _table(writer: GraphWriter, node: onnx.NodeProto) -> _Table | None:
     """The table that an operator gathers rows of; None where it must stay whole."""
+    is_one = node.op_type == "GatherBlockQuantized"
+    if not is_one and node.op_type != "Gather":
+        return None
     producers, result = writer.source.producers, writer.values[node.output[0]]
     numbers = {a.name: a.i for a in node.attribute}
-    is_one = node.op_type == "GatherBlockQuantized"
     if numbers.get("gather_axis" if is_one else "axis", 0) or len(result.planned) < 2:
         return None
     if is_one:
         names = node.input[0], *node.input[2:]
         block_size, along = numbers.get("block_size", 128), numbers.get("quantize_axis", 1)
-    elif node.op_type == "Gather" and node.input[0] in producers:
+    elif node.input[0] in producers:
         computed = writer.source.nodes[producers[node.input[0]]]
         numbers = {a.name: a.i for a in computed.attribute}
         names = tuple(computed.input) if computed.op_type == "DequantizeLinear" else ()
