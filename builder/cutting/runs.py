@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import lcm
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,10 @@ _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvTranspose"})
 _BY_CHANNEL = frozenset({"BatchNormalization", "QuantizeLinear", "DequantizeLinear"})
 _RESIZING = frozenset({"Resize", "Upsample"})
 
-_MOST_PARTS = 8
+_MOST_PARTS = 24
+_WIDE, _LIGHT = 8, 4
+"""Parts of the most that lives at once: values of a part in a run at least, and its weights at
+most."""
 _LEAST_GAIN = 8
 """Memory that strips save at least, as a part of the most that lives at once."""
 
@@ -35,22 +38,25 @@ _Link = tuple[str, str, Reach]
 
 
 def local_runs(
-    graph: Graph, parts: Sequence[Part], nbytes: Sequence[int], most_bytes: int, channels: int
+    graph: Graph, parts: Sequence[Part], nbytes: Sequence[int], channels: int
 ) -> tuple[Run, ...]:
-    """All runs of consecutive parts that can be executed in strips.
+    """Runs of consecutive parts that can be executed in strips, and have large values.
 
     Parameters
     ----------
     graph, parts
         The graph and its parts.
     nbytes
-        Weights of each part.
-    most_bytes
-        Upper limit of the weights of several parts: all those of a run are in memory together.
+        Weights of each part. Those of a run are in memory together, so they are far smaller than
+        the values that live at once, unless it is one part.
     channels
         Channels that lie together in the NCHWc layout.
     """
     together = dict.fromkeys(_blocked_values(graph), channels)
+    at, _ = _live_bytes(graph)
+    most = max(at, default=0)
+    starts = [0, *accumulate(len(part.nodes) for part in parts)]
+    is_wide = [max(at[a:z], default=0) * _WIDE >= most for a, z in pairwise(starts)]
     is_local = [
         not part.packed and None not in (reach_of(graph, node) for node in part.nodes)
         for part in parts
@@ -58,11 +64,12 @@ def local_runs(
     runs: list[Run] = []
     for first in range(len(parts)):
         for last in range(first, min(first + _MOST_PARTS, len(parts))):
-            fits = first == last or sum(nbytes[first : last + 1]) <= most_bytes
+            fits = first == last or sum(nbytes[first : last + 1]) * _LIGHT <= most
             if not fits or not is_local[last]:
                 break
-            if (run := _run(graph, parts, first, last, together)) is not None:
-                runs.append(run)
+            if is_wide[first] and is_wide[last]:
+                run = _run(graph, parts, first, last, together)
+                runs += [] if run is None else [run]
     return tuple(runs)
 
 

@@ -171,7 +171,7 @@ def compile_parts(
     nbytes = [record.extent.extent.nbytes for record in stored]
     runs: tuple[Run, ...] = ()
     if compiler.inner_values:
-        runs = local_runs(graph, parts, nbytes, max_block_bytes, channels_in_block())
+        runs = local_runs(graph, parts, nbytes, channels_in_block())
     ends = {value.name for value in (*graph.inputs, *graph.outputs)}
     crossing = dict.fromkeys(n for part in parts for n in part.outputs if n not in ends)
     compiled = compiler.compiled

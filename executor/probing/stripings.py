@@ -119,8 +119,10 @@ class _Ways:
             inner += max(block.activation_bytes for block in blocks)
             inner += sum(manifest.tensors[name].nbytes for name in run.outputs)
             operators = sum(len(block.operators) for block in blocks)
+            weights = sum(manifest.block_bytes[run.first : run.last + 1])
+            more_weights = max(0, weights - max(manifest.block_bytes))
             for striped in _striped(manifest, run, heights):
-                scratch = round(striped.work / striped.count * inner)
+                scratch = round(striped.work / striped.count * inner) + more_weights
                 cost = (striped.work - 1) * operators + striped.count / 64
                 nbytes = kept + striped.buffer_bytes
                 self._ways[run.last].append(_Way(run.first, nbytes, scratch, cost, striped))

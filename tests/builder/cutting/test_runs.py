@@ -148,7 +148,7 @@ def made(chain: Chain, height: int | str, width: int | str = "w") -> onnx.ModelP
 def the_run(import_model: Import, model: onnx.ModelProto) -> Run | None:
     graph = import_model(model)
     (part,) = partition(graph, 1 << 30)
-    runs = local_runs(graph, [part], [0], 1 << 30, 8)
+    runs = local_runs(graph, [part], [0], 8)
     return runs[0] if runs else None
 
 
