@@ -21,7 +21,7 @@ from swapnet.errors import BackendError, BudgetError, InputError
 from swapnet.executor.planning.usage import demand
 from swapnet.executor.swapping.arena import Arena
 from swapnet.manifest import TENSOR_ALIGNMENT, Manifest, Tensor
-from swapnet.shapes import names_of, shapes_of
+from swapnet.shapes import names_of
 from swapnet.symbols import symbols_in
 from swapnet.tensors import Array, numpy_dtype
 from swapnet.units import align_up, format_size, rounded_up

@@ -87,7 +87,7 @@ def _present(net: Net, name: str, new: str) -> str:
 
 
 def named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the names that exporters give to its outputs: ``logits``, ``present.0.key``."""
+    """The model with exporters' names of outputs: ``logits``, ``present.0.key``."""
     kinds = [f"{layer}.{kind}" for layer in range(LAYERS) for kind in ("key", "value")]
     names = [*(f"present.{kind}" for kind in kinds), "logits"]
     renamed = dict(zip((o.name for o in model.graph.output), names, strict=True))
