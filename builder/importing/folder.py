@@ -32,7 +32,9 @@ def model_in(folder: Path) -> Path:
     names = [*_MODELS]
     if (config := folder / _GENAI).is_file():
         try:
-            names = [json.loads(config.read_text("utf-8"))["model"]["decoder"]["filename"]]
+            names = [
+                str(Path(json.loads(config.read_text("utf-8"))["model"]["decoder"]["filename"]))
+            ]
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"{config} is damaged",

@@ -108,6 +108,7 @@ def command(
     or where the context is full.
     """
     from swapnet.budget import Budget
+    from swapnet.executor.engine import Engine
     from swapnet.executor.generation.generator import Generator
     from swapnet.executor.generation.text import Text
     from swapnet.machine import anonymous_bytes, forget_peak, peak_anonymous_bytes
@@ -126,9 +127,10 @@ def command(
             why="--prompt-ids are tokens",
             hint="give --prompt, or leave it out",
         )
+    Engine.open(engine)
+    text = None if prompt is None else Text(engine)
     own = bool(click.get_current_context().obj)
     opened = open_engine(engine, {}, None, threads, own=own, context=context, state=state)
-    text = None if prompt is None else Text(engine)
     ids = prompt_ids if text is None else text.tokens(prompt or "", chat=chat)
     assert ids is not None
     tell_of_reading(parsed, opened, load_mode)
