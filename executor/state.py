@@ -26,15 +26,15 @@ from swapnet.symbols import symbols_in
 from swapnet.tensors import Array, numpy_dtype
 from swapnet.units import align_up, format_size, rounded_up
 
-__all__ = ["CHUNK", "CONTEXT", "Cache", "Pair", "State", "find_cache", "says_context"]
+__all__ = ["CONTEXT", "IDS", "MASK", "Cache", "Pair", "State", "find_cache", "says_context"]
 
 CONTEXT = 512
 """Tokens of a cache where nobody says how many."""
 
-CHUNK = 128
-"""Tokens of an inference, at most: a constant, so that outputs do not depend on the budget."""
-
 IDS, MASK = "input_ids", "attention_mask"
+
+_CHUNK = 128
+"""Most tokens of an inference: a constant, so that outputs do not depend on the budget."""
 
 _KNOWN = (
     "present.*=past_key_values.*",  # optimum, onnxruntime-genai
@@ -58,7 +58,7 @@ class Pair:
     axis
         Axis of the tokens.
     in_place
-        The kernel reads and writes one buffer of the whole context.
+        The kernel reads and writes one buffer of the whole context; else there are two places.
     """
 
     present: str
@@ -70,32 +70,23 @@ class Pair:
 
     @property
     def place_bytes(self) -> int:
-        """Size of one place, in bytes."""
+        """Size of one place."""
         return align_up(prod(self.shape) * numpy_dtype(self.dtype).itemsize, TENSOR_ALIGNMENT)
 
     @property
     def nbytes(self) -> int:
-        """Size of its places: two where the present is written beside the past."""
+        """Size of its places."""
         return self.place_bytes if self.in_place else 2 * self.place_bytes
 
     def shape_of(self, tokens: int) -> tuple[int, ...]:
         """Its shape with so many tokens in the cache; always the same in place."""
-        if self.in_place:
-            return self.shape
-        return (*self.shape[: self.axis], tokens, *self.shape[self.axis + 1 :])
+        length = self.shape[self.axis] if self.in_place else tokens
+        return (*self.shape[: self.axis], length, *self.shape[self.axis + 1 :])
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache of a model at a context.
-
-    Attributes
-    ----------
-    context
-        Most tokens in it.
-    pairs
-        Its tensors.
-    """
+    """The cache of a model: its tensors, and the most tokens in it."""
 
     context: int
     pairs: tuple[Pair, ...]
@@ -108,13 +99,13 @@ class Cache:
     @property
     def chunk(self) -> int:
         """Most tokens of one inference."""
-        return min(CHUNK, self.context)
+        return min(_CHUNK, self.context)
 
     def __str__(self) -> str:
         return f"cache of {self.context} tokens: {format_size(self.nbytes)}"
 
     def shapes(self, manifest: Manifest) -> dict[str, tuple[int, ...]]:
-        """Shapes of all inputs that hold each inference inside the context."""
+        """Shapes of inputs that hold each inference inside the context."""
         names = {tensor.name for tensor in manifest.inputs}
         shapes: dict[str, tuple[int, ...]] = {IDS: (1, self.chunk), MASK: (1, self.context)}
         shapes |= {pair.past: pair.shape_of(self.context - self.chunk) for pair in self.pairs}
@@ -145,17 +136,7 @@ class Cache:
 
 
 def find_cache(manifest: Manifest, context: int = CONTEXT, state: str = "") -> Cache:
-    """The cache of an engine.
-
-    Parameters
-    ----------
-    manifest
-        Manifest of the engine.
-    context
-        Most tokens in the cache.
-    state
-        Names of its outputs and inputs, as ``present.*=past.*``; empty for those that exporters
-        use.
+    """The cache of an engine; see `ensure_context`.
 
     Raises
     ------
@@ -170,40 +151,45 @@ def find_cache(manifest: Manifest, context: int = CONTEXT, state: str = "") -> C
             why="it must be at least 1",
             hint=f"give the most tokens of prompt and answer together, like {CONTEXT}",
         )
+    name = manifest.source.name
     if manifest.runs_on_gpu:
         raise BackendError(
-            f"{manifest.source.name}: the executor keeps no cache on a GPU",
+            f"{name}: the executor keeps no cache on a GPU",
             why=f"the engine was built for {manifest.compiled.backend}",
             hint="build it for the CPU: swapnet build … --backend onnxruntime",
         )
-    matched = dict(_matched(manifest, state))
-    if not matched or not any(tensor.name == IDS for tensor in manifest.inputs):
+    inputs = {tensor.name: tensor for tensor in manifest.inputs}
+    pairs = tuple(_pairs(manifest, context, state))
+    if not pairs or IDS not in inputs:
+        outputs = [tensor.name for tensor in manifest.outputs]
         raise InputError(
-            f"{manifest.source.name} has no cache",
-            why=f"no outputs match its inputs by {state or 'the names that exporters use'}, or it "
-            f"has no input {IDS!r}: it takes {names_of(_by_name(manifest.inputs))}, and gives "
-            f"{names_of(_by_name(manifest.outputs))}",
+            f"{name} has no cache",
+            why=f"it has no input {IDS!r}, or none with a symbol for the length of the past and a "
+            f"name like that of an output: it takes {names_of(inputs)}, and gives "
+            f"{names_of(outputs)}",
             hint="give the names with a star for what both share: --state 'present.*=past.*'",
         )
-    pairs = [_pair(manifest, *names, context) for names in matched.items()]
-    return Cache(context, tuple(pairs))
+    return Cache(context, pairs)
 
 
-def _by_name(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-    return {tensor.name: tensor for tensor in tensors}
-
-
-def _matched(manifest: Manifest, state: str) -> Iterator[tuple[str, str]]:
-    """Outputs and the inputs that they are in the next inference."""
-    inputs = _by_name(manifest.inputs)
+def _pairs(manifest: Manifest, context: int, state: str) -> Iterator[Pair]:
+    inputs = {tensor.name: tensor for tensor in manifest.inputs}
     patterns = [_parsed(pattern) for pattern in ([state] if state else _KNOWN)]
     for output in manifest.outputs:
         for present, past in patterns:
-            if found := present.fullmatch(output.name):
-                taken = inputs.get(past.replace("*", found[1]))
-                if taken and (taken.dtype, len(taken.shape)) == (output.dtype, len(output.shape)):
-                    yield output.name, taken.name
-                    break
+            found = present.fullmatch(output.name)
+            taken = inputs.get(past.replace("*", found[1])) if found else None
+            axes = (
+                [axis for axis, dim in enumerate(taken.shape) if isinstance(dim, str)]
+                if taken
+                else []
+            )
+            if taken and axes and len(taken.shape) == len(output.shape):
+                shape = [dim if isinstance(dim, int) else 1 for dim in taken.shape]
+                shape[axes[-1]] = context
+                in_place = _in_place(manifest, taken, output.name)
+                yield Pair(output.name, taken.name, taken.dtype, tuple(shape), axes[-1], in_place)
+                break
 
 
 def _parsed(state: str) -> tuple[re.Pattern[str], str]:
@@ -214,23 +200,7 @@ def _parsed(state: str) -> tuple[re.Pattern[str], str]:
             why="it names outputs and inputs, each with one star for what both share",
             hint="give it like 'present.*=past.*'",
         )
-    before, after = map(re.escape, present.split("*"))
-    return re.compile(f"{before}(.+){after}"), past
-
-
-def _pair(manifest: Manifest, present: str, past: str, context: int) -> Pair:
-    taken = manifest.tensors[past]
-    axes = [axis for axis, dim in enumerate(taken.shape) if isinstance(dim, str)]
-    if not axes:
-        raise InputError(
-            f"{manifest.source.name}: the cache can't grow",
-            why=f"input {past!r} has the fixed shape {taken.shape}",
-            hint="export the model with a symbol for the length of the past",
-        )
-    axis = axes[-1]
-    shape = [dim if isinstance(dim, int) else 1 for dim in taken.shape]
-    shape[axis] = context
-    return Pair(present, past, taken.dtype, tuple(shape), axis, _in_place(manifest, taken, present))
+    return re.compile("(.+)".join(map(re.escape, present.split("*")))), past
 
 
 def _in_place(manifest: Manifest, past: Tensor, present: str) -> bool:
@@ -246,42 +216,38 @@ def _in_place(manifest: Manifest, past: Tensor, present: str) -> bool:
         for name in block.operators
     }
     own = {symbol for dim in past.shape for symbol in symbols_in(dim)}
-    others = (t for t in manifest.inputs if IDS in t.name or MASK in t.name)
+    others = (t for t in manifest.inputs if t.name in (IDS, MASK))
     shared = {symbol for t in others for dim in t.shape[1:] for symbol in symbols_in(dim)}
     return "GroupQueryAttention" in kernels and not own & shared
 
 
 class State:
-    """What an executor keeps between inferences: the cache of the tokens so far.
+    """The cache of the tokens so far, which a `SwapExecutor` keeps between inferences.
 
     Nothing is copied: kernels read and write its memory, whose pages are taken when they are first
-    used. Made by `SwapExecutor`, which counts it in the budget.
+    used.
 
     Attributes
     ----------
-    context
-        Most tokens in it.
-    nbytes
-        Its memory when it is full.
+    context, nbytes
+        Most tokens in it, and its memory when it is full.
+    length
+        Tokens in it.
     """
 
     def __init__(self, cache: Cache, turn: threading.Lock) -> None:
         self.context = cache.context
         self.nbytes = cache.nbytes
+        self.length = 0
         self._pairs = cache.pairs
         self._turn = turn
         self._memory = Arena(cache.nbytes)
-        self._length = self._next = self._place = 0
-
-    @property
-    def length(self) -> int:
-        """Tokens in it."""
-        return self._length
+        self._next = self._place = 0
 
     def reset(self) -> None:
         """Forget all tokens, between inferences; the memory stays."""
         with self._turn:
-            self._length = 0
+            self.length = 0
 
     def begin(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Arrays for the past inputs and present outputs of an inference.
@@ -292,18 +258,18 @@ class State:
             The tokens do not fit into the context, or the mask has another length.
         """
         count = inputs[IDS].shape[1]
-        self._next = self._length + count
+        self._next = self.length + count
         if self._next > self.context:
             raise InputError(
                 f"{count} tokens do not fit",
-                why=f"{self._length} are in the cache, and its context is {self.context}",
+                why=f"{self.length} are in the cache, and its context is {self.context}",
                 hint="open it with a larger context=, or call state().reset()",
             )
         mask = inputs.get(MASK)
         if mask is not None and mask.shape[1] != self._next:
             raise InputError(
                 f"input {MASK!r} has another length than all tokens",
-                why=f"it has {mask.shape[1]}; {self._length} are in the cache, and {count} given",
+                why=f"it has {mask.shape[1]}; {self.length} are in the cache, and {count} given",
                 hint=f"give {self._next} ones",
             )
         past: dict[str, Array] = {}
@@ -311,14 +277,14 @@ class State:
         offset = 0
         for pair in self._pairs:
             places = (offset, offset if pair.in_place else offset + pair.place_bytes)
-            past[pair.past] = self._array(pair, places[self._place], self._length)
+            past[pair.past] = self._array(pair, places[self._place], self.length)
             present[pair.present] = self._array(pair, places[1 - self._place], self._next)
             offset += pair.nbytes
         return past, present
 
     def keep(self) -> None:
         """Take what an inference wrote: it has not failed."""
-        self._length = self._next
+        self.length = self._next
         self._place = 1 - self._place
 
     def close(self) -> None:
@@ -326,21 +292,13 @@ class State:
         self._memory = Arena(0)
 
     def _array(self, pair: Pair, offset: int, tokens: int) -> Array:
-        shape = pair.shape_of(tokens)
-        dtype = numpy_dtype(pair.dtype)
-        view = self._memory.view(offset, prod(shape) * dtype.itemsize)
-        return np.ndarray(shape, dtype, view)
+        shape, dtype = pair.shape_of(tokens), numpy_dtype(pair.dtype)
+        return np.ndarray(shape, dtype, self._memory.view(offset, prod(shape) * dtype.itemsize))
 
 
 @contextmanager
 def says_context(cache: Cache | None, budget: Budget, manifest: Manifest) -> Iterator[None]:
-    """Say which context fits where a budget is too small for a model with its cache.
-
-    Raises
-    ------
-    BudgetError
-        The block raises one.
-    """
+    """Say which context fits where a budget is too small for a model with its cache."""
     try:
         yield
     except BudgetError as error:
@@ -348,11 +306,10 @@ def says_context(cache: Cache | None, budget: Budget, manifest: Manifest) -> Ite
             raise
         excess = error.smallest_bytes - budget.resolve(demand(manifest))
         fitting = cache.context - -(-excess * cache.context // cache.nbytes)
-        needed = rounded_up(error.smallest_bytes)
+        other = f", or a context of {fitting}" if fitting > 0 else "; no context fits"
         raise BudgetError(
             error.what,
             why=f"{error.why}; {cache}",
-            hint=f"give {needed} or more"
-            + (f", or a context of {fitting}" if fitting > 0 else "; no context fits"),
+            hint=f"give {rounded_up(error.smallest_bytes)} or more{other}",
             smallest_bytes=error.smallest_bytes,
         ) from error

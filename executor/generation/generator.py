@@ -18,7 +18,6 @@ from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.generation.choice import chooser
 from swapnet.executor.state import CONTEXT, IDS, MASK
 from swapnet.executor.swapping.storage import LoadMode
-from swapnet.manifest import Manifest, Tensor
 from swapnet.shapes import names_of
 from swapnet.tensors import Array, numpy_dtype
 
@@ -27,6 +26,7 @@ __all__ = ["Generated", "Generator"]
 G = TypeVar("G", bound="Generator")
 
 _POSITIONS = ("position_ids", "cache_position")
+_LOGITS = "logits"
 
 
 @dataclass(frozen=True)
@@ -38,28 +38,17 @@ class Generated:
     prompt_tokens, tokens
         Tokens of the prompt, and those that followed.
     first_token_ms
-        Time from the call to the first token: that of the whole prompt.
-    later_ms
-        Time that the model took for the tokens after the first, without the caller's own.
-    read_bytes
-        Bytes read from storage for the tokens after the first.
+        Time from the first step to the first token: that of the whole prompt.
+    tokens_per_s, read_bytes_per_token
+        Speed of the tokens after the first, without the caller's own time, and bytes read from
+        storage for each of them; 0 where there is none.
     """
 
     prompt_tokens: int
     tokens: int = 0
     first_token_ms: float = 0.0
-    later_ms: float = 0.0
-    read_bytes: int = 0
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens in a second, after the first; 0 where there is none."""
-        return (self.tokens - 1) / self.later_ms * 1e3 if self.later_ms else 0.0
-
-    @property
-    def read_bytes_per_token(self) -> float:
-        """Bytes read from storage for a token after the first; 0 where there is none."""
-        return self.read_bytes / (self.tokens - 1) if self.tokens > 1 else 0.0
+    tokens_per_s: float = 0.0
+    read_bytes_per_token: float = 0.0
 
 
 class Generator:
@@ -73,10 +62,7 @@ class Generator:
         As for `SwapExecutor`; the cache is part of it.
     context
         Most tokens of prompt and answer together.
-    state
-        Names of the cache's outputs and inputs, as ``"present.*=past.*"``; by default those that
-        exporters use.
-    device, load_mode
+    state, device, load_mode
         As for `SwapExecutor`.
 
     Attributes
@@ -95,7 +81,7 @@ class Generator:
 
     Examples
     --------
-    >>> with Generator("engines/smollm2", budget="64MiB") as generator:  # doctest: +SKIP
+    >>> with Generator("engines/smollm2", budget="128MiB") as generator:  # doctest: +SKIP
     ...     for token in generator([1, 4093, 198], max_tokens=20):
     ...         print(token)
     """
@@ -110,25 +96,29 @@ class Generator:
         device: Device | None = None,
         load_mode: LoadMode | str = LoadMode.AUTO,
     ) -> None:
-        opened = engine if isinstance(engine, Engine) else Engine.open(engine, device=device)
-        self._logits = _logits(opened.built)
         self.executor = SwapExecutor(
-            opened, budget, device=device, load_mode=load_mode, context=context, state=state
+            engine, budget, device=device, load_mode=load_mode, context=context, state=state
         )
         self.generated = Generated(0)
-        cache = self.executor.engine.cache
-        assert cache is not None
-        kept = {pair.past for pair in cache.pairs}
-        self._chunk = cache.chunk
-        self._given = {t.name: t for t in opened.built.inputs if t.name not in kept}
-        if unknown := self._given.keys() - {IDS, MASK, *_POSITIONS}:
+        self._turn = 0
+        opened = self.executor.engine
+        assert opened.cache is not None
+        self._chunk = opened.cache.chunk
+        asked = opened.cache.asked(opened.manifest)
+        self._given = {tensor.name: tensor for tensor in asked.inputs}
+        logits = {tensor.name: tensor for tensor in asked.outputs}.get(_LOGITS)
+        unknown = self._given.keys() - {IDS, MASK, *_POSITIONS}
+        if unknown or logits is None:
             self.close()
             raise InputError(
-                f"{opened.built.source.name} can't generate tokens",
-                why=f"nobody knows what its inputs {names_of(sorted(unknown))} are",
+                f"{opened.manifest.source.name} can't generate tokens",
+                why=f"nobody knows its inputs {names_of(sorted(unknown))}"
+                if unknown
+                else f"it has no output {_LOGITS!r}",
                 hint="give the names of its cache: --state 'present.*=past.*'; or use SwapExecutor",
             )
-        self._turn = 0
+        vocabulary = logits.shape[-1]
+        self._vocabulary = vocabulary if isinstance(vocabulary, int) else 1 << 31
 
     def __call__(
         self,
@@ -170,27 +160,26 @@ class Generator:
             a number is outside of its range.
         """
         ids = [int(token) for token in prompt]
-        vocabulary = self._logits.shape[-1]
-        context = self.executor.state().context
-        if not ids or len(ids) > context:
+        state = self.executor.state()
+        if not ids or len(ids) > state.context:
             raise InputError(
                 f"a prompt of {len(ids)} tokens does not fit",
-                why=f"the context takes 1 to {context} tokens, prompt and answer together",
+                why=f"the context takes 1 to {state.context} tokens, prompt and answer together",
                 hint="give a shorter prompt, or a larger context" if ids else "give a prompt",
             )
-        if isinstance(vocabulary, int) and not 0 <= min(ids) <= max(ids) < vocabulary:
+        if wrong := [token for token in ids if not 0 <= token < self._vocabulary]:
             raise InputError(
-                f"the prompt has a token {max(ids) if max(ids) >= vocabulary else min(ids)}",
-                why=f"the model has the tokens 0 to {vocabulary - 1}",
+                f"the prompt has a token {wrong[0]}",
+                why=f"the model has the tokens 0 to {self._vocabulary - 1}",
                 hint="make the prompt with the tokenizer of this model",
             )
         if max_tokens is not None and max_tokens < 1:
             raise InputError(f"max_tokens can't be {max_tokens}", why="it must be at least 1")
         choose = chooser(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        self.executor.state().reset()
+        state.reset()
         self._turn += 1
         self.generated = Generated(len(ids))
-        return self._tokens(ids, max_tokens or context, choose, frozenset(stop), self._turn)
+        return self._tokens(ids, max_tokens or state.context, choose, frozenset(stop), self._turn)
 
     def close(self) -> None:
         """Release the executor. Safe to call twice."""
@@ -217,6 +206,7 @@ class Generator:
         token = choose(logits)
         first_ms = (time.perf_counter() - begun) * 1e3
         self.generated = made = Generated(len(prompt), first_token_ms=first_ms)
+        later_s = read_bytes = 0.0
         while token not in stop:
             self.generated = made = replace(made, tokens=made.tokens + 1)
             yield token
@@ -224,12 +214,11 @@ class Generator:
                 return
             begun = time.perf_counter()
             token = choose(self._logits_after([token], turn))
+            later_s += time.perf_counter() - begun
             last = self.executor.stats.last
-            made = replace(
-                made,
-                later_ms=made.later_ms + (time.perf_counter() - begun) * 1e3,
-                read_bytes=made.read_bytes + (last.read_bytes if last else 0),
-            )
+            read_bytes += last.read_bytes if last else 0
+            speed, read = made.tokens / later_s, read_bytes / made.tokens
+            made = replace(made, tokens_per_s=speed, read_bytes_per_token=read)
 
     def _logits_after(self, ids: list[int], turn: int) -> Array:
         """Logits of the token that follows all tokens so far and these."""
@@ -247,18 +236,5 @@ class Generator:
             name: values[name].astype(numpy_dtype(t.dtype)).reshape((1, -1)[-len(t.shape) :])
             for name, t in self._given.items()
         }
-        last: Array = self.executor(inputs)[self._logits.name][0, -1]
+        last: Array = self.executor(inputs)[_LOGITS][0, -1]
         return last
-
-
-def _logits(manifest: Manifest) -> Tensor:
-    """The output with a number for each token of the vocabulary."""
-    named = [tensor for tensor in manifest.outputs if tensor.name == "logits"]
-    found = named or [tensor for tensor in manifest.outputs if len(tensor.shape) == 3]
-    if len(found) != 1 or len(found[0].shape) != 3:
-        raise InputError(
-            f"{manifest.source.name} can't generate tokens",
-            why="it has no output 'logits' of three dimensions",
-            hint="export it as a language model with a cache; SwapExecutor runs any model",
-        )
-    return found[0]

@@ -12,19 +12,12 @@ from swapnet.manifest import TOKENIZER
 
 __all__ = ["Text"]
 
-_FILE = "tokenizer.json"
-_TEMPLATE = "chat_template.jinja"
 _CONFIGS = ("generation_config.json", "genai_config.json", "config.json")
 """Files that name the tokens that end an answer, the most telling first."""
 
 
 class Text:
-    """The tokenizer of an engine, by the packages `tokenizers` and `jinja2`.
-
-    Parameters
-    ----------
-    folder
-        Engine directory.
+    """The tokenizer of an engine directory, by the packages `tokenizers` and `jinja2`.
 
     Attributes
     ----------
@@ -39,12 +32,12 @@ class Text:
         The package is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / TOKENIZER
-        path = self._folder / _FILE
+    def __init__(self, engine: Path) -> None:
+        self._folder = engine / TOKENIZER
+        path = self._folder / "tokenizer.json"
         if not path.is_file():
             raise InputError(
-                f"{folder} has no tokenizer",
+                f"{engine} has no tokenizer",
                 why=f"there is no {path}",
                 hint="build the folder that the model was exported to, with its tokenizer.json; or "
                 "give tokens: --prompt-ids 1,2,3",
@@ -56,9 +49,7 @@ class Text:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the package raises this class itself
-            raise InputError(
-                f"{path} is no tokenizer", why=str(error), hint="build the engine again"
-            ) from error
+            raise _damaged(path, error) from error
         self._config = self._json("tokenizer_config.json")
         self.ends = frozenset(self._ends())
 
@@ -89,22 +80,17 @@ class Text:
                 return
             # The end may be the beginning of a stop.
             kept = max((_overlap(held, end) for end in stop), default=0)
-            if piece := held[: len(held) - kept]:
-                yield piece
-            held = held[len(piece) :]
-        if held:
-            yield held
+            yield held[: len(held) - kept]
+            held = held[len(held) - kept :]
+        yield held
 
     def _ends(self) -> Iterator[int]:
-        for name in _CONFIGS:
-            found = self._json(name)
-            ids = found.get("model", found).get("eos_token_id")
-            if ids is not None:
+        for found in map(self._json, _CONFIGS):
+            if (ids := found.get("model", found).get("eos_token_id")) is not None:
                 yield from ids if isinstance(ids, list) else [ids]
                 return
-        ids = self._tokenizer.token_to_id(self._special("eos_token"))
-        if ids is not None:
-            yield ids
+        if (end := self._tokenizer.token_to_id(self._special("eos_token"))) is not None:
+            yield end
 
     def _special(self, name: str) -> str:
         found = self._config.get(name) or ""
@@ -113,19 +99,15 @@ class Text:
     def _json(self, name: str) -> dict[str, Any]:
         path = self._folder / name
         try:
-            found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+            found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
         except ValueError as error:
-            raise InputError(
-                f"{path} is damaged", why=str(error), hint="build the engine again"
-            ) from error
-        return found if isinstance(found, dict) else {}
+            raise _damaged(path, error) from error
+        return found
 
     def _as_chat(self, prompt: str) -> str:
-        path = self._folder / _TEMPLATE
+        path = self._folder / "chat_template.jinja"
         template = path.read_text("utf-8") if path.is_file() else self._config.get("chat_template")
-        if isinstance(template, list):
-            template = {each["name"]: each["template"] for each in template}.get("default")
-        if not template:
+        if not isinstance(template, str):
             raise InputError(
                 f"{self._folder.parent} has no form for a chat",
                 why=f"there is no {path}, and no chat_template in tokenizer_config.json",
@@ -160,6 +142,10 @@ class Text:
 def _overlap(text: str, end: str) -> int:
     """Length of the longest end of ``text`` that ``end`` begins with."""
     return next((n for n in range(min(len(text), len(end)), 0, -1) if text.endswith(end[:n])), 0)
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is damaged", why=str(error), hint="build the engine again")
 
 
 def _missing(package: str, error: ImportError) -> BackendUnavailableError:

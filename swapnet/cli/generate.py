@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,8 +147,8 @@ def command(
             said += piece
             if json_target != "-":
                 click.echo(piece, nl=False)
-        peak = peak_anonymous_bytes() - before
-        record = _record(generator, taken, said if text else None, peak)
+        record = _record(generator, taken, said if text else None)
+        record["peak_bytes"] = peak_anonymous_bytes() - before
     if json_target:
         write_json(record, json_target)
     if json_target == "-":
@@ -175,30 +176,22 @@ def _pieces(
             yield f"{token} "
 
 
-def _record(
-    generator: Generator, tokens: list[int], text: str | None, peak_bytes: int
-) -> dict[str, Any]:
-    executor, made = generator.executor, generator.generated
-    storage = executor.engine.delays.storage
-    cache = executor.engine.cache
-    assert cache is not None
+def _record(generator: Generator, tokens: list[int], text: str | None) -> dict[str, Any]:
+    executor = generator.executor
+    plan, storage = executor.plan, executor.engine.delays.storage
     return {
         "schema": "swapnet-generate/1",
         "model": executor.manifest.source.name,
-        "budget_bytes": executor.plan.budget_bytes,
-        "planned_bytes": executor.plan.planned_bytes,
-        "context": cache.context,
-        "cache_bytes": cache.nbytes,
-        "prompt_tokens": made.prompt_tokens,
+        "budget_bytes": plan.budget_bytes,
+        "planned_bytes": plan.planned_bytes,
+        "context": executor.state().context,
+        "cache_bytes": executor.state().nbytes,
+        **asdict(generator.generated),
         "tokens": tokens,
         "text": text,
-        "first_token_ms": made.first_token_ms,
-        "tokens_per_s": made.tokens_per_s,
-        "read_bytes_per_token": made.read_bytes_per_token,
-        "reading_ms_per_token": executor.plan.streamed_bytes / storage.bytes_per_s * 1e3,
+        "bound_ms_per_token": plan.streamed_bytes / storage.bytes_per_s * 1e3,
         "storage_bytes_per_s": storage.bytes_per_s,
         "delays_are_assumed": executor.engine.measured.is_assumed,
-        "peak_bytes": peak_bytes,
     }
 
 
@@ -208,11 +201,11 @@ def _summary(record: dict[str, Any]) -> Iterator[str]:
         f"{record['first_token_ms']:.0f} ms; {len(record['tokens'])} tokens, "
         f"{record['tokens_per_s']:.1f} a second after the first"
     )
-    assumed = ", which is assumed" if record["delays_are_assumed"] else ""
     yield (
-        f"{format_size(round(record['read_bytes_per_token']))} read for a token: at least "
-        f"{record['reading_ms_per_token']:.1f} ms at "
-        f"{record['storage_bytes_per_s'] / 1e6:.0f} MB/s{assumed}"
+        f"{format_size(round(record['read_bytes_per_token']))} read for a token, which takes "
+        f"{record['bound_ms_per_token']:.1f} ms at least, at "
+        f"{record['storage_bytes_per_s'] / 1e6:.0f} MB/s"
+        + (" (assumed)" if record["delays_are_assumed"] else "")
     )
     yield (
         f"cache of {record['context']} tokens: {format_size(record['cache_bytes'])}; the process "

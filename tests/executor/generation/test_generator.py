@@ -93,7 +93,7 @@ def test_tokens_are_those_of_onnxruntime_at_every_budget(decoder: Engine) -> Non
             assert generator.executor.plan.planned_bytes <= budget
             made = generator.generated
     assert (made.prompt_tokens, made.tokens) == (len(PROMPT), len(tokens))
-    assert made.read_bytes == 0
+    assert made.read_bytes_per_token == 0
     assert len(set(tokens)) > 5
 
 
@@ -123,7 +123,7 @@ def test_a_budget_changes_between_two_tokens(generator: Generator, decoder: Engi
     generator.executor.set_budget(smallest_budget(generator.executor.manifest)[0])
     assert [*first, *tokens] == expected(decoder, PROMPT[:9], 6)
     is_streamed = generator.executor.plan.streamed_bytes > 0
-    assert (generator.generated.read_bytes > 0) == is_streamed
+    assert (generator.generated.read_bytes_per_token > 0) == is_streamed
 
 
 def test_a_generator_works_after_it_was_closed_early_and_after_an_error(
@@ -197,7 +197,7 @@ def test_inputs_that_do_not_fit_leave_the_cache_as_it_was(decoder: Engine) -> No
             executor(inputs_after(decoder.manifest, [1], 8))
         with pytest.raises(InputError, match="past_key_values"):
             executor({**inputs_after(decoder.manifest, [1], 5), "past_key_values.0.key": [0]})
-        state._length = CONTEXT
+        state.length = CONTEXT
         full = inputs_after(decoder.manifest, [1], CONTEXT - 1)
         with pytest.raises(InputError, match="do not fit"):
             executor(full)
