@@ -17,6 +17,7 @@ from swapnet.executor.execution import Execution
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.shapes import ensure_context
 from swapnet.executor.state import find_cache
+from swapnet.executor.swapping.actual_shapes import ActualShapes
 from swapnet.manifest import Manifest
 from tests.helpers.decoders import HEADS, HIDDEN, LAYERS, concatenating, grouped, named
 
@@ -213,6 +214,22 @@ def test_a_budget_that_is_too_small_says_which_context_fits(decoder: Engine) -> 
     with pytest.raises(BudgetError) as caught:
         Generator(decoder, 1 << 20, CONTEXT)
     assert "no context fits" in caught.value.hint
+
+
+def test_values_that_are_larger_than_planned_are_refused(decoder: Engine) -> None:
+    manifest = decoder.manifest
+    actual = ActualShapes(manifest)
+    actual.check_room()
+    shapes = dict(manifest.planned_shapes)
+    for name, shape in shapes.items():
+        if "past" in name:
+            shapes[name] = (*shape[:2], CONTEXT, shape[3])
+    if not manifest.formulas:  # ONNX Runtime's arena has the values
+        return
+    shapes["attention_mask"] = (1, CONTEXT + 128)
+    actual.begin({name: np.empty(shape) for name, shape in shapes.items()})
+    with pytest.raises(BudgetError, match="larger than planned"):
+        actual.check_room()
 
 
 def test_a_context_takes_no_other_shapes(decoder: Engine) -> None:
