@@ -53,7 +53,8 @@ def build(
     Parameters
     ----------
     model
-        ONNX file; external data lies beside it.
+        ONNX file; external data lies beside it. Or the folder that onnxruntime-genai or optimum
+        wrote, of which the engine keeps the tokenizer.
     folder
         Engine directory to write. An engine that is there is replaced when the new one is whole.
     backend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ from swapnet.data.samples import samples_of
 from swapnet.data.spool import Sample, samples_to_plan, spool
 from swapnet.executor.backends import can_run
 from swapnet.executor.samples import save_samples
-from swapnet.manifest import Manifest, Source, save_manifest
+from swapnet.manifest import TOKENIZER, Manifest, Source, save_manifest
 from swapnet.progress import Progress
 from swapnet.ranges import RANGES, save_ranges
 from swapnet.tensorrt import TENSORRT
@@ -178,8 +179,11 @@ class Build:
         )
 
     def write(self, manifest: Manifest, folder: Path) -> None:
-        """Write the manifest, and the ranges that the engine was built with."""
+        """Write the manifest, the ranges that the engine was built with, and the tokenizer."""
         save_manifest(folder, manifest)
+        for path in self.source.tokenizer:
+            (folder / TOKENIZER).mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / TOKENIZER / path.name)
         if (ranges := self.options.precision.ranges) is not None:
             save_ranges(folder / RANGES, ranges)
 

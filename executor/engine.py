@@ -11,6 +11,7 @@ from swapnet.budget import Demand
 from swapnet.executor.backends import device_for
 from swapnet.executor.device import Device, ThreadPool, available_processors
 from swapnet.executor.planning.usage import demand, for_pool
+from swapnet.executor.state import Cache
 from swapnet.manifest import Manifest, at_shapes, load_manifest
 from swapnet.profile import Profile, load_profile, with_needs
 
@@ -39,6 +40,8 @@ class Engine:
         loads them. None before.
     known_delays
         Delays that were measured in this process; None to read the stored ones.
+    cache
+        What the executor keeps between inferences of a decoder; None for nothing.
 
     Examples
     --------
@@ -53,6 +56,7 @@ class Engine:
     shaped: Manifest
     loaded: Manifest | None = None
     known_delays: Profile | None = None
+    cache: Cache | None = None
 
     @classmethod
     def open(
@@ -107,7 +111,11 @@ class Engine:
         shaped = at_shapes(self.folder, self.built, shapes, dims)
         if shaped.planned_shapes == self.shaped.planned_shapes:
             return self
-        return replace(self, shaped=shaped, loaded=None, known_delays=None)
+        return replace(self, shaped=shaped, loaded=None, known_delays=None, cache=None)
+
+    def keeping(self, cache: Cache) -> Engine:
+        """The engine with a cache that the executor keeps, at the shapes of that cache."""
+        return replace(self, shaped=cache.counted(self.shaped), loaded=None, cache=cache)
 
     def on(self, device: Device) -> Engine:
         """The engine on another device."""

@@ -195,19 +195,26 @@ class Execution:
         inputs: dict[str, Array],
         turn: Turn = ALONE,
         out: Mapping[str, Array] | None = None,
+        kept: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
-        """Run one inference on checked arrays; see `SwapExecutor.__call__`."""
+        """Run one inference on checked arrays; see `SwapExecutor.__call__`.
+
+        ``kept`` has memory of the executor for outputs, which are not returned.
+        """
         while True:
             try:
-                return self._infer(inputs, turn, out)
+                return self._infer(inputs, turn, out or {}, kept or {})
             except ShapeError as error:
                 if self._values.actual is None or not self._values.actual.learn(error):
                     raise
 
     def _infer(
-        self, inputs: dict[str, Array], turn: Turn, out: Mapping[str, Array] | None
+        self,
+        inputs: dict[str, Array],
+        turn: Turn,
+        out: Mapping[str, Array],
+        kept: Mapping[str, Array],
     ) -> dict[str, Array]:
-        out = out or {}
         if self._broken:
             with suppress(BackendError):
                 self._backend.synchronize()
@@ -216,7 +223,11 @@ class Execution:
             self._broken = False
         self._broken = True
         start = time.perf_counter()
-        given, results = self._values.begin(inputs, out)
+        given, results = self._values.begin(inputs, {**out, **kept})
+        results.update(kept)
+        if kept and self._values.actual is not None:
+            # Of a cache's inputs one may be larger than planned where another is smaller.
+            self._values.actual.check_room()
         begun = time.perf_counter()
         try:
             steps, waited_s = self._execute(given, results, turn)
@@ -244,7 +255,7 @@ class Execution:
             reads=self._pipeline.take_events(self._lap - 1),
         )
         self._broken = False
-        return outputs
+        return {name: array for name, array in outputs.items() if name not in kept}
 
     def _execute(
         self, given: dict[str, Any], results: Mapping[str, Array], turn: Turn

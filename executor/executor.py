@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from swapnet.budget import Budget
-from swapnet.errors import BackendError, BudgetError, StorageError, SwapnetError
+from swapnet.errors import BackendError, BudgetError, InputError, StorageError, SwapnetError
 from swapnet.executor.backends import open_backend
 from swapnet.executor.backends.base import Array, Backend, Memory, ValueStore
 from swapnet.executor.backends.scratch import Scratch, release_frames
@@ -28,8 +28,9 @@ from swapnet.executor.planning.admission import admitted_bytes, values_too_large
 from swapnet.executor.planning.plan import Plan, PlanOptions, Read
 from swapnet.executor.planning.planner import make_plan, most_scratch_bytes
 from swapnet.executor.planning.usage import READ_BYTES, scratch_within
-from swapnet.executor.shapes import ensure_shapes
+from swapnet.executor.shapes import ensure_context, ensure_shapes
 from swapnet.executor.sharing import ALONE, Sharing, Turn
+from swapnet.executor.state import State, says_context
 from swapnet.executor.stats import Stats
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS, Patience, StalledError
 from swapnet.executor.swapping.relocation import moves
@@ -73,6 +74,12 @@ class SwapExecutor:
         Input shapes to plan for, by input, and sizes by symbol; by default those of the build.
         Activations are measured first at sizes that are new, in a process of its own; the logger
         ``swapnet`` says so.
+    context
+        Most tokens in the cache of a decoder. The executor then keeps what the model gives as
+        present and takes as past; neither is an input or output of a call (`state`). By default it
+        keeps nothing, and both are.
+    state
+        Names of that cache, as ``"present.*=past.*"``; by default those that exporters use.
     verify
         Compare all checksums first.
     storage_timeout_ms
@@ -127,6 +134,8 @@ class SwapExecutor:
         options: PlanOptions | None = None,
         shapes: Mapping[str, Sequence[int]] | None = None,
         dims: Mapping[str, int] | None = None,
+        context: int | None = None,
+        state: str = "",
         verify: bool = False,
         storage_timeout_ms: float = STORAGE_TIMEOUT_MS,
         trace: bool = False,
@@ -137,7 +146,18 @@ class SwapExecutor:
         begun = time.perf_counter()
         self._birthplace = Birthplace("executor")
         self._birthplace.keep(self)
-        opening = ensure_shapes(engine, shapes, dims=dims, device=device, say=_LOGGER.warning)
+        if context is not None and (shapes or dims):
+            raise InputError(
+                "a context and other input shapes are given",
+                why="the shapes follow from the context",
+                hint="leave shapes= and dims= out",
+            )
+        if context is None:
+            opening = ensure_shapes(engine, shapes, dims=dims, device=device, say=_LOGGER.warning)
+        else:
+            opening = ensure_context(
+                engine, context, state=state, device=device, say=_LOGGER.warning
+            )
         self._trace = trace
         self._before_read = before_read
         self._parked: Memory | None = None
@@ -171,6 +191,11 @@ class SwapExecutor:
             )
             opened.callback(self._backend.close)
             self.engine = opening.as_loaded(self._backend.manifest, self._backend.gpu)
+            cache = self.engine.cache
+            self._asked = cache.asked(self.manifest) if cache else self.manifest
+            self._kept = State(cache, self._turn) if cache else None
+            if self._kept is not None:
+                opened.callback(self._kept.close)
             self._available_bytes = self._backend.available_bytes()
             self._storage = WeightFile(
                 self.engine.folder / WEIGHTS,
@@ -191,7 +216,8 @@ class SwapExecutor:
                 partial(make_plan, self.manifest, self.engine.delays)
             )
             planning = time.perf_counter()
-            plan = self._given_plan or self._make_plan(parsed)
+            with says_context(cache, parsed, self.manifest):
+                plan = self._given_plan or self._make_plan(parsed)
             planned = time.perf_counter()
             self._striping = plan.striping
             self._values = self._new_values(plan.striping)
@@ -234,6 +260,22 @@ class SwapExecutor:
         with self._counting:
             state = self._state
             return self._stats if state is None else self._stats.with_reads(state)
+
+    def state(self) -> State:
+        """The cache that is kept between inferences: its length, and a way to forget it.
+
+        Raises
+        ------
+        BackendError
+            The executor was opened without ``context``.
+        """
+        if self._kept is None:
+            raise BackendError(
+                "the executor keeps no cache",
+                why="it was opened without a context",
+                hint="open it with one: SwapExecutor(…, context=512)",
+            )
+        return self._kept
 
     def __call__(
         self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None = None
@@ -292,8 +334,8 @@ class SwapExecutor:
         self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, *, copy: bool = False
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         try:
-            checked = check_inputs(self.manifest, inputs, copy=copy)
-            return checked, check_outputs(self.manifest, out, checked)
+            checked = check_inputs(self._asked, inputs, copy=copy)
+            return checked, check_outputs(self._asked, out, checked)
         except SwapnetError as error:
             with self._counting:
                 self._stats = replace(self._stats, refused=self._stats.refused + 1)
@@ -338,12 +380,22 @@ class SwapExecutor:
     ) -> dict[str, Array]:
         while True:
             try:
-                return self._opened().infer(checked, turn, out)
+                return self._with_state(checked, out, turn)
             except BudgetError as error:
                 if self._sharing is not None or not error.missing_bytes:
                     raise
                 release_frames(error)
                 self._grow_scratch(error)
+
+    def _with_state(
+        self, checked: dict[str, Array], out: Mapping[str, Array], turn: Turn
+    ) -> dict[str, Array]:
+        if self._kept is None:
+            return self._opened().infer(checked, turn, out)
+        past, present = self._kept.begin(checked)
+        outputs = self._opened().infer({**checked, **past}, turn, out, present)
+        self._kept.keep()
+        return outputs
 
     def _grow_scratch(self, error: BudgetError) -> None:
         """Give values whose size depends on data a larger arena, inside the budget.

@@ -14,12 +14,13 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.probing.activations import measure
 from swapnet.executor.repacking import ensure_packed
 from swapnet.executor.samples import MOST_SAMPLES, save_samples
+from swapnet.executor.state import CONTEXT, find_cache
 from swapnet.files import working_folder
 from swapnet.manifest import sizes_at
 from swapnet.shapes import MeasuredShapes, as_title, save_shapes, shapes_key, shapes_of
 from swapnet.symbols import as_sizes, known_sizes, model_symbols, refusal_text
 
-__all__ = ["ensure_shapes", "to_stderr"]
+__all__ = ["ensure_context", "ensure_shapes", "to_stderr"]
 
 
 def to_stderr(line: str) -> None:
@@ -78,6 +79,39 @@ def ensure_shapes(
     except EngineError:
         _say_measured(opened, planned, say)
     return _measured(opened, planned)
+
+
+def ensure_context(
+    engine: Engine | str | Path,
+    context: int = CONTEXT,
+    *,
+    state: str = "",
+    device: Device | None = None,
+    say: Callable[[str], None] = to_stderr,
+) -> Engine:
+    """A decoder's engine with a cache that the executor keeps, measured first where it was not.
+
+    Parameters
+    ----------
+    engine, device, say
+        As for `ensure_shapes`.
+    context
+        Most tokens in the cache.
+    state
+        Names of the cache's outputs and inputs, as ``present.*=past.*``; by default those that
+        exporters use.
+
+    Raises
+    ------
+    InputError
+        The model has no cache.
+    SwapnetError
+        As `ensure_shapes`.
+    """
+    opened = Engine.open(engine, device=device)
+    cache = find_cache(opened.built, context, state)
+    shapes = cache.shapes(opened.built)
+    return ensure_shapes(opened, shapes, device=device, say=say).keeping(cache)
 
 
 def _on_data(

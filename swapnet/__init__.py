@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from swapnet.executor.events import Event
     from swapnet.executor.execution import Inference, StepEvent
     from swapnet.executor.executor import SwapExecutor
+    from swapnet.executor.generation.generator import Generated, Generator
     from swapnet.executor.gpu.accelerator import Accelerator
     from swapnet.executor.metrics import Metrics
     from swapnet.executor.pace import Pace
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from swapnet.executor.runtime.objectives import Changes
     from swapnet.executor.runtime.policy import Policy
     from swapnet.executor.runtime.runtime import SwapRuntime
+    from swapnet.executor.state import State
     from swapnet.executor.stats import Histogram, Stats
     from swapnet.executor.swapping.storage import LoadMode
     from swapnet.manifest import Manifest
@@ -67,6 +69,8 @@ __all__ = [
     "Engine",
     "EngineError",
     "Event",
+    "Generated",
+    "Generator",
     "Histogram",
     "Inference",
     "InputError",
@@ -86,6 +90,7 @@ __all__ = [
     "Read",
     "Report",
     "RuntimeModel",
+    "State",
     "Stats",
     "Step",
     "StepEvent",
@@ -119,6 +124,7 @@ _HOMES = {
     "executor.events": ("Event",),
     "executor.execution": ("Inference", "StepEvent"),
     "executor.executor": ("SwapExecutor",),
+    "executor.generation.generator": ("Generated", "Generator"),
     "executor.gpu.accelerator": ("Accelerator",),
     "executor.metrics": ("Metrics",),
     "executor.pace": ("Pace",),
@@ -128,6 +134,7 @@ _HOMES = {
     "executor.runtime.objectives": ("Changes",),
     "executor.runtime.policy": ("Policy",),
     "executor.runtime.runtime": ("SwapRuntime",),
+    "executor.state": ("State",),
     "executor.stats": ("Histogram", "Stats"),
     "executor.swapping.storage": ("LoadMode",),
     "manifest": ("Manifest",),

@@ -46,6 +46,7 @@ __all__ = [
     "MANIFEST",
     "SCHEMA",
     "TENSOR_ALIGNMENT",
+    "TOKENIZER",
     "WEIGHTS",
     "WINDOW_ALIGNMENT",
     "Block",
@@ -75,6 +76,8 @@ GPU_BACKENDS = (*TENSORRT, "onnxruntime-cuda")
 WEIGHTS = "weights.bin"
 CURVE = "curve.json"
 """Latency over memory, which a runtime plans once and keeps in an engine directory."""
+TOKENIZER = "tokenizer"
+"""Folder of a language model's tokenizer, and of the files that say how to use it."""
 EXTENT_ALIGNMENT = 4096
 """Alignment of offsets, lengths and addresses for direct I/O."""
 TENSOR_ALIGNMENT = 256

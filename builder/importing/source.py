@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swapnet.builder.importing.external_data import ExternalData, check_tensors, stored_bytes
+from swapnet.builder.importing.folder import check_not_merged, model_in, tokenizer_files
 from swapnet.builder.importing.graph import bodies
 from swapnet.builder.importing.stripped import stripped
 from swapnet.errors import InputError, ModelError
@@ -58,6 +59,8 @@ class SourceModel:
     """The file's stem."""
     data: ExternalData
     """External data of the file that ``sha256`` is of."""
+    tokenizer: tuple[Path, ...] = ()
+    """Files of a language model's tokenizer."""
 
     @property
     def read_bytes(self) -> int:
@@ -124,6 +127,11 @@ def original_model(manifest: Manifest, given: Path | None = None) -> Path:
 def open_source(path: Path) -> SourceModel:
     """Read an ONNX file without its weights: large tensors in it become external data of it.
 
+    Parameters
+    ----------
+    path
+        The file, or the folder that an exporter of language models wrote (`model_in`).
+
     Raises
     ------
     ModelError
@@ -133,10 +141,14 @@ def open_source(path: Path) -> SourceModel:
     import onnx
     from google.protobuf.message import DecodeError
 
+    tokenizer: tuple[Path, ...] = ()
+    is_folder = path.is_dir()
+    if is_folder:
+        path, tokenizer = model_in(path), tokenizer_files(path)
     if not os.path.isfile(path):
         raise ModelError(
             f"{path} can't be read",
-            why="it is a folder" if os.path.isdir(path) else "there is no such file",
+            why="there is no such file",
             hint="give the path of an .onnx file",
         )
     try:
@@ -171,9 +183,11 @@ def open_source(path: Path) -> SourceModel:
             f"{len(proto.graph.output)} outputs",
             hint="export it again, or fetch it again if the download was cut short",
         )
+    if is_folder:
+        check_not_merged(path, proto)
     _check_opset(path, proto)
     weights_bytes, data = check_tensors(path, proto)
-    return SourceModel(path, proto, file_sha256(path), weights_bytes, path.stem, data)
+    return SourceModel(path, proto, file_sha256(path), weights_bytes, path.stem, data, tokenizer)
 
 
 def random_reasons(source: SourceModel) -> Iterator[str]:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from swapnet.errors import StorageError
 from swapnet.files import abandoned, claimed, working_folder
-from swapnet.manifest import CURVE, MANIFEST, WEIGHTS
+from swapnet.manifest import CURVE, MANIFEST, TOKENIZER, WEIGHTS
 from swapnet.profile import PROFILE
 from swapnet.ranges import RANGES
 from swapnet.shapes import SAMPLES, SHAPES
 
 __all__ = ["build_folders", "filling", "staging_directory", "target_of"]
 
-_ENGINE = {MANIFEST, WEIGHTS, "blocks", PROFILE, RANGES, SHAPES, SAMPLES, CURVE}
+_ENGINE = {MANIFEST, WEIGHTS, "blocks", PROFILE, RANGES, SHAPES, SAMPLES, CURVE, TOKENIZER}
 """All that an engine directory holds, hidden files aside."""
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}

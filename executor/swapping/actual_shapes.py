@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from swapnet.errors import BackendError
+from swapnet.errors import BackendError, BudgetError
 from swapnet.manifest import Manifest, Tensor
 from swapnet.symbols import known_sizes, model_symbols, size_of
-from swapnet.tensors import Array, as_dims
+from swapnet.tensors import ELEMENT_BYTES, Array, as_dims, concrete_nbytes
 
 __all__ = ["ActualShapes", "ShapeError"]
 
 Shape = tuple[int, ...]
+
+_MOST_KNOWN = 64
+"""Sets of input shapes whose sizes are kept: each token of a decoder has others."""
 
 
 class ShapeError(BackendError):
@@ -53,6 +56,25 @@ class ActualShapes:
         """Take the shapes of an inference's inputs."""
         self._begin({tensor.name: inputs[tensor.name].shape for tensor in self._manifest.inputs})
 
+    def check_room(self) -> None:
+        """Refuse values that are larger than planned, where no check of the inputs does.
+
+        Raises
+        ------
+        BudgetError
+            A value has another place behind it.
+        """
+        for tensor in self._manifest.values:
+            shape = self.by_name.get(tensor.name, ())
+            nbytes = concrete_nbytes(tensor.dtype, shape) or 0
+            if nbytes > max(tensor.nbytes, ELEMENT_BYTES[tensor.dtype]):
+                raise BudgetError(
+                    f"value {tensor.name!r} is larger than planned for",
+                    why=f"it is {as_dims(shape)} and takes {nbytes} bytes, {tensor.nbytes} were "
+                    "planned",
+                    hint="open the executor with a larger context=",
+                )
+
     def learn(self, error: ShapeError) -> bool:
         """Take a shape that ONNX Runtime found otherwise; True where it was not known.
 
@@ -71,6 +93,8 @@ class ActualShapes:
         if now == self._now and self.by_name:
             return
         if now not in self._known:
+            if len(self._known) == _MOST_KNOWN:
+                del self._known[next(iter(self._known))]
             sizes = known_sizes(self._manifest.inputs, shapes, {}, {})
             numbers = {f"_{index}": sizes[symbol] for index, symbol in enumerate(self._symbols)}
             self._known[now] = _Sizes(self._manifest.formulas, numbers)

@@ -26,6 +26,7 @@ _COMMANDS: Mapping[str, str] = {
     "build": "Cut a model into blocks and compile each to its engine.",
     "plan": "Show whether a model fits a budget, and its latency.",
     "run": "Run one inference inside a budget.",
+    "generate": "Continue a text with a language model inside a budget.",
     "bench": "Measure latency and memory against the unswapped model.",
     "trtexec": "Take a whole line of trtexec, and answer in its words.",
     "accuracy": "Compare a model in lower precision with its reference.",

@@ -28,7 +28,7 @@ __all__ = ["build_engine", "command"]
 
 
 @click.command("build")
-@click.argument("model", metavar="MODEL.onnx", type=PATH)
+@click.argument("model", metavar="MODEL.onnx|FOLDER", type=PATH)
 @click.option(
     "-o",
     "--output",
@@ -114,13 +114,17 @@ __all__ = ["build_engine", "command"]
 def command(
     model: Path, output: Path | None, measure: bool, targets: str | None, **options: Any
 ) -> None:
-    """Cut MODEL.onnx into blocks and compile each to its engine."""
+    """Cut MODEL.onnx into blocks and compile each to its engine.
+
+    A FOLDER is one that onnxruntime-genai or optimum wrote: the engine keeps its tokenizer, for
+    swapnet generate.
+    """
     from swapnet.builder.build import options_of
     from swapnet.builder.precision.convert import PrecisionOptions, check_precision
     from swapnet.executor.backends import best_backend, can_run
 
     given = {name: options.pop(name) for name in RANGE_OPTIONS}
-    folder = output or Path("engines") / model.stem
+    folder = output or Path("engines") / (model.absolute().name if model.is_dir() else model.stem)
     names = tuple(filter(None, (targets or "").split(",")))
     chosen = best_backend() if options["backend"] == "auto" else options["backend"]
     check_precision(

@@ -72,6 +72,8 @@ def open_engine(
     own: bool | None = None,
     storage_bytes_per_s: float | None = None,
     data: Data | None = None,
+    context: int | None = None,
+    state: str = "",
 ) -> Engine:
     """An engine at input shapes, on the device that it was compiled for.
 
@@ -86,10 +88,13 @@ def open_engine(
         None where children of ours execute: memory is counted as they take it.
     storage_bytes_per_s
         Bandwidth that storage is slowed down to; None leaves it as it is.
+    context, state
+        Most tokens of a cache that the executor keeps, and its names; None for no cache.
     """
     from swapnet.calibration import ensure_shapes
     from swapnet.executor.engine import Engine
     from swapnet.executor.pace import Pace
+    from swapnet.executor.shapes import ensure_context
 
     engine = Engine.open(folder).on_threads(
         threads, own=bool(own), gpu_memory=gpu_memory, gpu_index=gpu_index
@@ -102,6 +107,8 @@ def open_engine(
     engine = engine.in_child() if own is None else engine
     with progress(folder.name, lines=False) as report:
         report("open", 0, 1)
+        if context is not None:
+            return ensure_context(engine, context, state=state, say=say)
         return ensure_shapes(engine, shapes, dims=dims, data=data, say=say)
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "report_option",
     "shapes_option",
     "shapes_option_named",
+    "state_option",
     "storage_option",
     "storage_timeout_option",
     "threads_option",
@@ -63,6 +64,13 @@ measure_option = click.option(
     "--calibrate/--no-calibrate",
     default=True,
     help="Measure this device first if it has no stored delays. [default: measure]",
+)
+state_option = click.option(
+    "--state",
+    default="",
+    metavar="OUT=IN",
+    help="Names of a decoder's cache, such as 'present.*=past.*'. [default: those that exporters "
+    "use]",
 )
 gpu_memory_option = click.option(
     "--gpu-memory",

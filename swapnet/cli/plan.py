@@ -28,10 +28,12 @@ from swapnet.cli.options import (
     measure_option,
     report_option,
     shapes_option,
+    state_option,
     storage_option,
     threads_option,
 )
 from swapnet.cli.precision import data_options, open_data
+from swapnet.errors import InputError
 from swapnet.files import check_writable
 from swapnet.units import format_size
 
@@ -61,6 +63,13 @@ _SHARES = (17, 25, 43, 66, 100)
 @report_option
 @data_options()
 @shapes_option
+@click.option(
+    "--context",
+    type=int,
+    metavar="N",
+    help="Plan for a decoder whose cache the executor keeps: most tokens in it.",
+)
+@state_option
 @click.option("--max-block", metavar="SIZE", help="Largest block of a model, as on build.")
 @click.option("--portable", is_flag=True, help="Build a model for any processor.")
 @measure_option
@@ -80,6 +89,8 @@ def command(
     preprocessing: str,
     shapes: dict[str, tuple[int, ...]],
     dims: dict[str, int],
+    context: int | None,
+    state: str,
     max_block: str | None,
     portable: bool,
     measure: bool,
@@ -100,8 +111,15 @@ def command(
     from swapnet.executor.planning.planner import make_plan, smallest_budget
     from swapnet.executor.report.page import check_reportable, save_page
     from swapnet.executor.report.plan import plan_page
+    from swapnet.executor.state import says_context
 
     parsed = Budget.parse(budget) if budget else None
+    if context is not None and (shapes or dims or data):
+        raise InputError(
+            "--context and input shapes are given",
+            why="the shapes follow from the context",
+            hint="leave --shapes, --dims and --data out",
+        )
     check_writable(json_target, report_target)
     if report_target:
         check_reportable()
@@ -124,9 +142,12 @@ def command(
             gpu_memory,
             storage_bytes_per_s=storage_bytes_per_s,
             data=samples if folder == engine else None,
+            context=context,
+            state=state,
         )
         auto = parsed if parsed and parsed.of == "auto" else None
-        budgets = [] if auto else _budgets(opened.manifest, parsed)
+        with says_context(opened.cache, parsed or Budget(0, "auto"), opened.manifest):
+            budgets = [] if auto else _budgets(opened.manifest, parsed)
         if parsed:
             tell_of_reading(parsed, opened, load_mode)
         opened = with_delays(opened, load_mode, measure=measure, name=str(engine)).with_needs()
@@ -141,8 +162,9 @@ def command(
     if report_target:
         save_page(plan_page(manifest, profile, points), Path(report_target))
     in_python = _smallest_in_python(opened)
+    cache_bytes = opened.cache.nbytes if opened.cache else 0
     if json_target:
-        write_json(_records(manifest, profile, plans, points, in_python), json_target)
+        write_json(_records(manifest, profile, plans, points, in_python, cache_bytes), json_target)
     if json_target != "-":
         _print(manifest, profile, plans, points if with_curve else ())
         if in_python != smallest_budget(manifest)[0]:
@@ -151,6 +173,8 @@ def command(
                 f"({format_size(in_python)}): sessions have threads of their own there, and freed "
                 "memory stays in the heap."
             )
+        if opened.cache:
+            print_text(f"In it, beside weights: {opened.cache}.")
         if storage_bytes_per_s is not None:
             allowed, found = storage_bytes_per_s / 1e6, profile.storage.bytes_per_s / 1e6
             print_text(f"Storage reads {found:g} MB/s, --storage allows {allowed:g}.")
@@ -258,6 +282,7 @@ def _records(
     plans: Sequence[Plan],
     points: Sequence[Point],
     in_python: int,
+    cache_bytes: int,
 ) -> list[dict[str, Any]]:
     """One record for each plan, then one for the curve."""
     from swapnet.executor.planning.floor import floor_ms
@@ -275,6 +300,7 @@ def _records(
         "smallest_budget_bytes": smallest,
         "smallest_budget_reason": reason,
         "smallest_budget_in_python_bytes": in_python,
+        "cache_bytes": cache_bytes,
         "delays": profile.device,
         "storage_bytes_per_s": profile.storage.bytes_per_s,
         "packing_bytes": packed.read_bytes,

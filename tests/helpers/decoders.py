@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from tests.helpers.zoo import Net
 
-__all__ = ["concatenating", "grouped"]
+__all__ = ["concatenating", "grouped", "named"]
 
 LAYERS, HIDDEN, HEADS, VOCABULARY = 3, 64, 4, 4096
 _HEAD = HIDDEN // HEADS
@@ -84,6 +84,19 @@ def _present(net: Net, name: str, new: str) -> str:
     present = net("Concat", net.input(f"past_key_values.{name}", shape), new, axis=2)
     net.output(present)
     return present
+
+
+def named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with exporters' names of outputs: ``logits``, ``present.0.key``."""
+    kinds = [f"{layer}.{kind}" for layer in range(LAYERS) for kind in ("key", "value")]
+    names = [*(f"present.{kind}" for kind in kinds), "logits"]
+    renamed = dict(zip((o.name for o in model.graph.output), names, strict=True))
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for output in model.graph.output:
+        output.name = renamed[output.name]
+    return model
 
 
 def _dense(net: Net, value: str, bits: int = 32, width: int = HIDDEN) -> str:

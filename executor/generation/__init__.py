@@ -1,0 +1,1 @@
+"""Text from a language model: tokens one by one, inside a budget."""

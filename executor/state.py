@@ -1,0 +1,315 @@
+"""The cache of a decoder: outputs that are inputs of the next inference, kept by the executor.
+
+A language model computes keys and values of each token once. Exporters give them as outputs
+``present.N.key`` and take them as inputs ``past_key_values.N.key``.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+
+import msgspec
+import numpy as np
+
+from swapnet.budget import Budget
+from swapnet.errors import BackendError, BudgetError, InputError
+from swapnet.executor.planning.usage import demand
+from swapnet.executor.swapping.arena import Arena
+from swapnet.manifest import TENSOR_ALIGNMENT, Manifest, Tensor
+from swapnet.shapes import names_of
+from swapnet.symbols import symbols_in
+from swapnet.tensors import Array, numpy_dtype
+from swapnet.units import align_up, format_size, rounded_up
+
+__all__ = ["CONTEXT", "IDS", "MASK", "Cache", "Pair", "State", "find_cache", "says_context"]
+
+CONTEXT = 512
+"""Tokens of a cache where nobody says how many."""
+
+IDS, MASK = "input_ids", "attention_mask"
+
+_CHUNK = 128
+"""Most tokens of an inference: a constant, so that outputs do not depend on the budget."""
+
+_KNOWN = (
+    "present.*=past_key_values.*",  # optimum, onnxruntime-genai
+    "present_key_values.*=past_key_values.*",
+    "present.*=past.*",
+    "present_*=past_*",
+)
+"""Names that exporters give to outputs and inputs of a cache."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An output that is an input of the next inference.
+
+    Attributes
+    ----------
+    present, past
+        The output, and the input.
+    dtype, shape
+        Its type, and its shape when the context is full.
+    axis
+        Axis of the tokens.
+    in_place
+        The kernel reads and writes one buffer of the whole context; else there are two places.
+    """
+
+    present: str
+    past: str
+    dtype: str
+    shape: tuple[int, ...]
+    axis: int
+    in_place: bool
+
+    @property
+    def place_bytes(self) -> int:
+        """Size of one place."""
+        return align_up(prod(self.shape) * numpy_dtype(self.dtype).itemsize, TENSOR_ALIGNMENT)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of its places."""
+        return self.place_bytes if self.in_place else 2 * self.place_bytes
+
+    def shape_of(self, tokens: int) -> tuple[int, ...]:
+        """Its shape with so many tokens in the cache; always the same in place."""
+        length = self.shape[self.axis] if self.in_place else tokens
+        return (*self.shape[: self.axis], length, *self.shape[self.axis + 1 :])
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The cache of a model: its tensors, and the most tokens in it."""
+
+    context: int
+    pairs: tuple[Pair, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Its memory, in bytes: part of the budget."""
+        return sum(pair.nbytes for pair in self.pairs)
+
+    @property
+    def chunk(self) -> int:
+        """Most tokens of one inference."""
+        return min(_CHUNK, self.context)
+
+    def __str__(self) -> str:
+        return f"cache of {self.context} tokens: {format_size(self.nbytes)}"
+
+    def shapes(self, manifest: Manifest) -> dict[str, tuple[int, ...]]:
+        """Shapes of inputs that hold each inference inside the context."""
+        names = {tensor.name for tensor in manifest.inputs}
+        shapes: dict[str, tuple[int, ...]] = {IDS: (1, self.chunk), MASK: (1, self.context)}
+        shapes |= {pair.past: pair.shape_of(self.context - self.chunk) for pair in self.pairs}
+        return {name: shape for name, shape in shapes.items() if name in names}
+
+    def counted(self, manifest: Manifest) -> Manifest:
+        """The manifest with the memory of the cache in place of that of its inputs and outputs."""
+        nbytes = {pair.past: pair.nbytes for pair in self.pairs}
+        nbytes |= {pair.present: 0 for pair in self.pairs}
+
+        def sized(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            return tuple(
+                msgspec.structs.replace(t, nbytes=nbytes.get(t.name, t.nbytes)) for t in tensors
+            )
+
+        return msgspec.structs.replace(
+            manifest, inputs=sized(manifest.inputs), outputs=sized(manifest.outputs)
+        )
+
+    def asked(self, manifest: Manifest) -> Manifest:
+        """The manifest with the inputs and outputs that are left to the caller."""
+        kept = {name for pair in self.pairs for name in (pair.past, pair.present)}
+        return msgspec.structs.replace(
+            manifest,
+            inputs=tuple(t for t in manifest.inputs if t.name not in kept),
+            outputs=tuple(t for t in manifest.outputs if t.name not in kept),
+        )
+
+
+def find_cache(manifest: Manifest, context: int = CONTEXT, state: str = "") -> Cache:
+    """The cache of an engine; see `ensure_context`.
+
+    Raises
+    ------
+    InputError
+        The context is no positive number, ``state`` is no such pair, or the model has no cache.
+    BackendError
+        The engine runs on a GPU.
+    """
+    if context < 1:
+        raise InputError(
+            f"a context of {context} tokens is invalid",
+            why="it must be at least 1",
+            hint=f"give the most tokens of prompt and answer together, like {CONTEXT}",
+        )
+    name = manifest.source.name
+    if manifest.runs_on_gpu:
+        raise BackendError(
+            f"{name}: the executor keeps no cache on a GPU",
+            why=f"the engine was built for {manifest.compiled.backend}",
+            hint="build it for the CPU: swapnet build … --backend onnxruntime",
+        )
+    inputs = {tensor.name: tensor for tensor in manifest.inputs}
+    pairs = tuple(_pairs(manifest, context, state))
+    if not pairs or IDS not in inputs:
+        outputs = [tensor.name for tensor in manifest.outputs]
+        raise InputError(
+            f"{name} has no cache",
+            why=f"it has no input {IDS!r}, or none with a symbol for the length of the past and a "
+            f"name like that of an output: it takes {names_of(inputs)}, and gives "
+            f"{names_of(outputs)}",
+            hint="give the names with a star for what both share: --state 'present.*=past.*'",
+        )
+    return Cache(context, pairs)
+
+
+def _pairs(manifest: Manifest, context: int, state: str) -> Iterator[Pair]:
+    inputs = {tensor.name: tensor for tensor in manifest.inputs}
+    patterns = [_parsed(pattern) for pattern in ([state] if state else _KNOWN)]
+    for output in manifest.outputs:
+        for present, past in patterns:
+            found = present.fullmatch(output.name)
+            taken = inputs.get(past.replace("*", found[1])) if found else None
+            axes = (
+                [axis for axis, dim in enumerate(taken.shape) if isinstance(dim, str)]
+                if taken
+                else []
+            )
+            if taken and axes and len(taken.shape) == len(output.shape):
+                shape = [dim if isinstance(dim, int) else 1 for dim in taken.shape]
+                shape[axes[-1]] = context
+                in_place = _in_place(manifest, taken, output.name)
+                yield Pair(output.name, taken.name, taken.dtype, tuple(shape), axes[-1], in_place)
+                break
+
+
+def _parsed(state: str) -> tuple[re.Pattern[str], str]:
+    present, _, past = (part.strip() for part in state.partition("="))
+    if present.count("*") != 1 or past.count("*") != 1:
+        raise InputError(
+            f"the state {state!r} is invalid",
+            why="it names outputs and inputs, each with one star for what both share",
+            hint="give it like 'present.*=past.*'",
+        )
+    return re.compile("(.+)".join(map(re.escape, present.split("*")))), past
+
+
+def _in_place(manifest: Manifest, past: Tensor, present: str) -> bool:
+    """Whether the kernel takes one buffer as past and present, with the true length in the mask.
+
+    GroupQueryAttention does, as onnxruntime-genai uses it. The length of the buffer must be no part
+    of another input's shape.
+    """
+    kernels = {
+        name
+        for block in manifest.blocks
+        if past.name in block.inputs and present in block.outputs
+        for name in block.operators
+    }
+    own = {symbol for dim in past.shape for symbol in symbols_in(dim)}
+    others = (t for t in manifest.inputs if t.name in (IDS, MASK))
+    shared = {symbol for t in others for dim in t.shape[1:] for symbol in symbols_in(dim)}
+    return "GroupQueryAttention" in kernels and not own & shared
+
+
+class State:
+    """The cache of the tokens so far, which a `SwapExecutor` keeps between inferences.
+
+    Nothing is copied: kernels read and write its memory, whose pages are taken when they are first
+    used.
+
+    Attributes
+    ----------
+    context, nbytes
+        Most tokens in it, and its memory when it is full.
+    length
+        Tokens in it.
+    """
+
+    def __init__(self, cache: Cache, turn: threading.Lock) -> None:
+        self.context = cache.context
+        self.nbytes = cache.nbytes
+        self.length = 0
+        self._pairs = cache.pairs
+        self._turn = turn
+        self._memory = Arena(cache.nbytes)
+        self._next = self._place = 0
+
+    def reset(self) -> None:
+        """Forget all tokens, between inferences; the memory stays."""
+        with self._turn:
+            self.length = 0
+
+    def begin(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Arrays for the past inputs and present outputs of an inference.
+
+        Raises
+        ------
+        InputError
+            The tokens do not fit into the context, or the mask has another length.
+        """
+        count = inputs[IDS].shape[1]
+        self._next = self.length + count
+        if self._next > self.context:
+            raise InputError(
+                f"{count} tokens do not fit",
+                why=f"{self.length} are in the cache, and its context is {self.context}",
+                hint="open it with a larger context=, or call state().reset()",
+            )
+        mask = inputs.get(MASK)
+        if mask is not None and mask.shape[1] != self._next:
+            raise InputError(
+                f"input {MASK!r} has another length than all tokens",
+                why=f"it has {mask.shape[1]}; {self.length} are in the cache, and {count} given",
+                hint=f"give {self._next} ones",
+            )
+        past: dict[str, Array] = {}
+        present: dict[str, Array] = {}
+        offset = 0
+        for pair in self._pairs:
+            places = (offset, offset if pair.in_place else offset + pair.place_bytes)
+            past[pair.past] = self._array(pair, places[self._place], self.length)
+            present[pair.present] = self._array(pair, places[1 - self._place], self._next)
+            offset += pair.nbytes
+        return past, present
+
+    def keep(self) -> None:
+        """Take what an inference wrote: it has not failed."""
+        self.length = self._next
+        self._place = 1 - self._place
+
+    def close(self) -> None:
+        """Give the memory back. Safe to call twice."""
+        self._memory = Arena(0)
+
+    def _array(self, pair: Pair, offset: int, tokens: int) -> Array:
+        shape, dtype = pair.shape_of(tokens), numpy_dtype(pair.dtype)
+        return np.ndarray(shape, dtype, self._memory.view(offset, prod(shape) * dtype.itemsize))
+
+
+@contextmanager
+def says_context(cache: Cache | None, budget: Budget, manifest: Manifest) -> Iterator[None]:
+    """Say which context fits where a budget is too small for a model with its cache."""
+    try:
+        yield
+    except BudgetError as error:
+        if cache is None or error.smallest_bytes is None or budget.of == "auto":
+            raise
+        excess = error.smallest_bytes - budget.resolve(demand(manifest))
+        fitting = cache.context - -(-excess * cache.context // cache.nbytes)
+        other = f", or a context of {fitting}" if fitting > 0 else "; no context fits"
+        raise BudgetError(
+            error.what,
+            why=f"{error.why}; {cache}",
+            hint=f"give {rounded_up(error.smallest_bytes)} or more{other}",
+            smallest_bytes=error.smallest_bytes,
+        ) from error

@@ -1,0 +1,148 @@
+"""``swapnet generate``, from a folder that an exporter wrote."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from swapnet import Generator, build
+from swapnet.cli.generate import command
+from swapnet.executor.generation.text import Text
+from tests.cli.conftest import Call, Start
+from tests.helpers.decoders import VOCABULARY, grouped, named
+from tests.helpers.engines import Engine
+from tests.helpers.tokenizers import write_tokenizer
+
+pytestmark = pytest.mark.slow
+
+CONTEXT = 24
+QUICK = ("--budget", "100%", "--context", CONTEXT, "--no-measure")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("generate") / "decoder-1.7B"
+    folder.mkdir()
+    onnx.save(named(grouped()), folder / "model.onnx")
+    write_tokenizer(folder, vocabulary=VOCABULARY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def decoder(model: Path) -> Path:
+    build(model, model.parent / "engine")
+    return model.parent / "engine"
+
+
+@pytest.fixture(scope="module")
+def tokens(decoder: Path) -> list[int]:
+    """Greedy tokens after ``the capital``."""
+    with Generator(decoder, "100%", CONTEXT) as generator:
+        return list(generator([1, 2], max_tokens=5, stop=[0]))
+
+
+def test_a_folder_is_built_with_its_tokenizer_and_again(
+    call: Call, model: Path, decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = tmp_path / "engines" / "decoder-1.7B"
+    shutil.copytree(decoder, engine)
+    (engine / "tokenizer" / "tokenizer.json").unlink()
+    built = call("build", model, "--backend", "onnxruntime", "--no-measure")
+    assert built.status == 0
+    assert Text(engine).tokens("the capital") == [1, 2]
+
+
+def test_text_comes_on_stdout_and_figures_on_stderr(
+    call: Call, decoder: Path, tokens: list[int]
+) -> None:
+    said = call("generate", decoder, *QUICK, "--prompt", "the capital", "--max-tokens", 5)
+    assert said.status == 0
+    text = Text(decoder)
+    assert said.out == "".join(text.pieces(iter(tokens))) + "\n"
+    for words in ("2 tokens of the prompt", "a second", "read for a token", "cache of 24 tokens"):
+        assert words in said.err
+
+
+def test_numbers_need_no_tokenizer(call: Call, decoder: Path, tokens: list[int]) -> None:
+    said = call("generate", decoder, *QUICK, "--prompt-ids", "1,2", "--max-tokens", 5, "-q")
+    assert said.out.split() == [str(token) for token in tokens]
+    assert said.err == ""
+
+
+def test_figures_are_written_and_the_process_keeps_its_budget(
+    start: Start, decoder: Path, tokens: list[int]
+) -> None:
+    options = ("--prompt-ids", "1,2", "--max-tokens", 5, "--json", "-")
+    process = start("generate", decoder, *QUICK, *options)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    record: dict[str, Any] = json.loads(out)
+    assert record["tokens"] == tokens
+    assert record["text"] is None
+    assert record["peak_bytes"] < record["budget_bytes"]
+    assert 0 < record["cache_bytes"] < record["planned_bytes"] <= record["budget_bytes"]
+    assert record["tokens_per_s"] > 0
+    assert record["first_token_ms"] > 0
+
+
+def test_a_chat_ends_before_a_stop(call: Call, decoder: Path) -> None:
+    asked = ("generate", decoder, *QUICK, "--prompt", "the capital", "--chat", "--max-tokens", 6)
+    said = call(*asked).out.split()
+    assert len(said) == 6
+    assert call(*asked, "--stop", f" {said[2]}").out.split() == said[:2]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "no prompt is given"),
+        (("--prompt", "the", "--prompt-ids", "1"), "two prompts"),
+        (("--prompt-ids", "1,x"), "1,x is invalid"),
+        (("--prompt-ids", "1", "--chat"), "--chat is of text"),
+        (("--prompt-ids", "1", "--stop", "the"), "--stop is of text"),
+        (("--prompt", "the " * 25), "a prompt of 25 tokens"),
+        (("--prompt-ids", "1", "--top-p", "2"), "top_p can't be 2"),
+        (("--prompt-ids", "1", "--context", "0"), "a context of 0 tokens"),
+        (("--prompt-ids", "1", "--state", "x"), "the state 'x' is invalid"),
+        (("--prompt-ids", "1", "--budget", "1MiB"), "cache of 24 tokens"),
+    ],
+)
+def test_wrong_options_are_one_error(
+    call: Call, decoder: Path, options: tuple[str, ...], words: str
+) -> None:
+    assert call("generate", decoder, *QUICK, *options).is_user_error(words)
+
+
+def test_a_model_without_a_cache_is_refused(call: Call, toy: Engine) -> None:
+    asked = ("generate", toy.folder, *QUICK, "--prompt-ids", "1")
+    assert call(*asked).is_user_error("has no cache", "--state")
+
+
+def test_a_tokenizer_that_is_missing_is_named(call: Call, decoder: Path, tmp_path: Path) -> None:
+    engine = shutil.copytree(
+        decoder, tmp_path / "engine", ignore=shutil.ignore_patterns("tokenizer")
+    )
+    asked = ("generate", engine, *QUICK, "--prompt", "the")
+    assert call(*asked).is_user_error("has no tokenizer", "--prompt-ids")
+
+
+def test_a_plan_says_what_the_cache_takes(call: Call, decoder: Path) -> None:
+    asked = ("plan", decoder, "--context", CONTEXT, "--no-measure")
+    assert "cache of 24 tokens: 18KiB" in call(*asked).out
+    plans = json.loads(call(*asked, "--json", "-").out)
+    assert {plan["cache_bytes"] for plan in plans} == {18 << 10}
+    assert call(*asked, "--dims", "batch_size=1").is_user_error("--context")
+    assert call(*asked, "--budget", "1MiB").is_user_error("cache of 24 tokens")
+
+
+def test_the_default_context_is_that_of_the_library() -> None:
+    option = next(option for option in command.params if option.name == "context")
+    from swapnet.executor.state import CONTEXT as DEFAULT
+
+    assert option.default == DEFAULT
