@@ -1,4 +1,4 @@
-"""The engine directory, format 2: content of ``manifest.json``, and its checks.
+"""The engine directory, format 3: content of ``manifest.json``, and its checks.
 
 ::
 

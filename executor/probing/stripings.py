@@ -62,6 +62,9 @@ def find_stripings(
         if runs in tried:
             continue
         tried.add(runs)
+        at_least = Striping(runs, _scratch_beside(manifest, runs))
+        if least_bytes(manifest, at_least) * _GAIN >= smallest:
+            continue
         steps = _steps(manifest, runs)
         peaks, digests = trial(steps)
         if digests == expected:
@@ -73,9 +76,19 @@ def find_stripings(
     return tuple(found)
 
 
+def _inside(runs: Sequence[Striped]) -> set[int]:
+    return {block for run in runs for block in range(run.first, run.last + 1)}
+
+
+def _scratch_beside(manifest: Manifest, runs: Sequence[Striped]) -> int:
+    """What blocks that are not in strips take of the arena."""
+    inside = _inside(runs)
+    return max((b.activation_bytes for b in manifest.blocks if b.index not in inside), default=0)
+
+
 def _steps(manifest: Manifest, runs: Sequence[Striped]) -> list[Step]:
     """The runs, and steps of one block for all others."""
-    inside = {block for run in runs for block in range(run.first, run.last + 1)}
+    inside = _inside(runs)
     others = [Step(b.index, b.index, 0) for b in manifest.blocks if b.index not in inside]
     strips = [Step(run.first, run.last, 0, run) for run in runs]
     return sorted([*others, *strips], key=lambda step: step.first)
