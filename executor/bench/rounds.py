@@ -16,6 +16,9 @@ from swapnet.progress import Progress, silent
 __all__ = ["Rounds", "Run", "Schedule", "check_duration", "run_rounds"]
 
 _FEWEST_ROUNDS = 3
+_ROUNDS_OF_SHORT = 30
+"""Number of rounds of a model whose inferences are so short that a round of few takes less time
+than changing sides: a second of a toy's came in 5,000 rounds, and took minutes."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ def run_rounds(
             turn = run(name, _count(schedule, most, latest.get(name)))
             if turn is not None:
                 done.append(turn)
-        spent_ms += sum(each.idle_ms + each.latency_ms for each in pace[-1].timings)
+        spent_ms += pace[-1].taken_ms
         taken.wall_s = time.perf_counter() - started
     return taken
 
@@ -194,6 +197,9 @@ def _so_far(schedule: Schedule, pace: Sequence[Round], spent_ms: float) -> tuple
 
 
 def _count(schedule: Schedule, most: int, latest: Round | None) -> int:
-    if latest is None or schedule.turn_ms == inf:
+    taken_ms = latest.taken_ms if latest is not None else 0.0
+    if latest is None or not taken_ms:
         return most
-    return max(1, min(most, int(schedule.turn_ms / latest.median_ms)))
+    turn_ms = schedule.duration_s * 1e3 / _ROUNDS_OF_SHORT
+    spread = ceil(turn_ms * len(latest.timings) / taken_ms)
+    return max(1, int(min(max(most, spread), schedule.turn_ms / latest.median_ms)))

@@ -160,6 +160,11 @@ class Round(msgspec.Struct, frozen=True):
         return median(self.latency_ms)
 
     @property
+    def taken_ms(self) -> float:
+        """Time of the counted inferences, with the pauses between them."""
+        return sum(timing.idle_ms + timing.latency_ms for timing in self.timings)
+
+    @property
     def read_bytes(self) -> int:
         """Bytes read from storage for all counted inferences together."""
         return sum(timing.read_bytes for timing in self.timings)

@@ -12,9 +12,8 @@ import pytest
 import swapnet
 from swapnet.errors import InputError
 from swapnet.executor.engine import Engine
-from swapnet.profile import assumed_profile, save_profile
+from swapnet.profile import PROFILE, assumed_profile, save_profile
 from tests.cli.conftest import Call
-from tests.helpers.engines import Engine as Toy
 
 FEW = ("--iterations", 1, "--duration", 0, "--warm-up", 0, "--threads", 1, "--no-measure")
 
@@ -26,6 +25,13 @@ def measured(copy: Path) -> Path:
     delays = assumed_profile(engine.manifest)
     delays = msgspec.structs.replace(delays, device=engine.device.fingerprint)
     save_profile(copy, delays)
+    return copy
+
+
+@pytest.fixture
+def unmeasured(copy: Path) -> Path:
+    """A copy of an engine without delays, whatever other tests did to the engine."""
+    (copy / PROFILE).unlink(missing_ok=True)
     return copy
 
 
@@ -53,14 +59,14 @@ def test_bench_says_the_bytes(call: Call, measured: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["bench", "plan"])
-def test_it_is_refused_without_delays(call: Call, toy: Toy, command: str) -> None:
-    ran = call(command, toy.folder, "--budget", "auto", "--no-measure")
+def test_it_is_refused_without_delays(call: Call, unmeasured: Path, command: str) -> None:
+    ran = call(command, unmeasured, "--budget", "auto", "--no-measure")
     assert ran.is_user_error("a budget of auto needs measured delays", "swapnet measure")
 
 
-def test_it_is_refused_in_python_without_delays(toy: Toy) -> None:
+def test_it_is_refused_in_python_without_delays(unmeasured: Path) -> None:
     with pytest.raises(InputError, match="needs measured delays"):
-        swapnet.SwapExecutor(toy.folder, budget="auto")
+        swapnet.SwapExecutor(unmeasured, budget="auto")
 
 
 def test_several_models_have_none(call: Call) -> None:

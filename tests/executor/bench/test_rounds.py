@@ -56,6 +56,13 @@ def test_slow_sides_have_fewer_inferences_but_one() -> None:
     assert [side.counts[-1] for side in sides.values()] == [3, 2, 1]
 
 
+def test_short_inferences_come_in_long_rounds() -> None:
+    sides = {"swapped": Fake(0.125), "resident": Fake(1)}
+    taken = run_rounds(schedule(duration_s=3), sides)
+    assert len(taken.rounds["swapped"]) == 30
+    assert [side.counts[-1] for side in sides.values()] == [800, 100]
+
+
 def test_optional_sides_stop_early() -> None:
     taken = run_rounds(
         schedule(optional_rounds=2), {"swapped": Fake(1), "mapped": Fake(9)}, ["mapped"]
