@@ -42,6 +42,7 @@ _ODD = (1, 17, 7, 30, 13)
 
 _FEW = 16
 _FEWEST_TRIALS = 4
+"""Number of different sizes without which a formula is a guess."""
 _LARGEST_FACTOR = 64
 
 _BY_DATA = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "If", "Scan"})
@@ -72,7 +73,7 @@ def with_formulas(graph: Graph, types_path: Path) -> Graph:
     ]
     found = shapes_at(graph, types_path, [n for n in names if n not in ends], trials[1:])
     rows += [(sizes, shapes) for sizes, shapes in zip(trials[1:], found, strict=True) if shapes]
-    if len(rows) < _FEWEST_TRIALS:
+    if len({tuple(sizes[s] for s in symbols) for sizes, _ in rows}) < _FEWEST_TRIALS:
         return graph
     columns = [np.array([sizes[s] for sizes, _ in rows], np.int64) for s in symbols]
     return replace(graph, formulas=_formulas(graph, columns, [shapes for _, shapes in rows]))

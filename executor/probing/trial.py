@@ -46,9 +46,6 @@ _RESERVE_BYTES = 2 << 20
 that only this engine runs (2.0 to 2.8 MiB were read of three). Under the kernel's limit the pages
 count, but can be read again."""
 
-_MARGIN_BYTES = 1 << 20
-"""Kept of the reserve where the kernel has counted less: its peaks differ by half of that."""
-
 _RESERVE_SHARE = 16
 """Part of what is measured that is added to it: kernels of several threads allocate at other
 moments in each inference."""
@@ -142,8 +139,7 @@ def confirmed(
 
     Each process runs in a memory group of the kernel that allows the smallest budget and no more;
     what it had before is not counted. Where the kernel ends it for its memory, the number grows.
-    Where it is only slow, the number stays: the machine may be busy. What the kernel never counted
-    is taken off the reserve.
+    Where it is only slow, the number stays: the machine may be busy.
 
     Parameters
     ----------
@@ -181,26 +177,11 @@ def confirmed(
                     raise
                 manifest = _with_more(manifest, _RESERVE_BYTES + budget_bytes // _RESERVE_SHARE)
             else:
-                return _trimmed(manifest, budget_bytes - group.peak_bytes), ""
+                return manifest.session_memory, ""
             finally:
                 process.close()  # the group can't be removed before
     untried = "the kernel ended it; the number was raised, which was not tried"
     return manifest.session_memory, untried if processes else ""
-
-
-def _trimmed(manifest: Manifest, unused_bytes: int) -> SessionMemory:
-    """Memory of sessions without the part of the reserve that was not used.
-
-    Kernels that grow the heap may need all of it, and so may the packing of weights, and values
-    whose size depends on data.
-    """
-    memory = manifest.session_memory
-    own_bytes = memory.own_process_bytes
-    varies = manifest.has_windows or not all(map(manifest.is_sized, manifest.values))
-    if varies or not _RESERVE_BYTES < own_bytes < _SMALL_BYTES:
-        return memory
-    spare = min(max(unused_bytes - _MARGIN_BYTES, 0), _RESERVE_BYTES)
-    return msgspec.structs.replace(memory, own_process_bytes=own_bytes - spare)
 
 
 def _with_more(manifest: Manifest, nbytes: int) -> Manifest:

@@ -151,6 +151,6 @@ def test_the_options_of_polygraphy_become_a_script(
 
     built = script("--input-shapes", "x:[2,4,64]", "mask:[2,4]")
     assert f"SwapEngineFromOnnx('{toy.model}', shapes={{'x': (2, 4, 64), 'mask': (2, 4)}})" in built
-    assert "SwapRunner(build_swapnet, 'weights:0%')" in built
+    assert "CommandRunner(build_swapnet, 'weights:0%')" in built
     opened = script("--swapnet-engine", "engines/mine", "--swapnet-budget", "64MiB")
-    assert "SwapRunner('engines/mine', '64MiB')" in opened
+    assert "CommandRunner('engines/mine', '64MiB')" in opened
