@@ -72,7 +72,7 @@ def merge_skeletons(skeletons: Iterable[bytes], outputs: Iterable[str]) -> bytes
     return b"".join([*header, encoded(_MODEL_GRAPH, graph)])
 
 
-def with_heights(model: bytes, heights: Mapping[str, int]) -> bytes:
+def with_heights(model: bytes, heights: Mapping[str, int | None]) -> bytes:
     """The model with other heights of its inputs and outputs: sizes of the third axis.
 
     Parameters
@@ -80,12 +80,14 @@ def with_heights(model: bytes, heights: Mapping[str, int]) -> bytes:
     model
         An encoded ``ModelProto``.
     heights
-        Heights by name; symbolic ones stay.
+        Heights by name, None for any; symbolic ones stay.
     """
 
     def resized(value: bytes) -> bytes:
         name = next(value[f.content : f.end] for f in fields(value) if f.number == 1).decode()
-        return _edited(value, _TYPE, lambda shape: _with_dim(shape, heights.get(name)))
+        if name not in heights:
+            return value
+        return _edited(value, _TYPE, lambda shape: _with_dim(shape, heights[name]))
 
     graph = _edited(model, (_MODEL_GRAPH, _GRAPH_INPUT), resized)
     return _edited(graph, (_MODEL_GRAPH, _GRAPH_OUTPUT), resized)
@@ -105,8 +107,8 @@ def _edited(message: bytes, path: tuple[int, ...], edit: Callable[[bytes], bytes
 
 def _with_dim(shape: bytes, size: int | None) -> bytes:
     dims = [shape[f.content : f.end] for f in fields(shape)]
-    if size is not None and len(dims) > 2 and dims[2][:1] == _FIXED:
-        dims[2] = _FIXED + number(size)
+    if len(dims) > 2 and dims[2][:1] == _FIXED:
+        dims[2] = b"" if size is None else _FIXED + number(size)
     return b"".join(encoded(1, dim) for dim in dims)
 
 

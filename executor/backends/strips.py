@@ -36,15 +36,18 @@ def buffer_bytes(run: Run, strips: Strips, sizes: Mapping[str, tuple[int, int]])
     )
 
 
-def strip_heights(manifest: Manifest, run: Run, count: int) -> dict[str, int]:
-    """Rows of each tensor in a strip, where the manifest says those of the whole."""
+def strip_heights(manifest: Manifest, run: Run, count: int) -> dict[str, int | None]:
+    """Rows of each tensor in a strip, where the manifest says those of the whole.
+
+    None, for any number, where it does not say those of each input.
+    """
     fixed = {
         name: (rows, height)
         for name, rows in (*run.inputs.items(), *run.outputs.items())
         if isinstance(height := manifest.tensors[name].shape[2], int)
     }
     if not fixed.keys() >= run.inputs.keys():
-        return {}
+        return dict.fromkeys(fixed)
     strips = strips_of(run, {name: fixed[name][1] for name in run.inputs}, count)
     return {name: height - strips.left_out(rows) for name, (rows, height) in fixed.items()}
 
