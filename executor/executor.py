@@ -63,7 +63,8 @@ class SwapExecutor:
         Engine directory, or an engine that is open.
     budget
         ``"64MiB"``, ``"25%"`` of the demand, ``"weights:25%"``, bytes, or ``"auto"``: the smallest
-        that is predicted to wait at most 5 % of the latency, by measured delays.
+        that is predicted to lose at most 5 % of the latency to storage and strips, by measured
+        delays.
     device
         Compute threads and their pool; by default those of the engine.
     load_mode

@@ -50,7 +50,7 @@ class Budget:
     ``"25%"``               a quarter of the demand
     ``"weights:25%"``       everything but weights, and a quarter of the weight bytes
     ``"weights:0%"``        the smallest budget: no weights stay in memory
-    ``"auto"``              the smallest that is predicted to wait at most 5 % for storage
+    ``"auto"``              the smallest predicted to lose at most 5 % to storage and strips
     ======================  ==========================================================
     """
 

@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-__all__ = ["Rows", "Run", "Strip", "Striped", "Striping", "Strips", "strips_of"]
+__all__ = ["Rows", "Run", "Strip", "Striped", "Striping", "Strips", "strips_of", "units_of"]
 
 Size = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -109,7 +109,14 @@ class Strips(NamedTuple):
         return strip.first * rows.per_unit, stop
 
 
-def strips_of(run: Run, heights: Mapping[str, int], count: int) -> Strips:
+def units_of(run: Run, heights: Mapping[str, int]) -> int:
+    """Whole units of a run, from the rows of each of its inputs that is cut."""
+    return min(heights[name] // rows.per_unit for name, rows in run.inputs.items())
+
+
+def strips_of(
+    run: Run, heights: Mapping[str, int], count: int, planned_units: int | None = None
+) -> Strips:
     """Cut a run into ``count`` strips; into fewer where these give all rows.
 
     Parameters
@@ -120,6 +127,10 @@ def strips_of(run: Run, heights: Mapping[str, int], count: int) -> Strips:
         Rows of each of its inputs that is cut.
     count
         Number of strips.
+    planned_units
+        Units that are cut into ``count``; by default those of ``heights``. Others are cut into
+        strips of as many rows: shorter ones would save no memory, and some kernels sum few pixels
+        in another order.
 
     Returns
     -------
@@ -131,9 +142,10 @@ def strips_of(run: Run, heights: Mapping[str, int], count: int) -> Strips:
     Strips begin at whole units, so operators meet the same phase of their strides. Those at the top
     and at the bottom reach the true borders, where padding is right.
     """
-    units = min(heights[name] // rows.per_unit for name, rows in run.inputs.items())
+    units = units_of(run, heights)
+    planned = units if planned_units is None else planned_units
     beside = run.above + run.below
-    crop = beside + -(-max(units - beside, 0) // count)
+    crop = beside + -(-max(planned - beside, 0) // count)
     if not beside < crop < units:
         return Strips(units, units, (Strip(0, 0, units),))
     strips: list[Strip] = []

@@ -14,7 +14,7 @@ from swapnet.executor.backends.base import Bindings, Segment
 from swapnet.executor.planning.layout import strip_buffer
 from swapnet.executor.swapping.actual_shapes import ShapeError
 from swapnet.manifest import TENSOR_ALIGNMENT, Manifest
-from swapnet.strips import Rows, Run, Striped, Strips, strips_of
+from swapnet.strips import Rows, Run, Striped, Strips, strips_of, units_of
 from swapnet.tensors import Array, numpy_dtype
 from swapnet.units import align_up
 
@@ -80,6 +80,9 @@ class StripedSegment:
         self._segment = segment
         self._run = run_of(manifest, striped)
         self._count = striped.count
+        planned = {n: s[2] for n, s in bindings.actual.planned.items() if n in self._run.inputs}
+        is_known = planned.keys() >= self._run.inputs.keys()
+        self._planned_units = units_of(self._run, planned) if is_known else None
         self._dtypes = {name: numpy_dtype(t.dtype) for name, t in manifest.tensors.items()}
         self._actual = bindings.actual
         self._at = bindings.values
@@ -90,7 +93,8 @@ class StripedSegment:
         run = self._run
         arrays = {n: self._whole(n, given, results) for n in (*run.inputs, *run.outputs)}
         heights = {name: array.shape[2] for name, array in arrays.items()}
-        strips = strips_of(run, {name: heights[name] for name in run.inputs}, self._count)
+        heights_in = {name: heights[name] for name in run.inputs}
+        strips = strips_of(run, heights_in, self._count, self._planned_units)
         crops = self._crops(arrays, strips)
         others = {n: value for n, value in {**given, **results}.items() if n not in run.outputs}
         for strip in strips.strips:

@@ -39,6 +39,8 @@ class ActualShapes:
     ----------
     by_name
         The shapes; another mapping as soon as one of them is another.
+    planned
+        The shapes at the planned shapes of the inputs, and these.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -51,6 +53,7 @@ class ActualShapes:
         self._now: tuple[Shape, ...] = ()
         self.by_name: Mapping[str, Shape] = {}
         self._begin(manifest.planned_shapes)
+        self.planned = {**self.by_name, **manifest.planned_shapes}
 
     def begin(self, inputs: Mapping[str, Array]) -> None:
         """Take the shapes of an inference's inputs."""

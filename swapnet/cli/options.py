@@ -49,7 +49,7 @@ budget_option = click.option(
     required=True,
     metavar="SIZE",
     help="Memory of the model: 64MiB, 25% of its demand, weights:25%, or auto: the smallest that "
-    "is predicted to wait at most 5% for storage.",
+    "is predicted to lose at most 5% to storage and strips.",
 )
 load_mode_option = click.option(
     "--load-mode",

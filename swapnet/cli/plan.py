@@ -56,7 +56,7 @@ _SHARES = (17, 25, 43, 66, 100)
     "--budget",
     metavar="SIZE",
     help="Memory of the model: 64MiB, 25% of its demand, weights:25%, or auto: the smallest that "
-    "is predicted to wait at most 5% for storage. [default: several, from the smallest]",
+    "is predicted to lose at most 5% to storage and strips. [default: several, from the smallest]",
 )
 @click.option("--json", "json_target", metavar="FILE", help="Write the plans; - for stdout.")
 @click.option("--curve", "with_curve", is_flag=True, help="Show latency over budget, 24 points.")

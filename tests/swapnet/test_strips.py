@@ -15,15 +15,19 @@ from swapnet.strips import Rows, Run, strips_of
     count=st.integers(1, 20),
     per_unit=st.integers(1, 8),
     left=st.integers(0, 7),
+    planned=st.none() | st.integers(1, 200),
 )
 def test_strips_give_each_row_once_and_no_wrong_one(
-    units: int, above: int, below: int, count: int, per_unit: int, left: int
+    units: int, above: int, below: int, count: int, per_unit: int, left: int, planned: int | None
 ) -> None:
     rows = Rows(per_unit)
     run = Run(0, 0, above, below, {"x": rows}, {"y": Rows(1)})
     height = units * per_unit + left % per_unit
-    strips = strips_of(run, {"x": height}, count)
-    assert 1 <= len(strips.strips) <= count
+    strips = strips_of(run, {"x": height}, count, planned)
+    as_planned = strips_of(run, {"x": (planned or units) * per_unit}, count)
+    assert len(as_planned.strips) <= count
+    if len(as_planned.strips) > 1:
+        assert strips.crop_units == min(as_planned.crop_units, units)
     assert strips.work >= 1
     given_rows = [strips.given(rows, height, strip) for strip in strips.strips]
     assert given_rows[0][0] == 0

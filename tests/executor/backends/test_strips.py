@@ -13,6 +13,12 @@ from swapnet.cli import main
 from swapnet.errors import BudgetError, EngineError
 from swapnet.executor import SwapExecutor
 from swapnet.executor.engine import Engine as Opened
+from swapnet.executor.planning.auto import (
+    LARGEST_STALL,
+    auto_bytes,
+    predicted_loss,
+    predicted_stall,
+)
 from swapnet.executor.planning.plan import PlanOptions, Step
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.probing.stripings import find_stripings
@@ -102,6 +108,34 @@ def test_a_plan_has_strips_only_where_they_pay(engine: Engine) -> None:
     assert make_plan(manifest, profile, whole, PlanOptions(strips=False)).striping is None
     with pytest.raises(BudgetError):
         make_plan(manifest, profile, whole - 1, PlanOptions(strips=False))
+
+
+def test_auto_takes_no_strips_that_cost_much(engine: Engine) -> None:
+    manifest, profile = engine.manifest, assumed_profile(engine.manifest)
+    least = make_plan(manifest, profile, engine.smallest)
+    assert least.striping
+    assert least.striping.runs[-1].work > 1.2
+    assert predicted_loss(least, profile) > max(predicted_stall(least, profile), LARGEST_STALL)
+    plan = make_plan(manifest, profile, auto_bytes(manifest, profile))
+    assert predicted_loss(plan, profile) <= LARGEST_STALL
+
+
+@pytest.mark.slow
+def test_heights_need_not_be_known_alike(tmp_path: Path) -> None:
+    def mixed() -> onnx.ModelProto:
+        net = Net()
+        x = net.input("x", (1, 3, "h", 80))
+        fixed = net("Reshape", x, net.constant(np.array([1, 3, 104, 80])))
+        ends = [net("Conv", value, net.weight(32, 3, 3, 3), pads=[1] * 4) for value in (x, fixed)]
+        inner = net("Relu", net("Concat", *ends, axis=1))
+        net.output(net("Conv", inner, net.weight(8, 64, 3, 3), pads=[1] * 4))
+        return net.model()
+
+    engine = build_toy("m", tmp_path, Toy(mixed, "200KiB", {"x": (1, 3, 104, 80)}))
+    feeds = engine.feeds()
+    with SwapExecutor(engine.folder, engine.smallest) as executor:
+        assert executor.plan.striping is not None
+        assert_same(executor(feeds), engine.whole(feeds, tmp_path))
 
 
 def test_strips_hold_at_any_height_up_to_the_planned_one(symbolic: Engine, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_advice_has_the_numbers_of_the_planner() -> None:
 
 def test_a_chosen_budget_says_why() -> None:
     said = dict(labelled_lines(a_report(budget="auto")))["Budget"]
-    assert said.startswith("64MiB (auto: the smallest found that is predicted to wait for storage")
+    assert said.startswith("64MiB (auto: the smallest found that is predicted to lose")
 
 
 @pytest.fixture
