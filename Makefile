@@ -20,6 +20,9 @@ DATA ?=
 PYCUDA_WHEEL ?=
 GROUPS ?=
 
+# Tests and builds start many processes: each would compile all sources again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup engines try shipped test test-quick test-oldest prove prove-precision prove-scenarios test-aarch64 check bench accuracy test-gpu bench-gpu gpu-kit gpu-kit-rehearsal peers docs wheel clean
 
 help: ## Show this help
