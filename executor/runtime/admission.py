@@ -32,12 +32,17 @@ def budget_bytes(budget: Budget | str | int) -> int:
     return check_available(parsed, int(parsed.amount))
 
 
-def too_small(names: Sequence[str], smallest_bytes: int, budget_bytes: int) -> BudgetError:
-    """Models that do not fit together."""
-
+def too_small(
+    names: Sequence[str], smallest_bytes: int, budget_bytes: int, *, have_strips: bool = False
+) -> BudgetError:
+    """Refusal of models that do not fit together; ``have_strips`` where one needs less alone."""
+    size, are_several = format_size(budget_bytes), len(names) > 1
+    what = f"do not fit in {size} together" if are_several else f"does not fit in {size}"
+    why = f"{'they need' if are_several else 'it needs'} {smallest_bytes} bytes"
+    why += ", as a SwapRuntime executes no strips of rows" if have_strips else ""
     return BudgetError(
-        f"{', '.join(names)} do not fit in {format_size(budget_bytes)} together",
-        why=f"they need {smallest_bytes} bytes, the budget allows {budget_bytes}",
-        hint=f"give at least {rounded_up(smallest_bytes)}, or unload one",
+        f"{', '.join(names)} {what}",
+        why=f"{why}; the budget allows {budget_bytes}",
+        hint=f"give at least {rounded_up(smallest_bytes)}" + ", or unload one" * are_several,
         smallest_bytes=smallest_bytes,
     )

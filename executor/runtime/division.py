@@ -69,7 +69,9 @@ def divide(
     available = budget_bytes - other_bytes(manifests, limit, lanes=lanes)
     needed = rule.needed_bytes(claims)
     if needed > available:
-        raise too_small(tuple(engines), budget_bytes - available + needed, budget_bytes)
+        smallest = budget_bytes - available + needed
+        have_strips = any(manifest.stripings for manifest in manifests)
+        raise too_small(tuple(engines), smallest, budget_bytes, have_strips=have_strips)
     return Division(limit, rule.shares_bytes(claims, available))
 
 

@@ -58,7 +58,7 @@ def test_more_than_the_machine_has_is_refused(engines: Engines, opened: Open) ->
 def test_a_runtime_without_models_takes_any_size(engines: Engines, opened: Open) -> None:
     runtime = opened(1)
     ended(partial(runtime.set_budget, "1KiB"))
-    with pytest.raises(BudgetError, match="a do not fit in 1KiB") as found:
+    with pytest.raises(BudgetError, match="a does not fit in 1KiB") as found:
         load(runtime, engines["a"])
     assert (runtime.models, runtime.shares_bytes) == ((), {})
     smallest = found.value.smallest_bytes
