@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 
 from swapnet.builder import build
 from swapnet.executor.planning.plan import PlanOptions
-from swapnet.executor.planning.planner import make_plan, smallest_budget
-from swapnet.executor.planning.usage import usage
+from swapnet.executor.planning.planner import make_plan
+from swapnet.executor.planning.usage import least_weights_bytes, usage
 from swapnet.profile import assumed_profile
 from tests.helpers.zoo import Net
 
@@ -79,10 +79,11 @@ def test_steps_of_several_blocks_need_no_more(tmp_path: Path) -> None:
     manifest = build(tmp_path / "wide.onnx", tmp_path / "engine", max_block="4KiB")
     used, wide_bytes = usage(manifest), 256 * 64 * 64 * 4
     assert wide_bytes < used.activation_bytes < 2 * wide_bytes
-    smallest, _ = smallest_budget(manifest)
+    without_strips = used.total_bytes + least_weights_bytes(manifest)
     profile = assumed_profile(manifest)
-    plan = make_plan(manifest, profile, smallest)
-    assert plan.planned_bytes <= smallest
-    whole = make_plan(manifest, profile, 64 * MIB, PlanOptions())
+    options = PlanOptions(strips=False)
+    plan = make_plan(manifest, profile, without_strips, options)
+    assert plan.planned_bytes <= without_strips
+    whole = make_plan(manifest, profile, 64 * MIB, options)
     assert whole.usage == plan.usage == used
     assert len(whole.steps) < len(plan.steps)
