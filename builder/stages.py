@@ -36,6 +36,7 @@ from swapnet.builder.writing.directory import staging_directory
 from swapnet.data.samples import samples_of
 from swapnet.data.spool import Sample, samples_to_plan, spool
 from swapnet.executor.backends import can_run
+from swapnet.executor.backends.onnxruntime import names_shapes
 from swapnet.executor.samples import save_samples
 from swapnet.manifest import TOKENIZER, Manifest, Source, save_manifest
 from swapnet.progress import Progress
@@ -103,7 +104,7 @@ class Build:
             options.dims,
             self.samples,
         )
-        if self.compiler.inner_values:
+        if self.compiler.inner_values and names_shapes():
             graph = with_formulas(graph, self.work / TYPES)
         if options.tensorrt.min_shapes:
             graph = plan_smallest(graph, self.work / TYPES, options.tensorrt.min_shapes)

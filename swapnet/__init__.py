@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from swapnet.executor.runtime.objectives import Changes
     from swapnet.executor.runtime.policy import Policy
     from swapnet.executor.runtime.runtime import SwapRuntime
-    from swapnet.executor.state import State
+    from swapnet.executor.state import Cache, State
     from swapnet.executor.stats import Histogram, Stats
     from swapnet.executor.swapping.storage import LoadMode
     from swapnet.manifest import Manifest
@@ -63,6 +63,7 @@ __all__ = [
     "BackendUnavailableError",
     "Budget",
     "BudgetError",
+    "Cache",
     "Changes",
     "Demand",
     "Device",
@@ -134,7 +135,7 @@ _HOMES = {
     "executor.runtime.objectives": ("Changes",),
     "executor.runtime.policy": ("Policy",),
     "executor.runtime.runtime": ("SwapRuntime",),
-    "executor.state": ("State",),
+    "executor.state": ("Cache", "State"),
     "executor.stats": ("Histogram", "Stats"),
     "executor.swapping.storage": ("LoadMode",),
     "manifest": ("Manifest",),

@@ -40,6 +40,7 @@ __all__ = [
     "OrtSegment",
     "Sessions",
     "arena_of",
+    "names_shapes",
     "open_on_cpu",
     "open_session",
     "own_process",
@@ -70,6 +71,14 @@ leave holes, 7 MiB in 40 for a language model of 100 MiB."""
 
 LARGEST_CHUNK_BYTES = (1 << 31) - (1 << 20)
 """Largest chunk that ONNX Runtime's arena takes at once: it is counted in 32 bits."""
+
+
+def names_shapes() -> bool:
+    """Whether ONNX Runtime names the output whose memory has another shape (since 1.32).
+
+    Formulas of sizes are used with such a version only: a wrong one is then noticed and corrected.
+    """
+    return tuple(map(int, version().split(".")[:2])) >= (1, 32)
 
 
 def version(package: str = "onnxruntime") -> str:

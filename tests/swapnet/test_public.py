@@ -15,12 +15,12 @@ import swapnet.testing
 
 CALLS = ("bench", "build", "measure", "quantize", "use_custom_ops")
 CLASSES = (
-    *("Engine", "Metrics", "RuntimeModel", "SwapEngineFromOnnx", "SwapExecutor", "SwapRunner"),
-    "SwapRuntime",
+    *("Engine", "Generator", "Metrics", "RuntimeModel", "State", "SwapEngineFromOnnx"),
+    *("SwapExecutor", "SwapRunner", "SwapRuntime"),
 )
 VALUES = (
-    *("Budget", "Demand", "Device", "Event", "Histogram", "Inference", "LoadMode", "Manifest"),
-    *("ModelStats", "Pace"),
+    *("Budget", "Cache", "Demand", "Device", "Event", "Generated", "Histogram", "Inference"),
+    *("LoadMode", "Manifest", "ModelStats", "Pace"),
     *("Place", "Plan", "PlanOptions", "Profile", "RangeCache", "Read", "Report", "Stats", "Step"),
     *("StepEvent", "ThreadPool", "Usage"),
 )

@@ -17,6 +17,7 @@ from swapnet.builder.importing.source import open_source
 from swapnet.builder.importing.symbols import candidates, fixed_sizes, likely_shapes
 from swapnet.builder.rewriting.optimise import TYPES, WHOLE, Operators, optimise
 from swapnet.errors import InputError, ModelError
+from swapnet.executor.backends.onnxruntime import names_shapes
 from tests.helpers.zoo import Net
 
 Planned = Callable[..., Graph]
@@ -96,6 +97,12 @@ def _loop(net: Net) -> None:
     net.output(net("Loop", trips, condition, net.input("x", ("n", "c")), body=body.body("body")))
 
 
+older = pytest.mark.skipif(
+    not names_shapes(), reason="this ONNX Runtime refuses the bodies before they are rewritten"
+)
+
+
+@older
 def test_branches_that_differ_fix_no_size(planned: Planned) -> None:
     net = Net()
     _branches(net, rows=24)
@@ -105,8 +112,8 @@ def test_branches_that_differ_fix_no_size(planned: Planned) -> None:
 @pytest.mark.parametrize(
     "write",
     [
-        _branches,
-        _loop,
+        pytest.param(_branches, marks=older),
+        pytest.param(_loop, marks=older),
         _product,
         _transposed,
         _convolution,

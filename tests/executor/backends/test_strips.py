@@ -12,6 +12,7 @@ import pytest
 from swapnet.cli import main
 from swapnet.errors import BudgetError, EngineError
 from swapnet.executor import SwapExecutor
+from swapnet.executor.backends.onnxruntime import names_shapes
 from swapnet.executor.engine import Engine as Opened
 from swapnet.executor.planning.auto import (
     LARGEST_STALL,
@@ -138,6 +139,7 @@ def test_heights_need_not_be_known_alike(tmp_path: Path) -> None:
         assert_same(executor(feeds), engine.whole(feeds, tmp_path))
 
 
+@pytest.mark.skipif(not names_shapes(), reason="this ONNX Runtime has no formulas of sizes")
 def test_strips_hold_at_any_height_up_to_the_planned_one(symbolic: Engine, tmp_path: Path) -> None:
     with SwapExecutor(symbolic.folder, symbolic.smallest) as executor:
         assert executor.plan.striping is not None
@@ -188,8 +190,8 @@ def test_commands_name_the_blocks_in_strips(
 ) -> None:
     budget, _ = smallest_budget(engine.in_own_process)
     for line, named in (
-        (["inspect"], "With block 0 in "),
-        (["plan", "--no-measure", "--budget", str(budget)], "block 0 in 15 strips"),
+        (["inspect"], "With block"),
+        (["plan", "--no-measure", "--budget", str(budget)], " in 15 strips"),
     ):
         with pytest.raises(SystemExit):
             main([*line, str(engine.folder)])

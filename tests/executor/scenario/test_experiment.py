@@ -144,7 +144,7 @@ def test_a_budget_that_is_too_small_opens_nothing(
     smallest = options().demand.smallest_bytes
     with pytest.raises(BudgetError, match="do not fit") as caught:
         module.experiment(options(budget=Budget(smallest - 1)))
-    assert f"need {smallest} bytes, the budget allows {smallest - 1}" in caught.value.why
+    assert f"need {smallest} bytes; the budget allows {smallest - 1}" in caught.value.why
     assert process.jobs == []
 
 

@@ -11,7 +11,7 @@ from tests.helpers.engines import BuildToy
 
 
 def test_values_inside_blocks_lie_where_they_are_told_to(engine: BuildToy) -> None:
-    manifest = engine("transformer").manifest
+    manifest = engine("images").manifest
     inside = Arena(1 << 20)
     own, shared = Values(manifest, np.asarray), Values(manifest, np.asarray, inside)
     assert own.addresses.keys() == shared.addresses.keys()
