@@ -64,9 +64,9 @@ class SessionMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
 
     Attributes
     ----------
-    merged_scratch_bytes
-        Limit of ONNX Runtime's arena under which steps of several blocks run. `Block` has the peak
-        of each block alone, which is often smaller.
+    scratch_bytes
+        Limit of ONNX Runtime's arena under which steps of one block and of several run. `Block` has
+        the peak of each block alone.
     process_bytes
         Growth of a process of the user's beyond the skeletons' bytes: sessions, memory that kernels
         allocate outside of the arena, readers and bookkeeping.
@@ -75,7 +75,7 @@ class SessionMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
         return to the system.
     """
 
-    merged_scratch_bytes: Size = 0
+    scratch_bytes: Size = 0
     process_bytes: Size = 0
     own_process_bytes: Size = 0
 

@@ -110,7 +110,7 @@ class OnnxRuntimeCudaCompiler(OnnxRuntimeCompiler):
     def memory(self, folder: Path, manifest: Manifest) -> EngineMemory:
         """Twice the activations on the CPU, and a workspace; not measured on hardware."""
         found = super().memory(folder, manifest)
-        merged = 2 * found.session_memory.merged_scratch_bytes + _CUDA_WORKSPACE_BYTES
+        merged = 2 * found.session_memory.scratch_bytes + _CUDA_WORKSPACE_BYTES
         return EngineMemory(
             tuple(
                 2 * activation_bytes + (_CUDA_WORKSPACE_BYTES if block.is_graph else 0)
@@ -118,5 +118,5 @@ class OnnxRuntimeCudaCompiler(OnnxRuntimeCompiler):
                     found.activation_bytes, manifest.blocks, strict=True
                 )
             ),
-            msgspec.structs.replace(found.session_memory, merged_scratch_bytes=merged),
+            msgspec.structs.replace(found.session_memory, scratch_bytes=merged),
         )

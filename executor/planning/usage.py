@@ -119,7 +119,7 @@ def usage(manifest: Manifest, striping: Striping | None = None) -> Usage:
     copies_bytes = 0
     memory = manifest.session_memory
     activations = (block.activation_bytes for block in manifest.blocks)
-    scratch = max(memory.merged_scratch_bytes, *activations)
+    scratch = max(memory.scratch_bytes, *activations)
     if striping is not None:
         scratch = striping.scratch_bytes
     io = sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs))

@@ -94,7 +94,7 @@ def process_bytes(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool
     SwapnetError
         The engine does not run.
     """
-    memory = SessionMemory(manifest.session_memory.merged_scratch_bytes)
+    memory = SessionMemory(manifest.session_memory.scratch_bytes)
     manifest = msgspec.structs.replace(manifest, session_memory=memory)
     engine = _warmed_up(folder, manifest, warm_up, own=own)
     needed, _ = smallest_budget(manifest)
