@@ -96,10 +96,11 @@ def process_bytes(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool
     """
     memory = SessionMemory(manifest.session_memory.scratch_bytes)
     manifest = msgspec.structs.replace(manifest, session_memory=memory)
-    engine = _warmed_up(folder, manifest, warm_up, own=own)
-    needed, _ = smallest_budget(manifest)
+    device = _warmed_up(warm_up, own=own)
     before = anonymous_bytes()
     forget_peak()
+    engine = _opened(folder, manifest, device)  # what a manifest takes counts
+    needed, _ = smallest_budget(manifest)
     with SwapExecutor(engine, needed) as executor:
         if manifest.has_windows:
             # Packed once while sessions were made, in memory that the arena had not yet taken.
@@ -196,21 +197,27 @@ def _with_more(manifest: Manifest, nbytes: int) -> Manifest:
 
 def _run_in_group(folder: Path, manifest: Manifest, warm_up: bytes, processes: Path) -> None:
     own_pages()
-    engine = _warmed_up(folder, manifest, warm_up, own=True)
+    device = _warmed_up(warm_up, own=True)
     with suppress(OSError):  # a group of version 2 may not be the user's to join
         processes.write_text(str(os.getpid()))
+    engine = _opened(folder, manifest, device)
     with SwapExecutor(engine, smallest_budget(engine.manifest)[0]) as executor:
         for inputs in kept_samples(engine) or (planned_sample(manifest),):
-            executor(inputs)
+            for _ in range(_STEADY_INFERENCES):
+                executor(inputs)
 
 
-def _warmed_up(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool) -> Engine:
-    """The engine, in a process that has run another model: a process's fixed cost is paid."""
+def _warmed_up(warm_up: bytes, *, own: bool) -> Device:
+    """The device, after this process has run another model: a process's fixed cost is paid."""
+    device = own_process(available_processors()) if own else Device()
+    first = open_on_cpu(warm_up, Step(0, 0, 0), device, shared_arena=False)
+    first.run(None, {"x": np.zeros(1, np.float32)})
+    return device
+
+
+def _opened(folder: Path, manifest: Manifest, device: Device) -> Engine:
     compiled = msgspec.structs.replace(
         manifest.compiled, backend="onnxruntime", fingerprint=PORTABLE
     )
     shaped = msgspec.structs.replace(manifest, compiled=compiled, inline={})
-    device = own_process(available_processors()) if own else Device()
-    first = open_on_cpu(warm_up, Step(0, 0, 0), device, shared_arena=False)
-    first.run(None, {"x": np.zeros(1, np.float32)})
     return replace(Engine.open(folder, device=device), shaped=shaped)

@@ -21,6 +21,7 @@ from swapnet.builder.importing.source import open_source
 from swapnet.builder.one_operator import one_operator_engine
 from swapnet.builder.rewriting.optimise import WHOLE, operators_of, optimise
 from swapnet.cli.zoo import current_engine
+from swapnet.errors import SwapnetError
 from swapnet.executor.bench.difference import largest_difference
 from swapnet.executor.bench.fixed_cost import executor_cost
 from swapnet.executor.bench.process import Worker
@@ -95,7 +96,7 @@ def prove_all(
     prove
         Proves one model.
     results
-        Where the page is written, if all models were proved.
+        Where the page is written, if all models were proved: none was killed or refused.
     page
         Makes its lines.
 
@@ -105,14 +106,19 @@ def prove_all(
         Status to exit with: 1 if anything does not hold.
     """
     rows: list[C] = []
+    broken = False
     for name in sys.argv[1:] or models.names():
-        for row in prove(name):
-            rows.append(row)
-            verdict = "; ".join(row.failures()) or "holds"
-            print(f"{row.title}: {verdict}", flush=True)  # noqa: T201
-    if not sys.argv[1:]:
+        try:
+            for row in prove(name):
+                rows.append(row)
+                verdict = "; ".join(row.failures()) or "holds"
+                print(f"{row.title}: {verdict}", flush=True)  # noqa: T201
+        except SwapnetError as error:
+            broken = True
+            print(f"{name}: {error}", flush=True)  # noqa: T201
+    if not (sys.argv[1:] or broken):
         write_page(results, page(rows))
-    return int(any(True for row in rows for _ in row.failures()))
+    return int(broken or any(True for row in rows for _ in row.failures()))
 
 
 def prove(name: str) -> Iterator[Row]:
