@@ -9,6 +9,7 @@ from typing import Any
 
 from swapnet.builder.child import build_in_child
 from swapnet.builder.compilers.tensorrt.options import TensorRTOptions
+from swapnet.builder.importing.gguf.importer import imported
 from swapnet.builder.importing.source import open_source
 from swapnet.builder.options import BuildOptions
 from swapnet.builder.precision.convert import PrecisionOptions
@@ -54,7 +55,7 @@ def build(
     ----------
     model
         ONNX file; external data lies beside it. Or the folder that onnxruntime-genai or optimum
-        wrote, of which the engine keeps the tokenizer.
+        wrote, of which the engine keeps the tokenizer; or a GGUF file of a Llama-like model.
     folder
         Engine directory to write. An engine that is there is replaced when the new one is whole.
     backend
@@ -173,8 +174,9 @@ def build_with(
         return build_in_child(options, model, folder, progress=progress)
     options = options.checked()
     progress("read", 0, 1)
-    source = open_source(Path(model))
-    options.limits(source)  # refuses wrong sizes before anything is written
-    with build_folders(Path(folder)) as (staging, work):
-        build_into(options, source, staging, work, progress)
+    with imported(Path(model), target_of(Path(folder)).absolute().parent) as path:
+        source = open_source(path, Path(model))
+        options.limits(source)  # refuses wrong sizes before anything is written
+        with build_folders(Path(folder)) as (staging, work):
+            build_into(options, source, staging, work, progress)
     return load_manifest(target_of(Path(folder)))

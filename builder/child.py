@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from swapnet.builder.importing.gguf.importer import imported
 from swapnet.builder.importing.inputs import inputs_of
 from swapnet.builder.importing.source import open_source
 from swapnet.builder.needs import needed_bytes
@@ -37,10 +38,11 @@ _MODULE = "swapnet.builder.child"
 
 
 class Job(msgspec.Struct, frozen=True):
-    """Model to build; the engine directory is ``target``, for messages."""
+    """Model to build, and what it was imported from; the engine is ``target``, for messages."""
 
     options: BuildOptions
     model: str
+    origin: str
     target: str
 
 
@@ -103,11 +105,12 @@ def build_in_child(
     progress("read", 0, 1)
     read = Read(0)
     with (
-        _sendable(options.checked(), Path(model)) as sendable,
+        imported(Path(model), Path(target).absolute().parent) as path,
+        _sendable(options.checked(), path) as sendable,
         _explained(target, lambda: read.needed_bytes),
         Child(_MODULE, "the process that builds") as child,
     ):
-        child.tell(Job(sendable, str(model), target))
+        child.tell(Job(sendable, str(path), str(model), target))
         read = msgspec.convert(child.hear(), Read)
         if announce is not None:
             announce(read.needed_bytes)
@@ -168,7 +171,7 @@ def _explained(target: str, needed_bytes: Callable[[], int]) -> Iterator[None]:
 def work(parent: Parent) -> None:
     """Build what the parent asks for."""
     job = parent.job(Job)
-    source = open_source(Path(job.model))
+    source = open_source(Path(job.model), Path(job.origin))
     read = Read(needed_bytes(source, job.options))
     parent.answer(read)
     handler = _ToParent(parent)

@@ -168,7 +168,10 @@ class Build:
             self.work,
             self.compiler,
             source=Source(
-                source.name, source.sha256, str(source.path.absolute()), source.data.sha256
+                source.name,
+                source.sha256,
+                str((source.origin or source.path).absolute()),
+                source.data.sha256,
             ),
             max_block_bytes=self.max_block_bytes,
             progress=self.progress,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from swapnet.builder.importing.external_data import ExternalData, check_tensors, stored_bytes
 from swapnet.builder.importing.folder import check_not_merged, model_in, tokenizer_files
+from swapnet.builder.importing.gguf.file import is_gguf
 from swapnet.builder.importing.graph import bodies
 from swapnet.builder.importing.stripped import stripped
 from swapnet.errors import InputError, ModelError
@@ -61,6 +62,8 @@ class SourceModel:
     """External data of the file that ``sha256`` is of."""
     tokenizer: tuple[Path, ...] = ()
     """Files of a language model's tokenizer."""
+    origin: Path | None = None
+    """The file that it was imported from; None where it is ``path``."""
 
     @property
     def read_bytes(self) -> int:
@@ -110,7 +113,9 @@ def original_model(manifest: Manifest, given: Path | None = None) -> Path:
             why=f"its SHA-256 is {found[:12]}…, it should be {manifest.source.sha256[:12]}…"
             if found
             else "there is no such file",
-            hint=_ORIGINAL,
+            hint=f"swapnet import {path} -o FOLDER, and give --model FOLDER/model.onnx"
+            if is_gguf(path)
+            else _ORIGINAL,
         )
     # Without external data at the build there is none now: the file is the same.
     data = open_source(path).data if manifest.source.data_sha256 else ExternalData()
@@ -124,13 +129,15 @@ def original_model(manifest: Manifest, given: Path | None = None) -> Path:
     return path
 
 
-def open_source(path: Path) -> SourceModel:
+def open_source(path: Path, origin: Path | None = None) -> SourceModel:
     """Read an ONNX file without its weights: large tensors in it become external data of it.
 
     Parameters
     ----------
     path
         The file, or the folder that an exporter of language models wrote (`model_in`).
+    origin
+        The file that it was imported from; None or ``path`` where it was not.
 
     Raises
     ------
@@ -141,6 +148,7 @@ def open_source(path: Path) -> SourceModel:
     import onnx
     from google.protobuf.message import DecodeError
 
+    origin = None if origin == path else origin
     tokenizer: tuple[Path, ...] = ()
     is_folder = path.is_dir()
     if is_folder:
@@ -150,6 +158,12 @@ def open_source(path: Path) -> SourceModel:
             f"{path} can't be read",
             why="there is no such file",
             hint="give the path of an .onnx file",
+        )
+    if is_gguf(path):
+        raise ModelError(
+            f"{path} is not an ONNX file",
+            why="it is a GGUF file, which swapnet build takes",
+            hint=f"swapnet import {path} -o FOLDER, and give that folder",
         )
     try:
         without_weights = stripped(path)
@@ -187,7 +201,9 @@ def open_source(path: Path) -> SourceModel:
         check_not_merged(path, proto)
     _check_opset(path, proto)
     weights_bytes, data = check_tensors(path, proto)
-    return SourceModel(path, proto, file_sha256(path), weights_bytes, path.stem, data, tokenizer)
+    name = (origin or path).stem
+    sha256 = file_sha256(path)
+    return SourceModel(path, proto, sha256, weights_bytes, name, data, tokenizer, origin)
 
 
 def random_reasons(source: SourceModel) -> Iterator[str]:

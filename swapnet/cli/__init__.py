@@ -24,6 +24,7 @@ __all__ = ["cli", "main"]
 
 _COMMANDS: Mapping[str, str] = {
     "build": "Cut a model into blocks and compile each to its engine.",
+    "import": "Write a GGUF file as the ONNX folder of a language model.",
     "plan": "Show whether a model fits a budget, and its latency.",
     "run": "Run one inference inside a budget.",
     "generate": "Continue a text with a language model inside a budget.",

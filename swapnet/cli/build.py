@@ -28,7 +28,7 @@ __all__ = ["build_engine", "command"]
 
 
 @click.command("build")
-@click.argument("model", metavar="MODEL.onnx|FOLDER", type=PATH)
+@click.argument("model", metavar="MODEL.onnx|FOLDER|FILE.gguf", type=PATH)
 @click.option(
     "-o",
     "--output",
@@ -116,8 +116,8 @@ def command(
 ) -> None:
     """Cut MODEL.onnx into blocks and compile each to its engine.
 
-    A FOLDER is one that onnxruntime-genai or optimum wrote: the engine keeps its tokenizer, for
-    swapnet generate.
+    A FOLDER is one that onnxruntime-genai or optimum wrote, FILE.gguf a Llama-like model of
+    llama.cpp: the engine keeps its tokenizer, for swapnet generate.
     """
     from swapnet.builder.build import options_of
     from swapnet.builder.precision.convert import PrecisionOptions, check_precision

@@ -38,7 +38,7 @@ def toy(engine: BuildToy) -> Engine:
 
 @pytest.fixture
 def job(toy: Engine, tmp_path: Path) -> Job:
-    return Job(OPTIONS.checked(), str(toy.model), str(tmp_path / "engine"))
+    return Job(OPTIONS.checked(), str(toy.model), str(toy.model), str(tmp_path / "engine"))
 
 
 @pytest.fixture
