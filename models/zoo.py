@@ -26,6 +26,7 @@ from swapnet.models import (
     ppocr,
     ppocr_det,
     resnet,
+    smollm2,
     vgg,
     yolo,
 )
@@ -34,7 +35,7 @@ from swapnet.models.fetch import file_sha256
 from swapnet.models.graph import Graph
 from swapnet.models.weights import missing_weights
 
-__all__ = ["ZooFiles", "ZooModel", "files", "find", "get", "names"]
+__all__ = ["ZooFiles", "ZooModel", "files", "find", "get", "names", "networks"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class ZooFiles:
         SPDX identifier of the licence of the weights.
     sha256
         Hash of the ``.onnx`` file, in hexadecimal. It covers weights beside the file too:
-        their hash is in its metadata.
+        their hash is in its metadata. Those of a language model are checked when it is made.
+    model
+        What to build: the ``.onnx`` file, or the folder of a language model.
     """
 
     name: str
@@ -63,6 +66,7 @@ class ZooFiles:
     data: Path
     licence: str
     sha256: str
+    model: Path
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class ZooModel:
     recipe
         Version of `make` and `samples`, and part of the name of the model's folder: raise it when
         you change their results.
+    is_language_model
+        It takes tokens and a cache, and has a tokenizer: `networks` leaves it out.
     """
 
     name: str
@@ -100,6 +106,7 @@ class ZooModel:
     reading: Callable[[Tensors, Tensors], str] = field(repr=False)
     licence: str = "Apache-2.0"
     recipe: int = 1
+    is_language_model: bool = False
 
     def read(self, inputs: Tensors, outputs: Tensors) -> str:
         """Put outputs into words, in one or a few lines; both are arrays by name."""
@@ -219,12 +226,27 @@ _MODELS = (
         samples=bert_base.samples,
         reading=bert_base.read,
     ),
+    ZooModel(
+        name="smollm2",
+        title="SmolLM2-135M-Instruct: continues a text, pretrained",
+        parameters=134_515_008,
+        shapes={},
+        make=smollm2.make,
+        samples=smollm2.samples,
+        reading=smollm2.read,
+        is_language_model=True,
+    ),
 )
 
 
 def names() -> tuple[str, ...]:
     """Return the names of all models."""
     return tuple(model.name for model in _MODELS)
+
+
+def networks() -> tuple[str, ...]:
+    """Return the names of models that are one network from inputs to outputs, without a cache."""
+    return tuple(model.name for model in _MODELS if not model.is_language_model)
 
 
 def find(name: str) -> ZooModel:
@@ -290,6 +312,7 @@ def files(model: ZooModel, folder: Path | None = None, weights: Path | None = No
         data=home / "data.npz",
         licence=model.licence,
         sha256=file_sha256(onnx),
+        model=home if model.is_language_model else onnx,
     )
 
 

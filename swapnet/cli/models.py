@@ -109,11 +109,10 @@ def run_models(
     from swapnet.manifest import GPU_BACKENDS
 
     parsed = Budget.parse(budget)
-    chosen = sorted(
-        (models.find(name) for name in names or models.names()), key=lambda m: m.parameters
-    )
     if backend == "auto":
         backend = best_backend()
+    known = models.networks() if backend in GPU_BACKENDS else models.names()
+    chosen = sorted((models.find(name) for name in names or known), key=lambda m: m.parameters)
     if backend in GPU_BACKENDS and not can_run(backend):
         show_built([model.name for model in chosen], engines, backend)
         return

@@ -59,5 +59,5 @@ def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], bac
     except SwapnetError:
         current = False
     if not current:
-        build_engine(files.onnx, folder, measure=True, backend=backend, shapes=shapes)
+        build_engine(files.model, folder, measure=True, backend=backend, shapes=shapes)
     return folder

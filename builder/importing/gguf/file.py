@@ -58,6 +58,8 @@ class GGUF:
                 return super()._get(*args, **keywords)
 
         self.path = path
+        if not path.is_file():
+            raise self.refusal("there is no such file", "give the path of a .gguf file")
         try:
             reader = Reader(path)
         except (ValueError, KeyError, IndexError, OverflowError, OSError) as error:

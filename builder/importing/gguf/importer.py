@@ -18,7 +18,7 @@ __all__ = ["import_gguf", "imported"]
 _HINT = "choose another place, or free some space"
 
 
-def import_gguf(path: Path, folder: Path, filename: str = "model.onnx") -> None:
+def import_gguf(path: Path, folder: Path, filename: str = "model.onnx") -> int:
     """Write a Llama-like model of llama.cpp as a folder that onnxruntime-genai reads too.
 
     Weights keep their blocks and their numbers; a piece of them is in memory at a time.
@@ -32,6 +32,11 @@ def import_gguf(path: Path, folder: Path, filename: str = "model.onnx") -> None:
         Where to write: no folder, or an empty one.
     filename
         Name of the model; its weights are in that name and ``.data``.
+
+    Returns
+    -------
+    int
+        Number of parameters.
 
     Raises
     ------
@@ -52,8 +57,10 @@ def import_gguf(path: Path, folder: Path, filename: str = "model.onnx") -> None:
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         with working_folder(f".{folder.name}.", folder.absolute().parent) as partial:
             partial.chmod(0o755)
-            _write(GGUF(path), partial, filename)
+            file = GGUF(path)
+            _write(file, partial, filename)
             partial.rename(folder)
+            return sum(tensor.n_elements for tensor in file.tensors.values())
 
 
 @contextmanager
