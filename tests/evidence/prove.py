@@ -107,7 +107,7 @@ def prove_all(
     """
     rows: list[C] = []
     broken = False
-    for name in sys.argv[1:] or models.names():
+    for name in sys.argv[1:] or models.networks():
         try:
             for row in prove(name):
                 rows.append(row)

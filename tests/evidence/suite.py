@@ -417,7 +417,7 @@ def write_results(suite: Suite) -> None:
 
 def _current_engines(suite: Suite) -> Iterator[tuple[str, str]]:
     """Name and identity of the engines that are there, in the order of the zoo."""
-    for name in models.names():
+    for name in models.networks():
         try:
             yield name, Engine.open(suite.engines / name).manifest.identity
         except SwapnetError:
@@ -509,7 +509,7 @@ def command(
     memory_limit: bool,
 ) -> None:
     """Measure models at several budgets: JSON, tables and plots. [default: all]"""
-    chosen = tuple(models.find(name).name for name in names or models.names())
+    chosen = tuple(models.find(name).name for name in names or models.networks())
     suite = Suite(
         names=chosen,
         budgets=budgets,

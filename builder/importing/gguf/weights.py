@@ -49,11 +49,14 @@ class Weights:
 
     def floats(self, tensor: ReaderTensor, name: str = "", *, transposed: bool = False) -> str:
         """Add a matrix in float32; returns its name. One that has blocks can't be transposed."""
-        kind, shape = tensor.tensor_type.name, tuple(map(int, tensor.shape[::-1]))
+        kind, data = tensor.tensor_type.name, tensor.data
+        shape = rows, columns = tuple(map(int, tensor.shape[::-1]))
         if transposed:
-            pieces = (floats(tensor.data[:, part], kind).T for part in _parts(*shape[::-1]))
+            wide = data.shape[1] // columns  # the package has bfloat16 as two bytes
+            parts = (slice(p.start * wide, p.stop * wide) for p in _parts(columns, rows))
+            pieces = (floats(data[:, part], kind).T for part in parts)
         else:
-            pieces = (floats(tensor.data[part], kind) for part in _parts(*shape))
+            pieces = (floats(data[part], kind) for part in _parts(rows, columns))
         given = shape[::-1] if transposed else shape
         return self.add(name or tensor.name, "float32", given, pieces)
 
