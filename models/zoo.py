@@ -56,8 +56,6 @@ class ZooFiles:
     sha256
         Hash of the ``.onnx`` file, in hexadecimal. It covers weights beside the file too:
         their hash is in its metadata. Those of a language model are checked when it is made.
-    model
-        What to build: the ``.onnx`` file, or the folder of a language model.
     """
 
     name: str
@@ -66,7 +64,12 @@ class ZooFiles:
     data: Path
     licence: str
     sha256: str
-    model: Path
+
+    @property
+    def model(self) -> Path:
+        """What to build: the ``.onnx`` file, or its folder where that has a tokenizer."""
+        folder = self.onnx.parent
+        return folder if (folder / "genai_config.json").is_file() else self.onnx
 
 
 @dataclass(frozen=True)
@@ -312,7 +315,6 @@ def files(model: ZooModel, folder: Path | None = None, weights: Path | None = No
         data=home / "data.npz",
         licence=model.licence,
         sha256=file_sha256(onnx),
-        model=home if model.is_language_model else onnx,
     )
 
 

@@ -95,7 +95,6 @@ def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         data=path / "example.npz",
         licence="MIT",
         sha256=file_sha256(path / "model.onnx"),
-        model=path / "model.onnx",
     )
     monkeypatch.setattr(models, "get", lambda _, **__: files)
     return tmp_path / "engines"

@@ -40,7 +40,7 @@ def measured(engine: BuildToy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
     def get(name: str, **_: object) -> ZooFiles:
         example = tmp_path / "example.npz"
-        return ZooFiles(name, toy.model, example, example, "none", "0" * 64, toy.model)
+        return ZooFiles(name, toy.model, example, example, "none", "0" * 64)
 
     def bench(setup: Any, progress: Progress) -> Any:
         progress("measure", 0, 1)

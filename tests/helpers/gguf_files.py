@@ -83,8 +83,10 @@ def write_gguf(
         writer.add_eos_token_id(len(WORDS) - 1)
     writer.add_chat_template(CHAT)
     for key, value in given.items():
-        adds = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32}
-        adds[type(value)](key, value)
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        else:
+            (writer.add_bool if isinstance(value, bool) else writer.add_uint32)(key, value)
 
     def add(name: str, rows: int, columns: int, kind: str) -> None:
         if name != without:

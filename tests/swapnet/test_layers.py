@@ -15,7 +15,7 @@ FOLDERS = ("builder", "executor", "calibration", "models")
 
 BELOW = {
     "kernel": set[str](),
-    "models": {"kernel"},
+    "models": {"kernel", "builder"},
     "executor": {"kernel"},
     "builder": {"kernel", "executor"},
     "calibration": {"kernel", "executor", "builder"},

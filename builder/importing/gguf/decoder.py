@@ -27,6 +27,7 @@ _MOST_POSITIONS = 8192
 """Rows of the tables of angles: all blocks share them, so they stay in memory."""
 
 _MICROSOFT: Final = {"domain": "com.microsoft"}
+_INT64 = 7
 _IDS, _MASK, _LOGITS = "input_ids", "attention_mask", "logits"
 _PAST, _PRESENT, _PARTS = "past_key_values.%d.", "present.%d.", ("key", "value")
 
@@ -37,23 +38,30 @@ class Decoder:
     Raises
     ------
     ModelError
-        The architecture is not one that is read, or a size is missing.
+        The architecture or the type of a tensor is not one that is read, or a size is missing.
     """
 
     def __init__(self, file: GGUF) -> None:
         self._file, own = file, file.architecture
         if own not in _INTERLEAVED:
             raise file.refusal(
-                f"its architecture is {own!r}; those that are read are "
-                f"{' and '.join(_INTERLEAVED)}",
+                f"its architecture is {own!r}; those that are read are {', '.join(_INTERLEAVED)}",
                 "export the model with onnxruntime-genai's model builder, and build that folder",
             )
+        self._unused = set(file.tensors)
+        for name, tensor in file.tensors.items():
+            if (kind := tensor.tensor_type.name) not in (*BLOCK_TYPES, *FLOAT_TYPES):
+                raise file.refusal(
+                    f"{name} is of the type {kind}; those that are read are "
+                    f"{', '.join((*BLOCK_TYPES, *FLOAT_TYPES))}",
+                    "fetch another file of this model, such as its Q4_0 or Q8_0",
+                )
         self._layers, self._hidden = file.size("block_count"), file.size("embedding_length")
         self._heads = file.size("attention.head_count")
         self._keys = file.size("attention.head_count_kv", self._heads)
         self._head = file.size("attention.key_length", self._hidden // max(self._heads, 1))
         self._context = min(file.size("context_length"), _MOST_POSITIONS)
-        self._epsilon = file.value(f"{own}.attention.layer_norm_rms_epsilon", float)
+        self._norm = {"epsilon": file.value(f"{own}.attention.layer_norm_rms_epsilon", float)}
         turned = file.size("rope.dimension_count", self._head)
         scaling = file.value(f"{own}.rope.scaling.type", str, "none")
         if turned != self._head or scaling != "none":
@@ -61,10 +69,10 @@ class Decoder:
                 f"positions turn {turned} of the {self._head} numbers of a head, scaled by "
                 f"{scaling!r}; all numbers without scaling are read"
             )
+        self._vocabulary = int(self._tensor("token_embd.weight").shape[1])
         self._nodes: list[onnx.NodeProto] = []
         self._small: dict[str, onnx.TensorProto] = {}
-        self._sums: dict[tuple[str, int], str] = {}
-        self._unused = set(file.tensors)
+        self._sums: dict[str, str] = {}
 
     def config(self, filename: str) -> dict[str, Any]:
         """The part of ``genai_config.json`` about the model, without its tokens."""
@@ -83,12 +91,8 @@ class Decoder:
             "inputs": {_IDS: _IDS, _MASK: _MASK, **inputs},
             "outputs": {_LOGITS: _LOGITS, **outputs},
         }
-        return {
-            "type": self._file.architecture,
-            "context_length": self._context,
-            "vocab_size": int(self._tensor("token_embd.weight").shape[1]),
-            "decoder": decoder,
-        }
+        model = {"type": self._file.architecture, "decoder": decoder}
+        return {**model, "context_length": self._context, "vocab_size": self._vocabulary}
 
     def write(self, path: Path) -> None:
         """Write the model to ``path`` and its weights to ``.data``, a piece of a weight at a time.
@@ -96,47 +100,50 @@ class Decoder:
         Raises
         ------
         ModelError
-            A tensor is missing, not known, or of a type that is not read.
+            A tensor is missing or not known.
         OSError
             A file can't be written.
         """
         import onnx
         from onnx import TensorProto, helper
 
-        def value(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
+        def value(name: str, *shape: int | str, dtype: int = _INT64) -> onnx.ValueInfoProto:
             return helper.make_tensor_value_info(name, dtype, ["batch_size", *shape])
 
         def cache(name: str, length: str) -> list[onnx.ValueInfoProto]:
             names = [name % layer + part for layer in range(self._layers) for part in _PARTS]
             shape = self._keys, length, self._head
-            return [value(name, TensorProto.FLOAT, *shape) for name in names]
+            return [value(name, *shape, dtype=TensorProto.FLOAT) for name in names]
 
         data = path.with_name(f"{path.name}.data")
         with data.open("wb") as stored:
             self._weights = Weights(stored, data.name)
-            vocabulary = self._write_operators()
-        sequence, total = "sequence_length", "total_sequence_length"
-        ids, mask = value(_IDS, TensorProto.INT64, sequence), value(_MASK, TensorProto.INT64, total)
+            self._write_operators()
+        if self._unused:
+            raise self._file.refusal(
+                f"it has tensors that are not known of a {self._file.architecture}: "
+                f"{', '.join(sorted(self._unused)[:3])}"
+            )
+        count, total = "sequence_length", "total_sequence_length"
+        logits = value(_LOGITS, count, self._vocabulary, dtype=TensorProto.FLOAT)
         graph = helper.make_graph(
             self._nodes,
             self._file.path.stem,
-            [ids, mask, *cache(_PAST, "past_sequence_length")],
-            [value(_LOGITS, TensorProto.FLOAT, sequence, vocabulary), *cache(_PRESENT, total)],
+            [value(_IDS, count), value(_MASK, total), *cache(_PAST, "past_sequence_length")],
+            [logits, *cache(_PRESENT, total)],
             [*self._small.values(), *self._weights.tensors],
         )
         opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
         onnx.save_model(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
 
-    def _write_operators(self) -> int:
-        """Write all operators; returns the number of tokens of the vocabulary."""
-        write, table = self._write, self._tensor("token_embd.weight")
-        hidden, shared = self._rows(table), [*self._lengths(), *self._angles()]
-        norm = {"axis": -1, "stash_type": 1, "epsilon": self._epsilon}
+    def _write_operators(self) -> None:
+        write, norm = self._write, {"axis": -1, "stash_type": 1, **self._norm}
+        hidden, shared = self._rows(), [*self._lengths(), *self._angles()]
         given = [hidden, self._vector("blk.0.attn_norm.weight")]
         normed = write("SimplifiedLayerNormalization", given, "normed", **norm)
         for layer in range(self._layers):
             name = f"blk.{layer}"
-            heads = [self._dense(normed, f"{name}.attn_{part}") for part in "qkv"]
+            heads = [self._product(normed, f"{name}.attn_{part}") for part in "qkv"]
             past, present = ([n % layer + part for part in _PARTS] for n in (_PAST, _PRESENT))
             mixed = write(
                 "GroupQueryAttention",
@@ -149,28 +156,34 @@ class Decoder:
                 rotary_interleaved=_INTERLEAVED[self._file.architecture],
                 **_MICROSOFT,
             )
-            added = self._dense(mixed, f"{name}.attn_output")
+            added = self._product(mixed, f"{name}.attn_output")
             normed, hidden = self._norm_of_sum(hidden, added, f"{name}.ffn_norm")
-            gate, up = (self._dense(normed, f"{name}.ffn_{part}") for part in ("gate", "up"))
+            gate, up = (self._product(normed, f"{name}.ffn_{part}") for part in ("gate", "up"))
             opened = write(
                 "Mul", [gate, write("Sigmoid", [gate], f"{name}.open")], f"{name}.opened"
             )
-            added = self._dense(write("Mul", [opened, up], f"{name}.gated"), f"{name}.ffn_down")
+            added = self._product(write("Mul", [opened, up], f"{name}.gated"), f"{name}.ffn_down")
             following = f"blk.{layer + 1}.attn_norm" if layer + 1 < self._layers else "output_norm"
             normed, hidden = self._norm_of_sum(hidden, added, following)
-        if "output.weight" in self._unused:
-            self._dense(normed, "output", _LOGITS)
-        elif table.tensor_type.name in BLOCK_TYPES:
-            self._product(normed, table, _LOGITS)
+        is_tied = "output.weight" not in self._unused
+        self._product(normed, "token_embd" if is_tied else "output", _LOGITS)
+
+    def _rows(self) -> str:
+        """Embeddings of the tokens: rows of the table."""
+        table = self._tensor("token_embd.weight")
+        kind, name = BLOCK_TYPES.get(table.tensor_type.name), table.name
+        if kind is not None and kind.has_offsets:
+            kind, name = None, self._weights.floats(table, f"{name}.rows")
         else:
-            columns = write("Transpose", [table.name], "token_embd.columns", perm=[1, 0])
-            write("MatMul", [normed, columns], _LOGITS)
-        if self._unused:
-            raise self._file.refusal(
-                f"it has tensors that are not known of a {self._file.architecture}: "
-                f"{', '.join(sorted(self._unused)[:3])}"
-            )
-        return int(table.shape[1])
+            self._weights.matrix(table)
+        if kind is None:
+            return self._write("Gather", [name, _IDS], "embeddings", axis=0)
+        size = self._constant("row", np.array([-1, self._hidden * kind.bits // 8]))
+        given = [self._write("Reshape", [name, size], "rows"), _IDS, f"{name}.scales"]
+        sizes = {"bits": kind.bits, "block_size": kind.block_size, "gather_axis": 0}
+        return self._write(
+            "GatherBlockQuantized", given, "embeddings", quantize_axis=1, **sizes, **_MICROSOFT
+        )
 
     def _lengths(self) -> tuple[str, str]:
         """Number of the last token of each row, and of all tokens, as the attention takes them."""
@@ -186,69 +199,49 @@ class Decoder:
         exponents, own = np.arange(0, self._head, 2) / self._head, self._file.architecture
         steps = self._file.value(f"{own}.rope.freq_base", float, 1e4) ** -exponents
         if "rope_freqs.weight" in self._unused:
-            steps = steps / self._numbers("rope_freqs.weight")
+            steps = steps / floats(self._tensor("rope_freqs.weight").data, "F32")
         angles = np.outer(np.arange(self._context), steps)
         return [
             self._weights.add(turn.__name__, "float32", angles.shape, [turn(angles).astype("f4")])
             for turn in (np.cos, np.sin)
         ]
 
-    def _rows(self, table: ReaderTensor) -> str:
-        """Embeddings of the tokens: rows of the table."""
-        kind, name = BLOCK_TYPES.get(table.tensor_type.name), table.name
-        if kind is not None:
-            self._weights.blocks(table)
-        if kind is None or kind.has_offsets:
-            name = self._weights.floats(table, f"{name}.rows" if kind else name)
-            return self._write("Gather", [name, _IDS], "embeddings", axis=0)
-        size = self._constant("row", np.array([-1, self._hidden * kind.bits // 8]))
-        given = [self._write("Reshape", [name, size], "rows"), _IDS, f"{name}.scales"]
-        sizes = {
-            "bits": kind.bits,
-            "block_size": kind.block_size,
-            "gather_axis": 0,
-            "quantize_axis": 1,
-        }
-        return self._write("GatherBlockQuantized", given, "embeddings", **sizes, **_MICROSOFT)
-
-    def _dense(self, value: str, name: str, output: str = "") -> str:
+    def _product(self, value: str, name: str, output: str = "") -> str:
         """Product with a weight, and the bias that it may have."""
-        output, weight = output or name, self._tensor(f"{name}.weight")
-        if weight.tensor_type.name in BLOCK_TYPES:
-            self._weights.blocks(weight)
-        else:
-            self._weights.floats(weight, transposed=True)
-        if f"{name}.bias" not in self._unused:
-            return self._product(value, weight, output)
-        product = self._product(value, weight, f"{output}.product")
-        return self._write("Add", [product, self._vector(f"{name}.bias")], output)
+        weight, output = self._tensor(f"{name}.weight"), output or name
+        added, kind = [], self._weights.matrix(weight)
+        if kind is not None and kind.has_offsets:
+            # Zero points of floats would do it in one, but ONNX Runtime packs no such weights.
+            sums = [self._block_sums(value, kind.block_size), f"{weight.name}.offsets"]
+            added = [self._write("MatMul", sums, f"{output}.offset")]
+        if f"{name}.bias" in self._unused:
+            added.append(self._vector(f"{name}.bias"))
+        made = self._scaled(value, weight, f"{output}.product" if added else output)
+        for number, addend in enumerate(added, 1):
+            total = output if number == len(added) else f"{output}.sum"
+            made = self._write("Add", [made, addend], total)
+        return made
 
-    def _product(self, value: str, weight: ReaderTensor, output: str) -> str:
-        """Product with a weight that is written."""
+    def _scaled(self, value: str, weight: ReaderTensor, output: str) -> str:
+        """Product without offsets."""
         kind, name = BLOCK_TYPES.get(weight.tensor_type.name), weight.name
         if kind is None:
-            return self._write("MatMul", [value, name], output)
-        columns, rows = map(int, weight.shape)
+            columns = self._write("Transpose", [name], f"{name}.columns", perm=[1, 0])
+            return self._write("MatMul", [value, columns], output)
         # An accuracy level of 4 rounds what is multiplied to 8 bits, in blocks.
         sizes = {"bits": kind.bits, "block_size": kind.block_size, "accuracy_level": 4}
-        product = f"{output}.scaled" if kind.has_offsets else output
+        sizes |= dict(zip("KN", weight.shape.tolist(), strict=True))
         given = [value, name, f"{name}.scales"]
-        self._write("MatMulNBits", given, product, N=rows, K=columns, **sizes, **_MICROSOFT)
-        if not kind.has_offsets:
-            return product
-        # Zero points of floats would do it in one, but ONNX Runtime packs no such weights.
-        sums = self._block_sums(value, columns // kind.block_size)
-        added = self._write("MatMul", [sums, f"{name}.offsets"], f"{output}.offset")
-        return self._write("Add", [product, added], output)
+        return self._write("MatMulNBits", given, output, **sizes, **_MICROSOFT)
 
-    def _block_sums(self, value: str, count: int) -> str:
+    def _block_sums(self, value: str, size: int) -> str:
         """Sum of each block of the last axis, once for all products of a value."""
-        if (value, count) not in self._sums:
-            shape = self._constant(f"{count}_blocks", np.array([0, 0, count, -1]))
+        if value not in self._sums:
+            shape = self._constant("blocks", np.array([0, 0, -1, size]))
             blocks = self._write("Reshape", [value, shape], f"{value}.blocks")
             axis = self._constant("last_axis", np.array([-1]))
-            self._sums[value, count] = self._sum(blocks, axis, f"{value}.sums")
-        return self._sums[value, count]
+            self._sums[value] = self._sum(blocks, axis, f"{value}.sums")
+        return self._sums[value]
 
     def _sum(self, value: str, axis: str, output: str) -> str:
         return self._write("ReduceSum", [value, axis], output, keepdims=0)
@@ -257,28 +250,17 @@ class Decoder:
         """The sum normed, and the sum."""
         given, total = [value, added, self._vector(f"{name}.weight")], f"{name}.sum"
         outputs, kind = (f"{name}.normed", "", "", total), "SkipSimplifiedLayerNormalization"
-        return self._write(kind, given, *outputs, epsilon=self._epsilon, **_MICROSOFT), total
+        return self._write(kind, given, *outputs, **self._norm, **_MICROSOFT), total
 
     def _vector(self, name: str) -> str:
-        return self._constant(name, self._numbers(name))
+        tensor = self._tensor(name)
+        return self._constant(name, floats(tensor.data, tensor.tensor_type.name))
 
-    def _numbers(self, name: str) -> npt.NDArray[np.float32]:
-        tensor = self._tensor(name, FLOAT_TYPES)
-        return floats(tensor.data, tensor.tensor_type.name)
-
-    def _tensor(
-        self, name: str, types: Sequence[str] = (*BLOCK_TYPES, *FLOAT_TYPES)
-    ) -> ReaderTensor:
-        tensor = self._file.tensors.get(name)
-        if tensor is None:
+    def _tensor(self, name: str) -> ReaderTensor:
+        if name not in self._file.tensors:
             raise self._file.refusal(f"it has no tensor {name!r}")
-        if (kind := tensor.tensor_type.name) not in types:
-            raise self._file.refusal(
-                f"{name} is of the type {kind}; those that are read are {', '.join(types)}",
-                "fetch another file of this model, such as its Q4_0 or Q8_0",
-            )
         self._unused.discard(name)
-        return tensor
+        return self._file.tensors[name]
 
     def _constant(self, name: str, array: npt.NDArray[Any]) -> str:
         """A small constant, which is in the model's file; returns its name."""

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from swapnet.builder.importing.gguf.blocks import BLOCK_TYPES, floats
+from swapnet.builder.importing.gguf.blocks import BLOCK_TYPES, BlockType, floats
 from swapnet.tensors import ONNX_TYPES
 from swapnet.units import align_up
 
@@ -47,22 +47,25 @@ class Weights:
         self.tensors.append(tensor)
         return name
 
-    def floats(self, tensor: ReaderTensor, name: str = "", *, transposed: bool = False) -> str:
-        """Add a matrix in float32; returns its name. One that has blocks can't be transposed."""
-        kind, data = tensor.tensor_type.name, tensor.data
-        shape = rows, columns = tuple(map(int, tensor.shape[::-1]))
-        if transposed:
-            wide = data.shape[1] // columns  # the package has bfloat16 as two bytes
-            parts = (slice(p.start * wide, p.stop * wide) for p in _parts(columns, rows))
-            pieces = (floats(data[:, part], kind).T for part in parts)
-        else:
-            pieces = (floats(data[part], kind) for part in _parts(rows, columns))
-        given = shape[::-1] if transposed else shape
-        return self.add(name or tensor.name, "float32", given, pieces)
+    def matrix(self, tensor: ReaderTensor) -> BlockType | None:
+        """Add a matrix once, in blocks where it has any; returns their type."""
+        kind = BLOCK_TYPES.get(tensor.tensor_type.name)
+        if all(added.name != tensor.name for added in self.tensors):
+            if kind is None:
+                self.floats(tensor, tensor.name)
+            else:
+                self._add_blocks(tensor, kind)
+        return kind
 
-    def blocks(self, tensor: ReaderTensor) -> None:
+    def floats(self, tensor: ReaderTensor, name: str) -> str:
+        """Add a matrix of any type in float32; returns its name."""
+        kind, shape = tensor.tensor_type.name, tensor.shape[::-1].tolist()
+        pieces = (floats(tensor.data[part], kind) for part in _parts(*shape))
+        return self.add(name, "float32", shape, pieces)
+
+    def _add_blocks(self, tensor: ReaderTensor, kind: BlockType) -> None:
         """Add quants, ``NAME.scales``, and ``NAME.offsets`` with a column for each row."""
-        kind, name = BLOCK_TYPES[tensor.tensor_type.name], tensor.name
+        name = tensor.name
         columns, rows = map(int, tensor.shape)
         count = columns // kind.block_size
         scales: list[npt.NDArray[np.float32]] = []

@@ -30,7 +30,8 @@ def logits(folder: Path, *, exact: bool) -> np.ndarray[Any, np.dtype[np.float32]
     empty = np.zeros((1, KEYS, 0, HEAD), np.float32)
     given = {"input_ids": IDS[None], "attention_mask": np.ones((1, len(IDS)), np.int64)}
     given |= {name: empty for name in names if name.startswith("past")}
-    return session.run(["logits"], given)[0][0]
+    found: np.ndarray[Any, np.dtype[np.float32]] = session.run(["logits"], given)[0][0]
+    return found
 
 
 @pytest.mark.parametrize("kind", [*BLOCK_TYPES, "F16", "BF16"])
