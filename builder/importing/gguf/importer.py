@@ -21,22 +21,17 @@ _HINT = "choose another place, or free some space"
 def import_gguf(path: Path, folder: Path, filename: str = "model.onnx") -> int:
     """Write a Llama-like model of llama.cpp as a folder that onnxruntime-genai reads too.
 
-    Weights keep their blocks and their numbers; a piece of them is in memory at a time.
+    Weights keep their blocks and their numbers; a piece of them is in memory at a time. Returns the
+    number of parameters.
 
     Parameters
     ----------
     path
-        The GGUF file: architecture ``llama`` or ``qwen2``; weights in Q4_0, Q4_1, Q8_0, Q4_K, Q6_K,
-        F16, BF16 or F32.
+        The GGUF file, of an architecture and of types that `Decoder` reads.
     folder
         Where to write: no folder, or an empty one.
     filename
         Name of the model; its weights are in that name and ``.data``.
-
-    Returns
-    -------
-    int
-        Number of parameters.
 
     Raises
     ------

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["write_tokenizer"]
 
-_GPT2, _SMOLLM, _LLAMA3, _QWEN2 = "gpt-2", "smollm", "llama-bpe", "qwen2"
-_SPLITS: Final = (_GPT2, _SMOLLM, _LLAMA3, _QWEN2)
+_SPLITS: Final = ("gpt-2", "smollm", "llama-bpe", "qwen2")
+_GPT2, _SMOLLM, _LLAMA3, _QWEN2 = _SPLITS
 """Ways to split a text before its bytes are joined: ``tokenizer.ggml.pre``."""
 
 _WORDS = (
@@ -23,8 +23,7 @@ _WORDS = (
 )
 """Pieces of a text for Llama 3 and Qwen 2, with how many digits are one: llama-vocab.cpp."""
 
-_CONTROL, _USER_DEFINED = 3, 4
-"""Types of tokens that are found in a text as they are."""
+_CONTROL, _USER_DEFINED = 3, 4  # types of tokens that are found in a text as they are
 
 _SPECIAL: Final = {"bos": "bos", "eos": "eos", "eot": "", "unknown": "unk", "padding": "pad"}
 """Special tokens as a GGUF file calls them, and as ``tokenizer_config.json`` does."""
@@ -33,18 +32,8 @@ _SPECIAL: Final = {"bos": "bos", "eos": "eos", "eot": "", "unknown": "unk", "pad
 def write_tokenizer(file: GGUF, folder: Path) -> dict[str, int]:
     """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``.
 
-    Returns
-    -------
-    dict
-        Numbers of special tokens: ``"eos"`` always, ``"bos"``, ``"eot"``, ``"unknown"`` and
-        ``"padding"`` where the file names them.
-
-    Raises
-    ------
-    ModelError
-        The tokenizer is damaged, or of a kind that is not read.
-    BackendUnavailableError
-        The package `tokenizers` is not installed.
+    Returns the numbers of special tokens by their names in `_SPECIAL`: ``"eos"``, and others that
+    the file names. Raises as `import_gguf`.
     """
     kind = file.value("tokenizer.ggml.model", str)
     split = file.value("tokenizer.ggml.pre", str, "none")

@@ -1,14 +1,18 @@
-"""Constants of an imported model, written one after the other, a piece at a time."""
+"""Weights of llama.cpp's types as those of ``MatMulNBits``: the same numbers in another order,
+written a piece at a time.
+
+A weight is ``scale * (q - 2 ** (bits - 1)) + offset``, with a scale and an offset for each block of
+a row. Layouts of the types: ggml-common.h of llama.cpp.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from swapnet.builder.importing.gguf.blocks import BLOCK_TYPES, BlockType, floats
 from swapnet.tensors import ONNX_TYPES
 from swapnet.units import align_up
 
@@ -16,10 +20,106 @@ if TYPE_CHECKING:
     import onnx
     from gguf import ReaderTensor
 
-__all__ = ["Weights"]
+__all__ = ["BLOCK_TYPES", "FLOAT_TYPES", "BlockType", "Weights", "floats"]
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+FLOAT_TYPES: Final = ("F32", "F16", "BF16")
 
 _PIECE_ELEMENTS = 2 << 20
 _ALIGNMENT = 64
+
+
+class _Blocks(NamedTuple):
+    """Quants (rows, blocks, bytes), scales and offsets (rows, blocks); of 4 bits, the first is the
+    lower one of a byte."""
+
+    quants: Bytes
+    scales: Floats
+    offsets: Floats | None = None
+
+
+class BlockType(NamedTuple):
+    """How a type of llama.cpp is stored; ``unpack`` takes (rows, its own blocks, bytes)."""
+
+    bits: int
+    block_size: int
+    own_bytes: int
+    unpack: Callable[[Bytes], _Blocks]
+    has_offsets: bool = False
+
+    def read(self, rows: Bytes) -> _Blocks:
+        """Rows as they are stored in the file."""
+        return self.unpack(rows.reshape(len(rows), -1, self.own_bytes))
+
+
+def floats(data: npt.NDArray[Any], name: str) -> Floats:
+    """Numbers of any type in float32."""
+    from gguf import GGMLQuantizationType, dequantize
+
+    return dequantize(np.ascontiguousarray(data), GGMLQuantizationType[name])
+
+
+def _halves(data: Bytes) -> Floats:
+    """Pairs of bytes as float16, widened."""
+    return np.ascontiguousarray(data).view(np.float16).astype(np.float32)
+
+
+def _packed(elements: Bytes) -> Bytes:
+    return elements[..., 0::2] | elements[..., 1::2] << np.uint8(4)
+
+
+def _apart(pairs: Bytes) -> Bytes:
+    """All lower halves of bytes, and then all upper ones."""
+    return np.concatenate([pairs & np.uint8(15), pairs >> np.uint8(4)], axis=-1)
+
+
+def _q4_0(data: Bytes) -> _Blocks:
+    return _Blocks(_packed(_apart(data[..., 2:])), _halves(data[..., :2])[..., 0])
+
+
+def _q4_1(data: Bytes) -> _Blocks:
+    scales, least = np.moveaxis(_halves(data[..., :4]), -1, 0)
+    return _Blocks(_packed(_apart(data[..., 4:])), scales, least + 8 * scales)
+
+
+def _q8_0(data: Bytes) -> _Blocks:
+    return _Blocks(data[..., 2:] ^ np.uint8(128), _halves(data[..., :2])[..., 0])
+
+
+def _q4_k(data: Bytes) -> _Blocks:
+    from gguf.quants import Q4_K
+
+    rows, count, _ = data.shape
+    factors = Q4_K.get_scale_min(np.ascontiguousarray(data[..., 4:16]).reshape(-1, 12))
+    scales, least = (
+        _halves(data[..., start : start + 2]) * factor.reshape(rows, count, 8).astype(np.float32)
+        for start, factor in zip((0, 2), factors, strict=True)
+    )
+    elements = _apart(data[..., 16:].reshape(rows, count, 4, 32)).reshape(rows, -1, 32)
+    offsets = 8 * scales - least
+    return _Blocks(_packed(elements), scales.reshape(rows, -1), offsets.reshape(rows, -1))
+
+
+def _q6_k(data: Bytes) -> _Blocks:
+    rows, count, _ = data.shape
+    low = _apart(data[..., :128].reshape(rows, count, 2, 64)).reshape(rows, count, 2, 4, 32)
+    shifts = np.array([0, 2, 4, 6], np.uint8)[:, None]
+    high = data[..., 128:192].reshape(rows, count, 2, 1, 32) >> shifts & np.uint8(3)
+    # Of 0 to 63, 32 stands for zero; of 8 bits 128 does.
+    elements = (low | high << np.uint8(4)) + np.uint8(128 - 32)
+    scales = _halves(data[..., 208:]) * data[..., 192:208].view(np.int8).astype(np.float32)
+    return _Blocks(elements.reshape(rows, -1, 16), scales.reshape(rows, -1))
+
+
+BLOCK_TYPES: Final = {
+    "Q4_0": BlockType(4, 32, 18, _q4_0),
+    "Q4_1": BlockType(4, 32, 20, _q4_1, has_offsets=True),
+    "Q8_0": BlockType(8, 32, 34, _q8_0),
+    "Q4_K": BlockType(4, 32, 144, _q4_k, has_offsets=True),
+    "Q6_K": BlockType(8, 16, 210, _q6_k),
+}
 
 
 class Weights:
@@ -68,10 +168,10 @@ class Weights:
         name = tensor.name
         columns, rows = map(int, tensor.shape)
         count = columns // kind.block_size
-        scales: list[npt.NDArray[np.float32]] = []
-        offsets: list[npt.NDArray[np.float32]] = []
+        scales: list[Floats] = []
+        offsets: list[Floats] = []
 
-        def quants() -> Iterator[npt.NDArray[np.uint8]]:
+        def quants() -> Iterator[Bytes]:
             for part in _parts(rows, columns):
                 blocks = kind.read(tensor.data[part])
                 scales.append(blocks.scales)

@@ -9,8 +9,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from swapnet.builder.importing.gguf.blocks import BLOCK_TYPES
 from swapnet.builder.importing.gguf.importer import import_gguf, imported
+from swapnet.builder.importing.gguf.weights import BLOCK_TYPES
 from swapnet.builder.importing.source import open_source
 from swapnet.errors import BackendUnavailableError, ModelError, StorageError, SwapnetError
 from tests.helpers.gguf_files import HEAD, KEYS, LAYERS, WORDS, logits_of, write_gguf

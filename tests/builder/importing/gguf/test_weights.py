@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, dequantize
 
-from swapnet.builder.importing.gguf.blocks import BLOCK_TYPES, FLOAT_TYPES, floats
+from swapnet.builder.importing.gguf.weights import BLOCK_TYPES, FLOAT_TYPES, floats
 from tests.helpers.gguf_files import quantised
 
 
