@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from swapnet.builder.importing.gguf.file import GGUF
 from swapnet.builder.importing.gguf.weights import BLOCK_TYPES, FLOAT_TYPES, Weights, floats
+from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
     import onnx
@@ -26,7 +27,7 @@ _MOST_POSITIONS = 8192
 """Rows of the tables of angles: all blocks share them, so they stay in memory."""
 
 _MICROSOFT: Final = {"domain": "com.microsoft"}
-_INT64 = 7
+_FLOAT, _INT32, _INT64 = (ONNX_TYPES[dtype] for dtype in ("float32", "int32", "int64"))
 _IDS, _MASK, _LOGITS = "input_ids", "attention_mask", "logits"
 _PAST, _PRESENT, _PARTS = "past_key_values.%d.", "present.%d.", ("key", "value")
 
@@ -90,7 +91,7 @@ class Decoder:
     def write(self, path: Path) -> None:
         """Write the model to ``path`` and its weights to ``.data``; raises as `import_gguf`."""
         import onnx
-        from onnx import TensorProto, helper
+        from onnx import helper
 
         def value(name: str, *shape: int | str, dtype: int = _INT64) -> onnx.ValueInfoProto:
             return helper.make_tensor_value_info(name, dtype, ["batch_size", *shape])
@@ -98,7 +99,7 @@ class Decoder:
         def cache(name: str, length: str) -> list[onnx.ValueInfoProto]:
             names = [name % layer + part for layer in range(self._layers) for part in _PARTS]
             shape = self._keys, length, self._head
-            return [value(name, *shape, dtype=TensorProto.FLOAT) for name in names]
+            return [value(name, *shape, dtype=_FLOAT) for name in names]
 
         data = path.with_name(f"{path.name}.data")
         with data.open("wb") as stored:
@@ -110,7 +111,7 @@ class Decoder:
                 f"{', '.join(sorted(self._unused)[:3])}"
             )
         count, total = "sequence_length", "total_sequence_length"
-        logits = value(_LOGITS, count, self._vocabulary, dtype=TensorProto.FLOAT)
+        logits = value(_LOGITS, count, self._vocabulary, dtype=_FLOAT)
         graph = helper.make_graph(
             self._nodes,
             self._file.path.stem,
@@ -172,21 +173,20 @@ class Decoder:
 
     def _lengths(self) -> tuple[str, str]:
         """Number of the last token of each row, and of all tokens, as the attention takes them."""
-        one, int32 = self._constant("one", np.array([1])), 6
-        last = self._write(
-            "Sub", [self._write("ReduceSum", [_MASK, one], "tokens", keepdims=0), one], "last"
-        )
+        one = self._constant("one", np.array([1]))
+        count = self._write("ReduceSum", [_MASK, one], "tokens", keepdims=0)
+        last = self._write("Sub", [count, one], "last")
         size = self._write("Shape", [_MASK], "mask_shape")
         total = self._write("Gather", [size, self._constant("second", np.array(1))], "total")
-        last = self._write("Cast", [last], "last_int32", to=int32)
-        return last, self._write("Cast", [total], "total_int32", to=int32)
+        last = self._write("Cast", [last], "last_int32", to=_INT32)
+        return last, self._write("Cast", [total], "total_int32", to=_INT32)
 
     def _angles(self) -> Sequence[str]:
         """Cosines and sines of the angles by which positions turn pairs of numbers."""
         exponents, own = np.arange(0, self._head, 2) / self._head, self._file.architecture
         steps = self._file.value(f"{own}.rope.freq_base", float, 1e4) ** -exponents
         if "rope_freqs.weight" in self._unused:
-            steps = steps / floats(self._tensor("rope_freqs.weight").data, "F32")
+            steps = steps / self._numbers("rope_freqs.weight")
         angles = np.outer(np.arange(self._context), steps)
         return [
             self._weights.add(turn.__name__, "float32", angles.shape, [turn(angles).astype("f4")])
@@ -224,10 +224,9 @@ class Decoder:
     def _block_sums(self, value: str, size: int) -> str:
         """Sum of each block of the last axis, once for all products of a value."""
         if value not in self._sums:
-            shape = self._constant("blocks", np.array([0, 0, -1, size]))
+            shape = self._constant(f"blocks_of_{size}", np.array([0, 0, -1, size]))
             blocks = self._write("Reshape", [value, shape], f"{value}.blocks")
-            axis = self._constant("last_axis", np.array([-1]))
-            given = [blocks, axis]
+            given = [blocks, self._constant("last_axis", np.array([-1]))]
             self._sums[value] = self._write("ReduceSum", given, f"{value}.sums", keepdims=0)
         return self._sums[value]
 
@@ -238,14 +237,18 @@ class Decoder:
         return self._write(kind, given, *outputs, **self._norm, **_MICROSOFT), total
 
     def _vector(self, name: str) -> str:
-        tensor = self._tensor(name)
-        return self._constant(name, floats(tensor.data, tensor.tensor_type.name))
+        return self._constant(name, self._numbers(name))
 
-    def _tensor(self, name: str) -> ReaderTensor:
-        if name not in self._file.tensors:
-            raise self._file.refusal(f"it has no tensor {name!r}")
+    def _numbers(self, name: str) -> npt.NDArray[np.float32]:
+        tensor = self._tensor(name, axes=1)
+        return floats(tensor.data, tensor.tensor_type.name)
+
+    def _tensor(self, name: str, axes: int = 2) -> ReaderTensor:
+        tensor = self._file.tensors.get(name)
+        if tensor is None or len(tensor.shape) != axes:
+            raise self._file.refusal(f"it has no {axes}-D tensor {name!r}")
         self._unused.discard(name)
-        return self._file.tensors[name]
+        return tensor
 
     def _constant(self, name: str, array: npt.NDArray[Any]) -> str:
         """A small constant, which is in the model's file; returns its name."""

@@ -102,8 +102,11 @@ def test_other_models_are_left_as_they_are(tmp_path: Path) -> None:
     [
         ({"architecture": "falcon"}, "architecture is 'falcon'; those that are read are llama"),
         ({"kind": "Q5_1"}, "is of the type Q5_1; those that are read are Q4_0, Q4_1"),
-        ({"without": "blk.1.ffn_up.weight"}, "it has no tensor 'blk.1.ffn_up.weight'"),
-        ({"biases": True, "without": "output_norm.weight"}, "no tensor 'output_norm.weight'"),
+        ({"without": "blk.1.ffn_up.weight"}, "it has no 2-D tensor 'blk.1.ffn_up.weight'"),
+        (
+            {"biases": True, "without": "output_norm.weight"},
+            "it has no 1-D tensor 'output_norm.weight'",
+        ),
         ({"values": {"llama.rope.scaling.type": "yarn"}}, "scaled by 'yarn'"),
         ({"architecture": "qwen2", "split": "tekken"}, "with the splitting 'tekken'"),
         ({"values": {"llama.attention.key_length": 32}, "factors": True}, "64 of the 32 numbers"),
@@ -125,7 +128,7 @@ def test_unknown_tensors_are_refused(tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "tiny.gguf", factors=True, values={"llama.block_count_": 1})
     data = file.read_bytes().replace(b"blk.1.ffn_norm", b"blk.1.ffn_morn")
     file.write_bytes(data.replace(b"rope_freqs.weight", b"rope_freks.weight"))
-    with pytest.raises(ModelError, match=r"no tensor 'blk.1.ffn_norm.weight'"):
+    with pytest.raises(ModelError, match=r"no 1-D tensor 'blk.1.ffn_norm.weight'"):
         import_gguf(file, tmp_path / "folder")
     file = write_gguf(file, factors=True)
     file.write_bytes(file.read_bytes().replace(b"rope_freqs.weight", b"rope_freks.weight"))
