@@ -26,7 +26,7 @@ from swapnet.machine import usable_memory_bytes
 from swapnet.manifest import Manifest, load_manifest
 from swapnet.process.child import Child
 from swapnet.process.failure import ProcessDied
-from swapnet.process.serve import Parent, serve
+from swapnet.process.serve import Parent, Reached, serve
 from swapnet.progress import Progress
 from swapnet.units import format_size
 
@@ -57,14 +57,6 @@ class Read(msgspec.Struct, frozen=True, tag=True):
     """The model is read: the build needs about this much memory."""
 
     needed_bytes: int
-
-
-class Reached(msgspec.Struct, frozen=True, tag=True):
-    """Progress: parts of a stage that are done."""
-
-    stage: str
-    done: int
-    total: int
 
 
 class Warned(msgspec.Struct, frozen=True, tag=True):
@@ -184,7 +176,7 @@ def work(parent: Parent) -> None:
                     source,
                     Path(folders.staging),
                     Path(folders.work),
-                    lambda *told: parent.answer(Reached(*told)),
+                    parent.reached,
                 )
             parent.answer(Built())
     finally:

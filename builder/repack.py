@@ -27,7 +27,7 @@ from swapnet.builder.writing.directory import build_folders, target_of
 from swapnet.builder.writing.weights import StoredExtent, WeightWriter, window_alignment
 from swapnet.errors import EngineError, InputError, ModelError
 from swapnet.executor.backends.skeletons import Skeletons
-from swapnet.executor.repacking import Done, Job
+from swapnet.executor.repacking import Job
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.executor.swapping.verify import check_weights
 from swapnet.fingerprint import cpu_fingerprint, kernel_fingerprint, processor_fingerprint
@@ -42,7 +42,7 @@ from swapnet.manifest import (
     load_manifest,
     save_manifest,
 )
-from swapnet.process.serve import Parent, serve
+from swapnet.process.serve import answering, serve
 from swapnet.progress import Progress, silent
 from swapnet.ranges import RANGES
 from swapnet.shapes import SAMPLES
@@ -277,13 +277,14 @@ def _has(extent: Extent, offset: int) -> bool:
     return extent.offset <= offset < extent.end
 
 
-def work(parent: Parent) -> None:
-    """Pack the engine again that the parent names, unless another process did meanwhile."""
-    folder = Path(parent.job(Job).folder)
-    if load_manifest(folder).compiled.kernels != kernel_fingerprint():
-        repack(folder)
-    parent.answer(Done())
+def _repack_here(job: Job, _: Progress) -> None:
+    """Pack an engine again, unless another process did meanwhile."""
+    if load_manifest(Path(job.folder)).compiled.kernels != kernel_fingerprint():
+        repack(Path(job.folder))
 
+
+work = answering(Job, _repack_here)
+"""Packs the engine again that the parent names."""
 
 if __name__ == "__main__":
     sys.exit(serve(work))

@@ -12,9 +12,8 @@ from swapnet.errors import SwapnetError
 from swapnet.executor.engine import Engine
 from swapnet.fingerprint import kernel_fingerprint
 from swapnet.process.ask import ask
-from swapnet.process.failure import Failed
 
-__all__ = ["Done", "Job", "ensure_packed"]
+__all__ = ["Job", "ensure_packed"]
 
 _MODULE = "swapnet.builder.repack"
 """Executing processes import no builder, and no onnx."""
@@ -24,10 +23,6 @@ class Job(msgspec.Struct, frozen=True):
     """Engine directory to pack again."""
 
     folder: str
-
-
-class Done(msgspec.Struct, frozen=True, tag=True):
-    """The answer."""
 
 
 def ensure_packed(engine: Engine, say: Callable[[str], None]) -> Engine:
@@ -51,9 +46,8 @@ def ensure_packed(engine: Engine, say: Callable[[str], None]) -> Engine:
         say(f"{other}; they can't be packed again, because the folder can't be written")
         return engine
     say(f"{other}: packing them again …")
-    job = Job(str(engine.folder))
     try:
-        ask(_MODULE, job, Done | Failed, lambda done: done, verb="packs weights again")
+        ask(_MODULE, Job(str(engine.folder)), None, verb="packs weights again")
     except SwapnetError as error:
         say(f"{engine.folder}: not packed again: {error.what}: {error.why}")
         return engine

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from swapnet.calibration.delays.cache import load_requests, save_requests
 from swapnet.calibration.delays.requests import LEAST_BYTES
-from swapnet.calibration.delays.worker import Answer, Found, Job, Reached
+from swapnet.calibration.delays.worker import Job
 from swapnet.data.samples import Data
 from swapnet.errors import StorageError
 from swapnet.executor.device import Device
@@ -156,14 +156,10 @@ def _measure(engine: Engine, load_mode: LoadMode | str, fresh: bool, progress: P
 
 def measure_in_child(job: Job, progress: Progress) -> Profile:
     """Run a job in a process of its own; raises as `ask`."""
-
-    def hear(answer: Reached | Found) -> Profile | None:
-        if isinstance(answer, Found):
-            return answer.profile
-        progress(answer.stage, answer.done, answer.total)
-        return None
-
-    return ask("swapnet.calibration.delays.worker", job, Answer, hear, verb="measures")
+    profile: Profile = ask(
+        "swapnet.calibration.delays.worker", job, Profile, progress, verb="measures"
+    )
+    return profile
 
 
 def _save(engine: Engine) -> None:

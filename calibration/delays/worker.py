@@ -1,8 +1,7 @@
 """The process that measures: a `Job` in, a profile out.
 
 It is a process of its own, so that its compute threads are one pool, as in the workers of the
-benchmark and on the command line. Standard input has one `Job` as JSON; standard output gets lines
-of JSON, each a `Reached`, then one `Found` or `Failed`.
+benchmark and on the command line.
 """
 
 from __future__ import annotations
@@ -39,12 +38,11 @@ from swapnet.executor.samples import sample_of
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.machine import memory_to_measure_in_bytes
 from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest
-from swapnet.process.failure import Failed
-from swapnet.process.serve import Parent, serve
+from swapnet.process.serve import answering, serve
 from swapnet.profile import Need, Profile, Request, assumed_profile
 from swapnet.progress import Progress
 
-__all__ = ["Answer", "Failed", "Found", "Job", "Reached", "measure_profile"]
+__all__ = ["Job", "measure_profile"]
 
 _SHARE = 3
 """Share of a GPU's memory: the model is held twice."""
@@ -68,23 +66,6 @@ class Job(msgspec.Struct, frozen=True):
     shapes: dict[str, tuple[int, ...]]
     requests: tuple[Request, ...]
     gpu_memory: str = "auto"
-
-
-class Reached(msgspec.Struct, frozen=True, tag=True):
-    """Progress: parts of a stage that are done."""
-
-    stage: str
-    done: int
-    total: int
-
-
-class Found(msgspec.Struct, frozen=True, tag=True):
-    """The last answer: the delays."""
-
-    profile: Profile
-
-
-Answer = Reached | Found | Failed
 
 
 def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
@@ -167,13 +148,15 @@ def _sample(manifest: Manifest) -> list[Extent]:
     return extents
 
 
-def work(parent: Parent) -> None:
-    """Measure what the parent asks for."""
-    job = parent.job(Job)
+def _measure(job: Job, progress: Progress) -> Profile:
     engine = Engine.open(job.folder).on_threads(job.threads, own=True, gpu_memory=job.gpu_memory)
     if job.shapes:
         engine = engine.at(job.shapes)
-    parent.answer(Found(measure_profile(engine, job, lambda *told: parent.answer(Reached(*told)))))
+    return measure_profile(engine, job, progress)
+
+
+work = answering(Job, _measure)
+"""Measures what the parent asks for."""
 
 
 if __name__ == "__main__":

@@ -14,12 +14,11 @@ from swapnet.arrays import Array
 from swapnet.budget import Budget, Demand
 from swapnet.builder.build import build
 from swapnet.builder.precision.selection import Channels
-from swapnet.calibration.ranges.child import observe_in_child
 from swapnet.calibration.ranges.collect import Extreme
 from swapnet.calibration.ranges.fixed_cost import fixed_bytes, kept_bytes
 from swapnet.calibration.ranges.graph import Model, Variant, open_model, work_folder
 from swapnet.calibration.ranges.groups import group_limit, group_tensors
-from swapnet.calibration.ranges.worker import Found, Job
+from swapnet.calibration.ranges.worker import Found, Job, observe_in_child
 from swapnet.data.spool import Sample, Spool, samples_to_plan, spool
 from swapnet.errors import BackendError, BudgetError, InputError
 from swapnet.executor.device import Device, ThreadPool

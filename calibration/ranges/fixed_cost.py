@@ -10,10 +10,9 @@ import numpy as np
 from swapnet.arrays import save_npz
 from swapnet.builder.build import build
 from swapnet.builder.one_operator import one_operator_model
-from swapnet.calibration.ranges.child import observe_in_child
 from swapnet.calibration.ranges.collect import PIECE, Extreme, histogram_bytes, means_bytes
 from swapnet.calibration.ranges.graph import open_model
-from swapnet.calibration.ranges.worker import Job
+from swapnet.calibration.ranges.worker import Job, observe_in_child
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.engine import Engine
 from swapnet.files import working_folder

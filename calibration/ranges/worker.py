@@ -1,8 +1,6 @@
-"""The process that observes: ``python -m swapnet.calibration.ranges.worker``, a `Job` in.
+"""The process that observes: a `Job` in, extremes and means out.
 
-Standard input has one `Job` as JSON; standard output gets lines of JSON, each a `Ran`, then one
-`Found` or `Failed`. It imports neither `onnx` nor the builder, except for histograms: their
-collector does.
+It imports neither `onnx` nor the builder, except for histograms: their collector does.
 """
 
 from __future__ import annotations
@@ -17,11 +15,14 @@ from swapnet.arrays import Array
 from swapnet.calibration.ranges.collect import Collector, Extreme, Extremes, Histograms, Means
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
-from swapnet.process.failure import Failed
-from swapnet.process.serve import Parent, serve
+from swapnet.process.ask import ask
+from swapnet.process.cgroup import MemoryGroup
+from swapnet.process.serve import answering, serve
 from swapnet.progress import Progress
 
-__all__ = ["Answer", "Failed", "Found", "Job", "Ran", "observe"]
+__all__ = ["Found", "Job", "observe", "observe_in_child"]
+
+_MODULE = "swapnet.calibration.ranges.worker"
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -57,14 +58,8 @@ class Job(msgspec.Struct, frozen=True):
     channels: dict[str, int] = {}
 
 
-class Ran(msgspec.Struct, frozen=True, tag=True):
-    """Progress: number of samples that were run."""
-
-    done: int
-
-
-class Found(msgspec.Struct, frozen=True, tag=True):
-    """The last answer: extremes and means by tensor.
+class Found(msgspec.Struct, frozen=True):
+    """Extremes and means by tensor.
 
     ``infinite`` are computed tensors with infinite elements, whose extremes are not found yet.
     """
@@ -72,9 +67,6 @@ class Found(msgspec.Struct, frozen=True, tag=True):
     extremes: dict[str, Extreme]
     means: dict[str, tuple[float, ...]] = {}
     infinite: tuple[str, ...] = ()
-
-
-Answer = Ran | Found | Failed
 
 
 def observe(engine: Engine, job: Job, progress: Progress) -> Found:
@@ -114,11 +106,26 @@ def _collector(job: Job) -> Collector:
     return Histograms(job.method, job.percentile, job.known)
 
 
-def work(parent: Parent) -> None:
-    """Observe what the parent asks for."""
-    job = parent.job(Job)
-    engine = Engine.open(job.folder).on_threads(job.threads, own=True)
-    parent.answer(observe(engine, job, lambda _, done, __: parent.answer(Ran(done))))
+def observe_in_child(
+    job: Job,
+    progress: Progress,
+    *,
+    group: MemoryGroup | None = None,
+    limit_bytes: int | None = None,
+) -> Found:
+    """Run a job in a process of its own; takes a group and raises as `ask`."""
+    found: Found = ask(
+        _MODULE, job, Found, progress, verb="calibrates", group=group, limit_bytes=limit_bytes
+    )
+    return found
+
+
+def _observe(job: Job, progress: Progress) -> Found:
+    return observe(Engine.open(job.folder).on_threads(job.threads, own=True), job, progress)
+
+
+work = answering(Job, _observe)
+"""Observes what the parent asks for."""
 
 
 if __name__ == "__main__":

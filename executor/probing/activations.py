@@ -15,7 +15,7 @@ import msgspec
 from swapnet.errors import ModelError, SwapnetError
 from swapnet.process.ask import ask
 from swapnet.process.cgroup import is_available
-from swapnet.process.failure import Failed, ProcessDied
+from swapnet.process.failure import ProcessDied
 from swapnet.shapes import SessionMemory
 from swapnet.strips import Striping
 
@@ -44,7 +44,7 @@ class Job(msgspec.Struct, frozen=True):
     limited: bool = False
 
 
-class Measurement(msgspec.Struct, frozen=True, tag=True):
+class Measurement(msgspec.Struct, frozen=True):
     """Measured memory of blocks.
 
     Attributes
@@ -91,9 +91,7 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
     sizes = {name: tuple(shape) for name, shape in (shapes or {}).items()}
     job = Job(str(folder), sizes, is_available())
     try:
-        found: Measurement = ask(
-            _MODULE, job, Measurement | Failed, lambda measured: measured, verb="measures blocks"
-        )
+        found: Measurement = ask(_MODULE, job, Measurement, verb="measures blocks")
     except ProcessDied as error:
         if error.was_killed:
             raise

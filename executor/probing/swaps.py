@@ -19,8 +19,7 @@ from swapnet.executor.gpu.accelerator import Accelerator
 from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.samples import sample_of
 from swapnet.process.ask import ask
-from swapnet.process.failure import Failed
-from swapnet.process.serve import Parent, serve
+from swapnet.process.serve import answering, serve
 
 __all__ = ["measure_swaps", "swap_times"]
 
@@ -37,12 +36,6 @@ class Job(msgspec.Struct, frozen=True):
     folder: str
 
 
-class Swaps(msgspec.Struct, frozen=True, tag=True):
-    """Milliseconds of each block."""
-
-    ms: tuple[float, ...]
-
-
 def measure_swaps(folder: Path) -> tuple[float, ...]:
     """`swap_times` in a child process: its end releases all memory of the runtime library.
 
@@ -52,8 +45,8 @@ def measure_swaps(folder: Path) -> tuple[float, ...]:
         The engine does not run here; the message has the child's error.
     """
     try:
-        found: Swaps = ask(
-            _MODULE, Job(str(folder)), Swaps | Failed, lambda swaps: swaps, verb="measures swaps"
+        found: tuple[float, ...] = ask(
+            _MODULE, Job(str(folder)), tuple[float, ...], verb="measures swaps"
         )
     except SwapnetError as error:
         raise BackendError(
@@ -61,7 +54,7 @@ def measure_swaps(folder: Path) -> tuple[float, ...]:
             why=f"{error.what}: {error.why}",
             hint="choose --weights external or embedded, which needs no measurement",
         ) from error
-    return found.ms
+    return found
 
 
 def swap_times(folder: Path, gpu: Accelerator | None = None) -> tuple[float, ...]:
@@ -103,10 +96,8 @@ def swap_times(folder: Path, gpu: Accelerator | None = None) -> tuple[float, ...
     )
 
 
-def work(parent: Parent) -> None:
-    """Measure the engine that the parent asks for."""
-    parent.answer(Swaps(swap_times(Path(parent.job(Job).folder))))
-
+work = answering(Job, lambda job, _: swap_times(Path(job.folder)))
+"""Measures the engine that the parent asks for."""
 
 if __name__ == "__main__":
     sys.exit(serve(work))

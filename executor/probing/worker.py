@@ -42,7 +42,8 @@ from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.loading import fill, pieces
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.manifest import WEIGHTS, Extent, Manifest, Tensor, sha256_of
-from swapnet.process.serve import Parent, serve
+from swapnet.process.serve import answering, serve
+from swapnet.progress import Progress
 from swapnet.shapes import SessionMemory
 from swapnet.strips import Striping
 from swapnet.tensors import ELEMENT_BYTES
@@ -252,12 +253,11 @@ class _Region:
         return int(touched[-1] + 2 if len(touched) else 1) * mmap.PAGESIZE
 
 
-def _measure_here(
-    folder: Path, shapes: Mapping[str, tuple[int, ...]] | None, *, limited: bool
-) -> Measurement:
+def _measure_here(job: Job, _: Progress) -> Measurement:
+    folder, shapes = Path(job.folder), job.shapes or None
     with ExitStack() as opened:
         trials = [opened.enter_context(trial(own=own)) for own in (False, True)]
-        tries = _CONFIRMING_TRIES if limited else 0
+        tries = _CONFIRMING_TRIES if job.limited else 0
         confirming = [opened.enter_context(trial_under_limit()) for _ in range(tries)]
         # Huge pages would make a peak of touched ones; the trials have them as executors do.
         ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
@@ -364,11 +364,8 @@ def _runs(blocks: _Blocks, steps: Sequence[Step], limit: int, peak: int) -> bool
     return True
 
 
-def work(parent: Parent) -> None:
-    """Measure the engine that the parent asks for."""
-    job = parent.job(Job)
-    parent.answer(_measure_here(Path(job.folder), job.shapes or None, limited=job.limited))
-
+work = answering(Job, _measure_here)
+"""Measures the engine that the parent asks for."""
 
 if __name__ == "__main__":
     sys.exit(serve(work))

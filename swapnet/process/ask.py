@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.child import Child
+from swapnet.process.serve import Reached
+from swapnet.progress import Progress, silent
 
 __all__ = ["ask"]
-
-T = TypeVar("T")
 
 
 def ask(
     module: str,
     job: msgspec.Struct,
-    answers: Any,
-    hear: Callable[[Any], T | None],
+    answer: Any,
+    progress: Progress = silent,
     *,
     verb: str,
     group: MemoryGroup | None = None,
     limit_bytes: int | None = None,
-) -> T:
-    """Run a job in a process of its own; the process always ends with this call.
+) -> Any:
+    """The answer of a process of its own to a job; the process always ends with this call.
 
     Parameters
     ----------
     module
-        Name of the module that the process runs.
+        Name of the module that the process runs; its work is `answering` the job.
     job
         First line of its standard input, as JSON.
-    answers
-        Union of the types of its answers, one in a line, `Failed` among them.
-    hear
-        Takes each answer; the first result other than None ends the call.
+    answer
+        Type of the answer.
+    progress
+        Takes the progress of the job.
     verb
         Activity of the process, for messages.
     group, limit_bytes
@@ -54,6 +53,6 @@ def ask(
     who = f"the process that {verb}"
     with Child(module, who, group=group, limit_bytes=limit_bytes) as child:
         child.tell(job)
-        while True:
-            if (found := hear(msgspec.convert(child.hear(), answers))) is not None:
-                return found
+        while isinstance(told := child.hear(), dict) and told.get("type") == Reached.__name__:
+            progress(told["stage"], told["done"], told["total"])
+        return msgspec.convert(told, answer)

@@ -20,10 +20,19 @@ from swapnet.custom_ops import use_custom_ops
 from swapnet.errors import SwapnetError
 from swapnet.process.failure import failure_of
 from swapnet.process.parenthood import end_with_parent
+from swapnet.progress import Progress
 
-__all__ = ["Parent", "serve"]
+__all__ = ["Parent", "Reached", "answering", "serve"]
 
 T = TypeVar("T")
+
+
+class Reached(msgspec.Struct, frozen=True, tag=True):
+    """Progress of a job: parts of a stage that are done."""
+
+    stage: str
+    done: int
+    total: int
 
 
 class Parent:
@@ -62,6 +71,19 @@ class Parent:
             for piece in data:
                 self._answers.write(piece)
             self._answers.flush()
+
+    def reached(self, stage: str, done: int, total: int) -> None:
+        """Write the progress of the job."""
+        self.answer(Reached(stage, done, total))
+
+
+def answering(kind: type[T], run: Callable[[T, Progress], Any]) -> Callable[[Parent], None]:
+    """Work for `serve`: one job of this kind; the answer is what ``run`` returns for it."""
+
+    def work(parent: Parent) -> None:
+        parent.answer(run(parent.job(kind), parent.reached))
+
+    return work
 
 
 def serve(work: Callable[[Parent], None], parent: Parent | None = None) -> int:

@@ -16,12 +16,13 @@ import onnx
 import pytest
 
 from swapnet.builder import build, build_with, child
-from swapnet.builder.child import Built, Folders, Job, Reached, Read, build_in_child, work
+from swapnet.builder.child import Built, Folders, Job, Read, build_in_child, work
 from swapnet.builder.options import BuildOptions
 from swapnet.errors import BackendError, InputError, ModelError, StorageError
 from swapnet.manifest import MANIFEST, WEIGHTS
 from swapnet.process.cgroup import MemoryGroup, is_available
 from swapnet.process.failure import Failed, ProcessDied
+from swapnet.process.serve import Reached
 from swapnet.progress import silent
 from tests.helpers.engines import BuildToy, Engine
 from tests.helpers.serving import child_runs, served

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,7 @@ def _server() -> subprocess.Popen[str]:
     )
 
 
-def _ask(
-    module: str, job: msgspec.Struct, answers: Any, hear: Callable[[Any], Any], *, verb: str
-) -> Any:
+def _ask(module: str, job: msgspec.Struct, answer: Any, *, verb: str) -> Any:
     """As `swapnet.process.ask.ask`, answered by a fork of the server."""
     del module
     server = _server()
@@ -84,8 +82,7 @@ def _ask(
         status = int(server.stdout.readline())
         lines = told.read().splitlines()
     for line in lines:
-        answer = msgspec.json.decode(line, type=answers)
-        if isinstance(answer, Failed):
-            raise raised(answer)
-        return hear(answer)
+        if b'"type":"Failed"' in line:
+            raise raised(msgspec.json.decode(line, type=Failed))
+        return msgspec.json.decode(line, type=answer)
     raise ProcessDied(f"the process that {verb} ended with status {status}", why="in a fork")

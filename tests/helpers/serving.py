@@ -13,7 +13,7 @@ import pytest
 
 from swapnet.process.serve import Parent, serve
 
-__all__ = ["child_runs", "served"]
+__all__ = ["answers_of", "child_runs", "served"]
 
 
 def served(work: Callable[[Parent], None], *messages: Any) -> tuple[int, bytes]:
@@ -22,6 +22,12 @@ def served(work: Callable[[Parent], None], *messages: Any) -> tuple[int, bytes]:
     answers = io.BytesIO()
     status = serve(work, Parent(io.BytesIO(lines), answers))
     return status, answers.getvalue()
+
+
+def answers_of(work: Callable[[Parent], None], job: Any) -> tuple[int, list[Any]]:
+    """Serve one job in this process; the status, and its answers."""
+    status, said = served(work, job)
+    return status, [msgspec.json.decode(line) for line in said.splitlines()]
 
 
 def child_runs(monkeypatch: pytest.MonkeyPatch, code: str) -> list[list[str]]:

@@ -11,8 +11,7 @@ from typing import ClassVar
 import msgspec
 
 from swapnet.builder.compilers.base import Cutting, Engine, EngineMemory, Piece, WeightStyle
-from swapnet.builder.compilers.tensorrt.child import compile_in_child
-from swapnet.builder.compilers.tensorrt.engine import compile_engine
+from swapnet.builder.compilers.tensorrt.engine import compile_engine, compile_in_child
 from swapnet.builder.compilers.tensorrt.errors import wants_memory
 from swapnet.builder.compilers.tensorrt.job import Job, Profile
 from swapnet.builder.compilers.tensorrt.model import save_model
@@ -187,17 +186,14 @@ class TensorRTCompiler:
             timing_cache=self._timing_cache,
         )
 
-        def report(done: int, total: int) -> None:
-            progress(f"compile {piece.title}", done, total)
-
         compile_ = compile_in_child if self.process_per_block else compile_engine
         try:
-            activation_bytes = compile_(job, report)
+            activation_bytes = compile_(job, progress)
         except ModelError as error:
             if options.workspace is not None or not wants_memory(error):
                 raise
             unlimited = msgspec.structs.replace(job, workspace_bytes=None, tactic_bytes=None)
-            activation_bytes = compile_(unlimited, report)
+            activation_bytes = compile_(unlimited, progress)
         model.unlink()
         model.with_suffix(".data").unlink()
         if activation_bytes is None:

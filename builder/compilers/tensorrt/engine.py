@@ -1,17 +1,24 @@
-"""One block from its ONNX model to its serialized engine."""
+"""One block from its ONNX model to its serialized engine, here or in a process of its own."""
 
 from __future__ import annotations
 
 import re
+import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swapnet.builder.compilers.tensorrt.errors import builder_refusal, unavailable
 from swapnet.builder.compilers.tensorrt.job import Job
 from swapnet.builder.compilers.tensorrt.network import add_profile, make_config, parse_network
-from swapnet.builder.compilers.tensorrt.progress_monitor import Report, make_monitor
+from swapnet.builder.compilers.tensorrt.progress_monitor import make_monitor
 from swapnet.builder.compilers.tensorrt.timing_cache import timing_cached
+from swapnet.errors import ModelError
+from swapnet.process.ask import ask
+from swapnet.process.failure import ProcessDied
+from swapnet.process.serve import answering, serve
+from swapnet.progress import Progress
 from swapnet.tensorrt import (
     Log,
     Severity,
@@ -24,16 +31,18 @@ from swapnet.tensorrt import (
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["compile_engine"]
+__all__ = ["compile_engine", "compile_in_child"]
+
+_MODULE = "swapnet.builder.compilers.tensorrt.engine"
 
 
 _ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
 
 
-def compile_engine(job: Job, report: Report) -> int | None:
+def compile_engine(job: Job, progress: Progress) -> int | None:
     """Write the engine of a block.
 
-    ``report`` is called with the builder's steps; an error in it stops the builder and is raised
+    ``progress`` is called with the builder's steps; an error in it stops the builder and is raised
     here.
 
     Returns
@@ -56,7 +65,7 @@ def compile_engine(job: Job, report: Report) -> int | None:
         network = parse_network(trt, builder, job, log)
         config = make_config(trt, builder, job, log)
         add_profile(builder, config, job, log)
-        monitor = make_monitor(trt, report, interrupted.is_set)
+        monitor = make_monitor(trt, partial(progress, f"compile {job.title}"), interrupted.is_set)
         config.progress_monitor = monitor
         cached = (
             timing_cached(config, Path(job.timing_cache)) if job.timing_cache else nullcontext()
@@ -81,3 +90,28 @@ def _make_builder(trt: tensorrt.Module, job: Job, log: Log) -> tensorrt.Builder:
         return trt.Builder(logger(job.backend))
     except TypeError as error:  # pybind11's word for a factory that returned nothing
         raise unavailable(job.backend, log) from error
+
+
+def compile_in_child(job: Job, progress: Progress) -> int | None:
+    """As `compile_engine`, in a process of its own, which gives all memory back when it ends.
+
+    Raises
+    ------
+    ModelError
+        Also where the process is killed.
+    """
+    try:
+        activation_bytes: int | None = ask(
+            _MODULE, job, int | None, progress, verb="compiles the block"
+        )
+    except ProcessDied as error:
+        raise ModelError(
+            f"{job.title} can't be compiled by {job.backend}",
+            why=f"{error.what}: {error.why}",
+            hint=f"{error.hint}, or give a smaller --max-block",
+        ) from error
+    return activation_bytes
+
+
+if __name__ == "__main__":
+    sys.exit(serve(answering(Job, compile_engine)))

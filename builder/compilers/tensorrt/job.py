@@ -7,18 +7,14 @@ import msgspec
 __all__ = ["Job", "Profile"]
 
 
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    pass
-
-
-class Profile(_Record, frozen=True):
+class Profile(msgspec.Struct, frozen=True):
     """Shapes that an input may have: the smallest, and the planned one, which is the largest."""
 
     smallest: tuple[int, ...]
     planned: tuple[int, ...]
 
 
-class Job(_Record, frozen=True):
+class Job(msgspec.Struct, frozen=True):
     """Task of `compile_engine`.
 
     Attributes

@@ -19,7 +19,7 @@ from swapnet.calibration.delays import worker
 from swapnet.calibration.delays.blocks import infer, intervals
 from swapnet.calibration.delays.cache import load_requests
 from swapnet.calibration.delays.requests import measure_requests
-from swapnet.calibration.delays.worker import Failed, Found, Job, Reached, measure_profile
+from swapnet.calibration.delays.worker import Job, measure_profile
 from swapnet.errors import BackendError, EngineError, InputError, StorageError
 from swapnet.executor import SwapExecutor
 from swapnet.executor.device import Device
@@ -31,7 +31,7 @@ from swapnet.progress import Progress, silent
 from tests.helpers.boards import BOARDS, be_processor
 from tests.helpers.engines import Arrays, BuildToy, assert_same
 from tests.helpers.engines import Engine as Toy
-from tests.helpers.serving import child_runs, served
+from tests.helpers.serving import answers_of, child_runs
 
 DEVICE = Device(threads=1)
 
@@ -122,17 +122,13 @@ def test_a_child_that_dies_is_named(
 
 
 def test_the_child_answers_in_lines(small: Path, tmp_path: Path) -> None:
-    def answers_of(folder: Path) -> tuple[int, list[worker.Answer]]:
-        status, said = served(worker.work, job(folder))
-        return status, [msgspec.json.decode(line, type=worker.Answer) for line in said.splitlines()]
-
-    status, answers = answers_of(small)
+    status, answers = answers_of(worker.work, job(small))
     assert status == 0
-    assert isinstance(answers[-1], Found)
-    assert all(isinstance(answer, Reached) for answer in answers[:-1])
-    status, answers = answers_of(tmp_path)
+    assert msgspec.convert(answers[-1], Profile)
+    assert all(answer["type"] == "Reached" for answer in answers[:-1])
+    status, answers = answers_of(worker.work, job(tmp_path))
     assert status == 2
-    assert isinstance(answers[-1], Failed)
+    assert answers[-1]["type"] == "Failed"
 
 
 def test_a_stored_profile_is_taken(toy: Path, jobs: list[Job]) -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from swapnet.errors import BackendError
-from swapnet.executor.probing.swaps import Job, Swaps, measure_swaps, swap_times, work
+from swapnet.executor.probing.swaps import Job, measure_swaps, swap_times, work
 from swapnet.manifest import load_manifest
 from swapnet.process.failure import Failed
 from swapnet.testing.gpu import SimulatedAccelerator
@@ -52,6 +52,6 @@ def test_a_child_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, code: str, 
 
 
 def test_times_come_from_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = msgspec.json.encode(Swaps((1.5, 2.0))).decode()
+    said = msgspec.json.encode((1.5, 2.0)).decode()
     child_runs(monkeypatch, f"input(); print({said!r})")
     assert measure_swaps(Path("mine")) == (1.5, 2.0)

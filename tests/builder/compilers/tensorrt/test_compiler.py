@@ -13,8 +13,7 @@ import pytest
 from swapnet.arrays import load_npz
 from swapnet.builder import build
 from swapnet.builder.compilers.tensorrt import compiler
-from swapnet.builder.compilers.tensorrt.child import compile_in_child
-from swapnet.builder.compilers.tensorrt.engine import compile_engine
+from swapnet.builder.compilers.tensorrt.engine import compile_engine, compile_in_child
 from swapnet.builder.compilers.tensorrt.job import Job
 from swapnet.errors import BackendUnavailableError, InputError, ModelError
 from swapnet.executor.planning.planner import smallest_budget
@@ -324,14 +323,13 @@ def test_a_child_that_dies_is_an_error(
 
 
 def test_a_child_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = '{"type":"Step","done":1,"total":2}\\n{"type":"End","activation_bytes":5}'
+    said = '{"type":"Reached","stage":"compile","done":1,"total":2}\\n5'
     child_runs(monkeypatch, f"input(); print('{said}')")
-    told: list[tuple[int, int]] = []
+    told: list[tuple[str, int, int]] = []
     assert compile_in_child(job(tmp_path), lambda *step: told.append(step)) == 5
-    assert told == [(1, 2)]
+    assert told == [("compile", 1, 2)]
 
-    def interrupt(done: int, total: int) -> None:
-        del done, total
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

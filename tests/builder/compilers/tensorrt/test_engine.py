@@ -12,6 +12,7 @@ from swapnet.builder.compilers.tensorrt import progress_monitor
 from swapnet.builder.compilers.tensorrt.engine import compile_engine
 from swapnet.builder.compilers.tensorrt.job import Job, Profile
 from swapnet.errors import BackendUnavailableError, ModelError
+from swapnet.progress import silent
 from tests.helpers.fake_builder import FakeTensorRT, installed
 
 TITLE = "block 3 (Conv … Relu)"
@@ -36,13 +37,9 @@ def job(folder: Path, **changes: Any) -> Job:
     return Job(**(defaults | changes))
 
 
-def ignore(done: int, total: int) -> None:
-    del done, total
-
-
 def refusal(folder: Path, **changes: Any) -> ModelError:
     with pytest.raises(ModelError) as caught:
-        compile_engine(job(folder, **changes), ignore)
+        compile_engine(job(folder, **changes), silent)
     assert TITLE in caught.value.what
     assert "tensorrt" in caught.value.what
     assert "\n" not in caught.value.why
@@ -51,7 +48,7 @@ def refusal(folder: Path, **changes: Any) -> ModelError:
 
 
 def test_a_plan_is_written(fake: FakeTensorRT, tmp_path: Path) -> None:
-    assert compile_engine(job(tmp_path), ignore) == 4096
+    assert compile_engine(job(tmp_path), silent) == 4096
     assert (tmp_path / "engine.plan").read_bytes() == b"a plan"
     assert fake.parsed == ["block.onnx"]
     (config,) = fake.configs
@@ -62,13 +59,13 @@ def test_a_plan_is_written(fake: FakeTensorRT, tmp_path: Path) -> None:
 
 def test_a_library_that_says_nothing_of_activations(fake: FakeTensorRT, tmp_path: Path) -> None:
     fake.activation_line = ""
-    assert compile_engine(job(tmp_path), ignore) is None
+    assert compile_engine(job(tmp_path), silent) is None
 
 
 @pytest.mark.parametrize(("major", "flags"), [(10, 2), (11, 0)])
 def test_networks_are_strongly_typed(tmp_path: Path, major: int, flags: int) -> None:
     with installed(FakeTensorRT(major)) as fake:
-        compile_engine(job(tmp_path, tactic_bytes=5, workspace_bytes=None), ignore)
+        compile_engine(job(tmp_path, tactic_bytes=5, workspace_bytes=None), silent)
     assert fake.network_flags == [flags]
     assert fake.configs[0].pools == ({4: 8} if major > 10 else {})
 
@@ -82,7 +79,7 @@ def test_options_reach_the_builder(fake: FakeTensorRT, tmp_path: Path) -> None:
             builder_optimization_level=5,
             profiles={"x": Profile((1, 3), (4, 3))},
         ),
-        ignore,
+        silent,
     )
     (config,) = fake.configs
     assert config.hardware_compatibility_level.name == "AMPERE_PLUS"
@@ -97,14 +94,14 @@ def test_a_level_that_this_version_lacks(tmp_path: Path) -> None:
     assert "SAME_COMPUTE_CAPABILITY" in error.why
     assert "NONE, AMPERE_PLUS" in error.why
     with installed(FakeTensorRT(11)) as newer:
-        compile_engine(job(tmp_path, hardware_compatibility="same-compute-capability"), ignore)
+        compile_engine(job(tmp_path, hardware_compatibility="same-compute-capability"), silent)
     assert newer.configs[0].hardware_compatibility_level.name == "SAME_COMPUTE_CAPABILITY"
 
 
 def test_no_gpu(fake: FakeTensorRT, tmp_path: Path) -> None:
     fake.refuses = frozenset({"builder"})
     with pytest.raises(BackendUnavailableError, match="can't build here") as caught:
-        compile_engine(job(tmp_path), ignore)
+        compile_engine(job(tmp_path), silent)
     assert "error: 35" in caught.value.why
     assert "tensorrt-rtx" in caught.value.hint
 
@@ -153,7 +150,7 @@ def test_shapes_that_contradict_each_other(fake: FakeTensorRT, tmp_path: Path) -
 def test_want_of_workspace_has_a_hint_of_its_own(fake: FakeTensorRT, tmp_path: Path) -> None:
     fake.workspace_bytes = 2 << 20
     assert "--workspace" in refusal(tmp_path).hint
-    assert compile_engine(job(tmp_path, workspace_bytes=None), ignore) == 4096
+    assert compile_engine(job(tmp_path, workspace_bytes=None), silent) == 4096
 
 
 def test_reasons_are_not_endless(fake: FakeTensorRT, tmp_path: Path) -> None:
@@ -164,22 +161,21 @@ def test_reasons_are_not_endless(fake: FakeTensorRT, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("fake")
 def test_steps_of_long_builds_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[int, int]] = []
+    told: list[tuple[str, int, int]] = []
 
-    def report(done: int, total: int) -> None:
-        told.append((done, total))
+    def report(stage: str, done: int, total: int) -> None:
+        told.append((stage, done, total))
 
     compile_engine(job(tmp_path), report)
     assert not told
     monkeypatch.setattr(progress_monitor, "_QUIET_S", 0)
     compile_engine(job(tmp_path), report)
-    assert told == [(1, 2)]
+    assert told == [(f"compile {TITLE}", 1, 2)]
 
 
 @pytest.mark.usefixtures("fake")
 def test_a_report_can_stop_the_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(done: int, total: int) -> None:
-        del done, total
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(progress_monitor, "_QUIET_S", 0)
@@ -190,21 +186,21 @@ def test_a_report_can_stop_the_builder(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_times_are_kept(fake: FakeTensorRT, tmp_path: Path) -> None:
     cache = tmp_path / "timing" / "10.3.cache"
-    compile_engine(job(tmp_path, timing_cache=str(cache)), ignore)
+    compile_engine(job(tmp_path, timing_cache=str(cache)), silent)
     assert cache.read_bytes() == b"times"
     for odd in (b"damaged", b"of another GPU"):
         cache.write_bytes(odd)
-        compile_engine(job(tmp_path, timing_cache=str(cache)), ignore)
+        compile_engine(job(tmp_path, timing_cache=str(cache)), silent)
         assert cache.read_bytes() == b"times"
     fake.refuses = frozenset({"build"})
     cache.write_bytes(b"old times")
     with pytest.raises(ModelError):
-        compile_engine(job(tmp_path, timing_cache=str(cache)), ignore)
+        compile_engine(job(tmp_path, timing_cache=str(cache)), silent)
     assert cache.read_bytes() == b"old times"
 
 
 @pytest.mark.usefixtures("fake")
 def test_times_that_can_not_be_kept(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    compile_engine(job(tmp_path, timing_cache=str(tmp_path / "file" / "x.cache")), ignore)
+    compile_engine(job(tmp_path, timing_cache=str(tmp_path / "file" / "x.cache")), silent)
     assert (tmp_path / "engine.plan").exists()

@@ -13,11 +13,10 @@ import pytest
 
 from swapnet.arrays import save_npz
 from swapnet.builder import build
-from swapnet.calibration.ranges.child import observe_in_child
 from swapnet.calibration.ranges.collect import Extreme
 from swapnet.calibration.ranges.fixed_cost import fixed_bytes, kept_bytes
 from swapnet.calibration.ranges.graph import open_model
-from swapnet.calibration.ranges.worker import Answer, Failed, Found, Job, Ran, observe, work
+from swapnet.calibration.ranges.worker import Found, Job, observe, observe_in_child, work
 from swapnet.errors import BackendError, BudgetError, EngineError, InputError
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
@@ -27,7 +26,7 @@ from swapnet.manifest import load_manifest
 from swapnet.process.cgroup import MemoryGroup, is_available
 from swapnet.progress import silent
 from tests.calibration.ranges.conftest import Toy
-from tests.helpers.serving import served
+from tests.helpers.serving import answers_of
 
 needs_limits = pytest.mark.skipif(
     not is_available(), reason="no permission for cgroups with memory limits"
@@ -67,18 +66,19 @@ def test_every_sample_is_told_of(job: Job) -> None:
     assert found["x"] == Extreme(float(low), float(high))
 
 
-def answers(job: Job, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[Answer]]:
+def answers(job: Job, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[Any]]:
     """What the process says, said by this one."""
     monkeypatch.setattr("swapnet.executor.engine.device_for", lambda *_, **__: Device(1))
-    status, said = served(work, job)
-    return status, [msgspec.json.decode(line, type=Answer) for line in said.splitlines()]
+    return answers_of(work, job)
 
 
 def test_the_process_says_what_it_found(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     status, said = answers(job, monkeypatch)
     assert status == 0
-    assert said[:-1] == [Ran(0), Ran(1), Ran(2), Ran(3)]
-    assert isinstance(said[-1], Found)
+    assert [(told["stage"], told["done"]) for told in said[:-1]] == [
+        ("observe", n) for n in range(4)
+    ]
+    assert msgspec.convert(said[-1], Found)
 
 
 def test_histograms_of_an_input(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +86,7 @@ def test_histograms_of_an_input(job: Job, monkeypatch: pytest.MonkeyPatch) -> No
     asked = changed(job, method="percentile", tensors=(), known=known, percentile=50.0)
     status, said = answers(asked, monkeypatch)
     assert status == 0
-    found = said[-1]
-    assert isinstance(found, Found)
+    found = msgspec.convert(said[-1], Found)
     assert 0 < found.extremes["x"].high < 5
 
 
@@ -96,8 +95,7 @@ def test_the_process_says_what_it_lacks(job: Job, monkeypatch: pytest.MonkeyPatc
     status, said = answers(changed(job, budget_bytes=smallest - 1), monkeypatch)
     assert status == 2
     (failed,) = said
-    assert isinstance(failed, Failed)
-    assert (failed.error, failed.smallest_bytes) == ("BudgetError", smallest)
+    assert (failed["error"], failed["smallest_bytes"]) == ("BudgetError", smallest)
 
 
 @pytest.mark.slow
