@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from swapnet.data.samples import InputType
 from swapnet.errors import ModelError
 from swapnet.symbols import is_placeholder
 from swapnet.tensors import ONNX_TYPES
@@ -12,7 +12,16 @@ from swapnet.tensors import ONNX_TYPES
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["inputs_of"]
+__all__ = ["InputType", "inputs_of"]
+
+
+@dataclass(frozen=True)
+class InputType:
+    """An input of a model; a string is a symbolic dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
 
 
 def inputs_of(graph: onnx.GraphProto) -> tuple[InputType, ...]:

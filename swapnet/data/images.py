@@ -6,15 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from swapnet.errors import InputError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 __all__ = ["IMAGENET", "KINDS", "PREPROCESSINGS", "Preprocessing", "image_files", "read_image"]
 
@@ -26,22 +22,12 @@ KINDS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 class Preprocessing:
     """The way from a picture to an input: ``(pixel / divisor - mean) / deviation``.
 
-    Attributes
-    ----------
-    resize
-        ``crop`` keeps proportions and cuts the middle out; ``stretch`` keeps the whole picture.
-        Both are bicubic.
-    mean, deviation
-        By red, green and blue; a grey picture takes their averages.
-    channels
-        Order of the channels.
+    ``mean`` and ``deviation`` are by red, green and blue; a grey picture takes their averages.
     """
 
-    resize: Literal["crop", "stretch"] = "crop"
     divisor: float = 255.0
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     deviation: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    channels: Literal["rgb", "bgr"] = "rgb"
 
 
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
@@ -100,12 +86,14 @@ def read_image(
 ) -> npt.NDArray[np.float32]:
     """A picture as input of a network: (channels, height, width), float32.
 
+    The middle is cut out in the proportions of the input, and resized bicubically.
+
     Parameters
     ----------
     path
         File of 8 bits per channel.
     preprocessing
-        Way to resize and scale it.
+        Way to scale its pixels.
     channels
         3, or 1 for grey.
     size
@@ -117,12 +105,16 @@ def read_image(
         The file can't be read, or has more than 8 bits per channel.
     """
     import PIL.Image
+    from PIL import ImageOps
 
+    height, width = size
     try:
         with PIL.Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"its pixels have mode {image.mode}, not 8 bits per channel")
-            pixels = _resized(image.convert("RGB" if channels == 3 else "L"), preprocessing, size)
+            coloured = image.convert("RGB" if channels == 3 else "L")
+            fitted = ImageOps.fit(coloured, (width, height), PIL.Image.Resampling.BICUBIC)
+            pixels = np.asarray(fitted, np.float32)
     except Exception as error:  # decoders raise all kinds
         raise InputError(
             f"the image {path} can't be read",
@@ -130,24 +122,10 @@ def read_image(
             hint="replace it, or take it out of the folder",
         ) from error
     planes = pixels.reshape(*size, channels).transpose(2, 0, 1) / np.float32(preprocessing.divisor)
-    scaled = (planes - _planes(preprocessing.mean, channels)) / _planes(
-        preprocessing.deviation, channels
+    means, deviations = (
+        _planes(values, channels) for values in (preprocessing.mean, preprocessing.deviation)
     )
-    return np.ascontiguousarray(scaled[::-1] if preprocessing.channels == "bgr" else scaled)
-
-
-def _resized(
-    image: Image, preprocessing: Preprocessing, size: tuple[int, int]
-) -> npt.NDArray[np.float32]:
-    from PIL import ImageOps
-    from PIL.Image import Resampling
-
-    height, width = size
-    if preprocessing.resize == "crop":
-        resized = ImageOps.fit(image, (width, height), Resampling.BICUBIC)
-    else:
-        resized = image.resize((width, height), Resampling.BICUBIC)
-    return np.asarray(resized, np.float32)
+    return np.ascontiguousarray((planes - means) / deviations)
 
 
 def _planes(statistics: tuple[float, float, float], channels: int) -> npt.NDArray[np.float32]:

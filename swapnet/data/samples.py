@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from swapnet.errors import InputError
 from swapnet.input_checks import check_feed, check_names, fits, wrong_shape
 from swapnet.tensors import ModelInput, as_dims
 
-__all__ = ["Data", "InputType", "Samples", "image_size", "open_samples", "samples_of"]
+__all__ = ["Data", "Samples", "image_size", "open_samples", "samples_of"]
 
 Data: TypeAlias = "str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]]"
 """What `samples_of` takes."""
@@ -35,26 +36,8 @@ _MODULE = "swapnet_data_{}"
 """Name of a module from a file, so that it hides no other."""
 
 
-@dataclass(frozen=True)
-class InputType:
-    """An input of a model; a string is a symbolic dimension."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-class _Source(Protocol):
-    @property
-    def name(self) -> str:
-        """Name in errors."""
-
-    @property
-    def count(self) -> int | None:
-        """Number of samples; None if only reading all of them tells."""
-
-    def __iter__(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Name of the sample in errors, and its arrays by input."""
+Source: TypeAlias = "Callable[[], Iterator[tuple[str, Mapping[str, Any]]]]"
+"""Reads samples from the first on: the name of each in errors, and its arrays by input."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +45,13 @@ class Samples:
     """Representative inputs of a model: one feed per sample, checked when it is read.
 
     Each iteration starts again, and holds one sample of a folder or a function in memory at a time.
+    ``name`` is that of the data in errors.
     """
 
-    source: _Source
+    name: str
+    read: Source
     inputs: tuple[ModelInput, ...]
     limit: int | None = None
-
-    @property
-    def count(self) -> int | None:
-        """Samples within the limit; None for a function's, which are counted as they are read."""
-        known = self.source.count
-        return known if known is None or self.limit is None else min(known, self.limit)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         """C-contiguous arrays by input, in the order of the model's inputs.
@@ -82,15 +61,12 @@ class Samples:
         InputError
             A sample does not fit the model, has NaN or can't be read, or there are none.
         """
-        read = 0
-        for where, sample in self.source:
+        where = ""
+        for where, sample in islice(self.read(), self.limit):
             yield check_feed(sample, self.inputs, where)
-            read += 1
-            if read == self.limit:
-                return
-        if not read:
+        if not where:
             raise InputError(
-                f"no samples in {self.source.name}",
+                f"no samples in {self.name}",
                 why="it yields nothing",
                 hint="yield at least one dict of an array for each input",
             )
@@ -134,24 +110,24 @@ def open_samples(
     if not data:
         raise InputError("the data has no name", why="its name is empty", hint=_WAYS)
     path = Path(data)
-    source: _Source
+    taken = tuple(inputs)
+    read: Source
     if path.is_dir() and (files := sorted(path.glob("*.npz"))):
-        source = _Files(data, tuple(files), tuple(inputs))
+        read = partial(_files, files, taken)
     elif path.is_dir() and (sets := _data_sets(path)):
-        source = _DataSets(data, sets, tuple(inputs))
+        read = partial(_data_set_arrays, sets, taken)
     elif path.is_dir():
         images = image_files(path)
-        taken, chosen = _image_input(inputs, data, size)
-        source = _Folder(data, images, preprocessing, taken, chosen)
+        read = partial(_pictures, images, preprocessing, *_image_input(taken, data, size))
     elif path.is_file() and path.suffix.lower() == ".json":
-        source = _Loaded(data, load_polygraphy(path))
+        read = partial(_numbered, data, load_polygraphy(path))
     elif path.exists():
-        source = _open_npz(path, inputs)
+        read = _open_npz(path, taken)
     elif ":" in data:
-        source = _open_function(data)
+        read = _open_function(data)
     else:
         raise InputError(f"{data} can't be read", why="there is no such file or folder", hint=_WAYS)
-    return Samples(source, tuple(inputs), limit)
+    return Samples(data, read, taken, limit)
 
 
 def samples_of(
@@ -183,7 +159,7 @@ def samples_of(
             raise InputError(
                 "the data is not arrays", why=str(error), hint="give a NumPy array for each input"
             ) from error
-        return Samples(_split("the data", arrays, inputs), tuple(inputs))
+        return Samples("the data", _split("the data", arrays, inputs), tuple(inputs))
     if not isinstance(data, Iterable):
         raise InputError(
             "the data can't be read",
@@ -199,23 +175,12 @@ def image_size(shapes: Mapping[str, Sequence[int]]) -> tuple[int, int] | None:
     return (height_width[0], height_width[1]) if height_width else None
 
 
-@dataclass(frozen=True)
-class _Folder:
-    name: str
-    images: tuple[Path, ...]
-    preprocessing: Preprocessing
-    input: ModelInput
-    size: tuple[int, int]
-
-    @property
-    def count(self) -> int:
-        return len(self.images)
-
-    def __iter__(self) -> Iterator[tuple[str, dict[str, Array]]]:
-        channels = int(self.input.shape[1])
-        for path in self.images:
-            planes = read_image(path, self.preprocessing, channels, self.size)
-            yield f"the image {path}", {self.input.name: planes[None]}
+def _pictures(
+    images: Iterable[Path], preprocessing: Preprocessing, taken: ModelInput, size: tuple[int, int]
+) -> Iterator[tuple[str, dict[str, Array]]]:
+    for path in images:
+        planes = read_image(path, preprocessing, int(taken.shape[1]), size)
+        yield f"the image {path}", {taken.name: planes[None]}
 
 
 def _image_input(
@@ -255,29 +220,11 @@ def _image_input(
     return taken, chosen
 
 
-@dataclass(frozen=True)
-class _Arrays:
-    name: str
-    arrays: Mapping[str, Array]
-    """With a leading sample axis."""
-    count: int
-
-    def __iter__(self) -> Iterator[tuple[str, dict[str, Array]]]:
-        for index in range(self.count):
-            sample = {name: array[index] for name, array in self.arrays.items()}
-            yield f"sample {index + 1} of {self.name}", sample
-
-
-@dataclass(frozen=True)
-class _Files:
-    name: str
-    paths: tuple[Path, ...]
-    inputs: tuple[ModelInput, ...]
-    count: None = None
-
-    def __iter__(self) -> Iterator[tuple[str, dict[str, Array]]]:
-        for path in self.paths:
-            yield from _open_npz(path, self.inputs)
+def _files(
+    paths: Iterable[Path], inputs: Sequence[ModelInput]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for path in paths:
+        yield from _open_npz(path, inputs)()
 
 
 def _data_sets(path: Path) -> tuple[Path, ...]:
@@ -287,36 +234,21 @@ def _data_sets(path: Path) -> tuple[Path, ...]:
     return tuple(sorted(filter(is_data_set, path.iterdir())))
 
 
-@dataclass(frozen=True)
-class _DataSets:
-    name: str
-    folders: tuple[Path, ...]
-    inputs: tuple[ModelInput, ...]
-
-    @property
-    def count(self) -> int:
-        return len(self.folders)
-
-    def __iter__(self) -> Iterator[tuple[str, dict[str, Array]]]:
-        for folder in self.folders:
-            yield str(folder), load_data_set(folder, self.inputs)
+def _data_set_arrays(
+    folders: Iterable[Path], inputs: Sequence[ModelInput]
+) -> Iterator[tuple[str, dict[str, Array]]]:
+    for folder in folders:
+        yield str(folder), load_data_set(folder, inputs)
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    name: str
-    samples: Sequence[dict[str, Array]]
-
-    @property
-    def count(self) -> int:
-        return len(self.samples)
-
-    def __iter__(self) -> Iterator[tuple[str, dict[str, Array]]]:
-        for number, sample in enumerate(self.samples, 1):
-            yield f"sample {number} of {self.name}", sample
+def _numbered(
+    where: str, samples: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, sample in enumerate(samples, 1):
+        yield f"sample {number} of {where}", sample
 
 
-def _open_npz(path: Path, inputs: Sequence[ModelInput]) -> _Arrays:
+def _open_npz(path: Path, inputs: Sequence[ModelInput]) -> Source:
     """The arrays of a file; they stay in memory."""
     if path.suffix.lower() != ".npz":
         raise InputError(f"{path} can't be read", why="it is a file, but not an .npz", hint=_WAYS)
@@ -325,14 +257,14 @@ def _open_npz(path: Path, inputs: Sequence[ModelInput]) -> _Arrays:
     return _split(str(path), arrays, inputs)
 
 
-def _split(where: str, arrays: Mapping[str, Array], inputs: Sequence[ModelInput]) -> _Arrays:
+def _split(where: str, arrays: Mapping[str, Array], inputs: Sequence[ModelInput]) -> Source:
     """The samples of arrays, which have a leading sample axis or are a single sample."""
     leading = {taken.name: arrays[taken.name].ndim - len(taken.shape) for taken in inputs}
     for taken in inputs:
         if leading[taken.name] not in (0, 1):
             raise wrong_shape(arrays[taken.name].shape, taken, where)
     if not any(leading.values()):
-        return _Arrays(where, {name: array[None] for name, array in arrays.items()}, 1)
+        return partial(_numbered, where, [arrays])
     counts = {name: arrays[name].shape[0] if axes else 1 for name, axes in leading.items()}
     if not all(leading.values()) or len(set(counts.values())) > 1:
         raise InputError(
@@ -350,43 +282,39 @@ def _split(where: str, arrays: Mapping[str, Array], inputs: Sequence[ModelInput]
             why=f"{inputs[0].name!r} is {as_dims(arrays[inputs[0].name].shape)}",
             hint="give at least one sample",
         )
-    return _Arrays(where, arrays, samples)
+    rows = [{name: array[index] for name, array in arrays.items()} for index in range(samples)]
+    return partial(_numbered, where, rows)
 
 
-@dataclass(frozen=True)
-class _Function:
-    name: str
-    folder: str
-    """Where it may import from."""
-    call: Callable[[], Iterable[Mapping[str, Any]]]
-    count: None = None
-
-    def __iter__(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        samples: Iterator[Any] | None = None
-        for number in count(1):
-            where = f"sample {number} of {self.name}"
-            try:
-                with _importing_from(self.folder):
-                    samples = iter(self.call()) if samples is None else samples
-                    sample = next(samples)
-            except StopIteration:
-                return
-            except (Exception, SystemExit) as error:
-                raise InputError(
-                    f"{where} can't be made",
-                    why=f"{type(error).__name__}: {error}",
-                    hint="correct the function: it takes no arguments and yields dicts of arrays",
-                ) from error
-            if not isinstance(sample, Mapping):
-                raise InputError(
-                    f"{where} is not a dict",
-                    why=f"the function yields {type(sample).__name__}",
-                    hint="yield one dict per sample, of an array for each input",
-                )
-            yield where, sample
+def _called(
+    name: str, folder: str, call: Callable[[], Iterable[Mapping[str, Any]]]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Samples of a function, which may import from ``folder``."""
+    samples: Iterator[Any] | None = None
+    for number in count(1):
+        where = f"sample {number} of {name}"
+        try:
+            with _importing_from(folder):
+                samples = iter(call()) if samples is None else samples
+                sample = next(samples)
+        except StopIteration:
+            return
+        except (Exception, SystemExit) as error:
+            raise InputError(
+                f"{where} can't be made",
+                why=f"{type(error).__name__}: {error}",
+                hint="correct the function: it takes no arguments and yields dicts of arrays",
+            ) from error
+        if not isinstance(sample, Mapping):
+            raise InputError(
+                f"{where} is not a dict",
+                why=f"the function yields {type(sample).__name__}",
+                hint="yield one dict per sample, of an array for each input",
+            )
+        yield where, sample
 
 
-def _open_function(data: str) -> _Function:
+def _open_function(data: str) -> Source:
     target, _, name = data.rpartition(":")
     is_file = target.endswith(".py")
     folder = str(Path(target).absolute().parent) if is_file else os.getcwd()
@@ -406,7 +334,7 @@ def _open_function(data: str) -> _Function:
             why=f"{target} has {'no' if call is None else 'another'} {name!r}",
             hint="name a function that takes no arguments and yields dicts of arrays",
         )
-    return _Function(data, folder, call)
+    return partial(_called, data, folder, call)
 
 
 def _load(path: Path) -> Any:

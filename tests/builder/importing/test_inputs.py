@@ -6,9 +6,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from swapnet.builder.importing.inputs import inputs_of
+from swapnet.builder.importing.inputs import InputType, inputs_of
 from swapnet.builder.importing.source import open_source
-from swapnet.data.samples import InputType
 from swapnet.errors import ModelError
 from tests.helpers.zoo import TOYS, Net
 
