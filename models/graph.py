@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from swapnet.tensors import ONNX_TYPES, external_tensor
 
 if TYPE_CHECKING:
-    from onnx import TensorProto
+    import onnx
 
     from swapnet.models.weights import Weights
 
@@ -26,30 +26,6 @@ _RELU_GAIN = math.sqrt(2)
 _SPREAD = 0.1
 
 Shape = Sequence["int | str"]
-
-
-@dataclass(frozen=True)
-class _Node:
-    operator: str
-    inputs: tuple[str, ...]
-    output: str
-    attributes: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Stored:
-    name: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
-
-
-@dataclass(frozen=True)
-class _Port:
-    value: str
-    name: str
-    shape: Shape
-    dtype: str
 
 
 class Graph:
@@ -70,11 +46,11 @@ class Graph:
         self._weights = weights
         self._data = path.with_name(path.name + ".data").open("wb")
         self._digest = hashlib.sha256()
-        self._nodes: list[_Node] = []
-        self._stored: list[_Stored] = []
-        self._constants: list[tuple[str, NDArray[np.generic]]] = []
-        self._inputs: list[_Port] = []
-        self._outputs: list[_Port] = []
+        self._nodes: list[onnx.NodeProto] = []
+        self._stored: list[onnx.TensorProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: dict[str, onnx.ValueInfoProto] = {}
 
     def __enter__(self) -> Graph:
         return self
@@ -84,23 +60,27 @@ class Graph:
 
     def input(self, name: str, shape: Shape, dtype: str = "float32") -> str:
         """Declare an input of the network; a string in `shape` is a dimension that varies."""
-        self._inputs.append(_Port(name, name, shape, dtype))
+        self._inputs.append(_info(name, shape, dtype))
         return name
 
     def output(self, name: str, value: str, shape: Shape) -> None:
         """Declare a float32 output of the network, and give the value its public name."""
-        self._outputs.append(_Port(value, name, shape, "float32"))
+        self._outputs[value] = _info(name, shape, "float32")
 
-    def node(self, operator: str, *inputs: str, **attributes: object) -> str:
+    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Add an operator of one output, and return that output's name."""
+        from onnx import helper
+
         output = f"{operator.lower()}_{len(self._nodes)}"
-        self._nodes.append(_Node(operator, inputs, output, attributes))
+        self._nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
         return output
 
     def constant(self, values: object, dtype: str) -> str:
         """Add a small constant, kept inside the ``.onnx`` file."""
+        from onnx import numpy_helper
+
         name = f"constant_{len(self._constants)}"
-        self._constants.append((name, np.asarray(values, dtype)))
+        self._constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
 
     def weight(
@@ -133,7 +113,8 @@ class Graph:
         if trainable:
             self.parameters += values.size
         self._write(bytes(-self._data.tell() % _ALIGNMENT))
-        self._stored.append(_Stored(name, values.shape, self._data.tell(), values.nbytes))
+        place = (Path(self._data.name).name, self._data.tell(), values.nbytes)
+        self._stored.append(external_tensor(name, "float32", values.shape, *place))
         self._write(values.data)
         return name
 
@@ -240,32 +221,18 @@ class Graph:
         differ only in their weights differ.
         """
         import onnx
-        from onnx import helper, numpy_helper
+        from onnx import helper
 
-        public = {port.value: port.name for port in self._outputs}
-
-        def info(port: _Port) -> onnx.ValueInfoProto:
-            kind = helper.np_dtype_to_tensor_dtype(np.dtype(port.dtype))
-            return helper.make_tensor_value_info(port.name, kind, port.shape)
-
+        public = {value: info.name for value, info in self._outputs.items()}
+        for node in self._nodes:
+            for names in (node.input, node.output):
+                names[:] = [public.get(name, name) for name in names]
         graph = helper.make_graph(
-            [
-                helper.make_node(
-                    node.operator,
-                    [public.get(name, name) for name in node.inputs],
-                    [public.get(node.output, node.output)],
-                    name=node.output,
-                    **node.attributes,
-                )
-                for node in self._nodes
-            ],
+            self._nodes,
             self._path.stem,
-            [info(port) for port in self._inputs],
-            [info(port) for port in self._outputs],
-            [
-                *(self._external(stored) for stored in self._stored),
-                *(numpy_helper.from_array(values, name) for name, values in self._constants),
-            ],
+            self._inputs,
+            [*self._outputs.values()],
+            [*self._stored, *self._constants],
         )
         model = helper.make_model(
             graph,
@@ -281,20 +248,8 @@ class Graph:
         self._digest.update(content)
         self._data.write(content)
 
-    def _external(self, stored: _Stored) -> TensorProto:
-        from onnx import TensorProto
 
-        tensor = TensorProto(
-            name=stored.name,
-            data_type=TensorProto.FLOAT,
-            dims=stored.shape,
-            data_location=TensorProto.EXTERNAL,
-        )
-        location = Path(self._data.name).name
-        for key, value in (
-            ("location", location),
-            ("offset", stored.offset),
-            ("length", stored.nbytes),
-        ):
-            tensor.external_data.add(key=key, value=str(value))
-        return tensor
+def _info(name: str, shape: Shape, dtype: str) -> onnx.ValueInfoProto:
+    from onnx import helper
+
+    return helper.make_tensor_value_info(name, ONNX_TYPES[dtype], shape)

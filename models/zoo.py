@@ -91,8 +91,9 @@ class ZooModel:
         returns its number of parameters.
     samples
         Returns real inputs by name, with a leading sample axis.
-    reading
-        Puts the outputs for given inputs into words.
+    read
+        Puts the outputs for given inputs into words, in one or a few lines; both are arrays by
+        name.
     recipe
         Version of `make` and `samples`, and part of the name of the model's folder: raise it when
         you change their results.
@@ -106,14 +107,10 @@ class ZooModel:
     shapes: dict[str, tuple[int | str, ...]]
     make: Callable[[Path, Path | None], int] = field(repr=False)
     samples: Callable[[], dict[str, NDArray[np.generic]]] = field(repr=False)
-    reading: Callable[[Tensors, Tensors], str] = field(repr=False)
+    read: Callable[[Tensors, Tensors], str] = field(repr=False)
     licence: str = "Apache-2.0"
     recipe: int = 1
     is_language_model: bool = False
-
-    def read(self, inputs: Tensors, outputs: Tensors) -> str:
-        """Put outputs into words, in one or a few lines; both are arrays by name."""
-        return self.reading(inputs, outputs)
 
 
 def _classifier(
@@ -126,7 +123,7 @@ def _classifier(
         shapes={"input": (1, 3, classifier.SIZE, classifier.SIZE)},
         make=partial(classifier.make, network=network, seed=seed),
         samples=classifier.samples,
-        reading=classifier.strongest,
+        read=classifier.strongest,
     )
 
 
@@ -145,7 +142,7 @@ _MODELS = (
         shapes={"input": (1, 3, resnet.FCN_SIZE, resnet.FCN_SIZE)},
         make=resnet.make_fcn,
         samples=partial(classifier.samples, resnet.FCN_SIZE),
-        reading=resnet.read_fcn,
+        read=resnet.read_fcn,
     ),
     ZooModel(
         name="yolov3",
@@ -154,7 +151,7 @@ _MODELS = (
         shapes={"input": (1, 3, yolo.SIZE, yolo.SIZE)},
         make=yolo.make,
         samples=yolo.samples,
-        reading=yolo.read,
+        read=yolo.read,
     ),
     ZooModel(
         name="yolov3_tiny",
@@ -163,7 +160,7 @@ _MODELS = (
         shapes={"input": (1, 3, yolo.SIZE, yolo.SIZE)},
         make=yolo.make_tiny,
         samples=yolo.samples,
-        reading=partial(yolo.read, heads=yolo.TINY_HEADS),
+        read=partial(yolo.read, heads=yolo.TINY_HEADS),
     ),
     ZooModel(
         name="monodepth2",
@@ -172,7 +169,7 @@ _MODELS = (
         shapes={"input": (1, 3, monodepth.HEIGHT, monodepth.WIDTH)},
         make=monodepth.make,
         samples=monodepth.samples,
-        reading=monodepth.read,
+        read=monodepth.read,
     ),
     ZooModel(
         name="ppocrv4_rec",
@@ -181,7 +178,7 @@ _MODELS = (
         shapes={"x": ("batch", 3, "height", "width")},
         make=ppocr.make,
         samples=ppocr.samples,
-        reading=ppocr.read,
+        read=ppocr.read,
     ),
     ZooModel(
         name="ppocrv4_det",
@@ -190,7 +187,7 @@ _MODELS = (
         shapes={"x": ("batch", 3, "height", "width")},
         make=ppocr_det.make,
         samples=ppocr_det.samples,
-        reading=ppocr_det.read,
+        read=ppocr_det.read,
     ),
     ZooModel(
         name="ddddocr",
@@ -199,7 +196,7 @@ _MODELS = (
         shapes={"input1": (1, 1, 64, "width")},
         make=ddddocr.make,
         samples=ddddocr.samples,
-        reading=ddddocr.read,
+        read=ddddocr.read,
         licence="MIT",
     ),
     ZooModel(
@@ -209,7 +206,7 @@ _MODELS = (
         shapes={"input": (1, 3, efficientnet.SIZE, efficientnet.SIZE)},
         make=efficientnet.make,
         samples=efficientnet.samples,
-        reading=efficientnet.read,
+        read=efficientnet.read,
     ),
     ZooModel(
         name="minilm",
@@ -218,7 +215,7 @@ _MODELS = (
         shapes=dict.fromkeys(bert.INPUTS, ("batch", "sequence")),
         make=minilm.make,
         samples=minilm.samples,
-        reading=minilm.read,
+        read=minilm.read,
     ),
     ZooModel(
         name="bert_base",
@@ -227,7 +224,7 @@ _MODELS = (
         shapes=dict.fromkeys(bert.INPUTS, (1, bert_base.TOKENS)),
         make=bert_base.make,
         samples=bert_base.samples,
-        reading=bert_base.read,
+        read=bert_base.read,
     ),
     ZooModel(
         name="smollm2",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from swapnet.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = [
     "ELEMENT_BYTES",
@@ -19,6 +22,7 @@ __all__ = [
     "ModelInput",
     "as_dims",
     "concrete_nbytes",
+    "external_tensor",
     "numpy_dtype",
     "parse_dims",
     "parse_shapes",
@@ -150,3 +154,20 @@ def parse_dims(text: str) -> dict[str, int]:
             )
         start = found.end()
     return sizes
+
+
+def external_tensor(
+    name: str, dtype: str, shape: Sequence[int], location: str, offset: int, nbytes: int
+) -> onnx.TensorProto:
+    """A tensor of ONNX with its bytes in the file ``location``, beside the model."""
+    from onnx import TensorProto
+
+    tensor = TensorProto(
+        name=name,
+        data_type=ONNX_TYPES[dtype],
+        dims=shape,
+        data_location=TensorProto.EXTERNAL,
+    )
+    for key, value in {"location": location, "offset": offset, "length": nbytes}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor

@@ -14,7 +14,7 @@ from swapnet.executor.backends.windows import addresses_of
 from swapnet.executor.swapping.arena import can_lend
 from swapnet.machine import mappings_of
 from swapnet.manifest import WEIGHTS, WINDOW_ALIGNMENT, Window
-from swapnet.tensors import ONNX_TYPES
+from swapnet.tensors import external_tensor
 from swapnet.units import align_up
 
 if TYPE_CHECKING:
@@ -105,7 +105,14 @@ def pack(model: onnx.ModelProto, constants: Sequence[Constant], file: Path) -> P
         for constant in constants:
             place = _append(out, constant.name, constant.bytes().data)
             originals[constant.name] = place
-            model.graph.initializer.append(_external(constant, file.name, place.offset))
+            model.graph.initializer.append(
+                external_tensor(
+                    constant.name,
+                    constant.dtype,
+                    constant.shape,
+                    *(file.name, place.offset, constant.nbytes),
+                )
+            )
     saved, data = file.with_suffix(".saved.onnx"), file.with_suffix(".saved.data")
     options = _options(file.parent)
     for key, value in {
@@ -216,20 +223,6 @@ def _append(out: BinaryIO, name: str, data: bytes | memoryview) -> Window:
     out.write(bytes(offset - out.tell()))
     out.write(data)
     return Window(name, offset, len(data))
-
-
-def _external(constant: Constant, location: str, offset: int) -> onnx.TensorProto:
-    from onnx import TensorProto
-
-    tensor = TensorProto(
-        name=constant.name,
-        data_type=ONNX_TYPES[constant.dtype],
-        dims=constant.shape,
-        data_location=TensorProto.EXTERNAL,
-    )
-    for key, value in {"location": location, "offset": offset, "length": constant.nbytes}.items():
-        tensor.external_data.add(key=key, value=str(value))
-    return tensor
 
 
 def _blobs(value: str) -> list[tuple[int, int]]:

@@ -20,6 +20,7 @@ from swapnet.builder.importing.graph import Constant, copied, read_constant, use
 from swapnet.builder.importing.lookup import LOOKUP_BYTES
 from swapnet.builder.importing.source import SourceModel
 from swapnet.errors import ModelError
+from swapnet.tensors import external_tensor
 
 if TYPE_CHECKING:
     import onnx
@@ -151,8 +152,6 @@ class _Writer:
 
     def quantise(self, weight: Constant, by_rows: bool) -> _Blocks:
         """Append the blocks of a weight, one row for each of its columns."""
-        from onnx import TensorProto
-        from onnx.external_data_helper import set_external_data
         from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 
         whole = weight.data.view(np.float32).reshape(weight.shape)
@@ -182,11 +181,10 @@ class _Writer:
             self._file.seek(offset)
             return known
         name, scale, zero = (f"{weight.name}_{part}" for part in _PARTS)
-        tensor = TensorProto(name=name, data_type=TensorProto.UINT8, raw_data=b"")
-        tensor.dims.extend([count, *packed.shape[1:]])
-        set_external_data(tensor, _FILE, offset, prod(tensor.dims))
-        tensor.ClearField("raw_data")
-        self.tensors.append(tensor)
+        shape = (count, *packed.shape[1:])
+        self.tensors.append(
+            external_tensor(name, "uint8", shape, _FILE, offset, prod(shape)),
+        )
         self.array(scale, scales)
         self.array(zero, zeros)
         made = self._written[digest.digest()] = _Blocks((name, scale, zero), count, length)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from swapnet.builder.importing.graph import read_constant
 from swapnet.builder.precision.selection import Weighted
 from swapnet.errors import ModelError
+from swapnet.tensors import external_tensor
 
 if TYPE_CHECKING:
     import onnx
@@ -62,8 +63,6 @@ def quantise_weights(
     ModelError
         A weight is not finite.
     """
-    from onnx.external_data_helper import set_external_data
-
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     axes = {one.weight: one.axis for one in operators}
     widening = []
@@ -78,13 +77,9 @@ def quantise_weights(
             scale = scale.astype(np.float32)
             offset = out.tell()
             _write(out, whole, scale, axis, limit)
-            tensor = tensors[name]
-            tensor.Clear()
-            tensor.name, tensor.data_type = f"{name}_quantized", 3
-            tensor.dims.extend(constant.shape)
-            tensor.raw_data = b""
-            set_external_data(tensor, file, offset, prod(constant.shape))
-            tensor.ClearField("raw_data")
+            place = (file, offset, prod(constant.shape))
+            stored = external_tensor(f"{name}_quantized", "int8", constant.shape, *place)
+            tensors[name].CopyFrom(stored)
             widening.append(widened(proto.graph, name, scale, np.dtype(np.int8), axis))
     prepend(proto.graph, widening)
 

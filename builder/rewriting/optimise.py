@@ -29,7 +29,7 @@ from swapnet.executor.backends.windows import packs_bits
 from swapnet.fingerprint import PORTABLE
 from swapnet.manifest import Compiled
 from swapnet.symbols import is_placeholder
-from swapnet.tensors import ONNX_TYPES
+from swapnet.tensors import ONNX_TYPES, external_tensor
 
 if TYPE_CHECKING:
     import onnx
@@ -206,7 +206,6 @@ def channels_in_block() -> int:
 def _save_packed(graph: Graph, folder: Path) -> None:
     """Write `WHOLE` and `TYPES` again."""
     import onnx
-    from onnx.external_data_helper import set_external_data
 
     proto = onnx.load_model(folder / TYPES, load_external_data=False)
     del proto.graph.node[:]
@@ -218,12 +217,8 @@ def _save_packed(graph: Graph, folder: Path) -> None:
         data = constant.data if constant else None
         location = Path(data.filename or "").name if isinstance(data, np.memmap) else ""
         if constant and isinstance(data, np.memmap) and location in (_PACKED, _PRODUCTS):
-            tensor.Clear()
-            tensor.name, tensor.data_type = name, ONNX_TYPES[constant.dtype]
-            tensor.dims.extend(constant.shape)
-            tensor.raw_data = b""
-            set_external_data(tensor, location, data.offset, constant.nbytes)
-            tensor.ClearField("raw_data")
+            place = (location, data.offset, constant.nbytes)
+            tensor.CopyFrom(external_tensor(name, constant.dtype, constant.shape, *place))
     proto.graph.initializer.extend(t for n, t in graph.inline.items() if n not in tensors)
     del proto.opset_import[:]
     proto.opset_import.extend(graph.opset_imports)

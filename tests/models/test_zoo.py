@@ -48,7 +48,7 @@ def toy(cache_folder: Path) -> ZooModel:
         shapes={"input": (1, 2)},
         make=make,
         samples=lambda: {"input": np.arange(8, dtype=np.float32).reshape(4, 1, 2)},
-        reading=lambda inputs, outputs: f"{len(inputs)} in, {len(outputs)} out",
+        read=lambda inputs, outputs: f"{len(inputs)} in, {len(outputs)} out",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import ClassVar
 import msgspec
 
 from swapnet.builder.compilers.base import Cutting, Engine, EngineMemory, Piece, WeightStyle
+from swapnet.builder.compilers.skeleton import skeleton
 from swapnet.builder.compilers.tensorrt.engine import compile_engine, compile_in_child
 from swapnet.builder.compilers.tensorrt.errors import wants_memory
 from swapnet.builder.compilers.tensorrt.job import Job, Profile
-from swapnet.builder.compilers.tensorrt.model import save_model
 from swapnet.builder.compilers.tensorrt.options import TensorRTOptions
 from swapnet.builder.compilers.tensorrt.style import choose_styles
 from swapnet.builder.compilers.tensorrt.timing_cache import timing_cache_path
@@ -26,10 +26,12 @@ from swapnet.builder.rewriting.optimise import Operators
 from swapnet.errors import BackendUnavailableError, ModelError
 from swapnet.executor.planning.layout import Interval, pack, spans
 from swapnet.machine import Gpu, first_gpu
-from swapnet.manifest import Block, Compiled, Manifest
+from swapnet.manifest import TENSOR_ALIGNMENT, Block, Compiled, Manifest
 from swapnet.progress import Progress
 from swapnet.shapes import SessionMemory
 from swapnet.tensorrt import version
+from swapnet.tensors import external_tensor
+from swapnet.units import align_up
 from swapnet.version import VERSION
 
 __all__ = ["ENGINE_CUT_COST_BYTES", "TensorRTCompiler"]
@@ -161,7 +163,7 @@ class TensorRTCompiler:
         self, graph: Graph, piece: Piece, style: WeightStyle, target: Path, progress: Progress
     ) -> Engine:
         model = self.work / f"{piece.index:03}.onnx"
-        save_model(
+        _save_model(
             graph,
             piece.part,
             f"block {piece.index}",
@@ -217,6 +219,25 @@ class TensorRTCompiler:
                 for block in manifest.blocks
             ),
         )
+
+
+def _save_model(
+    graph: Graph, part: Part, name: str, path: Path, *, embedded: Collection[str]
+) -> None:
+    """Write a part to ``path``, and its ``embedded`` weights to a file beside it (``.data``)."""
+    model = skeleton(graph, part, name, embedded)
+    data = path.with_suffix(".data")
+    offset = 0
+    with data.open("wb") as file:
+        for weight in embedded:
+            constant = graph.constants[weight]
+            file.seek(offset)
+            file.write(constant.bytes().data)
+            place = (data.name, offset, constant.nbytes)
+            stored = external_tensor(weight, constant.dtype, constant.shape, *place)
+            model.graph.initializer.append(stored)
+            offset = align_up(offset + constant.nbytes, TENSOR_ALIGNMENT)
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def _inner_bytes(graph: Graph, part: Part) -> int:
