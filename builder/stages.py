@@ -25,7 +25,7 @@ from swapnet.builder.importing.source import SourceModel, random_reasons
 from swapnet.builder.importing.symbols import likely_shapes
 from swapnet.builder.options import BuildOptions
 from swapnet.builder.precision.convert import Converted, convert
-from swapnet.builder.precision.slower_in_int8 import slower_in_int8
+from swapnet.builder.precision.int8_or_float import slower_in_int8
 from swapnet.builder.rewriting.late import compute_late
 from swapnet.builder.rewriting.narrowing import expanded_values, narrow_weights
 from swapnet.builder.rewriting.optimise import TYPES, WHOLE, optimise

@@ -6,6 +6,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
+
+from swapnet.builder.importing.source import PROTOBUF_LIMIT_BYTES, check_apart, open_source
+from swapnet.builder.precision.convert import PrecisionOptions, interchange, library_of
 from swapnet.errors import InputError
 from swapnet.files import (
     folder_of_temporaries,
@@ -71,11 +75,6 @@ def quantize(
     StorageError
         The file can't be written.
     """
-    import onnx
-
-    from swapnet.builder.importing.source import PROTOBUF_LIMIT_BYTES, check_apart, open_source
-    from swapnet.builder.precision.convert import PrecisionOptions, interchange, library_of
-
     if precision == "fp32":
         raise InputError(
             "the model is in fp32 already", why="quantize lowers it", hint="give fp16, int8 or int4"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import onnx
+
 from swapnet.builder.importing.graph import Constant, copied
 from swapnet.builder.importing.sessions import open_session, quiet_options
 from swapnet.errors import ModelError
@@ -18,7 +20,6 @@ from swapnet.tensors import external_tensor
 from swapnet.units import align_up
 
 if TYPE_CHECKING:
-    import onnx
     import onnxruntime as ort
 
 __all__ = ["Packed", "is_compared", "pack", "unpacked_copies"]
@@ -97,8 +98,6 @@ def pack(model: onnx.ModelProto, constants: Sequence[Constant], file: Path) -> P
     ModelError
         ONNX Runtime refuses the block.
     """
-    import onnx
-
     model = copied(model)
     originals: dict[str, Window] = {}
     with file.open("wb") as out:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+
+import onnx
+from onnx import helper
 
 from swapnet.builder.cutting.partition import Part
 from swapnet.builder.importing.graph import Graph, Value
 from swapnet.tensors import ONNX_TYPES
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["skeleton"]
 
@@ -20,8 +19,6 @@ def skeleton(graph: Graph, part: Part, name: str, without: Collection[str] = ())
 
     Weights in ``without`` are no inputs: the model is valid when they are added to it.
     """
-    from onnx import helper
-
     constants = [graph.constants[name] for name in part.weights if name not in without]
     weights = [Value(constant.name, constant.dtype, constant.shape) for constant in constants]
     inputs = [graph.values[n] for n in part.inputs]
@@ -41,6 +38,4 @@ def skeleton(graph: Graph, part: Part, name: str, without: Collection[str] = ())
 
 
 def _value_info(value: Value) -> onnx.ValueInfoProto:
-    from onnx import helper
-
     return helper.make_tensor_value_info(value.name, ONNX_TYPES[value.dtype], list(value.shape))

@@ -11,7 +11,10 @@ from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import onnx
+from onnx import TensorProto
 
 from swapnet.builder.compilers.packing import is_compared, pack, unpacked_copies
 from swapnet.builder.compilers.skeleton import skeleton
@@ -20,9 +23,6 @@ from swapnet.builder.cutting.partition import part_of
 from swapnet.builder.importing.graph import Graph
 from swapnet.builder.importing.lookup import looked_up
 from swapnet.tensors import ONNX_TYPES
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["PACKED", "PAYING", "SMALLEST_BYTES", "packing_operators", "with_packing"]
 
@@ -137,8 +137,6 @@ def _large(graph: Graph) -> frozenset[str]:
 
 
 def _tensor(graph: Graph, name: str) -> onnx.TensorProto:
-    from onnx import TensorProto
-
     constant = graph.constants[name]
     return TensorProto(
         name=name,

@@ -7,15 +7,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import onnx
+from onnx import shape_inference
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from swapnet.builder.precision.weights import LIMIT, NARROW_LIMIT
 from swapnet.ranges import Range
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["SATURATING", "SIGNED", "UNSIGNED", "Encoding", "quantise_activations"]
 
@@ -76,7 +76,6 @@ def quantise_activations(
     onnx.ModelProto
         The same model, its weights still in ``folder``.
     """
-    from onnx import shape_inference
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -120,8 +119,6 @@ def quantise_activations(
 
 def _load_constants(proto: onnx.ModelProto, folder: Path, chosen: Collection[str]) -> None:
     """Bring into memory what the quantiser reads: constants of the operators, no weights."""
-    from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
-
     read = {name for node in proto.graph.node if node.name in chosen for name in node.input}
     for tensor in proto.graph.initializer:
         if tensor.name in read and uses_external_data(tensor):

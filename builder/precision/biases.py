@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
+from onnx import numpy_helper
 
 from swapnet.builder.precision.weights import prepend, widened
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["is_plain", "quantise_biases"]
 
@@ -26,8 +24,6 @@ def quantise_biases(proto: onnx.ModelProto, folder: Path) -> None:
     The scale is the input's times the weight's. A bias that something else reads too, or that does
     not fit in 32 bits, stays float32.
     """
-    from onnx import numpy_helper
-
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     dequantised = {
         node.output[0]: node for node in proto.graph.node if node.op_type == "DequantizeLinear"

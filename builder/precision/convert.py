@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import onnx
 
 from swapnet.builder.importing.graph import copied
 from swapnet.builder.importing.source import PROTOBUF_LIMIT_BYTES, SourceModel, open_source
@@ -37,9 +38,6 @@ from swapnet.fingerprint import int8_saturates
 from swapnet.manifest import Precision
 from swapnet.ranges import RangeCache, check_means, check_ranges
 from swapnet.tensorrt import TENSORRT
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = [
     "Converted",
@@ -379,8 +377,6 @@ def _scaled(operators: Sequence[Weighted], options: PrecisionOptions) -> tuple[W
 
 def _written(normal: SourceModel, proto: onnx.ModelProto, folder: Path) -> SourceModel:
     """Save a converted model as a file to optimise."""
-    import onnx
-
     path = folder / "converted-precision.onnx"
     large = proto.ByteSize() >= PROTOBUF_LIMIT_BYTES
     onnx.save_model(proto, path, save_as_external_data=large, location=f"{path.stem}.data")

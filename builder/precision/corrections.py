@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
 
 from swapnet.builder.importing.graph import read_constant
 from swapnet.builder.precision.biases import is_plain
 from swapnet.builder.precision.selection import Weighted, channel_axis, channels_of
 from swapnet.builder.precision.weights import pieces
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["correct_biases", "mean_errors"]
 
@@ -117,8 +116,6 @@ def _read(tensor: onnx.TensorProto, folder: Path) -> npt.NDArray[Any]:
 def _add_to_bias(
     graph: onnx.GraphProto, node: onnx.NodeProto, errors: Floats, folder: Path
 ) -> None:
-    from onnx import numpy_helper
-
     readers = Counter(name for reader in graph.node for name in reader.input)
     if node.op_type == "MatMul":
         following = [reader for reader in graph.node if node.output[0] in reader.input]

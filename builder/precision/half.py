@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper, shape_inference
+from onnx.external_data_helper import load_external_data_for_model
 
 from swapnet.ranges import Range
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["FLOAT16_LIMIT", "SENSITIVE", "Half", "to_float16"]
 
@@ -65,8 +65,6 @@ def to_float16(
     exclude
         Names of operators that stay in float32.
     """
-    from onnx import numpy_helper, shape_inference
-    from onnx.external_data_helper import load_external_data_for_model
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     whole = shape_inference.infer_shapes(proto)
@@ -100,8 +98,6 @@ def to_float16(
 
 def _join_casts(graph: onnx.GraphProto) -> None:
     """Pass float32 values between float32 operators as they are, not through float16."""
-    from onnx import TensorProto
-
     casts = {
         node.output[0]: (node.input[0], node.attribute[0].i)
         for node in graph.node

@@ -11,19 +11,18 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
 
 from swapnet.builder.importing.graph import Constant, copied, read_constant, used_names
 from swapnet.builder.importing.lookup import LOOKUP_BYTES
 from swapnet.builder.importing.source import SourceModel
 from swapnet.errors import ModelError
 from swapnet.tensors import external_tensor
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["BLOCK_SIZES", "in_int4"]
 
@@ -68,8 +67,6 @@ def in_int4(
     ModelError
         No weight can be stored in 4 bits, or one is not finite.
     """
-    from onnx import helper
-
     proto = copied(normal.proto)
     graph = proto.graph
     weights = {
@@ -192,8 +189,6 @@ class _Writer:
 
     def array(self, name: str, array: npt.NDArray[Any]) -> str:
         """Add a constant; returns its name."""
-        from onnx import numpy_helper
-
         self.tensors.append(numpy_helper.from_array(array, name))
         return name
 
@@ -202,8 +197,6 @@ def _made(
     node: onnx.NodeProto, stored: Mapping[str, _Blocks], writer: _Writer, accuracy_level: int
 ) -> Iterator[onnx.NodeProto]:
     """The operator, or those that take its weight in blocks."""
-    from onnx import helper
-
     blocks = next((stored[name] for name in node.input if name in stored), None)
     if blocks is None:
         yield node

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import onnx
+from onnx import helper, numpy_helper
 
+from swapnet.builder.importing.inferred import inferred_shapes
 from swapnet.builder.importing.shapes import plan_shapes
 from swapnet.builder.importing.source import open_source
-from swapnet.builder.precision.selection import channel_axis
+from swapnet.builder.precision.selection import channel_axis, weighted
 from swapnet.builder.rewriting.convolutions_as_products import Measure
 from swapnet.builder.rewriting.narrowing import narrow_weights
 from swapnet.builder.rewriting.operator_times import Candidate, candidate, time_alternatives
@@ -20,10 +23,7 @@ from swapnet.errors import ModelError
 from swapnet.files import working_folder
 from swapnet.tensors import ONNX_TYPES
 
-if TYPE_CHECKING:
-    import onnx
-
-__all__ = ["Form", "measure_forms"]
+__all__ = ["Form", "measure_forms", "slower_in_int8"]
 
 _PRODUCTS = ("Gemm", "MatMul")
 _LARGEST_BYTES = 8 << 20
@@ -143,6 +143,30 @@ def measure_forms(
     return forms
 
 
+def slower_in_int8(
+    proto: onnx.ModelProto,
+    exclude: Collection[str],
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> frozenset[str]:
+    """Names of the operators for which weight-only storage wins, measured on this processor.
+
+    ``shapes`` are those of inputs to measure at.
+    Operators in ``exclude`` are left out.
+    """
+    chosen = weighted(proto.graph, exclude=exclude)
+    forms = measure_forms(
+        [one.node for one in chosen],
+        inferred_shapes(proto, shapes),
+        {t.name: tuple(t.dims) for t in proto.graph.initializer},
+    )
+    return frozenset(
+        one.node.name
+        for one in chosen
+        if one.node.output[0] in forms and forms[one.node.output[0]].choice == "weight-only"
+    )
+
+
 def _form(operator: _Operator, measure: Measure) -> Form | None:
     """Times of an operator; None where ONNX Runtime refuses it on its own."""
     try:
@@ -243,27 +267,19 @@ class _Model:
 
     def input(self, name: str, dtype: str, shape: tuple[int, ...]) -> str:
         """Add an input; its name."""
-        from onnx import helper
-
         self._inputs.append(helper.make_tensor_value_info(name, ONNX_TYPES[dtype], shape))
         return name
 
     def output(self, name: str) -> None:
         """Let a value be an output."""
-        from onnx import helper
-
         self._outputs.append(helper.make_empty_tensor_value_info(name))
 
     def constant(self, name: str, array: np.ndarray[Any, Any]) -> None:
         """Add a constant."""
-        from onnx import numpy_helper
-
         self._constants.append(numpy_helper.from_array(array, name))
 
     def write(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Add an operator; the name of its output."""
-        from onnx import helper
-
         name = f"{kind}/{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
         return name
@@ -290,9 +306,6 @@ class _Model:
         narrow
             Store the weight as int8.
         """
-        import onnx
-        from onnx import helper
-
         whole = helper.make_graph(self._nodes, "form", self._inputs, self._outputs, self._constants)
         imports = [helper.make_opsetid("", _OPSET)]
         model = helper.make_model(whole, opset_imports=imports, ir_version=_IR_VERSION)

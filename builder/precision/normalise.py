@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import onnx
+from onnx import version_converter
 
 from swapnet.builder.importing.source import PROTOBUF_LIMIT_BYTES, SourceModel
 from swapnet.builder.rewriting.optimise import Operators, save_optimised
 from swapnet.errors import ModelError
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["normalise", "opset_of"]
 
@@ -36,8 +35,6 @@ def normalise(source: SourceModel, folder: Path) -> SourceModel:
     ModelError
         ONNX Runtime refuses the model, or its operator set is too old and can't be converted.
     """
-    import onnx
-
     path = source.path
     if opset_of(source.proto) < PER_AXIS_OPSET:
         path = _converted(source, folder / "converted.onnx")
@@ -56,9 +53,6 @@ def opset_of(proto: onnx.ModelProto) -> int:
 
 
 def _converted(source: SourceModel, target: Path) -> Path:
-    import onnx
-    from onnx import version_converter
-
     version = opset_of(source.proto)
     if source.weights_bytes >= PROTOBUF_LIMIT_BYTES:
         raise ModelError(

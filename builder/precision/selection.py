@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import onnx
 
 from swapnet.errors import InputError, ModelError
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = [
     "Channels",

@@ -6,18 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
 
 from swapnet.builder.importing.graph import read_constant
 from swapnet.builder.precision.selection import Weighted
 from swapnet.errors import ModelError
 from swapnet.tensors import external_tensor
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["LIMIT", "NARROW_LIMIT", "pieces", "prepend", "quantise_weights", "widened"]
 
@@ -96,8 +95,6 @@ def widened(
     ``graph`` gets the zero points, which are 0, and the scale: a scalar, or one element for each
     index along ``axis``. ``stored`` is the type of the integers.
     """
-    from onnx import helper, numpy_helper
-
     given = [f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"]
     zeros = np.zeros(scale.shape, stored)
     for constant, array in zip(given[1:], (scale, zeros), strict=True):

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
+from onnx import numpy_helper
 
 from swapnet.builder.importing.graph import Constant, Value
 from swapnet.builder.importing.lookup import LOOKUP_BYTES
@@ -19,9 +21,6 @@ from swapnet.builder.rewriting.writer import GraphWriter
 from swapnet.executor.backends.onnxruntime import version
 from swapnet.executor.backends.windows import packs_bits
 from swapnet.tensors import ONNX_TYPES
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["gather_block_rows"]
 
@@ -105,8 +104,6 @@ def gather_block_rows(writer: GraphWriter, node: onnx.NodeProto) -> bool:
 
 
 def _scalar(writer: GraphWriter, number: np.generic) -> str:
-    from onnx import numpy_helper
-
     name = f"{number.dtype}/{number}"
     writer.inline.setdefault(name, numpy_helper.from_array(np.asarray(number), name))
     return name

@@ -13,17 +13,16 @@ from dataclasses import dataclass, replace
 from itertools import chain, product
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
 
 from swapnet.builder.importing.graph import Constant, Graph, Value, copied, in_execution_order
 from swapnet.builder.rewriting.operator_times import Candidate, candidate, time_alternatives
 from swapnet.builder.rewriting.writer import GraphWriter
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["Measure", "has_quantised", "product_forms", "wins"]
 
@@ -183,8 +182,6 @@ def _is_scaled(graph: Graph, node: onnx.NodeProto, channels: int) -> bool:
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    from onnx import helper
-
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
@@ -330,8 +327,6 @@ class _Writer(GraphWriter):
 
     def _zeros(self, found: _Convolution) -> str:
         """The name of zero points for the weight, as many as there are scales."""
-        from onnx import numpy_helper
-
         name = str(found.node.input[5])
         shape = self.source.shapes(found.node.input[4])[1]
         if self.source.shapes(name)[1] == shape:
@@ -343,8 +338,6 @@ class _Writer(GraphWriter):
 
     def _first(self, name: str) -> int:
         """The first number of zero points: a convolution takes only those that are equal."""
-        from onnx import numpy_helper
-
         if name in self.source.constants:
             constant = self.source.constants[name]
             numbers = constant.bytes().view(constant.dtype)

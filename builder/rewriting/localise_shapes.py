@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING
+
+import onnx
 
 from swapnet.builder.importing.constants import SHAPE_INPUTS
 from swapnet.builder.importing.graph import Graph, bodies, copied, used_names
 from swapnet.builder.rewriting.writer import GraphWriter
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["localise_shapes", "shape_values"]
 

@@ -9,19 +9,18 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import helper
 
 from swapnet.builder.importing.graph import Constant, Graph, Value, copied, used_names
 from swapnet.builder.importing.lookup import is_lookup
 from swapnet.builder.rewriting.slicing_rules import WIDENING
 from swapnet.builder.rewriting.writer import GraphWriter
 from swapnet.tensors import ONNX_TYPES
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["Narrow", "StoredForm", "expanded_values", "narrow_weights", "weight_forms"]
 
@@ -255,8 +254,6 @@ class _Writer(GraphWriter):
         self._domain = "" if plain >= _SCALES_SINCE else _MICROSOFT
         self.opset_imports = list(graph.opset_imports)
         if self._domain and _MICROSOFT not in opsets:
-            from onnx import helper
-
             self.opset_imports.append(helper.make_opsetid(_MICROSOFT, 1))
 
     def operator(self, node: onnx.NodeProto) -> None:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
 
 from swapnet.builder.importing.graph import Graph, used_names
+from swapnet.executor.backends.onnxruntime import session_options
 from swapnet.executor.device import available_processors
 from swapnet.tensors import ONNX_TYPES, numpy_dtype
 
 if TYPE_CHECKING:
-    import onnx
     import onnxruntime as ort
 
 __all__ = ["Candidate", "candidate", "time_alternatives"]
@@ -141,9 +143,6 @@ def _session(
 ) -> ort.InferenceSession | None:
     """A session that has run once; None where there is no kernel."""
     import onnxruntime as ort
-    from onnx import helper
-
-    from swapnet.executor.backends.onnxruntime import session_options
 
     inputs = [
         helper.make_tensor_value_info(name, ONNX_TYPES[dtype], shape)
@@ -215,8 +214,6 @@ def _signature(one: Candidate) -> _Key:
 
 
 def _bounds(tensor: onnx.TensorProto) -> tuple[int, ...]:
-    from onnx import numpy_helper
-
     if tensor.data_type != ONNX_TYPES["int64"]:
         return ()
     return tuple(int(number) for number in numpy_helper.to_array(tensor).reshape(-1))

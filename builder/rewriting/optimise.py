@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
+from onnx import helper
 
 from swapnet.builder.importing.constants import INLINE_BELOW_BYTES, read_weights
 from swapnet.builder.importing.graph import Graph, Value, bodies, copied, in_execution_order
 from swapnet.builder.importing.sessions import open_session, quiet_options
+from swapnet.builder.importing.shapes import plan_sizes  # it opens sessions with this module
 from swapnet.builder.importing.source import SourceModel
 from swapnet.builder.importing.stripped import stripped
 from swapnet.builder.rewriting.convolutions_as_products import has_quantised, product_forms
@@ -32,7 +35,6 @@ from swapnet.symbols import is_placeholder
 from swapnet.tensors import ONNX_TYPES, external_tensor
 
 if TYPE_CHECKING:
-    import onnx
     import onnxruntime as ort
 
 __all__ = [
@@ -168,8 +170,6 @@ def _packed(
     samples: Sequence[Sample],
 ) -> Graph:
     """The graph with products packed, which replaces `TYPES` and `WHOLE` too."""
-    from swapnet.builder.importing.shapes import plan_sizes  # it opens sessions with this module
-
     block = channels_in_block()
     floats = block >= 2 and has_products(graph, block)
     integers = has_quantised(graph)
@@ -188,8 +188,6 @@ def _packed(
 
 def channels_in_block() -> int:
     """Channels that lie together in the layout of this processor; 1 if it has none."""
-    from onnx import helper
-
     node = helper.make_node("ReorderInput", ["x"], ["y"], domain=NCHWC, channels_last=1)
     info = helper.make_tensor_value_info("x", 1, (1, 1, 1, 4))
     probe = helper.make_graph([node], "probe", [info], [helper.make_empty_tensor_value_info("y")])
@@ -205,8 +203,6 @@ def channels_in_block() -> int:
 
 def _save_packed(graph: Graph, folder: Path) -> None:
     """Write `WHOLE` and `TYPES` again."""
-    import onnx
-
     proto = onnx.load_model(folder / TYPES, load_external_data=False)
     del proto.graph.node[:]
     proto.graph.node.extend(graph.nodes)
@@ -229,8 +225,6 @@ def _save_packed(graph: Graph, folder: Path) -> None:
 
 def _give_every_value(proto: onnx.ModelProto) -> None:
     """Add what operators compute to the outputs, without types."""
-    import onnx
-
     named = {v.name for v in (*proto.graph.input, *proto.graph.output)}
     produced = dict.fromkeys(n for node in proto.graph.node for n in node.output if n)
     proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in produced if n not in named)
@@ -267,7 +261,6 @@ def save_optimised(
     OSError
         The files can't be written.
     """
-    import onnx
     import onnxruntime as ort
 
     stem = "optimised" if not disabled else f"optimised-{len(disabled)}"
@@ -339,8 +332,6 @@ def read_graph(path: Path, name: str) -> Graph:
     ModelError
         A model input or output is no tensor, or has a type that can't be bound.
     """
-    import onnx
-
     proto = onnx.load_model(path, load_external_data=False)
     constants, inline = read_weights(proto.graph, path.parent)
     values = _value_types(proto, path)
@@ -365,8 +356,6 @@ def _types_path(path: Path) -> Path:
 
 def _value_types(proto: onnx.ModelProto, path: Path) -> dict[str, Value]:
     """Types of all values, read from a session in which each of them is an output."""
-    import onnx
-
     probe = copied(proto)
     _give_every_value(probe)
     probe_path = _types_path(path)

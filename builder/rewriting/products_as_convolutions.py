@@ -10,16 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import helper
 
 from swapnet.builder.importing.graph import Constant, Graph, Value, used_names
 from swapnet.builder.rewriting.writer import GraphWriter
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["NCHWC", "has_products", "pack_products"]
 
@@ -149,8 +148,6 @@ def _weight(graph: Graph, index: int, block: int) -> Constant | None:
 
 
 def _is_plain(node: onnx.NodeProto) -> bool:
-    from onnx import helper
-
     return all(
         helper.get_attribute_value(a) == _NEUTRAL.get(a.name)
         for a in node.attribute
@@ -239,8 +236,6 @@ def _blocked(product: _Product, block: int) -> npt.NDArray[np.float32]:
 
 
 def _with_nchwc(imports: Sequence[onnx.OperatorSetIdProto]) -> list[onnx.OperatorSetIdProto]:
-    from onnx import helper
-
     known = any(entry.domain == NCHWC for entry in imports)
     return [*imports, *([] if known else [helper.make_opsetid(NCHWC, 1)])]
 

@@ -7,15 +7,13 @@ same values for the gathered rows alone. The table is never in memory whole, and
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
+
+import onnx
 
 from swapnet.builder.importing.graph import Graph, Value, copied, used_names
 from swapnet.builder.importing.lookup import LOOKUP_BYTES
 from swapnet.builder.rewriting.block_rows import gather_block_rows
 from swapnet.builder.rewriting.writer import GraphWriter
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["gather_rows_first"]
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+import onnx
+from onnx import helper, numpy_helper
 
 from swapnet.builder.importing.graph import Graph, Value, copied, used_names
 from swapnet.builder.importing.lookup import is_lookup
@@ -20,9 +22,6 @@ from swapnet.builder.rewriting.slicing_rules import (
     widening_rule,
 )
 from swapnet.builder.rewriting.writer import GraphWriter
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["slice_operators"]
 
@@ -208,8 +207,6 @@ class _Writer(GraphWriter):
 
     def split(self, node: onnx.NodeProto, split: _Split) -> None:
         """Write the parts of one operator, what cuts their other inputs, and what joins them."""
-        from onnx import helper
-
         rule, widening = split.rule, split.widening
         output = node.output[min(rule.outputs)]
         given = {
@@ -270,8 +267,6 @@ class _Writer(GraphWriter):
 
     def _cut(self, name: str, cut: Cut, bounds: _Bounds, user: str) -> list[str]:
         """Names of the parts of an input: slices of a constant, or what an operator cuts."""
-        from onnx import numpy_helper
-
         axis, size = cut.axis, cut.size
         if name in self._slices:
             return self._slices[name]
@@ -293,8 +288,6 @@ class _Writer(GraphWriter):
 
     def _split_value(self, name: str, parts: list[str], cut: Cut, bounds: _Bounds) -> None:
         """Write what cuts ``name``; the lengths are an attribute or an input."""
-        from onnx import helper
-
         lengths = [(stop - start) * cut.size for start, stop in bounds]
         tensor = f"{parts[0]}/lengths"
         node = helper.make_node("Split", [name], parts, name=tensor, axis=cut.axis)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import gcd, lcm
-from typing import TYPE_CHECKING
+
+import onnx
 
 from swapnet.builder.importing.graph import Graph
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["CHANNEL_MULTIPLE", "WIDENING", "Cut", "Rule", "slicing_rule", "widening_rule"]
 

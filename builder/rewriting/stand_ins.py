@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+from onnx.external_data_helper import set_external_data
 
 from swapnet.builder.importing.constants import keep_only
 from swapnet.builder.importing.graph import Constant, read_constant, used_names
 from swapnet.builder.rewriting.products_as_convolutions import NCHWC
 
 if TYPE_CHECKING:
-    import onnx
     import onnxruntime as ort
 
 __all__ = ["LEAST_SAVED_BYTES", "StandIns"]
@@ -76,8 +78,6 @@ class StandIns:
         path
             Optimised model to be; stand-ins and weights lie beside it.
         """
-        import onnx
-
         graph = proto.graph
         given = {value.name for value in graph.input}  # a caller may give other values
         tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in given}
@@ -146,9 +146,6 @@ class StandIns:
             False where more was done to a weight than its elements moved, or where it is not known
             whose it is: the model is of no use then.
         """
-        import onnx
-        from onnx.external_data_helper import set_external_data
-
         proto = onnx.load_model(self._path, load_external_data=False)
         tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
         users: dict[tuple[str, tuple[int, ...]], list[tuple[onnx.NodeProto, _Convolution]]] = {}
@@ -206,8 +203,6 @@ def _fold(
 
     The arithmetic is that of ONNX Runtime's ``ConvBNFusion`` (``conv_bn_fusion.cc``), to the bit.
     """
-    from onnx import numpy_helper
-
     if (
         after is None
         or (after.op_type, after.domain) != ("BatchNormalization", "")

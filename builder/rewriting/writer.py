@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import onnx
+from onnx import helper
 
 from swapnet.builder.importing.graph import Graph, Value
 from swapnet.tensors import ONNX_TYPES
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["GraphWriter"]
 
@@ -67,8 +67,6 @@ class GraphWriter:
         **attributes: Any,
     ) -> None:
         """Append an operator of one output, which is called after it."""
-        from onnx import helper
-
         self.values[output.name] = output
         name = f"{output.name}/{kind.lower()}"
         self.nodes.append(
@@ -85,8 +83,6 @@ class GraphWriter:
         key
             Constants of the same key are written once; None for one that nothing shares.
         """
-        from onnx import helper
-
         if key is not None and key in self._written:
             return self._written[key]
         new = self.fresh(name)

@@ -17,7 +17,11 @@ from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import onnx
+
 from swapnet.arrays import Array
+from swapnet.builder.importing.sessions import open_session, quiet_options
+from swapnet.builder.importing.source import open_source
 from swapnet.calibration.accuracy.metrics import Error, error_of
 from swapnet.calibration.accuracy.report import LayerAccuracy
 from swapnet.calibration.ranges.groups import group_tensors
@@ -25,7 +29,6 @@ from swapnet.errors import InputError, ModelError
 from swapnet.progress import Progress, silent
 
 if TYPE_CHECKING:
-    import onnx
     import onnxruntime
 
 __all__ = ["MOST_SUGGESTED", "Layer", "compare_layers", "match_layers", "suggest"]
@@ -105,8 +108,6 @@ def compare_layers(
     ModelError
         ONNX Runtime refuses a file.
     """
-    from swapnet.builder.importing.source import open_source
-
     models = [open_source(path).proto for path in (reference, candidate)]
     first = next(iter(samples), None)
     if first is None:
@@ -278,10 +279,6 @@ def _session(
     path: Path, proto: onnx.ModelProto, names: Iterable[str], threads: int | None
 ) -> onnxruntime.InferenceSession:
     """A session with these values as outputs; weights are read from beside the file."""
-    import onnx
-
-    from swapnet.builder.importing.sessions import open_session, quiet_options
-
     changed = onnx.ModelProto()
     changed.CopyFrom(proto)
     declared = {output.name: output for output in proto.graph.output}

@@ -8,7 +8,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
+
+import onnx
+from onnx import helper
+from onnx.external_data_helper import uses_external_data
 
 from swapnet.builder.importing.graph import Graph, Value, bodies, external_bytes, used_names
 from swapnet.builder.importing.shapes import plan_shapes
@@ -20,9 +24,6 @@ from swapnet.calibration.ranges.collect import EXTREMES, extreme_name, mean_name
 from swapnet.data.spool import Sample
 from swapnet.errors import InputError, ModelError
 from swapnet.files import working_folder, writing
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["Model", "Variant", "open_model", "work_folder"]
 
@@ -141,8 +142,6 @@ class Model:
         finite
             Count infinite elements as 0, which every range holds.
         """
-        from onnx import helper
-
         numbers = range(len(tensors))
         reduced = [_finite_name(number) if finite else t for number, t in enumerate(tensors)]
         outputs = [extreme_name(number, operator) for number in numbers for operator in EXTREMES]
@@ -163,8 +162,6 @@ class Model:
         return self._write([*self.source.proto.graph.node, *reductions], outputs, name)
 
     def _mean(self, tensor: str, channels: Channels, output: str) -> list[onnx.NodeProto]:
-        from onnx import helper
-
         rank = len(self.graph.values[tensor].shape)
         axes = [axis for axis in range(rank) if axis != channels.axis % rank]
         if opset_of(self.source.proto) < _AXES_INPUT_OPSET:
@@ -184,8 +181,6 @@ class Model:
 
         Untyped outputs get their types from ONNX Runtime when it reads them.
         """
-        import onnx
-
         before = self.source.proto
         wanted = outputs or [output.name for output in before.graph.output]
         needed = set(wanted)
@@ -218,8 +213,6 @@ def _finite_name(number: int) -> str:
 
 def _without_infinities(tensors: Sequence[str], results: Sequence[str]) -> list[onnx.NodeProto]:
     """Operators that give tensors with 0 for their infinite elements."""
-    from onnx import helper
-
     zero = "swapnet.finite.zero"
     nodes = [helper.make_node("Constant", [], [zero], value_float=0.0)]
     for tensor, result in reversed(list(zip(tensors, results, strict=True))):
@@ -276,8 +269,6 @@ def open_model(model: Path, folder: Path) -> Model:
 
 
 def _save(proto: onnx.ModelProto, path: Path) -> None:
-    import onnx
-
     with writing(path, _HINT):
         onnx.save_model(proto, path)
 
@@ -288,8 +279,6 @@ def _link_weights(proto: onnx.ModelProto, source: Path, folder: Path) -> None:
     ONNX refuses a file with several links where a tensor is not an initialiser of the model itself,
     such as one of an If body. The bytes of those are copied.
     """
-    from onnx.external_data_helper import uses_external_data
-
     names: dict[str, str] = {}
     for tensor in proto.graph.initializer:
         for entry in tensor.external_data:

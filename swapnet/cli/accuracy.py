@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from swapnet.budget import Budget
+from swapnet.calibration.accuracy.plot import check_drawable, save_layer_plot
+from swapnet.calibration.accuracy.report import AccuracyReport, summary
+from swapnet.calibration.accuracy.run import compare_outputs
 from swapnet.calibration.accuracy.tasks import TASKS
 from swapnet.cli.console import print_table, print_text, progress, write_json
 from swapnet.cli.options import PATH
 from swapnet.cli.precision import data_options, open_data
+from swapnet.data.samples import Samples
 from swapnet.errors import InputError
 from swapnet.files import check_writable, working_folder
-
-if TYPE_CHECKING:
-    from swapnet.calibration.accuracy.report import AccuracyReport
-    from swapnet.data.samples import Samples
 
 __all__ = ["command", "decibels"]
 
@@ -76,9 +77,6 @@ def command(
     json_target: str | None,
 ) -> None:
     """Compare CANDIDATE, an ONNX file or an engine directory, with the float model REFERENCE."""
-    from swapnet.budget import Budget
-    from swapnet.calibration.accuracy.run import compare_outputs
-
     _check_options(candidate, per_layer, plot, json_target)
     Budget.parse(budget)
     samples = open_data(reference, data, limit=limit, preprocessing=preprocessing)
@@ -98,8 +96,6 @@ def command(
     if per_layer:
         found = _with_layers(found, reference, candidate, samples, layer_samples, threads)
     if plot is not None:
-        from swapnet.calibration.accuracy.plot import save_layer_plot
-
         title = f"{candidate.name} against {reference.name}"
         save_layer_plot(title, found.layers, found.suggested, plot)
     if json_target:
@@ -123,8 +119,6 @@ def _check_options(
             hint="give an .onnx file in lower precision: swapnet quantize writes one",
         )
     if plot is not None:
-        from swapnet.calibration.accuracy.plot import check_drawable
-
         if not per_layer:
             raise InputError(
                 f"{plot} can't be drawn",
@@ -170,8 +164,6 @@ def _with_layers(
 
 
 def _show(found: AccuracyReport) -> None:
-    from swapnet.calibration.accuracy.report import summary
-
     print_table(
         f"{Path(found.candidate).name} against {Path(found.reference).name}, {found.samples} "
         "samples; relative to the output's largest magnitude",

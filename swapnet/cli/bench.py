@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from swapnet.budget import Budget
 from swapnet.cli.console import is_verbose, print_text, progress, say, write_json
 from swapnet.cli.engine import open_engine, tell_of_reading
 from swapnet.cli.exports import EXPORTED, Exports
@@ -28,13 +29,21 @@ from swapnet.cli.options import (
     threads_option,
     trace_options,
 )
+from swapnet.data.files import read_arrays
 from swapnet.errors import InputError
+from swapnet.executor.bench.bench import Findings
 from swapnet.executor.bench.difference import ALGORITHMS
+from swapnet.executor.bench.explanations import explained
+from swapnet.executor.bench.opening import time_opening
+from swapnet.executor.bench.page import bench_page
+from swapnet.executor.bench.prediction import scaled
+from swapnet.executor.bench.report import as_text, difference_warning
+from swapnet.executor.planning.curve import curve
+from swapnet.executor.planning.plan import PlanOptions
+from swapnet.executor.report.page import check_reportable, save_page
+from swapnet.executor.swapping.storage import LoadMode
 from swapnet.files import check_writable
-
-if TYPE_CHECKING:
-    from swapnet.executor.bench.bench import Findings
-    from swapnet.manifest import Manifest
+from swapnet.manifest import Manifest
 
 __all__ = ["command", "values_of"]
 
@@ -194,14 +203,7 @@ def command(
     Throughput is inferences over the sum of their latencies: the sides of a comparison take turns.
     With --verbose each line of the report is explained.
     """
-    from swapnet.budget import Budget
     from swapnet.calibration.bench import bench
-    from swapnet.executor.bench.explanations import explained
-    from swapnet.executor.bench.opening import time_opening
-    from swapnet.executor.bench.report import as_text, difference_warning
-    from swapnet.executor.planning.plan import PlanOptions
-    from swapnet.executor.report.page import check_reportable
-    from swapnet.executor.swapping.storage import LoadMode
 
     device = {name: options.pop(name) for name in _ENGINE}
     exports = Exports(**{name: options.pop(f"export_{name}") for name in EXPORTED})
@@ -262,11 +264,6 @@ def command(
 
 
 def _report(findings: Findings, path: Path) -> None:
-    from swapnet.executor.bench.page import bench_page
-    from swapnet.executor.bench.prediction import scaled
-    from swapnet.executor.planning.curve import curve
-    from swapnet.executor.report.page import save_page
-
     manifest, report, profile = findings.manifest, findings.report, findings.profile
     delays = scaled(profile, report.idle_ms, report.storage_bytes_per_s)
     points = curve(manifest, profile, delays=delays, execution_ms=report.execution_ms)
@@ -281,8 +278,6 @@ def values_of(manifest: Manifest, inputs: str | None, references: str | None) ->
     InputError
         References are given without inputs, or a file can't be read.
     """
-    from swapnet.data.files import read_arrays
-
     values: dict[str, Any] = {}
     if inputs is not None:
         files = named_files(inputs, [taken.name for taken in manifest.inputs])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from swapnet import calibration
 from swapnet.cli.console import print_text, progress, say
 from swapnet.cli.engine import about_weights, build_apart, planned_for, seeded_values
 from swapnet.cli.options import PATH, custom_ops_option, shapes_option, shapes_option_named
@@ -19,10 +20,10 @@ from swapnet.cli.precision import (
     ranges_of,
 )
 from swapnet.errors import SwapnetError
+from swapnet.executor.backends import best_backend, can_run
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.manifest import Manifest
 from swapnet.units import format_size, parse_size
-
-if TYPE_CHECKING:
-    from swapnet.manifest import Manifest
 
 __all__ = ["build_engine", "command"]
 
@@ -121,7 +122,6 @@ def command(
     """
     from swapnet.builder.build import options_of
     from swapnet.builder.precision.convert import PrecisionOptions, check_precision
-    from swapnet.executor.backends import best_backend, can_run
 
     given = {name: options.pop(name) for name in RANGE_OPTIONS}
     folder = output or Path("engines") / (model.absolute().name if model.is_dir() else model.stem)
@@ -171,9 +171,6 @@ def build_engine(model: Path, folder: Path, *, measure: bool, **options: Any) ->
 
     ``options`` are those of `swapnet.builder.build`.
     """
-    from swapnet import calibration
-    from swapnet.executor.backends import can_run
-
     started = time.perf_counter()
     with progress(folder.name) as report:
         manifest = build_apart(model, folder, report, **options)
@@ -195,8 +192,6 @@ def build_engine(model: Path, folder: Path, *, measure: bool, **options: Any) ->
 
 def _compare(folder: Path, manifest: Manifest, asked: str) -> None:
     """Warn if the smallest budget that works is larger than the one asked for."""
-    from swapnet.executor.planning.planner import smallest_budget
-
     nbytes, reason = smallest_budget(manifest)
     if nbytes > parse_size(asked):
         print_text(

@@ -26,6 +26,7 @@ from swapnet.errors import (
     SwapnetError,
 )
 from swapnet.executor import backends
+from swapnet.executor.backends.onnxruntime import version as loaded_version
 from swapnet.executor.backends.windows import BITS_SINCE, packs_bits
 from swapnet.executor.device import available_processors, runtime_version
 from swapnet.executor.gpu import cuda
@@ -43,6 +44,7 @@ from swapnet.machine import (
     processor_name,
     storage_device,
 )
+from swapnet.process.cgroup import MemoryGroup
 from swapnet.tensorrt import TENSORRT, how_to_install, load_tensorrt, version
 from swapnet.units import format_size
 
@@ -173,8 +175,6 @@ def _check_buildable(backend: str) -> None:
     if backend in TENSORRT:
         load_tensorrt(backend)
     else:
-        from swapnet.executor.backends.onnxruntime import version as loaded_version
-
         loaded_version()
     if backend == "tensorrt":
         cuda.device_count()
@@ -385,8 +385,6 @@ def _bandwidth(file: WeightFile) -> float:
 
 
 def _memory_limit() -> Finding:
-    from swapnet.process.cgroup import MemoryGroup
-
     try:
         with MemoryGroup(None) as group:
             peaks = "; peaks are sampled: this kernel records none" if group.is_sampled else ""

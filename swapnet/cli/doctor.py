@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from swapnet.cli.console import print_table, print_text, progress, write_json
+from swapnet.cli.diagnosis import Capability, Diagnosis, Finding, diagnose
 from swapnet.cli.options import PATH
-
-if TYPE_CHECKING:
-    from swapnet.cli.diagnosis import Capability, Diagnosis, Finding
 
 __all__ = ["command"]
 
@@ -27,8 +24,6 @@ def command(folder: Path, json_target: str | None) -> None:
 
     The exit status is 0 if at least one backend can run engines, else 1.
     """
-    from swapnet.cli.diagnosis import diagnose
-
     with progress("doctor", lines=False):
         diagnosis = diagnose(folder)
     if json_target:

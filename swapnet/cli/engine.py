@@ -6,21 +6,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from swapnet.budget import Budget
+from swapnet.calibration import ensure_measured, ensure_shapes
 from swapnet.cli.console import progress, say
+from swapnet.data.samples import Data
 from swapnet.errors import InputError, StorageError
+from swapnet.executor.backends import can_run
+from swapnet.executor.engine import Engine
+from swapnet.executor.inputs import index_limits
+from swapnet.executor.pace import Pace
+from swapnet.executor.planning.auto import auto_words
+from swapnet.executor.shapes import ensure_context
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.files import cache_folder, make_folder, working_folder
+from swapnet.machine import usable_memory_bytes
+from swapnet.manifest import Manifest, given_at
+from swapnet.progress import Progress
+from swapnet.sampling import assumed_values
+from swapnet.shapes import as_planned
 from swapnet.tensors import ELEMENT_BYTES
 from swapnet.units import format_size
-
-if TYPE_CHECKING:
-    from swapnet.budget import Budget
-    from swapnet.data.samples import Data
-    from swapnet.executor.engine import Engine
-    from swapnet.manifest import Manifest
-    from swapnet.progress import Progress
 
 __all__ = [
     "about_weights",
@@ -41,18 +48,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def planned_for(manifest: Manifest, shapes: Shapes, dims: Mapping[str, int]) -> str:
     """Sizes that a model was built for, and which were assumed; empty where all are fixed."""
-    from swapnet.manifest import given_at
-    from swapnet.shapes import as_planned
-
     given = given_at(manifest, shapes, dims)
     return as_planned(manifest.inputs, manifest.symbols, given)
 
 
 def seeded_values(manifest: Manifest) -> str:
     """What is assumed of inputs that are not plain floats; empty where all are."""
-    from swapnet.executor.inputs import index_limits
-    from swapnet.sampling import assumed_values
-
     words = assumed_values(
         [(t.name, t.dtype, manifest.planned_shapes[t.name]) for t in manifest.inputs],
         index_limits(manifest),
@@ -91,11 +92,6 @@ def open_engine(
     context, state
         Most tokens of a cache that the executor keeps, and its names; None for no cache.
     """
-    from swapnet.calibration import ensure_shapes
-    from swapnet.executor.engine import Engine
-    from swapnet.executor.pace import Pace
-    from swapnet.executor.shapes import ensure_context
-
     engine = Engine.open(folder).on_threads(
         threads, own=bool(own), gpu_memory=gpu_memory, gpu_index=gpu_index
     )
@@ -148,8 +144,6 @@ def tell_of_reading(budget: Budget, engine: Engine, load_mode: str) -> None:
 
 def tell_of_auto(budget: Budget, budget_bytes: int, engine: Engine) -> None:
     """A line that says what the budget ``auto`` is, and why."""
-    from swapnet.executor.planning.auto import auto_words
-
     if budget.of == "auto":
         words = auto_words(budget_bytes, engine.demand.total_bytes)
         say(f"The budget is {format_size(budget_bytes)}, {budget_bytes} bytes ({words})")
@@ -160,14 +154,11 @@ def with_delays(engine: Engine, load_mode: str, *, measure: bool, name: str) -> 
 
     ``name`` is the engine's name in messages.
     """
-    from swapnet.executor.backends import can_run
-
     if measure and not can_run(backend := engine.manifest.compiled.backend):
         say(f"{name}: {backend} can't run here (swapnet doctor says why), so delays are assumed")
         measure = False
     if not measure:
         return engine
-    from swapnet.calibration import ensure_measured
 
     def tell(line: str) -> None:
         say(line.replace(str(engine.folder), name))
@@ -251,7 +242,6 @@ def build_apart(model: Path, folder: Path, report: Progress, **options: Any) -> 
     """
     from swapnet.builder.build import options_of
     from swapnet.builder.child import build_in_child
-    from swapnet.machine import usable_memory_bytes
 
     def announce(needed_bytes: int) -> None:
         line = f"{model.name}: needs at most about {format_size(needed_bytes)} of memory"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from swapnet.cli.console import write_json
 from swapnet.errors import InputError
+from swapnet.executor.bench import exports
+from swapnet.executor.bench.bench import Findings
+from swapnet.executor.report.trace import trace_file
 from swapnet.files import check_writable
-
-if TYPE_CHECKING:
-    from swapnet.executor.bench.bench import Findings
 
 __all__ = ["EXPORTED", "Exports"]
 
@@ -48,9 +48,6 @@ class Exports(dict[str, str]):
 
     def write(self, findings: Findings) -> None:
         """Write all files; the report names the schemas of the others."""
-        from swapnet.executor.bench import exports
-        from swapnet.executor.report.trace import trace_file
-
         manifest, timings = findings.manifest, findings.timings
         schemas = {k: v for k, v in exports.SCHEMAS.items() if k in self}
         report = msgspec.structs.replace(findings.report, exports=schemas)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from swapnet.budget import Budget
 from swapnet.cli.console import say, write_json
 from swapnet.cli.engine import open_engine, tell_of_auto, tell_of_reading, with_delays
 from swapnet.cli.options import (
@@ -21,12 +22,12 @@ from swapnet.cli.options import (
     threads_option,
 )
 from swapnet.errors import InputError
+from swapnet.executor.engine import Engine
+from swapnet.executor.generation.generator import Generator
+from swapnet.executor.generation.text import Text
 from swapnet.files import check_writable
+from swapnet.machine import anonymous_bytes, forget_peak, peak_anonymous_bytes
 from swapnet.units import format_size
-
-if TYPE_CHECKING:
-    from swapnet.executor.generation.generator import Generator
-    from swapnet.executor.generation.text import Text
 
 __all__ = ["command"]
 
@@ -108,12 +109,6 @@ def command(
     Tokens are printed as they come. An answer ends at a token that the model means so, at --stop,
     or where the context is full.
     """
-    from swapnet.budget import Budget
-    from swapnet.executor.engine import Engine
-    from swapnet.executor.generation.generator import Generator
-    from swapnet.executor.generation.text import Text
-    from swapnet.machine import anonymous_bytes, forget_peak, peak_anonymous_bytes
-
     parsed = Budget.parse(budget)
     check_writable(json_target)
     if (prompt is None) == (prompt_ids is None):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from swapnet.cli.console import print_table, print_text, say, write_json
 from swapnet.cli.engine import about_weights, open_engine
 from swapnet.cli.options import PATH, engine_argument, shapes_option
+from swapnet.executor.bench.exports import operators_in
+from swapnet.executor.engine import Engine
+from swapnet.executor.planning.layout import lifetimes
+from swapnet.executor.planning.plan import Step
+from swapnet.executor.planning.usage import usage
+from swapnet.executor.report.trace import block_range
+from swapnet.manifest import Block, Manifest
 from swapnet.shapes import as_title
 from swapnet.units import format_size
-
-if TYPE_CHECKING:
-    from swapnet.manifest import Block, Manifest
 
 __all__ = ["command"]
 
@@ -42,13 +45,6 @@ def command(
     dims: dict[str, int],
 ) -> None:
     """Show the blocks of an engine: operators, weights, activations, live values at the cut."""
-    from swapnet.executor.bench.exports import operators_in
-    from swapnet.executor.engine import Engine
-    from swapnet.executor.planning.layout import lifetimes
-    from swapnet.executor.planning.plan import Step
-    from swapnet.executor.planning.usage import usage
-    from swapnet.executor.report.trace import block_range
-
     opened = open_engine(engine, shapes, dims) if shapes or dims else Engine.open(engine).in_child()
     if extracted is not None:
         from swapnet.builder.block_model import save_block

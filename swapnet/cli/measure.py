@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from swapnet.calibration import measure
 from swapnet.cli.console import print_table, print_text, progress, say
 from swapnet.cli.engine import open_engine
 from swapnet.cli.options import (
@@ -50,8 +51,6 @@ def command(
     gpu_memory: str,
 ) -> None:
     """Measure block times and storage, and write DIR/profile.json."""
-    from swapnet.calibration import measure
-
     samples = open_data(
         engine,
         data,

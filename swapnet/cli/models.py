@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import indent
-from typing import TYPE_CHECKING
 
 import click
 
+from swapnet import models
 from swapnet.arrays import load_npz
+from swapnet.budget import Budget
 from swapnet.cli.console import (
     StreamedTable,
     print_table,
@@ -20,13 +21,19 @@ from swapnet.cli.console import (
     say,
     write_json,
 )
+from swapnet.cli.engine import open_engine
 from swapnet.cli.options import engines_option
 from swapnet.cli.zoo import current_engine, zoo_files
+from swapnet.executor.backends import best_backend, can_run
+from swapnet.executor.bench.bench import Setup, bench
+from swapnet.executor.bench.report import Report
+from swapnet.executor.bench.rounds import Schedule
+from swapnet.executor.engine import Engine
+from swapnet.executor.planning.planner import smallest_budget
 from swapnet.files import working_folder
+from swapnet.manifest import GPU_BACKENDS
+from swapnet.models import find, names
 from swapnet.units import format_size
-
-if TYPE_CHECKING:
-    from swapnet.executor.bench.report import Report
 
 __all__ = ["command"]
 
@@ -50,8 +57,6 @@ def command() -> None:
 @command.command("list")
 def list_models() -> None:
     """Show all models."""
-    from swapnet.models import find, names
-
     print_table(
         "",
         ["name", "what", "parameters", "licence"],
@@ -99,14 +104,7 @@ def run_models(
 
     The smallest model comes first; each row is printed when it is measured.
     """
-    from swapnet import models
-    from swapnet.budget import Budget
     from swapnet.builder.one_operator import one_operator_engine
-    from swapnet.cli.engine import open_engine
-    from swapnet.executor.backends import best_backend, can_run
-    from swapnet.executor.bench.bench import Setup, bench
-    from swapnet.executor.bench.rounds import Schedule
-    from swapnet.manifest import GPU_BACKENDS
 
     parsed = Budget.parse(budget)
     if backend == "auto":
@@ -162,9 +160,6 @@ def _cells(report: Report) -> tuple[str, ...]:
 
 def show_built(names: Sequence[str], engines: Path, backend: str) -> None:
     """Build models for a backend that can't run here, and say what was built."""
-    from swapnet.executor.engine import Engine
-    from swapnet.executor.planning.planner import smallest_budget
-
     rows = []
     for name in names:
         files = zoo_files(name)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from swapnet.budget import Budget
 from swapnet.cli.console import print_table, print_text, progress, write_json
 from swapnet.cli.engine import (
     about_weights,
@@ -34,16 +35,23 @@ from swapnet.cli.options import (
 )
 from swapnet.cli.precision import data_options, open_data
 from swapnet.errors import InputError
+from swapnet.executor.device import ThreadPool
+from swapnet.executor.engine import Engine
+from swapnet.executor.planning.admission import admitted_bytes
+from swapnet.executor.planning.curve import Point, curve
+from swapnet.executor.planning.floor import floor_ms
+from swapnet.executor.planning.plan import Plan
+from swapnet.executor.planning.planner import make_plan, smallest_budget
+from swapnet.executor.planning.usage import demand, packing
+from swapnet.executor.report.page import check_reportable, save_page
+from swapnet.executor.report.plan import plan_page
+from swapnet.executor.report.trace import block_range
+from swapnet.executor.state import says_context
 from swapnet.files import check_writable
+from swapnet.manifest import Manifest
+from swapnet.profile import Profile, assumed_profile
+from swapnet.shapes import as_title
 from swapnet.units import format_size
-
-if TYPE_CHECKING:
-    from swapnet.budget import Budget
-    from swapnet.executor.engine import Engine
-    from swapnet.executor.planning.curve import Point
-    from swapnet.executor.planning.plan import Plan
-    from swapnet.manifest import Manifest
-    from swapnet.profile import Profile
 
 __all__ = ["command"]
 
@@ -105,14 +113,6 @@ def command(
     afterwards. Storage is measured there: set $SWAPNET_CACHE to a folder on the storage that the
     engine will lie on.
     """
-    from swapnet.budget import Budget
-    from swapnet.executor.planning.admission import admitted_bytes
-    from swapnet.executor.planning.curve import curve
-    from swapnet.executor.planning.planner import make_plan, smallest_budget
-    from swapnet.executor.report.page import check_reportable, save_page
-    from swapnet.executor.report.plan import plan_page
-    from swapnet.executor.state import says_context
-
     parsed = Budget.parse(budget) if budget else None
     if context is not None and (shapes or dims or data):
         raise InputError(
@@ -185,11 +185,6 @@ def command(
 
 def _budgets(manifest: Manifest, budget: Budget | None) -> list[int]:
     """The budget that was asked for, or several; checked before anything is measured."""
-    from swapnet.budget import Budget
-    from swapnet.executor.planning.planner import make_plan, smallest_budget
-    from swapnet.executor.planning.usage import demand
-    from swapnet.profile import assumed_profile
-
     needed = demand(manifest)
     smallest, _ = smallest_budget(manifest)
     if budget is None:
@@ -203,9 +198,6 @@ def _budgets(manifest: Manifest, budget: Budget | None) -> list[int]:
 
 def _smallest_in_python(engine: Engine) -> int:
     """The smallest budget of a `SwapExecutor` in a process of the user's."""
-    from swapnet.executor.device import ThreadPool
-    from swapnet.executor.planning.planner import smallest_budget
-
     if engine.manifest.runs_on_gpu:
         return smallest_budget(engine.manifest)[0]
     theirs = replace(engine.device, pool=ThreadPool.SESSION)
@@ -215,12 +207,6 @@ def _smallest_in_python(engine: Engine) -> int:
 def _print(
     manifest: Manifest, profile: Profile, plans: Sequence[Plan], points: Sequence[Point]
 ) -> None:
-    from swapnet.executor.planning.floor import floor_ms
-    from swapnet.executor.planning.planner import smallest_budget
-    from swapnet.executor.planning.usage import demand, packing
-    from swapnet.executor.report.trace import block_range
-    from swapnet.shapes import as_title
-
     needed = demand(manifest)
     smallest, reason = smallest_budget(manifest)
     at = f" at {as_title(manifest.planned_shapes)}" if manifest.inputs else ""
@@ -285,10 +271,6 @@ def _records(
     cache_bytes: int,
 ) -> list[dict[str, Any]]:
     """One record for each plan, then one for the curve."""
-    from swapnet.executor.planning.floor import floor_ms
-    from swapnet.executor.planning.planner import smallest_budget
-    from swapnet.executor.planning.usage import demand, packing
-
     smallest, reason = smallest_budget(manifest)
     packed = packing(manifest)
     model = {

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from swapnet.cli.options import PATH
 from swapnet.data.images import PREPROCESSINGS
+from swapnet.data.samples import Samples, image_size, open_samples
+from swapnet.executor.engine import Engine
 from swapnet.manifest import Precision
 from swapnet.progress import Progress
 from swapnet.ranges import METHODS, Method, RangeCache, load_ranges
-
-if TYPE_CHECKING:
-    from swapnet.data.samples import Samples
 
 __all__ = [
     "DATA_OPTIONS",
@@ -140,8 +139,6 @@ def open_data(
         return None
     from swapnet.builder.importing.inputs import inputs_of
     from swapnet.builder.importing.source import open_source
-    from swapnet.data.samples import image_size, open_samples
-    from swapnet.executor.engine import Engine
 
     return open_samples(
         data,

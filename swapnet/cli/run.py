@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from swapnet.arrays import save_npz
+from swapnet.budget import Budget
 from swapnet.cli.console import print_table, print_text, progress, say
 from swapnet.cli.engine import open_engine, tell_of_auto, tell_of_reading, with_delays
 from swapnet.cli.options import (
@@ -21,6 +22,9 @@ from swapnet.cli.options import (
     storage_timeout_option,
     threads_option,
 )
+from swapnet.data.files import read_arrays
+from swapnet.executor import SwapExecutor
+from swapnet.executor.samples import sample_of
 from swapnet.files import check_writable
 from swapnet.shapes import sizes_option
 from swapnet.units import format_size
@@ -63,11 +67,6 @@ def command(
     gpu_memory: str,
 ) -> None:
     """Run one inference of the engine DIR inside a budget."""
-    from swapnet.budget import Budget
-    from swapnet.data.files import read_arrays
-    from swapnet.executor import SwapExecutor
-    from swapnet.executor.samples import sample_of
-
     parsed = Budget.parse(budget)
     check_writable(output)
     opened = open_engine(engine, shapes, dims, threads, gpu_memory, own=bool(context.obj))

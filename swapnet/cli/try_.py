@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
+from swapnet.arrays import Array, save_npz
+from swapnet.budget import Budget
 from swapnet.cli.console import print_text, progress, say, write_json
 from swapnet.cli.engine import engine_or_model, open_engine, with_delays
 from swapnet.cli.options import PATH, custom_ops_option, shapes_option
 from swapnet.cli.precision import data_options, open_data
 from swapnet.errors import SwapnetError
+from swapnet.executor.bench.bench import Setup, bench
+from swapnet.executor.bench.difference import largest_difference
+from swapnet.executor.bench.process import Worker
+from swapnet.executor.bench.report import Report
+from swapnet.executor.bench.rounds import Schedule
+from swapnet.executor.bench.sides import Request
+from swapnet.executor.engine import Engine
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.planning.usage import Usage, demand, usage
+from swapnet.executor.samples import sample_of
 from swapnet.files import check_writable, working_folder
+from swapnet.process.cgroup import is_available
 from swapnet.units import format_size
-
-if TYPE_CHECKING:
-    from swapnet.arrays import Array
-    from swapnet.executor.bench.report import Report
-    from swapnet.executor.engine import Engine
-    from swapnet.executor.planning.usage import Usage
 
 __all__ = ["command"]
 
@@ -93,9 +99,6 @@ def command(
     answer, or outputs that differ by more than 1e-3 though nothing in the model is random.
     """
     from swapnet.builder.importing.source import open_source
-    from swapnet.executor.planning.planner import smallest_budget
-    from swapnet.executor.planning.usage import demand, usage
-    from swapnet.executor.samples import sample_of
 
     check_writable(json_target)
     source = open_source(model)
@@ -134,15 +137,8 @@ def _runs(
     engine: Engine, model: Path, inputs: dict[str, Array], smallest: int, work: Path
 ) -> Iterator[_Run]:
     """The model at the smallest budget, and at `_BUDGET` where that is larger."""
-    from swapnet.arrays import save_npz
-    from swapnet.budget import Budget
     from swapnet.builder.one_operator import one_operator_engine
     from swapnet.builder.rewriting.optimise import operators_of, save_optimised
-    from swapnet.executor.bench.bench import Setup, bench
-    from swapnet.executor.bench.difference import largest_difference
-    from swapnet.executor.bench.rounds import Schedule
-    from swapnet.executor.planning.usage import demand
-    from swapnet.process.cgroup import is_available
 
     save_npz(work / "inputs.npz", inputs)
     with progress(model.name, lines=False) as told:
@@ -197,9 +193,6 @@ def _outputs(
     role: str, path: Path, engine: Engine, work: Path, count: int = 1
 ) -> list[dict[str, Array]]:
     """Outputs of ONNX Runtime on ``inputs.npz``, of one inference after the other."""
-    from swapnet.executor.bench.process import Worker
-    from swapnet.executor.bench.sides import Request
-
     asked = Request(role, str(path), str(work / "inputs.npz"), engine.device.threads)
     outputs = []
     with Worker(asked) as worker:

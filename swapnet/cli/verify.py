@@ -8,6 +8,14 @@ import click
 
 from swapnet.cli.console import print_text, progress
 from swapnet.cli.options import engine_argument, load_mode_option
+from swapnet.executor import SwapExecutor
+from swapnet.executor.backends import can_run
+from swapnet.executor.backends.skeletons import Skeletons
+from swapnet.executor.engine import Engine
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.swapping.storage import LoadMode, WeightFile
+from swapnet.executor.swapping.verify import check_weights
+from swapnet.manifest import WEIGHTS
 from swapnet.units import format_size
 
 __all__ = ["command"]
@@ -19,15 +27,6 @@ __all__ = ["command"]
 def command(engine: Path, load_mode: str) -> None:
     """Compare all checksums of an engine, and open it where its backend runs."""
     from contextlib import closing
-
-    from swapnet.executor import SwapExecutor
-    from swapnet.executor.backends import can_run
-    from swapnet.executor.backends.skeletons import Skeletons
-    from swapnet.executor.engine import Engine
-    from swapnet.executor.planning.planner import smallest_budget
-    from swapnet.executor.swapping.storage import LoadMode, WeightFile
-    from swapnet.executor.swapping.verify import check_weights
-    from swapnet.manifest import WEIGHTS
 
     opened = Engine.open(engine)
     manifest = opened.manifest

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from swapnet import models
 from swapnet.arrays import Array
+from swapnet.cli.build import build_engine
 from swapnet.cli.console import progress
 from swapnet.errors import SwapnetError
+from swapnet.executor import SwapExecutor
+from swapnet.executor.backends import can_run
+from swapnet.executor.engine import Engine
+from swapnet.executor.planning.planner import smallest_budget
+from swapnet.models import ZooFiles
+from swapnet.tensorrt import version
 from swapnet.version import VERSION
-
-if TYPE_CHECKING:
-    from swapnet.models import ZooFiles
 
 __all__ = ["current_engine", "engine_folder", "zoo_files"]
 
 
 def zoo_files(name: str, weights: Path | None = None) -> ZooFiles:
     """The files of a model, made or downloaded first where they are missing."""
-    from swapnet import models
-
     with progress(name, lines=False) as report:
         report("make or download", 0, 1)
         return models.get(name, weights=weights)
@@ -32,13 +34,6 @@ def engine_folder(engines: Path, name: str, backend: str) -> Path:
 
 def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], backend: str) -> Path:
     """The engine of a model for inputs of these shapes; built if missing, outdated or damaged."""
-    from swapnet.cli.build import build_engine
-    from swapnet.executor import SwapExecutor
-    from swapnet.executor.backends import can_run
-    from swapnet.executor.engine import Engine
-    from swapnet.executor.planning.planner import smallest_budget
-    from swapnet.tensorrt import version
-
     folder = engine_folder(engines, files.name, backend)
     shapes = {name: array.shape for name, array in inputs.items()}
     try:

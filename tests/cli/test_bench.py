@@ -10,7 +10,6 @@ import onnx
 import pytest
 
 from swapnet.builder import build
-from swapnet.executor.bench import opening
 from swapnet.executor.bench.opening import OpenTimes
 from swapnet.executor.device import ThreadPool
 from swapnet.executor.planning.planner import smallest_budget
@@ -212,7 +211,7 @@ def test_an_unsteady_opening_fails(
         bytes_per_s=1e9,
         is_steady=False,
     )
-    monkeypatch.setattr(opening, "time_opening", lambda *_, **__: times)
+    monkeypatch.setattr("swapnet.cli.bench.time_opening", lambda *_, **__: times)
     ran = call("bench", toy.folder, "--budget", "100%", "--timeDeserialize")
     assert ran.status == 1
     assert "first 30.00 ms, mean of 20 more 10.00 ms, 2.00 ms of it for the plan" in ran.out

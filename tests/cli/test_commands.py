@@ -281,7 +281,8 @@ def test_engines_of_a_gpu_say_that_there_is_none(
 def test_engines_of_a_gpu_are_planned_and_verified_without_one(
     call: Call, gpu_engine: BuildGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swapnet.executor.backends.can_run", lambda _: False)
+    for module in ("engine", "verify"):
+        monkeypatch.setattr(f"swapnet.cli.{module}.can_run", lambda _: False)
     folder = gpu_engine("images-sliced")
     planned = call("plan", folder)
     assert planned.status == 0

@@ -196,7 +196,7 @@ def test_warnings_of_the_library_are_shown(
     def warn(*_: object) -> None:
         logging.getLogger("swapnet.any").warning("storage is slow")
 
-    monkeypatch.setattr("swapnet.executor.swapping.verify.check_weights", warn)
+    monkeypatch.setattr("swapnet.cli.verify.check_weights", warn)
     assert "swapnet.any: storage is slow" in call("verify", "-q", toy.folder).err
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from swapnet import models
 from swapnet.arrays import save_npz
-from swapnet.models import ZooFiles
+from swapnet.models import ZooFiles, zoo
 from swapnet.progress import Progress
 from tests.cli.conftest import Call
 from tests.evidence.conftest import a_report
@@ -48,9 +49,10 @@ def measured(engine: BuildToy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         return type("Found", (), {"report": a_report(), "outputs": {}})
 
     monkeypatch.setattr(models, "get", get)
-    monkeypatch.setattr(models.ZooModel, "read", lambda *_: "an answer")
+    known = tuple(replace(model, read=lambda *_: "an answer") for model in zoo._MODELS)
+    monkeypatch.setattr(zoo, "_MODELS", known)
     monkeypatch.setattr("swapnet.cli.models.current_engine", lambda *_: toy.folder)
-    monkeypatch.setattr("swapnet.executor.bench.bench.bench", bench)
+    monkeypatch.setattr("swapnet.cli.models.bench", bench)
     return asked
 
 

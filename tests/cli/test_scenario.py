@@ -57,8 +57,8 @@ class Experiment:
 def experiment(monkeypatch: pytest.MonkeyPatch) -> Experiment:
     """Nothing is measured."""
     fake = Experiment()
-    monkeypatch.setattr("swapnet.executor.scenario.experiment.experiment", fake)
-    monkeypatch.setattr("swapnet.cli.engine.with_delays", lambda engine, *_, **__: engine)
+    monkeypatch.setattr("swapnet.cli.scenario.run.experiment", fake)
+    monkeypatch.setattr("swapnet.cli.scenario.parts.with_delays", lambda engine, *_, **__: engine)
     return fake
 
 
@@ -190,7 +190,7 @@ def test_models_of_the_zoo_are_built(
         sha256=toy.manifest.source.sha256,
     )
     monkeypatch.setattr(models, "get", lambda _, **__: files)
-    monkeypatch.setattr("swapnet.cli.zoo.current_engine", lambda *_: toy.folder)
+    monkeypatch.setattr("swapnet.cli.scenario.parts.current_engine", lambda *_: toy.folder)
     path = tmp_path / "zoo.toml"
     path.write_text("title='x'\n[[models]]\nname='one'\nmodel='resnet18'\nrate_per_s=1\n")
     assert run(call, path, "--engines", tmp_path / "engines").status == 0
@@ -304,14 +304,14 @@ def test_under_the_kernels_limit(call: Call, device: Path) -> None:
 def test_the_smallest_budget_is_named(
     call: Call, device: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swapnet.cli.engine.with_delays", lambda engine, *_, **__: engine)
+    monkeypatch.setattr("swapnet.cli.scenario.parts.with_delays", lambda engine, *_, **__: engine)
     failed = call("scenario", "run", device, "--threads", 1, "--budget", "64KiB", "--rounds", 1)
     assert failed.is_user_error("they need", "the budget allows 65536", "give at least")
 
 
 @pytest.mark.slow
 def test_forecast(call: Call, device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swapnet.cli.engine.with_delays", lambda engine, *_, **__: engine)
+    monkeypatch.setattr("swapnet.cli.scenario.parts.with_delays", lambda engine, *_, **__: engine)
     options = ("--budget", "weights:50%", "--requests", "200", "--storage", "20MB")
     table = call("scenario", "forecast", str(device), *options)
     assert table.status == 0

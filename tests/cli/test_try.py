@@ -15,10 +15,7 @@ from onnx import TensorProto, helper
 
 from swapnet.arrays import save_npz
 from swapnet.errors import BackendError, BudgetError
-from swapnet.executor.bench import bench as bench_module
-from swapnet.executor.bench import process
-from swapnet.executor.bench.bench import Findings, Setup
-from swapnet.process import cgroup
+from swapnet.executor.bench.bench import Findings, Setup, bench
 from swapnet.progress import Progress
 from swapnet.units import format_size
 from tests.builder.precision.conftest import convolutions
@@ -38,14 +35,12 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Has benchmarks report other numbers than those that were measured."""
 
     def change(**fields: object) -> None:
-        measure = bench_module.bench
-
         def measured(setup: Setup, *progress: Progress) -> Findings:
-            findings = measure(setup, *progress)
+            findings = bench(setup, *progress)
             report = msgspec.structs.replace(findings.report, **fields)
             return Findings(**{**vars(findings), "report": report})
 
-        monkeypatch.setattr(bench_module, "bench", measured)
+        monkeypatch.setattr("swapnet.cli.try_.bench", measured)
 
     return change
 
@@ -110,7 +105,7 @@ def test_a_process_that_is_killed_breaks_a_promise(
     def killed(*_: object) -> Findings:
         raise BudgetError("it was killed by the kernel", why="it went above 12 bytes")
 
-    monkeypatch.setattr(bench_module, "bench", killed)
+    monkeypatch.setattr("swapnet.cli.try_.bench", killed)
     ran = call("try", model)
     assert ran.status == 1
     assert "but it was killed by the kernel (it went above 12 bytes)" in ran.out
@@ -122,7 +117,7 @@ def test_memory_above_the_budget_breaks_a_promise(
     call: Call, model: Path, changed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen where there is no limit that kills."""
-    monkeypatch.setattr(cgroup, "is_available", lambda: False)
+    monkeypatch.setattr("swapnet.cli.try_.is_available", lambda: False)
     changed(peak_bytes=1 << 40, memory_accounting="resident set")
     ran = call("try", model)
     assert ran.status == 1
@@ -169,5 +164,5 @@ def test_what_onnx_runtime_refuses_is_a_user_error(
     def refused(*_: object, **__: object) -> None:
         raise BackendError("the process of the unswapped model ended", why="it refused")
 
-    monkeypatch.setattr(process, "Worker", refused)
+    monkeypatch.setattr("swapnet.cli.try_.Worker", refused)
     assert call("try", model).is_user_error("the process of the unswapped model ended")

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import onnx
 
 from swapnet.builder.compilers.base import Piece, WeightStyle
 from swapnet.builder.importing.graph import bodies
 from swapnet.errors import SwapnetError
 from swapnet.executor.probing.swaps import measure_swaps
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["EXTERNAL_INPUTS", "choose_styles", "measure_styles", "refused_operator"]
 

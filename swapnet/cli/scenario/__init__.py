@@ -7,6 +7,7 @@ import click
 from swapnet.cli.console import print_table
 from swapnet.cli.scenario import forecast, run
 from swapnet.cli.scenario.files import scenarios
+from swapnet.executor.scenario.scenario import load_scenario
 
 __all__ = ["command"]
 
@@ -19,8 +20,6 @@ def command() -> None:
 @command.command("list")
 def list_scenarios() -> None:
     """Show the scenarios that come with SwapNet."""
-    from swapnet.executor.scenario.scenario import load_scenario
-
     rows = []
     for name, path in scenarios().items():
         scenario = load_scenario(path)

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import swapnet.models
 from swapnet.errors import InputError
-
-if TYPE_CHECKING:
-    from swapnet.executor.scenario.scenario import Scenario
+from swapnet.executor.scenario.scenario import Scenario, at_rates, at_speed, load_scenario
 
 __all__ = ["chosen_scenario", "scenario_path", "scenarios"]
 
 
 def scenarios() -> dict[str, Path]:
     """Files of the scenarios that come with SwapNet, by name."""
-    import swapnet.models
-
     folder = Path(swapnet.models.__path__[0]) / "scenarios"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
@@ -51,6 +47,4 @@ def chosen_scenario(path: Path, rates_per_s: Mapping[str, float], *, speed: floa
     InputError
         The file is not a scenario, or has no DNN of that name.
     """
-    from swapnet.executor.scenario.scenario import at_rates, at_speed, load_scenario
-
     return at_speed(at_rates(load_scenario(path), rates_per_s), speed)

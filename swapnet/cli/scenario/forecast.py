@@ -6,10 +6,14 @@ from pathlib import Path
 
 import click
 
+from swapnet.budget import Budget
 from swapnet.cli.console import print_table, write_json
 from swapnet.cli.scenario.files import chosen_scenario, scenario_path
 from swapnet.cli.scenario.options import scenario_options
 from swapnet.cli.scenario.parts import parts_of
+from swapnet.executor.device import Device, available_processors
+from swapnet.executor.runtime.memory import together
+from swapnet.executor.scenario.forecast import candidate, forecast
 from swapnet.units import format_size
 
 __all__ = ["command"]
@@ -31,11 +35,6 @@ def command(
     json_target: str | None,
 ) -> None:
     """Predict latency and memory of a scenario, on a virtual clock with measured delays."""
-    from swapnet.budget import Budget
-    from swapnet.executor.device import Device, available_processors
-    from swapnet.executor.runtime.memory import together
-    from swapnet.executor.scenario.forecast import candidate, forecast
-
     chosen = chosen_scenario(scenario_path(scenario), rates_per_s, speed=speed)
     parsed = Budget.parse(budget)
     parsed.check_fixed()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from swapnet.executor.device import Device
-    from swapnet.executor.scenario.experiment_options import Part
-    from swapnet.executor.scenario.scenario import Entry, Scenario
+from swapnet import models
+from swapnet.arrays import load_npz
+from swapnet.cli.engine import open_engine, with_delays
+from swapnet.cli.zoo import current_engine, zoo_files
+from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
+from swapnet.executor.samples import kept_samples
+from swapnet.executor.scenario.experiment_options import Part, samples_for
+from swapnet.executor.scenario.scenario import Entry, Scenario
+from swapnet.files import make_folder
 
 __all__ = ["parts_of"]
 
@@ -18,9 +24,6 @@ _SAMPLES = 3
 
 def parts_of(scenario: Scenario, engines: Path, device: Device) -> tuple[Part, ...]:
     """The engines of a scenario with their inputs, built and measured where needed."""
-    from swapnet import models
-    from swapnet.executor.engine import Engine
-
     for entry in scenario.models:
         if entry.model is not None:
             models.find(entry.model)
@@ -30,13 +33,6 @@ def parts_of(scenario: Scenario, engines: Path, device: Device) -> tuple[Part, .
 
 
 def _part(entry: Entry, engines: Path, device: Device) -> Part:
-    from swapnet.arrays import load_npz
-    from swapnet.cli.engine import open_engine, with_delays
-    from swapnet.cli.zoo import current_engine, zoo_files
-    from swapnet.executor.samples import kept_samples
-    from swapnet.executor.scenario.experiment_options import Part, samples_for
-    from swapnet.files import make_folder
-
     given: dict[str, Any] = {}
     if entry.model is not None:
         files = zoo_files(entry.model)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from swapnet.budget import Budget
 from swapnet.cli.console import progress, write_json
 from swapnet.cli.options import trace_options
 from swapnet.cli.scenario.files import chosen_scenario, scenario_path
@@ -16,6 +17,14 @@ from swapnet.cli.scenario.options import scenario_options
 from swapnet.cli.scenario.parts import parts_of
 from swapnet.cli.scenario.table import show
 from swapnet.errors import InputError
+from swapnet.executor.device import Device, available_processors
+from swapnet.executor.pace import Pace
+from swapnet.executor.report.page import check_reportable, save_page
+from swapnet.executor.report.trace import trace_file
+from swapnet.executor.scenario.experiment import experiment
+from swapnet.executor.scenario.experiment_options import OTHERS, UNLIMITED, ExperimentOptions
+from swapnet.executor.scenario.page import scenario_page
+from swapnet.executor.scenario.steps import parse_steps
 from swapnet.files import check_writable, working_folder
 
 __all__ = ["command"]
@@ -74,16 +83,7 @@ def command(
     All ways to share the budget are open at the same time, so this machine needs memory for all of
     them. A round ends when the DNN with the lowest rate has got its requests.
     """
-    from swapnet.budget import Budget
     from swapnet.builder.one_operator import one_operator_engine
-    from swapnet.executor.device import Device, available_processors
-    from swapnet.executor.pace import Pace
-    from swapnet.executor.report.page import check_reportable, save_page
-    from swapnet.executor.report.trace import trace_file
-    from swapnet.executor.scenario.experiment import experiment
-    from swapnet.executor.scenario.experiment_options import ExperimentOptions
-    from swapnet.executor.scenario.page import scenario_page
-    from swapnet.executor.scenario.steps import parse_steps
 
     path = scenario_path(scenario)
     chosen = chosen_scenario(path, rates_per_s, speed=speed)
@@ -123,8 +123,6 @@ def command(
 
 
 def _others(texts: tuple[str, ...]) -> tuple[str, ...]:
-    from swapnet.executor.scenario.experiment_options import OTHERS, UNLIMITED
-
     given = [part.strip() for text in texts for part in text.split(",") if part.strip()]
     unknown = [name for name in given if name not in (*OTHERS, UNLIMITED)]
     if unknown:

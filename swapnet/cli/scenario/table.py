@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from swapnet.cli.console import print_table, print_text
+from swapnet.executor.scenario.report import Line, Phase, Report
 from swapnet.units import format_size
-
-if TYPE_CHECKING:
-    from swapnet.executor.scenario.report import Line, Phase, Report
 
 __all__ = ["show"]
 

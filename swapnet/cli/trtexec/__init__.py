@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from swapnet.budget import Budget, Demand
 from swapnet.cli.bench import values_of
+from swapnet.cli.build import command as build
 from swapnet.cli.console import progress, say
 from swapnet.cli.engine import build_place, open_engine
 from swapnet.cli.exports import Exports
@@ -21,13 +22,21 @@ from swapnet.cli.trtexec.log import Log
 from swapnet.cli.trtexec.options import OPTIONS
 from swapnet.cli.trtexec.translate import budget_of, build_arguments, echo_lines, for_tensorrt
 from swapnet.errors import InputError, SwapnetError
-from swapnet.tensors import parse_shapes
+from swapnet.executor.backends import best_backend
+from swapnet.executor.bench import trtexec_text
+from swapnet.executor.bench.bench import Findings
+from swapnet.executor.bench.explanations import EXPLAINED
+from swapnet.executor.bench.exports import layer_info_json, outputs_json, planned_dims, profile_json
+from swapnet.executor.bench.opening import time_opening
+from swapnet.executor.bench.report import labelled_lines, warnings
+from swapnet.executor.bench.statistics import percentiles_of
+from swapnet.executor.engine import Engine
+from swapnet.executor.samples import kept_samples
+from swapnet.files import folder_bytes
+from swapnet.manifest import Manifest
+from swapnet.tensorrt import TENSORRT
+from swapnet.tensors import as_dims, parse_shapes
 from swapnet.version import VERSION
-
-if TYPE_CHECKING:
-    from swapnet.executor.bench.bench import Findings
-    from swapnet.executor.engine import Engine
-    from swapnet.manifest import Manifest
 
 __all__ = ["command"]
 
@@ -92,8 +101,6 @@ def command(context: click.Context, arguments: list[str]) -> None:
 
 def _run(line: Line, log: Log) -> bool:
     """Whether all that the line asks for was done, and its checks hold."""
-    from swapnet.executor.bench.trtexec_text import device_lines
-
     exports = Exports(
         times=line.text("--exportTimes"),
         profile=line.text("--exportProfile"),
@@ -103,7 +110,7 @@ def _run(line: Line, log: Log) -> bool:
     log("I", *echo_lines(line))
     log("W", *line.notices)
     budget_of(line, Demand(0, 0))  # a wrong one is told before the build
-    log("I", *device_lines(), "", f"SwapNet version: {VERSION}")
+    log("I", *trtexec_text.device_lines(), "", f"SwapNet version: {VERSION}")
     with ExitStack() as stack:
         folder = _engine_folder(line, log, stack)
         if line.has("--skipInference", "--buildOnly"):
@@ -123,11 +130,6 @@ def _engine_folder(line: Line, log: Log, stack: ExitStack) -> Path:
             why="neither --onnx nor --loadEngine is given",
             hint="give one: --onnx=MODEL.onnx or --loadEngine=DIR",
         )
-    from swapnet.cli.build import command as build
-    from swapnet.executor.backends import best_backend
-    from swapnet.files import folder_bytes
-    from swapnet.tensorrt import TENSORRT
-
     path = Path(model).expanduser()
     saved = line.text("--saveEngine")
     folder = Path(saved) if saved else build_place(stack) / path.stem
@@ -148,10 +150,6 @@ def _engine_folder(line: Line, log: Log, stack: ExitStack) -> Path:
 
 def _infer(line: Line, log: Log, exports: Exports, folder: Path) -> bool:
     from swapnet.calibration.bench import bench
-    from swapnet.executor.bench.exports import layer_info_json
-    from swapnet.executor.bench.opening import time_opening
-    from swapnet.executor.bench.trtexec_text import layer_lines
-    from swapnet.files import folder_bytes
 
     engine = open_engine(
         folder,
@@ -172,7 +170,7 @@ def _infer(line: Line, log: Log, exports: Exports, folder: Path) -> bool:
         log("I", *times.as_text().splitlines())
         return times.is_steady
     if line.has("--dumpLayerInfo"):
-        log("I", *layer_lines(layer_info_json(manifest)))
+        log("I", *trtexec_text.layer_lines(layer_info_json(manifest)))
     if line.has("--dumpOptimizationProfile"):
         log("I", "Optimization Profile Information:", *_planned(manifest))
     options = _bench_options(line, manifest)
@@ -204,17 +202,11 @@ def _threads(line: Line) -> int | None:
 
 
 def _planned(manifest: Manifest) -> Iterator[str]:
-    from swapnet.tensors import as_dims
-
     for name, shape in manifest.planned_shapes.items():
         yield f"Model input {name} (profile 0): max={as_dims(shape)}"
 
 
 def _binding_lines(line: Line, engine: Engine) -> Iterator[str]:
-    from swapnet.executor.bench.exports import planned_dims
-    from swapnet.executor.samples import kept_samples
-    from swapnet.tensors import as_dims
-
     manifest = engine.manifest
 
     loaded = line.text("--loadInputs")
@@ -232,8 +224,6 @@ def _binding_lines(line: Line, engine: Engine) -> Iterator[str]:
 
 def _bench_options(line: Line, manifest: Manifest) -> dict[str, Any]:
     """Keywords of `swapnet.bench`."""
-    from swapnet.executor.bench.statistics import percentiles_of
-
     limits = {"accuracy_threshold": "accuracyThreshold", "atol": "atol", "rtol": "rtol"}
     return {
         **values_of(manifest, line.text("--loadInputs"), line.text("--loadRefOutputs")),
@@ -249,28 +239,27 @@ def _bench_options(line: Line, manifest: Manifest) -> dict[str, Any]:
 
 def _report(line: Line, log: Log, findings: Findings, percents: Sequence[float]) -> bool:
     """Print a measurement as trtexec does; whether references are met."""
-    from swapnet.executor.bench import trtexec_text as text
-    from swapnet.executor.bench.explanations import EXPLAINED
-    from swapnet.executor.bench.exports import outputs_json, profile_json
-    from swapnet.executor.bench.report import labelled_lines, warnings
-
     report, timings = findings.report, findings.timings
     judged = report.references
     log("I", f"Engine deserialized in {report.opening.open_ms / 1e3:g} sec.")
     if judged is not None:
-        log("I", *text.accuracy_lines(judged))
-    log("I", *text.trace_lines(report, timings, int(line.number("--avgRuns"))), "")
-    log("I", *text.summary_lines(report, timings, percents))
+        log("I", *trtexec_text.accuracy_lines(judged))
+    log("I", *trtexec_text.trace_lines(report, timings, int(line.number("--avgRuns"))), "")
+    log("I", *trtexec_text.summary_lines(report, timings, percents))
     ours = {label: value for label, value in labelled_lines(report) if label not in _SAID}
     log("I", *(f"{label}: {value}" for label, value in ours.items()))
-    log("W", *text.metric_warnings(timings), *(f"* {each}" for each in warnings(report)))
+    log("W", *trtexec_text.metric_warnings(timings), *(f"* {each}" for each in warnings(report)))
     log("I", "Explanations of the performance metrics are printed in the verbose logs.")
-    explained = {**text.EXPLANATIONS, **{label: EXPLAINED[label] for label in ours}}
+    explained = {**trtexec_text.EXPLANATIONS, **{label: EXPLAINED[label] for label in ours}}
     log("V", "", "=== Explanations of the performance metrics ===")
     log("V", *(f"{label}: {value}" for label, value in explained.items()))
     log("I", "")
     if line.has("--dumpOutput"):
-        log("I", *text.output_lines(outputs_json(findings.manifest, findings.outputs)))
+        log("I", *trtexec_text.output_lines(outputs_json(findings.manifest, findings.outputs)))
     if line.has("--dumpProfile"):
-        log("I", *text.profile_lines(profile_json(findings.plan, findings.manifest, timings)), "")
+        log(
+            "I",
+            *trtexec_text.profile_lines(profile_json(findings.plan, findings.manifest, timings)),
+            "",
+        )
     return judged is None or judged.is_within

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from swapnet.budget import Demand
 from swapnet.cli.trtexec.line import Line
 from swapnet.cli.trtexec.options import MAPPED, OPTIONS
 from swapnet.errors import InputError
-
-if TYPE_CHECKING:
-    from swapnet.budget import Demand
+from swapnet.units import parse_size
 
 __all__ = ["budget_of", "build_arguments", "echo_lines", "for_tensorrt", "precision_of"]
 
@@ -112,8 +110,6 @@ def budget_of(line: Line, demand: Demand) -> str:
         return "auto"
     if weights.endswith("%"):
         return f"weights:{weights}"
-    from swapnet.units import parse_size
-
     return str(demand.other_bytes + parse_size(weights))
 
 
