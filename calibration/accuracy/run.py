@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from swapnet.arrays import Array
+from swapnet.builder.importing.sessions import open_session, quiet_options
+from swapnet.builder.importing.source import open_source
 from swapnet.calibration.accuracy.metrics import Error, error_of
 from swapnet.calibration.accuracy.report import (
     AccuracyReport,
@@ -21,11 +22,9 @@ from swapnet.calibration.accuracy.report import (
 )
 from swapnet.calibration.accuracy.tasks import Read, Task, TaskName, TextTask, task_of
 from swapnet.errors import BackendError, InputError, SwapnetError
+from swapnet.executor.executor import SwapExecutor
 from swapnet.progress import Progress, silent
 from swapnet.tensors import as_dims
-
-if TYPE_CHECKING:
-    from polygraphy.backend.base import BaseRunner
 
 __all__ = ["TOLERANCE", "compare_outputs"]
 
@@ -76,7 +75,7 @@ def compare_outputs(
         Puts the outputs into words, one string per row: texts are compared instead of a task.
     tolerance
         Allowed difference of an element, relative to the largest magnitude of the output in the
-        sample; Polygraphy's comparator applies it.
+        sample.
     budget
         Budget of an engine directory.
     threads
@@ -94,17 +93,14 @@ def compare_outputs(
     found: dict[str, _Output] = {}
     count = 0
     with (
-        _quiet(),
-        _opened(reference, budget, threads) as expects,
-        _opened(candidate, budget, threads) as gives,
+        _opened(reference, budget, threads) as ours,
+        _opened(candidate, budget, threads) as theirs,
     ):
-        _check_inputs(expects, gives, reference, candidate)
+        _check_names("inputs", ours.inputs, theirs.inputs, reference, candidate)
         for count, feed in enumerate(samples, 1):
             progress("samples", count, 0)
-            expected = _infer(expects, feed, reference)
-            given = _infer(gives, feed, candidate)
+            expected, given = ours.infer(feed), theirs.infer(feed)
             _check_outputs(expected, given, reference, candidate)
-            passed = _within(expected, given, tolerance)
             for name, array in expected.items():
                 if name not in found:
                     meaning = TextTask(read) if read else task_of(task, name, array)
@@ -116,8 +112,10 @@ def compare_outputs(
                         why=f"it has NaN or infinity for sample {count} of the data",
                         hint="repair the model, or leave the sample out",
                     )
-                output.error += error_of(array, given[name])
-                output.within += passed[name]
+                error = error_of(array, given[name])
+                output.error += error
+                is_near = error.max_abs_error <= tolerance * error.largest
+                output.within += is_near and not error.not_finite
                 if output.task is not None:
                     output.task.add(array, given[name])
     if not count:
@@ -150,67 +148,47 @@ def _accuracy(name: str, output: _Output) -> OutputAccuracy:
     )
 
 
+@dataclass(frozen=True)
+class _Model:
+    path: Path
+    inputs: frozenset[str]
+    run: Callable[[Mapping[str, Array]], Outputs]
+
+    def infer(self, feed: Mapping[str, Array]) -> Outputs:
+        """Outputs by name."""
+        try:
+            return self.run(feed)
+        except SwapnetError:
+            raise
+        except Exception as error:  # ONNX Runtime has a class of its own for each refusal
+            raise BackendError(
+                f"{self.path} can't run a sample",
+                why=str(error),
+                hint="give samples of the shapes and element types that both models take",
+            ) from error
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Polygraphy's log: the report has its verdicts."""
-    from polygraphy.logger import G_LOGGER
-
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1):
-        yield
-
-
-@contextmanager
-def _opened(path: Path, budget: str | int, threads: int | None) -> Iterator[BaseRunner]:
-    """A Polygraphy runner of an ONNX file or an engine directory."""
-    runner = _engine_runner(path, budget) if path.is_dir() else _model_runner(path, threads)
-    runner.activate()
-    try:
-        yield runner
-    finally:
-        runner.deactivate()
-
-
-def _engine_runner(path: Path, budget: str | int) -> BaseRunner:
-    from swapnet.calibration.accuracy.runner import SwapRunner
-
-    return SwapRunner(path, budget, name=str(path))
-
-
-def _model_runner(path: Path, threads: int | None) -> BaseRunner:
-    from polygraphy.backend.onnxrt import OnnxrtRunner
-
-    from swapnet.builder.importing.sessions import open_session, quiet_options
-    from swapnet.builder.importing.source import open_source
-
+def _opened(path: Path, budget: str | int, threads: int | None) -> Iterator[_Model]:
+    """An ONNX file or an engine directory, ready to run."""
+    if path.is_dir():
+        with SwapExecutor(path, budget) as executor:
+            taken = frozenset(tensor.name for tensor in executor.manifest.inputs)
+            yield _Model(path, taken, executor)
+        return
     open_source(path)
     options = quiet_options(packs=True, threads=threads)
     session = open_session(path, options, _NARROWING, str(path))
-    return OnnxrtRunner(session, name=str(path))
+    names = [output.name for output in session.get_outputs()]
 
+    def run(feed: Mapping[str, Array]) -> Outputs:
+        return dict(zip(names, session.run(names, dict(feed)), strict=True))
 
-def _infer(runner: BaseRunner, feed: Mapping[str, Array], path: Path) -> dict[str, Array]:
-    try:
-        return dict(runner.infer(dict(feed), check_inputs=False))
-    except SwapnetError:
-        raise
-    except Exception as error:  # as above
-        raise BackendError(
-            f"{path} can't run a sample",
-            why=str(error),
-            hint="give samples of the shapes and element types that both models take",
-        ) from error
-
-
-def _check_inputs(
-    reference: BaseRunner, candidate: BaseRunner, expected: Path, given: Path
-) -> None:
-    runners = (reference, candidate)
-    ours, theirs = (set(r.get_input_metadata(use_numpy_dtypes=False)) for r in runners)
-    _check_names("inputs", ours, theirs, expected, given)
+    yield _Model(path, frozenset(given.name for given in session.get_inputs()), run)
 
 
 def _check_outputs(reference: Outputs, candidate: Outputs, expected: Path, given: Path) -> None:
-    _check_names("outputs", set(reference), set(candidate), expected, given)
+    _check_names("outputs", reference.keys(), candidate.keys(), expected, given)
     for name, array in reference.items():
         if array.shape != candidate[name].shape:
             raise InputError(
@@ -221,7 +199,7 @@ def _check_outputs(reference: Outputs, candidate: Outputs, expected: Path, given
             )
 
 
-def _check_names(kind: str, ours: set[str], theirs: set[str], expected: Path, given: Path) -> None:
+def _check_names(kind: str, ours: Set[str], theirs: Set[str], expected: Path, given: Path) -> None:
     if ours != theirs:
         raise InputError(
             f"{given} has other {kind} than {expected}",
@@ -230,30 +208,5 @@ def _check_names(kind: str, ours: set[str], theirs: set[str], expected: Path, gi
         )
 
 
-def _listed(names: set[str]) -> str:
+def _listed(names: Set[str]) -> str:
     return ", ".join(map(repr, sorted(names))) or "none"
-
-
-def _within(reference: Outputs, candidate: Outputs, tolerance: float) -> dict[str, bool]:
-    """Polygraphy's verdict by output."""
-    from polygraphy import comparator
-
-    result = comparator.IterationResult
-    largest = {name: _largest(array) for name, array in reference.items()}
-    options: dict[str, Any] = {
-        "rtol": 0.0,
-        "atol": {name: tolerance * magnitude for name, magnitude in largest.items()},
-        "infinities_compare_equal": True,
-    }
-    # The class is of Polygraphy 0.53, where the function is deprecated.
-    simple = getattr(comparator, "SimpleCompareFunc", None) or comparator.CompareFunc.simple
-    with np.errstate(all="ignore"):
-        verdicts = simple(**options)(
-            result(outputs=dict(candidate), runner_name="candidate"),
-            result(outputs=dict(reference), runner_name="reference"),
-        )
-    return {name: bool(verdicts[name]) for name in reference}
-
-
-def _largest(array: Array) -> float:
-    return error_of(array, array).largest

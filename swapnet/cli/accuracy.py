@@ -10,7 +10,6 @@ import click
 from swapnet.budget import Budget
 from swapnet.calibration.accuracy.plot import check_drawable, save_layer_plot
 from swapnet.calibration.accuracy.report import AccuracyReport, summary
-from swapnet.calibration.accuracy.run import compare_outputs
 from swapnet.calibration.accuracy.tasks import TASKS
 from swapnet.cli.console import print_table, print_text, progress, write_json
 from swapnet.cli.options import PATH
@@ -77,6 +76,8 @@ def command(
     json_target: str | None,
 ) -> None:
     """Compare CANDIDATE, an ONNX file or an engine directory, with the float model REFERENCE."""
+    from swapnet.calibration.accuracy.run import compare_outputs
+
     _check_options(candidate, per_layer, plot, json_target)
     Budget.parse(budget)
     samples = open_data(reference, data, limit=limit, preprocessing=preprocessing)
