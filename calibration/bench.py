@@ -17,11 +17,9 @@ from swapnet.executor.backends import can_run
 from swapnet.executor.backends.base import Array
 from swapnet.executor.bench.bench import Other, Setup
 from swapnet.executor.bench.bench import bench as run_bench
-from swapnet.executor.bench.difference import Rule, check_comparable
-from swapnet.executor.bench.judgement import DIFFERENCE_LIMIT
-from swapnet.executor.bench.pauses import Pauses
+from swapnet.executor.bench.difference import DIFFERENCE_LIMIT, Rule, check_comparable
 from swapnet.executor.bench.report import Report
-from swapnet.executor.bench.rounds import Schedule
+from swapnet.executor.bench.rounds import Pauses, Schedule
 from swapnet.executor.bench.statistics import percentiles_of
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine

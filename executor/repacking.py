@@ -11,7 +11,7 @@ import msgspec
 from swapnet.errors import SwapnetError
 from swapnet.executor.engine import Engine
 from swapnet.fingerprint import kernel_fingerprint
-from swapnet.process.ask import ask
+from swapnet.process.child import ask
 
 __all__ = ["Job", "ensure_packed"]
 

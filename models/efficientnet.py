@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from swapnet.models.classifier import Tensors, softmax
 from swapnet.models.fetch import Wheel, member
 from swapnet.models.graph import Graph
-from swapnet.models.imagenet import class_names
 from swapnet.models.images import photographs
 from swapnet.models.weights import Weights
 
-__all__ = ["LITE2", "SIZE", "efficientnet", "make", "read", "samples", "stages"]
+__all__ = ["LITE2", "SIZE", "class_names", "efficientnet", "make", "read", "samples", "stages"]
 
 SIZE = 260
 """Side of the input image in pixels."""
@@ -40,6 +39,15 @@ _PUBLISHED = Wheel(
     version="0.1.0",
     sha256="a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
     members=(_MEMBER,),
+)
+
+
+_FOLDER = "timm/data/_info"
+_TIMM = Wheel(
+    project="timm",
+    version="1.0.20",
+    sha256="f6e62f780358476691996c47aa49de87b95cc507edf923c3042f74a07e45b7fe",
+    members=(f"{_FOLDER}/imagenet_synsets.txt", f"{_FOLDER}/imagenet_synset_to_lemma.txt"),
 )
 
 
@@ -150,3 +158,12 @@ def read(_: Tensors, outputs: Tensors) -> str:
             ", ".join(f"{named[index]} ({index}) {probabilities[index]:.1%}" for index in best)
         )
     return "\n".join(lines)
+
+
+def class_names() -> tuple[str, ...]:
+    """Return the name of each class, the first where it has several."""
+    synsets, lemmas = (
+        member(_TIMM, path).read_text(encoding="utf-8").splitlines() for path in _TIMM.members
+    )
+    named = dict(line.split("\t", 1) for line in lemmas)
+    return tuple(named[synset].split(",")[0] for synset in synsets)

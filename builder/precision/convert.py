@@ -17,8 +17,7 @@ from swapnet.builder.precision.activations import (
     Encoding,
     quantise_activations,
 )
-from swapnet.builder.precision.biases import quantise_biases
-from swapnet.builder.precision.corrections import correct_biases
+from swapnet.builder.precision.biases import correct_biases, quantise_biases
 from swapnet.builder.precision.half import to_float16
 from swapnet.builder.precision.int4 import BLOCK_SIZES, in_int4
 from swapnet.builder.precision.normalise import normalise

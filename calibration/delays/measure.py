@@ -18,7 +18,7 @@ from swapnet.executor.shapes import ensure_shapes, to_stderr
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.machine import filesystem_of
 from swapnet.manifest import WEIGHTS
-from swapnet.process.ask import ask
+from swapnet.process.child import ask
 from swapnet.profile import Profile, profile_paths, save_profile
 from swapnet.progress import Progress, silent
 from swapnet.shapes import shapes_key

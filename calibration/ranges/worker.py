@@ -15,8 +15,8 @@ from swapnet.arrays import Array
 from swapnet.calibration.ranges.collect import Collector, Extreme, Extremes, Histograms, Means
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
-from swapnet.process.ask import ask
 from swapnet.process.cgroup import MemoryGroup
+from swapnet.process.child import ask
 from swapnet.process.serve import answering, serve
 from swapnet.progress import Progress
 

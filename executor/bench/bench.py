@@ -14,22 +14,23 @@ from swapnet.arrays import save_npz
 from swapnet.budget import Budget
 from swapnet.errors import SwapnetError
 from swapnet.executor.backends.base import Array
-from swapnet.executor.bench.difference import Rule, in_shape, largest_difference
-from swapnet.executor.bench.fixed_cost import FixedCost, executor_cost
-from swapnet.executor.bench.judgement import (
+from swapnet.executor.bench.difference import (
     DIFFERENCE_LIMIT,
+    Rule,
+    in_shape,
     judge,
+    largest_difference,
     non_finite_reasons,
     packing_reasons,
     rounding,
 )
-from swapnet.executor.bench.pauses import Pauses
-from swapnet.executor.bench.process import Program, Worker
+from swapnet.executor.bench.fixed_cost import FixedCost, executor_cost
 from swapnet.executor.bench.report import Peer, Report
-from swapnet.executor.bench.rounds import Rounds, Schedule, run_rounds
+from swapnet.executor.bench.rounds import Pauses, Rounds, Schedule, run_rounds
 from swapnet.executor.bench.sides import Request
 from swapnet.executor.bench.summary import make_report, peer_of
 from swapnet.executor.bench.timing import Opening, Round, Timing
+from swapnet.executor.bench.worker import Program, Worker
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.plan import Plan, PlanOptions

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from swapnet.arrays import save_npz
-from swapnet.executor.bench.process import Program, Worker
 from swapnet.executor.bench.sides import Request
+from swapnet.executor.bench.worker import Program, Worker
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.process.cgroup import MemoryGroup, drop_page_cache

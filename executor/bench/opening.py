@@ -8,8 +8,8 @@ from typing import Literal
 import msgspec
 
 from swapnet.budget import Budget
-from swapnet.executor.bench.process import Worker
 from swapnet.executor.bench.sides import Request
+from swapnet.executor.bench.worker import Worker
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.swapping.storage import LoadMode

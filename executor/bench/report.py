@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from swapnet.executor.bench.judgement import Judgement
+from swapnet.executor.bench.difference import Judgement
 from swapnet.executor.bench.statistics import Summary, is_resolved
 from swapnet.executor.bench.timing import Opening
 from swapnet.executor.bench.verdict import Advice, Verdict

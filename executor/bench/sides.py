@@ -15,7 +15,7 @@ import msgspec
 from swapnet.arrays import load_npz
 from swapnet.custom_ops import register_custom_ops
 from swapnet.executor.backends.base import Array
-from swapnet.executor.bench.pauses import Pacer, Pauses
+from swapnet.executor.bench.rounds import Pacer, Pauses
 from swapnet.executor.bench.timing import Round, Timing
 from swapnet.executor.device import Device
 from swapnet.executor.execution import Inference

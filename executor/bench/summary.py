@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, median
 from typing import Any, get_args
 
-from swapnet.executor.bench.prediction import paired_predictions, scaled
+import msgspec
+
 from swapnet.executor.bench.report import Machine, Part, Peer, Report
 from swapnet.executor.bench.rounds import Rounds
 from swapnet.executor.bench.statistics import (
@@ -22,6 +23,7 @@ from swapnet.executor.bench.verdict import advise, verdict_of
 from swapnet.executor.device import Device, available_processors
 from swapnet.executor.planning.floor import floor_ms
 from swapnet.executor.planning.plan import Plan
+from swapnet.executor.planning.timeline import predict
 from swapnet.executor.planning.usage import demand
 from swapnet.executor.report.trace import block_range
 from swapnet.machine import memory_bytes, processor_name
@@ -29,7 +31,7 @@ from swapnet.manifest import Manifest
 from swapnet.profile import Profile
 from swapnet.version import VERSION
 
-__all__ = ["machine_of", "make_report", "peer_of"]
+__all__ = ["machine_of", "make_report", "paired_predictions", "peer_of", "scaled"]
 
 
 def make_report(
@@ -235,3 +237,53 @@ def _installed(manifest: Manifest) -> str:
         return version(manifest.compiled.backend)
     except PackageNotFoundError:
         return manifest.compiled.version
+
+
+def scaled(profile: Profile, idle_ms: float, storage_bytes_per_s: float) -> Profile:
+    """The profile of the same device at another hour.
+
+    Parameters
+    ----------
+    profile
+        The stored profile.
+    idle_ms
+        Latency of the whole model in memory, while nothing is read: all execution times are
+        stretched to add up to it. 0 leaves them as they are.
+    storage_bytes_per_s
+        Bandwidth of storage while nothing computes: both bandwidths are stretched alike. 0 leaves
+        them as they are.
+    """
+    whole_ms = profile.step_ms + sum(block.idle_ms for block in profile.blocks)
+    slower = idle_ms / whole_ms if idle_ms and whole_ms else 1.0
+    storage = profile.storage
+    faster = storage_bytes_per_s / storage.bytes_per_s if storage_bytes_per_s else 1.0
+    replace = msgspec.structs.replace
+    return replace(
+        profile,
+        blocks=tuple(
+            replace(block, idle_ms=block.idle_ms * slower, busy_ms=block.busy_ms * slower)
+            for block in profile.blocks
+        ),
+        step_ms=profile.step_ms * slower,
+        storage=replace(
+            storage,
+            bytes_per_s=storage.bytes_per_s * faster,
+            busy_bytes_per_s=storage.busy_bytes_per_s * faster,
+        ),
+    )
+
+
+def paired_predictions(
+    plan: Plan, profile: Profile, resident: Sequence[Round]
+) -> tuple[float, ...]:
+    """Milliseconds predicted from the execution time and bandwidth of each round.
+
+    Parameters
+    ----------
+    plan, profile
+        The executed plan, and the stored delays.
+    resident
+        Rounds of the side that keeps everything in memory.
+    """
+    hours = [scaled(profile, median(r.idle_ms), r.storage_bytes_per_s) for r in resident]
+    return tuple(predict(plan.steps, plan.reads, hour).steady_ms for hour in hours)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from swapnet.executor.bench.judgement import Judgement
+from swapnet.executor.bench.difference import Judgement
 from swapnet.executor.bench.report import LARGEST_CV_PERCENT, Report
 from swapnet.executor.bench.statistics import cv_percent, percentile
 from swapnet.executor.bench.timing import Timing

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from swapnet.errors import ModelError, SwapnetError
-from swapnet.process.ask import ask
 from swapnet.process.cgroup import is_available
+from swapnet.process.child import ask
 from swapnet.process.failure import ProcessDied
 from swapnet.shapes import SessionMemory
 from swapnet.strips import Striping

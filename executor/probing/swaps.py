@@ -18,7 +18,7 @@ from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.gpu.accelerator import Accelerator
 from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.samples import sample_of
-from swapnet.process.ask import ask
+from swapnet.process.child import ask
 from swapnet.process.serve import answering, serve
 
 __all__ = ["measure_swaps", "swap_times"]

@@ -36,8 +36,8 @@ from swapnet.executor.bench.difference import ALGORITHMS
 from swapnet.executor.bench.explanations import explained
 from swapnet.executor.bench.opening import time_opening
 from swapnet.executor.bench.page import bench_page
-from swapnet.executor.bench.prediction import scaled
 from swapnet.executor.bench.report import as_text, difference_warning
+from swapnet.executor.bench.summary import scaled
 from swapnet.executor.planning.curve import curve
 from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.report.page import check_reportable, save_page

@@ -17,10 +17,10 @@ from swapnet.cli.precision import data_options, open_data
 from swapnet.errors import SwapnetError
 from swapnet.executor.bench.bench import Setup, bench
 from swapnet.executor.bench.difference import largest_difference
-from swapnet.executor.bench.process import Worker
 from swapnet.executor.bench.report import Report
 from swapnet.executor.bench.rounds import Schedule
 from swapnet.executor.bench.sides import Request
+from swapnet.executor.bench.worker import Worker
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import Usage, demand, usage

@@ -1,4 +1,7 @@
-"""A child process as its parent sees it; `swapnet.process.serve` is the other side."""
+"""A child process as its parent sees it; `swapnet.process.serve` is the other side.
+
+`Child` takes any messages, and `ask` has one job done.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,11 @@ from swapnet.errors import BudgetError, SwapnetError
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.failure import Failed, ProcessDied, ProcessTimedOut, raised
 from swapnet.process.parenthood import environment_of_child
+from swapnet.process.serve import Reached
+from swapnet.progress import Progress, silent
 from swapnet.units import format_size
 
-__all__ = ["Child"]
+__all__ = ["Child", "ask"]
 
 T = TypeVar("T", bound="Child")
 
@@ -162,3 +167,47 @@ class Child:
         self._said.seek(0)
         lines = self._said.read().strip().splitlines()
         return ProcessDied.of(self._who, status, lines[-1] if lines else "it printed nothing")
+
+
+def ask(
+    module: str,
+    job: msgspec.Struct,
+    answer: Any,
+    progress: Progress = silent,
+    *,
+    verb: str,
+    group: MemoryGroup | None = None,
+    limit_bytes: int | None = None,
+) -> Any:
+    """The answer of a process of its own to a job; the process always ends with this call.
+
+    Parameters
+    ----------
+    module
+        Name of the module that the process runs; its work is `answering` the job.
+    job
+        First line of its standard input, as JSON.
+    answer
+        Type of the answer.
+    progress
+        Takes the progress of the job.
+    verb
+        Activity of the process, for messages.
+    group, limit_bytes
+        As for `Child`.
+
+    Raises
+    ------
+    SwapnetError
+        The process raised it.
+    BudgetError
+        The kernel killed the process for its memory.
+    BackendError
+        The process died of another cause.
+    """
+    who = f"the process that {verb}"
+    with Child(module, who, group=group, limit_bytes=limit_bytes) as child:
+        child.tell(job)
+        while isinstance(told := child.hear(), dict) and told.get("type") == Reached.__name__:
+            progress(told["stage"], told["done"], told["total"])
+        return msgspec.convert(told, answer)

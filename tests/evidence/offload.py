@@ -17,10 +17,9 @@ from typing import Any
 from swapnet.arrays import Array, load_npz
 from swapnet.errors import BackendUnavailableError, SwapnetError
 from swapnet.executor.bench.bench import Other
-from swapnet.executor.bench.process import Worker
 from swapnet.executor.bench.sides import Request
 from swapnet.executor.bench.timing import Round
-from swapnet.executor.bench.worker import serve_side
+from swapnet.executor.bench.worker import Worker, serve_side
 from swapnet.machine import peak_resident_bytes
 from swapnet.process.cgroup import MemoryGroup, is_available
 from swapnet.units import format_size

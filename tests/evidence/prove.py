@@ -24,9 +24,9 @@ from swapnet.cli.zoo import current_engine
 from swapnet.errors import SwapnetError
 from swapnet.executor.bench.difference import largest_difference
 from swapnet.executor.bench.fixed_cost import executor_cost
-from swapnet.executor.bench.process import Worker
 from swapnet.executor.bench.sides import Request
 from swapnet.executor.bench.timing import Round
+from swapnet.executor.bench.worker import Worker
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.planning.usage import demand, for_pool

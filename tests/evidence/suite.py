@@ -31,10 +31,10 @@ from swapnet.cli.options import engines_option
 from swapnet.cli.zoo import current_engine
 from swapnet.errors import BackendError, SwapnetError
 from swapnet.executor.bench.bench import Other, Setup, bench
-from swapnet.executor.bench.prediction import scaled
-from swapnet.executor.bench.process import Program
 from swapnet.executor.bench.report import Report
 from swapnet.executor.bench.rounds import Schedule
+from swapnet.executor.bench.summary import scaled
+from swapnet.executor.bench.worker import Program
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.curve import curve

@@ -13,8 +13,8 @@ import pytest
 
 from swapnet.arrays import save_npz
 from swapnet.errors import BackendUnavailableError
-from swapnet.executor.bench.process import Program, Worker
 from swapnet.executor.bench.sides import Request
+from swapnet.executor.bench.worker import Program, Worker
 from tests.evidence.offload import open_side, write_folder
 
 PYTHON = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"

@@ -14,7 +14,7 @@ from swapnet import models
 from swapnet.arrays import save_npz
 from swapnet.errors import BackendError, BudgetError
 from swapnet.executor.bench.bench import Other, Setup
-from swapnet.executor.bench.process import Program
+from swapnet.executor.bench.worker import Program
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.models import ZooFiles
 from swapnet.process.cgroup import check_available, is_available

@@ -79,3 +79,23 @@ def test_samples_are_scaled_as_in_training(monkeypatch: pytest.MonkeyPatch) -> N
     assert array.dtype == np.float32
     assert (array[0] == -127 / 128).all()
     assert (array[1] == 1).all()
+
+
+def test_names_follow_the_order_of_the_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {
+        "imagenet_synsets.txt": "n2\nn1\n",
+        "imagenet_synset_to_lemma.txt": "n1\ttench, Tinca tinca\nn2\tgoldfish\nn3\tbenthos\n",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(efficientnet, "member", lambda _, path: tmp_path / Path(path).name)
+    assert efficientnet.class_names() == ("goldfish", "tench")
+
+
+@pytest.mark.slow
+def test_published_names_are_the_known_ones() -> None:
+    named = efficientnet.class_names()
+    assert len(named) == 1000
+    assert (named[0], named[285], named[999]) == ("tench", "Egyptian cat", "toilet tissue")

@@ -15,7 +15,7 @@ from swapnet.builder.compilers.tensorrt.network import add_profile, make_config,
 from swapnet.builder.compilers.tensorrt.progress_monitor import make_monitor
 from swapnet.builder.compilers.tensorrt.timing_cache import timing_cached
 from swapnet.errors import ModelError
-from swapnet.process.ask import ask
+from swapnet.process.child import ask
 from swapnet.process.failure import ProcessDied
 from swapnet.process.serve import answering, serve
 from swapnet.progress import Progress

@@ -6,8 +6,9 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -18,7 +19,6 @@ from swapnet.cli.console import progress, say
 from swapnet.cli.engine import build_place, open_engine
 from swapnet.cli.exports import Exports
 from swapnet.cli.trtexec.line import Line, parse_line
-from swapnet.cli.trtexec.log import Log
 from swapnet.cli.trtexec.options import OPTIONS
 from swapnet.cli.trtexec.translate import budget_of, build_arguments, echo_lines, for_tensorrt
 from swapnet.errors import InputError, SwapnetError
@@ -42,6 +42,32 @@ __all__ = ["command"]
 
 _SAID = ("Warm-up", "Timing trace", "Throughput", "Latency", "Parts")
 """Lines of our own report that trtexec's lines say already."""
+
+
+class _Log:
+    """A log with trtexec's prefix; called with a level and lines.
+
+    Warnings and errors, ``W`` and ``E``, go to standard error. ``V`` is written where the log is
+    ``verbose``. A ``quiet`` one leaves standard output to an export.
+    """
+
+    def __init__(self, command: str, *, verbose: bool, quiet: bool) -> None:
+        self.command = command
+        self._verbose = verbose
+        self._quiet = quiet
+
+    def __call__(self, level: Literal["V", "I", "W", "E"], *lines: str) -> None:
+        is_error = level in ("W", "E")
+        if not is_error and (self._quiet or (level == "V" and not self._verbose)):
+            return
+        now = datetime.now().strftime("[%m/%d/%Y-%H:%M:%S]")
+        for line in lines:
+            click.echo(f"{now} [{level}] {line}", err=is_error)
+
+    def result(self, word: Literal["RUNNING", "PASSED", "FAILED"]) -> None:
+        """The line that a harness looks for."""
+        if not self._quiet:
+            click.echo(f"&&&& {word} SwapNet.trtexec [SwapNet v{VERSION}] # {self.command}")
 
 
 class _Command(click.Command):
@@ -78,7 +104,7 @@ def command(context: click.Context, arguments: list[str]) -> None:
     swapnet trtexec --onnx=MODEL.onnx --saveEngine=DIR
     swapnet trtexec --loadEngine=DIR --budget=64M --exportTimes=times.json
     """
-    log = Log(
+    log = _Log(
         shlex.join(["swapnet", "trtexec", *arguments]),
         verbose="--verbose" in arguments,
         quiet=any("-" in (word, word.partition("=")[2]) for word in arguments),
@@ -99,7 +125,7 @@ def command(context: click.Context, arguments: list[str]) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _run(line: Line, log: Log) -> bool:
+def _run(line: Line, log: _Log) -> bool:
     """Whether all that the line asks for was done, and its checks hold."""
     exports = Exports(
         times=line.text("--exportTimes"),
@@ -119,7 +145,7 @@ def _run(line: Line, log: Log) -> bool:
         return _infer(line, log, exports, folder)
 
 
-def _engine_folder(line: Line, log: Log, stack: ExitStack) -> Path:
+def _engine_folder(line: Line, log: _Log, stack: ExitStack) -> Path:
     """The engine directory that the line names, built first where it names a model."""
     loaded, model = line.text("--loadEngine"), line.text("--onnx")
     if loaded is not None:
@@ -148,7 +174,7 @@ def _engine_folder(line: Line, log: Log, stack: ExitStack) -> Path:
     return folder
 
 
-def _infer(line: Line, log: Log, exports: Exports, folder: Path) -> bool:
+def _infer(line: Line, log: _Log, exports: Exports, folder: Path) -> bool:
     from swapnet.calibration.bench import bench
 
     engine = open_engine(
@@ -237,7 +263,7 @@ def _bench_options(line: Line, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _report(line: Line, log: Log, findings: Findings, percents: Sequence[float]) -> bool:
+def _report(line: Line, log: _Log, findings: Findings, percents: Sequence[float]) -> bool:
     """Print a measurement as trtexec does; whether references are met."""
     report, timings = findings.report, findings.timings
     judged = report.references

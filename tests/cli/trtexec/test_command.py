@@ -14,8 +14,7 @@ import onnx
 import pytest
 
 from swapnet.budget import Budget
-from swapnet.executor.bench.difference import Rule, in_shape
-from swapnet.executor.bench.judgement import judge
+from swapnet.executor.bench.difference import Rule, in_shape, judge
 from swapnet.executor.engine import Engine
 from swapnet.testing.engine import write_engine
 from tests.cli.conftest import Call

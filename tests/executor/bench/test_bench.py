@@ -12,8 +12,8 @@ from swapnet.builder.one_operator import one_operator_engine
 from swapnet.errors import BudgetError
 from swapnet.executor.bench.bench import Other, Setup, bench
 from swapnet.executor.bench.fixed_cost import FixedCost
-from swapnet.executor.bench.process import Program
 from swapnet.executor.bench.rounds import Schedule
+from swapnet.executor.bench.worker import Program
 from swapnet.executor.engine import Engine
 from tests.helpers.control_groups import stand_in
 from tests.helpers.engines import BuildToy

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from swapnet.executor.bench.difference import Judgement
 from swapnet.executor.bench.explanations import EXPLAINED, explained
-from swapnet.executor.bench.judgement import Judgement
 from swapnet.executor.bench.report import Report, as_text, report_schema
 from tests.executor.bench.conftest import a_peer, a_report
 

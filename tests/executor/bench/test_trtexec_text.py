@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from swapnet.executor.bench.judgement import Judgement
+from swapnet.executor.bench.difference import Judgement
 from swapnet.executor.bench.timing import Timing
 from swapnet.executor.bench.trtexec_text import (
     EXPLANATIONS,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapnet.executor.bench.prediction import scaled
 from swapnet.executor.bench.report import as_text, labelled_lines
 from swapnet.executor.bench.statistics import summarise
+from swapnet.executor.bench.summary import scaled
 from swapnet.executor.bench.verdict import Advice, advise, verdict_of
 from swapnet.executor.planning.auto import LARGEST_STALL
 from swapnet.executor.planning.plan import PlanOptions

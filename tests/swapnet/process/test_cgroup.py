@@ -10,8 +10,8 @@ from swapnet.arrays import save_npz
 from swapnet.builder.one_operator import one_operator_engine
 from swapnet.errors import BackendError, BudgetError
 from swapnet.executor.bench.fixed_cost import FixedCost, executor_cost
-from swapnet.executor.bench.process import Program, Worker
 from swapnet.executor.bench.sides import Request
+from swapnet.executor.bench.worker import Program, Worker
 from swapnet.executor.device import Device
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import demand

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from swapnet.builder.precision import weights
+from swapnet.builder.precision.biases import correct_biases
 from swapnet.builder.precision.convert import PrecisionOptions, convert
-from swapnet.builder.precision.corrections import correct_biases
 from swapnet.builder.precision.selection import channelled, weighted
 from swapnet.builder.precision.weights import quantise_weights
 from swapnet.errors import InputError
