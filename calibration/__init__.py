@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from swapnet.calibration.delays.measure import ensure_measured, measure
-    from swapnet.calibration.ranges.model import calibrate_model
+    from swapnet.calibration.ranges.calibrate import calibrate_model
     from swapnet.executor.shapes import ensure_shapes
 
 __all__ = ["calibrate_model", "ensure_measured", "ensure_shapes", "measure"]
 
 _LAZY = {
-    "calibrate_model": "swapnet.calibration.ranges.model",
+    "calibrate_model": "swapnet.calibration.ranges.calibrate",
     "ensure_measured": "swapnet.calibration.delays.measure",
     "ensure_shapes": "swapnet.executor.shapes",
     "measure": "swapnet.calibration.delays.measure",

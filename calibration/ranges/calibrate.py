@@ -13,7 +13,9 @@ import msgspec
 from swapnet.arrays import Array
 from swapnet.budget import Budget, Demand
 from swapnet.builder.build import build
-from swapnet.builder.precision.selection import Channels
+from swapnet.builder.importing.source import open_source
+from swapnet.builder.precision.normalise import normalise
+from swapnet.builder.precision.selection import Channels, activation_names, channelled, check_int8
 from swapnet.calibration.ranges.collect import Extreme
 from swapnet.calibration.ranges.fixed_cost import fixed_bytes, kept_bytes
 from swapnet.calibration.ranges.graph import Model, Variant, open_model, work_folder
@@ -27,13 +29,89 @@ from swapnet.executor.planning.admission import admitted_bytes
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import demand
 from swapnet.machine import memory_to_measure_in_bytes, usable_memory_bytes
+from swapnet.manifest import Precision
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.failure import ProcessDied
 from swapnet.progress import Progress, silent
 from swapnet.ranges import METHODS, Method, Range, RangeCache
 from swapnet.units import format_size
 
-__all__ = ["calibrate_ranges"]
+__all__ = ["calibrate_model", "calibrate_ranges"]
+
+
+def calibrate_model(
+    model: str | Path,
+    samples: Iterable[Mapping[str, Array]],
+    *,
+    precision: Precision = "int8",
+    method: Method = "minmax",
+    percentile: float = 99.99,
+    budget: str | int = "100%",
+    memory_limit: bool = False,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    apart: bool = False,
+    progress: Progress = silent,
+) -> RangeCache:
+    """Ranges and means of the values of a model, from running it swapped on representative inputs.
+
+    A range is of finite values: infinite ones, such as those of masks, do not count.
+
+    Parameters
+    ----------
+    model
+        ONNX file of any size.
+    samples
+        Inputs by name, one sample after the other; read once, and kept on disk until the end.
+    precision
+        ``"int8"`` needs ranges of its operators' inputs and outputs, and means of the inputs of
+        weighted ones; ``"fp16"`` needs ranges of all values.
+    method, percentile
+        Way to take ranges; ``percentile`` is of absolute values, for that method.
+    budget
+        Memory of the model while it runs: a size, bytes or a share.
+    memory_limit
+        Run under the kernel's limit of that budget.
+    shapes
+        Input shapes to plan for; by default those of the largest sample.
+    apart
+        Build what is observed in a process of its own, as the command line does.
+    progress
+        Called with each stage.
+
+    Raises
+    ------
+    InputError
+        A sample does not fit the model, the method or percentile is invalid, or a value is NaN.
+    ModelError
+        The model can't be read, built or run.
+    BudgetError
+        The budget is too small, or the kernel killed the process.
+    StorageError
+        The temporary folder can't be written.
+    BackendError
+        The runtime library refuses, or the kernel's limit is not available.
+    """
+    source = open_source(Path(model))
+    with work_folder(source.path) as folder:
+        normal = normalise(source, folder)
+        if precision == "int8":
+            check_int8(normal.proto.graph, source.name)
+        graph = normal.proto.graph
+        return calibrate_ranges(
+            normal.path,
+            samples,
+            tensors=activation_names(graph) if precision == "int8" else None,
+            channels=channelled(graph) if precision == "int8" else None,
+            method=method,
+            percentile=percentile,
+            budget=budget,
+            memory_limit=memory_limit,
+            shapes=shapes,
+            apart=apart,
+            source_sha256=source.identity,
+            source_name=source.name,
+            progress=progress,
+        )
 
 
 def calibrate_ranges(
@@ -53,54 +131,29 @@ def calibrate_ranges(
     apart: bool = False,
     progress: Progress = silent,
 ) -> RangeCache:
-    """Run samples through the model, swapped under a budget, and take a range of each activation.
+    """Run samples through an optimised model, and take a range of each activation.
 
-    A range is of finite values. Activations that are infinite somewhere are observed in a second
-    pass, which leaves those elements out.
+    Further parameters and errors are those of `calibrate_model`. Activations that are infinite
+    somewhere are observed in a second pass, which leaves those elements out.
 
     Parameters
     ----------
-    model
-        Optimised ONNX file; external data lies beside it.
-    samples
-        Arrays by input; read once, and kept on disk until the end.
     tensors
         Names of float32 activations; by default all of them.
     channels
         Values to take means of; those of unknown rank are left out.
-    method
-        Way to take a range. ``entropy`` and ``percentile`` run the samples twice or more: extremes
-        first, then histograms of groups of tensors.
-    percentile
-        Percentile of absolute values, above 0, at most 100, for that method.
+    method, percentile
+        ``entropy`` and ``percentile`` run the samples twice or more: extremes first, then
+        histograms of groups of tensors.
     budget
-        Budget of the model; a quarter of it is for the tensors of a group. A share of the demand
-        is never more than a third of the machine's memory, where that is enough.
+        A quarter of it is for the tensors of a group. A share of the demand is never more than a
+        third of the machine's memory, where that is enough.
     memory_limit
-        Run under the kernel's limit of the fixed cost and the budget; needs root.
-    shapes
-        Input shapes to plan for; by default those of the largest sample.
+        The kernel's limit is the fixed cost and the budget; needs root.
     device
         Compute threads.
     source_sha256, source_name
         Hash and name of the model that the cache belongs to, if ``model`` was made from it.
-    apart
-        Build what is observed in a process of its own: this one lives on if the kernel ends that.
-    progress
-        Called with each stage.
-
-    Raises
-    ------
-    InputError
-        A sample, a tensor, the method or the percentile is invalid, or an activation has NaN.
-    ModelError
-        The model can't be read or built.
-    BudgetError
-        The budget is too small, or the kernel killed the process.
-    StorageError
-        The temporary folder can't be written.
-    BackendError
-        The runtime library refuses, or the kernel's limit is not available.
     """
     _check(method, percentile)
     parsed = Budget.parse(budget)
