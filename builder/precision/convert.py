@@ -42,7 +42,6 @@ __all__ = [
     "Converted",
     "PrecisionOptions",
     "Slower",
-    "check_precision",
     "convert",
     "interchange",
     "library_of",
@@ -100,75 +99,61 @@ class PrecisionOptions:
         is_widened = self.precision != "int4" and self.is_stored_only(backend)
         return is_widened and backend not in TENSORRT
 
-    def check(self, backend: str) -> None:
-        """Refuse what does not go together: see `check_precision`."""
-        check_precision(
-            backend,
-            self.precision,
-            weight_only=self.weight_only,
-            calibrated=self.ranges is not None,
-            excluding=bool(self.exclude),
-            block_size=self.block_size,
-        )
+    def check(self, backend: str, *, calibrated: bool = False, data: bool = False) -> None:
+        """Refuse options that do not go together.
 
+        ``calibrated`` says that there will be ranges, ``data`` that they will be taken from data.
 
-def check_precision(
-    backend: str,
-    precision: Precision,
-    *,
-    weight_only: bool,
-    calibrated: bool,
-    excluding: bool,
-    data: bool = False,
-    block_size: int | None = None,
-) -> None:
-    """Refuse options of precision that do not go together.
-
-    ``calibrated`` says that there are ranges, ``data`` that they will be taken from data.
-
-    Raises
-    ------
-    InputError
-        int8 without ranges, options without a lower precision or of another one, or no kernels
-        for it there.
-    """
-    if block_size is not None and (precision != "int4" or block_size not in BLOCK_SIZES):
-        raise InputError(
-            f"a block size of {block_size} is not for {precision}",
-            why=f"blocks of int4 have {', '.join(map(str, BLOCK_SIZES))} weights, others have none",
-            hint="give --precision int4 and one of these, or leave --block-size out",
-        )
-    if precision == "int4":
-        _check_int4(backend, calibrated=calibrated)
-    if precision == "fp32":
-        given = {"weight-only": weight_only, "calibration": calibrated, "exclude": excluding}
-        for name in (name for name, is_given in given.items() if is_given):
+        Raises
+        ------
+        InputError
+            int8 without ranges, options without a lower precision or of another one, or no kernels
+            for it there.
+        """
+        calibrated = calibrated or self.ranges is not None
+        block_size = self.block_size
+        if block_size is not None and (self.precision != "int4" or block_size not in BLOCK_SIZES):
             raise InputError(
-                f"--{name} is not for fp32",
-                why="it says how a lower precision is reached",
-                hint="give --precision fp16, int8 or int4 too",
+                f"a block size of {block_size} is not for {self.precision}",
+                why=f"blocks of int4 have {', '.join(map(str, BLOCK_SIZES))} weights, others have "
+                "none",
+                hint="give --precision int4 and one of these, or leave --block-size out",
             )
-    if precision == "fp16" and weight_only and backend in TENSORRT:
-        raise InputError(
-            f"float16 weights alone are not for {backend}",
-            why="it computes in float16 where weights are float16",
-            hint="leave --weight-only out, or give --precision int8",
-        )
-    if precision != "int8" or weight_only:
-        return
-    if backend == "onnxruntime-cuda":
-        raise InputError(
-            "onnxruntime-cuda does not compute in int8",
-            why="ONNX Runtime's CUDA provider has no int8 kernels of convolutions and products",
-            hint="add --weight-only: weights stored as int8, computed with in float32",
-        )
-    if not calibrated and not data:
-        raise InputError(
-            "int8 needs the ranges of the model's values",
-            why="no calibration cache is given, and no data to measure them on",
-            hint="give --data or --calibration (in Python: calibration=calibrate_model(model, "
-            "data)), or --weight-only: weights in int8, values in float32",
-        )
+        if self.precision == "int4":
+            _check_int4(backend, calibrated=calibrated)
+        if self.precision == "fp32":
+            given = {
+                "weight-only": self.weight_only,
+                "calibration": calibrated,
+                "exclude": bool(self.exclude),
+            }
+            for name in (name for name, is_given in given.items() if is_given):
+                raise InputError(
+                    f"--{name} is not for fp32",
+                    why="it says how a lower precision is reached",
+                    hint="give --precision fp16, int8 or int4 too",
+                )
+        if self.precision == "fp16" and self.weight_only and backend in TENSORRT:
+            raise InputError(
+                f"float16 weights alone are not for {backend}",
+                why="it computes in float16 where weights are float16",
+                hint="leave --weight-only out, or give --precision int8",
+            )
+        if self.precision != "int8" or self.weight_only:
+            return
+        if backend == "onnxruntime-cuda":
+            raise InputError(
+                "onnxruntime-cuda does not compute in int8",
+                why="ONNX Runtime's CUDA provider has no int8 kernels of convolutions and products",
+                hint="add --weight-only: weights stored as int8, computed with in float32",
+            )
+        if not calibrated and not data:
+            raise InputError(
+                "int8 needs the ranges of the model's values",
+                why="no calibration cache is given, and no data to measure them on",
+                hint="give --data or --calibration (in Python: calibration=calibrate_model(model, "
+                "data)), or --weight-only: weights in int8, values in float32",
+            )
 
 
 def _check_int4(backend: str, *, calibrated: bool) -> None:
@@ -277,7 +262,7 @@ def convert(
     if options.precision == "fp16":
         ranges = options.ranges.ranges if options.ranges else {}
         half = to_float16(normal.proto, folder, ranges=ranges, exclude=options.exclude)
-        return Converted(_written(normal, half.proto, folder))
+        return Converted(_written(normal, half, folder))
     if options.weight_only:
         return Converted(_with_int8_weights(normal, options, folder))
     if on_cpu:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +13,7 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from swapnet.ranges import Range
 
-__all__ = ["FLOAT16_LIMIT", "SENSITIVE", "Half", "to_float16"]
+__all__ = ["to_float16"]
 
 FLOAT16_LIMIT: Final = 65504.0
 """Largest finite float16."""
@@ -32,29 +31,13 @@ SENSITIVE: Final = frozenset(
 """Kinds that overflow or cancel in float16 on ordinary inputs: sums of many terms, exponentials."""
 
 
-@dataclass(frozen=True)
-class Half:
-    """A converted model.
-
-    Attributes
-    ----------
-    proto
-        Inputs and outputs as before; its weights are in memory.
-    overflowing
-        Operators left in float32 because a value or weight of theirs comes near `FLOAT16_LIMIT`.
-    """
-
-    proto: onnx.ModelProto
-    overflowing: tuple[str, ...]
-
-
 def to_float16(
     proto: onnx.ModelProto,
     folder: Path,
     *,
     ranges: Mapping[str, Range] | None = None,
     exclude: Collection[str] = (),
-) -> Half:
+) -> onnx.ModelProto:
     """Convert a normalised model, by onnxruntime's converter; weights are read into memory.
 
     Parameters
@@ -93,7 +76,7 @@ def to_float16(
         node_block_list=sorted({*exclude, *overflowing}),
     )
     _join_casts(converted.graph)
-    return Half(converted, overflowing)
+    return converted
 
 
 def _join_casts(graph: onnx.GraphProto) -> None:

@@ -121,28 +121,26 @@ def command(
     llama.cpp: the engine keeps its tokenizer, for swapnet generate.
     """
     from swapnet.builder.build import options_of
-    from swapnet.builder.precision.convert import PrecisionOptions, check_precision
+    from swapnet.builder.precision.convert import PrecisionOptions
 
     given = {name: options.pop(name) for name in RANGE_OPTIONS}
     folder = output or Path("engines") / (model.absolute().name if model.is_dir() else model.stem)
     names = tuple(filter(None, (targets or "").split(",")))
     chosen = best_backend() if options["backend"] == "auto" else options["backend"]
-    check_precision(
-        chosen,
+    precision = PrecisionOptions(
         options["precision"],
-        weight_only=options["weight_only"],
-        calibrated=bool(given["calibration"]),
-        data=bool(given["data"]),
-        excluding=bool(options["exclude"]),
+        options["weight_only"],
+        exclude=options["exclude"],
         block_size=options["block_size"],
     )
+    precision.check(chosen, calibrated=bool(given["calibration"]), data=bool(given["data"]))
     of_precision = ("precision", "weight_only", "block_size", "exclude")
     others = {name: value for name, value in options.items() if name not in of_precision}
     options_of(targets=names, **others).checked()
     data = open_data(
         model, shapes=options["shapes"], **{name: given[name] for name in DATA_OPTIONS}
     )
-    if not PrecisionOptions(options["precision"], options["weight_only"]).uses_ranges(chosen):
+    if not precision.uses_ranges(chosen):
         given["data"] = None
     with progress(folder.name) as report:
         ranges = ranges_of(

@@ -8,7 +8,7 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "StreamedTable",
     "is_quiet",
     "is_verbose",
     "log_lines",
@@ -296,27 +295,6 @@ def _column_widths(columns: Sequence[Sequence[str]], width: int, gap: int) -> li
         widths[spare.index(max(spare))] -= 1
         excess -= 1
     return [*widths]
-
-
-class StreamedTable:
-    """A table on standard output whose rows are printed as soon as they are known.
-
-    Parameters
-    ----------
-    columns
-        Width of each column by its name; the first one is text, the others are numbers.
-    """
-
-    def __init__(self, columns: Mapping[str, int]) -> None:
-        self._widths = tuple(columns.values())
-        self.row(*columns)
-        self.row(*("-" * width for width in self._widths))
-
-    def row(self, *cells: str) -> None:
-        """Print one row; longer cells widen their column in it."""
-        first, *others = zip(cells, self._widths, strict=True)
-        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
-        click.echo(" ".join(padded))
 
 
 def write_json(value: Any, target: str) -> None:

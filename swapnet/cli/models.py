@@ -14,7 +14,6 @@ from swapnet import models
 from swapnet.arrays import load_npz
 from swapnet.budget import Budget
 from swapnet.cli.console import (
-    StreamedTable,
     print_table,
     print_text,
     progress,
@@ -114,7 +113,8 @@ def run_models(
     if backend in GPU_BACKENDS and not can_run(backend):
         show_built([model.name for model in chosen], engines, backend)
         return
-    table = StreamedTable(_COLUMNS)
+    _print_row(*_COLUMNS)
+    _print_row(*("-" * width for width in _COLUMNS.values()))
     with working_folder("swapnet-") as work:
         setup = partial(
             Setup,
@@ -132,7 +132,7 @@ def run_models(
             with progress(model.name, lines=False) as told:
                 findings = bench(setup(engine=opened, inputs=inputs, unswapped=files.onnx), told)
             report = findings.report
-            table.row(model.name, *_cells(report))
+            _print_row(model.name, *_cells(report))
             print_text(indent(model.read(inputs, findings.outputs), "  "))
     print_text()
     print_text(
@@ -141,6 +141,13 @@ def run_models(
         f"{report.memory_accounting} accounting, above the {format_size(report.fixed_bytes)} that "
         "any process of ONNX Runtime takes."
     )
+
+
+def _print_row(*cells: str) -> None:
+    """Print a row as soon as it is known; longer cells widen their column in it."""
+    first, *others = zip(cells, _COLUMNS.values(), strict=True)
+    numbers = (cell.rjust(width) for cell, width in others)
+    click.echo(" ".join([first[0].ljust(first[1]), *numbers]))
 
 
 def _cells(report: Report) -> tuple[str, ...]:

@@ -75,17 +75,14 @@ def command(
     use them again with --calibration.
     """
     from swapnet.builder.importing.source import check_apart, open_source
-    from swapnet.builder.precision.convert import check_precision, library_of
+    from swapnet.builder.precision.convert import PrecisionOptions, library_of
     from swapnet.calibration.quantize import quantize
 
-    check_precision(
+    lowered = PrecisionOptions(precision, weight_only, exclude=exclude, block_size=block_size)
+    lowered.check(
         library_of(precision),
-        precision,
-        weight_only=weight_only,
         calibrated=bool(options["calibration"] or (precision == "int4" and options["data"])),
         data=bool(options["data"]),
-        excluding=bool(exclude),
-        block_size=block_size,
     )
     if options["data"] and options["calibration"]:
         raise InputError(
