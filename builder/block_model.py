@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+import onnx
+
 from swapnet.errors import InputError
 from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.engine import Engine
@@ -30,8 +32,6 @@ def save_block(engine: Engine, index: int, target: Path) -> None:
     StorageError
         The file can't be written.
     """
-    import onnx
-
     manifest, folder = engine.manifest, engine.folder
     blocks, why = manifest.blocks, ""
     if not 0 <= index < len(blocks):

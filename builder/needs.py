@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import TYPE_CHECKING
+
+import onnx
 
 from swapnet.builder.importing.external_data import stored_bytes, stored_tensors
 from swapnet.builder.importing.inferred import inferred_shapes
@@ -14,9 +15,6 @@ from swapnet.builder.options import BuildOptions
 from swapnet.builder.rewriting.stand_ins import LEAST_SAVED_BYTES
 from swapnet.machine import memory_to_measure_in_bytes
 from swapnet.units import align_up
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["needed_bytes"]
 

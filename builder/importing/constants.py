@@ -11,14 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnx.external_data_helper import uses_external_data
 
 from swapnet.builder.importing.graph import Constant, bodies, external_bytes, read_constant
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["INLINE_BELOW_BYTES", "SHAPE_INPUTS", "keep_only", "read_weights"]
 
@@ -81,8 +80,6 @@ def read_weights(
 
 def _normalise(graph: onnx.GraphProto) -> None:
     """Dense initialisers, each once and none an output; in bodies too."""
-    from onnx import helper
-
     once = {tensor.name: tensor for tensor in graph.initializer}
     if len(once) < len(graph.initializer):  # ONNX Runtime 1.23 to 1.26, in bodies
         keep_only(graph, once.values())
@@ -100,8 +97,6 @@ def _normalise(graph: onnx.GraphProto) -> None:
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
-    from onnx import numpy_helper
-
     shape = tuple(sparse.dims)
     values = numpy_helper.to_array(sparse.values)
     indices = numpy_helper.to_array(sparse.indices)
@@ -143,8 +138,6 @@ def _divide(
     graph: onnx.GraphProto, folder: Path
 ) -> tuple[dict[str, Constant], dict[str, onnx.TensorProto]]:
     """Initialisers that can be swapped, and those that stay, with their data loaded."""
-    from onnx.external_data_helper import uses_external_data
-
     shaping = set(_names_at(graph.node, SHAPE_INPUTS))
     parameters = set(_names_at(graph.node, _QUANTISED))
     constants: dict[str, Constant] = {}

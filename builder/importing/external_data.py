@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import onnx
 
 from swapnet.builder.importing.graph import bodies
 from swapnet.errors import ModelError
 from swapnet.tensors import ELEMENT_BYTES, ONNX_TYPES
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["ExternalData", "Part", "check_tensors", "stored_bytes", "stored_tensors"]
 

@@ -12,17 +12,14 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from math import gcd
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from swapnet.builder.importing.graph import Graph, bodies, used_names
 from swapnet.builder.importing.shapes import shapes_at
 from swapnet.symbols import model_symbols
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["Solver", "known_by_shapes", "trial_sizes", "with_formulas"]
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from swapnet.tensors import ELEMENT_BYTES, ONNX_TYPES, concrete_nbytes
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import onnx
 
     Copied = TypeVar("Copied", onnx.NodeProto, onnx.ModelProto)
 
@@ -245,9 +246,6 @@ def read_constant(tensor: onnx.TensorProto, folder: Path) -> Constant | None:
 
     External data in ``folder`` stays on disk behind a memory map.
     """
-    from onnx import numpy_helper
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
-
     dtype = _DTYPES.get(tensor.data_type)
     shape = tuple(tensor.dims)
     if dtype is None or 0 in shape:
@@ -273,8 +271,6 @@ def external_bytes(tensor: onnx.TensorProto, folder: Path) -> bytes:
     folder
         Where the model lies.
     """
-    from onnx.external_data_helper import ExternalDataInfo
-
     info = ExternalDataInfo(tensor)
     with (folder / info.location).open("rb") as file:
         file.seek(info.offset or 0)

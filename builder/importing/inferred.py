@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+import onnx
+from onnx import shape_inference
 
 from swapnet.builder.importing.graph import copied
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["inferred_shapes"]
 
@@ -25,8 +24,6 @@ def inferred_shapes(
     shapes
         Shapes of inputs.
     """
-    from onnx import shape_inference
-
     given = copied(proto)
     initialised = {tensor.name for tensor in proto.graph.initializer}
     for value in given.graph.input:

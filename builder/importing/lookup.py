@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import onnx
 
 from swapnet.builder.importing.graph import Graph
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["LOOKUP_BYTES", "is_lookup", "looked_up", "table_parts"]
 

@@ -13,6 +13,9 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+import onnx
+from onnx import helper
+
 from swapnet.arrays import Array, save_npz
 from swapnet.builder.importing.graph import Graph, Value
 from swapnet.builder.importing.lookup import is_lookup
@@ -379,9 +382,7 @@ def _session_of_shapes(
 
     Shapes go first in the order that is chosen: a value is free as soon as its readers are done.
     """
-    import onnx
     import onnxruntime as ort
-    from onnx import helper
 
     proto = onnx.load_model(path, load_external_data=False)
     outputs = [_output(name, asked) for name in names]

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import onnx
 
 from swapnet.builder.importing.graph import Graph, Value, bodies
 from swapnet.builder.importing.inputs import inputs_of
@@ -14,9 +16,6 @@ from swapnet.errors import InputError, ModelError
 from swapnet.shapes import given_sizes, shapes_of
 from swapnet.symbols import is_nameless, model_symbols, symbols_in
 from swapnet.tensors import ModelInput
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["candidates", "fixed_sizes", "likely_shapes", "with_fixed"]
 
