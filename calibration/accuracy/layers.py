@@ -90,16 +90,12 @@ def compare_layers(
         `swapnet.builder.precision.normalise`.
     candidate
         The model with Q/DQ pairs or dequantised weights, or in float16.
-    samples
-        Inputs by name; iterated again for each group.
-    limit
-        Number of samples to compare on, from the first.
+    samples, limit
+        Inputs by name, iterated again for each group, and how many of them, from the first.
     group_bytes
         Bytes of one sample's values that are in memory at once, for each model.
     threads
         Threads of ONNX Runtime; by default all processors.
-    progress
-        Called with each group.
 
     Raises
     ------

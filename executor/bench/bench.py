@@ -252,24 +252,10 @@ def bench(setup: Setup, progress: Progress = silent) -> Findings:
 
 
 class _Sides:
-    """All processes of one benchmark, started under their limits.
+    """All processes of one benchmark, started under their limits, by the names of their sides.
 
-    Attributes
-    ----------
-    setup
-        Settings of the benchmark.
-    workers
-        Sides by name, without those that could not start.
-    groups
-        Groups in which the kernel counts, by name.
-    rounds
-        Reasons of sides that did not start.
-    fixed_bytes
-        Fixed cost of our process.
-    other_fixed_bytes
-        Fixed costs of other programs.
-    cache
-        Whether the page cache held the weights when the swapped side was opened.
+    Sides that could not start are in ``rounds`` only. ``cache`` says whether the page cache held
+    the weights when the swapped side was opened.
     """
 
     def __init__(

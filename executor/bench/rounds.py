@@ -120,18 +120,10 @@ def run_rounds(
     optional: Collection[str] = (),
     progress: Progress = silent,
 ) -> Rounds:
-    """Run all sides in turn.
+    """Run all sides in turn; the first one sets the pace.
 
-    Parameters
-    ----------
-    schedule
-        Number and duration of rounds.
-    sides
-        Sides by name; the first one sets the pace.
-    optional
-        Sides that may fail; they drop out then.
-    progress
-        Called with the rounds that are done, and the first side's inferences and median so far.
+    ``optional`` ones drop out when they fail. ``progress`` is called with the rounds that are done,
+    and the first side's inferences and median so far.
 
     Raises
     ------

@@ -198,15 +198,7 @@ def peer_of(
     max_rel_error: float | None = None,
     note: str = "",
 ) -> Peer:
-    """Sum up another side.
-
-    Parameters
-    ----------
-    swapped, rounds
-        Our rounds, and as many or fewer of the other side.
-    fixed_bytes, max_rel_error, note
-        See `Peer`.
-    """
+    """Sum up another side, which may have fewer rounds than ours."""
     if not rounds:
         return Peer(fixed_bytes=fixed_bytes, note=note)
     ratio = _ratio(swapped, (turn.median_ms for turn in rounds))
@@ -276,14 +268,9 @@ def scaled(profile: Profile, idle_ms: float, storage_bytes_per_s: float) -> Prof
 def paired_predictions(
     plan: Plan, profile: Profile, resident: Sequence[Round]
 ) -> tuple[float, ...]:
-    """Milliseconds predicted from the execution time and bandwidth of each round.
+    """Milliseconds predicted from the stored delays, stretched to those of each round.
 
-    Parameters
-    ----------
-    plan, profile
-        The executed plan, and the stored delays.
-    resident
-        Rounds of the side that keeps everything in memory.
+    ``resident`` are rounds of the side that keeps everything in memory.
     """
     hours = [scaled(profile, median(r.idle_ms), r.storage_bytes_per_s) for r in resident]
     return tuple(predict(plan.steps, plan.reads, hour).steady_ms for hour in hours)

@@ -180,23 +180,9 @@ def engine_or_model(
     data: Data | None = None,
     **options: Any,
 ) -> Iterator[Path]:
-    """An engine directory: ``path`` itself, or a temporary one that is built from a model.
+    """An engine directory: ``path`` itself, or a temporary one that is built from an ONNX file.
 
-    Parameters
-    ----------
-    path
-        Engine directory, or ONNX file.
-    shapes, dims, data
-        Input shapes, sizes of symbols, and real inputs.
-    options
-        Further options of `swapnet.builder.build`, for a model only.
-
-    Raises
-    ------
-    InputError
-        Options of a build are given for an engine.
-    SwapnetError
-        The model can't be built.
+    ``options`` are further ones of `swapnet.builder.build`, and refused for an engine.
     """
     if not is_model(path):
         if given := [name for name, value in options.items() if value]:
@@ -224,21 +210,8 @@ def engine_or_model(
 
 
 def build_apart(model: Path, folder: Path, report: Progress, **options: Any) -> Manifest:
-    """Build in a process of its own, and say first how much memory that needs.
-
-    Parameters
-    ----------
-    model, folder
-        ONNX file and engine directory.
-    report
-        Takes the progress.
-    options
-        Options of `swapnet.builder.build`.
-
-    Raises
-    ------
-    SwapnetError
-        As `swapnet.builder.build`.
+    """Build as `swapnet.builder.build` in a process of its own, and say first how much memory that
+    needs.
     """
     from swapnet.builder.build import options_of
     from swapnet.builder.child import build_in_child

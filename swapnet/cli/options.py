@@ -19,6 +19,7 @@ from swapnet.units import parse_size
 
 __all__ = [
     "PATH",
+    "F",
     "budget_option",
     "custom_ops_option",
     "engine_argument",
@@ -36,12 +37,25 @@ __all__ = [
     "storage_option",
     "storage_timeout_option",
     "threads_option",
+    "together",
     "trace_options",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
+
+
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one, in the order of the help."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
 
 engine_argument = click.argument("engine", metavar="DIR", type=PATH)
 budget_option = click.option(
@@ -124,24 +138,19 @@ report_option = click.option(
 )
 
 
-def trace_options(command: F) -> F:
-    """Options of commands that record a timeline."""
-    for option in (
-        report_option,
-        click.option(
-            "--trace-inferences",
-            type=click.IntRange(1),
-            default=3,
-            show_default=True,
-            metavar="N",
-            help="Number of the latest inferences in the timeline; of several DNNs, of the one "
-            "that is asked least.",
-        ),
-        click.option("--export-trace", metavar="FILE", help="Write the timeline, for Perfetto."),
-    ):
-        command = option(command)
-    return command
-
+trace_options = together(
+    click.option("--export-trace", metavar="FILE", help="Write the timeline, for Perfetto."),
+    click.option(
+        "--trace-inferences",
+        type=click.IntRange(1),
+        default=3,
+        show_default=True,
+        metavar="N",
+        help="Number of the latest inferences in the timeline; of several DNNs, of the one that is "
+        "asked least.",
+    ),
+    report_option,
+)
 
 _SLOWEST_BYTES_PER_S = 1000
 """Less is a size without its unit."""
@@ -230,15 +239,8 @@ def shapes_option_named(name: str, text: str) -> Callable[[F], F]:
 def named_file(text: str, names: Iterable[str], mark: str) -> tuple[str, Path]:
     """A name and a file of ``NAME=FILE``; the name is empty where it is a file or folder of all.
 
-    Parameters
-    ----------
-    text
-        Text of the user. Names and files may have the mark in them; a name may stand in single
-        quotes.
-    names
-        Names of the model's inputs: the longest that fits is taken.
-    mark
-        Separator of name and file.
+    Names and files may have the ``mark`` between them in them; a name may stand in single quotes.
+    Of the ``names`` of the model's inputs the longest that fits is taken.
     """
     quoted, is_quoted, rest = text.removeprefix("'").partition(f"'{mark}")
     if text.startswith("'") and is_quoted:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
-from swapnet.cli.options import PATH
+from swapnet.cli.options import PATH, F, together
 from swapnet.data.images import PREPROCESSINGS
 from swapnet.data.samples import Samples, image_size, open_samples
 from swapnet.executor.engine import Engine
@@ -31,83 +30,73 @@ DATA_OPTIONS = ("data", "limit", "preprocessing")
 RANGE_OPTIONS = (*DATA_OPTIONS, "calibration", "method", "percentile")
 """Options that `ranges_of` takes."""
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 
 def data_options(*, required: bool = False) -> Callable[[F], F]:
     """Where real inputs come from."""
-
-    def add(command: F) -> F:
-        for option in (
-            click.option(
-                "--preprocessing",
-                type=click.Choice(list(PREPROCESSINGS)),
-                default="imagenet",
-                show_default=True,
-                help="Scaling of pixels: ImageNet's statistics, 0 to 1, -1 to 1, or 0 to 255.",
-            ),
-            click.option(
-                "--limit", type=click.IntRange(1), metavar="N", help="Use the first N samples only."
-            ),
-            click.option(
-                "--data",
-                required=required,
-                metavar="FILE.npz|FOLDER|MODULE:FUNCTION",
-                help="Real inputs of the model: an array for each input, with or without a "
-                "leading sample axis; a folder of such files or of images; or a function that "
-                "yields dicts of arrays.",
-            ),
-        ):
-            command = option(command)
-        return command
-
-    return add
-
-
-def precision_options(command: F) -> F:
-    """Options of what becomes less precise, and how; `RANGE_OPTIONS` among them."""
-    for option in (
+    return together(
         click.option(
-            "--block-size",
-            type=int,
-            metavar="32|64|128",
-            help="Number of int4 weights that share a scale: more of them save bytes and cost "
-            "accuracy. [default: 32]",
+            "--data",
+            required=required,
+            metavar="FILE.npz|FOLDER|MODULE:FUNCTION",
+            help="Real inputs of the model: an array for each input, with or without a "
+            "leading sample axis; a folder of such files or of images; or a function that "
+            "yields dicts of arrays.",
         ),
         click.option(
-            "--exclude",
-            metavar="NODE",
-            multiple=True,
-            help="Leave an operator in float32; can be repeated.",
+            "--limit", type=click.IntRange(1), metavar="N", help="Use the first N samples only."
         ),
         click.option(
-            "--weight-only",
-            is_flag=True,
-            help="Store weights in lower precision, compute in float32.",
-        ),
-        click.option(
-            "--percentile",
-            type=click.FloatRange(0, 100, min_open=True),
-            default=99.99,
+            "--preprocessing",
+            type=click.Choice(list(PREPROCESSINGS)),
+            default="imagenet",
             show_default=True,
-            help="Percentile of absolute values, for --method percentile.",
+            help="Scaling of pixels: ImageNet's statistics, 0 to 1, -1 to 1, or 0 to 255.",
         ),
-        click.option(
-            "--method",
-            type=click.Choice(METHODS),
-            default="minmax",
-            show_default=True,
-            help="Way to take a range from the observed values.",
-        ),
-        click.option(
-            "--calibration",
-            metavar="CACHE",
-            type=PATH,
-            help="Ranges that were measured before, instead of --data.",
-        ),
-    ):
-        command = option(command)
-    return data_options()(command)
+    )
+
+
+precision_options = together(
+    data_options(),
+    click.option(
+        "--calibration",
+        metavar="CACHE",
+        type=PATH,
+        help="Ranges that were measured before, instead of --data.",
+    ),
+    click.option(
+        "--method",
+        type=click.Choice(METHODS),
+        default="minmax",
+        show_default=True,
+        help="Way to take a range from the observed values.",
+    ),
+    click.option(
+        "--percentile",
+        type=click.FloatRange(0, 100, min_open=True),
+        default=99.99,
+        show_default=True,
+        help="Percentile of absolute values, for --method percentile.",
+    ),
+    click.option(
+        "--weight-only",
+        is_flag=True,
+        help="Store weights in lower precision, compute in float32.",
+    ),
+    click.option(
+        "--exclude",
+        metavar="NODE",
+        multiple=True,
+        help="Leave an operator in float32; can be repeated.",
+    ),
+    click.option(
+        "--block-size",
+        type=int,
+        metavar="32|64|128",
+        help="Number of int4 weights that share a scale: more of them save bytes and cost "
+        "accuracy. [default: 32]",
+    ),
+)
+"""Options of what becomes less precise, and how; `RANGE_OPTIONS` among them."""
 
 
 def open_data(
@@ -121,19 +110,8 @@ def open_data(
 ) -> Samples | None:
     """The samples that ``--data`` names; None where it is not given.
 
-    Parameters
-    ----------
-    model
-        ONNX file that takes them; an engine directory where ``is_engine`` says so.
-    data, limit, preprocessing
-        As on the command line.
-    shapes
-        Input shapes: height and width of images, where the model leaves them open.
-
-    Raises
-    ------
-    InputError
-        They can't be read, or do not fit this model.
+    ``model`` is an ONNX file, or an engine directory where ``is_engine`` says so. ``shapes`` say
+    the height and width of images, where the model leaves them open.
     """
     if data is None:
         return None
@@ -164,13 +142,7 @@ def ranges_of(
     memory_limit: bool = False,
     progress: Progress,
 ) -> RangeCache | None:
-    """Ranges out of a cache, else from data; None where neither is given.
-
-    Raises
-    ------
-    InputError
-        The cache or the data is wrong.
-    """
+    """Ranges out of a cache, else from data; None where neither is given."""
     if calibration:
         return load_ranges(calibration)
     samples = open_data(model, data, limit=limit, preprocessing=preprocessing, shapes=shapes)

@@ -181,29 +181,8 @@ def ask(
 ) -> Any:
     """The answer of a process of its own to a job; the process always ends with this call.
 
-    Parameters
-    ----------
-    module
-        Name of the module that the process runs; its work is `answering` the job.
-    job
-        First line of its standard input, as JSON.
-    answer
-        Type of the answer.
-    progress
-        Takes the progress of the job.
-    verb
-        Activity of the process, for messages.
-    group, limit_bytes
-        As for `Child`.
-
-    Raises
-    ------
-    SwapnetError
-        The process raised it.
-    BudgetError
-        The kernel killed the process for its memory.
-    BackendError
-        The process died of another cause.
+    The work of ``module`` is `answering` the job with an ``answer`` of this type, and ``verb`` is
+    its activity for messages. Takes a group, and raises, as `Child`.
     """
     who = f"the process that {verb}"
     with Child(module, who, group=group, limit_bytes=limit_bytes) as child:

@@ -4,72 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf, nan
-from typing import Any, TypeVar
 
 import click
 
-from swapnet.cli.options import engines_option, storage_option, threads_option
+from swapnet.cli.options import F, engines_option, storage_option, threads_option, together
 from swapnet.errors import InputError
 
 __all__ = ["scenario_options"]
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _LIKE_RATES = "give rates like --rates objects=2.5,signs=0.1"
 
 
 def scenario_options(*, requests: int) -> Callable[[F], F]:
     """The scenario, its budget, and how it is changed; ``requests`` is the default of each DNN."""
-
-    def add(command: F) -> F:
-        for option in (
-            engines_option,
-            threads_option,
-            click.option(
-                "--seed",
-                default=0,
-                show_default=True,
-                type=click.IntRange(0),
-                help="Seed of the requests.",
-            ),
-            click.option(
-                "--speed",
-                default=1.0,
-                show_default=True,
-                type=float,
-                metavar="FACTOR",
-                callback=_speed,
-                help="Multiply all rates.",
-            ),
-            click.option(
-                "--rates",
-                "rates_per_s",
-                multiple=True,
-                metavar="NAME=N,…",
-                callback=_rates_per_s,
-                help="Requests per second of some DNNs, before --speed; names as `scenario list` "
-                "shows them. [default: the scenario's]",
-            ),
-            click.option(
-                "--requests",
-                default=requests,
-                show_default=True,
-                type=click.IntRange(1),
-                help="Least number of requests of a DNN; others get more, by their rates.",
-            ),
-            storage_option,
-            click.option(
-                "--budget",
-                required=True,
-                metavar="SIZE",
-                help="Memory of all DNNs: 128MiB, 25% of their demand, or weights:25%.",
-            ),
-            click.argument("scenario", metavar="FILE|NAME"),
-        ):
-            command = option(command)
-        return command
-
-    return add
+    return together(
+        click.argument("scenario", metavar="FILE|NAME"),
+        click.option(
+            "--budget",
+            required=True,
+            metavar="SIZE",
+            help="Memory of all DNNs: 128MiB, 25% of their demand, or weights:25%.",
+        ),
+        storage_option,
+        click.option(
+            "--requests",
+            default=requests,
+            show_default=True,
+            type=click.IntRange(1),
+            help="Least number of requests of a DNN; others get more, by their rates.",
+        ),
+        click.option(
+            "--rates",
+            "rates_per_s",
+            multiple=True,
+            metavar="NAME=N,…",
+            callback=_rates_per_s,
+            help="Requests per second of some DNNs, before --speed; names as `scenario list` "
+            "shows them. [default: the scenario's]",
+        ),
+        click.option(
+            "--speed",
+            default=1.0,
+            show_default=True,
+            type=float,
+            metavar="FACTOR",
+            callback=_speed,
+            help="Multiply all rates.",
+        ),
+        click.option(
+            "--seed",
+            default=0,
+            show_default=True,
+            type=click.IntRange(0),
+            help="Seed of the requests.",
+        ),
+        threads_option,
+        engines_option,
+    )
 
 
 def _rates_per_s(
