@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import msgspec
 
-from swapnet.arrays import load_npz
+from swapnet.arrays import load_npz, save_npz
 from swapnet.custom_ops import register_custom_ops
 from swapnet.executor.backends.base import Array
 from swapnet.executor.bench.rounds import Pacer, Pauses
 from swapnet.executor.bench.timing import Round, Timing
 from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
 from swapnet.executor.execution import Inference
+from swapnet.executor.executor import SwapExecutor
+from swapnet.executor.gpu.cuda import open_cuda
 from swapnet.executor.pace import Pace
 from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.planning.usage import packing
+from swapnet.executor.probing.reader import BackgroundReader
 from swapnet.executor.report.trace import Recorder, trace_events
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
+from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.machine import forget_peak, peak_resident_bytes
-
-if TYPE_CHECKING:
-    from swapnet.executor.engine import Engine
-    from swapnet.executor.executor import SwapExecutor
+from swapnet.manifest import WEIGHTS, Extent
 
 __all__ = ["Request", "Side", "gpu_free_bytes", "open_side"]
 
@@ -107,9 +110,10 @@ class Request(msgspec.Struct, frozen=True):
         return Pace(self.storage_bytes_per_s) if self.storage_bytes_per_s else None
 
 
-class Side(Protocol):
+class Side(ABC):
     """A way to run the model, in a worker process."""
 
+    @abstractmethod
     def run(self, count: int) -> Round:
         """Run one inference that does not count, then ``count`` that do."""
 
@@ -117,13 +121,16 @@ class Side(Protocol):
         """Outputs of the latest inference."""
         return {}
 
+    def save(self, path: str) -> None:
+        """Write these outputs to an ``.npz``."""
+        save_npz(Path(path), self.outputs())
+
     def details(self) -> Any:
         """Facts for the report: any JSON."""
         return {}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Release everything."""
-        return None
 
 
 def open_side(request: Request) -> Side:
@@ -233,11 +240,6 @@ class _Opening(Side):
 
 class _Resident(Side):
     def __init__(self, request: Request, inputs: dict[str, Array]) -> None:
-        from swapnet.executor.executor import SwapExecutor
-        from swapnet.executor.probing.reader import BackgroundReader
-        from swapnet.executor.swapping.storage import LoadMode, WeightFile
-        from swapnet.manifest import WEIGHTS, Extent
-
         self._inputs = inputs
         self._executor = SwapExecutor(_engine(request), "100%")
         self._storage = WeightFile(
@@ -319,8 +321,6 @@ class _Whole(Side):
 
 
 def _engine(request: Request) -> Engine:
-    from swapnet.executor.engine import Engine
-
     engine = Engine.open(request.path).on_threads(
         request.threads, own=True, gpu_memory=request.gpu_memory, gpu_index=request.gpu_index
     )
@@ -328,8 +328,6 @@ def _engine(request: Request) -> Engine:
 
 
 def _executor(engine: Engine, request: Request) -> SwapExecutor:
-    from swapnet.executor.executor import SwapExecutor
-
     return SwapExecutor(
         engine.on(replace(engine.device, pace=request.pace)),
         request.budget_bytes,
@@ -344,6 +342,4 @@ def gpu_free_bytes(device: Device) -> int:
     """Memory of the device's GPU that no process uses; 0 on the CPU."""
     if not device.gpu:
         return 0
-    from swapnet.executor.gpu.cuda import open_cuda
-
     return open_cuda(device.gpu_index).free_bytes()

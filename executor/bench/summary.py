@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from statistics import mean, median
 from typing import Any, get_args
 
@@ -223,8 +224,6 @@ def _read_bytes(rounds: Sequence[Round]) -> int:
 
 
 def _installed(manifest: Manifest) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
         return version(manifest.compiled.backend)
     except PackageNotFoundError:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from swapnet.arrays import load_npz, save_npz
+from swapnet.arrays import load_npz
 from swapnet.executor.backends.base import Array
 from swapnet.executor.bench.sides import Request, Side, open_side
 from swapnet.executor.bench.timing import Round
@@ -18,26 +18,7 @@ from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.child import Child
 from swapnet.process.serve import Parent, serve
 
-__all__ = ["Command", "Details", "Program", "Run", "Save", "Worker", "serve_side"]
-
-
-class Run(msgspec.Struct, frozen=True, tag=True):
-    """Run inferences, after one that does not count; answered by a `Round`."""
-
-    count: int
-
-
-class Save(msgspec.Struct, frozen=True, tag=True):
-    """Write the outputs of the latest inference to an ``.npz``; answered by its path."""
-
-    path: str
-
-
-class Details(msgspec.Struct, frozen=True, tag=True):
-    """Give facts for the report; answered by any JSON."""
-
-
-Command = Run | Save | Details
+__all__ = ["Program", "Worker", "serve_side"]
 
 
 def serve_side(open_side: Callable[[Request], Side]) -> int:
@@ -46,20 +27,15 @@ def serve_side(open_side: Callable[[Request], Side]) -> int:
     Parameters
     ----------
     open_side
-        Opens the side of a request; the request is answered when the side is open.
+        Opens the side of a request; the request is answered when the side is open. Lines after it
+        are calls of the side's methods, each answered by what it returns.
     """
 
     def work(parent: Parent) -> None:
         side = open_side(parent.job(Request))
         parent.answer("ready")
-        for command in parent.commands(Command):
-            if isinstance(command, Run):
-                parent.answer(side.run(command.count))
-            elif isinstance(command, Details):
-                parent.answer(side.details())
-            else:
-                save_npz(Path(command.path), side.outputs())
-                parent.answer(command.path)
+        for name, *arguments in parent.commands(list[Any]):
+            parent.answer(getattr(side, name)(*arguments))
         side.close()
 
     return serve(work)
@@ -112,27 +88,28 @@ class Worker(Child):
         )
         self.request = request
         try:
-            self._ask(request)
+            self.tell(request)
+            self.hear()
         except BaseException:
             self.close()
             raise
 
     def run(self, count: int) -> Round:
         """Run one inference that does not count, then ``count`` that do."""
-        return msgspec.convert(self._ask(Run(count)), Round)
+        return msgspec.convert(self._call("run", count), Round)
 
     def outputs(self, folder: Path) -> dict[str, Array]:
         """Outputs of the latest inference."""
         path = folder / f"{self.request.role}.npz"
-        self._ask(Save(str(path)))
+        self._call("save", str(path))
         return load_npz(path)
 
     def details(self) -> Any:
         """Facts for the report."""
-        return self._ask(Details())
+        return self._call("details")
 
-    def _ask(self, message: Any) -> Any:
-        self.tell(message)
+    def _call(self, method: str, *arguments: Any) -> Any:
+        self.tell([method, *arguments])
         return self.hear()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from swapnet.arrays import Array, load_npz
 from swapnet.errors import BackendUnavailableError, SwapnetError
 from swapnet.executor.bench.bench import Other
-from swapnet.executor.bench.sides import Request
+from swapnet.executor.bench.sides import Request, Side
 from swapnet.executor.bench.timing import Round
 from swapnet.executor.bench.worker import Worker, serve_side
 from swapnet.machine import peak_resident_bytes
@@ -29,7 +29,7 @@ __all__ = ["Offloaded", "open_side", "without_limit", "write_folder"]
 _UNLIMITED_INFERENCES = 3
 
 
-class Offloaded:
+class Offloaded(Side):
     """BERT on PyTorch, none of its weights in memory between two modules.
 
     Parameters
@@ -81,9 +81,6 @@ class Offloaded:
 
     def details(self) -> Any:
         return {"resident_peak_bytes": peak_resident_bytes()}
-
-    def close(self) -> None:
-        pass
 
 
 def open_side(request: Request) -> Offloaded:
