@@ -73,7 +73,7 @@ def progress_monitor(trt: Any, source: str | None = None) -> Answer:
 
     ticks = count(0, 1000)
     time.monotonic = lambda: float(next(ticks))
-    make = _maker("swapnet.builder.compilers.tensorrt.progress_monitor", "make_monitor", source)
+    make = _maker("swapnet.builder.compilers.tensorrt.engine", "make_monitor", source)
     ours, base = make(trt, report, lambda: False), trt.IProgressMonitor
     base.phase_start(ours, "outer", None, 3)
     base.phase_start(ours, "inner", "outer", 9)

@@ -46,13 +46,13 @@ _SWAPPED = [
     ("IStreamReaderV2", "executor/backends/tensorrt.py", "_plan_reader", "seek"),
     (
         "IProgressMonitor",
-        "builder/compilers/tensorrt/progress_monitor.py",
+        "builder/compilers/tensorrt/engine.py",
         "make_monitor",
         "phase_start",
     ),
     (
         "IProgressMonitor",
-        "builder/compilers/tensorrt/progress_monitor.py",
+        "builder/compilers/tensorrt/engine.py",
         "make_monitor",
         "step_complete",
     ),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
+import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from swapnet.builder.compilers.tensorrt.errors import builder_refusal, unavailable
 from swapnet.builder.compilers.tensorrt.job import Job
 from swapnet.builder.compilers.tensorrt.network import add_profile, make_config, parse_network
-from swapnet.builder.compilers.tensorrt.progress_monitor import make_monitor
 from swapnet.builder.compilers.tensorrt.timing_cache import timing_cached
 from swapnet.errors import ModelError
 from swapnet.process.child import ask
@@ -31,10 +32,12 @@ from swapnet.tensorrt import (
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["compile_engine", "compile_in_child"]
+__all__ = ["compile_engine", "compile_in_child", "make_monitor"]
 
 _MODULE = "swapnet.builder.compilers.tensorrt.engine"
 
+_QUIET_S = 2.0
+"""Blocks that take less say nothing."""
 
 _ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
 
@@ -111,6 +114,42 @@ def compile_in_child(job: Job, progress: Progress) -> int | None:
             hint=f"{error.hint}, or give a smaller --max-block",
         ) from error
     return activation_bytes
+
+
+def make_monitor(
+    trt: tensorrt.Module, report: Callable[[int, int], None], is_stopped: Callable[[], bool]
+) -> Any:
+    """An ``IProgressMonitor`` of the outermost phase, which ends the build when it is stopped.
+
+    ``report`` takes the steps that are done, and all of them. An error in it stops the builder and
+    is kept in ``monitor.raised``: an exception must not cross the library.
+    """
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.raised: BaseException | None = None
+            self._started = time.monotonic()
+            self._outermost = ""
+            self._steps = 0
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if not parent_phase:
+                self._outermost, self._steps = phase_name, num_steps
+
+        def phase_finish(self, phase_name: str) -> None:
+            del phase_name
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            quiet = time.monotonic() - self._started < _QUIET_S
+            if self.raised is None and phase_name == self._outermost and not quiet:
+                try:
+                    report(step + 1, self._steps)
+                except BaseException as error:
+                    self.raised = error
+            return self.raised is None and not is_stopped()
+
+    return Monitor()
 
 
 if __name__ == "__main__":

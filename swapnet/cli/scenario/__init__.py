@@ -6,7 +6,7 @@ import click
 
 from swapnet.cli.console import print_table
 from swapnet.cli.scenario import forecast, run
-from swapnet.cli.scenario.files import scenarios
+from swapnet.cli.scenario.parts import scenarios
 from swapnet.executor.scenario.scenario import load_scenario
 
 __all__ = ["command"]

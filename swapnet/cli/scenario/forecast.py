@@ -8,9 +8,8 @@ import click
 
 from swapnet.budget import Budget
 from swapnet.cli.console import print_table, write_json
-from swapnet.cli.scenario.files import chosen_scenario, scenario_path
 from swapnet.cli.scenario.options import scenario_options
-from swapnet.cli.scenario.parts import parts_of
+from swapnet.cli.scenario.parts import chosen_scenario, parts_of, scenario_path
 from swapnet.executor.device import Device, available_processors
 from swapnet.executor.runtime.memory import together
 from swapnet.executor.scenario.forecast import candidate, forecast

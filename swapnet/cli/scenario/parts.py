@@ -1,7 +1,8 @@
-"""The DNNs of a scenario, ready to run."""
+"""Scenarios by name or file, and their DNNs ready to run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,15 @@ from swapnet import models
 from swapnet.arrays import load_npz
 from swapnet.cli.engine import open_engine, with_delays
 from swapnet.cli.zoo import current_engine, zoo_files
+from swapnet.errors import InputError
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.samples import kept_samples
 from swapnet.executor.scenario.experiment_options import Part, samples_for
-from swapnet.executor.scenario.scenario import Entry, Scenario
+from swapnet.executor.scenario.scenario import Entry, Scenario, at_rates, at_speed, load_scenario
 from swapnet.files import make_folder
 
-__all__ = ["parts_of"]
+__all__ = ["chosen_scenario", "parts_of", "scenario_path", "scenarios"]
 
 _SAMPLES = 3
 """Number of inputs of each DNN; the first is its example."""
@@ -47,3 +49,41 @@ def _part(entry: Entry, engines: Path, device: Device) -> Part:
         first = next(iter(kept_samples(engine)), {})
         given = {name: array[None] for name, array in first.items()}
     return Part(entry, engine, samples_for(engine.manifest, given, _SAMPLES))
+
+
+def scenarios() -> dict[str, Path]:
+    """Files of the scenarios that come with SwapNet, by name."""
+    folder = Path(models.__path__[0]) / "scenarios"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def scenario_path(name: str) -> Path:
+    """The file of a scenario, given as a path or as the name of one that comes with SwapNet.
+
+    Raises
+    ------
+    InputError
+        There is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = scenarios()
+    if name not in known:
+        raise InputError(
+            f"there is no scenario {name}",
+            why="it is neither a file nor a scenario that comes with SwapNet",
+            hint=f"give a TOML file, or one of {', '.join(known)}",
+        )
+    return known[name]
+
+
+def chosen_scenario(path: Path, rates_per_s: Mapping[str, float], *, speed: float) -> Scenario:
+    """The scenario of a file with other rates by name, and all rates times ``speed``.
+
+    Raises
+    ------
+    InputError
+        The file is not a scenario, or has no DNN of that name.
+    """
+    return at_speed(at_rates(load_scenario(path), rates_per_s), speed)

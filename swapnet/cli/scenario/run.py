@@ -12,9 +12,8 @@ import click
 from swapnet.budget import Budget
 from swapnet.cli.console import progress, write_json
 from swapnet.cli.options import trace_options
-from swapnet.cli.scenario.files import chosen_scenario, scenario_path
 from swapnet.cli.scenario.options import scenario_options
-from swapnet.cli.scenario.parts import parts_of
+from swapnet.cli.scenario.parts import chosen_scenario, parts_of, scenario_path
 from swapnet.cli.scenario.table import show
 from swapnet.errors import InputError
 from swapnet.executor.device import Device, available_processors

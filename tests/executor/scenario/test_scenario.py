@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from swapnet import models
-from swapnet.cli.scenario.files import scenarios
+from swapnet.cli.scenario.parts import scenarios
 from swapnet.errors import InputError
 from swapnet.executor.scenario.scenario import at_rates, at_speed, load_scenario
 from tests.executor.scenario.conftest import a_scenario

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from swapnet.builder.compilers.tensorrt import progress_monitor
+from swapnet.builder.compilers.tensorrt import engine
 from swapnet.builder.compilers.tensorrt.engine import compile_engine
 from swapnet.builder.compilers.tensorrt.job import Job, Profile
 from swapnet.errors import BackendUnavailableError, ModelError
@@ -168,7 +168,7 @@ def test_steps_of_long_builds_are_told(tmp_path: Path, monkeypatch: pytest.Monke
 
     compile_engine(job(tmp_path), report)
     assert not told
-    monkeypatch.setattr(progress_monitor, "_QUIET_S", 0)
+    monkeypatch.setattr(engine, "_QUIET_S", 0)
     compile_engine(job(tmp_path), report)
     assert told == [(f"compile {TITLE}", 1, 2)]
 
@@ -178,7 +178,7 @@ def test_a_report_can_stop_the_builder(tmp_path: Path, monkeypatch: pytest.Monke
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(progress_monitor, "_QUIET_S", 0)
+    monkeypatch.setattr(engine, "_QUIET_S", 0)
     with pytest.raises(KeyboardInterrupt):
         compile_engine(job(tmp_path), interrupt)
     assert not list(tmp_path.iterdir())
