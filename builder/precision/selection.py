@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -80,9 +81,7 @@ def weighted(graph: onnx.GraphProto, *, exclude: Collection[str] = ()) -> tuple[
     axes: dict[str, set[int | None]] = {}
     for one in found:
         axes.setdefault(one.weight, set()).add(one.axis)
-    reading: dict[str, int] = {}
-    for one in found:
-        reading[one.weight] = reading.get(one.weight, 0) + 1
+    reading = Counter(one.weight for one in found)
     return tuple(
         one
         for one in found
