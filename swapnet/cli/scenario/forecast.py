@@ -9,10 +9,11 @@ import click
 from swapnet.budget import Budget
 from swapnet.cli.console import print_table, write_json
 from swapnet.cli.scenario.options import scenario_options
-from swapnet.cli.scenario.parts import chosen_scenario, parts_of, scenario_path
+from swapnet.cli.scenario.parts import parts_of, scenario_path
 from swapnet.executor.device import Device, available_processors
 from swapnet.executor.runtime.memory import together
 from swapnet.executor.scenario.forecast import candidate, forecast
+from swapnet.executor.scenario.scenario import at_rates, at_speed, load_scenario
 from swapnet.units import format_size
 
 __all__ = ["command"]
@@ -34,7 +35,8 @@ def command(
     json_target: str | None,
 ) -> None:
     """Predict latency and memory of a scenario, on a virtual clock with measured delays."""
-    chosen = chosen_scenario(scenario_path(scenario), rates_per_s, speed=speed)
+    given = load_scenario(scenario_path(scenario))
+    chosen = at_speed(at_rates(given, rates_per_s), speed)
     parsed = Budget.parse(budget)
     parsed.check_fixed()
     device = Device(threads or available_processors())

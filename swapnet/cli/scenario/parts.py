@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.samples import kept_samples
 from swapnet.executor.scenario.experiment_options import Part, samples_for
-from swapnet.executor.scenario.scenario import Entry, Scenario, at_rates, at_speed, load_scenario
+from swapnet.executor.scenario.scenario import Entry, Scenario
 from swapnet.files import make_folder
 
-__all__ = ["chosen_scenario", "parts_of", "scenario_path", "scenarios"]
+__all__ = ["parts_of", "scenario_path", "scenarios"]
 
 _SAMPLES = 3
 """Number of inputs of each DNN; the first is its example."""
@@ -76,14 +75,3 @@ def scenario_path(name: str) -> Path:
             hint=f"give a TOML file, or one of {', '.join(known)}",
         )
     return known[name]
-
-
-def chosen_scenario(path: Path, rates_per_s: Mapping[str, float], *, speed: float) -> Scenario:
-    """The scenario of a file with other rates by name, and all rates times ``speed``.
-
-    Raises
-    ------
-    InputError
-        The file is not a scenario, or has no DNN of that name.
-    """
-    return at_speed(at_rates(load_scenario(path), rates_per_s), speed)

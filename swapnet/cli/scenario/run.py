@@ -13,7 +13,7 @@ from swapnet.budget import Budget
 from swapnet.cli.console import progress, write_json
 from swapnet.cli.options import trace_options
 from swapnet.cli.scenario.options import scenario_options
-from swapnet.cli.scenario.parts import chosen_scenario, parts_of, scenario_path
+from swapnet.cli.scenario.parts import parts_of, scenario_path
 from swapnet.cli.scenario.table import show
 from swapnet.errors import InputError
 from swapnet.executor.device import Device, available_processors
@@ -23,6 +23,7 @@ from swapnet.executor.report.trace import trace_file
 from swapnet.executor.scenario.experiment import experiment
 from swapnet.executor.scenario.experiment_options import OTHERS, UNLIMITED, ExperimentOptions
 from swapnet.executor.scenario.page import scenario_page
+from swapnet.executor.scenario.scenario import at_rates, at_speed, load_scenario
 from swapnet.executor.scenario.steps import parse_steps
 from swapnet.files import check_writable, working_folder
 
@@ -85,7 +86,7 @@ def command(
     from swapnet.builder.one_operator import one_operator_engine
 
     path = scenario_path(scenario)
-    chosen = chosen_scenario(path, rates_per_s, speed=speed)
+    chosen = at_speed(at_rates(load_scenario(path), rates_per_s), speed)
     parsed = Budget.parse(budget)
     parsed.check_fixed()
     others = _others(compared)
