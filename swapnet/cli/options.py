@@ -207,33 +207,30 @@ custom_ops_option = click.option(
 )
 
 
-def shapes_option(command: F) -> F:
-    """``--shapes`` and ``--dims``, parsed."""
-
-    def parse(_: click.Context, __: click.Parameter, value: str | None) -> Any:
-        return {} if value is None else parse_dims(value)
-
-    dims = click.option(
-        "--dims",
-        callback=parse,
-        metavar="NAME=SIZE,…",
-        help="Sizes of the symbols in input shapes, such as batch=1,past=511.",
-    )
-    shapes = shapes_option_named(
-        "--shapes",
-        "Input shapes, as trtexec writes them. A scalar is NAME: alone; a name with a comma may "
-        "be in double quotes.",
-    )
-    return shapes(dims(command))
+def _parsing(parse: Callable[[str], Any]) -> Callable[..., Any]:
+    """A callback that parses the text of an option; what is not given is empty."""
+    return lambda _, __, text: {} if text is None else parse(text)
 
 
 def shapes_option_named(name: str, text: str) -> Callable[[F], F]:
     """An option that takes shapes, parsed."""
+    callback = _parsing(parse_shapes)
+    return click.option(name, callback=callback, metavar="NAME:1x3x640x640,…", help=text)
 
-    def parse(_: click.Context, __: click.Parameter, value: str | None) -> Any:
-        return {} if value is None else parse_shapes(value)
 
-    return click.option(name, callback=parse, metavar="NAME:1x3x640x640,…", help=text)
+shapes_option = together(
+    shapes_option_named(
+        "--shapes",
+        "Input shapes, as trtexec writes them. A scalar is NAME: alone; a name with a comma may "
+        "be in double quotes.",
+    ),
+    click.option(
+        "--dims",
+        callback=_parsing(parse_dims),
+        metavar="NAME=SIZE,…",
+        help="Sizes of the symbols in input shapes, such as batch=1,past=511.",
+    ),
+)
 
 
 def named_file(text: str, names: Iterable[str], mark: str) -> tuple[str, Path]:
