@@ -93,8 +93,8 @@ def compare_outputs(
     found: dict[str, _Output] = {}
     count = 0
     with (
+        _opened(candidate, budget, threads) as theirs,  # first: a budget may be refused
         _opened(reference, budget, threads) as ours,
-        _opened(candidate, budget, threads) as theirs,
     ):
         _check_names("inputs", ours.inputs, theirs.inputs, reference, candidate)
         for count, feed in enumerate(samples, 1):
