@@ -233,7 +233,7 @@ _MODELS = (
         shapes={},
         make=smollm2.make,
         samples=smollm2.samples,
-        reading=smollm2.read,
+        read=smollm2.read,
         is_language_model=True,
     ),
 )
