@@ -69,7 +69,7 @@ def _server() -> subprocess.Popen[str]:
 
 
 def _ask(module: str, job: msgspec.Struct, answer: Any, *, verb: str) -> Any:
-    """As `swapnet.process.ask.ask`, answered by a fork of the server."""
+    """As `swapnet.process.child.ask`, answered by a fork of the server."""
     del module
     server = _server()
     assert server.stdin is not None
