@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from math import inf
 from typing import NamedTuple
 
+from swapnet.errors import BudgetError
 from swapnet.executor.backends.strips import buffer_bytes
 from swapnet.executor.planning.layout import Interval, inside_run, largest_sum, lives_of, span_of
 from swapnet.executor.planning.plan import Step
@@ -24,8 +26,8 @@ _LEAST_BYTES = 1 << 20
 _GAIN = 1.02
 """Smallest budget over that of the next way to execute: less is not worth more strips."""
 
-Trial = Callable[[Sequence[Step]], tuple[list[int], list[str]]]
-"""Runs steps; the peak of the arena after each, and digests of the outputs."""
+Trial = Callable[[Sequence[Step], int], tuple[int, list[str]]]
+"""Runs steps in an arena of so many bytes; its peak, and digests of the outputs."""
 
 
 def find_stripings(
@@ -54,6 +56,10 @@ def find_stripings(
     if not manifest.runs or ways.most_bytes < _LEAST_BYTES:
         return ()
     smallest = least_bytes(manifest, None)
+
+    def saves_little(striping: Striping) -> bool:
+        return least_bytes(manifest, striping) * _GAIN >= smallest
+
     found: list[Striping] = []
     tried: set[tuple[Striped, ...]] = {()}
     for part in _TARGETS:
@@ -62,17 +68,17 @@ def find_stripings(
         if runs in tried:
             continue
         tried.add(runs)
-        at_least = Striping(runs, _scratch_beside(manifest, runs))
-        if least_bytes(manifest, at_least) * _GAIN >= smallest:
+        if saves_little(Striping(runs, _scratch_beside(manifest, runs))):
             continue
         steps = _steps(manifest, runs)
-        peaks, digests = trial(steps)
-        if digests == expected:
-            striping = Striping(runs, limit(steps, max(peaks)))
-            needed = least_bytes(manifest, striping)
-            if needed * _GAIN < smallest:
+        with suppress(BudgetError):  # it needs more than what is saved
+            peak, digests = trial(steps, smallest)
+            if digests != expected or saves_little(Striping(runs, peak)):
+                continue
+            striping = Striping(runs, limit(steps, peak))
+            if not saves_little(striping):
                 found.append(striping)
-                smallest = needed
+                smallest = least_bytes(manifest, striping)
     return tuple(found)
 
 

@@ -10,7 +10,7 @@ import mmap
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -74,6 +74,12 @@ _ROWS = 2
 
 _UNSEEN_BYTES = 64 << 20
 """End of ONNX Runtime's arena that is not watched: far more than inline constants take."""
+
+_WATCHED_BYTES = 192 << 20
+_SEEN_BYTES = 48 << 20
+"""Watched memory of the first try, and the peak below which it counts: what lies beyond the watched
+memory would begin above it. ONNX Runtime fills a list of a 32nd of an arena, so a large one takes
+longer than most models run."""
 
 _PR_SET_THP_DISABLE = 41
 
@@ -264,8 +270,11 @@ def _measure_here(
         blocks = _Blocks(folder, shapes)
         manifest = blocks.manifest
         apart = _grouped(manifest, 1)
-        groupings = [_grouped(manifest, size) for size in (_FEW_BLOCKS, len(manifest.blocks))]
-        peaks = blocks.run(apart, LARGEST_CHUNK_BYTES, _Region())
+        sizes = [len(manifest.blocks)]
+        if not all(map(manifest.is_sized, manifest.values)):
+            sizes.insert(0, _FEW_BLOCKS)
+        groupings = [_grouped(manifest, size) for size in sizes]
+        peaks = _peaks(blocks, apart, LARGEST_CHUNK_BYTES)
         expected = list(blocks.digests)
         limit = _limit(blocks, [apart, *groupings], max(peaks)) + _SPARE_BYTES
         measured = _measured(_sized(manifest, blocks.nbytes), peaks, limit)
@@ -290,9 +299,9 @@ def _measure_here(
 def _stripings(
     blocks: _Blocks, measured: Manifest, expected: Sequence[str]
 ) -> tuple[Striping, ...]:
-    def trial(steps: Sequence[Step]) -> tuple[list[int], list[str]]:
-        peaks = blocks.run(steps, LARGEST_CHUNK_BYTES, _Region())
-        return peaks, list(blocks.digests)
+    def trial(steps: Sequence[Step], most_bytes: int) -> tuple[int, list[str]]:
+        peak = max(_peaks(blocks, steps, most_bytes))
+        return peak, list(blocks.digests)
 
     def limit(steps: Sequence[Step], peak: int) -> int:
         return _limit(blocks, [steps], peak) + _SPARE_BYTES
@@ -339,6 +348,17 @@ def _grouped(manifest: Manifest, size: int) -> list[Step]:
         else:
             steps.append(Step(block.index, block.index, 0))
     return steps
+
+
+def _peaks(blocks: _Blocks, steps: Sequence[Step], most_bytes: int) -> list[int]:
+    """The peak of ONNX Runtime's arena after each step; BudgetError above ``most_bytes``."""
+    largest = min(align_up(most_bytes, mmap.PAGESIZE) + _UNSEEN_BYTES, LARGEST_CHUNK_BYTES)
+    if largest > _WATCHED_BYTES + _UNSEEN_BYTES:
+        with suppress(BudgetError):
+            peaks = blocks.run(steps, _WATCHED_BYTES + _UNSEEN_BYTES, _Region())
+            if max(peaks) < _SEEN_BYTES:
+                return peaks
+    return blocks.run(steps, largest, _Region())
 
 
 def _limit(blocks: _Blocks, orders: Sequence[Sequence[Step]], peak: int) -> int:
