@@ -95,8 +95,8 @@ def compare_outputs(
     count = 0
     with (
         _quiet(),
+        _opened(candidate, budget, threads) as gives,  # first: a budget may be refused
         _opened(reference, budget, threads) as expects,
-        _opened(candidate, budget, threads) as gives,
     ):
         _check_inputs(expects, gives, reference, candidate)
         for count, feed in enumerate(samples, 1):

@@ -23,7 +23,9 @@ from swapnet.profile import Profile, profile_paths, save_profile
 from swapnet.progress import Progress, silent
 from swapnet.shapes import shapes_key
 
-__all__ = ["ensure_measured", "measure", "measure_in_child"]
+__all__ = ["MODULE", "ensure_measured", "measure", "measure_in_child"]
+
+MODULE = "swapnet.calibration.delays.worker"
 
 _LOGGER = logging.getLogger("swapnet")
 
@@ -163,7 +165,7 @@ def measure_in_child(job: Job, progress: Progress) -> Profile:
         progress(answer.stage, answer.done, answer.total)
         return None
 
-    return ask("swapnet.calibration.delays.worker", job, Answer, hear, verb="measures")
+    return ask(MODULE, job, Answer, hear, verb="measures")
 
 
 def _save(engine: Engine) -> None:

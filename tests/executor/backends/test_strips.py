@@ -177,7 +177,7 @@ def test_what_gives_other_bits_is_left_out(engine: Engine) -> None:
     heights = {name: int(t.shape[2]) for name, t in manifest.tensors.items()}
 
     def found(digest: str) -> tuple[Striping, ...]:
-        def trial(steps: Sequence[Step], most_bytes: int) -> tuple[int, list[str]]:
+        def trial(_: Sequence[Step], most_bytes: int) -> tuple[int, list[str]]:
             assert most_bytes <= least_bytes(manifest, None)
             return 1 << 20, [digest]
 
