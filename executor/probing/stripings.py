@@ -36,6 +36,7 @@ def find_stripings(
     expected: Sequence[str],
     trial: Trial,
     limit: Callable[[Sequence[Step], int], int],
+    spare_bytes: int,
 ) -> tuple[Striping, ...]:
     """Ways to execute an engine in strips, each with less memory than the one before.
 
@@ -51,6 +52,8 @@ def find_stripings(
         Runs steps.
     limit
         The limit of an arena under which steps run, from a peak on.
+    spare_bytes
+        Difference of the limit and the peak at least.
     """
     ways = _Ways(manifest, heights)
     if not manifest.runs or ways.most_bytes < _LEAST_BYTES:
@@ -61,19 +64,22 @@ def find_stripings(
         return least_bytes(manifest, striping) * _GAIN >= smallest
 
     found: list[Striping] = []
-    tried: set[tuple[Striped, ...]] = {()}
+    peaks: dict[tuple[Striped, ...], int] = {}
+    """Peak of the runs in each way that was tried: other ways with these runs have it too."""
     for part in _TARGETS:
         spread = ways.most_bytes - ways.least_bytes
         runs = ways.cheapest(ways.least_bytes + int(spread * part))
-        if runs in tried:
+        beside = _scratch_beside(manifest, runs)
+        known = (nbytes for others, nbytes in peaks.items() if {*others} <= {*runs})
+        at_least = max(beside, *known, 0) + spare_bytes
+        if not runs or runs in peaks or saves_little(Striping(runs, at_least)):
             continue
-        tried.add(runs)
-        if saves_little(Striping(runs, _scratch_beside(manifest, runs))):
-            continue
+        peaks[runs] = 0
         steps = _steps(manifest, runs)
         with suppress(BudgetError):  # it needs more than what is saved
             peak, digests = trial(steps, smallest)
-            if digests != expected or saves_little(Striping(runs, peak)):
+            peaks[runs] = peak if peak > beside else 0
+            if digests != expected or saves_little(Striping(runs, peak + spare_bytes)):
                 continue
             striping = Striping(runs, limit(steps, peak))
             if not saves_little(striping):

@@ -33,15 +33,16 @@ from swapnet.executor.planning.layout import last_uses
 from swapnet.executor.planning.plan import Place, Step
 from swapnet.executor.planning.schedule import outline_of
 from swapnet.executor.planning.usage import READ_BYTES
+from swapnet.executor.probing import trial
 from swapnet.executor.probing.activations import Job, Measurement
 from swapnet.executor.probing.stripings import find_stripings
-from swapnet.executor.probing.trial import confirmed, trial, trial_under_limit
 from swapnet.executor.samples import kept_samples
 from swapnet.executor.swapping.actual_shapes import ActualShapes, ShapeError
 from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.loading import fill, pieces
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.manifest import WEIGHTS, Extent, Manifest, Tensor, sha256_of
+from swapnet.process.child import Child, forked
 from swapnet.process.serve import Parent, serve
 from swapnet.shapes import SessionMemory
 from swapnet.strips import Striping
@@ -60,6 +61,9 @@ _MOST_TIMES_PEAK = 16
 """Upper limit of the tries, in multiples of the peak."""
 
 _CONFIRMING_TRIES = 2
+
+_OWN = (False, True)
+"""Processes in which the smallest budget is tried: a user's, and one of ours."""
 
 _PATIENCE_S = 30.0
 _PATIENT_TIMES = 10
@@ -261,10 +265,11 @@ class _Region:
 def _measure_here(
     folder: Path, shapes: Mapping[str, tuple[int, ...]] | None, *, limited: bool
 ) -> Measurement:
-    with ExitStack() as opened:
-        trials = [opened.enter_context(trial(own=own)) for own in (False, True)]
-        tries = _CONFIRMING_TRIES if limited else 0
-        confirming = [opened.enter_context(trial_under_limit()) for _ in range(tries)]
+    import onnxruntime  # noqa: F401 - before the forks, so that it does not count
+
+    tries = _CONFIRMING_TRIES if limited else 0
+    # Forked early, so that their heaps are as those of new processes.
+    with ExitStack() as opened, forked(*[trial.MODULE] * (len(_OWN) + tries)):
         # Huge pages would make a peak of touched ones; the trials have them as executors do.
         ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
         blocks = _Blocks(folder, shapes)
@@ -281,13 +286,17 @@ def _measure_here(
         stripings = _stripings(blocks, measured, expected)
         measured = msgspec.structs.replace(measured, stripings=stripings)
         begun_s = time.monotonic()
-        for process in trials:
-            process.begin(folder, measured, _ONE_OPERATOR)
-        process_bytes, own_process_bytes = (process.answer() for process in trials)
+        trials = [
+            opened.enter_context(Child(trial.MODULE, "the process that tries the smallest budget"))
+            for _ in _OWN
+        ]
+        for process, own in zip(trials, _OWN, strict=True):
+            process.tell(trial.Job(str(folder), measured, _ONE_OPERATOR, own))
+        process_bytes, own_process_bytes = (int(process.hear()) for process in trials)
         process_bytes = max(process_bytes, own_process_bytes)  # they differ by chance if small
         memory = SessionMemory(limit, process_bytes, own_process_bytes)
-        memory, unconfirmed = confirmed(
-            confirming,
+        memory, unconfirmed = trial.confirmed(
+            tries,
             folder,
             msgspec.structs.replace(measured, session_memory=memory),
             _ONE_OPERATOR,
@@ -307,7 +316,7 @@ def _stripings(
         return _limit(blocks, [steps], peak) + _SPARE_BYTES
 
     heights = {n: shape[_ROWS] for n, shape in blocks.shapes.items() if len(shape) > _ROWS}
-    return find_stripings(measured, heights, expected, trial, limit)
+    return find_stripings(measured, heights, expected, trial, limit, _SPARE_BYTES)
 
 
 def _sized(manifest: Manifest, nbytes: Mapping[str, int]) -> Manifest:

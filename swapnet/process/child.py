@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, NoReturn, TypeVar
+from typing import IO, Any, NoReturn, TypeAlias, TypeVar
 
 import msgspec
 
@@ -31,8 +31,11 @@ __all__ = ["Child", "forked"]
 
 T = TypeVar("T", bound="Child")
 
-_WAITING: dict[str, tuple[subprocess.Popen[bytes], IO[str]]] = {}
-"""Processes of `forked` by their modules, each with what it said."""
+_Started: TypeAlias = "tuple[subprocess.Popen[bytes], IO[str]]"
+"""A process, and the file that its standard error goes to."""
+
+_WAITING: dict[str, list[_Started]] = {}
+"""Processes of `forked` by their modules."""
 
 
 class Child:
@@ -69,8 +72,8 @@ class Child:
         self._who = who
         self._patience_s = patience_s
         self._limit_bytes = limit_bytes
-        if group is None and python is None and module in _WAITING:
-            self._process, self._said = _WAITING.pop(module)
+        if group is None and python is None and _WAITING.get(module):
+            self._process, self._said = _WAITING[module].pop()
             return
         command = [str(python or sys.executable), "-m", module, *custom_ops()]
         if group is not None:
@@ -174,23 +177,22 @@ def forked(*modules: str) -> Iterator[None]:
 
     Only a process of ours may do that, and only before it has made a session or a thread.
     """
-    works = {module: import_module(module).work for module in modules}
-    for module, work in works.items():
-        _WAITING[module] = _started([module], partial(_serve_here, work))
+    works = [(module, import_module(module).work) for module in modules]
+    for module, work in works:
+        started = _started([module], partial(_serve_here, work))
+        _WAITING.setdefault(module, []).append(started)
     try:
         yield
     finally:
-        for module in _WAITING.keys() & works.keys():
-            process, said = _WAITING.pop(module)
-            process.kill()
-            process.communicate()
-            said.close()
+        for module in set(modules):
+            for process, said in _WAITING.pop(module):
+                process.kill()
+                process.communicate()
+                said.close()
 
 
-def _started(
-    command: list[str], instead: Callable[[], NoReturn] | None = None
-) -> tuple[subprocess.Popen[bytes], IO[str]]:
-    """A process, and the file that its standard error goes to; it may do something else instead."""
+def _started(command: list[str], instead: Callable[[], NoReturn] | None = None) -> _Started:
+    """Start a command, or do something else in the new process."""
     # A pipe that nobody reads would stop a process that says much.
     said = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115
     process = subprocess.Popen(
@@ -218,6 +220,7 @@ def _serve_here(work: Callable[[Parent], None]) -> NoReturn:
         logging.getLogger("swapnet").handlers.clear()
         status = serve(work)
     except BaseException:
-        traceback.print_exc()
+        with open(2, "w", closefd=False) as said:
+            traceback.print_exc(file=said)
     finally:
         os._exit(status)

@@ -181,7 +181,7 @@ def test_what_gives_other_bits_is_left_out(engine: Engine) -> None:
             assert most_bytes <= least_bytes(manifest, None)
             return 1 << 20, [digest]
 
-        return find_stripings(manifest, heights, ["same"], trial, lambda _, peak: peak)
+        return find_stripings(manifest, heights, ["same"], trial, lambda _, peak: peak, 0)
 
     assert found("same")
     assert not found("other")

@@ -135,7 +135,7 @@ def test_a_forked_process_is_the_next_child_of_its_module(serving: str) -> None:
 def test_a_forked_process_that_nobody_takes_ends(serving: str) -> None:
     with forked(serving):
         assert child_module._WAITING.keys() == {serving}
-        process, _ = child_module._WAITING[serving]
+        ((process, _),) = child_module._WAITING[serving]
         assert process.poll() is None
     assert process.returncode == -signal.SIGKILL
     assert not child_module._WAITING
