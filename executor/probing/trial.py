@@ -26,7 +26,13 @@ from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import for_pool
 from swapnet.executor.samples import kept_samples
 from swapnet.fingerprint import PORTABLE
-from swapnet.machine import anonymous_bytes, forget_peak, own_pages, peak_anonymous_bytes
+from swapnet.machine import (
+    anonymous_bytes,
+    forget_peak,
+    own_pages,
+    peak_anonymous_bytes,
+    trim_heap,
+)
 from swapnet.manifest import Manifest
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.child import Child
@@ -208,6 +214,7 @@ def _warmed_up(warm_up: bytes, *, own: bool) -> Device:
     device = own_process(available_processors()) if own else Device()
     first = open_on_cpu(warm_up, Step(0, 0, 0), device, shared_arena=False)
     first.run(None, {"x": np.zeros(1, np.float32)})
+    trim_heap()  # what was freed before would hide what is allocated now
     return device
 
 
