@@ -21,20 +21,21 @@ from swapnet.builder.writing.directory import build_folders, filling, target_of
 from swapnet.data.samples import samples_of
 from swapnet.data.spool import spool
 from swapnet.errors import BackendError
+from swapnet.executor.probing.activations import MODULE as MEASURING
 from swapnet.files import working_folder
 from swapnet.machine import usable_memory_bytes
 from swapnet.manifest import Manifest, load_manifest
-from swapnet.process.child import Child
+from swapnet.process.child import Child, forked
 from swapnet.process.failure import ProcessDied
 from swapnet.process.serve import Parent, Reached, serve
 from swapnet.progress import Progress
 from swapnet.units import format_size
 
-__all__ = ["build_in_child"]
+__all__ = ["MODULE", "build_in_child"]
 
 _LOGGER = logging.getLogger("swapnet")
 
-_MODULE = "swapnet.builder.child"
+MODULE = "swapnet.builder.child"
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -100,7 +101,7 @@ def build_in_child(
         imported(Path(model), Path(target).absolute().parent) as path,
         _sendable(options.checked(), path) as sendable,
         _explained(target, lambda: read.needed_bytes),
-        Child(_MODULE, "the process that builds") as child,
+        Child(MODULE, "the process that builds") as child,
     ):
         child.tell(Job(sendable, str(path), str(model), target))
         read = msgspec.convert(child.hear(), Read)
@@ -162,6 +163,13 @@ def _explained(target: str, needed_bytes: Callable[[], int]) -> Iterator[None]:
 
 def work(parent: Parent) -> None:
     """Build what the parent asks for."""
+    import onnxruntime  # noqa: F401 - before the fork, so that it is loaded once
+
+    with forked(MEASURING):
+        _build(parent)
+
+
+def _build(parent: Parent) -> None:
     job = parent.job(Job)
     source = open_source(Path(job.model), Path(job.origin))
     read = Read(needed_bytes(source, job.options))

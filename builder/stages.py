@@ -28,7 +28,7 @@ from swapnet.builder.precision.convert import Converted, convert
 from swapnet.builder.precision.int8_or_float import slower_in_int8
 from swapnet.builder.rewriting.late import compute_late
 from swapnet.builder.rewriting.narrowing import expanded_values, narrow_weights
-from swapnet.builder.rewriting.optimise import TYPES, WHOLE, optimise
+from swapnet.builder.rewriting.optimise import TYPES, optimise
 from swapnet.builder.rewriting.rows_first import gather_rows_first
 from swapnet.builder.rewriting.slicing import slice_operators
 from swapnet.builder.writing.blocks import CutGraph, compile_parts, with_owners
@@ -99,7 +99,6 @@ class Build:
         graph = plan_sizes(
             graph,
             self.work / TYPES,
-            self.work / WHOLE,
             options.shapes,
             options.dims,
             self.samples,

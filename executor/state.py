@@ -24,7 +24,7 @@ from swapnet.manifest import TENSOR_ALIGNMENT, Manifest, Tensor
 from swapnet.shapes import names_of
 from swapnet.symbols import symbols_in
 from swapnet.tensors import Array, numpy_dtype
-from swapnet.units import align_up, format_size, rounded_up
+from swapnet.units import align_up, format_size, told_apart
 
 __all__ = ["CONTEXT", "IDS", "MASK", "Cache", "Pair", "State", "find_cache", "says_context"]
 
@@ -304,12 +304,13 @@ def says_context(cache: Cache | None, budget: Budget, manifest: Manifest) -> Ite
     except BudgetError as error:
         if cache is None or error.smallest_bytes is None or budget.of == "auto":
             raise
-        excess = error.smallest_bytes - budget.resolve(demand(manifest))
+        budget_bytes = budget.resolve(demand(manifest))
+        excess = error.smallest_bytes - budget_bytes
         fitting = cache.context - -(-excess * cache.context // cache.nbytes)
         other = f", or a context of {fitting}" if fitting > 0 else "; no context fits"
         raise BudgetError(
             error.what,
             why=f"{error.why}; {cache}",
-            hint=f"give {rounded_up(error.smallest_bytes)} or more{other}",
+            hint=f"give {told_apart(budget_bytes, error.smallest_bytes)[1]} or more{other}",
             smallest_bytes=error.smallest_bytes,
         ) from error

@@ -266,6 +266,13 @@ def peak_anonymous_bytes() -> int:
     return _status_bytes("VmHWM") - _status_bytes("RssFile") - _status_bytes("RssShmem")
 
 
+def trim_heap() -> None:
+    """Return what the C library's heap holds free, as far as it can (not in musl)."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def own_pages() -> None:
     """Copy the pages that a forked process shares with its parent.
 

@@ -6,7 +6,7 @@ import re
 
 from swapnet.errors import InputError
 
-__all__ = ["align_up", "format_size", "parse_size", "rounded_up"]
+__all__ = ["align_up", "format_size", "parse_size", "rounded_up", "told_apart"]
 
 _SCALE = {
     "B": 1,
@@ -52,9 +52,22 @@ def format_size(nbytes: float) -> str:
     return f"{int(nbytes)}B"
 
 
-def rounded_up(nbytes: int) -> str:
+def rounded_up(nbytes: int, digits: int = 1) -> str:
     """A budget of at least ``nbytes`` in the words of an option, such as ``12.5MiB``."""
-    return f"{-(-nbytes * 10 // _SCALE['MiB']) / 10:g}MiB"
+    return _mib(-(-nbytes * 10**digits // _SCALE["MiB"]) / 10**digits, digits)
+
+
+def _mib(number: float, digits: int) -> str:
+    return f"{number:.{digits}f}".rstrip("0").removesuffix(".") + "MiB"
+
+
+def told_apart(nbytes: int, more: int) -> tuple[str, str]:
+    """A size and one above it that is rounded up, with as many digits as tell them apart."""
+    size, larger, digits = format_size(nbytes), rounded_up(more), 1
+    while nbytes < more and parse_size(size) >= parse_size(larger):
+        digits += 1
+        size, larger = _mib(nbytes / _SCALE["MiB"], digits), rounded_up(more, digits)
+    return size, larger
 
 
 def align_up(nbytes: int, alignment: int) -> int:

@@ -57,6 +57,7 @@ def quiet_options(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     register_custom_ops(options)
     if not packs:
         options.add_session_config_entry("session.disable_prepacking", "1")

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -43,7 +42,6 @@ _REPAIRS = 4
 def plan_sizes(
     graph: Graph,
     types_path: Path,
-    whole_path: Path,
     shapes: Mapping[str, tuple[int, ...]],
     dims: Mapping[str, int],
     samples: Sequence[Sample] = (),
@@ -51,15 +49,13 @@ def plan_sizes(
     """The graph with the planned shape of every value, where some sizes may be left open.
 
     Symbols that the graph fixes become numbers. The others that are not given are assumed: the
-    first of `candidates` at which the model runs. Inputs that are planned keep their shapes.
+    first of `candidates` at which the model runs. Inputs that are planned keep their shapes, and a
+    graph that is planned on all samples is returned as it is.
 
     Parameters
     ----------
     graph, types_path
         As for `plan_shapes`.
-    whole_path
-        The same graph as a model with its own outputs: assumed sizes are tried with it, for it
-        keeps few values.
     shapes, dims
         Shapes of inputs and sizes of symbols that the user gave.
     samples
@@ -73,6 +69,8 @@ def plan_sizes(
         The model does not run at any of these sizes, or not on the samples.
     """
     if graph.inputs and all(len(v.planned) == len(v.shape) for v in graph.inputs):
+        if len(samples) < 2 and all(len(v.planned) == len(v.shape) for v in graph.values.values()):
+            return graph
         kept = {v.name: v.planned for v in graph.inputs}
         return plan_shapes(graph, types_path, kept, samples=samples)
     fixed = fixed_sizes(graph)
@@ -84,13 +82,9 @@ def plan_sizes(
     known = given_sizes(graph.inputs, shapes, likely, dims=open_dims)
     refusals: list[tuple[dict[str, int], SwapnetError]] = []
 
-    trial = cache(partial(open_session, whole_path, quiet_options(optimise=False)))
-
     def runs(sizes: dict[str, int]) -> Graph | None:
         try:
             planned = shapes_of(graph.inputs, sizes)
-            if sizes.keys() - known.keys():
-                _seeded_shapes(trial(), graph, planned, [graph.outputs[0].name], "--shapes")
             planned_graph = plan_shapes(graph, types_path, planned, samples=samples)
             return replace(planned_graph, symbols={**sizes, **fixed})
         except (ModelError, InputError) as error:

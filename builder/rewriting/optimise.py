@@ -175,7 +175,7 @@ def _packed(
     integers = has_quantised(graph)
     if not floats and not integers:
         return graph
-    planned = packed = plan_sizes(graph, folder / TYPES, folder / WHOLE, shapes, dims, samples[:1])
+    planned = packed = plan_sizes(graph, folder / TYPES, shapes, dims, samples[:1])
     if floats:
         packed = pack_products(packed, block, folder / _PACKED)
     if integers:

@@ -23,7 +23,9 @@ from swapnet.profile import Profile, profile_paths, save_profile
 from swapnet.progress import Progress, silent
 from swapnet.shapes import shapes_key
 
-__all__ = ["ensure_measured", "measure", "measure_in_child"]
+__all__ = ["MODULE", "ensure_measured", "measure", "measure_in_child"]
+
+MODULE = "swapnet.calibration.delays.worker"
 
 _LOGGER = logging.getLogger("swapnet")
 
@@ -156,9 +158,7 @@ def _measure(engine: Engine, load_mode: LoadMode | str, fresh: bool, progress: P
 
 def measure_in_child(job: Job, progress: Progress) -> Profile:
     """Run a job in a process of its own; raises as `ask`."""
-    profile: Profile = ask(
-        "swapnet.calibration.delays.worker", job, Profile, progress, verb="measures"
-    )
+    profile: Profile = ask(MODULE, job, Profile, progress, verb="measures")
     return profile
 
 

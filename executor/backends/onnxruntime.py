@@ -30,6 +30,7 @@ from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.swapping.actual_shapes import ShapeError
 from swapnet.executor.swapping.arena import Arena
+from swapnet.machine import trim_heap
 from swapnet.manifest import WEIGHTS, Manifest, Tensor
 from swapnet.tensors import ONNX_TYPES, numpy_dtype
 
@@ -128,11 +129,10 @@ def _returning(is_own: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        libc = ctypes.CDLL(None)
         if is_own:
             _return_freed(_RETURNED_BYTES)
-        elif hasattr(libc, "malloc_trim"):  # not in musl
-            libc.malloc_trim(0)
+        else:
+            trim_heap()
 
 
 class OnnxRuntimeBackend(HostBackend):

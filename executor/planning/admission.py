@@ -10,7 +10,7 @@ from swapnet.executor.planning.usage import demand, page_table_bytes
 from swapnet.machine import memory_bytes
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile
-from swapnet.units import format_size, rounded_up
+from swapnet.units import told_apart
 
 __all__ = ["admitted_bytes", "check_available", "values_too_large"]
 
@@ -59,7 +59,7 @@ def check_available(budget: Budget, budget_bytes: int, available_bytes: int | No
         raise BudgetError(
             f"a budget of {budget} is more than this machine has",
             why=f"it is {budget_bytes} bytes, there are {available}",
-            hint=f"give at most {format_size(available)}",
+            hint=f"give at most {available >> 20}MiB",
         )
     return budget_bytes
 
@@ -84,6 +84,6 @@ def values_too_large(
         error.what,
         why=f"they need {wanted_bytes} bytes at least, the budget of {budget_bytes} leaves "
         f"{most_bytes} for them",
-        hint=f"give {rounded_up(needed)} or more",
+        hint=f"give {told_apart(budget_bytes, needed)[1]} or more",
         smallest_bytes=needed,
     )

@@ -234,20 +234,20 @@ def largest_sum(intervals: Sequence[Interval]) -> int:
 
 def _placed(order: Sequence[Interval]) -> tuple[ValueLayout, int]:
     """The layout of values that are placed in turn, and the position of the one that ends last."""
-    placed: list[tuple[int, int, Interval]] = []
+    placed: list[tuple[int, int, int, int]] = []
     offsets: dict[str, int] = {}
     highest = nbytes = 0
     for position, item in enumerate(order):
-        offset = 0
-        for start, end, other in placed:
-            if other.last < item.first or item.last < other.first:
-                continue
-            if offset + item.nbytes <= start:
-                break
-            offset = max(offset, align_up(end, TENSOR_ALIGNMENT))
+        offset, (size, begins, ends) = 0, (item.nbytes, item.first, item.last)
+        for start, end, first, last in placed:
+            if first <= ends and begins <= last:
+                if offset + size <= start:
+                    break
+                if offset < end:
+                    offset = align_up(end, TENSOR_ALIGNMENT)
         offsets[item.name] = offset
-        end = offset + item.nbytes
-        insort(placed, (offset, end, item), key=lambda place: place[0])
+        end = offset + size
+        insort(placed, (offset, end, begins, ends))
         if end > nbytes:
             nbytes, highest = end, position
     return ValueLayout(offsets, nbytes), highest

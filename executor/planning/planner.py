@@ -27,7 +27,7 @@ from swapnet.executor.planning.usage import (
 from swapnet.manifest import Block, Manifest
 from swapnet.profile import Profile
 from swapnet.strips import Striping
-from swapnet.units import format_size, rounded_up
+from swapnet.units import format_size, told_apart
 
 __all__ = ["make_plan", "most_scratch_bytes", "smallest_budget"]
 
@@ -87,10 +87,11 @@ def make_plan(
     smallest = min(nbytes for *_, nbytes in ways)
     if budget_bytes < smallest:
         _, reason = smallest_budget(manifest)
+        size, needed = told_apart(budget_bytes, smallest)
         raise BudgetError(
-            f"{manifest.source.name} does not fit in {format_size(budget_bytes)}",
+            f"{manifest.source.name} does not fit in {size}",
             why=f"it needs {smallest} bytes, the budget allows {budget_bytes}; {reason}",
-            hint=f"give at least {rounded_up(smallest)}{_other_way(manifest, reason)}",
+            hint=f"give at least {needed}{_other_way(manifest, reason)}",
             smallest_bytes=smallest,
         )
     plans: list[Plan] = []

@@ -19,11 +19,11 @@ from swapnet.process.failure import ProcessDied
 from swapnet.shapes import SessionMemory
 from swapnet.strips import Striping
 
-__all__ = ["Measurement", "measure"]
+__all__ = ["MODULE", "Measurement", "measure"]
 
 _LOGGER = logging.getLogger("swapnet")
 
-_MODULE = "swapnet.executor.probing.worker"
+MODULE = "swapnet.executor.probing.worker"
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
     sizes = {name: tuple(shape) for name, shape in (shapes or {}).items()}
     job = Job(str(folder), sizes, is_available())
     try:
-        found: Measurement = ask(_MODULE, job, Measurement, verb="measures blocks")
+        found: Measurement = ask(MODULE, job, Measurement, verb="measures blocks")
     except ProcessDied as error:
         if error.was_killed:
             raise

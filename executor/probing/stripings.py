@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from math import inf
 from typing import NamedTuple
 
+from swapnet.errors import BudgetError
 from swapnet.executor.backends.strips import buffer_bytes
 from swapnet.executor.planning.layout import Interval, inside_run, largest_sum, lives_of, span_of
 from swapnet.executor.planning.plan import Step
@@ -24,8 +26,8 @@ _LEAST_BYTES = 1 << 20
 _GAIN = 1.02
 """Smallest budget over that of the next way to execute: less is not worth more strips."""
 
-Trial = Callable[[Sequence[Step]], tuple[list[int], list[str]]]
-"""Runs steps; the peak of the arena after each, and digests of the outputs."""
+Trial = Callable[[Sequence[Step], int], tuple[int, list[str]]]
+"""Runs steps in an arena of so many bytes; its peak, and digests of the outputs."""
 
 
 def find_stripings(
@@ -34,6 +36,7 @@ def find_stripings(
     expected: Sequence[str],
     trial: Trial,
     limit: Callable[[Sequence[Step], int], int],
+    spare_bytes: int,
 ) -> tuple[Striping, ...]:
     """Ways to execute an engine in strips, each with less memory than the one before.
 
@@ -49,30 +52,39 @@ def find_stripings(
         Runs steps.
     limit
         The limit of an arena under which steps run, from a peak on.
+    spare_bytes
+        Difference of the limit and the peak at least.
     """
     ways = _Ways(manifest, heights)
     if not manifest.runs or ways.most_bytes < _LEAST_BYTES:
         return ()
     smallest = least_bytes(manifest, None)
+
+    def saves_little(striping: Striping) -> bool:
+        return least_bytes(manifest, striping) * _GAIN >= smallest
+
     found: list[Striping] = []
-    tried: set[tuple[Striped, ...]] = {()}
+    peaks: dict[tuple[Striped, ...], int] = {}
+    """Peak of the runs in each way that was tried: other ways with these runs have it too."""
     for part in _TARGETS:
         spread = ways.most_bytes - ways.least_bytes
         runs = ways.cheapest(ways.least_bytes + int(spread * part))
-        if runs in tried:
+        beside = _scratch_beside(manifest, runs)
+        known = (nbytes for others, nbytes in peaks.items() if {*others} <= {*runs})
+        at_least = max(beside, *known, 0) + spare_bytes
+        if not runs or runs in peaks or saves_little(Striping(runs, at_least)):
             continue
-        tried.add(runs)
-        at_least = Striping(runs, _scratch_beside(manifest, runs))
-        if least_bytes(manifest, at_least) * _GAIN >= smallest:
-            continue
+        peaks[runs] = 0
         steps = _steps(manifest, runs)
-        peaks, digests = trial(steps)
-        if digests == expected:
-            striping = Striping(runs, limit(steps, max(peaks)))
-            needed = least_bytes(manifest, striping)
-            if needed * _GAIN < smallest:
+        with suppress(BudgetError):  # it needs more than what is saved
+            peak, digests = trial(steps, smallest)
+            peaks[runs] = peak if peak > beside else 0
+            if digests != expected or saves_little(Striping(runs, peak + spare_bytes)):
+                continue
+            striping = Striping(runs, limit(steps, peak))
+            if not saves_little(striping):
                 found.append(striping)
-                smallest = needed
+                smallest = least_bytes(manifest, striping)
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""Run an engine at its smallest budget in a forked process: measure all that no part explains.
+"""Run an engine at its smallest budget in a process: measure all that no part explains.
 
 Kernels allocate memory outside of ONNX Runtime's arena, the C library keeps some of what they free,
 and skeletons hold constants that can't be swapped. None of that is known beforehand.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+import sys
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -27,15 +26,24 @@ from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import for_pool
 from swapnet.executor.samples import kept_samples
 from swapnet.fingerprint import PORTABLE
-from swapnet.machine import anonymous_bytes, forget_peak, own_pages, peak_anonymous_bytes
+from swapnet.machine import (
+    anonymous_bytes,
+    forget_peak,
+    own_pages,
+    peak_anonymous_bytes,
+    trim_heap,
+)
 from swapnet.manifest import Manifest
 from swapnet.process.cgroup import MemoryGroup
+from swapnet.process.child import Child
 from swapnet.process.failure import ProcessDied, ProcessTimedOut
-from swapnet.process.forked import Forked
+from swapnet.process.serve import Parent, serve
 from swapnet.shapes import SessionMemory
 from swapnet.units import align_up, format_size
 
-__all__ = ["confirmed", "process_bytes", "trial", "trial_under_limit"]
+__all__ = ["MODULE", "Job", "confirmed", "process_bytes"]
+
+MODULE = "swapnet.executor.probing.trial"
 
 _OPENING_BYTES = 3 << 20
 """Memory that is free while sessions pack weights, for what they read of files: values have not
@@ -61,19 +69,14 @@ _MOST_INFERENCES = 8
 """The heap of eight int4 products grew for five inferences, of other models for two."""
 
 
-def trial(*, own: bool) -> Forked:
-    """A process that answers with `process_bytes` of its job.
+class Job(msgspec.Struct, frozen=True):
+    """Arguments of `process_bytes`; with ``processes``, file of a group to join, only run there."""
 
-    It is forked early, so that its heap is as a new process's.
-
-    Parameters
-    ----------
-    own
-        True to measure a process of ours, where sessions share one thread pool.
-    """
-    import onnxruntime  # noqa: F401 - loaded before the fork, so that it does not count
-
-    return Forked(partial(process_bytes, own=own), "tries the smallest budget")
+    folder: str
+    manifest: Manifest
+    warm_up: bytes
+    own: bool = True
+    processes: str = ""
 
 
 def process_bytes(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool) -> int:
@@ -123,13 +126,8 @@ def process_bytes(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool
         return max(found - skeletons, 0) + reserve + found // _RESERVE_SHARE
 
 
-def trial_under_limit() -> Forked:
-    """A process of ours for `confirmed`, forked early as those of `trial`."""
-    return Forked(_run_in_group, "runs at the smallest budget")
-
-
 def confirmed(
-    processes: Sequence[Forked],
+    tries: int,
     folder: Path,
     manifest: Manifest,
     warm_up: bytes,
@@ -144,8 +142,8 @@ def confirmed(
 
     Parameters
     ----------
-    processes
-        As many tries; of `trial_under_limit`. Without any the number stays.
+    tries
+        Most processes to start; with 0 the number stays.
     folder, manifest, warm_up
         As for `process_bytes`, with the memory of sessions as measured.
     patience_s
@@ -161,12 +159,18 @@ def confirmed(
     SwapnetError
         The engine does not run, or the process died of another cause than its memory.
     """
-    for process in processes:
+    for _ in range(tries):
         budget_bytes, _ = smallest_budget(for_pool(manifest, ThreadPool.GLOBAL))
-        with MemoryGroup(align_up(budget_bytes, mmap.PAGESIZE)) as group:
-            process.begin(folder, manifest, warm_up, group.processes_file)
+        with (
+            MemoryGroup(align_up(budget_bytes, mmap.PAGESIZE)) as group,
+            Child(
+                MODULE, "the process that runs at the smallest budget", patience_s=patience_s
+            ) as process,
+        ):
+            joined = str(group.processes_file)
+            process.tell(Job(str(folder), manifest, warm_up, processes=joined))
             try:
-                process.answer(patience_s)
+                process.hear()
             except ProcessTimedOut:
                 limit, peak = format_size(budget_bytes), format_size(group.peak_bytes)
                 return manifest.session_memory, (
@@ -179,10 +183,8 @@ def confirmed(
                 manifest = _with_more(manifest, _RESERVE_BYTES + budget_bytes // _RESERVE_SHARE)
             else:
                 return manifest.session_memory, ""
-            finally:
-                process.close()  # the group can't be removed before
     untried = "the kernel ended it; the number was raised, which was not tried"
-    return manifest.session_memory, untried if processes else ""
+    return manifest.session_memory, untried if tries else ""
 
 
 def _with_more(manifest: Manifest, nbytes: int) -> Manifest:
@@ -212,6 +214,7 @@ def _warmed_up(warm_up: bytes, *, own: bool) -> Device:
     device = own_process(available_processors()) if own else Device()
     first = open_on_cpu(warm_up, Step(0, 0, 0), device, shared_arena=False)
     first.run(None, {"x": np.zeros(1, np.float32)})
+    trim_heap()  # what was freed before would hide what is allocated now
     return device
 
 
@@ -221,3 +224,18 @@ def _opened(folder: Path, manifest: Manifest, device: Device) -> Engine:
     )
     shaped = msgspec.structs.replace(manifest, compiled=compiled, inline={})
     return replace(Engine.open(folder, device=device), shaped=shaped)
+
+
+def work(parent: Parent) -> None:
+    """Do what the parent asks for."""
+    job = parent.job(Job)
+    folder = Path(job.folder)
+    if job.processes:
+        _run_in_group(folder, job.manifest, job.warm_up, Path(job.processes))
+        parent.answer(0)
+    else:
+        parent.answer(process_bytes(folder, job.manifest, job.warm_up, own=job.own))
+
+
+if __name__ == "__main__":
+    sys.exit(serve(work))

@@ -10,7 +10,7 @@ import mmap
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -33,15 +33,16 @@ from swapnet.executor.planning.layout import last_uses
 from swapnet.executor.planning.plan import Place, Step
 from swapnet.executor.planning.schedule import outline_of
 from swapnet.executor.planning.usage import READ_BYTES
+from swapnet.executor.probing import trial
 from swapnet.executor.probing.activations import Job, Measurement
 from swapnet.executor.probing.stripings import find_stripings
-from swapnet.executor.probing.trial import confirmed, trial, trial_under_limit
 from swapnet.executor.samples import kept_samples
 from swapnet.executor.swapping.actual_shapes import ActualShapes, ShapeError
 from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.loading import fill, pieces
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.manifest import WEIGHTS, Extent, Manifest, Tensor, sha256_of
+from swapnet.process.child import Child, forked
 from swapnet.process.serve import answering, serve
 from swapnet.progress import Progress
 from swapnet.shapes import SessionMemory
@@ -62,6 +63,9 @@ _MOST_TIMES_PEAK = 16
 
 _CONFIRMING_TRIES = 2
 
+_OWN = (False, True)
+"""Processes in which the smallest budget is tried: a user's, and one of ours."""
+
 _PATIENCE_S = 30.0
 _PATIENT_TIMES = 10
 """Time-out of the smallest plan under the kernel's limit: seconds, and multiples of the time
@@ -75,6 +79,12 @@ _ROWS = 2
 
 _UNSEEN_BYTES = 64 << 20
 """End of ONNX Runtime's arena that is not watched: far more than inline constants take."""
+
+_WATCHED_BYTES = 192 << 20
+_SEEN_BYTES = 48 << 20
+"""Watched memory of the first try, and the peak below which it counts: what lies beyond the watched
+memory would begin above it. ONNX Runtime fills a list of a 32nd of an arena, so a large one takes
+longer than most models run."""
 
 _PR_SET_THP_DISABLE = 41
 
@@ -254,31 +264,39 @@ class _Region:
 
 
 def _measure_here(job: Job, _: Progress) -> Measurement:
+    import onnxruntime  # noqa: F401 - before the forks, so that it does not count
+
     folder, shapes = Path(job.folder), job.shapes or None
-    with ExitStack() as opened:
-        trials = [opened.enter_context(trial(own=own)) for own in (False, True)]
-        tries = _CONFIRMING_TRIES if job.limited else 0
-        confirming = [opened.enter_context(trial_under_limit()) for _ in range(tries)]
+    tries = _CONFIRMING_TRIES if job.limited else 0
+    # Forked early, so that their heaps are as those of new processes.
+    with ExitStack() as opened, forked(*[trial.MODULE] * (len(_OWN) + tries)):
         # Huge pages would make a peak of touched ones; the trials have them as executors do.
         ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
         blocks = _Blocks(folder, shapes)
         manifest = blocks.manifest
         apart = _grouped(manifest, 1)
-        groupings = [_grouped(manifest, size) for size in (_FEW_BLOCKS, len(manifest.blocks))]
-        peaks = blocks.run(apart, LARGEST_CHUNK_BYTES, _Region())
+        sizes = [len(manifest.blocks)]
+        if not all(map(manifest.is_sized, manifest.values)):
+            sizes.insert(0, _FEW_BLOCKS)
+        groupings = [_grouped(manifest, size) for size in sizes]
+        peaks = _peaks(blocks, apart, LARGEST_CHUNK_BYTES)
         expected = list(blocks.digests)
         limit = _limit(blocks, [apart, *groupings], max(peaks)) + _SPARE_BYTES
         measured = _measured(_sized(manifest, blocks.nbytes), peaks, limit)
         stripings = _stripings(blocks, measured, expected)
         measured = msgspec.structs.replace(measured, stripings=stripings)
         begun_s = time.monotonic()
-        for process in trials:
-            process.begin(folder, measured, _ONE_OPERATOR)
-        process_bytes, own_process_bytes = (process.answer() for process in trials)
+        trials = [
+            opened.enter_context(Child(trial.MODULE, "the process that tries the smallest budget"))
+            for _ in _OWN
+        ]
+        for process, own in zip(trials, _OWN, strict=True):
+            process.tell(trial.Job(str(folder), measured, _ONE_OPERATOR, own))
+        process_bytes, own_process_bytes = (int(process.hear()) for process in trials)
         process_bytes = max(process_bytes, own_process_bytes)  # they differ by chance if small
         memory = SessionMemory(limit, process_bytes, own_process_bytes)
-        memory, unconfirmed = confirmed(
-            confirming,
+        memory, unconfirmed = trial.confirmed(
+            tries,
             folder,
             msgspec.structs.replace(measured, session_memory=memory),
             _ONE_OPERATOR,
@@ -290,15 +308,15 @@ def _measure_here(job: Job, _: Progress) -> Measurement:
 def _stripings(
     blocks: _Blocks, measured: Manifest, expected: Sequence[str]
 ) -> tuple[Striping, ...]:
-    def trial(steps: Sequence[Step]) -> tuple[list[int], list[str]]:
-        peaks = blocks.run(steps, LARGEST_CHUNK_BYTES, _Region())
-        return peaks, list(blocks.digests)
+    def trial(steps: Sequence[Step], most_bytes: int) -> tuple[int, list[str]]:
+        peak = max(_peaks(blocks, steps, most_bytes))
+        return peak, list(blocks.digests)
 
     def limit(steps: Sequence[Step], peak: int) -> int:
         return _limit(blocks, [steps], peak) + _SPARE_BYTES
 
     heights = {n: shape[_ROWS] for n, shape in blocks.shapes.items() if len(shape) > _ROWS}
-    return find_stripings(measured, heights, expected, trial, limit)
+    return find_stripings(measured, heights, expected, trial, limit, _SPARE_BYTES)
 
 
 def _sized(manifest: Manifest, nbytes: Mapping[str, int]) -> Manifest:
@@ -339,6 +357,17 @@ def _grouped(manifest: Manifest, size: int) -> list[Step]:
         else:
             steps.append(Step(block.index, block.index, 0))
     return steps
+
+
+def _peaks(blocks: _Blocks, steps: Sequence[Step], most_bytes: int) -> list[int]:
+    """The peak of ONNX Runtime's arena after each step; BudgetError above ``most_bytes``."""
+    largest = min(align_up(most_bytes, mmap.PAGESIZE) + _UNSEEN_BYTES, LARGEST_CHUNK_BYTES)
+    if largest > _WATCHED_BYTES + _UNSEEN_BYTES:
+        with suppress(BudgetError):
+            peaks = blocks.run(steps, _WATCHED_BYTES + _UNSEEN_BYTES, _Region())
+            if max(peaks) < _SEEN_BYTES:
+                return peaks
+    return blocks.run(steps, largest, _Region())
 
 
 def _limit(blocks: _Blocks, orders: Sequence[Sequence[Step]], peak: int) -> int:

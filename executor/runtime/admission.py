@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from swapnet.budget import Budget
 from swapnet.errors import BudgetError, InputError
 from swapnet.executor.planning.admission import check_available
-from swapnet.units import format_size, rounded_up
+from swapnet.units import told_apart
 
 __all__ = ["budget_bytes", "too_small"]
 
@@ -26,7 +26,9 @@ def budget_bytes(budget: Budget | str | int) -> int:
     if parsed.of != "bytes":
         raise InputError(
             f"a budget of {parsed} is not for several models",
-            why="a share of their demand changes whenever one is loaded or unloaded",
+            why="it is chosen by the measured delays of one engine"
+            if parsed.of == "auto"
+            else "a share of their demand changes whenever one is loaded or unloaded",
             hint="give a size like 256MiB",
         )
     return check_available(parsed, int(parsed.amount))
@@ -36,13 +38,14 @@ def too_small(
     names: Sequence[str], smallest_bytes: int, budget_bytes: int, *, have_strips: bool = False
 ) -> BudgetError:
     """Refusal of models that do not fit together; ``have_strips`` where one needs less alone."""
-    size, are_several = format_size(budget_bytes), len(names) > 1
+    size, needed = told_apart(budget_bytes, smallest_bytes)
+    are_several = len(names) > 1
     what = f"do not fit in {size} together" if are_several else f"does not fit in {size}"
     why = f"{'they need' if are_several else 'it needs'} {smallest_bytes} bytes"
     why += ", as a SwapRuntime executes no strips of rows" if have_strips else ""
     return BudgetError(
         f"{', '.join(names)} {what}",
         why=f"{why}; the budget allows {budget_bytes}",
-        hint=f"give at least {rounded_up(smallest_bytes)}" + ", or unload one" * are_several,
+        hint=f"give at least {needed}" + ", or unload one" * are_several,
         smallest_bytes=smallest_bytes,
     )

@@ -10,7 +10,13 @@ import click
 
 from swapnet import calibration
 from swapnet.cli.console import print_text, progress, say
-from swapnet.cli.engine import about_weights, build_apart, planned_for, seeded_values
+from swapnet.cli.engine import (
+    about_weights,
+    build_apart,
+    build_progress,
+    planned_for,
+    seeded_values,
+)
 from swapnet.cli.options import PATH, custom_ops_option, shapes_option, shapes_option_named
 from swapnet.cli.precision import (
     DATA_OPTIONS,
@@ -23,7 +29,7 @@ from swapnet.errors import SwapnetError
 from swapnet.executor.backends import best_backend, can_run
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.manifest import Manifest
-from swapnet.units import format_size, parse_size
+from swapnet.units import format_size, parse_size, told_apart
 
 __all__ = ["build_engine", "command"]
 
@@ -151,7 +157,14 @@ def command(
             **given,
         )
     manifest = build_engine(
-        model, folder, measure=measure, targets=names, calibration=ranges, data=data, **options
+        model,
+        folder,
+        measure=measure,
+        forks=chosen == "onnxruntime",
+        targets=names,
+        calibration=ranges,
+        data=data,
+        **options,
     )
     backend = manifest.compiled.backend
     if not can_run(backend):
@@ -164,13 +177,15 @@ def command(
         _compare(folder, manifest, options["smallest_budget"])
 
 
-def build_engine(model: Path, folder: Path, *, measure: bool, **options: Any) -> Manifest:
+def build_engine(
+    model: Path, folder: Path, *, measure: bool, forks: bool = False, **options: Any
+) -> Manifest:
     """Build, measure if asked and the backend runs here, and print a summary.
 
-    ``options`` are those of `swapnet.builder.build`.
+    ``options`` are those of `swapnet.builder.build`, ``forks`` is as for `build_progress`.
     """
     started = time.perf_counter()
-    with progress(folder.name) as report:
+    with build_progress(folder.name, forks=forks) as report:
         manifest = build_apart(model, folder, report, **options)
         if measure and can_run(manifest.compiled.backend):
             report("measure", 0, 1)
@@ -193,6 +208,7 @@ def _compare(folder: Path, manifest: Manifest, asked: str) -> None:
     nbytes, reason = smallest_budget(manifest)
     if nbytes > parse_size(asked):
         print_text(
-            f"{folder}: its smallest budget is {format_size(nbytes)}, more than {asked}; {reason}",
+            f"{folder}: its smallest budget is {told_apart(parse_size(asked), nbytes)[1]}, more "
+            f"than {asked}; {reason}",
             err=True,
         )

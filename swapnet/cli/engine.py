@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
+
 from swapnet.budget import Budget
 from swapnet.calibration import ensure_measured, ensure_shapes
 from swapnet.cli.console import progress, say
@@ -33,6 +35,7 @@ __all__ = [
     "about_weights",
     "build_apart",
     "build_place",
+    "build_progress",
     "engine_or_model",
     "is_model",
     "open_engine",
@@ -195,7 +198,7 @@ def engine_or_model(
         return
     with ExitStack() as opened:
         folder = build_place(opened) / path.stem
-        with progress(path.name) as report:
+        with build_progress(path.name, forks=True) as report:
             build_apart(
                 path,
                 folder,
@@ -207,6 +210,25 @@ def engine_or_model(
                 **options,
             )
         yield folder
+
+
+@contextmanager
+def build_progress(title: str, *, forks: bool) -> Iterator[Progress]:
+    """Progress of a build, whose processes are forked before where this one is ours alone.
+
+    ``forks`` is False where this process may have made a session, or opened a GPU.
+    """
+    from swapnet.builder.child import MODULE
+    from swapnet.calibration.delays.measure import MODULE as MEASURING
+    from swapnet.process.child import forked
+
+    is_own = bool(click.get_current_context().obj)
+    with ExitStack() as opened:
+        if forks and is_own:
+            import onnxruntime  # noqa: F401 - loaded once for all processes
+
+            opened.enter_context(forked(MODULE, MEASURING))
+        yield opened.enter_context(progress(title))
 
 
 def build_apart(model: Path, folder: Path, report: Progress, **options: Any) -> Manifest:

@@ -5,14 +5,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NoReturn, TypeAlias, TypeVar
 
 import msgspec
 
@@ -21,13 +27,19 @@ from swapnet.errors import BudgetError, SwapnetError
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.failure import Failed, ProcessDied, ProcessTimedOut, raised
 from swapnet.process.parenthood import environment_of_child
-from swapnet.process.serve import Reached
+from swapnet.process.serve import Parent, Reached, serve
 from swapnet.progress import Progress, silent
 from swapnet.units import format_size
 
-__all__ = ["Child", "ask"]
+__all__ = ["Child", "ask", "forked"]
 
 T = TypeVar("T", bound="Child")
+
+_Started: TypeAlias = "tuple[subprocess.Popen[bytes], IO[str]]"
+"""A process, and the file that its standard error goes to."""
+
+_WAITING: dict[str, list[_Started]] = {}
+"""Processes of `forked` by their modules."""
 
 
 class Child:
@@ -64,20 +76,14 @@ class Child:
         self._who = who
         self._patience_s = patience_s
         self._limit_bytes = limit_bytes
+        if group is None and python is None and _WAITING.get(module):
+            self._process, self._said = _WAITING[module].pop()
+            return
         command = [str(python or sys.executable), "-m", module, *custom_ops()]
         if group is not None:
             join = f'echo $$ > "{group.processes_file}"; exec "$@"'
             command = ["sh", "-c", join, "sh", *command]
-        # A pipe that nobody reads would stop a process that says much.
-        self._said = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            env=environment_of_child(),
-            start_new_session=True,
-        )
+        self._process, self._said = _started(command)
 
     def tell(self, message: Any) -> None:
         """Write one line of JSON; a process that has ended says so when it is listened to."""
@@ -190,3 +196,58 @@ def ask(
         while isinstance(told := child.hear(), dict) and told.get("type") == Reached.__name__:
             progress(told["stage"], told["done"], told["total"])
         return msgspec.convert(told, answer)
+
+
+@contextmanager
+def forked(*modules: str) -> Iterator[None]:
+    """Fork a process for each module, which the next `Child` of it takes: it need not import again.
+
+    Only a process of ours may do that, and only before it has made a session or a thread.
+    """
+    works = [(module, import_module(module).work) for module in modules]
+    for module, work in works:
+        started = _started([module], partial(_serve_here, work))
+        _WAITING.setdefault(module, []).append(started)
+    try:
+        yield
+    finally:
+        for module in set(modules):
+            for process, said in _WAITING.pop(module):
+                process.kill()
+                process.communicate()
+                said.close()
+
+
+def _started(command: list[str], instead: Callable[[], NoReturn] | None = None) -> _Started:
+    """Start a command, or do something else in the new process."""
+    # A pipe that nobody reads would stop a process that says much.
+    said = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=said,
+        env=environment_of_child(),
+        start_new_session=True,
+        preexec_fn=instead,
+    )
+    return process, said
+
+
+def _serve_here(work: Callable[[Parent], None]) -> NoReturn:
+    """Work in a process that was just forked, as a new one would; it never returns."""
+    status = 1
+    try:
+        parent = os.getppid()
+        sys.argv[1:] = custom_ops()
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # `Popen` waits until its pipe is closed
+        os.environ |= environment_of_child(parent)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        logging.getLogger("swapnet").handlers.clear()
+        status = serve(work)
+    except BaseException:
+        with open(2, "w", closefd=False) as said:
+            traceback.print_exc(file=said)
+    finally:
+        os._exit(status)

@@ -14,9 +14,9 @@ _PARENT = "SWAPNET_PARENT"
 _PR_SET_PDEATHSIG = 1
 
 
-def environment_of_child() -> dict[str, str]:
-    """Environment for a process that calls `end_with_parent`."""
-    return {**os.environ, _PARENT: str(os.getpid())}
+def environment_of_child(parent: int | None = None) -> dict[str, str]:
+    """Environment for a process that calls `end_with_parent`; its parent is this one by default."""
+    return {**os.environ, _PARENT: str(parent or os.getpid())}
 
 
 def die_with_parent(parent: int) -> None:

@@ -104,8 +104,9 @@ def serve(work: Callable[[Parent], None], parent: Parent | None = None) -> int:
     try:
         if parent is None:
             end_with_parent()
-            parent = Parent(sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
-            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+            # Not `sys.stdin`: a forked process has what its parent read ahead in it.
+            parent = Parent(open(0, "rb", closefd=False), os.fdopen(os.dup(1), "wb"))  # noqa: SIM115
+            os.dup2(2, 1)
             use_custom_ops(*sys.argv[1:])
         work(parent)
     except SwapnetError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import onnxruntime
@@ -109,7 +110,7 @@ def _build(
     """The whole model as one engine, and cut, in each weight style of the backend."""
     shapes = {name: array.shape for name, array in inputs.items()}
 
-    def built(name: str, **options: object) -> Path:
+    def built(name: str, **options: Any) -> Path:
         folder = engines / f"{files.name}-{backend}-{name}"
         build_engine(files.onnx, folder, measure=True, backend=backend, shapes=shapes, **options)
         return folder

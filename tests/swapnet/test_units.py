@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swapnet.errors import InputError
-from swapnet.units import align_up, format_size, parse_size
+from swapnet.units import align_up, format_size, parse_size, told_apart
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,18 @@ def test_aligns_to_the_next_multiple(nbytes: int, alignment: int) -> None:
     aligned = align_up(nbytes, alignment)
     assert aligned % alignment == 0
     assert 0 <= aligned - nbytes < alignment
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 1 << 40), st.integers(1, 1 << 20))
+def test_two_sizes_are_told_apart_and_the_larger_is_enough(nbytes: int, more: int) -> None:
+    size, larger = told_apart(nbytes, nbytes + more)
+    assert parse_size(size) < parse_size(larger)
+    assert parse_size(larger) >= nbytes + more - 1  # text is parsed as a float
+
+
+def test_a_size_and_a_little_more_have_as_many_digits_as_they_need() -> None:
+    assert told_apart(8 << 20, 9 << 20) == ("8MiB", "9MiB")
+    assert told_apart(1085 << 20, 1086 << 20) == ("1085MiB", "1086MiB")  # not 1.1GiB
+    assert told_apart(8_263_000, 8_283_000) == ("7.88MiB", "7.9MiB")
+    assert told_apart(8_283_000, 8_283_001) == ("7.899MiB", "7.9MiB")

@@ -15,7 +15,7 @@ from swapnet.builder.importing.graph import Graph, Value
 from swapnet.builder.importing.shapes import plan_sizes
 from swapnet.builder.importing.source import open_source
 from swapnet.builder.importing.symbols import candidates, fixed_sizes, likely_shapes
-from swapnet.builder.rewriting.optimise import TYPES, WHOLE, Operators, optimise
+from swapnet.builder.rewriting.optimise import TYPES, Operators, optimise
 from swapnet.errors import InputError, ModelError
 from swapnet.executor.backends.onnxruntime import names_shapes
 from tests.helpers.zoo import Net
@@ -30,7 +30,7 @@ def planned(tmp_path: Path) -> Planned:
     def plan(net: Net, **dims: int) -> Graph:
         onnx.save(net.model(), tmp_path / "toy.onnx")
         graph = optimise(open_source(tmp_path / "toy.onnx"), tmp_path, operators=Operators.STANDARD)
-        return plan_sizes(graph, tmp_path / TYPES, tmp_path / WHOLE, {}, dims)
+        return plan_sizes(graph, tmp_path / TYPES, {}, dims)
 
     return plan
 

@@ -22,6 +22,7 @@ from swapnet.executor.planning.auto import (
 )
 from swapnet.executor.planning.plan import PlanOptions, Step
 from swapnet.executor.planning.planner import make_plan, smallest_budget
+from swapnet.executor.planning.usage import least_bytes
 from swapnet.executor.probing.stripings import find_stripings
 from swapnet.manifest import Manifest, load_manifest, save_manifest
 from swapnet.profile import assumed_profile
@@ -176,10 +177,11 @@ def test_what_gives_other_bits_is_left_out(engine: Engine) -> None:
     heights = {name: int(t.shape[2]) for name, t in manifest.tensors.items()}
 
     def found(digest: str) -> tuple[Striping, ...]:
-        def trial(steps: Sequence[Step]) -> tuple[list[int], list[str]]:
-            return [1 << 20] * len(steps), [digest]
+        def trial(_: Sequence[Step], most_bytes: int) -> tuple[int, list[str]]:
+            assert most_bytes <= least_bytes(manifest, None)
+            return 1 << 20, [digest]
 
-        return find_stripings(manifest, heights, ["same"], trial, lambda _, peak: peak)
+        return find_stripings(manifest, heights, ["same"], trial, lambda _, peak: peak, 0)
 
     assert found("same")
     assert not found("other")

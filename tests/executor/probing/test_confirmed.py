@@ -25,8 +25,9 @@ from swapnet.executor.probing.trial import confirmed
 from swapnet.machine import own_pages
 from swapnet.manifest import Manifest
 from swapnet.process.cgroup import is_available
+from swapnet.process.child import Child, forked
 from swapnet.process.failure import ProcessDied, ProcessTimedOut
-from swapnet.process.forked import Forked
+from swapnet.process.serve import Parent
 from swapnet.shapes import SessionMemory
 from tests.helpers.engines import BuildToy
 from tests.helpers.threads import LIMIT_S
@@ -39,25 +40,33 @@ needs_groups = pytest.mark.skipif(
 )
 
 
-class Run:
-    """A try that lives where its limit is large enough; else it fails."""
+class Runs:
+    """In place of `Child`: tries that live where their limit is large enough, else they fail."""
 
     def __init__(self, limits: list[int], needed_bytes: int, failure: BackendError = DIED) -> None:
-        self.closed = False
+        self.begun = self.closed = 0
         self._limits = limits
         self._needed_bytes = needed_bytes
         self._failure = failure
 
-    def begin(self, *job: object) -> None:
-        pass
-
-    def answer(self, patience_s: float) -> None:
+    def __call__(self, module: str, who: str, *, patience_s: float) -> Runs:
+        assert module == trial.MODULE
         assert patience_s == 7
+        self.begun += 1
+        return self
+
+    def tell(self, job: trial.Job) -> None:
+        assert job.processes == os.devnull
+
+    def hear(self) -> None:
         if self._limits[-1] < self._needed_bytes:
             raise self._failure
 
-    def close(self) -> None:
-        self.closed = True
+    def __enter__(self) -> Runs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed += 1
 
 
 @pytest.fixture
@@ -84,13 +93,17 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize(("missing_bytes", "tries"), [(0, 1), (MIB, 2), (64 * MIB, 2)])
 def test_a_number_that_is_too_small_is_raised_once_more_than_it_is_tried(
-    manifest: Manifest, limits: list[int], missing_bytes: int, tries: int
+    manifest: Manifest,
+    limits: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    missing_bytes: int,
+    tries: int,
 ) -> None:
     budget_bytes, _ = smallest_budget(for_pool(manifest, ThreadPool.GLOBAL))
-    runs = [Run(limits, budget_bytes + missing_bytes) for _ in range(2)]
-    memory, unconfirmed = confirmed(runs, Path(), manifest, b"", patience_s=7)  # type: ignore[arg-type]
-    assert [run.closed for run in runs] == [index < tries for index in range(2)]
-    assert len(limits) == tries
+    runs = Runs(limits, budget_bytes + missing_bytes)
+    monkeypatch.setattr(trial, "Child", runs)
+    memory, unconfirmed = confirmed(2, Path(), manifest, b"", patience_s=7)
+    assert runs.begun == runs.closed == len(limits) == tries
     assert limits == sorted(limits)
     assert ("the kernel ended it" in unconfirmed) == (missing_bytes == 64 * MIB)
     raised = memory.own_process_bytes - 8 * MIB
@@ -100,18 +113,19 @@ def test_a_number_that_is_too_small_is_raised_once_more_than_it_is_tried(
 
 
 def test_without_a_limit_the_number_stays(manifest: Manifest) -> None:
-    found = confirmed([], Path(), manifest, b"", patience_s=7)
+    found = confirmed(0, Path(), manifest, b"", patience_s=7)
     assert found == (manifest.session_memory, "")
 
 
 def test_a_number_stays_where_nothing_was_killed_in_time(
-    manifest: Manifest, limits: list[int]
+    manifest: Manifest, limits: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = [Run(limits, 1 << 50, ProcessTimedOut("it", 7)) for _ in range(2)]
-    memory, unconfirmed = confirmed(runs, Path(), manifest, b"", patience_s=7)  # type: ignore[arg-type]
+    runs = Runs(limits, 1 << 50, ProcessTimedOut("it", 7))
+    monkeypatch.setattr(trial, "Child", runs)
+    memory, unconfirmed = confirmed(2, Path(), manifest, b"", patience_s=7)
     assert memory == manifest.session_memory
     assert "took longer than 7 s" in unconfirmed
-    assert [run.closed for run in runs] == [True, False]
+    assert runs.begun == runs.closed == 1
 
 
 def test_a_crash_of_another_cause_is_an_error(
@@ -119,10 +133,11 @@ def test_a_crash_of_another_cause_is_an_error(
 ) -> None:
     alive = nullcontext(SimpleNamespace(processes_file=Path(os.devnull), has_killed=False))
     monkeypatch.setattr(trial, "MemoryGroup", lambda _: alive)
-    run = Run([0], 1)
+    runs = Runs([0], 1)
+    monkeypatch.setattr(trial, "Child", runs)
     with pytest.raises(ProcessDied, match="gone"):
-        confirmed([run], Path(), manifest, b"", patience_s=7)  # type: ignore[list-item]
-    assert run.closed
+        confirmed(1, Path(), manifest, b"", patience_s=7)
+    assert runs.closed == 1
 
 
 def test_what_did_not_run_is_said(
@@ -145,26 +160,20 @@ def _shared_kib() -> int:
     return int(found[1])
 
 
-def _owned(text: str) -> tuple[int, int, str]:
+def work(parent: Parent) -> None:
+    """Work of the process that is forked here."""
     before = _shared_kib()
     own_pages()
-    return before, _shared_kib(), text
+    parent.answer((before, _shared_kib(), parent.job(str)))
 
 
 def test_pages_of_a_forked_process_become_its_own() -> None:
     """They stay as they are: the process goes on."""
-    with Forked(_owned, "owns") as process:
-        process.begin("a text")
-        before, after, text = process.answer(LIMIT_S)
+    with forked(__name__), Child(__name__, "it", patience_s=LIMIT_S) as process:
+        process.tell("a text")
+        before, after, text = process.hear()
     assert text == "a text"
     assert after < before // 10
-
-
-def test_a_process_that_takes_too_long_is_told() -> None:
-    with Forked(_owned, "waits") as process:
-        with pytest.raises(ProcessTimedOut, match="the process that waits is too slow"):
-            process.answer(0.01)
-        process.close()
 
 
 TOO_SMALL = """
@@ -174,16 +183,16 @@ from pathlib import Path
 import msgspec
 
 from swapnet.executor.engine import Engine
-from swapnet.executor.probing.trial import confirmed, trial_under_limit
+from swapnet.executor.probing.trial import MODULE, confirmed
 from swapnet.executor.probing.worker import _ONE_OPERATOR
+from swapnet.process.child import forked
 from swapnet.shapes import SessionMemory
 
 folder = Path(sys.argv[1])
 manifest = Engine.open(folder).manifest
 small = msgspec.structs.replace(manifest, session_memory=SessionMemory(0, 1, 1))
-memory, _ = confirmed(
-    [trial_under_limit()], folder, small, _ONE_OPERATOR, patience_s=float(sys.argv[2])
-)
+with forked(MODULE):
+    memory, _ = confirmed(1, folder, small, _ONE_OPERATOR, patience_s=float(sys.argv[2]))
 sys.stdout.write(str(memory.own_process_bytes))
 """
 

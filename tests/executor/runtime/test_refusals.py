@@ -30,6 +30,7 @@ Open = Callable[..., SwapRuntime]
     ("budget", "options", "message"),
     [
         ("25%", {}, "a budget of 25% is not for several models"),
+        ("auto", {}, "chosen by the measured delays of one engine"),
         ("weights:25%", {}, "is not for several models"),
         ("1GiB", {"split": "best"}, "there is no split 'best'"),
         ("1GiB", {"lanes": 0}, "0 lanes execute nothing"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import msgspec
 import pytest
 
 from swapnet.errors import BackendError, BudgetError
-from swapnet.process.child import Child
+from swapnet.process import child as child_module
+from swapnet.process.child import Child, forked
 from swapnet.process.failure import failure_of
 
 pytestmark = pytest.mark.slow
@@ -89,3 +91,56 @@ def test_a_process_that_is_silent_is_ended(start: Start) -> None:
         pytest.raises(BackendError, match="the process that answers is too slow"),
     ):
         child.hear()
+
+
+@pytest.fixture
+def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module that names its process, and obeys what it is told."""
+    (tmp_path / "serving.py").write_text(
+        "import logging, os, signal\n"
+        "loaded_by = os.getpid()\n"
+        "def work(parent):\n"
+        "    parent.answer({'pid': os.getpid(), 'parent': os.getppid(), 'loaded': loaded_by})\n"
+        "    for told in parent.commands(str):\n"
+        "        if told == 'crash':\n"
+        "            raise RuntimeError('out of paper')\n"
+        "        handlers = len(logging.getLogger('swapnet').handlers)\n"
+        "        term = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL\n"
+        "        parent.answer([told, handlers, term, sorted(os.listdir('/proc/self/fd'))])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), *sys.path)))
+    yield "serving"
+    sys.modules.pop("serving", None)
+
+
+def test_a_forked_process_is_the_next_child_of_its_module(serving: str) -> None:
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with forked(serving), Child(serving, "the process that serves") as child:
+            found = child.hear()
+            assert found["parent"] == found["loaded"] == os.getpid() != found["pid"]
+            child.tell("hello")
+            told, handlers, is_default, files = child.hear()
+            assert (told, handlers, is_default) == ("hello", 0, True)
+            assert len(files) <= 5, "it keeps no file of its parent open"
+            child.tell("crash")
+            with pytest.raises(BackendError, match="the process that serves ended with") as caught:
+                child.hear()
+            assert caught.value.why == "RuntimeError: out of paper"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_forked_process_that_nobody_takes_ends(serving: str) -> None:
+    with forked(serving):
+        assert child_module._WAITING.keys() == {serving}
+        ((process, _),) = child_module._WAITING[serving]
+        assert process.poll() is None
+    assert process.returncode == -signal.SIGKILL
+    assert not child_module._WAITING
+
+
+def test_a_process_with_an_interpreter_of_its_own_is_never_a_forked_one(serving: str) -> None:
+    with forked(serving), Child(serving, "it", python=Path(sys.executable)):
+        assert child_module._WAITING.keys() == {serving}
