@@ -149,9 +149,13 @@ class Execution:
         }
         unused = last_uses(manifest)
         self._unused_after = [
-            [name for name, block in unused.items() if step.first <= block <= step.last]
+            [n for n, b in unused.items() if step.is_last and step.first <= b <= step.last]
             for step in plan.steps
         ]
+        self._late_from = -1
+        if plan.striping is not None and plan.striping.late_bytes:
+            firsts = [step.first for step in plan.steps]
+            self._late_from = firsts.index(plan.striping.late_from)
         hook = before_read
         self._loader = backend.loader(
             storage, arena, plan, None if hook is None else lambda read: hook(arena, read)
@@ -274,6 +278,8 @@ class Execution:
             turn_s = 0.0 if turn is ALONE else time.perf_counter() - arrived
             waited_s += arrival.waited_s
             backend.follow(arrival.marks)
+            if index == self._late_from:
+                self._values.give_back(self.plan.steps[index].first)
             begun = backend.mark()
             self._run(self._segments[index], given, results, turn)
             for name in self._unused_after[index]:

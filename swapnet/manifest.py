@@ -34,6 +34,7 @@ from swapnet.shapes import (
     shapes_of,
     sizes_option,
 )
+from swapnet.strips import Rows as CutRows
 from swapnet.strips import Run, Striping
 from swapnet.symbols import check_fixed, model_symbols
 from swapnet.tensorrt import TENSORRT
@@ -312,6 +313,8 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     """First and last operator that touch the memory of each value, counted over all blocks."""
     inline: dict[str, Size] = {}
     """Bytes of large constants that stay in skeletons, by element type: they are not swapped."""
+    rows: dict[str, CutRows] = {}
+    """Rows of tensors in a unit that is common to those that depend on each other's rows."""
     runs: tuple[Run, ...] = ()
     """Blocks that can be executed in strips of rows. Runs overlap."""
     stripings: tuple[Striping, ...] = ()
@@ -601,6 +604,10 @@ def _strip_faults(manifest: Manifest) -> Iterator[str]:
             yield "blocks are to be executed in strips that are in no run"
         if any(one.last >= other.first for one, other in pairwise(striping.runs)):
             yield "a block is to be executed in strips twice"
+        if any(each.nbytes.keys() - manifest.rows.keys() for each in striping.runs):
+            yield "strips have memory for tensors whose rows are not known"
+        if striping.late_from >= len(manifest.blocks):
+            yield f"pages are given back before block {striping.late_from}, which is not there"
 
 
 def _extent_faults(

@@ -47,23 +47,37 @@ class Run(_Record, frozen=True):
 
 
 class Striped(_Record, frozen=True):
-    """A run, from block ``first`` to ``last``, in ``count`` strips."""
+    """A run, from block ``first`` to ``last``, in ``count`` strips.
+
+    ``apart``, each block of each strip is a step of its own, and the weights of streamed blocks are
+    read for each strip. Else all weights of the run are in memory while its strips are executed.
+    """
 
     first: Size
     last: Size
     count: Size
-    buffer_bytes: Size
-    """Memory for the rows of the inputs that a strip reads."""
+    nbytes: dict[str, Size]
+    """Memory of the rows of a strip: of each tensor that is cut, and of values inside the run."""
     work: float
     """Rows that are computed, over the rows of the whole."""
+    apart: bool = False
+
+    def __hash__(self) -> int:
+        return hash((self.first, self.last, self.count))
 
 
 class Striping(_Record, frozen=True):
-    """A way to execute an engine: some runs in strips, all other blocks one by one."""
+    """A way to execute an engine: some runs in strips, all other blocks one by one.
+
+    Before block ``late_from`` the pages of values that have died are given back: large outputs that
+    are written from there on take them, and ``late_bytes`` are counted once.
+    """
 
     runs: tuple[Striped, ...]
     scratch_bytes: Size
     """Limit of ONNX Runtime's arena under which all steps have run."""
+    late_from: Size = 0
+    late_bytes: Size = 0
 
 
 class Strip(NamedTuple):
@@ -115,7 +129,11 @@ def units_of(run: Run, heights: Mapping[str, int]) -> int:
 
 
 def strips_of(
-    run: Run, heights: Mapping[str, int], count: int, planned_units: int | None = None
+    run: Run,
+    heights: Mapping[str, int],
+    count: int,
+    planned: Mapping[str, int] | None = None,
+    rows: Mapping[str, Rows] | None = None,
 ) -> Strips:
     """Cut a run into ``count`` strips; into fewer where these give all rows.
 
@@ -127,10 +145,12 @@ def strips_of(
         Rows of each of its inputs that is cut.
     count
         Number of strips.
-    planned_units
-        Units that are cut into ``count``; by default those of ``heights``. Others are cut into
-        strips of as many rows: shorter ones would save no memory, and some kernels sum few pixels
-        in another order.
+    planned
+        Heights that are cut into ``count``; by default ``heights``. Others are cut into strips of
+        as many rows, or of a few less where more rows are left over: shorter ones would save no
+        memory, and some kernels sum few pixels in another order.
+    rows
+        Tensors whose strips are as large as planned at most; by default the inputs.
 
     Returns
     -------
@@ -143,9 +163,15 @@ def strips_of(
     and at the bottom reach the true borders, where padding is right.
     """
     units = units_of(run, heights)
-    planned = units if planned_units is None else planned_units
+    planned = planned or heights
+    planned_units = units_of(run, planned)
     beside = run.above + run.below
-    crop = beside + -(-max(planned - beside, 0) // count)
+    crop = beside + -(-max(planned_units - beside, 0) // count)
+    left_over = (
+        (heights[n] - units * r.per_unit - planned[n] + planned_units * r.per_unit, r.per_unit)
+        for n, r in (rows or run.inputs).items()
+    )
+    crop -= max(0, *(-(-more // per_unit) for more, per_unit in left_over))
     if not beside < crop < units:
         return Strips(units, units, (Strip(0, 0, units),))
     strips: list[Strip] = []

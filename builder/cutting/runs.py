@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import accumulate, pairwise
-from math import lcm
+from math import gcd, lcm
 from typing import TYPE_CHECKING
 
 from swapnet.builder.cutting.partition import Part
 from swapnet.builder.cutting.rows import ROWS, Reach, reach_of
 from swapnet.builder.importing.graph import Graph, Value, used_names
-from swapnet.strips import Rows, Run
+from swapnet.strips import Rows, Run, units_of
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["edges", "local_runs"]
+__all__ = ["edges", "local_runs", "rows_of_values"]
 
 _NCHWC = "com.microsoft.nchwc"
 _MOST_UNIT_ROWS = 256
@@ -30,6 +30,8 @@ _MOST_PARTS = 24
 _WIDE, _LIGHT = 8, 4
 """Parts of the most that lives at once: values of a part in a run at least, and its weights at
 most."""
+_DEEP = 4
+"""A run whose weights are read again has this part less one of the most that lives at once."""
 _LEAST_GAIN = 8
 """Memory that strips save at least, as a part of the most that lives at once."""
 
@@ -37,8 +39,30 @@ _Link = tuple[str, str, Reach]
 """An input and an output of an operator, and its reach."""
 
 
+def rows_of_values(graph: Graph, channels: int) -> dict[str, Rows]:
+    """Rows of values in a unit that those with rows of each other have in common.
+
+    Values of one row are left out, and those whose rows contradict each other. ``channels`` lie
+    together in the NCHWc layout.
+    """
+    beside: dict[str, list[tuple[str, Fraction]]] = {}
+    for node in graph.nodes:
+        if reach := reach_of(graph, node):
+            ratio = Fraction(reach.up, reach.down)
+            for name in dict.fromkeys(n for n in used_names(node) if n in graph.values):
+                for output in filter(None, node.output):
+                    if min(_height(graph, name), _height(graph, output)) > 1:
+                        beside.setdefault(name, []).append((output, ratio))
+                        beside.setdefault(output, []).append((name, 1 / ratio))
+    together = dict.fromkeys(_blocked_values(graph), channels)
+    found: dict[str, int] = {}
+    for name in beside:
+        found |= {} if name in found else _rows(beside, name)
+    return {name: Rows(rows, together.get(name, 1)) for name, rows in found.items()}
+
+
 def local_runs(
-    graph: Graph, parts: Sequence[Part], nbytes: Sequence[int], channels: int
+    graph: Graph, parts: Sequence[Part], nbytes: Sequence[int], known: Mapping[str, Rows]
 ) -> tuple[Run, ...]:
     """Runs of consecutive parts that can be executed in strips, and have large values.
 
@@ -47,13 +71,13 @@ def local_runs(
     graph, parts
         The graph and its parts.
     nbytes
-        Weights of each part. Those of a run are in memory together, so they are far smaller than
-        the values that live at once, unless it is one part.
-    channels
-        Channels that lie together in the NCHWc layout.
+        Weights of each part. Where they are not far smaller than the values that live at once, they
+        are read again for each strip. So such a run begins and ends where little lives, and has the
+        most inside.
+    known
+        Rows of values in common units.
     """
-    together = dict.fromkeys(_blocked_values(graph), channels)
-    at, _ = _live_bytes(graph)
+    at, before = _live_bytes(graph)
     most = max(at, default=0)
     starts = [0, *accumulate(len(part.nodes) for part in parts)]
     is_wide = [max(at[a:z], default=0) * _WIDE >= most for a, z in pairwise(starts)]
@@ -63,13 +87,19 @@ def local_runs(
     ]
     runs: list[Run] = []
     for first in range(len(parts)):
-        for last in range(first, min(first + _MOST_PARTS, len(parts))):
-            fits = first == last or sum(nbytes[first : last + 1]) * _LIGHT <= most
-            if not fits or not is_local[last]:
+        for last in range(first, len(parts)):
+            if not is_local[last]:
                 break
-            if is_wide[first] and is_wide[last]:
-                run = _run(graph, parts, first, last, together)
-                runs += [] if run is None else [run]
+            is_light = first == last or sum(nbytes[first : last + 1]) * _LIGHT <= most
+            start, stop = starts[first], starts[last + 1]
+            is_deep = max(at[start:stop]) * _DEEP >= most * (_DEEP - 1)
+            is_deep &= 2 * (before[start] + before[stop]) <= most
+            is_light &= last - first < _MOST_PARTS
+            if not (is_light or is_deep) or not (is_wide[first] and is_wide[last]):
+                continue
+            if run := _run(graph, parts, first, last, known):
+                units = units_of(run, {name: _height(graph, name) for name in run.inputs})
+                runs += [run] if is_light or run.above + run.below < units else []
     return tuple(runs)
 
 
@@ -141,12 +171,11 @@ def _blocked_values(graph: Graph) -> frozenset[str]:
 
 
 def _run(
-    graph: Graph, parts: Sequence[Part], first: int, last: int, together: Mapping[str, int]
+    graph: Graph, parts: Sequence[Part], first: int, last: int, known: Mapping[str, Rows]
 ) -> Run | None:
-    """The run of parts ``first`` to ``last``; ``together`` are channels of values in blocks.
+    """The run of parts ``first`` to ``last``, with ``known`` rows of values.
 
-    None where rows depend on rows of unknown distance, where an input has no rows, or where tensors
-    have rows that do not fit together.
+    None where rows depend on rows of unknown distance, or where an input has no rows.
     """
     inside = parts[first : last + 1]
     produced = {name for part in inside for name in part.outputs}
@@ -165,7 +194,11 @@ def _run(
         if not read:
             whole.update(node.output)
         links += [(name, output, reach) for name in read for output in node.output if output]
-    rows = _rows(links)
+    if not links or any(name not in known for link in links for name in link[:2]):
+        return None
+    rows = {name: known[name].per_unit for link in links for name in link[:2]}
+    unit = gcd(*rows.values())
+    rows = {name: count // unit for name, count in rows.items()}
     cut = [graph.values[name] for name in (*inputs, *outputs) if name in rows]
     given = {value.name for value in graph.inputs}
     if any(not _is_sized(graph, value) for value in cut if value.name not in given):
@@ -181,8 +214,8 @@ def _run(
         last,
         max(-(-above[name] // rows[name]) for name in outputs),
         max(-(-below[name] // rows[name]) for name in outputs),
-        {n: Rows(rows[n], together.get(n, 1)) for n in inputs if n in rows},
-        {n: Rows(rows[n], together.get(n, 1)) for n in outputs},
+        {n: Rows(rows[n], known[n].channels) for n in inputs if n in rows},
+        {n: Rows(rows[n], known[n].channels) for n in outputs},
     )
 
 
@@ -219,15 +252,10 @@ def _fits(graph: Graph, node: onnx.NodeProto, whole: Collection[str]) -> bool:
     return True
 
 
-def _rows(links: Sequence[_Link]) -> dict[str, int]:
-    """Rows of each value in a unit; empty where they contradict, or say nothing of each other."""
-    beside: dict[str, list[tuple[str, Fraction]]] = {}
-    for source, target, reach in links:
-        ratio = Fraction(reach.up, reach.down)
-        beside.setdefault(source, []).append((target, ratio))
-        beside.setdefault(target, []).append((source, 1 / ratio))
-    scales = {name: Fraction(1) for name, _, _ in links[:1]}
-    waiting = list(scales)
+def _rows(beside: Mapping[str, Sequence[tuple[str, Fraction]]], first: str) -> dict[str, int]:
+    """Rows in a unit of all values that depend on one; empty where they contradict."""
+    scales = {first: Fraction(1)}
+    waiting = [first]
     while waiting:
         name = waiting.pop()
         for other, ratio in beside[name]:
@@ -237,4 +265,4 @@ def _rows(links: Sequence[_Link]) -> dict[str, int]:
             elif scales[other] != scales[name] * ratio:
                 return {}
     unit = lcm(*(scale.denominator for scale in scales.values()))
-    return {n: int(s * unit) for n, s in scales.items()} if scales.keys() == beside.keys() else {}
+    return {name: int(scale * unit) for name, scale in scales.items()}

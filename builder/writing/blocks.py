@@ -15,7 +15,7 @@ from swapnet.builder.compilers.packing import Packed
 from swapnet.builder.cutting.inplace import inplace_outputs
 from swapnet.builder.cutting.partition import Part, assign_weights
 from swapnet.builder.cutting.placing import lives_of
-from swapnet.builder.cutting.runs import local_runs
+from swapnet.builder.cutting.runs import local_runs, rows_of_values
 from swapnet.builder.importing.graph import Constant, Graph, Value
 from swapnet.builder.importing.lookup import table_parts
 from swapnet.builder.importing.source import file_sha256
@@ -39,7 +39,6 @@ from swapnet.manifest import (
     sha256_of,
 )
 from swapnet.progress import Progress
-from swapnet.strips import Run
 
 __all__ = ["CutGraph", "Stored", "compile_parts", "store", "with_owners", "with_skeleton"]
 
@@ -169,11 +168,10 @@ def compile_parts(
         for piece, record, start in zip(pieces, stored, starts, strict=False)
     )
     nbytes = [record.extent.extent.nbytes for record in stored]
-    runs: tuple[Run, ...] = ()
-    if compiler.inner_values:
-        runs = local_runs(graph, parts, nbytes, channels_in_block())
     ends = {value.name for value in (*graph.inputs, *graph.outputs)}
     crossing = dict.fromkeys(n for part in parts for n in part.outputs if n not in ends)
+    rows = rows_of_values(graph, channels_in_block()) if compiler.inner_values else {}
+    runs = local_runs(graph, parts, nbytes, rows)
     compiled = compiler.compiled
     if any(block.windows for block in blocks):
         compiled = msgspec.structs.replace(compiled, kernels=kernel_fingerprint())
@@ -197,6 +195,7 @@ def compile_parts(
             for parts, each in shared.items()
         ),
         inline=_inline(graph, parts),
+        rows={name: each for name, each in rows.items() if runs and name in {*crossing, *ends}},
         runs=runs,
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from swapnet.executor.planning.plan import Place, Plan, Step
-from swapnet.executor.swapping.actual_shapes import ActualShapes
+from swapnet.executor.swapping.actual_shapes import ActualShapes, StripShapes
 from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.moments import Mark
 from swapnet.manifest import Manifest
@@ -39,6 +39,8 @@ class Bindings:
         mapped to ``weights.bin``.
     actual
         Shapes of values in the running inference; None where all of them are fixed.
+    strip
+        Shapes of the rows that lie at ``values`` in a segment of strips; None in others.
     """
 
     weights: Mapping[tuple[int, str], int]
@@ -46,6 +48,7 @@ class Bindings:
     arena: Memory | None = None
     places: Sequence[Place] = ()
     actual: ActualShapes | None = None
+    strip: StripShapes | None = None
 
 
 class Segment(Protocol):
@@ -124,6 +127,9 @@ class ValueStore(Protocol):
         given, results
             Arguments of `Segment.run`.
         """
+
+    def give_back(self, block: int) -> None:
+        """Give back the pages of all values that have died before a block, in this inference."""
 
     def finish(
         self, given: Mapping[str, Any], results: Mapping[str, Array], out: Mapping[str, Array]

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,7 @@ from swapnet.executor.backends.host import HostBackend
 from swapnet.executor.backends.merge_skeletons import merge_skeletons, with_heights
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.backends.skeletons import Skeletons
-from swapnet.executor.backends.strips import (
-    StripedSegment,
-    beside_strips,
-    run_of,
-    strip_heights,
-)
+from swapnet.executor.backends.strips import OneStrip, StripedSegment, run_of, strip_heights
 from swapnet.executor.backends.windows import Opened, drop_cached, open_mapped
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.planning.plan import Step
@@ -32,6 +28,7 @@ from swapnet.executor.swapping.actual_shapes import ShapeError
 from swapnet.executor.swapping.arena import Arena
 from swapnet.machine import trim_heap
 from swapnet.manifest import WEIGHTS, Manifest, Tensor
+from swapnet.strips import Striped
 from swapnet.tensors import ONNX_TYPES, numpy_dtype
 
 __all__ = [
@@ -174,17 +171,18 @@ class OnnxRuntimeBackend(HostBackend):
         opened = self._sessions_of(steps)
         if isinstance(bindings.arena, Arena) and self.manifest.has_windows:
             bindings.arena.settle()
-        pairs = zip(opened, steps, strict=True)
-        return [self._segment(each, step, bindings) for each, step in pairs]
+        pairs = {(s.first, s.last): (each, s) for each, s in zip(opened, steps, strict=True)}
+        made = {span: self._segment(*pair, bindings) for span, pair in pairs.items()}
+        segments = [(made[step.first, step.last], step.strip) for step in steps]
+        return [each if strip is None else OneStrip(each, strip) for each, strip in segments]
 
     def _segment(self, opened: Opened, step: Step, bindings: Bindings) -> Segment:
         if opened.borrowers:
             return _WindowedSegment(opened, self.manifest, step, bindings)
         if step.strips is None:
             return OrtSegment(opened.session, self.manifest, step, bindings)
-        apart = beside_strips(bindings, run_of(self.manifest, step.strips))
-        segment = OrtSegment(opened.session, self.manifest, step, apart)
-        return StripedSegment(segment, self.manifest, step.strips, bindings)
+        make = partial(OrtSegment, opened.session, self.manifest, step)
+        return StripedSegment(make, self.manifest, step, bindings)
 
     def array(self, value: Any) -> Array:
         # A copy: ONNX Runtime's arena needs the memory again.
@@ -234,7 +232,7 @@ class OnnxRuntimeBackend(HostBackend):
 class Sessions:
     """Sessions of an engine's steps, taken over from one plan to the next.
 
-    A new session costs half a millisecond and 100 KiB. A step of the same blocks, in as many
+    A new session costs half a millisecond and 100 KiB. A step of the same blocks, in the same
     strips, has the session of the plan before; all are opened again after another arena was
     registered.
     """
@@ -251,11 +249,11 @@ class Sessions:
         self._scratch = scratch
         self._open = open_
         self._generation = 0
-        self._opened: dict[tuple[int, int, int], Any] = {}
+        self._opened: dict[tuple[int, int, Striped | None], Any] = {}
 
     def of(self, steps: Sequence[Step], enforce: Callable[[], None]) -> list[Any]:
         """A session for each step; ``enforce`` registers the arena of new ones."""
-        spans = [(s.first, s.last, s.strips.count if s.strips else 1) for s in steps]
+        spans = [(step.first, step.last, step.strips) for step in steps]
         with Scratch.environment:
             enforce()
             if self._generation != self._scratch.generation:
@@ -274,11 +272,11 @@ class Sessions:
 
     def _model(self, step: Step) -> bytes:
         skeletons = [self._skeletons.read(block) for block in range(step.first, step.last + 1)]
+        merged = merge_skeletons(skeletons, _outputs(self._manifest, step))
         if step.strips is None:
-            return merge_skeletons(skeletons, _outputs(self._manifest, step.first, step.last))
+            return merged
         run = run_of(self._manifest, step.strips)
-        heights = strip_heights(self._manifest, run, step.strips.count)
-        return with_heights(merge_skeletons(skeletons, run.outputs), heights)
+        return with_heights(merged, strip_heights(self._manifest, run, step.strips.count))
 
 
 def _register_arena(limit_bytes: int) -> None:
@@ -391,18 +389,22 @@ def open_on_cpu(
     return open_session(model, step, options, "CPUExecutionProvider")
 
 
-def _outputs(manifest: Manifest, first: int, last: int) -> list[str]:
+def _outputs(manifest: Manifest, step: Step) -> list[str]:
     """Outputs of a segment: all placed values, and those that others or the caller need."""
-    inside = range(first, last + 1)
+    inside = range(step.first, step.last + 1)
     needed = {tensor.name for tensor in manifest.outputs}
     for block in manifest.blocks:
         if block.index not in inside:
             needed.update(block.inputs)
+    if step.strips is None:
+        placed = {name for name, tensor in manifest.tensors.items() if manifest.is_sized(tensor)}
+    else:
+        placed = {*step.strips.nbytes}
     return [
         name
-        for block in manifest.blocks[first : last + 1]
+        for block in manifest.blocks[step.first : step.last + 1]
         for name in block.outputs
-        if name in needed or manifest.is_sized(manifest.tensors[name])
+        if name in needed or name in placed
     ]
 
 
@@ -462,7 +464,7 @@ class OrtSegment:
         }
         self._given_inputs: list[Tensor] = []
         self._given_outputs: list[Tensor] = []
-        self._actual = bindings.actual
+        self._actual = bindings.strip or bindings.actual
         self._shapes: Mapping[str, tuple[int, ...]] = {}
         self._sized: list[tuple[Any, Tensor, int]] = []
         for arg in session.get_inputs():
@@ -523,7 +525,7 @@ class OrtSegment:
 
     def _place_value(self, bind: Any, name: str, manifest: Manifest, bindings: Bindings) -> None:
         tensor, address = manifest.tensors[name], bindings.values[name]
-        if tensor.is_symbolic:
+        if tensor.is_symbolic or bindings.strip is not None:
             self._sized.append((bind, tensor, address))
         else:
             self._place(bind, tensor, address)

@@ -1,24 +1,26 @@
-"""A step that is executed in strips of rows: the same session on parts of its inputs."""
+"""Steps that are executed in strips of rows: the same session on parts of its inputs."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from swapnet.errors import BudgetError
 from swapnet.executor.backends.base import Bindings, Segment
-from swapnet.executor.planning.layout import strip_buffer
-from swapnet.executor.swapping.actual_shapes import ShapeError
+from swapnet.executor.planning.layout import inside_run, strip_value
+from swapnet.executor.planning.plan import Step
+from swapnet.executor.swapping.actual_shapes import Shape, ShapeError, StripShapes
 from swapnet.manifest import TENSOR_ALIGNMENT, Manifest
-from swapnet.strips import Rows, Run, Striped, Strips, strips_of, units_of
+from swapnet.strips import Rows, Run, Striped, Strips, strips_of
 from swapnet.tensors import Array, numpy_dtype
 from swapnet.units import align_up
 
-__all__ = ["StripedSegment", "beside_strips", "buffer_bytes", "run_of", "strip_heights"]
+__all__ = ["OneStrip", "StripedSegment", "rows_of", "run_of", "strip_bytes", "strip_heights"]
 
 
 def run_of(manifest: Manifest, striped: Striped) -> Run:
@@ -27,13 +29,28 @@ def run_of(manifest: Manifest, striped: Striped) -> Run:
     return next(run for run in manifest.runs if (run.first, run.last) == blocks)
 
 
-def buffer_bytes(run: Run, strips: Strips, sizes: Mapping[str, tuple[int, int]]) -> int:
-    """Memory for the rows that a strip reads, from rows and bytes of each input."""
-    return sum(
-        align_up((height - strips.left_out(rows)) * (nbytes // height), TENSOR_ALIGNMENT)
-        for name, rows in run.inputs.items()
+def rows_of(manifest: Manifest, run: Run) -> dict[str, Rows]:
+    """Rows of all tensors that strips have a place for: inputs, outputs, and values inside."""
+    name, rows = next(iter(run.inputs.items()))
+    unit = manifest.rows[name].per_unit // rows.per_unit
+    hidden = inside_run(manifest, run)
+    inside = {
+        name: Rows(rows.per_unit // unit, rows.channels)
+        for name, rows in manifest.rows.items()
+        if name in hidden and manifest.is_sized(manifest.tensors[name])
+    }
+    return {**run.inputs, **inside, **run.outputs}
+
+
+def strip_bytes(
+    rows: Mapping[str, Rows], strips: Strips, sizes: Mapping[str, tuple[int, int]]
+) -> dict[str, int]:
+    """Memory of the rows of a strip, from rows and bytes of each tensor."""
+    return {
+        name: align_up((height - strips.left_out(each)) * (nbytes // height), TENSOR_ALIGNMENT)
+        for name, each in rows.items()
         for height, nbytes in [sizes[name]]
-    )
+    }
 
 
 def strip_heights(manifest: Manifest, run: Run, count: int) -> dict[str, int | None]:
@@ -43,7 +60,7 @@ def strip_heights(manifest: Manifest, run: Run, count: int) -> dict[str, int | N
     """
     fixed = {
         name: (rows, height)
-        for name, rows in (*run.inputs.items(), *run.outputs.items())
+        for name, rows in rows_of(manifest, run).items()
         if isinstance(height := manifest.tensors[name].shape[2], int)
     }
     if not fixed.keys() >= run.inputs.keys():
@@ -52,96 +69,114 @@ def strip_heights(manifest: Manifest, run: Run, count: int) -> dict[str, int | N
     return {name: height - strips.left_out(rows) for name, (rows, height) in fixed.items()}
 
 
-def beside_strips(bindings: Bindings, run: Run) -> Bindings:
-    """Bindings without the tensors that strips take and give."""
-    names = {*run.inputs, *run.outputs}
-    values = {name: at for name, at in bindings.values.items() if name not in names}
-    return replace(bindings, values=values)
-
-
 class StripedSegment:
     """The segment of a run in strips; see `swapnet.strips`.
 
     Parameters
     ----------
-    segment
-        Executes the run's blocks on rows of their inputs, which it takes from ``given``, as it
-        gives its outputs.
-    manifest, striped
-        The engine, and the run in strips.
+    make
+        Makes the segment of the run's blocks, which reads and writes at the places of a strip.
+    manifest, step
+        The engine, and a step of a run in strips.
     bindings
         Addresses of placed values, and their shapes.
     """
 
     def __init__(
-        self, segment: Segment, manifest: Manifest, striped: Striped, bindings: Bindings
+        self,
+        make: Callable[[Bindings], Segment],
+        manifest: Manifest,
+        step: Step,
+        bindings: Bindings,
     ) -> None:
         assert bindings.actual is not None
-        self._segment = segment
+        assert step.strips is not None
+        striped = step.strips
         self._run = run_of(manifest, striped)
-        self._count = striped.count
-        planned = {n: s[2] for n, s in bindings.actual.planned.items() if n in self._run.inputs}
-        is_known = planned.keys() >= self._run.inputs.keys()
-        self._planned_units = units_of(self._run, planned) if is_known else None
-        self._dtypes = {name: numpy_dtype(t.dtype) for name, t in manifest.tensors.items()}
+        self._reads, self._gives = step.first == striped.first, step.last == striped.last
+        self._striped = striped
+        self._rows = rows_of(manifest, self._run)
+        planned = bindings.actual.planned
+        self._planned = {name: planned[name][2] for name in self._rows}
+        self._dtypes = {name: numpy_dtype(manifest.tensors[name].dtype) for name in self._rows}
         self._actual = bindings.actual
         self._at = bindings.values
-        at = bindings.values[strip_buffer(striped.first)]
-        self._buffer = _at_address(at, np.dtype(np.uint8), [striped.buffer_bytes])
+        self._places = {n: self._at[strip_value(striped.first, n)] for n in striped.nbytes}
+        self._shapes = StripShapes()
+        self._whole: dict[str, Shape] = {}
+        values = {n: at for n, at in bindings.values.items() if n not in self._rows}
+        self._segment = make(
+            replace(bindings, values={**values, **self._places}, strip=self._shapes)
+        )
 
-    def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
+    def run(
+        self, given: dict[str, Any], results: Mapping[str, Array], strip: int | None = None
+    ) -> None:
         run = self._run
-        arrays = {n: self._whole(n, given, results) for n in (*run.inputs, *run.outputs)}
-        heights = {name: array.shape[2] for name, array in arrays.items()}
-        heights_in = {name: heights[name] for name in run.inputs}
-        strips = strips_of(run, heights_in, self._count, self._planned_units)
-        crops = self._crops(arrays, strips)
-        others = {n: value for n, value in {**given, **results}.items() if n not in run.outputs}
-        for strip in strips.strips:
-            for name, rows in run.inputs.items():
-                start, stop = strips.crop(rows, heights[name], strip)
-                np.copyto(_planes(crops[name], rows), _planes(arrays[name], rows)[:, start:stop])
-            part = {**others, **crops}
-            self._segment.run(part, {})
-            for name, rows in run.outputs.items():
-                found = part[name].tensor
-                source = _at_address(found.data_ptr(), self._dtypes[name], found.shape())
-                self._check(name, source, arrays[name], heights[name] - strips.left_out(rows))
-                top, _ = strips.crop(rows, heights[name], strip)
-                start, stop = strips.given(rows, heights[name], strip)
+        whole = {n: self._array(n, given, results) for n in (*run.inputs, *run.outputs)}
+        strips = self._strips(whole)
+        shapes = self._shapes.by_name
+        parts = {n: _at_address(self._places[n], self._dtypes[n], shapes[n]) for n in whole}
+        for each in strips.strips if strip is None else strips.strips[strip : strip + 1]:
+            for name, rows in run.inputs.items() if self._reads else ():
+                start, stop = strips.crop(rows, whole[name].shape[2], each)
+                np.copyto(_planes(parts[name], rows), _planes(whole[name], rows)[:, start:stop])
+            try:
+                self._segment.run(given, results)
+            except ShapeError as error:
+                raise self._of_the_whole(error, strips) from error
+            for name, rows in run.outputs.items() if self._gives else ():
+                height = whole[name].shape[2]
+                top, _ = strips.crop(rows, height, each)
+                start, stop = strips.given(rows, height, each)
                 np.copyto(
-                    _planes(arrays[name], rows)[:, start:stop],
-                    _planes(source, rows)[:, start - top : stop - top],
+                    _planes(whole[name], rows)[:, start:stop],
+                    _planes(parts[name], rows)[:, start - top : stop - top],
                 )
-            # The arena gets the outputs back before the next strip binds others.
-            part.clear()
 
-    def _whole(self, name: str, given: Mapping[str, Any], results: Mapping[str, Array]) -> Array:
+    def _array(self, name: str, given: Mapping[str, Any], results: Mapping[str, Array]) -> Array:
         if name in self._at:
             return _at_address(self._at[name], self._dtypes[name], self._actual.by_name[name])
         return results[name] if name in results else np.ascontiguousarray(given[name])
 
-    def _check(self, name: str, source: Array, whole: Array, height: int) -> None:
-        """Refuse an output of another shape than its formula says."""
-        images, channels, found, *pixels = source.shape
-        shape = (images, channels, found - height + whole.shape[2], *pixels)
-        if shape != whole.shape:
-            raise ShapeError(f"blocks {self._run.first} to {self._run.last} failed", name, shape)
+    def _strips(self, whole: Mapping[str, Array]) -> Strips:
+        """The strips of the running inference, whose shapes are noted."""
+        shapes = {**self._actual.by_name, **{name: array.shape for name, array in whole.items()}}
+        heights = {name: shapes[name][2] for name in self._rows}
+        strips = strips_of(self._run, heights, self._striped.count, self._planned, self._rows)
+        if shapes != self._whole:
+            self._whole = shapes
+            parts = dict(shapes)
+            for name, rows in self._rows.items():
+                images, channels, height, *pixels = shapes[name]
+                parts[name] = images, channels, height - strips.left_out(rows), *pixels
+                nbytes = prod(parts[name]) * self._dtypes[name].itemsize
+                if nbytes > self._striped.nbytes[name]:
+                    raise BudgetError(
+                        f"a strip of {name!r} is larger than planned for",
+                        why=f"it takes {nbytes} bytes, {self._striped.nbytes[name]} were planned",
+                        hint="give a budget in which no blocks are in strips",
+                    )
+            self._shapes.by_name = parts
+        return strips
 
-    def _crops(self, arrays: Mapping[str, Array], strips: Strips) -> dict[str, Array]:
-        sizes = {name: (arrays[name].shape[2], arrays[name].nbytes) for name in self._run.inputs}
-        memory = self._buffer
-        if (nbytes := buffer_bytes(self._run, strips, sizes)) > memory.nbytes:
-            # Of another height than planned, some rows may be left that belong to every strip.
-            memory = np.empty(nbytes, np.uint8)
-        crops: dict[str, Array] = {}
-        for name, rows in self._run.inputs.items():
-            shape = list(arrays[name].shape)
-            shape[2] -= strips.left_out(rows)
-            nbytes = prod(shape) * arrays[name].itemsize
-            crops[name] = memory[:nbytes].view(arrays[name].dtype).reshape(shape)
-            memory = memory[align_up(nbytes, TENSOR_ALIGNMENT) :]
-        return crops
+    def _of_the_whole(self, error: ShapeError, strips: Strips) -> ShapeError:
+        """What ONNX Runtime says of a strip, said of the whole."""
+        if error.name not in self._rows or len(error.shape) < 3:
+            return error
+        images, channels, height, *pixels = error.shape
+        height += strips.left_out(self._rows[error.name])
+        return ShapeError(error.what, error.name, (images, channels, height, *pixels))
+
+
+class OneStrip(NamedTuple):
+    """One strip of a `StripedSegment`."""
+
+    segment: Any
+    strip: int
+
+    def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
+        self.segment.run(given, results, self.strip)
 
 
 def _at_address(address: int, dtype: np.dtype[Any], shape: Sequence[int]) -> Array:

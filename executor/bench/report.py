@@ -82,7 +82,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     engine_bytes, blocks
         Size of the engine directory on disk, and number of its blocks.
     strips
-        Blocks that are executed in strips of rows, in words.
+        Blocks in strips of rows, in words, and where pages are given back.
     peak_bytes
         Measured peak above ``fixed_bytes``.
     memory_accounting

@@ -26,7 +26,7 @@ from swapnet.executor.planning.floor import floor_ms
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.timeline import predict
 from swapnet.executor.planning.usage import demand
-from swapnet.executor.report.trace import block_range
+from swapnet.executor.report.trace import ways_to_save
 from swapnet.machine import memory_bytes, processor_name
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile
@@ -109,7 +109,7 @@ def make_report(
         model=manifest.source.name,
         backend=manifest.compiled.backend,
         blocks=len(manifest.blocks),
-        strips=tuple(block_range(s) for s in plan.steps if s.strips is not None),
+        strips=ways_to_save(plan.striping) if plan.striping else (),
         budget_bytes=plan.budget_bytes,
         demand_bytes=needed.total_bytes,
         weights_bytes=needed.weights_bytes,

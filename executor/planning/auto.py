@@ -26,11 +26,11 @@ def predicted_stall(plan: Plan, delays: Profile) -> float:
 
 def predicted_loss(plan: Plan, delays: Profile) -> float:
     """Share of a plan's latency that waits for storage or is added by strips, as predicted."""
-    striped = [step.strips for step in plan.steps if step.strips is not None]
-    whole, parted = Delays(delays), Delays(delays, strips=striped)
-    added_ms = sum(
-        parted.step(run.first, run.last)[0] - whole.step(run.first, run.last)[0] for run in striped
-    )
+    steps = [step for step in plan.steps if step.strips is not None]
+    runs = dict.fromkeys(step.strips for step in steps if step.strips is not None)
+    whole, parted = Delays(delays), Delays(delays, strips=runs)
+    added_ms = sum(parted.step(step.first, step.last)[0] for step in steps)
+    added_ms -= sum(whole.step(run.first, run.last)[0] for run in runs)
     latency_ms = predict(plan.steps, plan.reads, delays).steady_ms
     return predicted_stall(plan, delays) + (added_ms / latency_ms if latency_ms else 0.0)
 

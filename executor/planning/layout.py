@@ -5,20 +5,24 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
+from mmap import PAGESIZE
 
 from swapnet.manifest import TENSOR_ALIGNMENT, Manifest
 from swapnet.strips import Run, Striped, Striping
 from swapnet.units import align_up
 
 __all__ = [
+    "OWN_PAGES_BYTES",
     "Interval",
     "ValueLayout",
     "inside_run",
     "largest_sum",
+    "largest_within",
     "last_uses",
+    "late_outputs",
     "lay_out_all",
     "lay_out_staged",
     "lay_out_values",
@@ -27,10 +31,13 @@ __all__ = [
     "pack",
     "span_of",
     "spans",
-    "strip_buffer",
+    "strip_value",
 ]
 
 _TURNS = 64
+
+OWN_PAGES_BYTES = 1 << 20
+"""Size from which an output has pages of its own, which are taken when it is written."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +52,27 @@ class Interval:
 
 @dataclass(frozen=True)
 class ValueLayout:
-    """Offsets of the placed values in their region, in bytes."""
+    """Offsets of the placed values in their region, in bytes, and the lives of the places there."""
 
     offsets: Mapping[str, int]
     nbytes: int
+    places: tuple[Interval, ...] = ()
+
+    def kept(self, moment: int) -> list[tuple[int, int]]:
+        """First byte and byte after the last of pages that hold values from a moment on."""
+        spans = sorted(
+            (self.offsets[p.name] // PAGESIZE * PAGESIZE, self.offsets[p.name] + p.nbytes)
+            for p in self.places
+            if p.last >= moment
+        )
+        kept: list[tuple[int, int]] = []
+        for start, end in spans:
+            stop = align_up(end, PAGESIZE)
+            if kept and start <= kept[-1][1]:
+                kept[-1] = kept[-1][0], max(stop, kept[-1][1])
+            else:
+                kept.append((start, stop))
+        return kept
 
 
 def spans(steps: Iterable[Iterable[str]]) -> dict[str, tuple[int, int]]:
@@ -101,9 +125,24 @@ def last_uses(manifest: Manifest) -> dict[str, int]:
     }
 
 
-def strip_buffer(first: int) -> str:
-    """Name of the memory for rows that strips of the run from block ``first`` on read."""
-    return f"\0rows of block {first}"
+def strip_value(first: int, name: str) -> str:
+    """Name of the memory for the rows of a tensor in strips of the run from block ``first`` on."""
+    return f"\0{first} {name}"
+
+
+def strip_lives(manifest: Manifest, run: Striped) -> dict[str, tuple[int, int]]:
+    """First and last moment of the rows of each tensor, in each strip of a run.
+
+    Those that the run reads are there before, those that it gives are there until the end.
+    """
+    start, end = span_of(manifest, run.first, run.last)
+    blocks = manifest.blocks[run.first : run.last + 1]
+    given = {name for block in blocks for name in block.outputs} - inside_run(manifest, run)
+    lives: dict[str, tuple[int, int]] = {}
+    for name in run.nbytes:
+        first, last = lives_of(manifest).get(name, (start, end))
+        lives[name] = max(first, start), end if name in given else min(last, end)
+    return lives
 
 
 def lay_out_values(
@@ -111,8 +150,8 @@ def lay_out_values(
 ) -> ValueLayout:
     """Offsets for values whose size follows from the shapes of the inputs.
 
-    Values inside a run in strips have none. Strips read rows again that lie beside theirs, so
-    nothing is written over what the run reads; each run has a buffer for these rows.
+    Of values inside a run in strips only the rows of a strip have places. Strips read rows again
+    that lie beside theirs, so nothing is written over what the run reads.
 
     Parameters
     ----------
@@ -122,6 +161,29 @@ def lay_out_values(
         True for those that live inside one block alone, False for those that cross a cut; None for
         all of them.
     """
+    place_of, places = _places(manifest, striping, inside)
+    layout = pack(places)
+    offsets = {name: layout.offsets[place] for name, place in place_of.items()}
+    return ValueLayout(offsets, layout.nbytes, places)
+
+
+def largest_within(manifest: Manifest, first: int, last: int, run: Striped | None = None) -> int:
+    """The largest sum of values that live at once while some blocks run, maybe in strips."""
+    start, end = span_of(manifest, first, last)
+    _, places = _places(manifest, None if run is None else Striping((run,), 0), None)
+    return largest_sum(
+        [
+            replace(place, first=max(place.first, start), last=min(place.last, end))
+            for place in places
+            if place.first <= end and start <= place.last
+        ]
+    )
+
+
+def _places(
+    manifest: Manifest, striping: Striping | None, inside: bool | None
+) -> tuple[dict[str, str], tuple[Interval, ...]]:
+    """The place of each value, named after one that lies there, and the lives of all places."""
     alive = dict(lives_of(manifest))
     crossing = {name for name, (first, last) in lifetimes(manifest).items() if first < last}
     placed = {
@@ -138,20 +200,21 @@ def lay_out_values(
         for name, (first, last) in alive.items():
             if first <= span[1] and span[0] <= last:
                 alive[name] = min(first, span[0]), max(last, span[1])
-        alive[strip_buffer(run.first)] = span
-        placed[strip_buffer(run.first)] = run.buffer_bytes
+        for name, life in strip_lives(manifest, run).items():
+            alive[strip_value(run.first, name)] = life
+            placed[strip_value(run.first, name)] = run.nbytes[name]
     place_of = {name: name for name in placed}
     for block in manifest.blocks:
-        if any(run.first <= block.index <= run.last for run in runs):
-            continue
-        for output, name in block.inplace.items():
+        starts = [run.first for run in runs if run.first <= block.index <= run.last]
+        for pair in block.inplace.items():
+            output, name = (strip_value(starts[0], n) if starts else n for n in pair)
             dies = name in placed and output in placed and alive[name][1] == alive[output][0]
             if dies and placed[name] == placed[output]:
                 place_of[output] = place_of[name]
     members: dict[str, list[str]] = {}
     for name, place in place_of.items():
         members.setdefault(place, []).append(name)
-    layout = pack(
+    return place_of, tuple(
         Interval(
             place,
             placed[place],
@@ -160,9 +223,29 @@ def lay_out_values(
         )
         for place, names in members.items()
     )
-    return ValueLayout(
-        {name: layout.offsets[place] for name, place in place_of.items()}, layout.nbytes
-    )
+
+
+def late_outputs(manifest: Manifest, runs: tuple[Striped, ...]) -> tuple[int, int]:
+    """The block before which pages of dead values are best given back, and what that saves.
+
+    Large outputs take no memory before they are written; see `swapnet.strips.Striping`.
+    """
+    layout = lay_out_values(manifest, Striping(runs, 0))
+    touched, given = _touched(manifest), {tensor.name for tensor in manifest.inputs}
+    late: Counter[int] = Counter()
+    for tensor in manifest.outputs:
+        is_late = manifest.is_sized(tensor) and tensor.name not in given
+        if is_late and tensor.nbytes >= OWN_PAGES_BYTES:
+            block = touched[tensor.name][0]
+            first = next((run.first for run in runs if run.first <= block <= run.last), block)
+            late[first] += tensor.nbytes
+    best = (0, 0)
+    for block in late:
+        kept = layout.kept(span_of(manifest, block, block)[0])
+        dead = layout.nbytes - sum(stop - start for start, stop in kept)
+        saved = min(dead, sum(nbytes for first, nbytes in late.items() if first >= block))
+        best = max(best, (block, saved), key=lambda found: found[1])
+    return best
 
 
 def lay_out_all(manifest: Manifest) -> ValueLayout:

@@ -146,12 +146,20 @@ class Step:
         Number of the inference's reads that must have arrived before the step starts.
     strips
         The strips of rows that it is executed in; None where it is executed whole.
+    strip
+        The one of these that it executes; None for all of them.
     """
 
     first: int
     last: int
     reads: int
     strips: Striped | None = None
+    strip: int | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether its blocks are not executed again in the same inference."""
+        return self.strips is None or self.strip in (None, self.strips.count - 1)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from math import ceil
 
 from swapnet.errors import BudgetError
@@ -26,7 +28,7 @@ from swapnet.executor.planning.usage import (
 )
 from swapnet.manifest import Block, Manifest
 from swapnet.profile import Profile
-from swapnet.strips import Striping
+from swapnet.strips import Striped, Striping
 from swapnet.units import format_size, told_apart
 
 __all__ = ["make_plan", "most_scratch_bytes", "smallest_budget"]
@@ -132,12 +134,9 @@ def _plan(
     offsets = {block: start for block, start, _, _ in order.placed}
     places, shared = _places(manifest, offsets, kept)
     reads = tuple(_reads(manifest, places, order.flows(), request_bytes))
-    blocks = [read.block for read in reads]
-    striped = {run.first: run for run in runs}
-    steps = tuple(
-        Step(first, last, bisect_right(blocks, last), striped.get(first))
-        for first, last in order.spans
-    )
+    ends = [*accumulate(read.nbytes for read in reads)]
+    counts = (bisect_right(ends, needed) for needed in order.needed)
+    steps = tuple(_steps(order.spans, counts, runs))
     return Plan(
         budget_bytes=budget_bytes,
         places=places,
@@ -152,6 +151,20 @@ def _plan(
         predicted_ms=predict(steps, reads, profile).steady_ms,
         striping=striping,
     )
+
+
+def _steps(
+    spans: Iterable[tuple[int, int]], reads: Iterable[int], runs: Iterable[Striped]
+) -> Iterator[Step]:
+    run_of = {block: run for run in runs for block in range(run.first, run.last + 1)}
+    strips: Counter[Striped] = Counter()
+    for (first, last), count in zip(spans, reads, strict=True):
+        run = run_of.get(first)
+        if run is None or not run.apart:
+            yield Step(first, last, count, run)
+        else:
+            strips[run] += first == run.first
+            yield Step(first, last, count, run, strips[run] - 1)
 
 
 def _with_scratch(used: Usage, least_bytes: int) -> Usage:

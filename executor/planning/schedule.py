@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -27,11 +28,28 @@ class Outline:
         For each block, True where it can be executed in one step with the block before it.
     bound
         Blocks that must be, and are joinable: those of a run in strips.
+    apart
+        First and last block, and number of strips, of runs that are executed strip by strip.
     """
 
     nbytes: tuple[int, ...]
     joinable: tuple[bool, ...]
     bound: frozenset[int] = frozenset()
+    apart: tuple[tuple[int, int, int], ...] = ()
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """Blocks in the order of their execution; those of a run in strips once for each strip."""
+        order = list(range(len(self.nbytes)))
+        for first, last, count in reversed(self.apart):
+            order[first : last + 1] = count * order[first : last + 1]
+        return tuple(order)
+
+    def spans(self, joined: Collection[int]) -> list[tuple[int, int]]:
+        """First and last block of each step."""
+        firsts = [i for i, b in enumerate(self.order) if not (b in joined and self.joinable[b])]
+        lasts = [*(i - 1 for i in firsts[1:]), len(self.order) - 1]
+        return [(self.order[a], self.order[z]) for a, z in zip(firsts, lasts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -133,7 +151,10 @@ def outline_of(
     blocks = manifest.blocks
     runs = () if striping is None else striping.runs
     return Outline(
-        bound=frozenset(b for run in runs for b in range(run.first + 1, run.last + 1)),
+        bound=frozenset(
+            b for run in runs if not run.apart for b in range(run.first + 1, run.last + 1)
+        ),
+        apart=tuple((run.first, run.last, run.count) for run in runs if run.apart),
         nbytes=tuple(
             sum(extent.nbytes for extent in extents_of(manifest, block.index, kept))
             for block in blocks
@@ -172,16 +193,19 @@ def schedule(outline: Outline, choice: Choice, *, cyclic: bool, least_bytes: int
     """
     joined, joinable, resident = choice.joined, outline.joinable, choice.resident
     placed: list[Placed] = []
-    firsts: list[int] = []
     needed: list[int] = []
     cursor = lap_bytes = opened = 0
     step = -1
-    for block, nbytes in enumerate(outline.nbytes):
+    # Each strip begins at the first byte, so a block has the same place in all of them.
+    restarts = {first for first, *_ in outline.apart}
+    for block in outline.order:
+        nbytes = outline.nbytes[block]
         if not (block in joined and joinable[block]):
             step += 1
-            firsts.append(block)
             needed.append(lap_bytes)
             opened = len(placed)
+        if block in restarts:
+            cursor = 0
         if nbytes and block not in resident:
             if cursor + nbytes > choice.ring_bytes:
                 # The blocks of a step lie together: its first ones go to the beginning as well.
@@ -196,7 +220,7 @@ def schedule(outline: Outline, choice: Choice, *, cyclic: bool, least_bytes: int
             cursor += nbytes
             lap_bytes += nbytes
             needed[step] = lap_bytes
-    spans = list(zip(firsts, [*(f - 1 for f in firsts[1:]), block], strict=True))
+    spans = outline.spans(joined)
     allowed = _allowed(placed, len(spans), lap_bytes, least_bytes)
     if not cyclic:
         allowed = [min(limit, lap_bytes) for limit in allowed]

@@ -251,7 +251,7 @@ class Planner:
     def _other_residents(self, candidate: Candidate) -> Iterator[Choice]:
         """Choices in which a block near a long wait becomes resident, one leaves, or both."""
         choice, nbytes = candidate.choice, self._outline.nbytes
-        spans = _runs(len(nbytes), choice.joined)
+        spans = self._outline.spans(choice.joined)
         waits = sorted(range(len(spans)), key=lambda s: -candidate.stalls_ms[s])
         wanted = list(
             dict.fromkeys(
@@ -333,12 +333,6 @@ def parted(choice: Choice, outline: Outline, delays: Delays, most_ms: float) -> 
         else:
             first = block
     return replace(choice, joined=frozenset(joined))
-
-
-def _runs(count: int, joined: frozenset[int]) -> list[tuple[int, int]]:
-    """First and last block of each step."""
-    starts = [b for b in range(count) if b == 0 or b not in joined]
-    return list(zip(starts, [*(s - 1 for s in starts[1:]), count - 1], strict=True))
 
 
 def _is_better(one: Candidate, other: Candidate) -> bool:

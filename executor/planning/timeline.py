@@ -42,7 +42,8 @@ class Delays:
     """A profile in a form that is quick to simulate many plans with.
 
     ``coded`` is the share of bytes in memory that are stored in half as many, and expanded. A run
-    in ``strips`` takes the time of the rows that it computes, and a call for each strip.
+    in ``strips`` takes the time of the rows that it computes, and a call for each strip; apart, a
+    block takes that of one strip.
     """
 
     def __init__(
@@ -52,11 +53,11 @@ class Delays:
         self._step_ms = profile.step_ms
         idle_ms = [block.idle_ms for block in profile.blocks]
         busy_ms = [block.busy_ms for block in profile.blocks]
-        for run in strips:
+        for run in dict.fromkeys(strips):
             for times in (idle_ms, busy_ms):
                 for block in range(run.first, run.last + 1):
-                    times[block] *= run.work
-                times[run.first] += (run.count - 1) * profile.step_ms
+                    times[block] *= run.work / (run.count if run.apart else 1)
+                times[run.first] += 0 if run.apart else (run.count - 1) * profile.step_ms
         self._idle_ms = [0.0, *accumulate(idle_ms)]
         self._busy_ms = [0.0, *accumulate(busy_ms)]
         self.ms_per_byte = 1e3 / storage.bytes_per_s * (1 - coded / 2)

@@ -66,7 +66,7 @@ class Usage:
     scratch_bytes
         Values inside a block and scratch of its kernels: the limit of ONNX Runtime's arena.
     io_bytes
-        Model inputs and outputs.
+        Model inputs and outputs, but for outputs that take pages of values which have died.
     staging_bytes
         Staging memory of lookups and copies, and page tables.
     process_bytes
@@ -123,6 +123,7 @@ def usage(manifest: Manifest, striping: Striping | None = None) -> Usage:
     if striping is not None:
         scratch = striping.scratch_bytes
     io = sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs))
+    io -= 0 if striping is None else striping.late_bytes
     if manifest.runs_on_gpu:
         io += lay_out_staged(manifest).nbytes
         copies_bytes += gpu_staging_bytes(manifest)
@@ -218,8 +219,12 @@ def least_bytes(manifest: Manifest, striping: Striping | None) -> int:
 
 
 def least_weights_bytes(manifest: Manifest, striping: Striping | None = None) -> int:
-    """Weights in memory at once where none stay: those of the largest block or run in strips."""
+    """Weights in memory at once where none stay: those of the largest block or run in strips.
+
+    Runs whose blocks are apart do not hold theirs.
+    """
     runs = () if striping is None else striping.runs
-    together = (sum(manifest.block_bytes[run.first : run.last + 1]) for run in runs)
+    held = (run for run in runs if not run.apart)
+    together = (sum(manifest.block_bytes[run.first : run.last + 1]) for run in held)
     arena = max(*manifest.block_bytes, *together, 0)
     return arena + page_table_bytes(arena)

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from math import inf
+from math import inf, prod
 from typing import NamedTuple
 
 from swapnet.errors import BudgetError
-from swapnet.executor.backends.strips import buffer_bytes
-from swapnet.executor.planning.layout import Interval, inside_run, largest_sum, lives_of, span_of
+from swapnet.executor.backends.strips import rows_of, strip_bytes
+from swapnet.executor.planning.layout import largest_within, late_outputs
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.planning.usage import least_bytes
 from swapnet.manifest import Manifest
 from swapnet.strips import Run, Striped, Striping, strips_of
+from swapnet.tensors import ELEMENT_BYTES
 
 __all__ = ["Trial", "find_stripings"]
 
 _COUNTS = (2, 4, 8, 16)
-_TARGETS = (0.5, 0.25, 0.12, 0.06, 0.0)
+_TARGETS = (0.4, 0.2, 0.1, 0.05, 0.02, 0.0)
 """Memory that is aimed at, as parts of the way from the least that is possible to the whole."""
 _LEAST_BYTES = 1 << 20
 """Smallest memory that is tried to make smaller."""
+_PER_VALUE = 16
+_PER_STRIP = 4e6
+_PER_BYTE = 16
+"""Work of an element of a value, of a call, and of reading a byte, in multiplications."""
+_SPARE_UNITS = 2
+"""Units that strips have at least where heights vary: other heights may leave more rows over."""
+_ROWS = 2
+"""The axis of rows."""
 _GAIN = 1.02
 """Smallest budget over that of the next way to execute: less is not worth more strips."""
 
@@ -64,24 +72,29 @@ def find_stripings(
         return least_bytes(manifest, striping) * _GAIN >= smallest
 
     found: list[Striping] = []
+    whole = Striping((), manifest.session_memory.scratch_bytes, *late_outputs(manifest, ()))
+    if not saves_little(whole):
+        found.append(whole)
+        smallest = least_bytes(manifest, whole)
     peaks: dict[tuple[Striped, ...], int] = {}
     """Peak of the runs in each way that was tried: other ways with these runs have it too."""
     for part in _TARGETS:
         spread = ways.most_bytes - ways.least_bytes
         runs = ways.cheapest(ways.least_bytes + int(spread * part))
+        late = late_outputs(manifest, runs)
         beside = _scratch_beside(manifest, runs)
         known = (nbytes for others, nbytes in peaks.items() if {*others} <= {*runs})
         at_least = max(beside, *known, 0) + spare_bytes
-        if not runs or runs in peaks or saves_little(Striping(runs, at_least)):
+        if not runs or runs in peaks or saves_little(Striping(runs, at_least, *late)):
             continue
         peaks[runs] = 0
         steps = _steps(manifest, runs)
         with suppress(BudgetError):  # it needs more than what is saved
             peak, digests = trial(steps, smallest)
             peaks[runs] = peak if peak > beside else 0
-            if digests != expected or saves_little(Striping(runs, peak + spare_bytes)):
+            if digests != expected or saves_little(Striping(runs, peak + spare_bytes, *late)):
                 continue
-            striping = Striping(runs, limit(steps, peak))
+            striping = Striping(runs, limit(steps, peak), *late)
             if not saves_little(striping):
                 found.append(striping)
                 smallest = least_bytes(manifest, striping)
@@ -101,9 +114,13 @@ def _scratch_beside(manifest: Manifest, runs: Sequence[Striped]) -> int:
 def _steps(manifest: Manifest, runs: Sequence[Striped]) -> list[Step]:
     """The runs, and steps of one block for all others."""
     inside = _inside(runs)
-    others = [Step(b.index, b.index, 0) for b in manifest.blocks if b.index not in inside]
-    strips = [Step(run.first, run.last, 0, run) for run in runs]
-    return sorted([*others, *strips], key=lambda step: step.first)
+    steps = [Step(b.index, b.index, 0) for b in manifest.blocks if b.index not in inside]
+    for run in runs:
+        blocks = [(b, b) for b in range(run.first, run.last + 1)]
+        spans = blocks if run.apart else [(run.first, run.last)]
+        strips = range(run.count) if run.apart else (None,)
+        steps += [Step(first, last, 0, run, strip) for strip in strips for first, last in spans]
+    return sorted(steps, key=lambda step: step.strips.first if step.strips else step.first)
 
 
 class _Way(NamedTuple):
@@ -120,36 +137,26 @@ class _Ways:
     """Ways to execute blocks; values and scratch lie apart, so the largest of each count."""
 
     def __init__(self, manifest: Manifest, heights: Mapping[str, int]) -> None:
-        lives = lives_of(manifest)
-        values = [Interval(v.name, v.nbytes, *lives[v.name]) for v in manifest.values]
-
-        def alive(first: int, last: int) -> list[Interval]:
-            start, stop = span_of(manifest, first, last)
-            kept = (v for v in values if v.first <= stop and start <= v.last)
-            return [replace(v, first=max(v.first, start), last=min(v.last, stop)) for v in kept]
-
         whole = [
-            _Way(b.index, largest_sum(alive(b.index, b.index)), b.activation_bytes, 0.0, None)
+            _Way(b.index, largest_within(manifest, b.index, b.index), b.activation_bytes, 0.0, None)
             for b in manifest.blocks
         ]
         self._ways = [[way] for way in whole]
         """By the last block."""
         self.most_bytes = max(way.values_bytes for way in whole)
         self.most_bytes += max(way.scratch_bytes for way in whole)
+        costs = _costs(manifest)
         for run in manifest.runs:
-            inside, around = inside_run(manifest, run), alive(run.first, run.last)
-            blocks = manifest.blocks[run.first : run.last + 1]
-            kept = sum(value.nbytes for value in around if value.name not in inside)
-            inner = largest_sum([value for value in around if value.name in inside])
-            inner += max(block.activation_bytes for block in blocks)
-            inner += sum(manifest.tensors[name].nbytes for name in run.outputs)
-            operators = sum(len(block.operators) for block in blocks)
-            weights = sum(manifest.block_bytes[run.first : run.last + 1])
-            more_weights = max(0, weights - max(manifest.block_bytes))
+            blocks = slice(run.first, run.last + 1)
+            most_scratch = max(block.activation_bytes for block in manifest.blocks[blocks])
+            weights = sum(manifest.block_bytes[blocks])
             for striped in _striped(manifest, run, heights):
-                scratch = round(striped.work / striped.count * inner) + more_weights
-                cost = (striped.work - 1) * operators + striped.count / 64
-                nbytes = kept + striped.buffer_bytes
+                scratch = round(striped.work / striped.count * most_scratch)
+                cost = (striped.work - 1) * sum(costs[blocks]) + striped.count * _PER_STRIP
+                if striped.apart:
+                    again = (run.last - run.first) * _PER_STRIP + weights * _PER_BYTE
+                    cost += (striped.count - 1) * again
+                nbytes = largest_within(manifest, run.first, run.last, striped)
                 self._ways[run.last].append(_Way(run.first, nbytes, scratch, cost, striped))
         self._limits = sorted({way.scratch_bytes for ways in self._ways for way in ways})
         self.least_bytes = round(min(limit + self._least_values(limit) for limit in self._limits))
@@ -182,10 +189,31 @@ class _Ways:
         return best[-1]
 
 
+def _costs(manifest: Manifest) -> list[float]:
+    """Estimated work of each block, in multiplications."""
+    costs: list[float] = []
+    for block in manifest.blocks:
+        written = [manifest.tensors[name] for name in block.outputs]
+        elements = [tensor.nbytes // ELEMENT_BYTES[tensor.dtype] for tensor in written]
+        channels = (t.shape[1] if len(t.shape) > _ROWS else 0 for t in written)
+        pairs = zip(elements, channels, strict=True)
+        pixels = [number // c for number, c in pairs if isinstance(c, int) and c]
+        weights = (prod(weight.shape) for weight in manifest.weights_of(block.index))
+        costs.append(max(pixels, default=1) * sum(weights) + _PER_VALUE * sum(elements))
+    return costs
+
+
 def _striped(manifest: Manifest, run: Run, heights: Mapping[str, int]) -> Iterator[Striped]:
     """The run in each number of strips that differs from the others."""
-    sizes = {name: (heights[name], manifest.tensors[name].nbytes) for name in run.inputs}
+    rows = rows_of(manifest, run)
+    tensors = manifest.tensors
+    sizes = {name: (heights[name], tensors[name].nbytes) for name in rows}
     numbers = {len(strips_of(run, heights, count).strips) for count in _COUNTS}
     for number in sorted(numbers - {1}):
         strips = strips_of(run, heights, number)
-        yield Striped(run.first, run.last, number, buffer_bytes(run, strips, sizes), strips.work)
+        is_exact = all(isinstance(tensors[name].shape[2], int) for name in rows)
+        if is_exact or strips.crop_units > run.above + run.below + _SPARE_UNITS:
+            nbytes = strip_bytes(rows, strips, sizes)
+            weights = manifest.block_bytes[run.first : run.last + 1]
+            apart = sum(weights) > max(manifest.block_bytes)
+            yield Striped(run.first, run.last, number, nbytes, strips.work, apart)

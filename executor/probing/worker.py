@@ -74,6 +74,9 @@ without a limit. A process that crawls takes far longer."""
 _SPARE_BYTES = 256 << 10
 """Added to the limits: kernels need a little more at other shapes, or with more threads."""
 
+_SMALL_ARENA_BYTES = 1 << 20
+"""Limit of the arena that strips need not make smaller: it is tried first."""
+
 _ROWS = 2
 """The axis of rows."""
 
@@ -149,7 +152,7 @@ class _Blocks:
         probe: _Region | None,
     ) -> list[int]:
         backend = OnnxRuntimeBackend(self._folder, self.manifest, Device(), Scratch(scratch_bytes))
-        runs = tuple(step.strips for step in steps if step.strips is not None)
+        runs = tuple(dict.fromkeys(s.strips for s in steps if s.strips is not None))
         striping = Striping(runs, scratch_bytes) if runs else None
         values = Values(self.manifest, np.asarray, striping=striping)
         values.actual = self._actual
@@ -174,7 +177,7 @@ class _Blocks:
                 (segments.get(step) or lookups[step]).run(given, results)
                 self._observe(given)
                 for name, block in self._last_uses.items():
-                    if block <= step.last:
+                    if block <= step.last and step.is_last:
                         given.pop(name, None)
                 if probe is not None:
                     peaks.append(probe.peak(reset=len(given) == inputs))
@@ -308,12 +311,17 @@ def _measure_here(job: Job, _: Progress) -> Measurement:
 def _stripings(
     blocks: _Blocks, measured: Manifest, expected: Sequence[str]
 ) -> tuple[Striping, ...]:
+    known = measured.session_memory.scratch_bytes
+
     def trial(steps: Sequence[Step], most_bytes: int) -> tuple[int, list[str]]:
+        if known <= _SMALL_ARENA_BYTES and _runs(blocks, steps, known, known):
+            return known - _SPARE_BYTES, list(blocks.digests)
         peak = max(_peaks(blocks, steps, most_bytes))
         return peak, list(blocks.digests)
 
     def limit(steps: Sequence[Step], peak: int) -> int:
-        return _limit(blocks, [steps], peak) + _SPARE_BYTES
+        was_tried = peak == known - _SPARE_BYTES
+        return known if was_tried else _limit(blocks, [steps], peak) + _SPARE_BYTES
 
     heights = {n: shape[_ROWS] for n, shape in blocks.shapes.items() if len(shape) > _ROWS}
     return find_stripings(measured, heights, expected, trial, limit, _SPARE_BYTES)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from swapnet.executor.execution import Inference
 from swapnet.executor.planning.plan import Plan, Step
+from swapnet.strips import Striping
 
 __all__ = [
     "READERS",
@@ -26,6 +27,7 @@ __all__ = [
     "block_range",
     "trace_events",
     "trace_file",
+    "ways_to_save",
 ]
 
 SCHEMA = "swapnet-trace/1"
@@ -117,11 +119,26 @@ def trace_file(events: Sequence[TraceEvent], command: str, plan: Any = None) -> 
 
 
 def block_range(step: Step) -> str:
-    """The blocks of a step, in words, and the number of its strips."""
+    """The blocks of a step, in words, and its strips."""
     blocks = (
         f"block {step.first}" if step.first == step.last else f"blocks {step.first}-{step.last}"
     )
-    return blocks if step.strips is None else f"{blocks} in {step.strips.count} strips"
+    if step.strips is None:
+        return blocks
+    count = step.strips.count
+    one = f", strip {(step.strip or 0) + 1} of {count}"
+    return blocks + (f" in {count} strips" if step.strip is None else one)
+
+
+def ways_to_save(striping: Striping) -> tuple[str, ...]:
+    """What is executed in strips, in words, and where pages are given back."""
+    runs = (
+        block_range(Step(run.first, run.last, 0, run))
+        + (", weights read for each" if run.apart else "")
+        for run in striping.runs
+    )
+    late = (f"pages of dead values given back before block {striping.late_from}",)
+    return (*runs, *(late if striping.late_bytes else ()))
 
 
 class _Lane:

@@ -9,7 +9,7 @@ from swapnet.manifest import Manifest, Tensor
 from swapnet.symbols import known_sizes, model_symbols, size_of
 from swapnet.tensors import ELEMENT_BYTES, Array, as_dims, concrete_nbytes
 
-__all__ = ["ActualShapes", "ShapeError"]
+__all__ = ["ActualShapes", "Shape", "ShapeError", "StripShapes"]
 
 Shape = tuple[int, ...]
 
@@ -30,6 +30,13 @@ class ShapeError(BackendError):
         super().__init__(what, why=f"output {name!r} is {as_dims(shape)}, by its formula it is not")
         self.name = name
         self.shape = shape
+
+
+class StripShapes:
+    """Shapes of the rows of a strip, and of all else: ``by_name`` as in `ActualShapes`."""
+
+    def __init__(self) -> None:
+        self.by_name: Mapping[str, Shape] = {}
 
 
 class ActualShapes:

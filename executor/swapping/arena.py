@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from swapnet.errors import BudgetError
+from swapnet.executor.planning.layout import OWN_PAGES_BYTES
 from swapnet.machine import huge_page_bytes
 from swapnet.manifest import Tensor
 from swapnet.tensors import Array, numpy_dtype
 from swapnet.units import align_up, format_size
 
 __all__ = ["Arena", "Borrower", "can_lend", "forget_pages", "new_array", "take"]
-
-_OWN_PAGES_BYTES = 1 << 20
 
 _MAP_FIXED = 0x10
 _MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
@@ -155,6 +154,20 @@ class Arena:
         self.take_back()
         self._memory.madvise(mmap.MADV_DONTNEED)
 
+    def keep(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Give back all pages outside of these spans of whole pages, which are in order."""
+        # A huge page that is taken later would reach beyond a span.
+        self._advise(mmap.MADV_NOHUGEPAGE)
+        end = 0
+        for start, stop in (*spans, (len(self._memory) // mmap.PAGESIZE * mmap.PAGESIZE, 0)):
+            if start > end:
+                self._memory.madvise(mmap.MADV_DONTNEED, end, start - end)
+            end = stop
+
+    def take_huge_pages(self) -> None:
+        """Let pages be huge again after `keep`."""
+        self._advise(mmap.MADV_HUGEPAGE)
+
     def trim(self, nbytes: int) -> None:
         """Give back all memory behind the first ``nbytes``."""
         start = align_up(nbytes, mmap.PAGESIZE)
@@ -181,7 +194,7 @@ def new_array(tensor: Tensor, shape: Sequence[int]) -> Array:
     """
     dtype = numpy_dtype(tensor.dtype)
     nbytes = prod(shape) * dtype.itemsize
-    if nbytes < _OWN_PAGES_BYTES:
+    if nbytes < OWN_PAGES_BYTES:
         return np.empty(shape, dtype)
     memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     array: Array = np.frombuffer(memory, dtype).reshape(shape)

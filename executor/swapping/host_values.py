@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from swapnet.errors import InputError
-from swapnet.executor.planning.layout import lay_out_values
+from swapnet.executor.planning.layout import lay_out_values, span_of
 from swapnet.executor.swapping.actual_shapes import ActualShapes
 from swapnet.executor.swapping.arena import Arena, new_array
 from swapnet.manifest import Manifest
@@ -45,6 +45,7 @@ class Values:
         self._manifest = manifest
         self._as_array = as_array
         own = lay_out_values(manifest, striping, inside=None if inside is None else False)
+        self._layout = own
         self._arena = Arena(own.nbytes)
         self._places = {name: (self._arena, offset) for name, offset in own.offsets.items()}
         if inside is not None:
@@ -76,7 +77,11 @@ class Values:
         self, inputs: Mapping[str, Array], out: Mapping[str, Array]
     ) -> tuple[dict[str, Any], dict[str, Array]]:
         self.actual.begin(inputs)
+        self._arena.take_huge_pages()
         return dict(inputs), new_outputs(self._manifest, inputs, out, self.actual.by_name)
+
+    def give_back(self, block: int) -> None:
+        self._arena.keep(self._layout.kept(span_of(self._manifest, block, block)[0]))
 
     def finish(
         self, given: Mapping[str, Any], results: Mapping[str, Array], out: Mapping[str, Array]

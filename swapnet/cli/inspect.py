@@ -12,9 +12,8 @@ from swapnet.cli.options import PATH, engine_argument, shapes_option
 from swapnet.executor.bench.exports import operators_in
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.layout import lifetimes
-from swapnet.executor.planning.plan import Step
 from swapnet.executor.planning.usage import usage
-from swapnet.executor.report.trace import block_range
+from swapnet.executor.report.trace import ways_to_save
 from swapnet.manifest import Block, Manifest
 from swapnet.shapes import as_title
 from swapnet.units import format_size
@@ -106,9 +105,8 @@ def command(
         + ", ".join(f"{name} {format_size(nbytes)}" for name, nbytes in parts.items())
     )
     for striping in manifest.stripings:
-        runs = ", ".join(block_range(Step(r.first, r.last, 0, r)) for r in striping.runs)
-        nbytes = usage(manifest, striping).total_bytes
-        print_text(f"With {runs}: beside weights {format_size(nbytes)}")
+        saving, nbytes = "; ".join(ways_to_save(striping)), usage(manifest, striping).total_bytes
+        print_text(f"With {saving}: beside weights {format_size(nbytes)}")
     for line in about_weights(manifest):
         print_text(line)
 

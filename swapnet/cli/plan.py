@@ -45,7 +45,7 @@ from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.planning.usage import demand, packing
 from swapnet.executor.report.page import check_reportable, save_page
 from swapnet.executor.report.plan import plan_page
-from swapnet.executor.report.trace import block_range
+from swapnet.executor.report.trace import ways_to_save
 from swapnet.executor.state import says_context
 from swapnet.files import check_writable
 from swapnet.manifest import Manifest
@@ -247,8 +247,9 @@ def _print(
             ],
         )
     for plan in plans:
-        if strips := [block_range(step) for step in plan.steps if step.strips is not None]:
-            print_text(f"At {format_size(plan.budget_bytes)}: {', '.join(strips)}.")
+        if plan.striping is not None:
+            saving = "; ".join(ways_to_save(plan.striping))
+            print_text(f"At {format_size(plan.budget_bytes)}: {saving}.")
     print_text(f"Delays: {profile.device}.")
     print_text(f"The smallest budget is {smallest} bytes ({format_size(smallest)}): {reason}.")
     if (packed := packing(manifest)).read_bytes:
@@ -304,6 +305,7 @@ def _records(
 
 
 def _record(plan: Plan) -> dict[str, Any]:
+    runs = () if plan.striping is None else plan.striping.runs
     return {
         "budget_bytes": plan.budget_bytes,
         "planned_bytes": plan.planned_bytes,
@@ -317,5 +319,5 @@ def _record(plan: Plan) -> dict[str, Any]:
         "predicted_ms": plan.predicted_ms,
         "resident_blocks": [i for i, place in enumerate(plan.places) if place.resident],
         "steps": [(step.first, step.last) for step in plan.steps],
-        "strips": [(s.first, s.last, s.strips.count) for s in plan.steps if s.strips is not None],
+        "strips": [(r.first, r.last, r.count) for r in runs],
     }

@@ -16,18 +16,34 @@ from swapnet.strips import Rows, Run, strips_of
     per_unit=st.integers(1, 8),
     left=st.integers(0, 7),
     planned=st.none() | st.integers(1, 200),
+    planned_left=st.integers(0, 7),
 )
 def test_strips_give_each_row_once_and_no_wrong_one(
-    units: int, above: int, below: int, count: int, per_unit: int, left: int, planned: int | None
+    units: int,
+    above: int,
+    below: int,
+    count: int,
+    per_unit: int,
+    left: int,
+    planned: int | None,
+    planned_left: int,
 ) -> None:
     rows = Rows(per_unit)
     run = Run(0, 0, above, below, {"x": rows}, {"y": Rows(1)})
     height = units * per_unit + left % per_unit
-    strips = strips_of(run, {"x": height}, count, planned)
-    as_planned = strips_of(run, {"x": (planned or units) * per_unit}, count)
+    most = {"x": planned * per_unit + planned_left % per_unit if planned else height}
+    strips = strips_of(run, {"x": height}, count, most)
+    as_planned = strips_of(run, most, count)
     assert len(as_planned.strips) <= count
     if len(as_planned.strips) > 1:
-        assert strips.crop_units == min(as_planned.crop_units, units)
+        fewer = left % per_unit > planned_left % per_unit if planned else False
+        whole = (
+            units <= as_planned.crop_units - fewer or as_planned.crop_units - fewer <= above + below
+        )
+        assert strips.crop_units == (units if whole else as_planned.crop_units - fewer)
+        if as_planned.crop_units > above + below + 1:
+            crop = as_planned.crop(rows, most["x"], as_planned.strips[0])
+            assert height - strips.left_out(rows) <= crop[1] - crop[0]
     assert strips.work >= 1
     given_rows = [strips.given(rows, height, strip) for strip in strips.strips]
     assert given_rows[0][0] == 0

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from swapnet.builder.cutting.partition import partition
-from swapnet.builder.cutting.runs import local_runs
+from swapnet.builder.cutting.runs import local_runs, rows_of_values
 from swapnet.builder.importing.graph import Graph
 from swapnet.strips import Run, strips_of
 from tests.helpers.zoo import Net
@@ -148,7 +148,7 @@ def made(chain: Chain, height: int | str, width: int | str = "w") -> onnx.ModelP
 def the_run(import_model: Import, model: onnx.ModelProto) -> Run | None:
     graph = import_model(model)
     (part,) = partition(graph, 1 << 30)
-    runs = local_runs(graph, [part], [0], 8)
+    runs = local_runs(graph, [part], [0], rows_of_values(graph, 8))
     return runs[0] if runs else None
 
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,7 +20,7 @@ from swapnet.executor.planning.auto import (
     predicted_loss,
     predicted_stall,
 )
-from swapnet.executor.planning.plan import PlanOptions, Step
+from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.planning.usage import least_bytes
 from swapnet.executor.probing.stripings import find_stripings
@@ -77,8 +77,10 @@ def test_strips_give_the_bits_of_the_whole(engine: Engine, tmp_path: Path) -> No
         executor.set_budget(engine.demand)
         assert executor.plan.striping is None
         assert_same(executor(feeds), expected)
-        executor.set_budget(engine.smallest)
-        assert_same(executor(feeds), expected)
+        for striping in executor.manifest.stripings:
+            executor.set_budget(least_bytes(executor.manifest, striping))
+            assert executor.plan.striping is not None
+            assert_same(executor(feeds), expected)
 
 
 def test_each_way_to_cut_gives_them_in_less_memory(engine: Engine, tmp_path: Path) -> None:
@@ -96,6 +98,32 @@ def test_each_way_to_cut_gives_them_in_less_memory(engine: Engine, tmp_path: Pat
             assert executor.plan.striping == striping
             assert executor.plan.planned_bytes <= needed
             assert_same(executor(feeds), expected)
+
+
+def test_weights_may_be_read_for_each_strip(engine: Engine, tmp_path: Path) -> None:
+    feeds, manifest = engine.feeds(), engine.manifest
+    long = [s for s in manifest.stripings if any(run.first < run.last for run in s.runs)]
+    runs = tuple(msgspec.structs.replace(run, apart=True) for run in long[-1].runs)
+    apart = msgspec.structs.replace(long[-1], runs=runs)
+    manifest = msgspec.structs.replace(manifest, stripings=(apart,))
+    run = max(runs, key=lambda run: run.last - run.first)
+    blocks = range(run.first, run.last + 1)
+    expected = engine.whole(feeds, tmp_path)
+    opened = replace(Opened.open(engine.folder), shaped=manifest)
+    smallest, _ = smallest_budget(manifest)
+    with SwapExecutor(opened, smallest, before_read=poison) as executor:
+        plan = executor.plan
+        visits = [s.strip for s in plan.steps if s.first in blocks and s.first == s.last]
+        assert visits == [strip for strip in range(run.count) for _ in blocks]
+        assert plan.streamed_bytes > manifest.swappable_bytes
+        for _ in range(2):
+            assert_same(executor(feeds), expected)
+            assert executor.stats.last is not None
+            assert executor.stats.last.read_bytes == plan.streamed_bytes
+        # Weights of a run that stay are not read again.
+        executor.set_budget(smallest + manifest.swappable_bytes // 2)
+        assert 0 < executor.plan.streamed_bytes < plan.streamed_bytes
+        assert_same(executor(feeds), expected)
 
 
 def test_a_plan_has_strips_only_where_they_pay(engine: Engine) -> None:
@@ -162,12 +190,16 @@ def test_arrays_of_the_caller_take_what_strips_give(engine: Engine, tmp_path: Pa
 
 def test_an_engine_that_contradicts_itself_is_refused(engine: Engine, tmp_path: Path) -> None:
     run = engine.manifest.runs[0]
-    for runs in (
-        (msgspec.structs.replace(run, last=99),),
-        (msgspec.structs.replace(run, outputs={"nowhere": Rows(1)}),),
-        (),
-    ):
-        save_manifest(tmp_path, msgspec.structs.replace(engine.manifest, runs=runs))
+    striping = engine.manifest.stripings[0]
+    damaged: tuple[dict[str, Any], ...] = (
+        {"runs": (msgspec.structs.replace(run, last=99),)},
+        {"runs": (msgspec.structs.replace(run, outputs={"nowhere": Rows(1)}),)},
+        {"runs": ()},
+        {"stripings": (msgspec.structs.replace(striping, late_from=99),)},
+        {"rows": {}},
+    )
+    for fields in damaged:
+        save_manifest(tmp_path, msgspec.structs.replace(engine.manifest, **fields))
         with pytest.raises(EngineError, match="damaged"):
             load_manifest(tmp_path)
 

@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swapnet.executor.backends.onnxruntime import names_shapes
-from swapnet.executor.planning.layout import Interval, lay_out_values, lifetimes, pack
+from swapnet.executor.planning.layout import (
+    Interval,
+    late_outputs,
+    lay_out_values,
+    lifetimes,
+    pack,
+)
 from swapnet.manifest import TENSOR_ALIGNMENT, Manifest, Tensor
 from tests.helpers.engines import BuildToy
 
@@ -93,3 +99,38 @@ def test_an_output_lies_over_an_input_that_dies(engine: BuildToy) -> None:
     apart = lay_out_values(made(3))
     assert apart.offsets["v1"] == apart.offsets["v2"] != apart.offsets["v0"]
     assert apart.nbytes == 2048
+
+
+def test_an_output_takes_the_pages_of_values_that_have_died(engine: BuildToy) -> None:
+    """Two values of 3 MiB, one of 4 KiB, then an output of 4 MiB."""
+    manifest = engine("images").manifest
+    sizes = {"v0": 3 << 20, "v1": 3 << 20, "v2": 4 << 10, "y": 4 << 20}
+    tensors = {n: Tensor(n, "uint8", (nbytes,), nbytes) for n, nbytes in sizes.items()}
+    names = ["x", *tensors]
+    blocks = tuple(
+        msgspec.structs.replace(
+            manifest.blocks[0], index=i, inputs=(names[i],), outputs=(names[i + 1],), inplace={}
+        )
+        for i in range(4)
+    )
+    made = msgspec.structs.replace(
+        manifest,
+        values=tuple(tensors[name] for name in ("v0", "v1", "v2")),
+        outputs=(tensors["y"],),
+        lives={},
+        blocks=blocks,
+    )
+    assert late_outputs(made, ()) == (3, 4 << 20)
+    layout = lay_out_values(made)
+    assert layout.nbytes == 6 << 20
+    (span,) = layout.kept(3)
+    assert span[0] <= layout.offsets["v2"] < span[1]
+    assert span[1] - span[0] == 4 << 10
+    large = msgspec.structs.replace(tensors["y"], shape=(8 << 20,), nbytes=8 << 20)
+    small = msgspec.structs.replace(tensors["y"], shape=(1 << 10,), nbytes=1 << 10)
+    # More than the dead values can't be counted once, and small outputs have no pages of their own.
+    assert late_outputs(msgspec.structs.replace(made, outputs=(large,)), ()) == (
+        3,
+        (6 << 20) - 4096,
+    )
+    assert late_outputs(msgspec.structs.replace(made, outputs=(small,)), ()) == (0, 0)

@@ -56,3 +56,12 @@ def test_what_is_trimmed_is_given_back() -> None:
     assert not any(arena.view(2 * mmap.PAGESIZE, 2 * mmap.PAGESIZE))
     arena.trim(4 * mmap.PAGESIZE)
     assert arena.view(0, 1)[0] == 7
+
+
+def test_pages_outside_of_spans_are_given_back() -> None:
+    page = mmap.PAGESIZE
+    arena = Arena(8 * page)
+    arena.fill(0, 8 * page, 1)
+    arena.keep([(0, page), (3 * page, 5 * page)])
+    arena.take_huge_pages()
+    assert [arena.view(i * page, 1)[0] for i in range(8)] == [1, 0, 0, 1, 1, 0, 0, 0]
