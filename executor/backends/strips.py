@@ -15,12 +15,11 @@ from swapnet.executor.backends.base import Bindings, Segment
 from swapnet.executor.planning.layout import inside_run, strip_value
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.swapping.actual_shapes import Shape, ShapeError, StripShapes
-from swapnet.manifest import TENSOR_ALIGNMENT, Manifest
+from swapnet.manifest import Manifest
 from swapnet.strips import Rows, Run, Striped, Strips, strips_of
 from swapnet.tensors import Array, numpy_dtype
-from swapnet.units import align_up
 
-__all__ = ["OneStrip", "StripedSegment", "rows_of", "run_of", "strip_bytes", "strip_heights"]
+__all__ = ["OneStrip", "StripedSegment", "rows_of", "run_of", "strip_heights"]
 
 
 def run_of(manifest: Manifest, striped: Striped) -> Run:
@@ -40,17 +39,6 @@ def rows_of(manifest: Manifest, run: Run) -> dict[str, Rows]:
         if name in hidden and manifest.is_sized(manifest.tensors[name])
     }
     return {**run.inputs, **inside, **run.outputs}
-
-
-def strip_bytes(
-    rows: Mapping[str, Rows], strips: Strips, sizes: Mapping[str, tuple[int, int]]
-) -> dict[str, int]:
-    """Memory of the rows of a strip, from rows and bytes of each tensor."""
-    return {
-        name: align_up((height - strips.left_out(each)) * (nbytes // height), TENSOR_ALIGNMENT)
-        for name, each in rows.items()
-        for height, nbytes in [sizes[name]]
-    }
 
 
 def strip_heights(manifest: Manifest, run: Run, count: int) -> dict[str, int | None]:

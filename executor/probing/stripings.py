@@ -8,13 +8,14 @@ from math import inf, prod
 from typing import NamedTuple
 
 from swapnet.errors import BudgetError
-from swapnet.executor.backends.strips import rows_of, strip_bytes
+from swapnet.executor.backends.strips import rows_of
 from swapnet.executor.planning.layout import largest_within, late_outputs
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.planning.usage import least_bytes
-from swapnet.manifest import Manifest
+from swapnet.manifest import TENSOR_ALIGNMENT, Manifest
 from swapnet.strips import Run, Striped, Striping, strips_of
 from swapnet.tensors import ELEMENT_BYTES
+from swapnet.units import align_up
 
 __all__ = ["Trial", "find_stripings"]
 
@@ -205,15 +206,16 @@ def _costs(manifest: Manifest) -> list[float]:
 
 def _striped(manifest: Manifest, run: Run, heights: Mapping[str, int]) -> Iterator[Striped]:
     """The run in each number of strips that differs from the others."""
-    rows = rows_of(manifest, run)
-    tensors = manifest.tensors
-    sizes = {name: (heights[name], tensors[name].nbytes) for name in rows}
+    rows, tensors = rows_of(manifest, run), manifest.tensors
+    is_exact = all(isinstance(tensors[name].shape[2], int) for name in rows)
+    apart = sum(manifest.block_bytes[run.first : run.last + 1]) > max(manifest.block_bytes)
     numbers = {len(strips_of(run, heights, count).strips) for count in _COUNTS}
     for number in sorted(numbers - {1}):
         strips = strips_of(run, heights, number)
-        is_exact = all(isinstance(tensors[name].shape[2], int) for name in rows)
         if is_exact or strips.crop_units > run.above + run.below + _SPARE_UNITS:
-            nbytes = strip_bytes(rows, strips, sizes)
-            weights = manifest.block_bytes[run.first : run.last + 1]
-            apart = sum(weights) > max(manifest.block_bytes)
+            cut = {name: heights[name] - strips.left_out(each) for name, each in rows.items()}
+            nbytes = {
+                name: align_up(height * (tensors[name].nbytes // heights[name]), TENSOR_ALIGNMENT)
+                for name, height in cut.items()
+            }
             yield Striped(run.first, run.last, number, nbytes, strips.work, apart)

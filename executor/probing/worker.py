@@ -74,9 +74,6 @@ without a limit. A process that crawls takes far longer."""
 _SPARE_BYTES = 256 << 10
 """Added to the limits: kernels need a little more at other shapes, or with more threads."""
 
-_SMALL_ARENA_BYTES = 1 << 20
-"""Limit of the arena that strips need not make smaller: it is tried first."""
-
 _ROWS = 2
 """The axis of rows."""
 
@@ -311,17 +308,12 @@ def _measure_here(job: Job, _: Progress) -> Measurement:
 def _stripings(
     blocks: _Blocks, measured: Manifest, expected: Sequence[str]
 ) -> tuple[Striping, ...]:
-    known = measured.session_memory.scratch_bytes
-
     def trial(steps: Sequence[Step], most_bytes: int) -> tuple[int, list[str]]:
-        if known <= _SMALL_ARENA_BYTES and _runs(blocks, steps, known, known):
-            return known - _SPARE_BYTES, list(blocks.digests)
         peak = max(_peaks(blocks, steps, most_bytes))
         return peak, list(blocks.digests)
 
     def limit(steps: Sequence[Step], peak: int) -> int:
-        was_tried = peak == known - _SPARE_BYTES
-        return known if was_tried else _limit(blocks, [steps], peak) + _SPARE_BYTES
+        return _limit(blocks, [steps], peak) + _SPARE_BYTES
 
     heights = {n: shape[_ROWS] for n, shape in blocks.shapes.items() if len(shape) > _ROWS}
     return find_stripings(measured, heights, expected, trial, limit, _SPARE_BYTES)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from swapnet.executor.planning.auto import (
     predicted_loss,
     predicted_stall,
 )
-from swapnet.executor.planning.plan import PlanOptions
+from swapnet.executor.planning.plan import PlanOptions, Step
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.planning.usage import least_bytes
 from swapnet.executor.probing.stripings import find_stripings
