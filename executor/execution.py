@@ -13,7 +13,7 @@ from swapnet.executor.backends.base import Array, Backend, Bindings, Memory, Seg
 from swapnet.executor.backends.lookup import LookupSegment
 from swapnet.executor.planning.layout import last_uses
 from swapnet.executor.planning.plan import Plan, Read
-from swapnet.executor.sharing import ALONE, Sharing, Turn
+from swapnet.executor.sharing import Sharing
 from swapnet.executor.swapping.actual_shapes import ShapeError
 from swapnet.executor.swapping.loading import load_once, pieces
 from swapnet.executor.swapping.moments import Mark
@@ -160,13 +160,8 @@ class Execution:
         self._loader = backend.loader(
             storage, arena, plan, None if hook is None else lambda read: hook(arena, read)
         )
-        self._pipeline = (
-            Pipeline(plan, self._loader, patience=patience)
-            if sharing is None
-            else Pipeline(
-                plan, self._loader, sharing.channel, patience=patience, urgency=sharing.urgency
-            )
-        )
+        self._order = None if sharing is None else sharing.order
+        self._pipeline = Pipeline(plan, self._loader, self._order, patience=patience)
         try:
             begun = time.perf_counter()
             # Sessions first: packing weights takes memory for a moment, which the arena has now.
@@ -197,7 +192,6 @@ class Execution:
     def infer(
         self,
         inputs: dict[str, Array],
-        turn: Turn = ALONE,
         out: Mapping[str, Array] | None = None,
         kept: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
@@ -207,7 +201,7 @@ class Execution:
         """
         while True:
             try:
-                return self._infer(inputs, turn, out or {}, kept or {})
+                return self._infer(inputs, out or {}, kept or {})
             except ShapeError as error:
                 if self._values.actual is None or not self._values.actual.learn(error):
                     raise
@@ -215,7 +209,6 @@ class Execution:
     def _infer(
         self,
         inputs: dict[str, Array],
-        turn: Turn,
         out: Mapping[str, Array],
         kept: Mapping[str, Array],
     ) -> dict[str, Array]:
@@ -233,12 +226,15 @@ class Execution:
             # Of a cache's inputs one may be larger than planned where another is smaller.
             self._values.actual.check_room()
         begun = time.perf_counter()
+        if self._order is not None:
+            self._order.begin()
         try:
-            steps, waited_s = self._execute(given, results, turn)
+            steps, waited_s = self._execute(given, results)
             executed = time.perf_counter()
             outputs = self._values.finish(given, results, out)
         finally:
-            turn.leave()
+            if self._order is not None:
+                self._order.leave()
             given.clear()
         end = time.perf_counter()
         self._lap += 1
@@ -262,7 +258,7 @@ class Execution:
         return {name: array for name, array in outputs.items() if name not in kept}
 
     def _execute(
-        self, given: dict[str, Any], results: Mapping[str, Array], turn: Turn
+        self, given: dict[str, Any], results: Mapping[str, Array]
     ) -> tuple[list[tuple[Mark, Mark, Mark, float]], float]:
         """Wait, beginning, end and turn of each step, and the seconds that the host waited."""
         backend = self._backend
@@ -270,18 +266,18 @@ class Execution:
         waited_s = 0.0
         for index in range(len(self.plan.steps)):
             asked = steps[-1][2] if steps else backend.mark()
-            if not self._pipeline.has_arrived(self._lap, index):
-                turn.leave()
             arrival = self._pipeline.wait(self._lap, index)
-            arrived = time.perf_counter()
-            turn.take()
-            turn_s = 0.0 if turn is ALONE else time.perf_counter() - arrived
+            turn_s = 0.0
+            if self._order is not None:
+                arrived = time.perf_counter()
+                self._order.take()
+                turn_s = time.perf_counter() - arrived
             waited_s += arrival.waited_s
             backend.follow(arrival.marks)
             if index == self._late_from:
                 self._values.give_back(self.plan.steps[index].first)
             begun = backend.mark()
-            self._run(self._segments[index], given, results, turn)
+            self._run(self._segments[index], given, results)
             for name in self._unused_after[index]:
                 given.pop(name, None)
             ended = backend.mark()
@@ -289,14 +285,12 @@ class Execution:
             self._pipeline.done(ended)
         return steps, waited_s
 
-    def _run(
-        self, segment: Segment, given: dict[str, Any], results: Mapping[str, Array], turn: Turn
-    ) -> None:
+    def _run(self, segment: Segment, given: dict[str, Any], results: Mapping[str, Array]) -> None:
         try:
             segment.run(given, results)
         except BudgetError:
             # Scratch memory may be short only because other models used it at that moment.
-            if not turn.clear():
+            if self._order is None or not self._order.clear():
                 raise
             segment.run(given, results)
 

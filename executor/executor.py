@@ -29,7 +29,7 @@ from swapnet.executor.planning.plan import Plan, PlanOptions, Read
 from swapnet.executor.planning.planner import make_plan, most_scratch_bytes
 from swapnet.executor.planning.usage import READ_BYTES, scratch_within
 from swapnet.executor.shapes import ensure_context, ensure_shapes
-from swapnet.executor.sharing import ALONE, Sharing, Turn
+from swapnet.executor.sharing import Sharing
 from swapnet.executor.state import State, says_context
 from swapnet.executor.stats import Stats
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS, Patience, StalledError
@@ -310,7 +310,8 @@ class SwapExecutor:
         BackendError
             The runtime library refused.
         """
-        return self._infer(inputs, ALONE, out)
+        self._birthplace.check()
+        return self._infer_checked(*self._check(inputs, out))
 
     async def infer(
         self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None = None
@@ -324,12 +325,6 @@ class SwapExecutor:
         import asyncio  # 2 MiB that only its users pay for
 
         return await asyncio.wrap_future(self.submit(inputs, out, copy=False))
-
-    def _infer(
-        self, inputs: Mapping[str, Any], turn: Turn, out: Mapping[str, Any] | None
-    ) -> dict[str, Array]:
-        self._birthplace.check()
-        return self._infer_checked(*self._check(inputs, out), turn)
 
     def _check(
         self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, *, copy: bool = False
@@ -345,14 +340,14 @@ class SwapExecutor:
             raise
 
     def _infer_checked(
-        self, checked: dict[str, Array], out: Mapping[str, Array], turn: Turn
+        self, checked: dict[str, Array], out: Mapping[str, Array]
     ) -> dict[str, Array]:
         try:
             with self._turn:
                 if self._closed:
                     raise _closed()
                 try:
-                    outputs = self._execute(checked, out, turn)
+                    outputs = self._execute(checked, out)
                 except Exception as error:
                     if self._sharing is None or not getattr(error, "missing_bytes", 0):
                         self._note_failure(error)
@@ -376,25 +371,21 @@ class SwapExecutor:
         if isinstance(error, StalledError):
             self._events.note("late", plan=self._plan, error=error)
 
-    def _execute(
-        self, checked: dict[str, Array], out: Mapping[str, Array], turn: Turn
-    ) -> dict[str, Array]:
+    def _execute(self, checked: dict[str, Array], out: Mapping[str, Array]) -> dict[str, Array]:
         while True:
             try:
-                return self._with_state(checked, out, turn)
+                return self._with_state(checked, out)
             except BudgetError as error:
                 if self._sharing is not None or not error.missing_bytes:
                     raise
                 release_frames(error)
                 self._grow_scratch(error)
 
-    def _with_state(
-        self, checked: dict[str, Array], out: Mapping[str, Array], turn: Turn
-    ) -> dict[str, Array]:
+    def _with_state(self, checked: dict[str, Array], out: Mapping[str, Array]) -> dict[str, Array]:
         if self._kept is None:
-            return self._opened().infer(checked, turn, out)
+            return self._opened().infer(checked, out)
         past, present = self._kept.begin(checked)
-        outputs = self._opened().infer({**checked, **past}, turn, out, present)
+        outputs = self._opened().infer({**checked, **past}, out, present)
         self._kept.keep()
         return outputs
 
@@ -457,7 +448,7 @@ class SwapExecutor:
                 raise _closed()
             if self._queue is None:
                 self._queue = ThreadPoolExecutor(1, thread_name_prefix="swapnet-submit")
-            return self._queue.submit(self._infer_checked, checked, destinations, ALONE)
+            return self._queue.submit(self._infer_checked, checked, destinations)
 
     def set_budget(self, budget: Budget | str | int) -> None:
         """Change the budget between inferences, with a new plan; the engine is not built again.

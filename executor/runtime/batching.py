@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
 from swapnet.manifest import Manifest
 from swapnet.tensors import Array
 
-__all__ = ["Rows", "agree", "are_alike", "join", "largest_batch", "part", "rows_of"]
+__all__ = ["Rows", "agree", "join", "kind_of", "largest_batch", "part", "rows_of"]
 
 Rows = int
 """Length of the first axis."""
@@ -37,12 +37,14 @@ def rows_of(inputs: Mapping[str, Array]) -> Rows:
     return int(next(iter(inputs.values())).shape[0])
 
 
-def are_alike(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-    """True where two requests differ in their rows only, the same for all inputs of each."""
-    lengths = [{array.shape[0] for array in request.values()} for request in (one, other)]
-    return all(len(rows) == 1 for rows in lengths) and all(
-        array.shape[1:] == other[name].shape[1:] for name, array in one.items()
-    )
+def kind_of(inputs: Mapping[str, Array]) -> Hashable:
+    """Equal for requests that differ in their rows only, the same for all inputs of each.
+
+    None for a request that can be joined with none.
+    """
+    if len({array.shape[0] for array in inputs.values()}) != 1:
+        return None
+    return tuple(sorted((name, array.shape[1:]) for name, array in inputs.items()))
 
 
 def join(requests: Sequence[Mapping[str, Array]]) -> dict[str, Array]:

@@ -8,33 +8,31 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from itertools import count, islice
-from typing import Any, Protocol
+from functools import partial
+from itertools import count
+from typing import Any, Protocol, TypeVar
 
 from swapnet.errors import BackendError, BudgetError, InputError
 from swapnet.executor.backends.scratch import release_frames
 from swapnet.executor.planning.plan import Plan
-from swapnet.executor.runtime.batching import agree, are_alike, join, largest_batch, part, rows_of
-from swapnet.executor.runtime.lanes import Lanes, LaneTurn, Uninterrupted
-from swapnet.executor.runtime.memory import is_interruptible
+from swapnet.executor.runtime.batching import agree, join, kind_of, largest_batch, part, rows_of
+from swapnet.executor.runtime.dispatcher import Port
 from swapnet.executor.runtime.objectives import Changes, Objectives
 from swapnet.executor.runtime.policy import Job
-from swapnet.executor.runtime.rates import RateMeter
+from swapnet.executor.runtime.scheduler import Scheduler
 from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.stats import Histogram, Stats
 from swapnet.executor.swapping.host_values import placed
-from swapnet.executor.swapping.readers import Rank
 from swapnet.process.forks import Birthplace
 from swapnet.tensors import Array
 
-__all__ = ["ModelStats", "Owner", "RuntimeModel", "Urgencies", "settle", "unloaded"]
+__all__ = ["ModelStats", "Owner", "RuntimeModel", "settle", "unloaded"]
+
+T = TypeVar("T")
 
 _SEQUENCE = count()
 
 _Answer = dict[str, Array] | Exception
-
-_FORESEEN = 4
-"""Inferences ahead with a known urgency: a ring holds no more."""
 
 
 @dataclass(frozen=True)
@@ -75,33 +73,14 @@ class ModelStats:
 
 @dataclass(frozen=True)
 class _Request:
-    job: Job
-    rank: Rank
+    arrival_s: float
     inputs: dict[str, Array]
     out: dict[str, Array]
     result: Future[dict[str, Array]]
 
 
-class Urgencies:
-    """Urgency of a model's reads: first for requests that wait, then for expected ones."""
-
-    def __init__(self, meter: RateMeter) -> None:
-        self.meter = meter
-        self.pending: tuple[Rank, ...] = ()
-        """Ranks of the inference that runs, and of requests that wait."""
-
-    def __call__(self, ahead: int) -> Rank:
-        pending = self.pending
-        if ahead < len(pending):
-            return (0.0, *pending[ahead])
-        return (1.0, self.meter.next_s(time.perf_counter()), float(ahead))
-
-
 class Owner(Protocol):
     """The runtime, as its models see it."""
-
-    def asked(self) -> None:
-        """A request has come."""
 
     def update(self, changes: Mapping[RuntimeModel, Changes]) -> None:
         """Split the budget for other expectations."""
@@ -124,27 +103,24 @@ class RuntimeModel:
         name: str,
         executor: SharedExecutor,
         objectives: Objectives,
-        lanes: Lanes,
-        urgencies: Urgencies,
+        port: Port,
         owner: Owner,
     ) -> None:
         self._birthplace = Birthplace(f"model {name}")
         self.name = name
         self.executor = executor
         self.objectives = objectives
-        self._lanes = lanes
-        self._urgencies = urgencies
+        self._port = port
         self._owner = owner
-        self._changed = threading.Condition()
-        self._queue: deque[_Request] = deque()
+        self._requests: dict[int, _Request] = {}
+        """Requests that have not begun, by number."""
         self._changes: deque[tuple[Callable[[], None], Future[None]]] = deque()
-        self._running: tuple[_Request, ...] = ()
         self._closing = False
+        self._counting = threading.Lock()
         self._stats = ModelStats()
-        self._rows = largest_batch(executor.manifest)
+        self._can_join = largest_batch(executor.manifest) > 1
         self._joins_well = False
         """Joined requests were seen to give what each gives alone."""
-        self._is_interruptible = is_interruptible(executor.manifest)
         self._thread = threading.Thread(target=self._work, name=f"swapnet-{name}", daemon=True)
         self._thread.start()
 
@@ -157,14 +133,13 @@ class RuntimeModel:
     def stats(self) -> ModelStats:
         """Counts since the model was loaded."""
         self._birthplace.check()
-        with self._changed:
-            return replace(self._stats, waiting=len(self._queue), execution=self.executor.stats)
+        with self._counting:
+            return replace(self._stats, waiting=len(self._requests), execution=self.executor.stats)
 
     def rate_per_s(self) -> float:
         """Requests per second, as expected and as seen."""
         self._birthplace.check()
-        with self._changed:
-            return self._urgencies.meter.rate_per_s(time.perf_counter())
+        return self._port.scheduler.rate_per_s(self.name, time.perf_counter())
 
     def __call__(
         self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None = None
@@ -221,16 +196,15 @@ class RuntimeModel:
             deadline_s=now + self.objectives.patience_s,
             weight=self.objectives.priority,
             service_ms=self.executor.plan.predicted_ms,
+            rows=rows_of(checked) if self._can_join else 1,
+            kind=kind_of(checked) if self._can_join else None,
         )
-        with self._changed:
+        with self._port.channel.lock:
             if self._closing:
                 raise unloaded(self.name)
-            rank = self._lanes.admit(job)
-            self._queue.append(_Request(job, rank, checked, destinations, result))
-            self._urgencies.meter.note(now)
-            self._foresee()
-            self._changed.notify_all()
-        self._owner.asked()
+            self._requests[job.sequence] = _Request(now, checked, destinations, result)
+            self._port.tell(Scheduler.asked, job)
+        result.add_done_callback(partial(self._cancel, job.sequence))
         return result
 
     def update(
@@ -277,14 +251,14 @@ class RuntimeModel:
         """Put a prepared plan in force; called between two inferences."""
         replans = int(plan != self.executor.plan)
         self.executor.adopt(plan)
-        self._count(replans=replans)
+        with self._counting:
+            self._stats = replace(self._stats, replans=self._stats.replans + replans)
 
     def between(self, change: Callable[[], None]) -> Future[None]:
         """Call something between two inferences, before any request that waits."""
         done: Future[None] = Future()
-        with self._changed:
-            self._changes.append((change, done))
-            self._changed.notify_all()
+        self._changes.append((change, done))
+        self._port.tell(Scheduler.changing, self.name)
         return done
 
     def is_served_here(self) -> bool:
@@ -293,139 +267,116 @@ class RuntimeModel:
 
     def expect(self, changes: Changes) -> None:
         """Take other objectives; where a rate is given, what was seen so far is forgotten."""
-        with self._changed:
-            self.objectives = replace(self.objectives, **changes)
-            if "rate_per_s" in changes:
-                self._urgencies.meter = RateMeter(self.objectives.rate_per_s)
+        self.objectives = replace(self.objectives, **changes)
+        if "rate_per_s" in changes:
+            rate_per_s = self.objectives.rate_per_s
+            self._port.tell(Scheduler.expected, self.name, time.perf_counter(), rate_per_s)
 
     def close(self) -> None:
         """Finish what was submitted, then release everything. Safe to call twice."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+        with self._port.channel.lock:
+            if not self._closing:
+                self._closing = True
+                self._port.tell(Scheduler.closing, self.name)
+                self._port.wake()
         self._thread.join()
         self.executor.close()
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not (self._changes or self._queue or self._closing):
-                    self._changed.wait()
-                if self._changes:
-                    change, done = self._changes.popleft()
-                elif self._queue:
-                    change = None
-                    self._running = self._next()
-                    self._foresee()
-                else:
-                    return
-            if change is None:
-                self._serve(self._running)
+        while (work := self._port.next_work()).do != "stop":
+            if work.do == "change":
+                self._make_change()
             else:
-                settle(done, change)
-            del change
+                self._serve(work.numbers)
 
-    def _next(self) -> tuple[_Request, ...]:
-        """The request that came first, and those after it that can be served with it."""
-        taken = [self._queue.popleft()]
-        rows = rows_of(taken[0].inputs) if self._rows > 1 else self._rows
-        while self._queue and rows < self._rows:
-            other = self._queue[0]
-            rows += rows_of(other.inputs)
-            if rows > self._rows or not are_alike(taken[0].inputs, other.inputs):
-                break
-            taken.append(self._queue.popleft())
-        return tuple(taken)
+    def _make_change(self) -> None:
+        change, done = self._changes.popleft()
+        settle(done, change)
+        self._port.tell(Scheduler.done, self.name)
 
-    def _serve(self, requests: Sequence[_Request]) -> None:
-        asked = [r for r in requests if r.result.set_running_or_notify_cancel()]
-        turn = LaneTurn(self._lanes, requests[0].job)
+    def _cancel(self, sequence: int, result: Future[dict[str, Array]]) -> None:
+        """Forget a request that was cancelled before it began; called when it has ended."""
+        if result.cancelled() and self._requests.pop(sequence, None) is not None:
+            result.set_running_or_notify_cancel()
+            self._port.tell(Scheduler.cancelled, self.name, sequence)
+
+    def _serve(self, sequences: Sequence[int]) -> None:
+        begun = [r for n in sequences if (r := self._requests.pop(n, None)) is not None]
+        asked = [r for r in begun if r.result.set_running_or_notify_cancel()]
         try:
-            answers = self._answers(asked, turn)
+            answers = self._answers(asked)
         finally:
-            turn.leave()
-            for request in requests:
-                self._lanes.dismiss(request.job)
+            self._port.tell(Scheduler.done, self.name)
         failures = sum(isinstance(answer, Exception) for answer in answers)
         now = time.perf_counter()
-        with self._changed:
-            self._running = ()
-            self._foresee()
-            self._count(requests=len(asked), failures=failures)
-            latency = self._stats.latency
+        with self._counting:
+            stats = self._stats
+            latency = stats.latency
             for request, answer in zip(asked, answers, strict=True):
                 if not isinstance(answer, Exception):
-                    latency = latency.plus((now - request.job.arrival_s) * 1e3)
-            self._stats = replace(self._stats, latency=latency)
+                    latency = latency.plus((now - request.arrival_s) * 1e3)
+            self._stats = replace(
+                stats,
+                requests=stats.requests + len(asked),
+                failures=stats.failures + failures,
+                latency=latency,
+            )
         for request, answer in zip(asked, answers, strict=True):
             if isinstance(answer, Exception):
                 request.result.set_exception(answer)
             else:
                 request.result.set_result(answer)
 
-    def _answers(self, requests: Sequence[_Request], turn: LaneTurn) -> list[_Answer]:
+    def _answers(self, requests: Sequence[_Request]) -> list[_Answer]:
         """Answer requests together where that is known to be the same, else one by one."""
         if not requests:
             return []
         inputs = [request.inputs for request in requests]
-        joined = self._joined(inputs, turn) if len(inputs) > 1 else None
+        joined = self._joined(inputs) if len(inputs) > 1 and self._can_join else None
         if joined is not None and self._joins_well:
             return [_hand_over(*pair) for pair in zip(joined, requests, strict=True)]
-        alone = [self._attempt([one.inputs], turn, one.out) for one in requests]
+        alone = [self._attempt([one.inputs], one.out) for one in requests]
         if joined is not None:
             whole = [answer for answer in alone if not isinstance(answer, Exception)]
             self._joins_well = len(whole) == len(alone) and agree(joined, whole)
-            if not self._joins_well:
-                self._rows = 1
+            self._can_join = self._joins_well
         return alone
 
-    def _joined(
-        self, inputs: Sequence[dict[str, Array]], turn: LaneTurn
-    ) -> Sequence[dict[str, Array]] | None:
-        answer = self._attempt(inputs, turn)
+    def _joined(self, inputs: Sequence[dict[str, Array]]) -> Sequence[dict[str, Array]] | None:
+        answer = self._attempt(inputs)
         if isinstance(answer, Exception):  # any of the requests may be at fault
             return None
         return part(answer, [rows_of(one) for one in inputs])
 
     def _attempt(
-        self,
-        inputs: Sequence[dict[str, Array]],
-        turn: LaneTurn,
-        out: Mapping[str, Array] | None = None,
+        self, inputs: Sequence[dict[str, Array]], out: Mapping[str, Array] | None = None
     ) -> _Answer:
-        answer = self._execute(inputs, turn, out)
+        answer = self._execute(inputs, out)
         while isinstance(answer, BudgetError) and answer.missing_bytes:
-            turn.leave()
             if (refusal := self._wait_for_growth(answer)) is not None:
                 self.executor.refuse(refusal)
                 answer = refusal
                 break
             self.executor.grown()
-            answer = self._execute(inputs, turn, out)
+            answer = self._execute(inputs, out)
         return answer
 
     def _execute(
-        self, inputs: Sequence[dict[str, Array]], turn: LaneTurn, out: Mapping[str, Array] | None
+        self, inputs: Sequence[dict[str, Array]], out: Mapping[str, Array] | None
     ) -> _Answer:
-        kept = turn if self._is_interruptible else Uninterrupted(turn)
         try:
-            return self.executor.execute(join(inputs), kept, out)
+            return self.executor(join(inputs), out)
         except Exception as error:
             return error
 
     def _wait_for_growth(self, error: BudgetError) -> Exception | None:
         """Change as others do until scratch memory has grown; the refusal if it can't."""
         release_frames(error)
+        self._port.tell(Scheduler.suspended, self.name)
         growth = self._owner.grow(self, error)
-        growth.add_done_callback(lambda _: self._wake())
-        while True:
-            with self._changed:
-                while not (self._changes or growth.done() or self._closing):
-                    self._changed.wait()
-                if not self._changes:
-                    break
-                change, done = self._changes.popleft()
-            settle(done, change)
+        growth.add_done_callback(lambda _: self._port.wake())
+        while self._port.next_change(lambda: growth.done() or self._closing):
+            self._make_change()
         if not growth.done():
             return error
         try:
@@ -433,22 +384,6 @@ class RuntimeModel:
         except Exception as refusal:
             return refusal
         return None
-
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-
-    def _count(self, **more: int) -> None:
-        with self._changed:
-            now = {name: getattr(self._stats, name) + by for name, by in more.items()}
-            self._stats = replace(self._stats, **now)
-
-    def _foresee(self) -> None:
-        """Tell the readers the ranks of the next inferences."""
-        running = self._running[:1]
-        self._urgencies.pending = tuple(
-            request.rank for request in (*running, *islice(self._queue, _FORESEEN))
-        )
 
 
 def _hand_over(outputs: Mapping[str, Array], request: _Request) -> _Answer:
@@ -459,14 +394,14 @@ def _hand_over(outputs: Mapping[str, Array], request: _Request) -> _Answer:
         return error
 
 
-def settle(done: Future[None], change: Callable[[], None]) -> None:
-    """Call something, and give its end or its error to a future."""
+def settle(done: Future[T], work: Callable[[], T]) -> None:
+    """Call something, and give its result or its error to a future."""
     try:
-        change()
+        result = work()
     except Exception as error:
         done.set_exception(error)
     else:
-        done.set_result(None)
+        done.set_result(result)
 
 
 def unloaded(name: str) -> BackendError:

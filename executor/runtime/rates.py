@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, inf
 
 __all__ = ["RateMeter"]
 
 _MEMORY = 20.0
 """Requests over which intervals are averaged."""
-
-_NEVER_S = 3600.0
 
 
 class RateMeter:
@@ -22,11 +20,20 @@ class RateMeter:
     ----------
     expected_per_s
         Rate that is expected until requests have come; may be 0.
+    since_s
+        Time from which they are expected.
+
+    Attributes
+    ----------
+    next_s
+        Expected time of the next request; in the past where it is overdue, infinite where none is
+        expected.
     """
 
-    def __init__(self, expected_per_s: float) -> None:
+    def __init__(self, expected_per_s: float, since_s: float = 0.0) -> None:
         self._interval_s = 1 / expected_per_s if expected_per_s > 0 else None
         self._last_s: float | None = None
+        self.next_s = inf if self._interval_s is None else since_s + self._interval_s
 
     def note(self, now_s: float) -> None:
         """A request has come."""
@@ -35,6 +42,8 @@ class RateMeter:
             before = interval if self._interval_s is None else self._interval_s
             self._interval_s = before + (interval - before) / _MEMORY
         self._last_s = now_s
+        if self._interval_s is not None:
+            self.next_s = now_s + self._interval_s
 
     def rate_per_s(self, now_s: float) -> float:
         """Requests per second."""
@@ -44,10 +53,3 @@ class RateMeter:
         late = max(waiting - self._interval_s, 0.0)
         weight = 1 - exp(-late / self._interval_s / _MEMORY)
         return 1 / (self._interval_s + weight * late)
-
-    def next_s(self, now_s: float) -> float:
-        """Expected time of the next request; never in the past."""
-        if self._interval_s is None:
-            return now_s + _NEVER_S
-        last = now_s if self._last_s is None else self._last_s
-        return max(last + self._interval_s, now_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -23,21 +24,22 @@ from swapnet.executor.planning.layout import lay_out_values
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.usage import scratch_within
 from swapnet.executor.runtime.admission import budget_bytes
-from swapnet.executor.runtime.balancer import Balancer
+from swapnet.executor.runtime.batching import largest_batch
+from swapnet.executor.runtime.dispatcher import Dispatcher, OnDecision
 from swapnet.executor.runtime.division import Division, claims_of, divide
 from swapnet.executor.runtime.engine_curve import OPTIONS, EngineCurve, with_curve
 from swapnet.executor.runtime.giving_way import giving_way
-from swapnet.executor.runtime.lanes import Lanes
 from swapnet.executor.runtime.memory import (
+    is_interruptible,
     most_scratch_bytes,
     other_bytes,
     scratch_bytes,
     session_bytes,
 )
-from swapnet.executor.runtime.model import RuntimeModel, Urgencies, settle, unloaded
+from swapnet.executor.runtime.model import RuntimeModel, settle, unloaded
 from swapnet.executor.runtime.objectives import Changes, Objectives
 from swapnet.executor.runtime.policy import Policy
-from swapnet.executor.runtime.rates import RateMeter
+from swapnet.executor.runtime.scheduler import Scheduler
 from swapnet.executor.runtime.share_rules import share_rule
 from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.shapes import ensure_shapes
@@ -45,7 +47,6 @@ from swapnet.executor.sharing import Sharing
 from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.loading import READERS
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS, Patience
-from swapnet.executor.swapping.readers import Channel
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.machine import memory_bytes
 from swapnet.manifest import Manifest
@@ -90,6 +91,9 @@ class SwapRuntime:
         Called with the events of all models, as in `SwapExecutor`; on the thread of the model, on
         that of a request that is refused, or on that of `load`, `unload` and `close`. It can't
         load and unload models there, nor change their shares.
+    on_decision
+        Called with every `swapnet.executor.runtime.dispatcher.Decision` of the scheduler, in
+        order. All of the runtime waits meanwhile: it may keep the decision, and nothing else.
 
     Raises
     ------
@@ -119,6 +123,7 @@ class SwapRuntime:
         policy: Policy | str = Policy.DEADLINE,
         trace: bool = False,
         on_event: OnEvent | None = None,
+        on_decision: OnDecision | None = None,
     ) -> None:
         if lanes < 1:
             raise InputError(f"{lanes} lanes execute nothing", why="there must be 1 or more")
@@ -131,7 +136,6 @@ class SwapRuntime:
         self._storage_timeout_ms = storage_timeout_ms
         self._on_event = on_event
         self._trace = trace
-        self._lanes = Lanes(lanes, policy)
         self._balance = threading.Lock()
         """Held while models come, go, or change their shares."""
         self._changing_thread: int | None = None
@@ -143,14 +147,18 @@ class SwapRuntime:
         """Limit of scratch memory: the largest that a plan in force names, or grown."""
         self._grown_bytes: dict[str, int] = {}
         """Limits that values needed which were larger than measured, by model."""
-        self._rates: dict[str, float] = {}
-        """Rates that the budget was split for."""
         self._scratch = Scratch(0)
         self._inside = Arena(memory_bytes() // 2) if lanes == 1 else None
         """Values inside the block that is executed; pages are taken as they are needed."""
-        self._channel = Channel(READERS)
+        self._lanes = lanes
         self._closed = False
-        self._balancer = Balancer(self._follow_rates)
+        self._dispatcher = Dispatcher(
+            policy=policy,
+            lanes=lanes,
+            readers=READERS,
+            divide=self._follow_rates,
+            on_decision=on_decision,
+        )
 
     @property
     def budget_bytes(self) -> int:
@@ -316,22 +324,16 @@ class SwapRuntime:
             model.executor.hurry()  # what holds the lock may wait for storage
         with self._changing():
             self._closed = True
-            self._balancer.stop()
             for model in self.models:
                 model.close()
                 self._forget(model.name)
-            self._channel.close()
-        self._balancer.close()
+        self._dispatcher.close()
 
     def __enter__(self) -> SwapRuntime:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def asked(self) -> None:
-        """Wake the balancer where rates are not those expected."""
-        self._balancer.look(self._rates, lambda: {m.name: m.rate_per_s() for m in self.models})
 
     def serving(self) -> RuntimeModel | None:
         return next((model for model in self.models if model.is_served_here()), None)
@@ -372,7 +374,7 @@ class SwapRuntime:
                 return  # for another model, meanwhile
             wanted = before_bytes + error.missing_bytes
             manifests = self._manifests()
-            lanes = self._lanes.count
+            lanes = self._lanes
             most = most_scratch_bytes(manifests, self._budget_bytes, lanes=lanes)
             if wanted > most:
                 raise values_too_large(error, wanted, most, self._budget_bytes)
@@ -385,7 +387,13 @@ class SwapRuntime:
     def _open(
         self, name: str, curve: EngineCurve, objectives: Objectives, share_bytes: int
     ) -> RuntimeModel:
-        urgencies = Urgencies(RateMeter(objectives.rate_per_s))
+        manifest = curve.engine.manifest
+        port = self._dispatcher.add(
+            name,
+            objectives.rate_per_s,
+            rows=largest_batch(manifest),
+            keeps_lane=not is_interruptible(manifest),
+        )
         with giving_way():
             executor = SharedExecutor(
                 curve.engine,
@@ -393,13 +401,13 @@ class SwapRuntime:
                 load_mode=self._load_mode,
                 storage_timeout_ms=self._storage_timeout_ms,
                 options=OPTIONS,
-                sharing=Sharing(self._channel, self._scratch, urgencies, self._inside),
+                sharing=Sharing(port, self._scratch, self._inside),
                 trace=self._trace,
                 on_event=self._on_event,
                 name=name,
             )
         try:
-            return RuntimeModel(name, executor, objectives, self._lanes, urgencies, self)
+            return RuntimeModel(name, executor, objectives, port, self)
         except BaseException:
             executor.close()
             raise
@@ -410,10 +418,10 @@ class SwapRuntime:
             self._engines,
             self._shares,
             self._grown_bytes,
-            self._rates,
         )
         for each in known:
             each.pop(name, None)
+        self._dispatcher.tell(Scheduler.unloaded, name)
 
     def _objectives(self) -> dict[str, Objectives]:
         return {
@@ -440,10 +448,11 @@ class SwapRuntime:
                 engines,
                 objectives,
                 budget_bytes,
-                lanes=self._lanes.count,
+                lanes=self._lanes,
                 least_scratch_bytes=max(self._grown_bytes.values(), default=0),
             )
-        self._rates.update({name: objectives[name].rate_per_s for name in engines})
+        rates = {name: objectives[name].rate_per_s for name in engines}
+        self._dispatcher.tell(Scheduler.divided, time.perf_counter(), rates)
         return division
 
     def _rebalance(self) -> None:
@@ -565,12 +574,12 @@ class SwapRuntime:
 
     def _unused_bytes(self) -> int:
         """Memory of the budget that no plan in force uses."""
-        lanes = self._lanes.count
+        lanes = self._lanes
         used = other_bytes(self._manifests(), self._limit_bytes, lanes=lanes)
         return self._budget_bytes - used - sum(self.shares_bytes.values())
 
     def _follow_rates(self) -> None:
-        """Split for the rates that are seen, where that is worth it; in the balancer's thread."""
+        """Split for the rates that are seen, where that is worth it; in a thread for it."""
         with self._changing(), suppress(SwapnetError):
             objectives = self._objectives()
             division = self._divide(self._engines, objectives, self._budget_bytes)

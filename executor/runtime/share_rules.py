@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
 from swapnet.errors import InputError
 from swapnet.executor.runtime.policy import Policy
@@ -56,9 +57,10 @@ class SimulatedShareRule(ShareRule):
         others = [shares for shares in others if shares != expected]
         if not (others and _can_simulate(claims)):
             return expected
-        best = min(others, key=lambda shares: self.cost(claims, shares))
-        clearly = self.cost(claims, best) < _CLEARLY * self.cost(claims, expected)
-        return best if clearly else expected
+        cost, best = min(
+            ((self.cost(claims, shares), shares) for shares in others), key=itemgetter(0)
+        )
+        return best if cost < _CLEARLY * self.cost(claims, expected) else expected
 
     def cost(self, claims: Sequence[Claim], shares_bytes: Mapping[str, int]) -> float:
         """Cost in a simulation; by the formula for many engines, each asked too seldom in one."""

@@ -12,7 +12,7 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.events import OnEvent
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.planning.plan import Plan, PlanOptions
-from swapnet.executor.sharing import Sharing, Turn
+from swapnet.executor.sharing import Sharing
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.executor.swapping.storage import LoadMode
 
@@ -20,7 +20,9 @@ __all__ = ["SharedExecutor"]
 
 
 class SharedExecutor(SwapExecutor):
-    """Executes an engine that shares storage, scratch memory or processors with others.
+    """Executes an engine that shares storage, scratch memory and processors with others.
+
+    A BudgetError with ``missing_bytes`` is not counted: it is for `grown` or `refuse`.
 
     Parameters
     ----------
@@ -65,23 +67,10 @@ class SharedExecutor(SwapExecutor):
         """Wait 5 seconds at most for storage from now on: the model is to be closed."""
         self._patience.hurry()
 
-    def execute(
-        self, inputs: Mapping[str, Any], turn: Turn, out: Mapping[str, Any] | None = None
-    ) -> dict[str, Array]:
-        """Run one inference that takes turns with other models.
-
-        Raises
-        ------
-        SwapnetError
-            As calling the executor does. A BudgetError with ``missing_bytes`` is not counted: it is
-            for `grown` or `refuse`.
-        """
-        return self._infer(inputs, turn, out)
-
     def check(
         self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, *, copy: bool
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Arrays for `execute`, of a request that is served later.
+        """Arrays for a call, of a request that is served later.
 
         Raises
         ------

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, partial
 from itertools import count
@@ -21,18 +21,17 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.planner import make_plan
 from swapnet.executor.planning.usage import usage
+from swapnet.executor.runtime.dispatcher import Dispatcher, Port
 from swapnet.executor.runtime.engine_curve import OPTIONS
-from swapnet.executor.runtime.lanes import Lanes, LaneTurn, Uninterrupted
 from swapnet.executor.runtime.memory import is_interruptible, scratch_bytes, together
-from swapnet.executor.runtime.model import ModelStats, Urgencies
+from swapnet.executor.runtime.model import ModelStats, settle
 from swapnet.executor.runtime.objectives import Objectives
 from swapnet.executor.runtime.policy import Job
-from swapnet.executor.runtime.rates import RateMeter
+from swapnet.executor.runtime.scheduler import Scheduler
 from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.sharing import Sharing
 from swapnet.executor.stats import Stats
 from swapnet.executor.swapping.loading import READERS
-from swapnet.executor.swapping.readers import Channel
 
 __all__ = ["WHOLE_MODEL", "WholeModel", "WholeModels"]
 
@@ -61,9 +60,9 @@ class WholeModels:
     def __init__(self, budget_bytes: int, *, device: Device, lanes: int = 1) -> None:
         self.budget_bytes = budget_bytes
         self._device = device
-        self._lanes = Lanes(lanes)
+        self._lanes = lanes
+        self._dispatcher = Dispatcher(lanes=lanes, readers=READERS)
         self._scratch = Scratch(0)
-        self._channel = Channel(READERS)
         self._changed = threading.Condition()
         self._models: list[WholeModel] = []  # the least recently used one first
         self._asking: deque[WholeModel] = deque()
@@ -93,26 +92,18 @@ class WholeModels:
             The engine can't be opened.
         """
         objectives = Objectives(priority, deadline_ms, rate_per_s)
-        urgencies = Urgencies(RateMeter(rate_per_s))
-        sharing = Sharing(self._channel, self._scratch, urgencies)
-        model = WholeModel(
-            folder,
-            name,
-            objectives,
-            device=self._device,
-            shapes=shapes,
-            lanes=self._lanes,
-            sharing=sharing,
-            urgencies=urgencies,
-            held=self.held,
-        )
+        engine = Engine.open(folder, shapes=shapes, device=self._device)
+        keeps_lane = not is_interruptible(engine.manifest)
+        port = self._dispatcher.add(name, rate_per_s, keeps_lane=keeps_lane)
+        sharing = Sharing(port, self._scratch)
+        model = WholeModel(engine, port, objectives, sharing=sharing, held=self.held)
         with self._changed:
             self._models.append(model)
             self._changed.wait_for(lambda: not any(each.is_used for each in self._models))
             for each in self._models:
                 each.evict()
             manifests = [each.manifest for each in self._models]
-            self._scratch.resize(scratch_bytes(manifests, lanes=self._lanes.count))
+            self._scratch.resize(scratch_bytes(manifests, lanes=self._lanes))
         try:
             with self.held(model):
                 return model
@@ -120,6 +111,7 @@ class WholeModels:
             with self._changed:
                 self._models.remove(model)
             model.close()
+            port.tell(Scheduler.unloaded, name)
             raise
 
     def update(self, changes: Mapping[Any, Any]) -> None:
@@ -143,7 +135,7 @@ class WholeModels:
         """Finish what was submitted, then release everything."""
         for model in self._models:
             model.close()
-        self._channel.close()
+        self._dispatcher.close()
 
     @contextmanager
     def held(self, model: WholeModel) -> Iterator[SharedExecutor]:
@@ -185,7 +177,7 @@ class WholeModels:
 
     def _available_bytes(self, budget_bytes: int) -> int:
         manifests = [model.manifest for model in self._models]
-        return budget_bytes - together(manifests, lanes=self._lanes.count).other_bytes
+        return budget_bytes - together(manifests, lanes=self._lanes).other_bytes
 
 
 class WholeModel:
@@ -203,20 +195,15 @@ class WholeModel:
 
     def __init__(
         self,
-        folder: Path,
-        name: str,
+        engine: Engine,
+        port: Port,
         objectives: Objectives,
         *,
-        device: Device,
-        shapes: Mapping[str, Sequence[int]] | None,
-        lanes: Lanes,
         sharing: Sharing,
-        urgencies: Urgencies,
         held: Callable[[WholeModel], AbstractContextManager[SharedExecutor]],
     ) -> None:
-        engine = Engine.open(folder, shapes=shapes, device=device)
         self.manifest = engine.manifest
-        self.name = name
+        self.name = port.name
         self.alone_bytes = usage(engine.manifest).total_bytes
         self.in_force: Plan | None = None
         self.is_used = False
@@ -227,18 +214,17 @@ class WholeModel:
         self._open = partial(SharedExecutor, engine, options=OPTIONS, sharing=sharing)
         self._executor: SharedExecutor | None = None
         self._objectives = objectives
-        self._lanes = lanes
-        self._urgencies = urgencies
+        self._port = port
         self._held = held
-        self._submitted = self._begun = self._read_bytes = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"whole-{name}")
+        self._requests: dict[int, tuple[Mapping[str, Any], Future[dict[str, Array]]]] = {}
+        self._read_bytes = 0
+        self._thread = threading.Thread(target=self._work, name=f"whole-{self.name}", daemon=True)
+        self._thread.start()
 
     @property
     def stats(self) -> ModelStats:
         """Counts since the model was loaded."""
-        return ModelStats(
-            waiting=self._submitted - self._begun, execution=Stats(read_bytes=self._read_bytes)
-        )
+        return ModelStats(waiting=len(self._requests), execution=Stats(read_bytes=self._read_bytes))
 
     @property
     def held_bytes(self) -> int:
@@ -255,9 +241,10 @@ class WholeModel:
         now = time.perf_counter()
         deadline_s = now + self._objectives.patience_s
         job = Job(self.name, next(_SEQUENCE), now, deadline_s, self._objectives.priority, 0.0)
-        self._lanes.admit(job)
-        self._submitted += 1
-        return self._thread.submit(self._serve, inputs, job)
+        result: Future[dict[str, Array]] = Future()
+        self._requests[job.sequence] = inputs, result
+        self._port.tell(Scheduler.asked, job)
+        return result
 
     def opened(self) -> SharedExecutor:
         """The executor of the plan in force."""
@@ -282,21 +269,21 @@ class WholeModel:
 
     def close(self) -> None:
         """Finish what was submitted, then release everything."""
-        self._thread.shutdown()
+        self._port.tell(Scheduler.closing, self.name)
+        self._thread.join()
         self.evict()
 
-    def _serve(self, inputs: Mapping[str, Any], job: Job) -> dict[str, Array]:
-        self._begun += 1
-        turn = LaneTurn(self._lanes, job)
-        self._urgencies.pending = (self._lanes.admit(job),)
-        try:
-            with self._held(self) as executor:
-                kept = turn if is_interruptible(self.manifest) else Uninterrupted(turn)
-                outputs = executor.execute(inputs, kept)
-                last = executor.stats.last
-                self._read_bytes += last.read_bytes if last else 0
-                return outputs
-        finally:
-            turn.leave()
-            self._lanes.dismiss(job)
-            self._urgencies.pending = ()
+    def _work(self) -> None:
+        while (work := self._port.next_work()).do != "stop":
+            inputs, result = self._requests.pop(*work.numbers)
+            if result.set_running_or_notify_cancel():
+                settle(result, partial(self._serve, inputs))
+            self._port.tell(Scheduler.done, self.name)
+            del inputs, result
+
+    def _serve(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        with self._held(self) as executor:
+            outputs = executor(inputs)
+            last = executor.stats.last
+            self._read_bytes += last.read_bytes if last else 0
+            return outputs

@@ -1,32 +1,34 @@
 """The swap pipeline: ring places are filled in cyclic order, the executing side waits for bytes.
 
-One counter on each side decides everything. ``_arrived`` counts reads that have landed in order,
-``_ended`` counts steps that have ended; a read waits for steps, a step waits for reads. On a GPU
-both run ahead of the device: a landed read is a copy under way, and an ended step was only
-launched. Each carries the mark that the other side's device work waits for. Reads are claimed in
-order, but several readers enqueue their work on the device in any order. So a read also waits for
-the marks that the reads before it wait for.
+A `Ring` counts reads that have landed and steps that have ended: a read waits for steps, a step
+waits for reads. On a GPU both run ahead of the device: a landed read is a copy under way, and an
+ended step was only launched. Each carries the mark that the other side's device work waits for.
+Reads are claimed in order, but several readers enqueue their work on the device in any order. So a
+read also waits for the marks that the reads before it wait for.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
+from typing import Literal, Protocol
 
 from swapnet.executor.planning.plan import Plan, Read
 from swapnet.executor.swapping.loading import Loader, unusable
 from swapnet.executor.swapping.moments import Mark
 from swapnet.executor.swapping.patience import LAST_LOOK_S, Patience, StalledError
-from swapnet.executor.swapping.readers import Channel, Rank
+from swapnet.executor.swapping.readers import Channel
+from swapnet.executor.swapping.ring import Ring
 
-__all__ = ["Arrival", "Pipeline", "ReadEvent", "Urgency"]
+__all__ = ["Arrival", "Order", "Pipeline", "ReadEvent"]
 
-Urgency = Callable[[int], Rank]
-"""Rank of a read for an inference, counted from the one that is executed or comes next."""
+_NUMBER = count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,46 @@ class Arrival:
     marks: tuple[Mark, ...]
 
 
+class Order(Protocol):
+    """Decides when reads and steps of a model begin, among those of others.
+
+    Attributes
+    ----------
+    channel
+        Threads that read; their lock is held in `begin_reading` and `note`.
+    """
+
+    channel: Channel
+
+    def begin_reading(self, pipeline: Pipeline) -> Ring:
+        """Call `Pipeline.claim` for each read from now on, in order; gives the counts."""
+
+    def note(
+        self, event: Literal["landed", "lost", "ended", "halted"], plan: int, *numbers: int
+    ) -> None:
+        """Take an event of `swapnet.executor.runtime.scheduler.Scheduler` from a pipeline."""
+
+    def begin(self) -> None:
+        """Ask for the first step of an inference."""
+
+    def take(self) -> None:
+        """Return when the next step may be executed; steps of others may run before it."""
+
+    def leave(self) -> None:
+        """Let others compute: this inference has ended, or failed."""
+
+    def clear(self) -> bool:
+        """Return when nothing else computes, until the end of the step.
+
+        Returns
+        -------
+        bool
+            True where anything else could have computed.
+        """
+
+
 class Pipeline:
-    """The reads of one plan, a `Source` of the channel that does them.
+    """The reads of one plan.
 
     Parameters
     ----------
@@ -78,32 +118,37 @@ class Pipeline:
         Reads and steps.
     loader
         Brings bytes to their places.
-    channel
-        Channel that reads for other sources too; by default its own, with the plan's readers.
+    order
+        Decides when reads begin; by default as soon as there is room, with the plan's readers.
     patience
         Limit of the time that storage may take.
-    urgency
-        Urgency among the other sources; may be called from any thread.
+
+    Attributes
+    ----------
+    number
+        Unique.
+    needs, afters
+        As for `Ring`.
     """
 
     def __init__(
         self,
         plan: Plan,
         loader: Loader,
-        channel: Channel | None = None,
+        order: Order | None = None,
         *,
         patience: Patience | None = None,
-        urgency: Urgency = lambda _: (),
     ) -> None:
+        self.number = next(_NUMBER)
         self._plan = plan
         self._loader = loader
-        self._is_alone = channel is None
-        self._channel = channel or Channel(plan.readers if plan.reads else 0)
-        self._changed = self._channel.changed
+        self._order = order
+        self._channel = order.channel if order else Channel(plan.readers if plan.reads else 0)
+        self._changed = threading.Condition(self._channel.lock)
         self._patience = patience or Patience()
-        self._urgency = urgency
+        self.needs = tuple(step.reads for step in plan.steps)
+        self.afters = tuple(read.after for read in plan.reads)
         self._reset()
-        self._closed = False
         self._paused = True
         self._claimed: dict[int, float] = {}
         """Begin of each read in flight, by number."""
@@ -113,8 +158,6 @@ class Pipeline:
         self._read_s = 0.0
         """Time in which a read was in flight, up to the latest moment when none was."""
         self._reading_since = 0.0
-        if plan.reads:
-            self._channel.attach(self)
 
     @property
     def reading_s(self) -> float:
@@ -124,12 +167,10 @@ class Pipeline:
             return self._read_s + since
 
     def _reset(self) -> None:
-        self._next = 0
-        self._arrived = 0
-        self._landed: set[int] = set()
+        self._ring = Ring(self.needs, self.afters)
         self._lap_bytes: Counter[int] = Counter()
-        self._ended = len(self._plan.steps)
-        self._waited = 0
+        self._ended = 0
+        self._waited = -1
         self._step_marks: dict[int, Mark] = {}
         self._read_marks: dict[int, Mark] = {}
         self._failure: tuple[Read, BaseException] | None = None
@@ -137,9 +178,12 @@ class Pipeline:
     def start(self, *, trace: bool = False) -> None:
         """Begin to prefetch, for the first step of an inference; ``trace`` records all requests."""
         with self._changed:
-            self._paused = False
             self._events = [] if trace else self._events
-            self._changed.notify_all()
+            if self._paused:
+                self._paused = False
+                if self._order is not None:
+                    self._ring = self._order.begin_reading(self)
+                self._read_on()
 
     def wait(self, lap: int, step: int) -> Arrival:
         """Wait until the reads of a step have arrived.
@@ -159,21 +203,17 @@ class Pipeline:
         needed = self._needed(lap, step)
         waited_s = 0.0
         with self._changed:
-            if self._arrived < needed:
+            ring = self._ring
+            if ring.arrived < needed:
                 start = time.perf_counter()
-                while self._arrived < needed and self._failure is None:
+                while ring.arrived < needed and self._failure is None:
                     self._wait_patiently(start)
-                if self._arrived < needed and self._failure is not None:
+                if ring.arrived < needed and self._failure is not None:
                     read, error = self._failure
                     raise unusable(read.block, error) from error
                 waited_s = time.perf_counter() - start
             numbers = [number for number in self._read_marks if number < needed]
             return Arrival(waited_s, tuple(map(self._read_marks.pop, numbers)))
-
-    def has_arrived(self, lap: int, step: int) -> bool:
-        """True where `wait` would return at once."""
-        with self._changed:
-            return self._arrived >= self._needed(lap, step)
 
     def done(self, mark: Mark) -> None:
         """Note that the step of the latest `wait` has ended, or ends at ``mark``.
@@ -184,7 +224,11 @@ class Pipeline:
             self._step_marks[self._ended] = mark
             self._step_marks.pop(self._ended - 2 * len(self._plan.steps), None)
             self._ended += 1
-            self._changed.notify_all()
+            if self._order is not None:
+                self._order.note("ended", self.number)
+            else:
+                self._ring.end()
+                self._read_on()
 
     def take_events(self, lap: int) -> tuple[ReadEvent, ...]:
         """Requests that ended since the latest call, of which ``lap`` is the inference that ended.
@@ -213,8 +257,7 @@ class Pipeline:
             One of them does not come back; nothing is read until it does.
         """
         with self._changed:
-            self._paused = True
-            self._changed.notify_all()
+            self._halt()
             while self._claimed:
                 self._wait_patiently(time.perf_counter())
             self._loader.reset()
@@ -230,13 +273,11 @@ class Pipeline:
             False where a request does not come back: its bytes may still come.
         """
         with self._changed, suppress(StalledError):
-            if not self._closed and self._plan.reads:
-                self._channel.detach(self)
-            self._closed = True
+            self._halt()
             limit = self._patience.hurried()
             while self._claimed:
                 self._wait_patiently(time.perf_counter(), limit)
-        if self._is_alone:
+        if self._order is None:
             self._channel.close()
         return not self._claimed
 
@@ -257,10 +298,11 @@ class Pipeline:
             return
         self._changed.wait(LAST_LOOK_S)
         if self._waited_for() == waited_for:
-            late = self._arrived if number is None else number
+            late = self._ring.arrived if number is None else number
             read = self._plan.reads[late % len(self._plan.reads)]
             error = limit.error(f"block {read.block}", read.stored_bytes, read.file_offset, begin)
             self._failure = self._failure or (read, error)
+            self._halt()
             raise error
 
     def _waited_for(self) -> tuple[int | None, float | None]:
@@ -268,55 +310,57 @@ class Pipeline:
         number = next(iter(self._claimed), None)
         return number, self._channel.busy_since() if number is None else self._claimed[number]
 
-    def rank(self) -> Rank | None:
-        lap, _ = divmod(self._next, len(self._plan.reads))
-        if self._paused or self._failure is not None or self._ended <= self._allowed():
-            return None
-        return self._urgency(lap + 1 - self._ended // len(self._plan.steps))
+    def _halt(self) -> None:
+        self._paused = True
+        if self._order is not None:
+            self._order.note("halted", self.number)
 
-    def claim(self) -> Callable[[], None]:
-        number, self._waited = self._next, max(self._waited, self._allowed())
-        self._next += 1
+    def _read_on(self) -> None:
+        """Begin the reads that there is room for, where no order says when."""
+        if self._order is not None or self._paused or self._failure is not None:
+            return
+        while len(self._claimed) < self._plan.readers and self._ring.has_room:
+            self._channel.put(self.claim(self._ring.claim()))
+
+    def claim(self, number: int) -> Callable[[], None]:
+        """A read that begins: a function that does it, to be called without the lock."""
+        lap, index = divmod(number, len(self._plan.reads))
+        read = self._plan.reads[index]
+        self._waited = max(self._waited, lap * len(self._plan.steps) + read.after)
         now = time.perf_counter()
         if not self._claimed:
             self._reading_since = now
         self._claimed[number] = now
-        read = self._plan.reads[number % len(self._plan.reads)]
         return partial(self._load, number, read, self._step_marks.get(self._waited))
 
     def _needed(self, lap: int, step: int) -> int:
         return lap * len(self._plan.reads) + self._plan.steps[step].reads
 
-    def _allowed(self) -> int:
-        """The step, counted as in ``_ended``, that the next read waits for."""
-        lap, index = divmod(self._next, len(self._plan.reads))
-        return (lap + 1) * len(self._plan.steps) + self._plan.reads[index].after
-
     def _load(self, number: int, read: Read, after: Mark | None) -> None:
-        start = time.perf_counter()
+        start, reader = time.perf_counter(), self._channel.reader_here()
         try:
             landed: Mark | Exception = self._loader.load(read, after)
         except Exception as error:
             landed = error
-        self._land(number, read, start, landed)
-
-    def _land(self, number: int, read: Read, start: float, landed: Mark | Exception) -> None:
         with self._changed:
             self._claimed.pop(number, None)
             if not self._claimed:
                 self._read_s += time.perf_counter() - self._reading_since
             if isinstance(landed, Exception):
                 self._failure = self._failure or (read, landed)
+                if self._order is not None:
+                    self._order.note("lost", self.number)
             else:
                 self.read_bytes += read.stored_bytes
                 self._lap_bytes[number // len(self._plan.reads)] += read.stored_bytes
                 self._read_marks[number] = landed
                 if self._events is not None:
-                    end, reader = time.perf_counter(), self._channel.reader_here()
+                    end = time.perf_counter()
                     event = ReadEvent(read.block, read.stored_bytes, start, end, reader)
                     self._events.append((number, event))
-                self._landed.add(number)
-                while self._arrived in self._landed:
-                    self._landed.remove(self._arrived)
-                    self._arrived += 1
+                if self._order is not None:
+                    self._order.note("landed", self.number, number)
+                else:
+                    self._ring.land(number)
+            self._read_on()
             self._changed.notify_all()

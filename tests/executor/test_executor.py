@@ -18,13 +18,18 @@ import pytest
 from swapnet.errors import BackendError, BudgetError, EngineError, InputError, StorageError
 from swapnet.executor import Device, LoadMode, Pace, PlanOptions, SwapExecutor
 from swapnet.executor.backends.onnxruntime import OrtSegment, names_shapes
+from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.planning.planner import smallest_budget
+from swapnet.executor.planning.usage import usage
+from swapnet.executor.runtime.dispatcher import Dispatcher
 from swapnet.executor.runtime.shared_executor import SharedExecutor
+from swapnet.executor.sharing import Sharing
 from swapnet.executor.swapping.arena import Arena
 from swapnet.executor.swapping.storage import WeightFile
 from swapnet.manifest import MANIFEST, WEIGHTS, save_manifest
 from swapnet.symbols import size_of
 from swapnet.testing.engine import block_byte, write_engine
+from tests.helpers.dispatched import serving
 from tests.helpers.engines import Arrays, BuildToy, Engine, assert_same
 from tests.helpers.threads import until
 
@@ -298,55 +303,58 @@ def test_impossible_budgets_are_refused(toy: Engine, budget: str | int, message:
 
 
 class Turns:
-    """Grants every turn at once, and says what was asked."""
+    """An executor beside no other: what it asks for is granted, and noted."""
 
-    def __init__(self, *, could_wait: bool = False) -> None:
+    def __init__(self, toy: Engine, *, lanes: int = 1, **options: Any) -> None:
         self.asked: list[str] = []
-        self._could_wait = could_wait
+        self._dispatcher = Dispatcher(
+            lanes=lanes, readers=2, on_decision=lambda decision: self.asked.append(decision.event)
+        )
+        self._port = self._dispatcher.add("toy", 1.0)
+        sharing = Sharing(self._port, Scratch(usage(toy.manifest).scratch_bytes))
+        self.executor = SharedExecutor(toy.folder, toy.smallest, sharing=sharing, **options)
 
-    def take(self) -> None:
-        self.asked.append("take")
+    def __call__(self, feeds: Arrays) -> Arrays:
+        self.asked.clear()
+        with serving(self._port):
+            return self.executor(feeds)
 
-    def leave(self) -> None:
-        self.asked.append("leave")
-
-    def clear(self) -> bool:
-        self.asked.append("clear")
-        return self._could_wait
+    def close(self) -> None:
+        self.executor.close()
+        self._dispatcher.close()
 
 
 def test_each_step_asks_for_its_turn(toy: Engine, expected: list[Arrays]) -> None:
-    with SharedExecutor(toy.folder, toy.smallest) as executor:
-        for seed in range(3):
-            turns = Turns()
-            assert_same(executor.execute(toy.feeds(seed), turns), expected[seed])
-            assert turns.asked.count("take") == len(executor.plan.steps) > 1
-            assert turns.asked[-1] == "leave"
-        turns = Turns()
-        with pytest.raises(InputError):
-            executor.execute({}, turns)
-        assert turns.asked == []
+    turns = Turns(toy)
+    for seed in range(3):
+        assert_same(turns(toy.feeds(seed)), expected[seed])
+        assert turns.asked.count("ended") == len(turns.executor.plan.steps) > 1
+        order = [event for event in turns.asked if event in ("began", "left", "done")]
+        assert order == ["began", "left", "done"]
+    with pytest.raises(InputError):
+        turns({})
+    assert "began" not in turns.asked
+    turns.close()
     with pytest.raises(BackendError, match="closed"):
-        executor.execute(toy.feeds(), turns)
-    assert turns.asked == []
+        turns(toy.feeds())
+    assert "began" not in turns.asked
 
 
 def test_a_failed_inference_leaves_its_turn(
     toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = PlanOptions(resident=False, cyclic=False)
-    with SharedExecutor(toy.folder, toy.smallest, options=options) as executor:
-        failing(monkeypatch, 1)
-        turns = Turns()
-        with pytest.raises(StorageError):
-            executor.execute(toy.feeds(), turns)
-        assert turns.asked[-1] == "leave"
-        assert_same(executor.execute(toy.feeds(1), turns), expected[1])
+    turns = Turns(toy, options=PlanOptions(resident=False, cyclic=False))
+    failing(monkeypatch, 1)
+    with pytest.raises(StorageError):
+        turns(toy.feeds())
+    assert {"lost", "left"} <= set(turns.asked)
+    assert_same(turns(toy.feeds(1)), expected[1])
+    turns.close()
 
 
-@pytest.mark.parametrize("could_wait", [False, True])
+@pytest.mark.parametrize("lanes", [1, 2])
 def test_a_step_without_room_is_executed_again_alone(
-    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch, could_wait: bool
+    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch, lanes: int
 ) -> None:
     """Where others could have used scratch memory at that moment."""
     real = OrtSegment.run
@@ -358,15 +366,15 @@ def test_a_step_without_room_is_executed_again_alone(
         real(self, *given)
 
     monkeypatch.setattr(OrtSegment, "run", run)
-    turns = Turns(could_wait=could_wait)
-    with SharedExecutor(toy.folder, toy.smallest) as executor:
-        if could_wait:
-            assert_same(executor.execute(toy.feeds(), turns), expected[0])
-        else:
-            with pytest.raises(BudgetError, match="too large"):
-                executor.execute(toy.feeds(), turns)
-        assert turns.asked.count("clear") == 1
-        assert_same(executor(toy.feeds(1)), expected[1])
+    turns = Turns(toy, lanes=lanes)
+    if lanes > 1:
+        assert_same(turns(toy.feeds()), expected[0])
+    else:
+        with pytest.raises(BudgetError, match="too large"):
+            turns(toy.feeds())
+    assert turns.asked.count("crowded") == lanes - 1
+    assert_same(turns(toy.feeds(1)), expected[1])
+    turns.close()
 
 
 def test_a_prepared_plan_is_in_force_once_it_is_adopted(

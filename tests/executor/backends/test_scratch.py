@@ -9,10 +9,11 @@ import pytest
 
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.planning.usage import usage
+from swapnet.executor.runtime.dispatcher import Dispatcher
 from swapnet.executor.runtime.shared_executor import SharedExecutor
-from swapnet.executor.sharing import ALONE, Sharing
-from swapnet.executor.swapping.readers import Channel
-from tests.helpers.engines import BuildToy
+from swapnet.executor.sharing import Sharing
+from tests.helpers.dispatched import serving
+from tests.helpers.engines import Arrays, BuildToy
 from tests.helpers.threads import ended
 
 MEMORY = "of this test"
@@ -64,23 +65,30 @@ def test_sessions_share_one_arena_and_are_made_anew_with_another(engine: BuildTo
     """Two engines, one limit: resized while both pause, both run again as before."""
     toys = [engine("used-twice"), engine("images")]
     limit = max(usage(toy.manifest).scratch_bytes for toy in toys)
-    channel, scratch = Channel(2), Scratch(limit)
-    sharing = Sharing(channel, scratch, lambda ahead: (float(ahead),))
-    executors = [SharedExecutor(toy.folder, toy.smallest, sharing=sharing) for toy in toys]
+    dispatcher, scratch = Dispatcher(readers=2), Scratch(limit)
+    ports = [dispatcher.add(name, 1.0) for name in ("used-twice", "images")]
+    executors = [
+        SharedExecutor(toy.folder, toy.smallest, sharing=Sharing(port, scratch))
+        for toy, port in zip(toys, ports, strict=True)
+    ]
+
+    def execute(number: int) -> Arrays:
+        with serving(ports[number]):
+            return executors[number](toys[number].feeds())
 
     def run() -> None:
-        expected = [one(toy.feeds()) for one, toy in zip(executors, toys, strict=True)]
+        expected = [execute(number) for number in range(2)]
         assert scratch.generation == 1
         for limit_bytes in (2 * limit, limit):
             for one in executors:
                 one.pause()
             scratch.resize(limit_bytes)
-            for one, toy, outputs in zip(executors, toys, expected, strict=True):
-                found = one.execute(toy.feeds(), ALONE)
+            for number, outputs in enumerate(expected):
+                found = execute(number)
                 assert all(np.array_equal(found[name], outputs[name]) for name in outputs)
         assert scratch.generation == 3
         for one in executors:
             one.close()
-        channel.close()
+        dispatcher.close()
 
     ended(run)

@@ -11,6 +11,7 @@ from swapnet.executor import RuntimeModel, SwapRuntime
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.runtime.engine_curve import with_curve
+from swapnet.executor.runtime.scheduler import Scheduler
 from tests.helpers.engines import Arrays, BuildToy
 from tests.helpers.simulated import Simulated, hooked_steps, simulated
 from tests.helpers.threads import ended
@@ -57,6 +58,9 @@ def expectations(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     seen: dict[str, float] = {}
     monkeypatch.setattr(
         RuntimeModel, "rate_per_s", lambda self: seen.get(self.name, self.objectives.rate_per_s)
+    )
+    monkeypatch.setattr(
+        Scheduler, "rate_per_s", lambda self, model, _: seen.get(model, self._rates_per_s[model])
     )
     return seen
 

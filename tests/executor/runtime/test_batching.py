@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapnet.executor.runtime.batching import agree, are_alike, join, largest_batch, part, rows_of
+from swapnet.executor.runtime.batching import agree, join, kind_of, largest_batch, part, rows_of
 from swapnet.manifest import Manifest, Tensor
 from tests.helpers.engines import BuildToy
 
@@ -36,10 +36,11 @@ def test_one_request_is_not_copied() -> None:
     assert part({"y": array}, [2])[0]["y"] is array
 
 
-def test_requests_that_differ_in_more_than_rows_are_not_alike() -> None:
-    one = {"x": np.zeros((1, 3)), "mask": np.zeros((1, 4))}
-    assert are_alike(one, {"x": np.zeros((5, 3)), "mask": np.zeros((5, 4))})
-    assert not are_alike(one, {"x": np.zeros((1, 3)), "mask": np.zeros((1, 5))})
+def test_requests_that_differ_in_their_rows_only_are_of_one_kind() -> None:
+    kind = kind_of({"x": np.zeros((1, 3)), "mask": np.zeros((1, 4))})
+    assert kind == kind_of({"mask": np.zeros((5, 4)), "x": np.zeros((5, 3))})
+    assert kind != kind_of({"x": np.zeros((1, 3)), "mask": np.zeros((1, 5))})
+    assert kind_of({"x": np.zeros((1, 3)), "mask": np.zeros((2, 4))}) is None
 
 
 def test_joined_requests_agree_up_to_rounding() -> None:

@@ -12,6 +12,7 @@ import pytest
 from swapnet.errors import BackendError, InputError
 from swapnet.executor import SwapRuntime
 from swapnet.executor.planning.plan import Step
+from swapnet.executor.runtime.dispatcher import Decision
 from tests.helpers.simulated import Gate, Simulated, budget_for
 from tests.helpers.threads import LIMIT_S, ended, started
 
@@ -37,7 +38,10 @@ def test_the_earliest_deadline_computes_first(
     """A first step is stopped, then requests with late and early deadlines come."""
     log: list[str] = []
     gate = Gate()
-    runtime = opened(budget_for(*engines.values(), share=4.0), split="equal")
+    decided: list[Decision] = []
+    runtime = opened(
+        budget_for(*engines.values(), share=4.0), split="equal", on_decision=decided.append
+    )
     deadlines = {"a": None, "b": 60_000.0, "c": 2_000.0}
     models = {
         n: ended(partial(runtime.load, engines[n].folder, deadline_ms=ms))
@@ -47,9 +51,9 @@ def test_the_earliest_deadline_computes_first(
     models["a"].update(deadline_ms=90_000.0)
     checks = [engines["a"].ask(models["a"])]
     assert gate.reached.wait(LIMIT_S)
-    for waiting, name in enumerate("bc", 1):
+    for name in "bc":
         checks.append(engines[name].ask(models[name]))
-        until(lambda waiting=waiting: len(runtime._lanes._queue) == waiting)  # type: ignore[misc]
+        until(lambda name=name: ("began", (name,)) in [each[:2] for each in decided])  # type: ignore[misc]
     gate.open.set()
     for check in checks:
         check()
@@ -140,13 +144,14 @@ def test_a_cancelled_request_is_not_served(
     last = engines["a"].ask(model, 3.0)
     assert model.stats.waiting == 2
     assert cancelled.cancel()
+    assert model.stats.waiting == 1
     gate.open.set()
     check()
     last()
     with pytest.raises(CancelledError):
         cancelled.result()
     assert log.count("a0") == 2
-    assert not runtime._lanes._queue.ranks._ranks
+    assert model.stats.requests == 2
 
 
 def test_unloading_finishes_what_was_submitted(

@@ -1,4 +1,4 @@
-"""Ranks and the queue: order, fairness, and that nobody waits for ever."""
+"""Ranks: order, fairness, and that nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swapnet.errors import InputError
-from swapnet.executor.runtime.policy import Job, Policy, Ranks, ReadyQueue
+from swapnet.executor.runtime.policy import Job, Policy, Ranked, Ranks
 
 NO_STARVATION = [Policy.DEADLINE, Policy.FIRST_COME, Policy.FAIR]
 
@@ -28,47 +28,60 @@ def job(
     return Job(model, sequence, arrival_s, deadline_s, weight, service_ms)
 
 
-def drained(queue: ReadyQueue) -> list[int]:
-    return [queue.pop().sequence for _ in range(len(queue))]
+class Queue:
+    """Requests that wait; the first is served next."""
+
+    def __init__(self, policy: str, jobs: Sequence[Job] = ()) -> None:
+        self.ranks = Ranks(policy)
+        self.waiting: list[Ranked] = []
+        for each in jobs:
+            self.add(each)
+
+    def add(self, job: Job) -> Ranked:
+        self.waiting.append(self.ranks.rank(job))
+        return self.waiting[-1]
+
+    def pop(self) -> Job:
+        first = min(self.waiting)
+        self.waiting.remove(first)
+        self.ranks.serve(first)
+        return first.job
 
 
-def queued(policy: str, jobs: Sequence[Job]) -> ReadyQueue:
-    queue = ReadyQueue(policy)
-    for each in jobs:
-        queue.add(each)
-    return queue
+def drained(queue: Queue) -> list[int]:
+    return [queue.pop().sequence for _ in range(len(queue.waiting))]
 
 
 def test_the_earliest_deadline_goes_first() -> None:
     jobs = [job(0, deadline_s=3), job(1, deadline_s=1), job(2, deadline_s=2)]
-    assert drained(queued("deadline", jobs)) == [1, 2, 0]
+    assert drained(Queue("deadline", jobs)) == [1, 2, 0]
 
 
 def test_deadlines_of_one_millisecond_are_equal() -> None:
     heavy = [job(n, "heavy", deadline_s=1.0002, weight=2) for n in range(4)]
     light = [job(n, "light", deadline_s=0.9998) for n in range(4, 8)]
-    order = drained(queued("deadline", heavy + light))
+    order = drained(Queue("deadline", heavy + light))
     assert sum(sequence < 4 for sequence in order[:5]) >= 3
     assert order[:2] == [0, 4]
 
 
 def test_first_come_first_served() -> None:
     jobs = [job(0, arrival_s=0.2, deadline_s=1), job(1, arrival_s=0.1, deadline_s=9)]
-    assert drained(queued("first-come", jobs)) == [1, 0]
+    assert drained(Queue("first-come", jobs)) == [1, 0]
 
 
 def test_the_shortest_for_its_weight_goes_first() -> None:
     jobs = [job(0, service_ms=9), job(1, service_ms=10, weight=2), job(2, service_ms=4)]
-    assert drained(queued("shortest", jobs)) == [2, 1, 0]
+    assert drained(Queue("shortest", jobs)) == [2, 1, 0]
 
 
 def test_requests_of_one_model_keep_their_order() -> None:
     for policy in Policy:
-        assert drained(queued(policy, [job(n) for n in range(5)])) == [0, 1, 2, 3, 4]
+        assert drained(Queue(policy, [job(n) for n in range(5)])) == [0, 1, 2, 3, 4]
 
 
 def test_idle_models_gain_no_credit() -> None:
-    queue = queued("fair", [job(n, "busy") for n in range(10)])
+    queue = Queue("fair", [job(n, "busy") for n in range(10)])
     for _ in range(5):
         queue.pop()
     for n in range(10, 15):
@@ -78,113 +91,26 @@ def test_idle_models_gain_no_credit() -> None:
     assert all(any(n < 10 for n in order[at : at + 2]) for at in range(0, 8, 2))
 
 
-def test_a_request_that_is_added_again_keeps_its_rank() -> None:
-    queue = queued("fair", [job(0, "a"), job(1, "b"), job(2, "a")])
-    served = queue.pop()
-    rank = queue.rank(served)
-    queue.add(job(3, "c"))
-    queue.add(served)
-    assert queue.rank(served) == rank
-    assert queue.pop() is served
-    queue.done(served)
-    assert served not in queue
-
-
-def test_a_removed_request_is_not_found() -> None:
-    jobs = [job(n, deadline_s=1 + n) for n in range(3)]
-    queue = queued("deadline", jobs)
-    queue.remove(jobs[0])
-    assert len(queue) == 2
-    assert queue.first() is jobs[1]
-    queue.add(jobs[0])
-    queue.done(jobs[1])
-    assert drained(queue) == [0, 2]
-    assert queue.first() is None
-
-
-def test_what_is_removed_does_not_pile_up() -> None:
-    queue = ReadyQueue()
-    queue.add(job(0, deadline_s=0))
-    for n in range(1, 2000):
-        queue.add(job(n))
-        queue.remove(job(n))
-    assert len(queue._heap) < 200
-
-
-def test_models_that_are_gone_do_not_pile_up() -> None:
-    queue = ReadyQueue("fair")
-    for n in range(2000):
-        queue.add(job(n, f"model {n}"))
-        queue.add(job(2000 + n, "always"))
-        queue.done(queue.pop())
-        queue.done(queue.pop())
-    assert len(queue.ranks._finish) < 200
-    assert not queue.ranks._ranks
-    assert not queue.ranks._starts
-
-
-def test_two_queues_agree() -> None:
+def test_a_model_that_is_gone_is_forgotten() -> None:
+    """The next of its name begins anew."""
     ranks = Ranks("fair")
-    compute, storage = ReadyQueue(ranks), ReadyQueue(ranks)
-    first, second = job(0), job(1)
-    compute.add(first)
-    storage.add(second)
-    storage.add(first)
-    assert storage.pop() is first
-    assert compute.rank(first) == storage.rank(first) < compute.rank(second)
+    ranks.rank(job(0, "a"))
+    late = ranks.rank(job(1, "a"))
+    ranks.forget("a")
+    ranks.forget("never")
+    assert ranks.rank(job(2, "a")) < late
 
 
 def test_mistakes_are_refused() -> None:
     with pytest.raises(InputError, match="deadline, first-come, fair, shortest"):
-        ReadyQueue("random")
-    queue = ReadyQueue()
+        Ranks("random")
     for wrong in (
         job(0, deadline_s=float("inf")),
         job(0, weight=0),
         job(0, service_ms=float("nan")),
     ):
         with pytest.raises(ValueError, match="no finite deadline"):
-            queue.add(wrong)
-    queue.add(job(1))
-    with pytest.raises(ValueError, match="waiting already"):
-        queue.add(job(1))
-    queue.pop()
-    with pytest.raises(IndexError, match="nothing is waiting"):
-        queue.pop()
-    with pytest.raises(KeyError):
-        queue.remove(job(1))
-
-
-JOBS = st.lists(
-    st.tuples(
-        st.sampled_from("abc"),
-        st.floats(0, 5),
-        st.floats(0.1, 4),
-        st.floats(0, 50),
-        st.sampled_from(["add", "pop", "remove"]),
-    ),
-    max_size=40,
-)
-
-
-@settings(deadline=None)
-@given(JOBS, st.sampled_from(list(Policy)))
-def test_is_a_sorted_list(
-    steps: Sequence[tuple[str, float, float, float, str]], policy: Policy
-) -> None:
-    queue = ReadyQueue(policy)
-    waiting: list[Job] = []
-    for sequence, (model, deadline_s, weight, service_ms, action) in enumerate(steps):
-        waiting.sort(key=queue.rank)
-        if action == "add" or not waiting:
-            waiting.append(Job(model, sequence, float(sequence), deadline_s, weight, service_ms))
-            queue.add(waiting[-1])
-        elif action == "pop":
-            assert queue.pop() is waiting.pop(0)
-        else:
-            queue.remove(waiting.pop(len(waiting) // 2))
-        assert len(queue) == len(waiting)
-        assert queue.first() is min(waiting, key=queue.rank, default=None)
+            Ranks().rank(wrong)
 
 
 @settings(deadline=None)
@@ -205,29 +131,27 @@ def test_nobody_waits_for_ever(
     weight: float,
 ) -> None:
     """One request, and others that come faster than they are served, as urgent as they can be."""
-    queue = ReadyQueue(policy)
+    queue = Queue(policy)
     sequences = count()
     now_s = 0.0
 
-    def add(model: str, relative_s: float, weight: float, service_ms: float) -> Job:
+    def add(model: str, relative_s: float, weight: float, service_ms: float) -> Ranked:
         new = Job(model, next(sequences), now_s, now_s + relative_s, weight, service_ms)
-        queue.add(new)
-        return new
+        return queue.add(new)
 
     for rival in rivals:
         add(*rival)
     last = add("victim", patience_s, weight, 1.0)
     victim = add("victim", patience_s, weight, 1.0)
-    assert queue.rank(last) < queue.rank(victim)
+    assert last < victim
     for turn in range(10_000):
         served = queue.pop()
-        if served is victim:
+        if served is victim.job:
             break
-        queue.done(served)
         now_s += served.service_ms / 1e3
         for step in range(2):
             add(*rivals[(turn + step) % len(rivals)])
-    assert served is victim
+    assert served is victim.job
 
 
 @settings(deadline=None)
@@ -240,7 +164,7 @@ def test_nobody_waits_for_ever(
 )
 def test_shares_follow_weights(models: dict[str, tuple[float, list[float]]]) -> None:
     """While all are waiting, served over weight differs by one request of each at most."""
-    queue = ReadyQueue("fair")
+    queue = Queue("fair")
     sequences = count()
     given_ms: defaultdict[str, float] = defaultdict(float)
 

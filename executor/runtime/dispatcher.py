@@ -1,0 +1,194 @@
+"""The threads' side of the scheduler: events from models and readers, instructions to them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec
+
+from swapnet.executor.runtime.policy import Policy
+from swapnet.executor.runtime.scheduler import Instruction, Scheduler
+from swapnet.executor.swapping.pipeline import Pipeline
+from swapnet.executor.swapping.readers import Channel
+from swapnet.executor.swapping.ring import Ring
+
+__all__ = ["Decision", "Dispatcher", "OnDecision", "Port"]
+
+P = ParamSpec("P")
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Decision(NamedTuple):
+    """An event of the scheduler, a method of `Scheduler` by name, and the instructions it gave."""
+
+    event: str
+    args: tuple[Any, ...]
+    instructions: tuple[Instruction, ...]
+
+
+OnDecision = Callable[[Decision], object]
+
+
+class Dispatcher:
+    """Drives a `Scheduler` with the threads of models and readers.
+
+    Parameters
+    ----------
+    policy, lanes, readers
+        As for `Scheduler`.
+    divide
+        Divides the budget again, in a thread of its own, where rates have drifted. What it raises
+        is logged.
+    on_decision
+        Called with every decision, in order and with the lock held: it must be short, and ask
+        nothing of the runtime. What it raises is ignored.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy | str = Policy.DEADLINE,
+        lanes: int = 1,
+        readers: int = 1,
+        divide: Callable[[], None] | None = None,
+        on_decision: OnDecision | None = None,
+    ) -> None:
+        self.scheduler = Scheduler(policy, lanes=lanes, readers=readers)
+        self.channel = Channel(readers)
+        self._on_decision = on_decision
+        self._ports: dict[str, Port] = {}
+        self._is_closed = False
+        self._drifted = threading.Event()
+        self._divide = divide or (lambda: None)
+        self._divider = threading.Thread(target=self._follow, name="swapnet-divider", daemon=True)
+        self._divider.start()
+
+    def add(self, name: str, rate_per_s: float, *, rows: int = 1, keeps_lane: bool = False) -> Port:
+        """A model comes; see `Scheduler.loaded`."""
+        self._ports[name] = port = Port(self, name)
+        self.tell(Scheduler.loaded, name, time.perf_counter(), rate_per_s, rows, keeps_lane)
+        return port
+
+    def tell(
+        self, event: Callable[Concatenate[Scheduler, P], None], *args: P.args, **_: P.kwargs
+    ) -> None:
+        """Give an event to the scheduler, and its instructions to those who carry them out.
+
+        What it is called with is positional, as `Decision` keeps it.
+        """
+        with self.channel.lock:
+            instructions = self.scheduler.handle(event, *args)
+            for instruction in instructions:
+                if instruction.do == "divide":
+                    self._drifted.set()
+                else:
+                    self._ports[instruction.model].carry_out(instruction)
+            if self._on_decision is not None:
+                with suppress(Exception):
+                    self._on_decision(Decision(event.__name__, args, tuple(instructions)))
+
+    def close(self) -> None:
+        """Stop all threads and wait for them; after the models. Safe to call twice."""
+        self._is_closed = True
+        self._drifted.set()
+        self.channel.close()
+        self._divider.join()
+
+    def _follow(self) -> None:
+        while True:
+            self._drifted.wait()
+            self._drifted.clear()  # first: what comes after it is seen at the next look
+            if self._is_closed:
+                return
+            try:
+                self._divide()
+            except Exception:
+                _LOGGER.exception("the budget keeps its split")
+
+
+class Port:
+    """The `Order` of a model, and the inbox of its thread; made by `Dispatcher.add`."""
+
+    def __init__(self, dispatcher: Dispatcher, name: str) -> None:
+        self.name = name
+        self.scheduler = dispatcher.scheduler
+        self.channel = dispatcher.channel
+        self.tell = dispatcher.tell
+        self._inbox: deque[Instruction] = deque()
+        self._changed = threading.Condition(self.channel.lock)
+        self._granted = threading.Event()
+        self._pipeline: Pipeline | None = None
+
+    def carry_out(self, instruction: Instruction) -> None:
+        """Wake whoever carries out an instruction; with the lock held."""
+        if instruction.do == "step":
+            self._granted.set()
+        elif instruction.do == "read":
+            assert self._pipeline is not None
+            self.channel.put(self._pipeline.claim(*instruction.numbers))
+        else:
+            self._inbox.append(instruction)
+            self._changed.notify_all()
+
+    def next_work(self) -> Instruction:
+        """Wait for something to serve, to change, or for ``stop``; `Scheduler.done` ends it."""
+        with self.channel.lock:
+            while not self._inbox:
+                self._changed.wait()
+            return self._inbox.popleft()
+
+    def next_change(self, ended: Callable[[], bool]) -> bool:
+        """Wait for a change of what is suspended; `Scheduler.done` ends it.
+
+        Returns
+        -------
+        bool
+            False where ``ended`` is true, and no change comes any more.
+        """
+        with self.channel.lock:
+            while not (self._inbox or ended()):
+                self._changed.wait()
+            if self._inbox:
+                self._inbox.popleft()
+                return True
+            self.tell(Scheduler.resumed, self.name)
+            return False
+
+    def wake(self) -> None:
+        """Have `next_change` look again."""
+        with self.channel.lock:
+            self._changed.notify_all()
+
+    def begin(self) -> None:
+        self.tell(Scheduler.began, self.name)
+
+    def take(self) -> None:
+        self._granted.wait()
+        self._granted.clear()
+
+    def leave(self) -> None:
+        with self.channel.lock:
+            self.tell(Scheduler.left, self.name)
+            self._granted.clear()
+
+    def clear(self) -> bool:
+        if self.scheduler.lanes == 1:
+            return False
+        self.tell(Scheduler.crowded, self.name)
+        self.take()
+        return True
+
+    def begin_reading(self, pipeline: Pipeline) -> Ring:
+        self._pipeline = pipeline
+        self.tell(Scheduler.planned, self.name, pipeline.number, pipeline.needs, pipeline.afters)
+        return self.scheduler.ring(self.name)
+
+    def note(
+        self, event: Literal["landed", "lost", "ended", "halted"], plan: int, *numbers: int
+    ) -> None:
+        self.tell(getattr(Scheduler, event), self.name, plan, *numbers)

@@ -1,0 +1,424 @@
+"""The scheduler of several DNNs: which request is served, which step computed, which bytes read.
+
+A state machine: events in, instructions out. It has no thread, lock or clock, so it is driven by
+the threads of a runtime (`swapnet.executor.runtime.dispatcher`) and by a virtual clock
+(`swapnet.executor.runtime.simulate`). The same events give the same instructions.
+
+*Requests*: a model serves the first that came, and with it those behind it that can be joined.
+Changes of a model come before requests, between two of them.
+
+*Compute*: a step is ready when its bytes have arrived. A free lane goes to the ready step of the
+most urgent request (`Policy`). After its step an inference gives up its lane, unless its values lie
+in memory that others use. A step that found too little memory beside others is computed again
+alone: running steps end first, and no other begins.
+
+*Storage*: a free reader goes to the most urgent request whose ring has room; then to the model
+whose next request is expected first.
+
+*Rates*: where one that is seen differs by a factor of two from the one that the budget was divided
+for, it is to be divided again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from swapnet.executor.runtime.policy import Job, Policy, Ranked, Ranks
+from swapnet.executor.runtime.rates import RateMeter
+from swapnet.executor.swapping.ring import Ring
+
+__all__ = ["Instruction", "Scheduler"]
+
+_DRIFT = 2.0
+"""A rate that differs from the one that the budget was divided for by this factor is another."""
+
+_REST_S = 2.0
+"""Time between two looks at rates."""
+
+
+class Instruction(NamedTuple):
+    """Something to begin.
+
+    Attributes
+    ----------
+    do
+        ``step``: compute the model's next step, until `Scheduler.ended`, ``crowded`` or ``left``.
+        ``read``: begin a read of its plan, until ``landed`` or ``lost``. ``serve``: serve requests
+        together, ``change``: make a change that waits, both until ``done``. ``stop``: nothing comes
+        any more. ``divide``: divide the budget again.
+    model
+        Its name.
+    numbers
+        Those of the requests, or of the read.
+    """
+
+    do: Literal["step", "read", "serve", "change", "stop", "divide"]
+    model: str
+    numbers: tuple[int, ...] = ()
+
+
+class _Model:
+    """A model; its request is the one that is served, or those that are served together."""
+
+    def __init__(self, name: str, order: int, meter: RateMeter, rows: int, keeps: bool) -> None:
+        self.name = name
+        self.order = order
+        self.meter = meter
+        self.rows = rows
+        self.keeps_lane = keeps
+        self.running: Sequence[Ranked] = ()
+        self.waiting: deque[Ranked] = deque()
+        self.changes = 0
+        """Changes that wait."""
+        self.is_changing = self.is_suspended = self.is_closing = False
+        self.ring = Ring((0,), ())
+        self.plan = -1
+        self.may_read = False
+        self.infers = False
+        """Its inference has steps left."""
+        self.asks = False
+        """Its step is ready, or computed."""
+        self.has_lane = False
+        self.read_for: Ranked | None = None
+        """The request that waits for a reader."""
+        self.is_idle = False
+        """It waits for a reader before a request comes."""
+        self.step = Instruction("step", name)
+
+    def pending(self, ahead: int) -> Ranked | None:
+        """The request of an inference, counted from the one that is executed or comes next."""
+        if self.running:
+            if not ahead:
+                return self.running[0]
+            ahead -= 1
+        return self.waiting[ahead] if ahead < len(self.waiting) else None
+
+
+class Scheduler:
+    """Decides what is served, computed and read; see the module. Not thread-safe.
+
+    Its events are methods, to be called by `handle`.
+
+    Parameters
+    ----------
+    policy
+        The order of requests.
+    lanes, readers
+        Steps that may be computed, and reads that may be in flight, at the same moment.
+
+    Raises
+    ------
+    InputError
+        There is no such policy.
+    """
+
+    def __init__(
+        self, policy: Policy | str = Policy.DEADLINE, *, lanes: int = 1, readers: int = 1
+    ) -> None:
+        self.lanes = lanes
+        self._ranks = Ranks(policy)
+        self._models: dict[str, _Model] = {}
+        self._ready: list[Ranked] = []
+        """Requests whose next step could be computed."""
+        self._crowded: list[Ranked] = []
+        """Requests whose step has to be computed alone."""
+        self._reads: list[Ranked] = []
+        """Requests for which something could be read."""
+        self._idle: list[_Model] = []
+        """Models that could read before a request comes."""
+        self._free_lanes = lanes
+        self._free_readers = readers
+        self._alone: _Model | None = None
+        """The model that computes alone."""
+        self._loaded = 0
+        self._rates_per_s: dict[str, float] = {}
+        """Those that the budget was divided for."""
+        self._looked_s = 0.0
+        self._told: list[Instruction] = []
+
+    def handle(self, event: Callable[..., None], *facts: object) -> Sequence[Instruction]:
+        """Instructions that follow from an event, in order: ``handle(Scheduler.done, "name")``.
+
+        Raises
+        ------
+        ValueError
+            The event can't happen now.
+        """
+        event(self, *facts)
+        self._dispatch()
+        if not self._told:
+            return ()
+        told, self._told = self._told, []
+        return told
+
+    def ring(self, model: str) -> Ring:
+        """Counts of the plan in force; not to be changed."""
+        return self._models[model].ring
+
+    def rate_per_s(self, model: str, at_s: float) -> float:
+        """Requests per second, as expected and as seen; of a model that is gone, 0."""
+        found = self._models.get(model)
+        return 0.0 if found is None else found.meter.rate_per_s(at_s)
+
+    # Events of models
+
+    def loaded(
+        self, model: str, at_s: float, rate_per_s: float, rows: int = 1, keeps_lane: bool = False
+    ) -> None:
+        """A model has come: so many rows may be joined, and it keeps its lane between steps."""
+        if model in self._models:
+            raise ValueError(f"there is a model {model} already")
+        self._loaded += 1
+        meter = RateMeter(rate_per_s, at_s)
+        self._models[model] = _Model(model, self._loaded, meter, rows, keeps_lane)
+
+    def closing(self, model: str) -> None:
+        """A model takes no more requests, and stops when those that have come are served."""
+        self._models[model].is_closing = True
+        self._offer(self._models[model])
+
+    def unloaded(self, model: str) -> None:
+        """A model is gone, or did not come."""
+        self._rates_per_s.pop(model, None)
+        self._ranks.forget(model)
+        if (gone := self._models.pop(model, None)) is not None:
+            self._leave(gone)
+            gone.may_read = False
+            self._ask_read(gone)
+
+    def planned(
+        self, model: str, plan: int, needs: tuple[int, ...], afters: tuple[int, ...]
+    ) -> None:
+        """A plan is in force, and nothing of it has been read; counts as in `Ring`."""
+        found = self._models[model]
+        if found.infers:
+            raise ValueError(f"{model} uses the memory of plan {found.plan}")
+        found.ring = Ring(needs, afters)
+        found.plan = plan
+        found.may_read = True
+        self._ask_read(found)
+
+    def halted(self, model: str, plan: int) -> None:
+        """Nothing more is to be read by a plan."""
+        found = self._models.get(model)
+        if found is not None and found.plan == plan:
+            found.may_read = False
+            self._ask_read(found)
+
+    def expected(self, model: str, at_s: float, rate_per_s: float) -> None:
+        """Another rate is expected, whatever was seen before."""
+        self._models[model].meter = RateMeter(rate_per_s, at_s)
+
+    def divided(self, at_s: float, rates_per_s: Mapping[str, float]) -> None:
+        """The budget was divided for these rates."""
+        self._rates_per_s.update(rates_per_s)
+        self._looked_s = at_s
+
+    # Events of requests and changes
+
+    def asked(self, job: Job) -> None:
+        """A request has come."""
+        model = self._models[job.model]
+        if model.is_closing:
+            raise ValueError(f"{job.model} takes no request")
+        model.waiting.append(self._ranks.rank(job))
+        model.meter.note(job.arrival_s)
+        self._offer(model)
+        self._ask_read(model)
+        if self._rates_per_s and job.arrival_s - self._looked_s >= _REST_S:
+            self._look(job.arrival_s)
+
+    def cancelled(self, model: str, sequence: int) -> None:
+        """A request is not to be served, unless it has begun."""
+        if (found := self._models.get(model)) is not None:
+            found.waiting = deque(r for r in found.waiting if r.job.sequence != sequence)
+            self._ask_read(found)
+
+    def changing(self, model: str) -> None:
+        """A change of the model waits for the end of what it serves."""
+        self._models[model].changes += 1
+        self._offer(self._models[model])
+
+    def suspended(self, model: str) -> None:
+        """What is served waits for memory; the model may change meanwhile."""
+        self._models[model].is_suspended = True
+        self._offer(self._models[model])
+
+    def resumed(self, model: str) -> None:
+        """What was suspended goes on."""
+        self._models[model].is_suspended = False
+
+    def done(self, model: str) -> None:
+        """What the model was told to serve, or to change, is done."""
+        found = self._models[model]
+        if found.is_changing:
+            found.is_changing = False
+        else:
+            self._leave(found)
+            found.running = ()
+        self._offer(found)
+        self._ask_read(found)
+
+    # Events of steps
+
+    def began(self, model: str) -> None:
+        """An inference begins: its first step is to be computed."""
+        found = self._models[model]
+        if not found.running or found.infers:
+            raise ValueError(f"{model} has no inference to begin")
+        found.infers = True
+        self._ask_step(found)
+
+    def ended(self, model: str, plan: int) -> None:
+        """The step that was computed has ended."""
+        found = self._models[model]
+        if not (found.asks and found.has_lane and found.plan == plan):
+            raise ValueError(f"{model} computes no step of plan {plan}")
+        found.asks = False
+        found.infers = not found.ring.end()
+        if self._alone is found:
+            self._alone = None
+        if found.infers:
+            if not found.keeps_lane:
+                self._give_back(found)
+            self._ask_step(found)
+        self._ask_read(found)
+
+    def crowded(self, model: str) -> None:
+        """The step found too little memory beside others, and is to be computed again alone."""
+        found = self._models[model]
+        if not (found.asks and found.has_lane):
+            raise ValueError(f"{model} computes no step")
+        self._give_back(found)
+        self._crowded.append(found.running[0])
+
+    def left(self, model: str) -> None:
+        """An inference has ended, well or not: nothing is to be computed for it."""
+        self._leave(self._models[model])
+
+    # Events of reads
+
+    def landed(self, model: str, plan: int, number: int) -> None:
+        """The bytes of a read are there."""
+        self._free_readers += 1
+        found = self._models.get(model)
+        if found is not None and found.plan == plan:
+            found.ring.land(number)
+            self._ask_step(found)
+
+    def lost(self, model: str, plan: int) -> None:
+        """A read has failed."""
+        self._free_readers += 1
+        self.halted(model, plan)
+
+    # What follows
+
+    def _offer(self, model: _Model) -> None:
+        """Give a model its next work, if it is free."""
+        if model.is_changing or (model.running and not model.is_suspended):
+            return
+        if model.changes:
+            model.changes -= 1
+            model.is_changing = True
+            self._told.append(Instruction("change", model.name))
+        elif model.running:
+            return
+        elif model.waiting:
+            model.running = _joined(model.waiting, model.rows)
+            numbers = tuple(ranked.job.sequence for ranked in model.running)
+            self._told.append(Instruction("serve", model.name, numbers))
+        elif model.is_closing:
+            self._told.append(Instruction("stop", model.name))
+
+    def _leave(self, model: _Model) -> None:
+        """End an inference where it is."""
+        if model.has_lane:
+            self._give_back(model)
+        elif model.asks:
+            request = model.running[0]
+            (self._ready if request in self._ready else self._crowded).remove(request)
+        model.infers = model.asks = False
+
+    def _give_back(self, model: _Model) -> None:
+        model.has_lane = False
+        self._free_lanes += 1
+        if self._alone is model:
+            self._alone = None
+
+    def _ask_step(self, model: _Model) -> None:
+        """Let an inference wait for a lane, if the bytes of its next step are there."""
+        if model.asks or not model.infers or not model.ring.is_fed:
+            return
+        model.asks = True
+        if model.has_lane:
+            self._told.append(model.step)
+        else:
+            self._ready.append(model.running[0])
+
+    def _compute(self, queue: list[Ranked]) -> _Model:
+        first = min(queue)
+        queue.remove(first)
+        self._ranks.serve(first)
+        model = self._models[first.job.model]
+        model.has_lane = True
+        self._free_lanes -= 1
+        self._told.append(model.step)
+        return model
+
+    def _ask_read(self, model: _Model) -> None:
+        """Let a model wait for a reader, if its ring has room: for a request, or before one."""
+        has_room = model.may_read and model.ring.has_room
+        request = model.pending(model.ring.ahead) if has_room else None
+        if request is not model.read_for:
+            if model.read_for is not None:
+                self._reads.remove(model.read_for)
+            if request is not None:
+                self._reads.append(request)
+            model.read_for = request
+        is_idle = has_room and request is None
+        if is_idle != model.is_idle:
+            model.is_idle = is_idle
+            (self._idle.append if is_idle else self._idle.remove)(model)
+
+    def _dispatch(self) -> None:
+        """Give free lanes and free readers to the first in each queue."""
+        while self._ready and self._free_lanes and not (self._crowded or self._alone):
+            self._compute(self._ready)
+        if self._crowded and self._free_lanes == self.lanes:
+            self._alone = self._compute(self._crowded)
+        while self._free_readers:
+            if self._reads:
+                first = min(self._reads)
+                self._ranks.serve(first)
+                model = self._models[first.job.model]
+            elif self._idle:
+                model = min(self._idle, key=lambda each: (each.meter.next_s, each.order))
+            else:
+                return
+            self._free_readers -= 1
+            self._told.append(Instruction("read", model.name, (model.ring.claim(),)))
+            self._ask_read(model)
+
+    def _look(self, at_s: float) -> None:
+        """Have the budget divided again where a rate is not about the one it was divided for."""
+        self._looked_s = at_s
+        for name, rate in self._rates_per_s.items():
+            seen = self.rate_per_s(name, at_s)
+            if name in self._models and not rate / _DRIFT <= seen <= max(rate, 1e-9) * _DRIFT:
+                self._told.append(Instruction("divide", ""))
+                return
+
+
+def _joined(waiting: deque[Ranked], rows: int) -> list[Ranked]:
+    """Take the request that came first, and those after it that can be served with it."""
+    taken = [waiting.popleft()]
+    first = taken[0].job
+    left = rows - first.rows
+    while rows > 1 and waiting and waiting[0].job.kind == first.kind is not None:
+        left -= waiting[0].job.rows
+        if left < 0:
+            break
+        taken.append(waiting.popleft())
+    return taken
