@@ -86,6 +86,7 @@ def ensure_context(
     context: int = CONTEXT,
     *,
     state: str = "",
+    rows: int = 0,
     device: Device | None = None,
     say: Callable[[str], None] = to_stderr,
 ) -> Engine:
@@ -100,6 +101,8 @@ def ensure_context(
     state
         Names of the cache's outputs and inputs, as ``present.*=past.*``; by default those that
         exporters use.
+    rows
+        Most tokens of an inference whose logits are wanted, the last ones; 0 for all.
 
     Raises
     ------
@@ -109,7 +112,7 @@ def ensure_context(
         As `ensure_shapes`.
     """
     opened = Engine.open(engine, device=device)
-    cache = find_cache(opened.built, context, state)
+    cache = find_cache(opened.built, context, state, rows)
     shapes = cache.shapes(opened.built)
     return ensure_shapes(opened, shapes, device=device, say=say).keeping(cache)
 

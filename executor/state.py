@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -24,14 +24,18 @@ from swapnet.manifest import TENSOR_ALIGNMENT, Manifest, Tensor
 from swapnet.shapes import names_of
 from swapnet.symbols import symbols_in
 from swapnet.tensors import Array, numpy_dtype
+from swapnet.token_rows import IDS, ROWS
 from swapnet.units import align_up, format_size, told_apart
 
-__all__ = ["CONTEXT", "IDS", "MASK", "Cache", "Pair", "State", "find_cache", "says_context"]
+__all__ = [
+    *("CONTEXT", "MASK", "Cache", "Pair", "State"),
+    *("find_cache", "known_pairs", "says_context"),
+]
 
 CONTEXT = 512
 """Tokens of a cache where nobody says how many."""
 
-IDS, MASK = "input_ids", "attention_mask"
+MASK = "attention_mask"
 
 _CHUNK = 128
 """Most tokens of an inference: a constant, so that outputs do not depend on the budget."""
@@ -86,10 +90,21 @@ class Pair:
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache of a model: its tensors, and the most tokens in it."""
+    """The cache of a model.
+
+    Attributes
+    ----------
+    context
+        Most tokens in it.
+    pairs
+        Its tensors.
+    rows
+        Most tokens of an inference whose logits are wanted; 0 for all.
+    """
 
     context: int
     pairs: tuple[Pair, ...]
+    rows: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -108,6 +123,7 @@ class Cache:
         """Shapes of inputs that hold each inference inside the context."""
         names = {tensor.name for tensor in manifest.inputs}
         shapes: dict[str, tuple[int, ...]] = {IDS: (1, self.chunk), MASK: (1, self.context)}
+        shapes[ROWS] = (min(self.rows, self.chunk) or self.chunk,)
         shapes |= {pair.past: pair.shape_of(self.context - self.chunk) for pair in self.pairs}
         return {name: shape for name, shape in shapes.items() if name in names}
 
@@ -135,7 +151,7 @@ class Cache:
         )
 
 
-def find_cache(manifest: Manifest, context: int = CONTEXT, state: str = "") -> Cache:
+def find_cache(manifest: Manifest, context: int = CONTEXT, state: str = "", rows: int = 0) -> Cache:
     """The cache of an engine; see `ensure_context`.
 
     Raises
@@ -169,27 +185,32 @@ def find_cache(manifest: Manifest, context: int = CONTEXT, state: str = "") -> C
             f"{names_of(outputs)}",
             hint="give the names with a star for what both share: --state 'present.*=past.*'",
         )
-    return Cache(context, pairs)
+    return Cache(context, pairs, rows)
+
+
+def known_pairs(
+    outputs: Iterable[str], inputs: Collection[str], state: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Outputs and inputs whose names say that they are present and past; see `ensure_context`."""
+    patterns = [_parsed(pattern) for pattern in ([state] if state else _KNOWN)]
+    for output in outputs:
+        matches = ((present.fullmatch(output), past) for present, past in patterns)
+        pasts = (past.replace("*", found[1]) for found, past in matches if found)
+        if past := next((name for name in pasts if name in inputs), None):
+            yield output, past
 
 
 def _pairs(manifest: Manifest, context: int, state: str) -> Iterator[Pair]:
-    inputs = {tensor.name: tensor for tensor in manifest.inputs}
-    patterns = [_parsed(pattern) for pattern in ([state] if state else _KNOWN)]
-    for output in manifest.outputs:
-        for present, past in patterns:
-            found = present.fullmatch(output.name)
-            taken = inputs.get(past.replace("*", found[1])) if found else None
-            axes = (
-                [axis for axis, dim in enumerate(taken.shape) if isinstance(dim, str)]
-                if taken
-                else []
-            )
-            if taken and axes and len(taken.shape) == len(output.shape):
-                shape = [dim if isinstance(dim, int) else 1 for dim in taken.shape]
-                shape[axes[-1]] = context
-                in_place = _in_place(manifest, taken, output.name)
-                yield Pair(output.name, taken.name, taken.dtype, tuple(shape), axes[-1], in_place)
-                break
+    tensors = {tensor.name: tensor for tensor in (*manifest.inputs, *manifest.outputs)}
+    inputs, outputs = ([t.name for t in each] for each in (manifest.inputs, manifest.outputs))
+    for present, past in known_pairs(outputs, inputs, state):
+        taken = tensors[past]
+        axes = [axis for axis, dim in enumerate(taken.shape) if isinstance(dim, str)]
+        if axes and len(taken.shape) == len(tensors[present].shape):
+            shape = [dim if isinstance(dim, int) else 1 for dim in taken.shape]
+            shape[axes[-1]] = context
+            in_place = _in_place(manifest, taken, present)
+            yield Pair(present, past, taken.dtype, tuple(shape), axes[-1], in_place)
 
 
 def _parsed(state: str) -> tuple[re.Pattern[str], str]:

@@ -36,9 +36,10 @@ from swapnet.shapes import (
 )
 from swapnet.strips import Rows as CutRows
 from swapnet.strips import Run, Striping
-from swapnet.symbols import check_fixed, model_symbols
+from swapnet.symbols import check_fixed, model_symbols, size_of
 from swapnet.tensorrt import TENSORRT
 from swapnet.tensors import ELEMENT_BYTES, concrete_nbytes
+from swapnet.token_rows import IDS, ROWS
 
 __all__ = [
     "CURVE",
@@ -479,7 +480,11 @@ def sizes_at(
     InputError
         A size is not what the model takes.
     """
-    return {**manifest.symbols, **given_at(manifest, shapes, dims)}
+    sizes = {**manifest.symbols, **(given := given_at(manifest, shapes, dims))}
+    tokens = {taken.name: taken.shape for taken in manifest.inputs}.get(IDS, ())
+    if ROWS in sizes and ROWS not in given:
+        sizes[ROWS] = size_of(tokens[1], sizes) or 0
+    return sizes
 
 
 def given_at(

@@ -16,17 +16,21 @@ from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.generation.choice import chooser
-from swapnet.executor.state import CONTEXT, IDS, MASK
+from swapnet.executor.state import CONTEXT, MASK
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.shapes import names_of
 from swapnet.tensors import Array, numpy_dtype
+from swapnet.token_rows import IDS, LOGITS, ROWS
 
-__all__ = ["Generated", "Generator"]
+__all__ = ["ASKED_ROWS", "Generated", "Generator"]
 
 G = TypeVar("G", bound="Generator")
 
 _POSITIONS = ("position_ids", "cache_position")
-_LOGITS = "logits"
+
+ASKED_ROWS = 2
+"""Tokens of an inference whose logits are computed: the last is wanted, and float32 products of one
+row have other last bits than those of several."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,12 @@ class Generator:
         load_mode: LoadMode | str = LoadMode.AUTO,
     ) -> None:
         self.executor = SwapExecutor(
-            engine, budget, device=device, load_mode=load_mode, context=context, state=state
+            *(engine, budget),
+            device=device,
+            load_mode=load_mode,
+            context=context,
+            state=state,
+            rows=ASKED_ROWS,
         )
         self.generated = Generated(0)
         self._turn = 0
@@ -105,8 +114,8 @@ class Generator:
         assert opened.cache is not None
         self._chunk = opened.cache.chunk
         asked = opened.cache.asked(opened.manifest)
-        self._given = {tensor.name: tensor for tensor in asked.inputs}
-        logits = {tensor.name: tensor for tensor in asked.outputs}.get(_LOGITS)
+        self._given = {tensor.name: tensor for tensor in asked.inputs if tensor.name != ROWS}
+        logits = {tensor.name: tensor for tensor in asked.outputs}.get(LOGITS)
         unknown = self._given.keys() - {IDS, MASK, *_POSITIONS}
         if unknown or logits is None:
             self.close()
@@ -114,7 +123,7 @@ class Generator:
                 f"{opened.manifest.source.name} can't generate tokens",
                 why=f"nobody knows its inputs {names_of(sorted(unknown))}"
                 if unknown
-                else f"it has no output {_LOGITS!r}",
+                else f"it has no output {LOGITS!r}",
                 hint="give the names of its cache: --state 'present.*=past.*'; or use SwapExecutor",
             )
         vocabulary = logits.shape[-1]
@@ -236,5 +245,5 @@ class Generator:
             name: values[name].astype(numpy_dtype(t.dtype)).reshape((1, -1)[-len(t.shape) :])
             for name, t in self._given.items()
         }
-        last: Array = self.executor(inputs)[_LOGITS][0, -1]
+        last: Array = self.executor(inputs)[LOGITS][0, -1]
         return last

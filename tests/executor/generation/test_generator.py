@@ -14,6 +14,7 @@ from swapnet import Generator, SwapExecutor, build
 from swapnet.errors import BudgetError, InputError, StorageError
 from swapnet.executor.engine import Engine
 from swapnet.executor.execution import Execution
+from swapnet.executor.generation.generator import ASKED_ROWS
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.shapes import ensure_context
 from swapnet.executor.state import find_cache
@@ -39,7 +40,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("decoder")
     onnx.save(named(DECODERS[request.param]()), folder / "model.onnx")
     build(folder / "model.onnx", folder / "engine")
-    return ensure_context(folder / "engine", CONTEXT)
+    return ensure_context(folder / "engine", CONTEXT, rows=ASKED_ROWS)
 
 
 @pytest.fixture
