@@ -262,13 +262,21 @@ class State:
         self.length = 0
         self._pairs = cache.pairs
         self._turn = turn
+        self._chunk = cache.chunk
         self._memory = Arena(cache.nbytes)
         self._next = self._place = 0
+        self._held = False
 
     def reset(self) -> None:
         """Forget all tokens, between inferences; the memory stays."""
         with self._turn:
             self.length = 0
+
+    def hold(self) -> None:
+        """Make each inference the last that fits, of a whole chunk: to measure with."""
+        self._memory.fill(0, self.nbytes, 0)
+        self.length = self.context - self._chunk
+        self._held = True
 
     def begin(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Arrays for the past inputs and present outputs of an inference.
@@ -305,8 +313,9 @@ class State:
 
     def keep(self) -> None:
         """Take what an inference wrote: it has not failed."""
-        self.length = self._next
-        self._place = 1 - self._place
+        if not self._held:
+            self.length = self._next
+            self._place = 1 - self._place
 
     def close(self) -> None:
         """Give the memory back. Safe to call twice."""

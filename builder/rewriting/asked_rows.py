@@ -113,7 +113,8 @@ class _Writer(GraphWriter):
 
     def _is_tokens(self, dim: int | str) -> bool:
         formulas, tokens = self.source.formulas, self._ids.shape[1]
-        return dim == tokens or (dim in formulas and formulas.get(str(tokens)) == formulas[dim])
+        known = formulas.get(str(dim))
+        return dim == tokens or (known is not None and known == formulas.get(str(tokens)))
 
     def _asked(self, value: Value) -> Value:
         """The value with rows that are asked for in place of all tokens."""
