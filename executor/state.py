@@ -100,11 +100,14 @@ class Cache:
         Its tensors.
     rows
         Most tokens of an inference whose logits are wanted; 0 for all.
+    most
+        Most tokens of an inference that it is planned for.
     """
 
     context: int
     pairs: tuple[Pair, ...]
     rows: int = 0
+    most: int = _CHUNK
 
     @property
     def nbytes(self) -> int:
@@ -114,7 +117,7 @@ class Cache:
     @property
     def chunk(self) -> int:
         """Most tokens of one inference."""
-        return min(_CHUNK, self.context)
+        return min(self.most, self.context)
 
     def __str__(self) -> str:
         return f"cache of {self.context} tokens: {format_size(self.nbytes)}"
@@ -262,7 +265,6 @@ class State:
         self.length = 0
         self._pairs = cache.pairs
         self._turn = turn
-        self._chunk = cache.chunk
         self._memory = Arena(cache.nbytes)
         self._next = self._place = 0
         self._held = False
@@ -272,10 +274,10 @@ class State:
         with self._turn:
             self.length = 0
 
-    def hold(self) -> None:
-        """Make each inference the last that fits, of a whole chunk: to measure with."""
+    def hold(self, tokens: int) -> None:
+        """Make each inference the last that fits, of so many tokens: to measure with."""
         self._memory.fill(0, self.nbytes, 0)
-        self.length = self.context - self._chunk
+        self.length = self.context - tokens
         self._held = True
 
     def begin(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -470,8 +470,8 @@ def _no_engine(folder: Path, error: OSError) -> EngineError:
 
 def sizes_at(
     manifest: Manifest,
-    shapes: Mapping[str, Sequence[int]] | None,
-    dims: Mapping[str, int] | None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dims: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """The size of each symbol of an engine at other input shapes; see `load_manifest`.
 

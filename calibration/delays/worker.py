@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from dataclasses import replace
 
 import msgspec
 
@@ -40,10 +41,12 @@ from swapnet.executor.samples import sample_of
 from swapnet.executor.state import Cache
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.machine import memory_to_measure_in_bytes
-from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest
+from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest, sizes_at
 from swapnet.process.serve import answering, serve
-from swapnet.profile import Need, Profile, Request, assumed_profile
+from swapnet.profile import BlockTime, Need, Profile, Request, assumed_profile
 from swapnet.progress import Progress
+from swapnet.shapes import shapes_of
+from swapnet.tensors import Array
 
 __all__ = ["Job", "measure_profile"]
 
@@ -85,7 +88,7 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
     manifest, device = engine.manifest, engine.device
     budget = _budget(engine)
     cache = engine.cache
-    inputs = planned_sample(cache.asked(manifest)) if cache else sample_of(engine)
+    inputs = token_inputs(manifest, cache) if cache else sample_of(engine)
     mode = LoadMode.parse(job.load_mode)
 
     nbytes = manifest.weights_nbytes // EXTENT_ALIGNMENT * EXTENT_ALIGNMENT
@@ -96,7 +99,7 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
         Twin(engine, budget, other=merged, load_mode=mode, options=APART) as apart,
     ):
         for executor in (merged, apart) if cache else ():
-            executor.state().hold()
+            executor.state().hold(1)
         meter = RequestMeter(storage, nbytes, max(size * readers for size, readers in PAIRS))
         requests = job.requests
         if not requests and nbytes >= LEAST_BYTES:
@@ -108,12 +111,19 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
         rounds = measure_rounds(sides, progress)
         needs = needs_of(merged.manifest)
         blocks, step_ms = block_times(rounds, sides.calls)
+        chunk: tuple[BlockTime, ...] = ()
+        if cache:
+            for executor in (merged, apart):
+                executor.state().hold(cache.chunk)
+            sides = replace(sides, inputs=planned_sample(cache.asked(manifest)))
+            chunk, _ = block_times(measure_rounds(sides, progress), sides.calls)
     profile = msgspec.structs.replace(
         assumed_profile(manifest),
         device=device.fingerprint,
         blocks=blocks,
         step_ms=step_ms,
         needs=needs,
+        chunk=chunk,
     )
     if any(turn.bytes_per_s for turn in rounds):
         found = storage_of(rounds, pair)
@@ -121,6 +131,13 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
             profile, storage=msgspec.structs.replace(found, requests=requests)
         )
     return profile
+
+
+def token_inputs(manifest: Manifest, cache: Cache) -> dict[str, Array]:
+    """Seeded inputs of the last token that fits into a cache."""
+    sizes = sizes_at(manifest, replace(cache, most=1).shapes(manifest))
+    shapes = shapes_of(manifest.inputs, sizes)
+    return planned_sample(cache.asked(msgspec.structs.replace(manifest, planned_shapes=shapes)))
 
 
 def _budget(engine: Engine) -> Budget:

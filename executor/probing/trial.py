@@ -223,7 +223,7 @@ def _samples(executor: SwapExecutor, engine: Engine) -> tuple[dict[str, Array], 
     """Inputs to measure with; a cache is then as full as it can be, in each inference."""
     if engine.cache is None:
         return kept_samples(engine) or (planned_sample(engine.manifest),)
-    executor.state().hold()
+    executor.state().hold(engine.cache.chunk)
     return (planned_sample(engine.cache.asked(engine.manifest)),)
 
 

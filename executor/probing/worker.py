@@ -124,7 +124,7 @@ class _Blocks:
         else:
             sample = planned_sample(cache.asked(self.manifest))
             self._state = State(cache, threading.Lock())
-            self._state.hold()
+            self._state.hold(cache.chunk)
             past, self._kept = self._state.begin(sample)
             self._samples = ({**sample, **past},)
             for name, array in self._kept.items():

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 
 from swapnet import Generator, SwapExecutor, build
+from swapnet.calibration.delays.worker import Job, measure_profile, token_inputs
 from swapnet.errors import BudgetError, InputError, StorageError
 from swapnet.executor.engine import Engine
 from swapnet.executor.execution import Execution
@@ -19,7 +20,8 @@ from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.shapes import ensure_context
 from swapnet.executor.state import find_cache
 from swapnet.executor.swapping.actual_shapes import ActualShapes
-from swapnet.manifest import Manifest
+from swapnet.manifest import Manifest, at_shapes, sizes_at
+from swapnet.progress import silent
 from tests.helpers.decoders import HEADS, HIDDEN, LAYERS, concatenating, grouped, named
 
 DECODERS: dict[str, Callable[[], onnx.ModelProto]] = {
@@ -97,6 +99,44 @@ def test_tokens_are_those_of_onnxruntime_at_every_budget(decoder: Engine) -> Non
     assert (made.prompt_tokens, made.tokens) == (len(PROMPT), len(tokens))
     assert made.read_bytes_per_token == 0
     assert len(set(tokens)) > 5
+
+
+def test_asked_rows_have_the_bits_of_all_rows(decoder: Engine) -> None:
+    inputs = inputs_after(decoder.manifest, PROMPT[:40], 0)
+    with (
+        SwapExecutor(decoder, "100%", context=CONTEXT) as whole,
+        SwapExecutor(decoder, "100%", context=CONTEXT, rows=ASKED_ROWS) as asked,
+    ):
+        (every,), (last,) = whole(inputs)["logits"], asked(inputs)["logits"]
+        assert len(every) == 40
+        np.testing.assert_array_equal(last, every[-ASKED_ROWS:])
+        whole.state().reset()
+        chosen = whole({**inputs, "logits_to_keep": np.array([3, 39])})["logits"][0]
+        np.testing.assert_array_equal(chosen, every[[3, 39]])
+        asked.state().reset()
+        with pytest.raises(BudgetError, match="logits_to_keep"):
+            asked({**inputs, "logits_to_keep": np.arange(3)})
+
+
+def test_all_rows_are_planned_for_where_no_context_is(decoder: Engine) -> None:
+    at = at_shapes(decoder.folder, decoder.built, dims={"logits_to_keep": 128})
+    assert at.planned_shapes == decoder.built.planned_shapes
+    assert sizes_at(decoder.built, dims={"sequence_length": 9})["logits_to_keep"] == 9
+    assert decoder.built.planned_shapes["logits_to_keep"] == (128,)
+    assert decoder.manifest.planned_shapes["logits_to_keep"] == (ASKED_ROWS,)
+
+
+def test_delays_are_those_of_a_token_and_of_a_chunk(decoder: Engine) -> None:
+    assert decoder.cache is not None
+    device = decoder.device
+    job = Job(str(decoder.folder), device.threads, "auto", {}, (), cache=decoder.cache)
+    profile = measure_profile(decoder, job, silent)
+    assert len(profile.blocks) == len(profile.chunk) == len(decoder.manifest.blocks)
+    assert profile.of_chunk.blocks == profile.chunk
+    assert {a.shape for a in token_inputs(decoder.manifest, decoder.cache).values()} >= {
+        (1, 1),
+        (1, CONTEXT),
+    }
 
 
 def test_a_cache_is_counted_once_in_place_and_twice_beside(decoder: Engine) -> None:
