@@ -27,10 +27,7 @@ from swapnet.tensors import Array, numpy_dtype
 from swapnet.token_rows import IDS, ROWS
 from swapnet.units import align_up, format_size, told_apart
 
-__all__ = [
-    *("CONTEXT", "MASK", "Cache", "Pair", "State"),
-    *("find_cache", "known_pairs", "says_context"),
-]
+__all__ = ["CONTEXT", "MASK", "Cache", "Pair", "State", "find_cache", "known_pairs", "says_context"]
 
 CONTEXT = 512
 """Tokens of a cache where nobody says how many."""

@@ -98,8 +98,8 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
         SwapExecutor(engine, budget, load_mode=mode, options=MERGED) as merged,
         Twin(engine, budget, other=merged, load_mode=mode, options=APART) as apart,
     ):
-        for executor in (merged, apart) if cache else ():
-            executor.state().hold(1)
+        if cache:
+            _hold(1, merged, apart)
         meter = RequestMeter(storage, nbytes, max(size * readers for size, readers in PAIRS))
         requests = job.requests
         if not requests and nbytes >= LEAST_BYTES:
@@ -113,8 +113,7 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
         blocks, step_ms = block_times(rounds, sides.calls)
         chunk: tuple[BlockTime, ...] = ()
         if cache:
-            for executor in (merged, apart):
-                executor.state().hold(cache.chunk)
+            _hold(cache.chunk, merged, apart)
             sides = replace(sides, inputs=planned_sample(cache.asked(manifest)))
             chunk, _ = block_times(measure_rounds(sides, progress), sides.calls)
     profile = msgspec.structs.replace(
@@ -131,6 +130,11 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
             profile, storage=msgspec.structs.replace(found, requests=requests)
         )
     return profile
+
+
+def _hold(tokens: int, *executors: SwapExecutor) -> None:
+    for executor in executors:
+        executor.state().hold(tokens)
 
 
 def token_inputs(manifest: Manifest, cache: Cache) -> dict[str, Array]:

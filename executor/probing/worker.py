@@ -38,7 +38,7 @@ from swapnet.executor.probing import trial
 from swapnet.executor.probing.activations import Job, Measurement
 from swapnet.executor.probing.stripings import find_stripings
 from swapnet.executor.samples import kept_samples
-from swapnet.executor.state import Cache, State
+from swapnet.executor.state import State
 from swapnet.executor.swapping.actual_shapes import ActualShapes, ShapeError
 from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.loading import fill, pieces
@@ -100,16 +100,11 @@ _ONE_OPERATOR = (
 class _Blocks:
     """An engine whose weights are mapped, run block by block or whole."""
 
-    def __init__(
-        self,
-        folder: Path,
-        shapes: Mapping[str, tuple[int, ...]] | None,
-        cache: Cache | None = None,
-    ) -> None:
-        self._folder = folder
+    def __init__(self, job: Job) -> None:
+        self._folder = folder = Path(job.folder)
         engine = Engine.open(folder)
         planned: Manifest = msgspec.structs.replace(
-            engine.built, planned_shapes=dict(shapes or engine.built.planned_shapes)
+            engine.built, planned_shapes=job.shapes or engine.built.planned_shapes
         )
         self.nbytes: dict[str, int] = {}
         """Size of each input, output and value of symbolic shape, the largest of all runs."""
@@ -118,7 +113,7 @@ class _Blocks:
         self.manifest = _sized(planned, self.nbytes)
         self._kept: Mapping[str, Any] = {}
         """Memory of the executor for outputs that are inputs of the next inference."""
-        if cache is None:
+        if (cache := job.cache) is None:
             kept = kept_samples(replace(engine, shaped=self.manifest))
             self._samples = kept or (planned_sample(self.manifest),)
         else:
@@ -285,13 +280,13 @@ class _Region:
 def _measure_here(job: Job, _: Progress) -> Measurement:
     import onnxruntime  # noqa: F401 - before the forks, so that it does not count
 
-    folder, shapes, cache = Path(job.folder), job.shapes or None, job.cache
+    folder, cache = Path(job.folder), job.cache
     tries = _CONFIRMING_TRIES if job.limited else 0
     # Forked early, so that their heaps are as those of new processes.
     with ExitStack() as opened, forked(*[trial.MODULE] * (len(_OWN) + tries)):
         # Huge pages would make a peak of touched ones; the trials have them as executors do.
         ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
-        blocks = _Blocks(folder, shapes, cache)
+        blocks = _Blocks(job)
         manifest = blocks.manifest
         apart = _grouped(manifest, 1)
         sizes = [len(manifest.blocks)]
