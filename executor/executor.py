@@ -197,7 +197,7 @@ class SwapExecutor:
             self.engine = opening.as_loaded(self._backend.manifest, self._backend.gpu)
             cache = self.engine.cache
             self._asked = cache.asked(self.manifest) if cache else self.manifest
-            self._kept = State(cache, self._turn) if cache else None
+            self._kept = State(cache, self._turn, opening.built.identity) if cache else None
             if self._kept is not None:
                 opened.callback(self._kept.close)
             self._available_bytes = self._backend.available_bytes()
@@ -266,7 +266,7 @@ class SwapExecutor:
             return self._stats if state is None else self._stats.with_reads(state)
 
     def state(self) -> State:
-        """The cache that is kept between inferences: its length, and a way to forget it.
+        """The cache that is kept between inferences, to look at, forget, save and load.
 
         Raises
         ------

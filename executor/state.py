@@ -6,16 +6,19 @@ A language model computes keys and values of each token once. Exporters give the
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from swapnet.arrays import load_npz, save_npz
 from swapnet.budget import Budget
 from swapnet.errors import BackendError, BudgetError, InputError
 from swapnet.executor.planning.usage import demand
@@ -33,6 +36,9 @@ CONTEXT = 512
 """Tokens of a cache where nobody says how many."""
 
 MASK = "attention_mask"
+
+_FACTS = "engine, tokens, pending"
+"""Array of a saved state that holds these as JSON; the others have the names of inputs."""
 
 _CHUNK = 128
 """Most tokens of an inference: a constant, so that outputs do not depend on the budget."""
@@ -254,12 +260,16 @@ class State:
         Most tokens in it, and its memory when it is full.
     length
         Tokens in it.
+    pending
+        Tokens after them that were generated, and not computed.
     """
 
-    def __init__(self, cache: Cache, turn: threading.Lock) -> None:
+    def __init__(self, cache: Cache, turn: threading.Lock, engine: str = "") -> None:
         self.context = cache.context
         self.nbytes = cache.nbytes
         self.length = 0
+        self.pending: list[int] = []
+        self._engine = engine
         self._pairs = cache.pairs
         self._turn = turn
         self._memory = Arena(cache.nbytes)
@@ -270,6 +280,45 @@ class State:
         """Forget all tokens, between inferences; the memory stays."""
         with self._turn:
             self.length = 0
+            self.pending = []
+
+    def save(self, path: str | Path) -> None:
+        """Write its tokens into an ``.npz``, between inferences; raises as `save_npz`."""
+        with self._turn:
+            facts = json.dumps([self._engine, self.length, self.pending])
+            save_npz(Path(path), {_FACTS: np.array(facts), **self._used(self.length)})
+
+    def load(self, path: str | Path) -> None:
+        """Take tokens that `save` wrote in place of its own, between inferences.
+
+        They lie in memory twice for a moment, beside the budget.
+
+        Raises
+        ------
+        InputError
+            The file is missing or damaged, is of another engine, or has more tokens than the
+            context. Its own tokens stay.
+        """
+        arrays = load_npz(Path(path))
+        try:
+            engine, length, pending = json.loads(str(arrays[_FACTS]))
+            if engine != self._engine:
+                raise ValueError("it is of another engine")
+            if length > self.context:
+                raise ValueError(f"it has {length} tokens, and the context is {self.context}")
+            with self._turn:
+                used = self._used(length)
+                if any(arrays[n].shape != place.shape for n, place in used.items()):
+                    raise ValueError("its arrays are not those of so many tokens")
+                for name, place in used.items():
+                    place[...] = arrays[name]
+                self.length, self.pending = length, pending
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path} is no saved state of this engine",
+                why=str(error),
+                hint="give a file that executor.state().save(…) wrote, or begin anew",
+            ) from error
 
     def hold(self, tokens: int) -> None:
         """Make each inference the last that fits, of so many tokens: to measure with."""
@@ -300,14 +349,8 @@ class State:
                 why=f"it has {mask.shape[1]}; {self.length} are in the cache, and {count} given",
                 hint=f"give {self._next} ones",
             )
-        past: dict[str, Array] = {}
-        present: dict[str, Array] = {}
-        offset = 0
-        for pair in self._pairs:
-            places = (offset, offset if pair.in_place else offset + pair.place_bytes)
-            past[pair.past] = self._array(pair, places[self._place], self.length)
-            present[pair.present] = self._array(pair, places[1 - self._place], self._next)
-            offset += pair.nbytes
+        past = {p.past: array for p, array in self._arrays(self._place, self.length)}
+        present = {p.present: array for p, array in self._arrays(1 - self._place, self._next)}
         return past, present
 
     def keep(self) -> None:
@@ -320,9 +363,20 @@ class State:
         """Give the memory back. Safe to call twice."""
         self._memory = Arena(0)
 
-    def _array(self, pair: Pair, offset: int, tokens: int) -> Array:
-        shape, dtype = pair.shape_of(tokens), numpy_dtype(pair.dtype)
-        return np.ndarray(shape, dtype, self._memory.view(offset, prod(shape) * dtype.itemsize))
+    def _arrays(self, place: int, tokens: int) -> Iterator[tuple[Pair, Array]]:
+        """Its tensors with so many tokens, in the first or second place of each."""
+        offset = 0
+        for pair in self._pairs:
+            shape, dtype = pair.shape_of(tokens), numpy_dtype(pair.dtype)
+            start = offset if pair.in_place else offset + place * pair.place_bytes
+            view = self._memory.view(start, prod(shape) * dtype.itemsize)
+            yield pair, np.ndarray(shape, dtype, view)
+            offset += pair.nbytes
+
+    def _used(self, tokens: int) -> dict[str, Array]:
+        """The parts of its tensors that hold so many tokens."""
+        whole = self._arrays(self._place, tokens)
+        return {p.past: array[(slice(None),) * p.axis + (slice(tokens),)] for p, array in whole}
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import onnxruntime
 import pytest
 
 from swapnet import Generator, SwapExecutor, build
+from swapnet.arrays import load_npz, save_npz
 from swapnet.calibration.delays.worker import Job, measure_profile, token_inputs
 from swapnet.errors import BudgetError, InputError, StorageError
 from swapnet.executor.engine import Engine
@@ -186,6 +189,61 @@ def test_a_generator_works_after_it_was_closed_early_and_after_an_error(
         with pytest.raises(StorageError):
             next(tokens)
     assert list(generator(PROMPT[:9], max_tokens=3)) == wanted
+
+
+def test_a_conversation_goes_on_after_it_was_saved(
+    generator: Generator, decoder: Engine, tmp_path: Path
+) -> None:
+    first = list(generator(PROMPT[:9], max_tokens=4))
+    state = generator.executor.state()
+    assert (state.length, state.pending) == (12, first[-1:])
+    state.save(tmp_path / "talk.npz")
+    wanted = list(generator(PROMPT[9:14], max_tokens=3, keep=True))
+    assert (generator.generated.prompt_tokens, state.length) == (6, 12 + 6 + 2)
+    list(generator(PROMPT[40:60], max_tokens=5))
+    state.load(tmp_path / "talk.npz")
+    assert (state.length, state.pending) == (12, first[-1:])
+    assert list(generator(PROMPT[9:14], max_tokens=3, keep=True)) == wanted
+    with Generator(decoder, "100%", CONTEXT + 7) as other:
+        other.executor.state().load(tmp_path / "talk.npz")
+        assert list(other(PROMPT[9:14], max_tokens=3, keep=True)) == wanted
+    with pytest.raises(InputError, match="has 20 of them"):
+        generator(PROMPT, keep=True)
+
+
+def test_a_damaged_state_is_one_error_and_changes_nothing(
+    generator: Generator, tmp_path: Path
+) -> None:
+    path, state = tmp_path / "talk.npz", generator.executor.state()
+    tokens = list(generator(PROMPT[:9], max_tokens=4))
+    state.save(path)
+    whole = path.read_bytes()
+    arrays = load_npz(path)
+    facts = next(name for name in arrays if "key" not in name and "value" not in name)
+    engine, *_ = json.loads(str(arrays[facts]))
+
+    def changed(number: Any) -> dict[str, Any]:
+        return {**arrays, facts: np.array(json.dumps(number))}
+
+    for damage, why in (
+        (whole[: len(whole) // 2], "can't be read"),
+        (whole.replace(whole[2000:2010], b"0123456789", 1), "can't be read"),
+        (b"", "can't be read"),
+        (changed(["other", 12, []]), "another engine"),
+        (changed([engine, CONTEXT + 1, []]), "151 tokens"),
+        (changed([engine, 11, []]), "so many tokens"),
+        ({facts: arrays[facts]}, "past_key_values"),
+        (changed([]), "no saved state"),
+    ):
+        if isinstance(damage, bytes):
+            path.write_bytes(damage)
+        else:
+            save_npz(path, damage)
+        with pytest.raises(InputError) as caught:
+            state.load(path)
+        assert why in f"{caught.value.what}: {caught.value.why}"
+        assert (state.length, state.pending) == (12, tokens[-1:])
+    assert list(generator(PROMPT[:9], max_tokens=4)) == tokens
 
 
 def test_an_iterator_ends_with_the_next_prompt(generator: Generator) -> None:
