@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -136,16 +136,7 @@ class Cache:
     def counted(self, manifest: Manifest) -> Manifest:
         """The manifest with the memory of the cache in place of that of its inputs and outputs."""
         nbytes = {pair.past: pair.nbytes for pair in self.pairs}
-        nbytes |= {pair.present: 0 for pair in self.pairs}
-
-        def sized(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-            return tuple(
-                msgspec.structs.replace(t, nbytes=nbytes.get(t.name, t.nbytes)) for t in tensors
-            )
-
-        return msgspec.structs.replace(
-            manifest, inputs=sized(manifest.inputs), outputs=sized(manifest.outputs)
-        )
+        return manifest.sized(nbytes | {pair.present: 0 for pair in self.pairs})
 
     def asked(self, manifest: Manifest) -> Manifest:
         """The manifest with the inputs and outputs that are left to the caller."""

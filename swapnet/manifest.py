@@ -395,6 +395,16 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
             for block in self.blocks
         )
 
+    def sized(self, nbytes: Mapping[str, int]) -> Manifest:
+        """The manifest with these bytes of inputs, outputs and values, by name."""
+
+        def resized(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            sizes = ((t, nbytes.get(t.name, t.nbytes)) for t in tensors)
+            return tuple(msgspec.structs.replace(tensor, nbytes=size) for tensor, size in sizes)
+
+        parts = {"inputs": self.inputs, "outputs": self.outputs, "values": self.values}
+        return msgspec.structs.replace(self, **{n: resized(ts) for n, ts in parts.items()})
+
     def shared_with(self, block: int) -> tuple[Shared, ...]:
         """What a block shares with others."""
         return tuple(self.shared[i] for i in self.shared_by[block])
@@ -520,21 +530,10 @@ def at_shapes(
             why=f"it was built for {as_title(manifest.planned_shapes)}",
             hint=f"measure it: swapnet measure {folder} {sizes_option(manifest.inputs, planned)}",
         )
-    nbytes = measured.nbytes
-
-    def sized(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(
-            msgspec.structs.replace(t, nbytes=nbytes[t.name]) if t.is_symbolic else t
-            for t in tensors
-        )
-
     return msgspec.structs.replace(
-        manifest,
+        manifest.sized(measured.nbytes),
         planned_shapes=planned,
         symbols=sizes,
-        inputs=sized(manifest.inputs),
-        outputs=sized(manifest.outputs),
-        values=sized(manifest.values),
         blocks=tuple(
             msgspec.structs.replace(block, activation_bytes=peak)
             for block, peak in zip(manifest.blocks, measured.activation_bytes, strict=True)

@@ -31,13 +31,8 @@ _ROWWISE = _PRODUCTS | {
 def ask_rows(graph: Graph) -> Graph:
     """The graph with an input `ROWS`, by which rows are gathered before the vocabulary product.
 
-    Other graphs than decoders with a cache stay as they are, and those whose logits are computed
-    otherwise than row by row.
-
-    Parameters
-    ----------
-    graph
-        With planned shapes. All rows are planned for.
+    It has planned shapes, which stay: all rows are planned for. Graphs of others than decoders with
+    a cache stay as they are, and those whose logits are not computed row by row.
     """
     ids = next((value for value in graph.inputs if value.name == IDS), None)
     names = [value.name for value in graph.inputs]
@@ -67,7 +62,8 @@ class _Writer(GraphWriter):
             chain.insert(0, index)
             multiplied |= node.op_type in _PRODUCTS
             (name,) = read
-            if multiplied and self._has_tokens(graph.values[name]):
+            shape = graph.values[name].shape
+            if multiplied and len(shape) == 3 and self._is_tokens(shape[1]):
                 return name, chain
             if len(graph.readers[name]) > 1:
                 break
@@ -76,11 +72,8 @@ class _Writer(GraphWriter):
     def gathered(self, hidden: str, chain: list[int]) -> Graph:
         """The graph with rows of ``hidden`` gathered before the operators of ``chain``."""
         graph = self.source
-        tokens = self._ids.planned[1]
-        rows = Value(ROWS, "int64", (ROWS,), (tokens,))
-        formulas = {**graph.formulas}
-        if formulas:
-            formulas[ROWS] = f"_{len(model_symbols(graph.inputs))}"
+        rows = Value(ROWS, "int64", (ROWS,), self._ids.planned[1:])
+        symbol = {ROWS: f"_{len(model_symbols(graph.inputs))}"} if graph.formulas else {}
         asked = replace(self._asked(graph.values[hidden]), name=self.fresh(f"{hidden}/asked"))
         for index, node in enumerate(graph.nodes):
             if index == chain[0]:
@@ -96,8 +89,8 @@ class _Writer(GraphWriter):
             self.graph(),
             inputs=(*graph.inputs, rows),
             outputs=tuple(self.values[value.name] for value in graph.outputs),
-            symbols={**graph.symbols, ROWS: tokens},
-            formulas=formulas,
+            symbols={**graph.symbols, ROWS: rows.planned[0]},
+            formulas={**graph.formulas, **symbol},
         )
 
     def _is_rowwise(self, node: onnx.NodeProto) -> bool:
@@ -107,9 +100,6 @@ class _Writer(GraphWriter):
             return node.op_type != "Conv" or others[0][2:] == (1, 1)
         per_row = any(size != 1 for shape in others for size in shape[:-1])
         return node.op_type in _ROWWISE and not per_row
-
-    def _has_tokens(self, value: Value) -> bool:
-        return len(value.shape) == 3 and self._is_tokens(value.shape[1])
 
     def _is_tokens(self, dim: int | str) -> bool:
         formulas, tokens = self.source.formulas, self._ids.shape[1]

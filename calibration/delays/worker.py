@@ -98,8 +98,8 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
         SwapExecutor(engine, budget, load_mode=mode, options=MERGED) as merged,
         Twin(engine, budget, other=merged, load_mode=mode, options=APART) as apart,
     ):
-        if cache:
-            _hold(1, merged, apart)
+        for executor in (merged, apart) if cache else ():
+            executor.state().hold(1)
         meter = RequestMeter(storage, nbytes, max(size * readers for size, readers in PAIRS))
         requests = job.requests
         if not requests and nbytes >= LEAST_BYTES:
@@ -113,7 +113,8 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
         blocks, step_ms = block_times(rounds, sides.calls)
         chunk: tuple[BlockTime, ...] = ()
         if cache:
-            _hold(cache.chunk, merged, apart)
+            for executor in (merged, apart):
+                executor.state().hold(cache.chunk)
             sides = replace(sides, inputs=planned_sample(cache.asked(manifest)))
             chunk, _ = block_times(measure_rounds(sides, progress), sides.calls)
     profile = msgspec.structs.replace(
@@ -130,11 +131,6 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
             profile, storage=msgspec.structs.replace(found, requests=requests)
         )
     return profile
-
-
-def _hold(tokens: int, *executors: SwapExecutor) -> None:
-    for executor in executors:
-        executor.state().hold(tokens)
 
 
 def token_inputs(manifest: Manifest, cache: Cache) -> dict[str, Array]:

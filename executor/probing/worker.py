@@ -110,7 +110,7 @@ class _Blocks:
         """Size of each input, output and value of symbolic shape, the largest of all runs."""
         for name, shape in ActualShapes(planned).by_name.items():
             self._note(planned.tensors[name], shape)
-        self.manifest = _sized(planned, self.nbytes)
+        self.manifest = planned.sized(self.nbytes)
         self._kept: Mapping[str, Any] = {}
         """Memory of the executor for outputs that are inputs of the next inference."""
         if (cache := job.cache) is None:
@@ -296,7 +296,7 @@ def _measure_here(job: Job, _: Progress) -> Measurement:
         peaks = _peaks(blocks, apart, LARGEST_CHUNK_BYTES)
         expected = list(blocks.digests)
         limit = _limit(blocks, [apart, *groupings], max(peaks)) + _SPARE_BYTES
-        measured = _measured(_sized(manifest, blocks.nbytes), peaks, limit)
+        measured = _measured(manifest.sized(blocks.nbytes), peaks, limit)
         stripings = _stripings(blocks, measured, expected)
         measured = msgspec.structs.replace(measured, stripings=stripings)
         measured = cache.counted(measured) if cache else measured
@@ -333,22 +333,6 @@ def _stripings(
 
     heights = {n: shape[_ROWS] for n, shape in blocks.shapes.items() if len(shape) > _ROWS}
     return find_stripings(measured, heights, expected, trial, limit, _SPARE_BYTES)
-
-
-def _sized(manifest: Manifest, nbytes: Mapping[str, int]) -> Manifest:
-    """The manifest with sizes that were measured."""
-
-    def sized(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(
-            msgspec.structs.replace(t, nbytes=nbytes.get(t.name, t.nbytes)) for t in tensors
-        )
-
-    return msgspec.structs.replace(
-        manifest,
-        inputs=sized(manifest.inputs),
-        outputs=sized(manifest.outputs),
-        values=sized(manifest.values),
-    )
 
 
 def _measured(manifest: Manifest, peaks: Sequence[int], limit: int) -> Manifest:

@@ -174,9 +174,7 @@ def command(
                 "memory stays in the heap."
             )
         if opened.cache:
-            print_text(f"In it, beside weights: {opened.cache}.")
-        if profile.chunk:
-            print_text("Times are those of a token; a chunk is up to 128 tokens of a prompt.")
+            print_text(f"In it, beside weights: {opened.cache}. Times are those of a token.")
         if storage_bytes_per_s is not None:
             allowed, found = storage_bytes_per_s / 1e6, profile.storage.bytes_per_s / 1e6
             print_text(f"Storage reads {found:g} MB/s, --storage allows {allowed:g}.")
