@@ -94,7 +94,6 @@ class _Writer(GraphWriter):
         )
 
     def _is_rowwise(self, node: onnx.NodeProto) -> bool:
-        """Whether an operator's other inputs are the same for all rows."""
         others = [self.source.shapes(name)[1] for name in node.input[1:] if name]
         if node.op_type in _PRODUCTS:
             return node.op_type != "Conv" or others[0][2:] == (1, 1)
@@ -107,5 +106,4 @@ class _Writer(GraphWriter):
         return dim == tokens or (known is not None and known == formulas.get(str(tokens)))
 
     def _asked(self, value: Value) -> Value:
-        """The value with rows that are asked for in place of all tokens."""
         return replace(value, shape=tuple(ROWS if self._is_tokens(d) else d for d in value.shape))

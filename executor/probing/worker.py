@@ -112,7 +112,6 @@ class _Blocks:
             self._note(planned.tensors[name], shape)
         self.manifest = planned.sized(self.nbytes)
         self._kept: Mapping[str, Any] = {}
-        """Memory of the executor for outputs that are inputs of the next inference."""
         if (cache := job.cache) is None:
             kept = kept_samples(replace(engine, shaped=self.manifest))
             self._samples = kept or (planned_sample(self.manifest),)
