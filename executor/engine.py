@@ -185,7 +185,8 @@ class Engine:
         """Delays measured on this device, or assumed ones."""
         if self.known_delays is not None:
             return self.known_delays
-        return load_profile(self.folder, self.manifest, self.device.fingerprint)
+        stored = load_profile(self.folder, self.manifest, self.device.fingerprint)
+        return stored if self.cache else stored.of_chunk
 
     @cached_property
     def delays(self) -> Profile:

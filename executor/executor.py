@@ -81,6 +81,8 @@ class SwapExecutor:
         keeps nothing, and both are.
     state
         Names of that cache, as ``"present.*=past.*"``; by default those that exporters use.
+    rows
+        With a context, the most tokens of a call whose logits are wanted, the last ones; 0 for all.
     verify
         Compare all checksums first.
     storage_timeout_ms
@@ -137,6 +139,7 @@ class SwapExecutor:
         dims: Mapping[str, int] | None = None,
         context: int | None = None,
         state: str = "",
+        rows: int = 0,
         verify: bool = False,
         storage_timeout_ms: float = STORAGE_TIMEOUT_MS,
         trace: bool = False,
@@ -157,7 +160,7 @@ class SwapExecutor:
             opening = ensure_shapes(engine, shapes, dims=dims, device=device, say=_LOGGER.warning)
         else:
             opening = ensure_context(
-                engine, context, state=state, device=device, say=_LOGGER.warning
+                engine, context, state=state, rows=rows, device=device, say=_LOGGER.warning
             )
         self._trace = trace
         self._before_read = before_read
@@ -194,7 +197,7 @@ class SwapExecutor:
             self.engine = opening.as_loaded(self._backend.manifest, self._backend.gpu)
             cache = self.engine.cache
             self._asked = cache.asked(self.manifest) if cache else self.manifest
-            self._kept = State(cache, self._turn) if cache else None
+            self._kept = State(cache, self._turn, opening.built.identity) if cache else None
             if self._kept is not None:
                 opened.callback(self._kept.close)
             self._available_bytes = self._backend.available_bytes()
@@ -263,7 +266,7 @@ class SwapExecutor:
             return self._stats if state is None else self._stats.with_reads(state)
 
     def state(self) -> State:
-        """The cache that is kept between inferences: its length, and a way to forget it.
+        """The cache that is kept between inferences, to look at, forget, save and load.
 
         Raises
         ------

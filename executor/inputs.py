@@ -15,6 +15,7 @@ from swapnet.sampling import sample_inputs
 from swapnet.shapes import names_of, shapes_of, sizes_option
 from swapnet.symbols import largest_sizes
 from swapnet.tensors import as_dims, numpy_dtype
+from swapnet.token_rows import with_rows
 
 __all__ = ["check_inputs", "check_outputs", "index_limits", "planned_sample"]
 
@@ -41,6 +42,7 @@ def check_inputs(
         A shape is larger than planned for.
     """
     check_names(inputs, manifest.inputs)
+    inputs = with_rows(inputs, manifest.inputs, manifest.planned_shapes)
     arrays = {t.name: check_array(inputs[t.name], t, copy=copy) for t in manifest.inputs}
     for name, array in arrays.items():
         planned = manifest.planned_shapes[name]

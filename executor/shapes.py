@@ -14,7 +14,7 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.probing.activations import measure
 from swapnet.executor.repacking import ensure_packed
 from swapnet.executor.samples import MOST_SAMPLES, save_samples
-from swapnet.executor.state import CONTEXT, find_cache
+from swapnet.executor.state import CONTEXT, Cache, find_cache
 from swapnet.files import working_folder
 from swapnet.manifest import sizes_at
 from swapnet.shapes import MeasuredShapes, as_title, save_shapes, shapes_key, shapes_of
@@ -73,12 +73,7 @@ def ensure_shapes(
         return _on_data(opened, shapes or {}, dims or {}, data, say)
     if not shapes and not dims:
         return opened
-    planned = shapes_of(opened.built.inputs, sizes_at(opened.built, shapes, dims))
-    try:
-        return opened.at(shapes, dims)
-    except EngineError:
-        _say_measured(opened, planned, say)
-    return _measured(opened, planned)
+    return _ensure(opened, shapes or {}, dims or {}, say)
 
 
 def ensure_context(
@@ -86,6 +81,7 @@ def ensure_context(
     context: int = CONTEXT,
     *,
     state: str = "",
+    rows: int = 0,
     device: Device | None = None,
     say: Callable[[str], None] = to_stderr,
 ) -> Engine:
@@ -100,6 +96,8 @@ def ensure_context(
     state
         Names of the cache's outputs and inputs, as ``present.*=past.*``; by default those that
         exporters use.
+    rows
+        Most tokens of an inference whose logits are wanted, the last ones; 0 for all.
 
     Raises
     ------
@@ -109,9 +107,24 @@ def ensure_context(
         As `ensure_shapes`.
     """
     opened = Engine.open(engine, device=device)
-    cache = find_cache(opened.built, context, state)
-    shapes = cache.shapes(opened.built)
-    return ensure_shapes(opened, shapes, device=device, say=say).keeping(cache)
+    opened = ensure_packed(opened, say)
+    cache = find_cache(opened.built, context, state, rows)
+    return _ensure(opened, cache.shapes(opened.built), {}, say, cache).keeping(cache)
+
+
+def _ensure(
+    engine: Engine,
+    shapes: Mapping[str, Sequence[int]],
+    dims: Mapping[str, int],
+    say: Callable[[str], None],
+    cache: Cache | None = None,
+) -> Engine:
+    planned = shapes_of(engine.built.inputs, sizes_at(engine.built, shapes, dims))
+    try:
+        return engine.at(shapes, dims)
+    except EngineError:
+        _say_measured(engine, planned, say)
+    return _measured(engine, planned, cache)
 
 
 def _on_data(
@@ -160,10 +173,12 @@ def _say_measured(
     say(f"{engine.folder}: measuring activations at {as_title(planned)} …")
 
 
-def _measured(engine: Engine, planned: dict[str, tuple[int, ...]]) -> Engine:
+def _measured(
+    engine: Engine, planned: dict[str, tuple[int, ...]], cache: Cache | None = None
+) -> Engine:
     folder, inputs = engine.folder, engine.built.inputs
     try:
-        measured = measure(folder, planned)
+        measured = measure(folder, planned, cache)
     except ModelError as error:
         sizes = known_sizes(inputs, planned, {}, {})
         raise ModelError(

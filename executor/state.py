@@ -6,16 +6,19 @@ A language model computes keys and values of each token once. Exporters give the
 
 from __future__ import annotations
 
+import json
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from swapnet.arrays import load_npz, save_npz
 from swapnet.budget import Budget
 from swapnet.errors import BackendError, BudgetError, InputError
 from swapnet.executor.planning.usage import demand
@@ -24,14 +27,18 @@ from swapnet.manifest import TENSOR_ALIGNMENT, Manifest, Tensor
 from swapnet.shapes import names_of
 from swapnet.symbols import symbols_in
 from swapnet.tensors import Array, numpy_dtype
+from swapnet.token_rows import IDS, ROWS
 from swapnet.units import align_up, format_size, told_apart
 
-__all__ = ["CONTEXT", "IDS", "MASK", "Cache", "Pair", "State", "find_cache", "says_context"]
+__all__ = ["CONTEXT", "MASK", "Cache", "Pair", "State", "find_cache", "known_pairs", "says_context"]
 
 CONTEXT = 512
 """Tokens of a cache where nobody says how many."""
 
-IDS, MASK = "input_ids", "attention_mask"
+MASK = "attention_mask"
+
+_FACTS = "engine, tokens, pending"
+"""Array of a saved state that holds these as JSON; the others have the names of inputs."""
 
 _CHUNK = 128
 """Most tokens of an inference: a constant, so that outputs do not depend on the budget."""
@@ -86,10 +93,24 @@ class Pair:
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache of a model: its tensors, and the most tokens in it."""
+    """The cache of a model.
+
+    Attributes
+    ----------
+    context
+        Most tokens in it.
+    pairs
+        Its tensors.
+    rows
+        Most tokens of an inference whose logits are wanted; 0 for all.
+    most
+        Most tokens of an inference that it is planned for.
+    """
 
     context: int
     pairs: tuple[Pair, ...]
+    rows: int = 0
+    most: int = _CHUNK
 
     @property
     def nbytes(self) -> int:
@@ -99,7 +120,7 @@ class Cache:
     @property
     def chunk(self) -> int:
         """Most tokens of one inference."""
-        return min(_CHUNK, self.context)
+        return min(self.most, self.context)
 
     def __str__(self) -> str:
         return f"cache of {self.context} tokens: {format_size(self.nbytes)}"
@@ -108,22 +129,14 @@ class Cache:
         """Shapes of inputs that hold each inference inside the context."""
         names = {tensor.name for tensor in manifest.inputs}
         shapes: dict[str, tuple[int, ...]] = {IDS: (1, self.chunk), MASK: (1, self.context)}
+        shapes[ROWS] = (min(self.rows, self.chunk) or self.chunk,)
         shapes |= {pair.past: pair.shape_of(self.context - self.chunk) for pair in self.pairs}
         return {name: shape for name, shape in shapes.items() if name in names}
 
     def counted(self, manifest: Manifest) -> Manifest:
         """The manifest with the memory of the cache in place of that of its inputs and outputs."""
         nbytes = {pair.past: pair.nbytes for pair in self.pairs}
-        nbytes |= {pair.present: 0 for pair in self.pairs}
-
-        def sized(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-            return tuple(
-                msgspec.structs.replace(t, nbytes=nbytes.get(t.name, t.nbytes)) for t in tensors
-            )
-
-        return msgspec.structs.replace(
-            manifest, inputs=sized(manifest.inputs), outputs=sized(manifest.outputs)
-        )
+        return manifest.sized(nbytes | {pair.present: 0 for pair in self.pairs})
 
     def asked(self, manifest: Manifest) -> Manifest:
         """The manifest with the inputs and outputs that are left to the caller."""
@@ -135,7 +148,7 @@ class Cache:
         )
 
 
-def find_cache(manifest: Manifest, context: int = CONTEXT, state: str = "") -> Cache:
+def find_cache(manifest: Manifest, context: int = CONTEXT, state: str = "", rows: int = 0) -> Cache:
     """The cache of an engine; see `ensure_context`.
 
     Raises
@@ -169,27 +182,32 @@ def find_cache(manifest: Manifest, context: int = CONTEXT, state: str = "") -> C
             f"{names_of(outputs)}",
             hint="give the names with a star for what both share: --state 'present.*=past.*'",
         )
-    return Cache(context, pairs)
+    return Cache(context, pairs, rows)
+
+
+def known_pairs(
+    outputs: Iterable[str], inputs: Collection[str], state: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Outputs and inputs whose names say that they are present and past; see `ensure_context`."""
+    patterns = [_parsed(pattern) for pattern in ([state] if state else _KNOWN)]
+    for output in outputs:
+        matches = ((present.fullmatch(output), past) for present, past in patterns)
+        pasts = (past.replace("*", found[1]) for found, past in matches if found)
+        if past := next((name for name in pasts if name in inputs), None):
+            yield output, past
 
 
 def _pairs(manifest: Manifest, context: int, state: str) -> Iterator[Pair]:
-    inputs = {tensor.name: tensor for tensor in manifest.inputs}
-    patterns = [_parsed(pattern) for pattern in ([state] if state else _KNOWN)]
-    for output in manifest.outputs:
-        for present, past in patterns:
-            found = present.fullmatch(output.name)
-            taken = inputs.get(past.replace("*", found[1])) if found else None
-            axes = (
-                [axis for axis, dim in enumerate(taken.shape) if isinstance(dim, str)]
-                if taken
-                else []
-            )
-            if taken and axes and len(taken.shape) == len(output.shape):
-                shape = [dim if isinstance(dim, int) else 1 for dim in taken.shape]
-                shape[axes[-1]] = context
-                in_place = _in_place(manifest, taken, output.name)
-                yield Pair(output.name, taken.name, taken.dtype, tuple(shape), axes[-1], in_place)
-                break
+    tensors = {tensor.name: tensor for tensor in (*manifest.inputs, *manifest.outputs)}
+    inputs, outputs = ([t.name for t in each] for each in (manifest.inputs, manifest.outputs))
+    for present, past in known_pairs(outputs, inputs, state):
+        taken = tensors[past]
+        axes = [axis for axis, dim in enumerate(taken.shape) if isinstance(dim, str)]
+        if axes and len(taken.shape) == len(tensors[present].shape):
+            shape = [dim if isinstance(dim, int) else 1 for dim in taken.shape]
+            shape[axes[-1]] = context
+            in_place = _in_place(manifest, taken, present)
+            yield Pair(present, past, taken.dtype, tuple(shape), axes[-1], in_place)
 
 
 def _parsed(state: str) -> tuple[re.Pattern[str], str]:
@@ -233,21 +251,71 @@ class State:
         Most tokens in it, and its memory when it is full.
     length
         Tokens in it.
+    pending
+        Tokens after them that were generated, and not computed.
     """
 
-    def __init__(self, cache: Cache, turn: threading.Lock) -> None:
+    def __init__(self, cache: Cache, turn: threading.Lock, engine: str = "") -> None:
         self.context = cache.context
         self.nbytes = cache.nbytes
         self.length = 0
+        self.pending: list[int] = []
+        self._engine = engine
         self._pairs = cache.pairs
         self._turn = turn
         self._memory = Arena(cache.nbytes)
         self._next = self._place = 0
+        self._held = False
 
     def reset(self) -> None:
         """Forget all tokens, between inferences; the memory stays."""
         with self._turn:
             self.length = 0
+            self.pending = []
+
+    def save(self, path: str | Path) -> None:
+        """Write its tokens into an ``.npz``, between inferences; raises as `save_npz`."""
+        with self._turn:
+            facts = json.dumps([self._engine, self.length, self.pending])
+            save_npz(Path(path), {_FACTS: np.array(facts), **self._used(self.length)})
+
+    def load(self, path: str | Path) -> None:
+        """Take tokens that `save` wrote in place of its own, between inferences.
+
+        They lie in memory twice for a moment, beside the budget.
+
+        Raises
+        ------
+        InputError
+            The file is missing or damaged, is of another engine, or has more tokens than the
+            context. Its own tokens stay.
+        """
+        arrays = load_npz(Path(path))
+        try:
+            engine, length, pending = json.loads(str(arrays[_FACTS]))
+            if engine != self._engine:
+                raise ValueError("it is of another engine")
+            if length > self.context:
+                raise ValueError(f"it has {length} tokens, and the context is {self.context}")
+            with self._turn:
+                used = self._used(length)
+                if any(arrays[n].shape != place.shape for n, place in used.items()):
+                    raise ValueError("its arrays are not those of so many tokens")
+                for name, place in used.items():
+                    place[...] = arrays[name]
+                self.length, self.pending = length, pending
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path} is no saved state of this engine",
+                why=str(error),
+                hint="give a file that executor.state().save(…) wrote, or begin anew",
+            ) from error
+
+    def hold(self, tokens: int) -> None:
+        """Make each inference the last that fits, of so many tokens: to measure with."""
+        self._memory.fill(0, self.nbytes, 0)
+        self.length = self.context - tokens
+        self._held = True
 
     def begin(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Arrays for the past inputs and present outputs of an inference.
@@ -272,28 +340,34 @@ class State:
                 why=f"it has {mask.shape[1]}; {self.length} are in the cache, and {count} given",
                 hint=f"give {self._next} ones",
             )
-        past: dict[str, Array] = {}
-        present: dict[str, Array] = {}
-        offset = 0
-        for pair in self._pairs:
-            places = (offset, offset if pair.in_place else offset + pair.place_bytes)
-            past[pair.past] = self._array(pair, places[self._place], self.length)
-            present[pair.present] = self._array(pair, places[1 - self._place], self._next)
-            offset += pair.nbytes
+        past = {p.past: array for p, array in self._arrays(self._place, self.length)}
+        present = {p.present: array for p, array in self._arrays(1 - self._place, self._next)}
         return past, present
 
     def keep(self) -> None:
         """Take what an inference wrote: it has not failed."""
-        self.length = self._next
-        self._place = 1 - self._place
+        if not self._held:
+            self.length = self._next
+            self._place = 1 - self._place
 
     def close(self) -> None:
         """Give the memory back. Safe to call twice."""
         self._memory = Arena(0)
 
-    def _array(self, pair: Pair, offset: int, tokens: int) -> Array:
-        shape, dtype = pair.shape_of(tokens), numpy_dtype(pair.dtype)
-        return np.ndarray(shape, dtype, self._memory.view(offset, prod(shape) * dtype.itemsize))
+    def _arrays(self, place: int, tokens: int) -> Iterator[tuple[Pair, Array]]:
+        """Its tensors with so many tokens, in the first or second place of each."""
+        offset = 0
+        for pair in self._pairs:
+            shape, dtype = pair.shape_of(tokens), numpy_dtype(pair.dtype)
+            start = offset if pair.in_place else offset + place * pair.place_bytes
+            view = self._memory.view(start, prod(shape) * dtype.itemsize)
+            yield pair, np.ndarray(shape, dtype, view)
+            offset += pair.nbytes
+
+    def _used(self, tokens: int) -> dict[str, Array]:
+        """The parts of its tensors that hold so many tokens."""
+        whole = self._arrays(self._place, tokens)
+        return {p.past: array[(slice(None),) * p.axis + (slice(tokens),)] for p, array in whole}
 
 
 @contextmanager

@@ -43,22 +43,21 @@ def load_npz(path: Path) -> dict[str, Array]:
     InputError
         The file can't be read, is not an ``.npz``, or holds two arrays of one name.
     """
-    archive = _load(path, "give an .npz with one array per input, as numpy.savez writes it")
-    if isinstance(archive, np.ndarray):
+    loaded = _load(path, "give an .npz with one array per input, as numpy.savez writes it")
+    if isinstance(loaded, np.ndarray):
         raise InputError(
             f"{path} is one array without a name",
             why="inputs are given by name",
             hint="write it NAME=FILE.npy, or give an .npz",
         )
-    with archive:
-        twice = next((name for name, count in Counter(archive.files).items() if count > 1), None)
-        if twice is not None:
-            raise InputError(
-                f"{path} holds {twice!r} twice",
-                why="inputs are given by name",
-                hint="give an .npz with one array per input",
-            )
-        return {name: archive[name] for name in archive.files}
+    names = Counter(name for name, _ in loaded)
+    if twice := next((name for name, count in names.items() if count > 1), None):
+        raise InputError(
+            f"{path} holds {twice!r} twice",
+            why="inputs are given by name",
+            hint="give an .npz with one array per input",
+        )
+    return dict(loaded)
 
 
 def load_npy(path: Path) -> Array:
@@ -70,22 +69,18 @@ def load_npy(path: Path) -> Array:
         The file can't be read, or is not an ``.npy``.
     """
     hint = "give a .npy file, as numpy.save writes it"
-    array: Any = _load(path, hint)
+    array = _load(path, hint)
     if not isinstance(array, np.ndarray):
-        array.close()
         raise InputError(f"{path} holds several arrays", why="it is an .npz", hint=hint)
     return array
 
 
-def _load(path: Path, hint: str) -> Any:
-    loaded: Any = None
+def _load(path: Path, hint: str) -> Array | list[tuple[str, Array]]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.ndarray):
-            for name in loaded.files:
-                _ = loaded[name]
-        return loaded
+        with path.open("rb") as file:  # numpy.load leaves it open where it is damaged
+            loaded: Any = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            return [(name, loaded[name]) for name in loaded.files]
     except _DAMAGES as error:
-        if loaded is not None:
-            loaded.close()
         raise InputError(f"{path} can't be read", why=str(error), hint=hint) from error

@@ -10,6 +10,7 @@ import numpy as np
 from swapnet.errors import InputError
 from swapnet.shapes import names_of
 from swapnet.tensors import Array, ModelInput, as_dims, numpy_dtype
+from swapnet.token_rows import ROWS, with_rows
 
 __all__ = ["as_array", "check_array", "check_feed", "check_names", "fits", "wrong_shape"]
 
@@ -33,6 +34,7 @@ def check_feed(
         A name, element type or shape does not fit the model, or a number is NaN.
     """
     check_names(given, inputs, where)
+    given = with_rows(given, inputs)
     arrays = {taken.name: check_array(given[taken.name], taken, where) for taken in inputs}
     for taken in inputs:
         _check_numbers(arrays[taken.name], taken, where)
@@ -57,7 +59,7 @@ def check_names(given: Mapping[str, Any], inputs: Iterable[ModelInput], where: s
         )
     names = set(given)
     unknown = sorted(map(str, names - expected.keys()))
-    missing = sorted(expected.keys() - names)
+    missing = sorted(expected.keys() - names - {ROWS})
     if unknown or missing:
         raise InputError(
             f"unknown input {unknown[0]!r}{_of(where)}"

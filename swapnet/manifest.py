@@ -36,9 +36,10 @@ from swapnet.shapes import (
 )
 from swapnet.strips import Rows as CutRows
 from swapnet.strips import Run, Striping
-from swapnet.symbols import check_fixed, model_symbols
+from swapnet.symbols import check_fixed, model_symbols, size_of
 from swapnet.tensorrt import TENSORRT
 from swapnet.tensors import ELEMENT_BYTES, concrete_nbytes
+from swapnet.token_rows import IDS, ROWS
 
 __all__ = [
     "CURVE",
@@ -394,6 +395,16 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
             for block in self.blocks
         )
 
+    def sized(self, nbytes: Mapping[str, int]) -> Manifest:
+        """The manifest with these bytes of inputs, outputs and values, by name."""
+
+        def resized(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            sizes = ((t, nbytes.get(t.name, t.nbytes)) for t in tensors)
+            return tuple(msgspec.structs.replace(tensor, nbytes=size) for tensor, size in sizes)
+
+        parts = {"inputs": self.inputs, "outputs": self.outputs, "values": self.values}
+        return msgspec.structs.replace(self, **{n: resized(ts) for n, ts in parts.items()})
+
     def shared_with(self, block: int) -> tuple[Shared, ...]:
         """What a block shares with others."""
         return tuple(self.shared[i] for i in self.shared_by[block])
@@ -469,8 +480,8 @@ def _no_engine(folder: Path, error: OSError) -> EngineError:
 
 def sizes_at(
     manifest: Manifest,
-    shapes: Mapping[str, Sequence[int]] | None,
-    dims: Mapping[str, int] | None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dims: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """The size of each symbol of an engine at other input shapes; see `load_manifest`.
 
@@ -479,7 +490,11 @@ def sizes_at(
     InputError
         A size is not what the model takes.
     """
-    return {**manifest.symbols, **given_at(manifest, shapes, dims)}
+    sizes = {**manifest.symbols, **(given := given_at(manifest, shapes, dims))}
+    tokens = {taken.name: taken.shape for taken in manifest.inputs}.get(IDS, ())
+    if ROWS in sizes and ROWS not in given:
+        sizes[ROWS] = size_of(tokens[1], sizes) or 0
+    return sizes
 
 
 def given_at(
@@ -515,21 +530,10 @@ def at_shapes(
             why=f"it was built for {as_title(manifest.planned_shapes)}",
             hint=f"measure it: swapnet measure {folder} {sizes_option(manifest.inputs, planned)}",
         )
-    nbytes = measured.nbytes
-
-    def sized(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(
-            msgspec.structs.replace(t, nbytes=nbytes[t.name]) if t.is_symbolic else t
-            for t in tensors
-        )
-
     return msgspec.structs.replace(
-        manifest,
+        manifest.sized(measured.nbytes),
         planned_shapes=planned,
         symbols=sizes,
-        inputs=sized(manifest.inputs),
-        outputs=sized(manifest.outputs),
-        values=sized(manifest.values),
         blocks=tuple(
             msgspec.structs.replace(block, activation_bytes=peak)
             for block, peak in zip(manifest.blocks, measured.activation_bytes, strict=True)

@@ -127,6 +127,9 @@ class Profile(_Record, frozen=True, omit_defaults=True):
         Cost of one call to the backend.
     needs
         By block; empty where the manifest has them.
+    chunk
+        By block, for the tokens of a prompt that a decoder computes at a time; ``blocks`` are then
+        for a single token. Empty for other models.
     """
 
     schema: Literal["swapnet-profile/2"]
@@ -136,6 +139,12 @@ class Profile(_Record, frozen=True, omit_defaults=True):
     step_ms: Delay
     storage: Storage
     needs: tuple[Need, ...] = ()
+    chunk: tuple[BlockTime, ...] = ()
+
+    @property
+    def of_chunk(self) -> Profile:
+        """The delays with those of a chunk of a prompt as those of the blocks."""
+        return msgspec.structs.replace(self, blocks=self.chunk or self.blocks)
 
     @property
     def is_assumed(self) -> bool:

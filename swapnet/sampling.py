@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swapnet.tensors import numpy_dtype
+from swapnet.token_rows import IDS, ROWS, rows_wanted
 
 __all__ = ["assumed_values", "sample_inputs"]
 
@@ -101,7 +102,11 @@ def _assumed(
     """Values that follow from a name or a type, and words for them."""
     has_past = all(0 not in shape for _, _, shape in inputs)
     found: dict[str, tuple[npt.NDArray[np.generic], str]] = {}
+    tokens = {name: shape for name, _, shape in inputs}.get(IDS, ())
     for name, dtype, shape in inputs:
+        if name == ROWS and tokens:
+            found[name] = rows_wanted(tokens[-1], shape[0]), f"the last {shape[0]}"
+            continue
         whole = numpy_dtype(dtype).kind in "iu" and dtype != "bfloat16"
         if whole and _POSITIONS.search(name) and shape:
             start = max(0, _mask_length(inputs) - shape[-1])

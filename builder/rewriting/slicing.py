@@ -22,6 +22,7 @@ from swapnet.builder.rewriting.slicing_rules import (
     widening_rule,
 )
 from swapnet.builder.rewriting.writer import GraphWriter
+from swapnet.token_rows import ROWS
 
 __all__ = ["slice_operators"]
 
@@ -135,7 +136,10 @@ def _split(
 
 
 def _value_bytes(graph: Graph, names: Iterable[str]) -> int:
-    return sum(graph.values[name].nbytes or 0 for name in names if name in graph.values)
+    """Bytes of values; of rows that an inference asks for few are planned."""
+    values = (graph.values[name] for name in names if name in graph.values)
+    asked = graph.symbols.get(ROWS, 1)
+    return sum((v.nbytes or 0) // (asked if ROWS in v.shape else 1) for v in values)
 
 
 def _touched_bytes(graph: Graph, node: onnx.NodeProto) -> int:

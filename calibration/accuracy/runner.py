@@ -18,6 +18,7 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
 from swapnet.files import working_folder
 from swapnet.tensors import numpy_dtype
+from swapnet.token_rows import ROWS
 
 __all__ = ["SwapEngineFromOnnx", "SwapRunner"]
 
@@ -97,7 +98,7 @@ class SwapRunner(BaseRunner):  # type: ignore[misc]
     def get_input_metadata_impl(self) -> TensorMetadata:
         manifest = self._executor.manifest
         metadata = TensorMetadata()
-        for tensor in manifest.inputs:
+        for tensor in (taken for taken in manifest.inputs if taken.name != ROWS):
             planned = manifest.planned_shapes[tensor.name]
             dtype = numpy_dtype(tensor.dtype)
             metadata.add(tensor.name, dtype, tensor.shape, max_shape=planned)

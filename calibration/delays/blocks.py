@@ -162,7 +162,7 @@ def block_times(rounds: Sequence[Round], calls: int) -> tuple[tuple[BlockTime, .
     ``calls`` is the number of calls that the blocks apart took more than merged.
     """
     extra = median(median(map(sum, r.block_ms)) - r.merged_ms for r in rounds)
-    step_ms = max(extra / max(calls, 1), _LEAST_STEP_MS)
+    step_ms = max(extra / calls if calls else 0.0, _LEAST_STEP_MS)
     idle = zip(*(times for r in rounds for times in r.block_ms), strict=True)
     busy = zip(*(times for r in rounds for times in r.busy_block_ms), strict=True)
     return tuple(

@@ -149,6 +149,7 @@ def _measure(engine: Engine, load_mode: LoadMode | str, fresh: bool, progress: P
         shapes=engine.manifest.planned_shapes,
         requests=known,
         gpu_memory=engine.device.gpu_memory,
+        cache=engine.cache,
     )
     delays = measure_in_child(job, progress)
     if not known and engine.manifest.weights_nbytes >= LEAST_BYTES:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from dataclasses import replace
 
 import msgspec
 
@@ -32,16 +33,20 @@ from swapnet.calibration.delays.requests import (
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.gpu.cuda import open_cuda
+from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.probing.reader import BackgroundReader
 from swapnet.executor.probing.twin import Twin
 from swapnet.executor.samples import sample_of
+from swapnet.executor.state import Cache
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.machine import memory_to_measure_in_bytes
-from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest
+from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest, sizes_at
 from swapnet.process.serve import answering, serve
-from swapnet.profile import Need, Profile, Request, assumed_profile
+from swapnet.profile import BlockTime, Need, Profile, Request, assumed_profile
 from swapnet.progress import Progress
+from swapnet.shapes import shapes_of
+from swapnet.tensors import Array
 
 __all__ = ["Job", "measure_profile"]
 
@@ -67,6 +72,7 @@ class Job(msgspec.Struct, frozen=True):
     shapes: dict[str, tuple[int, ...]]
     requests: tuple[Request, ...]
     gpu_memory: str = "auto"
+    cache: Cache | None = None
 
 
 def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
@@ -81,7 +87,8 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
     """
     manifest, device = engine.manifest, engine.device
     budget = _budget(engine)
-    inputs = sample_of(engine)
+    cache = engine.cache
+    inputs = token_inputs(manifest, cache) if cache else sample_of(engine)
     mode = LoadMode.parse(job.load_mode)
 
     nbytes = manifest.weights_nbytes // EXTENT_ALIGNMENT * EXTENT_ALIGNMENT
@@ -91,6 +98,8 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
         SwapExecutor(engine, budget, load_mode=mode, options=MERGED) as merged,
         Twin(engine, budget, other=merged, load_mode=mode, options=APART) as apart,
     ):
+        for executor in (merged, apart) if cache else ():
+            executor.state().hold(1)
         meter = RequestMeter(storage, nbytes, max(size * readers for size, readers in PAIRS))
         requests = job.requests
         if not requests and nbytes >= LEAST_BYTES:
@@ -102,12 +111,19 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
         rounds = measure_rounds(sides, progress)
         needs = needs_of(merged.manifest)
         blocks, step_ms = block_times(rounds, sides.calls)
+        chunk: tuple[BlockTime, ...] = ()
+        if cache:
+            for executor in (merged, apart):
+                executor.state().hold(cache.chunk)
+            sides = replace(sides, inputs=planned_sample(cache.asked(manifest)))
+            chunk, _ = block_times(measure_rounds(sides, progress), sides.calls)
     profile = msgspec.structs.replace(
         assumed_profile(manifest),
         device=device.fingerprint,
         blocks=blocks,
         step_ms=step_ms,
         needs=needs,
+        chunk=chunk,
     )
     if any(turn.bytes_per_s for turn in rounds):
         found = storage_of(rounds, pair)
@@ -115,6 +131,13 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
             profile, storage=msgspec.structs.replace(found, requests=requests)
         )
     return profile
+
+
+def token_inputs(manifest: Manifest, cache: Cache) -> dict[str, Array]:
+    """Seeded inputs of the last token that fits into a cache."""
+    sizes = sizes_at(manifest, replace(cache, most=1).shapes(manifest))
+    shapes = shapes_of(manifest.inputs, sizes)
+    return planned_sample(cache.asked(msgspec.structs.replace(manifest, planned_shapes=shapes)))
 
 
 def _budget(engine: Engine) -> Budget:
@@ -127,7 +150,7 @@ def _budget(engine: Engine) -> Budget:
     smallest, _ = smallest_budget(manifest)
     share_bytes = memory_to_measure_in_bytes()
     # Two executors: what they hold once may take the shares of both.
-    held_once = needed.total_bytes <= 2 * share_bytes
+    held_once = needed.total_bytes <= share_bytes * (1 if manifest.has_windows else 2)
     return Budget(max(smallest, needed.total_bytes if held_once else share_bytes))
 
 
@@ -151,6 +174,8 @@ def _measure(job: Job, progress: Progress) -> Profile:
     engine = Engine.open(job.folder).on_threads(job.threads, own=True, gpu_memory=job.gpu_memory)
     if job.shapes:
         engine = engine.at(job.shapes)
+    if job.cache:
+        engine = engine.keeping(job.cache)
     return measure_profile(engine, job, progress)
 
 

@@ -288,7 +288,6 @@ class _Whole(Side):
     def __init__(self, request: Request, inputs: dict[str, Array]) -> None:
         import onnxruntime as ort
 
-        self._inputs = inputs
         self._pauses = request.pauses
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -299,6 +298,8 @@ class _Whole(Side):
         if request.role in ("mapped", "unpacked"):
             options.add_session_config_entry("session.disable_prepacking", "1")
         self._session = ort.InferenceSession(request.path, options, ["CPUExecutionProvider"])
+        taken = [given.name for given in self._session.get_inputs()]
+        self._inputs = {name: inputs[name] for name in taken if name in inputs}
         self._names = [output.name for output in self._session.get_outputs()]
         self._outputs: list[Array] = []
 

@@ -16,17 +16,21 @@ from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.generation.choice import chooser
-from swapnet.executor.state import CONTEXT, IDS, MASK
+from swapnet.executor.state import CONTEXT, MASK
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.shapes import names_of
 from swapnet.tensors import Array, numpy_dtype
+from swapnet.token_rows import IDS, LOGITS, ROWS
 
-__all__ = ["Generated", "Generator"]
+__all__ = ["ASKED_ROWS", "Generated", "Generator"]
 
 G = TypeVar("G", bound="Generator")
 
 _POSITIONS = ("position_ids", "cache_position")
-_LOGITS = "logits"
+
+ASKED_ROWS = 2
+"""Tokens of an inference whose logits are computed: the last is wanted, and float32 products of one
+row have other last bits than those of several."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,12 @@ class Generator:
         load_mode: LoadMode | str = LoadMode.AUTO,
     ) -> None:
         self.executor = SwapExecutor(
-            engine, budget, device=device, load_mode=load_mode, context=context, state=state
+            *(engine, budget),
+            device=device,
+            load_mode=load_mode,
+            context=context,
+            state=state,
+            rows=ASKED_ROWS,
         )
         self.generated = Generated(0)
         self._turn = 0
@@ -105,8 +114,8 @@ class Generator:
         assert opened.cache is not None
         self._chunk = opened.cache.chunk
         asked = opened.cache.asked(opened.manifest)
-        self._given = {tensor.name: tensor for tensor in asked.inputs}
-        logits = {tensor.name: tensor for tensor in asked.outputs}.get(_LOGITS)
+        self._given = {tensor.name: tensor for tensor in asked.inputs if tensor.name != ROWS}
+        logits = {tensor.name: tensor for tensor in asked.outputs}.get(LOGITS)
         unknown = self._given.keys() - {IDS, MASK, *_POSITIONS}
         if unknown or logits is None:
             self.close()
@@ -114,7 +123,7 @@ class Generator:
                 f"{opened.manifest.source.name} can't generate tokens",
                 why=f"nobody knows its inputs {names_of(sorted(unknown))}"
                 if unknown
-                else f"it has no output {_LOGITS!r}",
+                else f"it has no output {LOGITS!r}",
                 hint="give the names of its cache: --state 'present.*=past.*'; or use SwapExecutor",
             )
         vocabulary = logits.shape[-1]
@@ -130,6 +139,7 @@ class Generator:
         top_p: float = 1.0,
         seed: int | None = None,
         stop: Collection[int] = (),
+        keep: bool = False,
     ) -> Iterator[int]:
         """Tokens that follow a prompt, one by one.
 
@@ -146,6 +156,9 @@ class Generator:
             Choice of a token; by default the most likely one. See `chooser`.
         stop
             Tokens that end the generation; they are not among those that it gives.
+        keep
+            Go on after the tokens of the prompt and the answer before, or of a state that was
+            loaded; otherwise they are forgotten.
 
         Returns
         -------
@@ -159,12 +172,14 @@ class Generator:
             The prompt is empty, larger than the context, or has a token that the model has not; or
             a number is outside of its range.
         """
-        ids = [int(token) for token in prompt]
         state = self.executor.state()
-        if not ids or len(ids) > state.context:
+        before = state.length if keep else 0
+        ids = [*(state.pending if keep else ()), *map(int, prompt)]
+        if not ids or before + len(ids) > state.context:
             raise InputError(
                 f"a prompt of {len(ids)} tokens does not fit",
-                why=f"the context takes 1 to {state.context} tokens, prompt and answer together",
+                why=f"the context takes 1 to {state.context} tokens, prompt and answer together"
+                + (f", and has {before} of them" if before else ""),
                 hint="give a shorter prompt, or a larger context" if ids else "give a prompt",
             )
         if wrong := [token for token in ids if not 0 <= token < self._vocabulary]:
@@ -176,7 +191,8 @@ class Generator:
         if max_tokens is not None and max_tokens < 1:
             raise InputError(f"max_tokens can't be {max_tokens}", why="it must be at least 1")
         choose = chooser(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        state.reset()
+        if not keep:
+            state.reset()
         self._turn += 1
         self.generated = Generated(len(ids))
         return self._tokens(ids, max_tokens or state.context, choose, frozenset(stop), self._turn)
@@ -209,6 +225,7 @@ class Generator:
         later_s = read_bytes = 0.0
         while token not in stop:
             self.generated = made = replace(made, tokens=made.tokens + 1)
+            state.pending = [token]
             yield token
             if made.tokens == most or state.length == state.context:
                 return
@@ -228,13 +245,14 @@ class Generator:
                 why="its cache is that of one prompt, and the iterator is of the one before",
                 hint="finish an iterator before the next prompt, or open a second generator",
             )
-        before = self.executor.state().length
-        after = before + len(ids)
+        state = self.executor.state()
+        before, after = state.length, state.length + len(ids)
         values: dict[str, Array] = {IDS: np.array([ids]), MASK: np.ones((1, after))}
         values |= {name: np.arange(before, after) for name in _POSITIONS}
         inputs = {
             name: values[name].astype(numpy_dtype(t.dtype)).reshape((1, -1)[-len(t.shape) :])
             for name, t in self._given.items()
         }
-        last: Array = self.executor(inputs)[_LOGITS][0, -1]
+        last: Array = self.executor(inputs)[LOGITS][0, -1]
+        state.pending = []
         return last

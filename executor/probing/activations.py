@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from swapnet.errors import ModelError, SwapnetError
+from swapnet.executor.state import Cache
 from swapnet.process.cgroup import is_available
 from swapnet.process.child import ask
 from swapnet.process.failure import ProcessDied
@@ -35,12 +36,15 @@ class Job(msgspec.Struct, frozen=True):
         Engine directory.
     shapes
         Shapes of all inputs; empty for those of the build.
+    cache
+        What the executor keeps between inferences; None for nothing.
     limited
         Run the smallest plan under the kernel's limit at last.
     """
 
     folder: str
     shapes: dict[str, tuple[int, ...]] = {}
+    cache: Cache | None = None
     limited: bool = False
 
 
@@ -69,7 +73,11 @@ class Measurement(msgspec.Struct, frozen=True):
     unconfirmed: str = ""
 
 
-def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Measurement:
+def measure(
+    folder: Path,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    cache: Cache | None = None,
+) -> Measurement:
     """Run the blocks of ``folder`` in a child process.
 
     At last the smallest plan runs under its own number, by the kernel's limit where there is one.
@@ -80,6 +88,8 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
         Engine directory.
     shapes
         Shapes of all inputs; by default those of the build.
+    cache
+        What the executor keeps between inferences of a decoder, at these shapes.
 
     Raises
     ------
@@ -89,7 +99,7 @@ def measure(folder: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
         The child was killed.
     """
     sizes = {name: tuple(shape) for name, shape in (shapes or {}).items()}
-    job = Job(str(folder), sizes, is_available())
+    job = Job(str(folder), sizes, cache, is_available())
     try:
         found: Measurement = ask(MODULE, job, Measurement, verb="measures blocks")
     except ProcessDied as error:

@@ -25,6 +25,7 @@ from swapnet.executor.planning.plan import Step
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import for_pool
 from swapnet.executor.samples import kept_samples
+from swapnet.executor.state import Cache
 from swapnet.fingerprint import PORTABLE
 from swapnet.machine import (
     anonymous_bytes,
@@ -39,6 +40,7 @@ from swapnet.process.child import Child
 from swapnet.process.failure import ProcessDied, ProcessTimedOut
 from swapnet.process.serve import Parent, serve
 from swapnet.shapes import SessionMemory
+from swapnet.tensors import Array
 from swapnet.units import align_up, format_size
 
 __all__ = ["MODULE", "Job", "confirmed", "process_bytes"]
@@ -77,9 +79,12 @@ class Job(msgspec.Struct, frozen=True):
     warm_up: bytes
     own: bool = True
     processes: str = ""
+    cache: Cache | None = None
 
 
-def process_bytes(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool) -> int:
+def process_bytes(
+    folder: Path, manifest: Manifest, warm_up: bytes, cache: Cache | None = None, *, own: bool
+) -> int:
     """Growth of this process beyond the parts of the smallest plan, and a reserve.
 
     Parameters
@@ -89,6 +94,8 @@ def process_bytes(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool
     warm_up
         A model of one operator, as ONNX, with an input ``x`` of float32 values: what it takes is
         the fixed cost of a process.
+    cache
+        What the executor keeps between inferences.
     own
         True in a process of ours.
 
@@ -102,7 +109,7 @@ def process_bytes(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool
     device = _warmed_up(warm_up, own=own)
     before = anonymous_bytes()
     forget_peak()
-    engine = _opened(folder, manifest, device)  # what a manifest takes counts
+    engine = _opened(folder, manifest, device, cache)  # what a manifest takes counts
     needed, _ = smallest_budget(manifest)
     with SwapExecutor(engine, needed) as executor:
         if manifest.has_windows:
@@ -110,7 +117,7 @@ def process_bytes(folder: Path, manifest: Manifest, warm_up: bytes, *, own: bool
             forget_peak()
         plan = executor.plan
         known = before + plan.planned_bytes - plan.usage.process_bytes
-        samples = kept_samples(engine) or (planned_sample(manifest),)
+        samples = _samples(executor, engine)
         found = steady = 0
         for _ in range(_MOST_INFERENCES):
             for inputs in samples:
@@ -131,6 +138,7 @@ def confirmed(
     folder: Path,
     manifest: Manifest,
     warm_up: bytes,
+    cache: Cache | None = None,
     *,
     patience_s: float,
 ) -> tuple[SessionMemory, str]:
@@ -144,7 +152,7 @@ def confirmed(
     ----------
     tries
         Most processes to start; with 0 the number stays.
-    folder, manifest, warm_up
+    folder, manifest, warm_up, cache
         As for `process_bytes`, with the memory of sessions as measured.
     patience_s
         Time-out of each try: under a limit that is far too small a process may crawl.
@@ -168,7 +176,7 @@ def confirmed(
             ) as process,
         ):
             joined = str(group.processes_file)
-            process.tell(Job(str(folder), manifest, warm_up, processes=joined))
+            process.tell(Job(str(folder), manifest, warm_up, processes=joined, cache=cache))
             try:
                 process.hear()
             except ProcessTimedOut:
@@ -197,16 +205,26 @@ def _with_more(manifest: Manifest, nbytes: int) -> Manifest:
     return msgspec.structs.replace(manifest, session_memory=more)
 
 
-def _run_in_group(folder: Path, manifest: Manifest, warm_up: bytes, processes: Path) -> None:
+def _run_in_group(
+    folder: Path, manifest: Manifest, warm_up: bytes, cache: Cache | None, processes: Path
+) -> None:
     own_pages()
     device = _warmed_up(warm_up, own=True)
     with suppress(OSError):  # a group of version 2 may not be the user's to join
         processes.write_text(str(os.getpid()))
-    engine = _opened(folder, manifest, device)
+    engine = _opened(folder, manifest, device, cache)
     with SwapExecutor(engine, smallest_budget(engine.manifest)[0]) as executor:
-        for inputs in kept_samples(engine) or (planned_sample(manifest),):
+        for inputs in _samples(executor, engine):
             for _ in range(_STEADY_INFERENCES):
                 executor(inputs)
+
+
+def _samples(executor: SwapExecutor, engine: Engine) -> tuple[dict[str, Array], ...]:
+    """Inputs to measure with; a cache is then as full as it can be, in each inference."""
+    if engine.cache is None:
+        return kept_samples(engine) or (planned_sample(engine.manifest),)
+    executor.state().hold(engine.cache.chunk)
+    return (planned_sample(engine.cache.asked(engine.manifest)),)
 
 
 def _warmed_up(warm_up: bytes, *, own: bool) -> Device:
@@ -218,12 +236,12 @@ def _warmed_up(warm_up: bytes, *, own: bool) -> Device:
     return device
 
 
-def _opened(folder: Path, manifest: Manifest, device: Device) -> Engine:
+def _opened(folder: Path, manifest: Manifest, device: Device, cache: Cache | None) -> Engine:
     compiled = msgspec.structs.replace(
         manifest.compiled, backend="onnxruntime", fingerprint=PORTABLE
     )
     shaped = msgspec.structs.replace(manifest, compiled=compiled, inline={})
-    return replace(Engine.open(folder, device=device), shaped=shaped)
+    return replace(Engine.open(folder, device=device), shaped=shaped, cache=cache)
 
 
 def work(parent: Parent) -> None:
@@ -231,10 +249,10 @@ def work(parent: Parent) -> None:
     job = parent.job(Job)
     folder = Path(job.folder)
     if job.processes:
-        _run_in_group(folder, job.manifest, job.warm_up, Path(job.processes))
+        _run_in_group(folder, job.manifest, job.warm_up, job.cache, Path(job.processes))
         parent.answer(0)
     else:
-        parent.answer(process_bytes(folder, job.manifest, job.warm_up, own=job.own))
+        parent.answer(process_bytes(folder, job.manifest, job.warm_up, job.cache, own=job.own))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ __all__ = ["Twin"]
 class Twin(SwapExecutor):
     """An executor of another's engine that computes with the weights of the other in place.
 
-    It holds its own where the plans differ in what is resident or where it lies, and on a GPU.
+    It holds its own where the plans differ in what is resident or where it lies, on a GPU, and
+    where kernels read weights in windows.
 
     Parameters
     ----------
@@ -44,6 +45,7 @@ class Twin(SwapExecutor):
     ) -> None:
         held, state = self._other.plan, self._other._state
         fits = plan.residents == held.residents and not held.ring_bytes
-        if fits and state is not None and not self.manifest.runs_on_gpu:
+        alone = self.manifest.runs_on_gpu or self.manifest.has_windows  # pages are lent to one
+        if fits and state is not None and not alone:
             arena, resident = state.arena, range(len(plan.residents))
         super()._load(plan, arena, resident)

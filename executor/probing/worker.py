@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -37,6 +38,7 @@ from swapnet.executor.probing import trial
 from swapnet.executor.probing.activations import Job, Measurement
 from swapnet.executor.probing.stripings import find_stripings
 from swapnet.executor.samples import kept_samples
+from swapnet.executor.state import State
 from swapnet.executor.swapping.actual_shapes import ActualShapes, ShapeError
 from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.loading import fill, pieces
@@ -98,19 +100,29 @@ _ONE_OPERATOR = (
 class _Blocks:
     """An engine whose weights are mapped, run block by block or whole."""
 
-    def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
-        self._folder = folder
+    def __init__(self, job: Job) -> None:
+        self._folder = folder = Path(job.folder)
         engine = Engine.open(folder)
         planned: Manifest = msgspec.structs.replace(
-            engine.built, planned_shapes=dict(shapes or engine.built.planned_shapes)
+            engine.built, planned_shapes=job.shapes or engine.built.planned_shapes
         )
         self.nbytes: dict[str, int] = {}
         """Size of each input, output and value of symbolic shape, the largest of all runs."""
         for name, shape in ActualShapes(planned).by_name.items():
             self._note(planned.tensors[name], shape)
-        self.manifest = _sized(planned, self.nbytes)
-        kept = kept_samples(replace(engine, shaped=self.manifest))
-        self._samples = kept or (planned_sample(self.manifest),)
+        self.manifest = planned.sized(self.nbytes)
+        self._kept: Mapping[str, Any] = {}
+        if (cache := job.cache) is None:
+            kept = kept_samples(replace(engine, shaped=self.manifest))
+            self._samples = kept or (planned_sample(self.manifest),)
+        else:
+            sample = planned_sample(cache.asked(self.manifest))
+            self._state = State(cache, threading.Lock())
+            self._state.hold(cache.chunk)
+            past, self._kept = self._state.begin(sample)
+            self._samples = ({**sample, **past},)
+            for name, array in self._kept.items():
+                self._note(planned.tensors[name], array.shape)
         self._file = WeightFile(folder / WEIGHTS, LoadMode.BUFFERED)
         self._mapped, starts = _mapped(folder, self.manifest, self._file)
         self.digests: list[str] = []
@@ -166,7 +178,8 @@ class _Blocks:
             }
             if probe is not None:
                 probe.find(scratch_bytes)
-            given, results = values.begin(sample, {})
+            given, results = values.begin(sample, self._kept)
+            results.update(self._kept)
             inputs = len(given)
             peaks: list[int] = []
             self._observe(given)
@@ -266,13 +279,13 @@ class _Region:
 def _measure_here(job: Job, _: Progress) -> Measurement:
     import onnxruntime  # noqa: F401 - before the forks, so that it does not count
 
-    folder, shapes = Path(job.folder), job.shapes or None
+    folder, cache = Path(job.folder), job.cache
     tries = _CONFIRMING_TRIES if job.limited else 0
     # Forked early, so that their heaps are as those of new processes.
     with ExitStack() as opened, forked(*[trial.MODULE] * (len(_OWN) + tries)):
         # Huge pages would make a peak of touched ones; the trials have them as executors do.
         ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
-        blocks = _Blocks(folder, shapes)
+        blocks = _Blocks(job)
         manifest = blocks.manifest
         apart = _grouped(manifest, 1)
         sizes = [len(manifest.blocks)]
@@ -282,16 +295,17 @@ def _measure_here(job: Job, _: Progress) -> Measurement:
         peaks = _peaks(blocks, apart, LARGEST_CHUNK_BYTES)
         expected = list(blocks.digests)
         limit = _limit(blocks, [apart, *groupings], max(peaks)) + _SPARE_BYTES
-        measured = _measured(_sized(manifest, blocks.nbytes), peaks, limit)
+        measured = _measured(manifest.sized(blocks.nbytes), peaks, limit)
         stripings = _stripings(blocks, measured, expected)
         measured = msgspec.structs.replace(measured, stripings=stripings)
+        measured = cache.counted(measured) if cache else measured
         begun_s = time.monotonic()
         trials = [
             opened.enter_context(Child(trial.MODULE, "the process that tries the smallest budget"))
             for _ in _OWN
         ]
         for process, own in zip(trials, _OWN, strict=True):
-            process.tell(trial.Job(str(folder), measured, _ONE_OPERATOR, own))
+            process.tell(trial.Job(str(folder), measured, _ONE_OPERATOR, own, cache=cache))
         process_bytes, own_process_bytes = (int(process.hear()) for process in trials)
         process_bytes = max(process_bytes, own_process_bytes)  # they differ by chance if small
         memory = SessionMemory(limit, process_bytes, own_process_bytes)
@@ -300,6 +314,7 @@ def _measure_here(job: Job, _: Progress) -> Measurement:
             folder,
             msgspec.structs.replace(measured, session_memory=memory),
             _ONE_OPERATOR,
+            cache,
             patience_s=_PATIENCE_S + _PATIENT_TIMES * (time.monotonic() - begun_s),
         )
     return Measurement(tuple(peaks), memory, blocks.nbytes, stripings, unconfirmed)
@@ -317,22 +332,6 @@ def _stripings(
 
     heights = {n: shape[_ROWS] for n, shape in blocks.shapes.items() if len(shape) > _ROWS}
     return find_stripings(measured, heights, expected, trial, limit, _SPARE_BYTES)
-
-
-def _sized(manifest: Manifest, nbytes: Mapping[str, int]) -> Manifest:
-    """The manifest with sizes that were measured."""
-
-    def sized(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(
-            msgspec.structs.replace(t, nbytes=nbytes.get(t.name, t.nbytes)) for t in tensors
-        )
-
-    return msgspec.structs.replace(
-        manifest,
-        inputs=sized(manifest.inputs),
-        outputs=sized(manifest.outputs),
-        values=sized(manifest.values),
-    )
 
 
 def _measured(manifest: Manifest, peaks: Sequence[int], limit: int) -> Manifest:

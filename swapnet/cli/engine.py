@@ -17,6 +17,7 @@ from swapnet.data.samples import Data
 from swapnet.errors import InputError, StorageError
 from swapnet.executor.backends import can_run
 from swapnet.executor.engine import Engine
+from swapnet.executor.generation.generator import ASKED_ROWS
 from swapnet.executor.inputs import index_limits
 from swapnet.executor.pace import Pace
 from swapnet.executor.planning.auto import auto_words
@@ -107,7 +108,7 @@ def open_engine(
     with progress(folder.name, lines=False) as report:
         report("open", 0, 1)
         if context is not None:
-            return ensure_context(engine, context, state=state, say=say)
+            return ensure_context(engine, context, state=state, rows=ASKED_ROWS, say=say)
         return ensure_shapes(engine, shapes, dims=dims, data=data, say=say)
 
 

@@ -174,7 +174,7 @@ def command(
                 "memory stays in the heap."
             )
         if opened.cache:
-            print_text(f"In it, beside weights: {opened.cache}.")
+            print_text(f"In it, beside weights: {opened.cache}. Times are those of a token.")
         if storage_bytes_per_s is not None:
             allowed, found = storage_bytes_per_s / 1e6, profile.storage.bytes_per_s / 1e6
             print_text(f"Storage reads {found:g} MB/s, --storage allows {allowed:g}.")
@@ -215,7 +215,7 @@ def _print(
         f"{format_size(needed.total_bytes)}, {format_size(needed.weights_bytes)} of it weights",
         [
             *("budget", "resident", "ring", "streamed", "beside weights", "steps"),
-            *("predicted ms", "floor ms"),
+            *("predicted ms", "floor ms", *(["chunk ms"] if profile.chunk else [])),
         ],
         [
             (
@@ -227,6 +227,7 @@ def _print(
                 str(len(plan.steps)),
                 f"{plan.predicted_ms:.1f}",
                 f"{floor_ms(manifest, plan, profile):.1f}",
+                *(f"{each:.0f}" for each in _chunk_ms(plan, profile)),
             )
             for plan in plans
         ],
@@ -263,6 +264,14 @@ def _print(
         print_text(line)
 
 
+def _chunk_ms(plan: Plan, profile: Profile) -> list[float]:
+    """Predicted time of a chunk of a decoder's prompt, if any was measured."""
+    from swapnet.executor.planning.timeline import predict
+
+    predicted = predict(plan.steps, plan.reads, profile.of_chunk).steady_ms
+    return [predicted] if profile.chunk else []
+
+
 def _records(
     manifest: Manifest,
     profile: Profile,
@@ -296,6 +305,7 @@ def _records(
             **model,
             **_record(plan),
             "floor_ms": floor_ms(manifest, plan, profile),
+            "chunk_ms": next(iter(_chunk_ms(plan, profile)), None),
         }
         for plan in plans
     ]

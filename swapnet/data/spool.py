@@ -58,7 +58,7 @@ class Sample:
     def arrays(self, inputs: Iterable[ModelInput]) -> dict[str, Array]:
         """Arrays by name of these inputs, out of those that the sample has."""
         loaded = load_npz(self.path)
-        return {taken.name: loaded[taken.name] for taken in inputs}
+        return {taken.name: loaded[taken.name] for taken in inputs if taken.name in loaded}
 
 
 def spool(

@@ -6,13 +6,13 @@ child are in ``tests/executor/probing``, and every command that tests start as a
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,6 +20,7 @@ from unittest.mock import patch
 import msgspec
 
 from swapnet.executor.probing import activations
+from swapnet.executor.state import Cache
 from swapnet.process.failure import Failed, ProcessDied, raised
 
 __all__ = ["measure", "stop"]
@@ -46,11 +47,13 @@ _one_at_a_time = threading.Lock()
 
 
 def measure(
-    folder: Path, shapes: Mapping[str, Sequence[int]] | None = None
+    folder: Path,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    cache: Cache | None = None,
 ) -> activations.Measurement:
     """As `swapnet.executor.probing.activations.measure`."""
     with _one_at_a_time, patch.object(activations, "ask", _ask):
-        return activations.measure(folder, shapes)
+        return activations.measure(folder, shapes, cache)
 
 
 def stop() -> None:
@@ -61,7 +64,7 @@ def stop() -> None:
         server.communicate()
 
 
-@cache
+@functools.cache
 def _server() -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,18 @@ import onnxruntime
 import pytest
 
 from swapnet import Generator, SwapExecutor, build
+from swapnet.arrays import load_npz, save_npz
+from swapnet.calibration.delays.worker import Job, measure_profile, token_inputs
 from swapnet.errors import BudgetError, InputError, StorageError
 from swapnet.executor.engine import Engine
 from swapnet.executor.execution import Execution
+from swapnet.executor.generation.generator import ASKED_ROWS
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.shapes import ensure_context
 from swapnet.executor.state import find_cache
 from swapnet.executor.swapping.actual_shapes import ActualShapes
-from swapnet.manifest import Manifest
+from swapnet.manifest import Manifest, at_shapes, sizes_at
+from swapnet.progress import silent
 from tests.helpers.decoders import HEADS, HIDDEN, LAYERS, concatenating, grouped, named
 
 DECODERS: dict[str, Callable[[], onnx.ModelProto]] = {
@@ -39,7 +45,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("decoder")
     onnx.save(named(DECODERS[request.param]()), folder / "model.onnx")
     build(folder / "model.onnx", folder / "engine")
-    return ensure_context(folder / "engine", CONTEXT)
+    return ensure_context(folder / "engine", CONTEXT, rows=ASKED_ROWS)
 
 
 @pytest.fixture
@@ -98,6 +104,44 @@ def test_tokens_are_those_of_onnxruntime_at_every_budget(decoder: Engine) -> Non
     assert len(set(tokens)) > 5
 
 
+def test_asked_rows_have_the_bits_of_all_rows(decoder: Engine) -> None:
+    inputs = inputs_after(decoder.manifest, PROMPT[:40], 0)
+    with (
+        SwapExecutor(decoder, "100%", context=CONTEXT) as whole,
+        SwapExecutor(decoder, "100%", context=CONTEXT, rows=ASKED_ROWS) as asked,
+    ):
+        (every,), (last,) = whole(inputs)["logits"], asked(inputs)["logits"]
+        assert len(every) == 40
+        np.testing.assert_array_equal(last, every[-ASKED_ROWS:])
+        whole.state().reset()
+        chosen = whole({**inputs, "logits_to_keep": np.array([3, 39])})["logits"][0]
+        np.testing.assert_array_equal(chosen, every[[3, 39]])
+        asked.state().reset()
+        with pytest.raises(BudgetError, match="logits_to_keep"):
+            asked({**inputs, "logits_to_keep": np.arange(3)})
+
+
+def test_all_rows_are_planned_for_where_no_context_is(decoder: Engine) -> None:
+    at = at_shapes(decoder.folder, decoder.built, dims={"logits_to_keep": 128})
+    assert at.planned_shapes == decoder.built.planned_shapes
+    assert sizes_at(decoder.built, dims={"sequence_length": 9})["logits_to_keep"] == 9
+    assert decoder.built.planned_shapes["logits_to_keep"] == (128,)
+    assert decoder.manifest.planned_shapes["logits_to_keep"] == (ASKED_ROWS,)
+
+
+def test_delays_are_those_of_a_token_and_of_a_chunk(decoder: Engine) -> None:
+    assert decoder.cache is not None
+    device = decoder.device
+    job = Job(str(decoder.folder), device.threads, "auto", {}, (), cache=decoder.cache)
+    profile = measure_profile(decoder, job, silent)
+    assert len(profile.blocks) == len(profile.chunk) == len(decoder.manifest.blocks)
+    assert profile.of_chunk.blocks == profile.chunk
+    assert {a.shape for a in token_inputs(decoder.manifest, decoder.cache).values()} >= {
+        (1, 1),
+        (1, CONTEXT),
+    }
+
+
 def test_a_cache_is_counted_once_in_place_and_twice_beside(decoder: Engine) -> None:
     cache = decoder.cache
     assert cache is not None
@@ -145,6 +189,61 @@ def test_a_generator_works_after_it_was_closed_early_and_after_an_error(
         with pytest.raises(StorageError):
             next(tokens)
     assert list(generator(PROMPT[:9], max_tokens=3)) == wanted
+
+
+def test_a_conversation_goes_on_after_it_was_saved(
+    generator: Generator, decoder: Engine, tmp_path: Path
+) -> None:
+    first = list(generator(PROMPT[:9], max_tokens=4))
+    state = generator.executor.state()
+    assert (state.length, state.pending) == (12, first[-1:])
+    state.save(tmp_path / "talk.npz")
+    wanted = list(generator(PROMPT[9:14], max_tokens=3, keep=True))
+    assert (generator.generated.prompt_tokens, state.length) == (6, 12 + 6 + 2)
+    list(generator(PROMPT[40:60], max_tokens=5))
+    state.load(tmp_path / "talk.npz")
+    assert (state.length, state.pending) == (12, first[-1:])
+    assert list(generator(PROMPT[9:14], max_tokens=3, keep=True)) == wanted
+    with Generator(decoder, "100%", CONTEXT + 7) as other:
+        other.executor.state().load(tmp_path / "talk.npz")
+        assert list(other(PROMPT[9:14], max_tokens=3, keep=True)) == wanted
+    with pytest.raises(InputError, match="has 20 of them"):
+        generator(PROMPT, keep=True)
+
+
+def test_a_damaged_state_is_one_error_and_changes_nothing(
+    generator: Generator, tmp_path: Path
+) -> None:
+    path, state = tmp_path / "talk.npz", generator.executor.state()
+    tokens = list(generator(PROMPT[:9], max_tokens=4))
+    state.save(path)
+    whole = path.read_bytes()
+    arrays = load_npz(path)
+    facts = next(name for name in arrays if "key" not in name and "value" not in name)
+    engine, *_ = json.loads(str(arrays[facts]))
+
+    def changed(number: Any) -> dict[str, Any]:
+        return {**arrays, facts: np.array(json.dumps(number))}
+
+    for damage, why in (
+        (whole[: len(whole) // 2], "can't be read"),
+        (whole.replace(whole[2000:2010], b"0123456789", 1), "can't be read"),
+        (b"", "can't be read"),
+        (changed(["other", 12, []]), "another engine"),
+        (changed([engine, CONTEXT + 1, []]), "151 tokens"),
+        (changed([engine, 11, []]), "so many tokens"),
+        ({facts: arrays[facts]}, "past_key_values"),
+        (changed([]), "no saved state"),
+    ):
+        if isinstance(damage, bytes):
+            path.write_bytes(damage)
+        else:
+            save_npz(path, damage)
+        with pytest.raises(InputError) as caught:
+            state.load(path)
+        assert why in f"{caught.value.what}: {caught.value.why}"
+        assert (state.length, state.pending) == (12, tokens[-1:])
+    assert list(generator(PROMPT[:9], max_tokens=4)) == tokens
 
 
 def test_an_iterator_ends_with_the_next_prompt(generator: Generator) -> None:
