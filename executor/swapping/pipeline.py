@@ -171,6 +171,7 @@ class Pipeline:
         self._lap_bytes: Counter[int] = Counter()
         self._ended = 0
         self._waited = -1
+        self._wanted = 0
         self._step_marks: dict[int, Mark] = {}
         self._read_marks: dict[int, Mark] = {}
         self._failure: tuple[Read, BaseException] | None = None
@@ -206,6 +207,7 @@ class Pipeline:
             ring = self._ring
             if ring.arrived < needed:
                 start = time.perf_counter()
+                self._wanted = needed
                 while ring.arrived < needed and self._failure is None:
                     self._wait_patiently(start)
                 if ring.arrived < needed and self._failure is not None:
@@ -312,6 +314,7 @@ class Pipeline:
 
     def _halt(self) -> None:
         self._paused = True
+        self._wanted = 0  # every read that ends is news
         if self._order is not None:
             self._order.note("halted", self.number)
 
@@ -363,4 +366,5 @@ class Pipeline:
                 else:
                     self._ring.land(number)
             self._read_on()
-            self._changed.notify_all()
+            if self._ring.arrived >= self._wanted or self._failure is not None:
+                self._changed.notify_all()
