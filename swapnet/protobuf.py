@@ -59,6 +59,8 @@ def varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     ValueError
         It is cut short, or has more than ten bytes.
     """
+    if at < len(data) and data[at] < 128:  # most are
+        return data[at], at + 1
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):

@@ -205,7 +205,7 @@ class Plan:
 
     @property
     def residents(self) -> tuple[Place, ...]:
-        """Places of blocks, then of shared weights: in the order of the arena where they stay."""
+        """Places of blocks, then of shared weights; those that stay lie in the reverse order."""
         return (*self.places, *self.shared)
 
     @property

@@ -33,7 +33,7 @@ from swapnet.units import format_size, told_apart
 
 __all__ = ["make_plan", "most_scratch_bytes", "smallest_budget"]
 
-_PROMISING = 1.01
+_PROMISING = 1.05
 """A search is carried on where its start is within this factor of the best start."""
 
 _WEIGHTS = "weights of the largest block take"
@@ -85,9 +85,16 @@ def make_plan(
         The budget is below `smallest_budget`, or that of the options.
     """
     options = options or PlanOptions()
-    ways = tuple(_ways(manifest, options))
-    smallest = min(nbytes for *_, nbytes in ways)
-    if budget_bytes < smallest:
+    searches: list[_Search] = []
+    for striping, used, nbytes in _ways(manifest, options):
+        if nbytes <= budget_bytes:
+            available = mappable_bytes(budget_bytes - used.total_bytes)
+            searches += _searches(manifest, profile, available, options, striping, used)
+            # More strips than needed only cost time.
+            if striping is not None or not searches[-1][-1].streamed_bytes:
+                break
+    if not searches:
+        smallest = min(nbytes for *_, nbytes in _ways(manifest, options))
         _, reason = smallest_budget(manifest)
         size, needed = told_apart(budget_bytes, smallest)
         raise BudgetError(
@@ -96,14 +103,12 @@ def make_plan(
             hint=f"give at least {needed}{_other_way(manifest, reason)}",
             smallest_bytes=smallest,
         )
-    plans: list[Plan] = []
-    for striping, used, nbytes in ways:
-        if nbytes <= budget_bytes:
-            plans.append(_plan(manifest, profile, budget_bytes, options, striping, used))
-            # More strips than needed only cost time.
-            if striping is not None or not plans[-1].reads:
-                break
-    return min(plans, key=lambda plan: plan.predicted_ms)
+    most_ms = _PROMISING * min(start.cost_ms for *_, start in searches)
+    found = [(s, s[3].best()) for s in searches if s[-1].cost_ms <= most_ms]
+    most_ms = ALIKE * min(best.cost_ms for _, best in found)
+    alike = [each for each in found if each[1].cost_ms <= most_ms]
+    search, best = min(alike, key=lambda each: each[1].streamed_bytes)
+    return _plan(manifest, profile, budget_bytes, options, search, best.choice)
 
 
 def _ways(manifest: Manifest, options: PlanOptions) -> Iterator[tuple[Striping | None, Usage, int]]:
@@ -113,24 +118,24 @@ def _ways(manifest: Manifest, options: PlanOptions) -> Iterator[tuple[Striping |
         yield striping, used, used.total_bytes + least_weights_bytes(manifest, striping)
 
 
+_Search = tuple[Striping | None, Usage, frozenset[int], Planner, Candidate]
+"""Search of a way to execute the blocks, beside shared weights that stay, and its best start."""
+
+
 def _plan(
     manifest: Manifest,
     profile: Profile,
     budget_bytes: int,
     options: PlanOptions,
-    striping: Striping | None,
-    used: Usage,
+    search: _Search,
+    choice: Choice,
 ) -> Plan:
-    if striping is not None:
-        options = replace(options, merge=False)
     request_bytes = profile.storage.request_bytes
-    available = mappable_bytes(budget_bytes - used.total_bytes)
-    kept, choice = _choice(manifest, profile, available, options, striping)
-    outline = outline_of(manifest, kept, striping)
+    striping, used, kept, planner, _ = search
     runs = () if striping is None else striping.runs
     if options.most_step_ms is not None:
-        choice = parted(choice, outline, Delays(profile, strips=runs), options.most_step_ms)
-    order = schedule(outline, choice, cyclic=options.cyclic, least_bytes=request_bytes // 2)
+        choice = parted(choice, planner.outline, planner.delays, options.most_step_ms)
+    order = schedule(planner.outline, choice, cyclic=options.cyclic, least_bytes=request_bytes // 2)
     offsets = {block: start for block, start, _, _ in order.placed}
     places, shared = _places(manifest, offsets, kept)
     reads = tuple(_reads(manifest, places, order.flows(), request_bytes))
@@ -183,35 +188,31 @@ def most_scratch_bytes(manifest: Manifest, budget_bytes: int) -> int:
     return usage(manifest, striping).scratch_bytes + scratch_within(spare)
 
 
-def _choice(
+def _searches(
     manifest: Manifest,
     profile: Profile,
     available: int,
     options: PlanOptions,
     striping: Striping | None,
-) -> tuple[frozenset[int], Choice]:
-    """Shared weights that stay, and the best choice found beside them."""
-    ways = {"resident": options.resident, "join": options.merge}
-    searches: list[tuple[frozenset[int], Planner, Candidate]] = []
+    used: Usage,
+) -> Iterator[_Search]:
+    """A search for each choice of shared weights that stay, or the first that reads nothing."""
+    runs = () if striping is None else striping.runs
     for kept in kept_choices(manifest, available) if options.resident else (frozenset[int](),):
         planner = Planner(
             outline_of(manifest, kept, striping),
-            Delays(profile, manifest.coded_share, () if striping is None else striping.runs),
+            Delays(profile, manifest.coded_share, runs),
             available - sum(manifest.shared[i].extent.nbytes for i in kept),
             cyclic=options.cyclic,
             least_bytes=profile.storage.request_bytes // 2,
             reading_weight=options.reading_weight,
+            resident=options.resident,
+            join=options.merge and striping is None,
         )
-        start = planner.start(**ways)
+        start = planner.start()
+        yield striping, used, kept, planner, start
         if not start.streamed_bytes:
-            return kept, start.choice
-        searches.append((kept, planner, start))
-    promising_ms = _PROMISING * min(start.cost_ms for _, _, start in searches)
-    found = [(k, p.best(**ways)) for k, p, start in searches if start.cost_ms <= promising_ms]
-    most_ms = ALIKE * min(best.cost_ms for _, best in found)
-    alike = [each for each in found if each[1].cost_ms <= most_ms]
-    kept, best = min(alike, key=lambda each: each[1].streamed_bytes)
-    return kept, best.choice
+            return
 
 
 def _largest(manifest: Manifest) -> tuple[Block, int]:
@@ -234,20 +235,22 @@ def _other_way(manifest: Manifest, reason: str) -> str:
 def _places(
     manifest: Manifest, offsets: Mapping[int, int], kept: Collection[int]
 ) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
-    """Places in the arena: resident blocks, shared weights that stay, then the ring."""
+    """Places in the arena of blocks and of shared weights: what stays, the last first; the ring."""
+    # The last blocks have most bytes for their time and stay with most budgets. What lies before
+    # them would move them with each change of the budget.
     lying = [extents_of(manifest, block.index, kept) for block in manifest.blocks]
+    lying += [(e.extent,) if i in kept else () for i, e in enumerate(manifest.shared)]
+    stays = [block.index not in offsets for block in manifest.blocks]
+    stays += [index in kept for index in range(len(manifest.shared))]
+    places = [Place(0, extents, resident=stay) for extents, stay in zip(lying, stays, strict=True)]
     end = 0
-    places: list[Place] = []
-    for block, extents in zip(manifest.blocks, lying, strict=True):
-        offset = offsets.get(block.index)
-        places.append(Place(end if offset is None else offset, extents, resident=offset is None))
-        end += places[-1].nbytes if offset is None else 0
-    shared: list[Place] = []
-    for index, each in enumerate(manifest.shared):
-        shared.append(Place(end, (each.extent,) if index in kept else (), resident=index in kept))
-        end += shared[-1].nbytes
-    moved = (p if p.resident else replace(p, offset=end + p.offset) for p in places)
-    return tuple(moved), tuple(shared)
+    for position in reversed(range(len(places))):
+        if stays[position]:
+            places[position] = replace(places[position], offset=end)
+            end += places[position].nbytes
+    for block, offset in offsets.items():
+        places[block] = replace(places[block], offset=end + offset)
+    return tuple(places[: len(manifest.blocks)]), tuple(places[len(manifest.blocks) :])
 
 
 def _reads(

@@ -52,8 +52,7 @@ class Outline:
         return [(self.order[a], self.order[z]) for a, z in zip(firsts, lasts, strict=True)]
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """Decisions of a plan.
 
     Attributes

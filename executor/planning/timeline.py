@@ -38,8 +38,8 @@ class Timeline:
     stalls_ms: tuple[float, ...]
 
 
-class Delays:
-    """A profile in a form that is quick to simulate many plans with.
+class Delays(dict[tuple[int, int], tuple[float, float, float]]):
+    """A profile in a form that is quick to simulate many plans with: `step` by first, last block.
 
     ``coded`` is the share of bytes in memory that are stored in half as many, and expanded. A run
     in ``strips`` takes the time of the rows that it computes, and a call for each strip; apart, a
@@ -64,16 +64,17 @@ class Delays:
         self.ms_per_byte += 1e3 / _EXPANDED_BYTES_PER_S * coded
         self.latency_ms = storage.latency_ms
         self.reading = min(storage.busy_bytes_per_s / storage.bytes_per_s, 1.0)
-        self._known: dict[tuple[int, int], tuple[float, float, float]] = {}
 
     def step(self, first: int, last: int) -> tuple[float, float, float]:
         """Milliseconds of a step alone, those while reading, and bytes that are read meanwhile."""
-        if known := self._known.get((first, last)):
-            return known
+        return self[first, last]
+
+    def __missing__(self, span: tuple[int, int]) -> tuple[float, float, float]:
+        first, last = span
         alone = self._step_ms + self._idle_ms[last + 1] - self._idle_ms[first]
         busy = self._step_ms + self._busy_ms[last + 1] - self._busy_ms[first]
         busy = max(alone, busy)
-        found = self._known[first, last] = alone, busy, busy * self.reading / self.ms_per_byte
+        found = self[span] = alone, busy, busy * self.reading / self.ms_per_byte
         return found
 
 
@@ -109,7 +110,7 @@ def simulate(order: Schedule, delays: Delays) -> Timeline:
     # the second still loses some of it, the third begins with none. Storage has to be asked again,
     # with its latency, only after it was idle: a latency is a debt in bytes. Meanwhile the bytes up
     # to ``there`` have arrived.
-    steps = [delays.step(first, last) for first, last in order.spans]
+    steps = [*map(delays.__getitem__, order.spans)]
     lap_bytes = order.lap_bytes
     ms_per_byte = delays.ms_per_byte
     debt_bytes = delays.latency_ms / ms_per_byte

@@ -23,7 +23,7 @@ class Move:
 def moves(before: Sequence[Place], after: Sequence[Place]) -> list[Move]:
     """Moves, in an order in which none overwrites the source of a later one.
 
-    Residents lie one after the other in this order in every plan. Those that go down are moved
+    Residents lie one after the other, in the same order in every plan. Those that go down are moved
     first to last, then those that go up last to first: a target never reaches below the targets,
     nor above the sources, of those on its way.
 
@@ -42,6 +42,7 @@ def moves(before: Sequence[Place], after: Sequence[Place]) -> list[Move]:
         for position, (old, new) in enumerate(zip(before, after, strict=True))
         if old.resident and new.resident and new.nbytes and old.extents == new.extents
     ]
+    kept.sort(key=lambda move: move.source)
     down = [move for move in kept if move.target <= move.source]
     up = [move for move in kept if move.target > move.source]
     return down + up[::-1]

@@ -120,7 +120,7 @@ def assert_read_once(plan: Plan) -> None:
 
 
 def assert_placed(manifest: Manifest, plan: Plan) -> None:
-    residents = [place for place in plan.residents if place.resident and place.nbytes]
+    residents = [place for place in plan.residents[::-1] if place.resident and place.nbytes]
     ends = [0, *(place.offset + place.nbytes for place in residents)]
     assert [place.offset for place in residents] == ends[:-1]
     ring = plan.resident_bytes

@@ -85,7 +85,7 @@ def test_is_within_a_hundredth_of_the_optimum(
         )
     )
     planner = Planner(outline, times, available, cyclic=True, least_bytes=PAGE)
-    found = planner.best(resident=True, join=True)
+    found = planner.best()
     assert found.steady_ms == latency(outline, found.choice, times)
     assert found.steady_ms <= 1.01 * optimum(outline, times, available)
 
@@ -96,11 +96,56 @@ def test_effort_is_bounded() -> None:
     outline = Outline(tuple(sizes), (False, *(True for _ in sizes[1:])))
     times = Delays(delays(None, [(0.1 + i % 7, 0.2 + i % 7) for i in range(300)], bytes_per_s=1e9))
     planner, other = (
-        Planner(outline, times, sum(sizes) // 4, cyclic=True, least_bytes=1 << 20) for _ in "ab"
+        Planner(
+            outline,
+            times,
+            sum(sizes) // 4,
+            cyclic=True,
+            least_bytes=1 << 20,
+            resident=resident,
+        )
+        for resident in (True, False)
     )
-    found = planner.best(resident=True, join=True)
+    found = planner.best()
     assert planner.simulated_events <= 1.1 * Planner.EFFORT
-    assert found.steady_ms < other.best(resident=False, join=True).steady_ms
+    assert found.steady_ms < other.best().steady_ms
+
+
+def test_effort_is_bounded_where_hardly_any_choice_fits() -> None:
+    outline = Outline((PAGE,) * 100, (False, *(True,) * 99))
+    times = Delays(delays(None, [(1.0, 1.1)] * 100, bytes_per_s=1e9, step_ms=0.1))
+    planner = Planner(outline, times, PAGE, cyclic=True, least_bytes=PAGE)
+    planner.best()
+    assert planner.simulated_events <= 1.1 * Planner.EFFORT
+
+
+@pytest.mark.parametrize("share", [0.15, 0.4, 0.75])
+@pytest.mark.parametrize("bytes_per_s", [4e8, 1.5e9])
+def test_a_search_of_ten_times_the_effort_finds_hardly_anything_faster(
+    share: float, bytes_per_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a residual network, bytes of a block grow and its time does not."""
+    sizes = [(40 + 7919 * i % 97) * (1 + i // 16) * PAGE for i in range(48)]
+    outline = Outline(tuple(sizes), (False, *(True for _ in sizes[1:])))
+    profile = delays(
+        None,
+        [(0.4 + i % 5 / 4, 0.44 + i % 5 / 4) for i in range(48)],
+        step_ms=0.05,
+        bytes_per_s=bytes_per_s,
+    )
+
+    def found_ms() -> float:
+        available = int(share * sum(sizes))
+        return (
+            Planner(outline, Delays(profile), available, cyclic=True, least_bytes=1 << 20)
+            .best()
+            .steady_ms
+        )
+
+    quick_ms = found_ms()
+    monkeypatch.setattr(Planner, "EFFORT", 10 * Planner.EFFORT)
+    monkeypatch.setattr(Planner, "EFFORT_PER_BLOCK", Planner.EFFORT)
+    assert quick_ms <= 1.02 * found_ms()
 
 
 @given(
@@ -139,7 +184,7 @@ def test_a_weight_on_reading_makes_plans_read_less() -> None:
         planner = Planner(
             outline, times, available, cyclic=True, least_bytes=PAGE, reading_weight=weight
         )
-        return planner.best(resident=True, join=True)
+        return planner.best()
 
     weights = (0.0, 1e3)
     plans = [found(weight) for weight in weights]
