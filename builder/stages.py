@@ -27,6 +27,7 @@ from swapnet.builder.options import BuildOptions
 from swapnet.builder.precision.convert import Converted, convert
 from swapnet.builder.precision.int8_or_float import slower_in_int8
 from swapnet.builder.rewriting.asked_rows import ask_rows
+from swapnet.builder.rewriting.columns_as_rows import lay_columns_as_rows
 from swapnet.builder.rewriting.late import compute_late
 from swapnet.builder.rewriting.narrowing import expanded_values, narrow_weights
 from swapnet.builder.rewriting.optimise import TYPES, optimise
@@ -111,7 +112,7 @@ class Build:
         by_cost = options.max_block is None and options.smallest_budget is None
         graph = gather_rows_first(graph)
         if self.compiler.inner_values:
-            graph = ask_rows(graph)
+            graph = ask_rows(lay_columns_as_rows(graph))
         graph = slice_operators(graph, self.max_block_bytes, by_cost=by_cost)
         if converted.narrow:
             graph = narrow_weights(graph, converted.narrow, self.work, keep=converted.keep)

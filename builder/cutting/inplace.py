@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from swapnet.builder.cutting.partition import Part
-from swapnet.builder.cutting.placing import Lives
+from swapnet.builder.cutting.placing import VIEWS, Lives
 from swapnet.builder.importing.graph import Graph
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def inplace_outputs(graph: Graph, part: Part, lives: Lives, start: int = 0) -> d
 
     A convolution with a sum (ONNX Runtime's ``Conv`` of ``com.microsoft.nchwc``, ``FusedConv``)
     copies the sum to its output first, unless both lie in the same place; an addition reads each
-    element before it writes it.
+    element before it writes it. A view whose output has a place copies its input there, unless both
+    lie in the same place.
 
     Parameters
     ----------
@@ -43,7 +44,8 @@ def inplace_outputs(graph: Graph, part: Part, lives: Lives, start: int = 0) -> d
             # A convolution reads its data again: that must not be a view of the sum.
             is_apart = node.op_type in _ELEMENTWISE or node.input[0] in lives
             alone = list(node.input).count(name) == 1 and is_apart
-            if dies and alone and output in part.outputs and _are_alike(graph, name, output):
+            fits = _same_bytes if node.op_type in VIEWS else _are_alike
+            if dies and alone and output in part.outputs and fits(graph, name, output):
                 pairs[output] = name
                 break
     return pairs
@@ -55,8 +57,14 @@ def _are_alike(graph: Graph, name: str, other: str) -> bool:
     return one.dtype == two.dtype and one.planned == two.planned and next(shapes) == next(shapes)
 
 
+def _same_bytes(graph: Graph, name: str, other: str) -> bool:
+    return graph.values[name].nbytes == graph.values[other].nbytes
+
+
 def _overwritable(node: onnx.NodeProto) -> list[str]:
     if node.op_type in ("Conv", "FusedConv") and len(node.input) > 3:
         return [node.input[3]]
+    if node.op_type in VIEWS and node.domain in _ONNX:
+        return [node.input[0]]
     elementwise = node.op_type in _ELEMENTWISE and node.domain in _ONNX
     return list(node.input) if elementwise else []

@@ -8,7 +8,7 @@ from dataclasses import replace
 from swapnet.builder.cutting.partition import Part
 from swapnet.builder.importing.graph import Graph, used_names
 
-__all__ = ["Lives", "lives_of", "with_inner_outputs"]
+__all__ = ["VIEWS", "Lives", "lives_of", "with_inner_outputs"]
 
 Lives = Mapping[str, tuple[int, int]]
 """First and last operator that touch the memory of each value, counted over all parts."""
@@ -18,7 +18,7 @@ _LEAST_SHARE = 256
 """Smaller values stay in the backend's arena, also those below this part of the largest sum of
 values that live at once: each place costs a binding."""
 
-_VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"})
+VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"})
 """Operators whose output is the memory of their input, unless it has a place: then they copy."""
 
 
@@ -35,7 +35,7 @@ def with_inner_outputs(graph: Graph, parts: Iterable[Part]) -> list[Part]:
         if all(isinstance(dim, int) or dim in graph.formulas for dim in value.shape)
     }
     least = max(_largest_sum(parts, known) // _LEAST_SHARE, _LEAST_BYTES)
-    views = {n.output[0] for part in parts for n in part.nodes if n.op_type in _VIEWS}
+    views = {n.output[0] for part in parts for n in part.nodes if n.op_type in VIEWS}
     read = {name for part in parts for node in part.nodes for name in used_names(node)}
     inner = {name for name in read - views if known.get(name, 0) >= least}
     return [
@@ -89,7 +89,7 @@ def lives_of(graph: Graph, parts: Sequence[Part]) -> dict[str, tuple[int, int]]:
                 under[name] = {
                     root
                     for other in read
-                    if node.op_type in _VIEWS or _same_size(graph, name, other)
+                    if node.op_type in VIEWS or _same_size(graph, name, other)
                     for root in under.get(other, ())
                 }
         for root in {root for name in read for root in under.get(name, ())}:

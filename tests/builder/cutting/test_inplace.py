@@ -99,6 +99,13 @@ def test_a_value_inside_is_overwritten_too(graph: Graph) -> None:
     assert inplace_outputs(graph, part, lives) == {"c": "a"}
 
 
+def test_a_view_is_written_over_what_it_shows(graph: Graph) -> None:
+    view = helper.make_node("Reshape", ["a", "shape"], ["c"])
+    assert pairs(graph, [view], {"a": 1}) == {"c": "a"}
+    assert pairs(graph, [view], {"a": 2}) == {}
+    assert pairs(graph, [helper.make_node("Flatten", ["row"], ["c"])], {"row": 1}) == {}
+
+
 @pytest.mark.parametrize("kind", sorted(_ELEMENTWISE))
 def test_the_bits_are_the_same_in_place(kind: str) -> None:
     """At a size that vectors do not divide, over the first operand and over the second."""
