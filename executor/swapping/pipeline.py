@@ -145,6 +145,7 @@ class Pipeline:
         self._order = order
         self._channel = order.channel if order else Channel(plan.readers if plan.reads else 0)
         self._changed = threading.Condition(self._channel.lock)
+        """What the executing side waits for has come, or never will."""
         self._patience = patience or Patience()
         self.needs = tuple(step.reads for step in plan.steps)
         self.afters = tuple(read.after for read in plan.reads)
