@@ -1,4 +1,4 @@
-"""The engine directory, format 3: content of ``manifest.json``, and its checks.
+"""The engine directory, format 4: content of ``manifest.json``, and its checks.
 
 ::
 
@@ -72,7 +72,7 @@ __all__ = [
     "sizes_at",
 ]
 
-SCHEMA: Final = "swapnet-engine/3"
+SCHEMA: Final = "swapnet-engine/4"
 MANIFEST = "manifest.json"
 GPU_BACKENDS = (*TENSORRT, "onnxruntime-cuda")
 WEIGHTS = "weights.bin"
@@ -283,7 +283,7 @@ class Shared(_Record, frozen=True):
 class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     """All facts of an engine that an executor needs."""
 
-    schema: Literal["swapnet-engine/3"]
+    schema: Literal["swapnet-engine/4"]
     source: Source
     compiled: Compiled
     max_block_bytes: Size

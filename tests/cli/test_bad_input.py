@@ -167,9 +167,9 @@ def test_truncated_weights(call: Call, copy: Path) -> None:
 
 def test_newer_format(call: Call, copy: Path) -> None:
     path = copy / "manifest.json"
-    path.write_bytes(path.read_bytes().replace(b"swapnet-engine/3", b"swapnet-engine/9"))
+    path.write_bytes(path.read_bytes().replace(b"swapnet-engine/4", b"swapnet-engine/9"))
     failed = call("run", copy, "--budget", "100%")
-    assert failed.is_user_error("swapnet-engine/9", "swapnet-engine/3")
+    assert failed.is_user_error("swapnet-engine/9", "swapnet-engine/4")
 
 
 def test_another_processor(call: Call, copy: Path) -> None:

@@ -63,7 +63,7 @@ def test_build_plan_inspect_verify(call: Call, toy: Engine, tmp_path: Path) -> N
     assert (folder / "profile.json").exists()
     assert "The smallest budget is" in call("plan", folder).out
     assert "Conv" in call("inspect", folder).out
-    assert json.loads(call("inspect", folder, "--json", "-").out)["schema"] == "swapnet-engine/3"
+    assert json.loads(call("inspect", folder, "--json", "-").out)["schema"] == "swapnet-engine/4"
     assert "as they were written" in call("verify", folder).out
     assert "MB/s" in call("measure", folder, "--threads", 1).out
 

@@ -84,11 +84,11 @@ def test_a_folder_without_manifest_is_no_engine(tmp_path: Path) -> None:
 
 def test_a_newer_format_is_named(tmp_path: Path, manifest: Manifest) -> None:
     del manifest
-    reseal(tmp_path, schema="swapnet-engine/4", news=1)
+    reseal(tmp_path, schema="swapnet-engine/5", news=1)
     with pytest.raises(EngineError, match="another format") as caught:
         load_manifest(tmp_path)
+    assert "swapnet-engine/5" in caught.value.why
     assert "swapnet-engine/4" in caught.value.why
-    assert "swapnet-engine/3" in caught.value.why
 
 
 def test_an_older_format_names_the_command(tmp_path: Path, manifest: Manifest) -> None:
