@@ -32,7 +32,7 @@ from swapnet.calibration.delays.requests import (
 )
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
-from swapnet.executor.gpu.cuda import open_cuda
+from swapnet.executor.gpu import cuda
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.probing.reader import BackgroundReader
@@ -144,7 +144,7 @@ def _budget(engine: Engine) -> Budget:
     """Everything in memory if it fits; on a GPU a share, for the needs of blocks are not known."""
     manifest, needed = engine.manifest, engine.demand
     if manifest.runs_on_gpu:
-        most = open_cuda(engine.device.gpu_index).free_bytes() // _SHARE - needed.other_bytes
+        most = cuda.open_cuda(engine.device.gpu_index).free_bytes() // _SHARE - needed.other_bytes
         share = max(_LEAST_SHARE, min(1.0, most / max(needed.weights_bytes, 1)))
         return Budget.parse(f"weights:{share:.0%}")
     smallest, _ = smallest_budget(manifest)
