@@ -290,8 +290,8 @@ class State:
             The file is missing or damaged, is of another engine, or has more tokens than the
             context. Its own tokens stay.
         """
-        arrays = load_npz(Path(path))
         try:
+            arrays = load_npz(Path(path))
             engine, length, pending = json.loads(str(arrays[_FACTS]))
             if engine != self._engine:
                 raise ValueError("it is of another engine")
@@ -304,10 +304,11 @@ class State:
                 for name, place in used.items():
                     place[...] = arrays[name]
                 self.length, self.pending = length, pending
-        except (KeyError, TypeError, ValueError) as error:
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise InputError(
                 f"{path} is no saved state of this engine",
-                why=str(error),
+                why=getattr(error, "why", why),
                 hint="give a file that executor.state().save(…) wrote, or begin anew",
             ) from error
 

@@ -160,6 +160,8 @@ def test_files_that_are_cut_short_are_refused(kept: int, tmp_path: Path) -> None
 def test_files_that_are_missing_or_in_the_way_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         import_gguf(tmp_path / "none.gguf", tmp_path / "folder")
+    with pytest.raises(ModelError, match="it is a folder"):
+        import_gguf(tmp_path, tmp_path / "folder")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "mine").touch()
     with pytest.raises(StorageError, match="nothing in it is replaced"):
