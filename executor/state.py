@@ -382,7 +382,8 @@ def says_context(cache: Cache | None, budget: Budget, manifest: Manifest) -> Ite
         budget_bytes = budget.resolve(demand(manifest))
         excess = error.smallest_bytes - budget_bytes
         fitting = cache.context - -(-excess * cache.context // cache.nbytes)
-        other = f", or a context of {fitting}" if fitting > 0 else "; no context fits"
+        # Memory of another context is measured when it is asked for.
+        other = f", or a context of about {fitting}" if fitting > 0 else "; no context fits"
         raise BudgetError(
             error.what,
             why=f"{error.why}; {cache}",

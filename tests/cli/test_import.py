@@ -60,5 +60,5 @@ def test_a_file_is_built_and_generates_its_tokens(start: Start, tmp_path: Path) 
     assert max(tokens) < len(WORDS)
     manifest = load_manifest(folder)
     assert manifest.source.name == "tiny.Q4_1"
-    with pytest.raises(InputError, match=r"--model FOLDER/model.onnx"):
+    with pytest.raises(InputError, match=r"a GGUF file, (.|\n)*--model FOLDER/model.onnx"):
         original_model(manifest)
