@@ -184,7 +184,9 @@ def _measured(
         raise ModelError(
             f"{folder} does not run at {as_sizes(sizes) or as_title(planned)}",
             why=refusal_text(error.why),
-            hint="give sizes that belong together: --dims "
+            hint=f"give a context that the model has: fewer tokens than {cache.context}"
+            if cache is not None
+            else "give sizes that belong together: --dims "
             + ",".join(f"{symbol}=SIZE" for symbol in model_symbols(inputs))
             + f"; or inputs that it runs on: swapnet measure {folder} --data inputs.npz",
         ) from error

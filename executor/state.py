@@ -290,8 +290,8 @@ class State:
             The file is missing or damaged, is of another engine, or has more tokens than the
             context. Its own tokens stay.
         """
-        arrays = load_npz(Path(path))
         try:
+            arrays = load_npz(Path(path))
             engine, length, pending = json.loads(str(arrays[_FACTS]))
             if engine != self._engine:
                 raise ValueError("it is of another engine")
@@ -304,10 +304,11 @@ class State:
                 for name, place in used.items():
                     place[...] = arrays[name]
                 self.length, self.pending = length, pending
-        except (KeyError, TypeError, ValueError) as error:
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise InputError(
                 f"{path} is no saved state of this engine",
-                why=str(error),
+                why=getattr(error, "why", why),
                 hint="give a file that executor.state().save(…) wrote, or begin anew",
             ) from error
 
@@ -381,7 +382,8 @@ def says_context(cache: Cache | None, budget: Budget, manifest: Manifest) -> Ite
         budget_bytes = budget.resolve(demand(manifest))
         excess = error.smallest_bytes - budget_bytes
         fitting = cache.context - -(-excess * cache.context // cache.nbytes)
-        other = f", or a context of {fitting}" if fitting > 0 else "; no context fits"
+        # Memory of another context is measured when it is asked for.
+        other = f", or a context of about {fitting}" if fitting > 0 else "; no context fits"
         raise BudgetError(
             error.what,
             why=f"{error.why}; {cache}",

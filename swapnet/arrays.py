@@ -83,4 +83,7 @@ def _load(path: Path, hint: str) -> Array | list[tuple[str, Array]]:
                 return loaded
             return [(name, loaded[name]) for name in loaded.files]
     except _DAMAGES as error:
-        raise InputError(f"{path} can't be read", why=str(error), hint=hint) from error
+        why = str(error)
+        if "pickle" in why:  # NumPy says so of each file that is of another kind
+            why = "it is not a file of NumPy, or holds Python objects"
+        raise InputError(f"{path} can't be read", why=why, hint=hint) from error

@@ -461,7 +461,7 @@ def load_manifest(
 def _no_engine(folder: Path, error: OSError) -> EngineError:
     what = f"{folder} is not an engine directory"
     if folder.is_file():
-        if folder.suffix != ".onnx":
+        if folder.suffix.lower() not in (".onnx", ".gguf"):
             return EngineError(what, why="it is a file", hint="give the folder of an engine")
         engine = f"engines/{folder.stem}"
         return EngineError(
@@ -470,6 +470,8 @@ def _no_engine(folder: Path, error: OSError) -> EngineError:
             hint=f"swapnet build {folder} -o {engine}, then give {engine}",
         )
     models = sorted(folder.glob("*.onnx")) if folder.is_dir() else []
+    if (folder / "tokenizer.json").is_file():  # an exporter's folder: the file alone has no words
+        models = [folder]
     return EngineError(
         what,
         why=f"{MANIFEST} can't be read: {error.strerror}",

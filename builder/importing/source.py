@@ -106,6 +106,12 @@ def original_model(manifest: Manifest, given: Path | None = None) -> Path:
         Its external data is missing.
     """
     path = given or Path(manifest.source.path)
+    if is_gguf(path):
+        raise InputError(
+            f"{path} is not what the engine was built from",
+            why="it is a GGUF file, and the engine was built from the model that is made of it",
+            hint=f"swapnet import {path} -o FOLDER, and give --model FOLDER/model.onnx",
+        )
     found = file_sha256(path) if path.is_file() else None
     if found != manifest.source.sha256:
         raise InputError(
@@ -113,9 +119,7 @@ def original_model(manifest: Manifest, given: Path | None = None) -> Path:
             why=f"its SHA-256 is {found[:12]}…, it should be {manifest.source.sha256[:12]}…"
             if found
             else "there is no such file",
-            hint=f"swapnet import {path} -o FOLDER, and give --model FOLDER/model.onnx"
-            if is_gguf(path)
-            else _ORIGINAL,
+            hint=_ORIGINAL,
         )
     # Without external data at the build there is none now: the file is the same.
     data = open_source(path).data if manifest.source.data_sha256 else ExternalData()

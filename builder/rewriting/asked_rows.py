@@ -27,6 +27,9 @@ _ROWWISE = _PRODUCTS | {
 }
 """Operators after the last hidden state that compute each row by itself."""
 
+_WITHIN_ROWS = frozenset({"ReduceSum", "Reshape"})
+"""Operators that do so where they leave batch and tokens as they are: sums of blocks."""
+
 
 def ask_rows(graph: Graph) -> Graph:
     """The graph with an input `ROWS`, by which rows are gathered before the vocabulary product.
@@ -51,22 +54,28 @@ class _Writer(GraphWriter):
         self._ids = ids
 
     def head(self) -> tuple[str, list[int]]:
-        """The last hidden state, and the operators from it to the logits; empty if not found."""
-        graph, name, chain = self.source, LOGITS, list[int]()
-        multiplied = False
-        while (index := graph.producers.get(name)) is not None:
+        """The last hidden state, and the operators from it to the logits; empty if not found.
+
+        They are walked from the last to the first. Values that are still to be walked are in
+        ``open_values``; when one is left after a product, it is the hidden state.
+        """
+        graph, chain = self.source, set[int]()
+        open_values, multiplied = {LOGITS}, False
+        while open_values <= graph.producers.keys():
+            name = max(open_values, key=graph.producers.__getitem__)
+            index = graph.producers[name]
             node = graph.nodes[index]
-            read = [n for n in used_names(node) if n in graph.values]
-            if len(read) != 1 or node.input[0] != read[0] or not self._is_rowwise(node):
+            if not self._is_rowwise(node) or not chain.issuperset(graph.readers.get(name, ())):
                 break
-            chain.insert(0, index)
+            chain.add(index)
             multiplied |= node.op_type in _PRODUCTS
-            (name,) = read
-            shape = graph.values[name].shape
-            if multiplied and len(shape) == 3 and self._is_tokens(shape[1]):
-                return name, chain
-            if len(graph.readers[name]) > 1:
-                break
+            open_values.remove(name)
+            open_values.update(self._computed(node))
+            if multiplied and len(open_values) == 1:
+                (name,) = open_values
+                shape = graph.values[name].shape
+                if len(shape) == 3 and self._is_tokens(shape[1]):
+                    return name, sorted(chain)
         return "", []
 
     def gathered(self, hidden: str, chain: list[int]) -> Graph:
@@ -78,8 +87,9 @@ class _Writer(GraphWriter):
         for index, node in enumerate(graph.nodes):
             if index == chain[0]:
                 self.write("Gather", [hidden, ROWS], asked, axis=1)
+            if index in chain and hidden in node.input:
                 node = copied(node)
-                node.input[0] = asked.name
+                node.input[:] = [asked.name if name == hidden else name for name in node.input]
             self.nodes.append(node)
         for index in chain:
             for name in graph.nodes[index].output:
@@ -94,11 +104,23 @@ class _Writer(GraphWriter):
         )
 
     def _is_rowwise(self, node: onnx.NodeProto) -> bool:
-        others = [self.source.shapes(name)[1] for name in node.input[1:] if name]
+        computed = self._computed(node)
+        others = [self.source.shapes(n)[1] for n in node.input[1:] if n and n not in computed]
+        shapes = [self.source.values[name].shape for name in (*computed, node.output[0])]
+        if not computed or node.input[0] != computed[0]:
+            return False
         if node.op_type in _PRODUCTS:
-            return node.op_type != "Conv" or others[0][2:] == (1, 1)
+            return len(computed) == 1 and (node.op_type != "Conv" or others[0][2:] == (1, 1))
+        if node.op_type in _WITHIN_ROWS:
+            rest = any(self._is_tokens(dim) for shape in shapes for dim in shape[2:])
+            return len({shape[:2] for shape in shapes}) == 1 and not rest
         per_row = any(size != 1 for shape in others for size in shape[:-1])
-        return node.op_type in _ROWWISE and not per_row
+        is_alike = len(computed) == 1 or len({*shapes}) == 1
+        return node.op_type in _ROWWISE and not per_row and is_alike
+
+    def _computed(self, node: onnx.NodeProto) -> list[str]:
+        """Values that the operator reads, without constants."""
+        return [*dict.fromkeys(name for name in used_names(node) if name in self.source.values)]
 
     def _is_tokens(self, dim: int | str) -> bool:
         formulas, tokens = self.source.formulas, self._ids.shape[1]

@@ -11,7 +11,7 @@ from swapnet.executor.report.figures import curve_figure
 from swapnet.executor.report.page import Column, Facts, Page, Table
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile
-from swapnet.units import format_size
+from swapnet.units import format_size, rounded_up
 
 __all__ = ["plan_page"]
 
@@ -26,7 +26,7 @@ def plan_page(manifest: Manifest, profile: Profile, points: Sequence[Point]) -> 
     facts = [
         ("Demand", format_size(needed.total_bytes), "unswapped"),
         ("Weights", format_size(needed.weights_bytes), f"in {len(manifest.blocks)} blocks"),
-        ("Smallest budget", format_size(smallest), reason),
+        ("Smallest budget", rounded_up(smallest), reason),
         ("Storage", speed, "while nothing computes"),
     ]
     columns = [Column(f"{name} [MiB]", "{:.1f}") for name in _SIZES]

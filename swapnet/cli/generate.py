@@ -191,17 +191,19 @@ def _record(generator: Generator, tokens: list[int], text: str | None) -> dict[s
 
 
 def _summary(record: dict[str, Any]) -> Iterator[str]:
+    is_timed = record["tokens_per_s"] > 0
     yield (
         f"{record['prompt_tokens']} tokens of the prompt, the first one after them in "
-        f"{record['first_token_ms']:.0f} ms; {len(record['tokens'])} tokens, "
-        f"{record['tokens_per_s']:.1f} a second after the first"
+        f"{record['first_token_ms']:.0f} ms; {len(record['tokens'])} of the answer"
+        + (f", {record['tokens_per_s']:.1f} a second after the first" if is_timed else "")
     )
-    yield (
-        f"{format_size(round(record['read_bytes_per_token']))} read for a token, which takes "
-        f"{record['bound_ms_per_token']:.1f} ms at least, at "
-        f"{record['storage_bytes_per_s'] / 1e6:.0f} MB/s"
-        + (" (assumed)" if record["delays_are_assumed"] else "")
-    )
+    if is_timed:
+        yield (
+            f"{format_size(round(record['read_bytes_per_token']))} read for a token, which takes "
+            f"{record['bound_ms_per_token']:.1f} ms at least, at "
+            f"{record['storage_bytes_per_s'] / 1e6:.0f} MB/s"
+            + (" (assumed)" if record["delays_are_assumed"] else "")
+        )
     yield (
         f"cache of {record['context']} tokens: {format_size(record['cache_bytes'])}; the process "
         f"grew by {format_size(record['peak_bytes'])} at most, the budget is "

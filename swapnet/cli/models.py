@@ -32,7 +32,7 @@ from swapnet.executor.planning.planner import smallest_budget
 from swapnet.files import working_folder
 from swapnet.manifest import GPU_BACKENDS
 from swapnet.models import find, names
-from swapnet.units import format_size
+from swapnet.units import format_size, rounded_up
 
 __all__ = ["command"]
 
@@ -185,7 +185,7 @@ def show_built(names: Sequence[str], engines: Path, backend: str) -> None:
                 str(len(graphs) - embedded),
                 str(embedded),
                 format_size(plans),
-                format_size(smallest_budget(manifest)[0]),
+                rounded_up(smallest_budget(manifest)[0]),
                 f"{seconds:.1f} s",
             )
         )

@@ -67,6 +67,9 @@ def test_text_comes_on_stdout_and_figures_on_stderr(
     assert said.out == "".join(text.pieces(iter(tokens))) + "\n"
     for words in ("2 tokens of the prompt", "a second", "read for a token", "cache of 24 tokens"):
         assert words in said.err
+    said = call("generate", decoder, *QUICK, "--prompt", "the capital", "--max-tokens", 1)
+    assert "; 1 of the answer\n" in said.err
+    assert "for a token" not in said.err
 
 
 def test_numbers_need_no_tokenizer(call: Call, decoder: Path, tokens: list[int]) -> None:

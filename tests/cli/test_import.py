@@ -43,7 +43,8 @@ def test_what_can_not_be_imported_is_one_error(call: Call, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_file_is_built_and_generates_its_tokens(start: Start, file: Path, tmp_path: Path) -> None:
+def test_a_file_is_built_and_generates_its_tokens(start: Start, tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "tiny.Q4_1.gguf", "Q4_1")
     folder = tmp_path / "engines" / "tiny"
     process = start("build", file, "-o", folder, "--backend", "onnxruntime", "--no-measure")
     _, err = process.communicate(timeout=120)
@@ -52,11 +53,12 @@ def test_a_file_is_built_and_generates_its_tokens(start: Start, file: Path, tmp_
     ids = Text(folder).tokens(PROMPT)
     with Generator(folder, "100%", 24) as generator:
         tokens = list(generator(ids, max_tokens=8))
+        assert generator.executor.manifest.planned_shapes["logits_to_keep"] == (2,)
     for number, token in enumerate(tokens):
         logits = logits_of(file, np.array([*ids, *tokens[:number]]))[-1]
         assert logits[token] > logits.max() - 0.05 * np.ptp(logits)
     assert max(tokens) < len(WORDS)
     manifest = load_manifest(folder)
-    assert manifest.source.name == "tiny.Q8_0"
-    with pytest.raises(InputError, match=r"--model FOLDER/model.onnx"):
+    assert manifest.source.name == "tiny.Q4_1"
+    with pytest.raises(InputError, match=r"a GGUF file, (.|\n)*--model FOLDER/model.onnx"):
         original_model(manifest)

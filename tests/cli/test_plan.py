@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +23,7 @@ from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import demand
 from swapnet.manifest import load_manifest, save_manifest
 from swapnet.profile import PROFILE, load_profile
+from swapnet.units import parse_size
 from tests.cli.conftest import Call, Start
 from tests.helpers.decoders import concatenating, grouped
 from tests.helpers.engines import BuildToy, Engine
@@ -219,7 +221,10 @@ def test_a_model_is_planned_and_nothing_stays(call: Call, model: Path, jobs: lis
     shown = call("plan", model, "--max-block", "64KiB", "--portable")
     assert shown.status == 0
     assert "demand" in shown.out
-    assert "The smallest budget is" in shown.out
+    said = re.search(r"The smallest budget is (\d+) bytes \((\S+)\)", shown.out)
+    assert said
+    assert parse_size(said[2]) >= int(said[1])
+    assert f"\n{said[2]} " in shown.out
     assert f"{model}: it is not measured yet" in shown.err
     assert len(jobs) == 1
     assert [path.name for path in model.parent.iterdir()] == ["toy.onnx"]

@@ -48,8 +48,9 @@ def _overwrite(path: Path, offset: int, content: bytes) -> None:
 def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(b"no archive")
     np.save(tmp_path / "x.npy", np.zeros(3))
-    with pytest.raises(InputError, match="can't be read"):
+    with pytest.raises(InputError, match="can't be read") as caught:
         load_npz(tmp_path / "x.npz")
+    assert caught.value.why == "it is not a file of NumPy, or holds Python objects"
     with pytest.raises(InputError, match="is one array without a name"):
         load_npz(tmp_path / "x.npy")
 

@@ -174,14 +174,18 @@ def test_a_manifest_that_contradicts_itself_is_refused(
 
 
 def test_a_model_in_place_of_an_engine_is_told_apart(tmp_path: Path) -> None:
-    model = tmp_path / "m.onnx"
-    model.touch()
-    with pytest.raises(EngineError, match=r"m\.onnx is a model, not an engine directory") as caught:
-        load_manifest(model)
-    assert caught.value.hint == f"swapnet build {model} -o engines/m, then give engines/m"
+    for model in (tmp_path / "m.gguf", tmp_path / "m.onnx"):
+        model.touch()
+        with pytest.raises(EngineError, match="is a model, not an engine directory") as caught:
+            load_manifest(model)
+        assert caught.value.hint == f"swapnet build {model} -o engines/m, then give engines/m"
     with pytest.raises(EngineError, match="is not an engine directory") as caught:
         load_manifest(tmp_path)
     assert f"swapnet build {model} -o DIR" in caught.value.hint
+    (tmp_path / "tokenizer.json").touch()
+    with pytest.raises(EngineError, match="is not an engine directory") as caught:
+        load_manifest(tmp_path)
+    assert f"swapnet build {tmp_path} -o DIR" in caught.value.hint
     (tmp_path / "notes.txt").touch()
     with pytest.raises(EngineError, match="is not an engine directory") as caught:
         load_manifest(tmp_path / "notes.txt")

@@ -52,7 +52,8 @@ class GGUF:
 
         self.path = path
         if not path.is_file():
-            raise self.refusal("there is no such file", "give the path of a .gguf file")
+            why = "it is a folder" if path.is_dir() else "there is no such file"
+            raise self.refusal(why, "give the path of a .gguf file")
         try:
             reader = Reader(path)
         except (ValueError, KeyError, IndexError, OverflowError, OSError) as error:

@@ -31,6 +31,31 @@ def soft_capped(net: Net, value: str) -> str:
     return net("Mul", net("Tanh", net("Div", product, cap)), cap)
 
 
+def with_offsets(net: Net, value: str) -> str:
+    """As Q4_1 of llama.cpp: a product, and one of block sums with offsets."""
+    blocks = net("Reshape", value, net.constant(np.array([0, 0, -1, 4])))
+    sums = net("ReduceSum", blocks, net.constant(np.array([-1])), keepdims=0)
+    return net("Add", plain(net, value), net.dense(sums, WIDTH // 4, VOCABULARY))
+
+
+def sum_of_tokens(net: Net, value: str) -> str:
+    """Each row has the sum of all."""
+    sums = net("ReduceSum", value, net.constant(np.array([1])))
+    return net("Add", plain(net, value), plain(net, sums))
+
+
+def reshaped(net: Net, value: str) -> str:
+    """Rows have other places in between."""
+    columns = net("Reshape", plain(net, value), net.constant(np.array([1, VOCABULARY, -1])))
+    return net("Reshape", net("Tanh", columns), net.constant(np.array([1, -1, VOCABULARY])))
+
+
+def read_twice(net: Net, value: str) -> str:
+    """Its logits are computed from logits of all tokens too."""
+    product = plain(net, value)
+    return net("Add", product, net("Softmax", product, axis=1))
+
+
 def summed(net: Net, value: str) -> str:
     """Each row depends on those before it."""
     return net("CumSum", plain(net, value), net.constant(np.array(1)))
@@ -70,7 +95,7 @@ def planned(import_model: Import, model: onnx.ModelProto) -> Graph:
     return import_model(model, {"input_ids": (1, TOKENS), **shapes})
 
 
-@pytest.mark.parametrize("head", [plain, soft_capped])
+@pytest.mark.parametrize("head", [plain, soft_capped, with_offsets])
 def test_the_product_gets_the_rows_that_are_asked_for(
     import_model: Import, head: Callable[[Net, str], str]
 ) -> None:
@@ -79,8 +104,8 @@ def test_the_product_gets_the_rows_that_are_asked_for(
     assert graph.inputs == (*before.inputs, Value(ROWS, "int64", (ROWS,), (TOKENS,)))
     (gather,) = (node for node in graph.nodes if ROWS in node.input)
     assert (gather.op_type, gather.attribute[0].i) == ("Gather", 1)
-    (user,) = graph.readers[gather.output[0]]
-    assert "MatMul" in graph.nodes[user].op_type
+    users = {graph.nodes[user].op_type for user in graph.readers[gather.output[0]]}
+    assert {kind for kind in users if "MatMul" in kind} == users - {"Reshape"}
     hidden, logits = (graph.values[name] for name in (gather.output[0], LOGITS))
     assert hidden.shape == (1, ROWS, WIDTH)
     assert logits.shape == (1, ROWS, VOCABULARY)
@@ -91,7 +116,9 @@ def test_the_product_gets_the_rows_that_are_asked_for(
     assert ask_rows(graph) is graph
 
 
-@pytest.mark.parametrize("head", [summed, by_place, transposed])
+@pytest.mark.parametrize(
+    "head", [summed, by_place, transposed, sum_of_tokens, reshaped, read_twice]
+)
 def test_rows_that_depend_on_others_are_all_computed(
     import_model: Import, head: Callable[[Net, str], str]
 ) -> None:

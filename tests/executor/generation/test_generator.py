@@ -15,7 +15,7 @@ import pytest
 from swapnet import Generator, SwapExecutor, build
 from swapnet.arrays import load_npz, save_npz
 from swapnet.calibration.delays.worker import Job, measure_profile, token_inputs
-from swapnet.errors import BudgetError, InputError, StorageError
+from swapnet.errors import BudgetError, InputError, ModelError, StorageError
 from swapnet.executor.engine import Engine
 from swapnet.executor.execution import Execution
 from swapnet.executor.generation.generator import ASKED_ROWS
@@ -226,9 +226,10 @@ def test_a_damaged_state_is_one_error_and_changes_nothing(
         return {**arrays, facts: np.array(json.dumps(number))}
 
     for damage, why in (
-        (whole[: len(whole) // 2], "can't be read"),
-        (whole.replace(whole[2000:2010], b"0123456789", 1), "can't be read"),
-        (b"", "can't be read"),
+        (whole[: len(whole) // 2], "not a zip file"),
+        (whole.replace(whole[2000:2010], b"0123456789", 1), "Bad CRC-32"),
+        (b"", "No data left"),
+        ({"x": np.zeros(3)}, "it has no 'engine, tokens, pending'"),
         (changed(["other", 12, []]), "another engine"),
         (changed([engine, CONTEXT + 1, []]), "151 tokens"),
         (changed([engine, 11, []]), "so many tokens"),
@@ -337,6 +338,13 @@ def test_a_context_takes_no_other_shapes(decoder: Engine) -> None:
     for context in (0, -1):
         with pytest.raises(InputError, match="context"):
             find_cache(decoder.built, context)
+
+
+def test_a_context_that_the_model_has_not_is_refused(decoder: Engine) -> None:
+    if any(taken.name == "position_ids" for taken in decoder.manifest.inputs):
+        with pytest.raises(ModelError, match="does not run at") as caught:
+            ensure_context(decoder.folder, 600)  # its table has 512 positions
+        assert "fewer tokens than 600" in caught.value.hint
 
 
 def test_names_of_a_cache_are_found_by_a_pattern(decoder: Engine) -> None:

@@ -11,7 +11,10 @@ import pytest
 
 from swapnet.builder.importing.gguf.importer import import_gguf, imported
 from swapnet.builder.importing.gguf.weights import BLOCK_TYPES
+from swapnet.builder.importing.shapes import plan_shapes
 from swapnet.builder.importing.source import open_source
+from swapnet.builder.rewriting.asked_rows import ask_rows
+from swapnet.builder.rewriting.optimise import TYPES, Operators, optimise
 from swapnet.errors import BackendUnavailableError, ModelError, StorageError, SwapnetError
 from tests.helpers.gguf_files import HEAD, KEYS, LAYERS, WORDS, logits_of, write_gguf
 
@@ -63,6 +66,15 @@ def test_variants_of_the_network_are_read(options: dict[str, Any], tmp_path: Pat
     expected = logits_of(file, IDS)
     found = logits(tmp_path / "folder", exact=True)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_1"])
+def test_rows_of_logits_can_be_asked_for(kind: str, tmp_path: Path) -> None:
+    import_gguf(write_gguf(tmp_path / "tiny.gguf", kind), tmp_path / "folder")
+    graph = optimise(open_source(tmp_path / "folder"), tmp_path, operators=Operators.PORTABLE)
+    graph = plan_shapes(graph, tmp_path / TYPES, {})
+    before, asked = graph.outputs[0], ask_rows(graph).outputs[0]
+    assert (before.shape[1], asked.shape[1]) == ("sequence_length", "logits_to_keep")
 
 
 def test_the_folder_names_what_a_generator_needs(tmp_path: Path) -> None:
@@ -148,6 +160,8 @@ def test_files_that_are_cut_short_are_refused(kept: int, tmp_path: Path) -> None
 def test_files_that_are_missing_or_in_the_way_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         import_gguf(tmp_path / "none.gguf", tmp_path / "folder")
+    with pytest.raises(ModelError, match="it is a folder"):
+        import_gguf(tmp_path, tmp_path / "folder")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "mine").touch()
     with pytest.raises(StorageError, match="nothing in it is replaced"):
