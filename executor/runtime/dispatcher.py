@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec
 
@@ -19,6 +19,8 @@ from swapnet.executor.swapping.ring import Ring
 __all__ = ["Decision", "Dispatcher", "OnDecision", "Port"]
 
 P = ParamSpec("P")
+
+Event = Callable[Concatenate[Scheduler, P], Sequence[Instruction]]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -74,15 +76,13 @@ class Dispatcher:
         self.tell(Scheduler.loaded, name, time.perf_counter(), rate_per_s, rows, keeps_lane)
         return port
 
-    def tell(
-        self, event: Callable[Concatenate[Scheduler, P], None], *args: P.args, **_: P.kwargs
-    ) -> None:
+    def tell(self, event: Event[P], *args: P.args, **_: P.kwargs) -> None:
         """Give an event to the scheduler, and its instructions to those who carry them out.
 
         What it is called with is positional, as `Decision` keeps it.
         """
         with self.channel.lock:
-            instructions = self.scheduler.handle(event, *args)
+            instructions: Sequence[Instruction] = getattr(self.scheduler, event.__name__)(*args)
             for instruction in instructions:
                 if instruction.do == "divide":
                     self._drifted.set()

@@ -323,7 +323,7 @@ class Pipeline:
         """Begin the reads that there is room for, where no order says when."""
         if self._order is not None or self._paused or self._failure is not None:
             return
-        while len(self._claimed) < self._plan.readers and self._ring.has_room:
+        while len(self._claimed) < self._plan.readers and self._ring.room > 0:
             self._channel.put(self.claim(self._ring.claim()))
 
     def claim(self, number: int) -> Callable[[], None]:
