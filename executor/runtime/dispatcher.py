@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec
 
@@ -123,6 +124,8 @@ class Port:
         self._changed = threading.Condition(self.channel.lock)
         self._granted = threading.Event()
         self._pipeline: Pipeline | None = None
+        self.gives_up: Callable[[], bool] = lambda: False
+        """Asked around each turn: nobody waits for the answer any more."""
 
     def carry_out(self, instruction: Instruction) -> None:
         """Wake whoever carries out an instruction; with the lock held."""
@@ -168,7 +171,8 @@ class Port:
         self.tell(Scheduler.began, self.name)
 
     def take(self) -> None:
-        self._granted.wait()
+        if self.gives_up() or (self._granted.wait() and self.gives_up()):
+            raise CancelledError
         self._granted.clear()
 
     def leave(self) -> None:

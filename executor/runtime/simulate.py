@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import chain
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "SimulatedModel", "simulate"]
 
 _ROUNDING = 1e-9
-
-_NONE = (inf, -1)
-"""No request comes any more."""
 
 
 @dataclass(frozen=True)
@@ -161,33 +159,32 @@ class _Device:
         self._by_name = {each.name: each for each in self._simulated}
         self._scheduler = Scheduler(policy, lanes=lanes)
         self._computing: list[tuple[float, int, _Simulated]] = []
-        self._reading: tuple[_Simulated, int] | None = None
-        self._read_end_s = inf
+        self._reading: list[tuple[float, _Simulated, int]] = []
         self._now_s = 0.0
         self._sequence = self._started = self._waiting = 0
 
     def run(self, arrivals: Iterable[tuple[float, int]]) -> Outcome:
         """Serve all requests, until the last one has ended."""
-        coming, computing, scheduler = iter(arrivals), self._computing, self._scheduler
-        arrival_s, which = next(coming, _NONE)
+        scheduler, computing, reading = self._scheduler, self._computing, self._reading
+        coming = chain(arrivals, [(inf, -1)])
+        arrival_s, which = next(coming)
         for each in self._simulated:
             self._begin(scheduler.loaded(each.name, 0.0, each.model.rate_per_s))
             self._begin(scheduler.planned(each.name, 0, each.needs, each.afters))
         while arrival_s < inf or self._waiting:
             step_end_s = computing[0][0] if computing else inf
-            if arrival_s <= step_end_s and arrival_s <= self._read_end_s:
+            read_end_s = reading[0][0] if reading else inf
+            if arrival_s <= step_end_s and arrival_s <= read_end_s:
                 if arrival_s < self._now_s:
                     raise ValueError(f"a request of {arrival_s} s comes at {self._now_s} s")
                 self._now_s = arrival_s
                 self._begin(scheduler.asked(self._job(self._simulated[which])))
-                arrival_s, which = next(coming, _NONE)
-            elif step_end_s <= self._read_end_s:
+                arrival_s, which = next(coming)
+            elif step_end_s <= read_end_s:
                 self._now_s, _, each = heappop(computing)
                 self._end_step(each)
             else:
-                assert self._reading is not None
-                each, number = self._reading
-                self._now_s, self._read_end_s = self._read_end_s, inf
+                self._now_s, each, number = reading.pop()
                 self._begin(scheduler.landed(each.name, 0, number))
         return Outcome(
             models=self._models,
@@ -203,21 +200,16 @@ class _Device:
                 self._started = entry = self._started + 1
                 heappush(self._computing, (self._now_s + each.step_s, entry, each))
             elif do == "read":
-                self._reading = each, numbers[0]
-                self._read_end_s = self._now_s + each.read_s
+                self._reading.append((self._now_s + each.read_s, each, numbers[0]))
             else:
                 self._begin(self._scheduler.began(name))
 
     def _job(self, each: _Simulated) -> Job:
         self._sequence += 1
         self._waiting += 1
+        now_s, weight = self._now_s, each.model.priority
         job = Job(
-            each.name,
-            self._sequence,
-            self._now_s,
-            self._now_s + each.patience_s,
-            each.model.priority,
-            each.service_ms,
+            each.name, self._sequence, now_s, now_s + each.patience_s, weight, each.service_ms
         )
         each.jobs.append(job)
         return job

@@ -94,7 +94,7 @@ class Order(Protocol):
         """Ask for the first step of an inference."""
 
     def take(self) -> None:
-        """Return when the next step may be executed; steps of others may run before it."""
+        """Return when the next step may be executed; CancelledError where nobody waits for it."""
 
     def leave(self) -> None:
         """Let others compute: this inference has ended, or failed."""
