@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -351,6 +351,8 @@ class SwapExecutor:
                     raise _closed()
                 try:
                     outputs = self._execute(checked, out)
+                except CancelledError:
+                    raise
                 except Exception as error:
                     if self._sharing is None or not getattr(error, "missing_bytes", 0):
                         self._note_failure(error)

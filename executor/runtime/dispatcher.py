@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec
 
@@ -19,6 +20,8 @@ from swapnet.executor.swapping.ring import Ring
 __all__ = ["Decision", "Dispatcher", "OnDecision", "Port"]
 
 P = ParamSpec("P")
+
+Event = Callable[Concatenate[Scheduler, P], Sequence[Instruction]]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -74,15 +77,13 @@ class Dispatcher:
         self.tell(Scheduler.loaded, name, time.perf_counter(), rate_per_s, rows, keeps_lane)
         return port
 
-    def tell(
-        self, event: Callable[Concatenate[Scheduler, P], None], *args: P.args, **_: P.kwargs
-    ) -> None:
+    def tell(self, event: Event[P], *args: P.args, **_: P.kwargs) -> None:
         """Give an event to the scheduler, and its instructions to those who carry them out.
 
         What it is called with is positional, as `Decision` keeps it.
         """
         with self.channel.lock:
-            instructions = self.scheduler.handle(event, *args)
+            instructions: Sequence[Instruction] = getattr(self.scheduler, event.__name__)(*args)
             for instruction in instructions:
                 if instruction.do == "divide":
                     self._drifted.set()
@@ -123,6 +124,8 @@ class Port:
         self._changed = threading.Condition(self.channel.lock)
         self._granted = threading.Event()
         self._pipeline: Pipeline | None = None
+        self.gives_up: Callable[[], bool] = lambda: False
+        """Asked around each turn: nobody waits for the answer any more."""
 
     def carry_out(self, instruction: Instruction) -> None:
         """Wake whoever carries out an instruction; with the lock held."""
@@ -168,7 +171,8 @@ class Port:
         self.tell(Scheduler.began, self.name)
 
     def take(self) -> None:
-        self._granted.wait()
+        if self.gives_up() or (self._granted.wait() and self.gives_up()):
+            raise CancelledError
         self._granted.clear()
 
     def leave(self) -> None:

@@ -176,6 +176,8 @@ class RuntimeModel:
     ) -> Future[dict[str, Array]]:
         """Queue one inference; parameters and result are those of `SwapExecutor.submit`.
 
+        The future can be cancelled until it has a result: what runs ends after its step.
+
         Raises
         ------
         BackendError
@@ -302,17 +304,17 @@ class RuntimeModel:
 
     def _serve(self, sequences: Sequence[int]) -> None:
         begun = [r for n in sequences if (r := self._requests.pop(n, None)) is not None]
-        asked = [r for r in begun if r.result.set_running_or_notify_cancel()]
         try:
-            answers = self._answers(asked)
+            answers = zip(begun, self._answers(begun), strict=True)
         finally:
             self._port.tell(Scheduler.done, self.name)
-        failures = sum(isinstance(answer, Exception) for answer in answers)
+        asked = [each for each in answers if each[0].result.set_running_or_notify_cancel()]
+        failures = sum(isinstance(answer, Exception) for _, answer in asked)
         now = time.perf_counter()
         with self._counting:
             stats = self._stats
             latency = stats.latency
-            for request, answer in zip(asked, answers, strict=True):
+            for request, answer in asked:
                 if not isinstance(answer, Exception):
                     latency = latency.plus((now - request.arrival_s) * 1e3)
             self._stats = replace(
@@ -321,7 +323,7 @@ class RuntimeModel:
                 failures=stats.failures + failures,
                 latency=latency,
             )
-        for request, answer in zip(asked, answers, strict=True):
+        for request, answer in asked:
             if isinstance(answer, Exception):
                 request.result.set_exception(answer)
             else:
@@ -331,43 +333,43 @@ class RuntimeModel:
         """Answer requests together where that is known to be the same, else one by one."""
         if not requests:
             return []
-        inputs = [request.inputs for request in requests]
-        joined = self._joined(inputs) if len(inputs) > 1 and self._can_join else None
+        joined = self._joined(requests) if len(requests) > 1 and self._can_join else None
         if joined is not None and self._joins_well:
             return [_hand_over(*pair) for pair in zip(joined, requests, strict=True)]
-        alone = [self._attempt([one.inputs], one.out) for one in requests]
-        if joined is not None:
+        alone = [self._attempt([one], one.out) for one in requests]
+        if joined is not None and not any(one.result.cancelled() for one in requests):
             whole = [answer for answer in alone if not isinstance(answer, Exception)]
             self._joins_well = len(whole) == len(alone) and agree(joined, whole)
             self._can_join = self._joins_well
         return alone
 
-    def _joined(self, inputs: Sequence[dict[str, Array]]) -> Sequence[dict[str, Array]] | None:
-        answer = self._attempt(inputs)
+    def _joined(self, requests: Sequence[_Request]) -> Sequence[dict[str, Array]] | None:
+        answer = self._attempt(requests)
         if isinstance(answer, Exception):  # any of the requests may be at fault
             return None
-        return part(answer, [rows_of(one) for one in inputs])
+        return part(answer, [rows_of(one.inputs) for one in requests])
 
     def _attempt(
-        self, inputs: Sequence[dict[str, Array]], out: Mapping[str, Array] | None = None
+        self, requests: Sequence[_Request], out: Mapping[str, Array] | None = None
     ) -> _Answer:
-        answer = self._execute(inputs, out)
+        answer = self._execute(requests, out)
         while isinstance(answer, BudgetError) and answer.missing_bytes:
             if (refusal := self._wait_for_growth(answer)) is not None:
                 self.executor.refuse(refusal)
                 answer = refusal
                 break
             self.executor.grown()
-            answer = self._execute(inputs, out)
+            answer = self._execute(requests, out)
         return answer
 
-    def _execute(
-        self, inputs: Sequence[dict[str, Array]], out: Mapping[str, Array] | None
-    ) -> _Answer:
+    def _execute(self, requests: Sequence[_Request], out: Mapping[str, Array] | None) -> _Answer:
+        self._port.gives_up = lambda: all(one.result.cancelled() for one in requests)
         try:
-            return self.executor(join(inputs), out)
+            return self.executor(join([one.inputs for one in requests]), out)
         except Exception as error:
             return error
+        finally:
+            self._port.gives_up = lambda: False  # arrays of requests are not to be kept
 
     def _wait_for_growth(self, error: BudgetError) -> Exception | None:
         """Change as others do until scratch memory has grown; the refusal if it can't."""

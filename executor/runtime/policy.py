@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from enum import Enum
 from math import isfinite
 from typing import NamedTuple
@@ -33,8 +32,7 @@ class Policy(str, Enum):
     SHORTEST = "shortest"
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One request.
 
     Attributes
@@ -119,10 +117,10 @@ class Ranks:
         self._finish[job.model] = start + max(job.service_ms, _LEAST_MS) / job.weight
         return Ranked(self._order(job, start), start, job)
 
-    def serve(self, ranked: Ranked) -> None:
-        """Serve this request next: virtual time goes on."""
-        if ranked.start > self._virtual:
-            self._virtual = ranked.start
+    def serve(self, start: float) -> None:
+        """Serve a request of this start tag next: virtual time goes on."""
+        if start > self._virtual:
+            self._virtual = start
 
     def forget(self, model: str) -> None:
         """The model is gone."""

@@ -21,8 +21,10 @@ for, it is to be divided again.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Literal, NamedTuple
 
 from swapnet.executor.runtime.policy import Job, Policy, Ranked, Ranks
@@ -65,7 +67,6 @@ class _Model:
     def __init__(self, name: str, order: int, meter: RateMeter, rows: int, keeps: bool) -> None:
         self.name = name
         self.order = order
-        self.meter = meter
         self.rows = rows
         self.keeps_lane = keeps
         self.running: Sequence[Ranked] = ()
@@ -80,26 +81,33 @@ class _Model:
         """Its inference has steps left."""
         self.asks = False
         """Its step is ready, or computed."""
-        self.has_lane = False
+        self.lanes = 0
+        """Lanes that it has: all of them where it computes alone."""
         self.read_for: Ranked | None = None
-        """The request that waits for a reader."""
-        self.is_idle = False
-        """It waits for a reader before a request comes."""
+        """The request that waits for a reader, come or expected."""
         self.step = Instruction("step", name)
+        self.next_job = Job(name, order, inf, inf, 1.0, 0.0)
+        self.expect(meter)
 
-    def pending(self, ahead: int) -> Ranked | None:
+    def expect(self, meter: RateMeter) -> None:
+        """Take the next request from a rate; requests that have come are before it."""
+        self.meter = meter
+        self.expected = Ranked((inf, meter.next_s, self.order), 0.0, self.next_job)
+
+    def pending(self, ahead: int) -> Ranked:
         """The request of an inference, counted from the one that is executed or comes next."""
         if self.running:
             if not ahead:
                 return self.running[0]
             ahead -= 1
-        return self.waiting[ahead] if ahead < len(self.waiting) else None
+        return self.waiting[ahead] if ahead < len(self.waiting) else self.expected
 
 
 class Scheduler:
     """Decides what is served, computed and read; see the module. Not thread-safe.
 
-    Its events are methods, to be called by `handle`.
+    Its events are methods. Each gives the instructions that follow from it, in order, and raises
+    ValueError where it can't happen.
 
     Parameters
     ----------
@@ -121,37 +129,18 @@ class Scheduler:
         self._ranks = Ranks(policy)
         self._models: dict[str, _Model] = {}
         self._ready: list[Ranked] = []
-        """Requests whose next step could be computed."""
+        """Requests whose next step could be computed, the most urgent first."""
         self._crowded: list[Ranked] = []
         """Requests whose step has to be computed alone."""
         self._reads: list[Ranked] = []
-        """Requests for which something could be read."""
-        self._idle: list[_Model] = []
-        """Models that could read before a request comes."""
+        """Requests for which something could be read, come or expected."""
         self._free_lanes = lanes
         self._free_readers = readers
-        self._alone: _Model | None = None
-        """The model that computes alone."""
         self._loaded = 0
         self._rates_per_s: dict[str, float] = {}
         """Those that the budget was divided for."""
         self._looked_s = 0.0
         self._told: list[Instruction] = []
-
-    def handle(self, event: Callable[..., None], *facts: object) -> Sequence[Instruction]:
-        """Instructions that follow from an event, in order: ``handle(Scheduler.done, "name")``.
-
-        Raises
-        ------
-        ValueError
-            The event can't happen now.
-        """
-        event(self, *facts)
-        self._dispatch()
-        if not self._told:
-            return ()
-        told, self._told = self._told, []
-        return told
 
     def ring(self, model: str) -> Ring:
         """Counts of the plan in force; not to be changed."""
@@ -166,20 +155,22 @@ class Scheduler:
 
     def loaded(
         self, model: str, at_s: float, rate_per_s: float, rows: int = 1, keeps_lane: bool = False
-    ) -> None:
+    ) -> Sequence[Instruction]:
         """A model has come: so many rows may be joined, and it keeps its lane between steps."""
         if model in self._models:
             raise ValueError(f"there is a model {model} already")
         self._loaded += 1
         meter = RateMeter(rate_per_s, at_s)
         self._models[model] = _Model(model, self._loaded, meter, rows, keeps_lane)
+        return self._dispatch()
 
-    def closing(self, model: str) -> None:
+    def closing(self, model: str) -> Sequence[Instruction]:
         """A model takes no more requests, and stops when those that have come are served."""
         self._models[model].is_closing = True
         self._offer(self._models[model])
+        return self._dispatch()
 
-    def unloaded(self, model: str) -> None:
+    def unloaded(self, model: str) -> Sequence[Instruction]:
         """A model is gone, or did not come."""
         self._rates_per_s.pop(model, None)
         self._ranks.forget(model)
@@ -187,10 +178,11 @@ class Scheduler:
             self._leave(gone)
             gone.may_read = False
             self._ask_read(gone)
+        return self._dispatch()
 
     def planned(
         self, model: str, plan: int, needs: tuple[int, ...], afters: tuple[int, ...]
-    ) -> None:
+    ) -> Sequence[Instruction]:
         """A plan is in force, and nothing of it has been read; counts as in `Ring`."""
         found = self._models[model]
         if found.infers:
@@ -199,58 +191,70 @@ class Scheduler:
         found.plan = plan
         found.may_read = True
         self._ask_read(found)
+        return self._dispatch()
 
-    def halted(self, model: str, plan: int) -> None:
+    def halted(self, model: str, plan: int) -> Sequence[Instruction]:
         """Nothing more is to be read by a plan."""
         found = self._models.get(model)
         if found is not None and found.plan == plan:
             found.may_read = False
             self._ask_read(found)
+        return self._dispatch()
 
-    def expected(self, model: str, at_s: float, rate_per_s: float) -> None:
+    def expected(self, model: str, at_s: float, rate_per_s: float) -> Sequence[Instruction]:
         """Another rate is expected, whatever was seen before."""
-        self._models[model].meter = RateMeter(rate_per_s, at_s)
+        found = self._models[model]
+        found.expect(RateMeter(rate_per_s, at_s))
+        self._ask_read(found)
+        return self._dispatch()
 
-    def divided(self, at_s: float, rates_per_s: Mapping[str, float]) -> None:
+    def divided(self, at_s: float, rates_per_s: Mapping[str, float]) -> Sequence[Instruction]:
         """The budget was divided for these rates."""
         self._rates_per_s.update(rates_per_s)
         self._looked_s = at_s
+        return self._dispatch()
 
     # Events of requests and changes
 
-    def asked(self, job: Job) -> None:
+    def asked(self, job: Job) -> Sequence[Instruction]:
         """A request has come."""
         model = self._models[job.model]
         if model.is_closing:
             raise ValueError(f"{job.model} takes no request")
         model.waiting.append(self._ranks.rank(job))
         model.meter.note(job.arrival_s)
+        model.expect(model.meter)
         self._offer(model)
         self._ask_read(model)
         if self._rates_per_s and job.arrival_s - self._looked_s >= _REST_S:
             self._look(job.arrival_s)
+        return self._dispatch()
 
-    def cancelled(self, model: str, sequence: int) -> None:
+    def cancelled(self, model: str, sequence: int) -> Sequence[Instruction]:
         """A request is not to be served, unless it has begun."""
         if (found := self._models.get(model)) is not None:
             found.waiting = deque(r for r in found.waiting if r.job.sequence != sequence)
             self._ask_read(found)
+        return self._dispatch()
 
-    def changing(self, model: str) -> None:
+    def changing(self, model: str) -> Sequence[Instruction]:
         """A change of the model waits for the end of what it serves."""
         self._models[model].changes += 1
         self._offer(self._models[model])
+        return self._dispatch()
 
-    def suspended(self, model: str) -> None:
+    def suspended(self, model: str) -> Sequence[Instruction]:
         """What is served waits for memory; the model may change meanwhile."""
         self._models[model].is_suspended = True
         self._offer(self._models[model])
+        return self._dispatch()
 
-    def resumed(self, model: str) -> None:
+    def resumed(self, model: str) -> Sequence[Instruction]:
         """What was suspended goes on."""
         self._models[model].is_suspended = False
+        return self._dispatch()
 
-    def done(self, model: str) -> None:
+    def done(self, model: str) -> Sequence[Instruction]:
         """What the model was told to serve, or to change, is done."""
         found = self._models[model]
         if found.is_changing:
@@ -260,58 +264,62 @@ class Scheduler:
             found.running = ()
         self._offer(found)
         self._ask_read(found)
+        return self._dispatch()
 
     # Events of steps
 
-    def began(self, model: str) -> None:
+    def began(self, model: str) -> Sequence[Instruction]:
         """An inference begins: its first step is to be computed."""
         found = self._models[model]
         if not found.running or found.infers:
             raise ValueError(f"{model} has no inference to begin")
         found.infers = True
         self._ask_step(found)
+        return self._dispatch()
 
-    def ended(self, model: str, plan: int) -> None:
+    def ended(self, model: str, plan: int) -> Sequence[Instruction]:
         """The step that was computed has ended."""
         found = self._models[model]
-        if not (found.asks and found.has_lane and found.plan == plan):
+        if not (found.asks and found.lanes and found.plan == plan):
             raise ValueError(f"{model} computes no step of plan {plan}")
         found.asks = False
         found.infers = not found.ring.end()
-        if self._alone is found:
-            self._alone = None
-        if found.infers:
-            if not found.keeps_lane:
-                self._give_back(found)
-            self._ask_step(found)
+        kept = 1 if found.keeps_lane or not found.infers else 0
+        self._free_lanes += found.lanes - kept
+        found.lanes = kept
+        self._ask_step(found)
         self._ask_read(found)
+        return self._dispatch()
 
-    def crowded(self, model: str) -> None:
+    def crowded(self, model: str) -> Sequence[Instruction]:
         """The step found too little memory beside others, and is to be computed again alone."""
         found = self._models[model]
-        if not (found.asks and found.has_lane):
+        if not (found.asks and found.lanes):
             raise ValueError(f"{model} computes no step")
         self._give_back(found)
-        self._crowded.append(found.running[0])
+        insort(self._crowded, found.running[0])
+        return self._dispatch()
 
-    def left(self, model: str) -> None:
+    def left(self, model: str) -> Sequence[Instruction]:
         """An inference has ended, well or not: nothing is to be computed for it."""
         self._leave(self._models[model])
+        return self._dispatch()
 
     # Events of reads
 
-    def landed(self, model: str, plan: int, number: int) -> None:
+    def landed(self, model: str, plan: int, number: int) -> Sequence[Instruction]:
         """The bytes of a read are there."""
         self._free_readers += 1
         found = self._models.get(model)
         if found is not None and found.plan == plan:
             found.ring.land(number)
             self._ask_step(found)
+        return self._dispatch()
 
-    def lost(self, model: str, plan: int) -> None:
+    def lost(self, model: str, plan: int) -> Sequence[Instruction]:
         """A read has failed."""
         self._free_readers += 1
-        self.halted(model, plan)
+        return self.halted(model, plan)
 
     # What follows
 
@@ -327,14 +335,14 @@ class Scheduler:
             return
         elif model.waiting:
             model.running = _joined(model.waiting, model.rows)
-            numbers = tuple(ranked.job.sequence for ranked in model.running)
+            numbers = tuple([job.sequence for _, _, job in model.running])
             self._told.append(Instruction("serve", model.name, numbers))
         elif model.is_closing:
             self._told.append(Instruction("stop", model.name))
 
     def _leave(self, model: _Model) -> None:
         """End an inference where it is."""
-        if model.has_lane:
+        if model.lanes:
             self._give_back(model)
         elif model.asks:
             request = model.running[0]
@@ -342,64 +350,53 @@ class Scheduler:
         model.infers = model.asks = False
 
     def _give_back(self, model: _Model) -> None:
-        model.has_lane = False
-        self._free_lanes += 1
-        if self._alone is model:
-            self._alone = None
+        self._free_lanes += model.lanes
+        model.lanes = 0
 
     def _ask_step(self, model: _Model) -> None:
         """Let an inference wait for a lane, if the bytes of its next step are there."""
-        if model.asks or not model.infers or not model.ring.is_fed:
+        if model.asks or not model.infers or model.ring.lead < 0:
             return
         model.asks = True
-        if model.has_lane:
+        if model.lanes:
             self._told.append(model.step)
         else:
-            self._ready.append(model.running[0])
+            insort(self._ready, model.running[0])
 
-    def _compute(self, queue: list[Ranked]) -> _Model:
-        first = min(queue)
-        queue.remove(first)
-        self._ranks.serve(first)
-        model = self._models[first.job.model]
-        model.has_lane = True
-        self._free_lanes -= 1
+    def _compute(self, request: Ranked, lanes: int) -> None:
+        _, start, job = request
+        self._ranks.serve(start)
+        model = self._models[job.model]
+        model.lanes = lanes
+        self._free_lanes -= lanes
         self._told.append(model.step)
-        return model
 
     def _ask_read(self, model: _Model) -> None:
         """Let a model wait for a reader, if its ring has room: for a request, or before one."""
-        has_room = model.may_read and model.ring.has_room
-        request = model.pending(model.ring.ahead) if has_room else None
+        ring = model.ring
+        request = model.pending(ring.ahead) if model.may_read and ring.room > 0 else None
         if request is not model.read_for:
             if model.read_for is not None:
                 self._reads.remove(model.read_for)
             if request is not None:
-                self._reads.append(request)
+                insort(self._reads, request)
             model.read_for = request
-        is_idle = has_room and request is None
-        if is_idle != model.is_idle:
-            model.is_idle = is_idle
-            (self._idle.append if is_idle else self._idle.remove)(model)
 
-    def _dispatch(self) -> None:
+    def _dispatch(self) -> Sequence[Instruction]:
         """Give free lanes and free readers to the first in each queue."""
-        while self._ready and self._free_lanes and not (self._crowded or self._alone):
-            self._compute(self._ready)
+        while self._free_lanes and self._ready and not self._crowded:
+            self._compute(self._ready.pop(0), 1)
         if self._crowded and self._free_lanes == self.lanes:
-            self._alone = self._compute(self._crowded)
-        while self._free_readers:
-            if self._reads:
-                first = min(self._reads)
-                self._ranks.serve(first)
-                model = self._models[first.job.model]
-            elif self._idle:
-                model = min(self._idle, key=lambda each: (each.meter.next_s, each.order))
-            else:
-                return
+            self._compute(self._crowded.pop(0), self.lanes)
+        while self._free_readers and self._reads:
+            _, start, job = self._reads[0]
+            self._ranks.serve(start)
+            model = self._models[job.model]
             self._free_readers -= 1
             self._told.append(Instruction("read", model.name, (model.ring.claim(),)))
             self._ask_read(model)
+        told, self._told = self._told, []
+        return told
 
     def _look(self, at_s: float) -> None:
         """Have the budget divided again where a rate is not about the one it was divided for."""

@@ -7,16 +7,17 @@ interrupted within a read or a step.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import chain
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from swapnet.executor.runtime.policy import PATIENCE_S, Job, Policy
-from swapnet.executor.runtime.scheduler import Scheduler
+from swapnet.executor.runtime.scheduler import Instruction, Scheduler
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "SimulatedModel", "simulate"]
 
 _ROUNDING = 1e-9
-
-_NONE = (inf, -1)
-"""No request comes any more."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +130,7 @@ class _Simulated:
             raise ValueError(f"{model.name} needs at least one step, and no negative time")
         steps = range(model.steps)
         self.model = model
+        self.name = model.name
         self.step_s = model.compute_ms / model.steps / 1e3
         self.read_s = model.read_ms / model.steps / 1e3
         self.needs: tuple[int, ...] = (0,) * model.steps
@@ -157,73 +156,67 @@ class _Device:
     def __init__(self, models: Sequence[SimulatedModel], policy: Policy | str, lanes: int) -> None:
         self._models = tuple(models)
         self._simulated = list(map(_Simulated, self._models))
-        self._by_name = {each.model.name: each for each in self._simulated}
+        self._by_name = {each.name: each for each in self._simulated}
         self._scheduler = Scheduler(policy, lanes=lanes)
         self._computing: list[tuple[float, int, _Simulated]] = []
-        self._reading: tuple[_Simulated, int] | None = None
-        self._read_end_s = inf
+        self._reading: list[tuple[float, _Simulated, int]] = []
         self._now_s = 0.0
         self._sequence = self._started = self._waiting = 0
 
     def run(self, arrivals: Iterable[tuple[float, int]]) -> Outcome:
         """Serve all requests, until the last one has ended."""
-        coming, computing = iter(arrivals), self._computing
-        arrival_s, which = next(coming, _NONE)
+        scheduler, computing, reading = self._scheduler, self._computing, self._reading
+        coming = chain(arrivals, [(inf, -1)])
+        arrival_s, which = next(coming)
         for each in self._simulated:
-            self._tell(Scheduler.loaded, each.model.name, 0.0, each.model.rate_per_s)
-            self._tell(Scheduler.planned, each.model.name, 0, each.needs, each.afters)
+            self._begin(scheduler.loaded(each.name, 0.0, each.model.rate_per_s))
+            self._begin(scheduler.planned(each.name, 0, each.needs, each.afters))
         while arrival_s < inf or self._waiting:
             step_end_s = computing[0][0] if computing else inf
-            if arrival_s <= step_end_s and arrival_s <= self._read_end_s:
+            read_end_s = reading[0][0] if reading else inf
+            if arrival_s <= step_end_s and arrival_s <= read_end_s:
                 if arrival_s < self._now_s:
                     raise ValueError(f"a request of {arrival_s} s comes at {self._now_s} s")
                 self._now_s = arrival_s
-                self._tell(Scheduler.asked, self._job(self._simulated[which]))
-                arrival_s, which = next(coming, _NONE)
-            elif step_end_s <= self._read_end_s:
+                self._begin(scheduler.asked(self._job(self._simulated[which])))
+                arrival_s, which = next(coming)
+            elif step_end_s <= read_end_s:
                 self._now_s, _, each = heappop(computing)
                 self._end_step(each)
             else:
-                assert self._reading is not None
-                each, number = self._reading
-                self._now_s, self._read_end_s = self._read_end_s, inf
-                self._tell(Scheduler.landed, each.model.name, 0, number)
+                self._now_s, each, number = reading.pop()
+                self._begin(scheduler.landed(each.name, 0, number))
         return Outcome(
             models=self._models,
             latencies_ms=tuple(np.array(each.latencies_ms) for each in self._simulated),
             misses=tuple(each.misses for each in self._simulated),
         )
 
-    def _tell(self, event: Callable[..., None], *facts: object) -> None:
+    def _begin(self, told: Sequence[Instruction]) -> None:
         """Begin what the scheduler says."""
-        for told in self._scheduler.handle(event, *facts):
-            each = self._by_name[told.model]
-            if told.do == "step":
+        for do, name, numbers in told:
+            each = self._by_name[name]
+            if do == "step":
                 self._started = entry = self._started + 1
                 heappush(self._computing, (self._now_s + each.step_s, entry, each))
-            elif told.do == "read":
-                self._reading = each, told.numbers[0]
-                self._read_end_s = self._now_s + each.read_s
+            elif do == "read":
+                self._reading.append((self._now_s + each.read_s, each, numbers[0]))
             else:
-                self._tell(Scheduler.began, told.model)
+                self._begin(self._scheduler.began(name))
 
     def _job(self, each: _Simulated) -> Job:
         self._sequence += 1
         self._waiting += 1
+        now_s, weight = self._now_s, each.model.priority
         job = Job(
-            each.model.name,
-            self._sequence,
-            self._now_s,
-            self._now_s + each.patience_s,
-            each.model.priority,
-            each.service_ms,
+            each.name, self._sequence, now_s, now_s + each.patience_s, weight, each.service_ms
         )
         each.jobs.append(job)
         return job
 
     def _end_step(self, each: _Simulated) -> None:
         each.left -= 1
-        self._tell(Scheduler.ended, each.model.name, 0)
+        self._begin(self._scheduler.ended(each.name, 0))
         if not each.left:
             each.left = each.model.steps
             job = each.jobs.popleft()
@@ -231,4 +224,4 @@ class _Device:
             each.latencies_ms.append((self._now_s - job.arrival_s) * 1e3)
             if each.model.deadline_ms is not None:
                 each.misses += self._now_s > job.deadline_s + _ROUNDING
-            self._tell(Scheduler.done, each.model.name)
+            self._begin(self._scheduler.done(each.name))

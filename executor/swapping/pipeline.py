@@ -94,7 +94,7 @@ class Order(Protocol):
         """Ask for the first step of an inference."""
 
     def take(self) -> None:
-        """Return when the next step may be executed; steps of others may run before it."""
+        """Return when the next step may be executed; CancelledError where nobody waits for it."""
 
     def leave(self) -> None:
         """Let others compute: this inference has ended, or failed."""
@@ -323,7 +323,7 @@ class Pipeline:
         """Begin the reads that there is room for, where no order says when."""
         if self._order is not None or self._paused or self._failure is not None:
             return
-        while len(self._claimed) < self._plan.readers and self._ring.has_room:
+        while len(self._claimed) < self._plan.readers and self._ring.room > 0:
             self._channel.put(self.claim(self._ring.claim()))
 
     def claim(self, number: int) -> Callable[[], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 
 __all__ = ["Ring"]
 
@@ -28,31 +29,31 @@ class Ring:
         Reads that have landed, up to the first that has not.
     ahead
         Inferences from the one that is executed or comes next to that of the next read.
-    has_room
-        The place of the next read is free.
-    is_fed
-        The reads of the next step have arrived.
+    room
+        Above 0 where the place of the next read is free: steps that have ended since.
+    lead
+        Not below 0 where the reads of the next step have arrived: those beyond them.
     """
 
     def __init__(self, needs: Sequence[int], afters: Sequence[int]) -> None:
-        self._needs = needs
-        self._afters = afters
-        self._claimed = self._ended = self.arrived = self.ahead = 0
+        self._steps, self._reads = len(needs), len(afters)
+        self._step = self._read = self._claimed = self.arrived = self.ahead = 0
         self._landed: set[int] = set()
-        self._waits_for = afters[0] if afters else sys.maxsize
-        """The step that the next read waits for."""
-        self._needed = needs[0]
-        """Reads that the next step needs."""
-        self.has_room = self._waits_for < 0
-        self.is_fed = not self._needed
+        self.lead = -needs[0]
+        self.room = -afters[0] if afters else -sys.maxsize
+        # From each count to the next; those of the next inference are larger by its reads or steps.
+        self._needs_more = [b - a for a, b in pairwise((*needs, needs[0] + self._reads))]
+        laps = [after + self._steps for after in afters[:1]]
+        self._waits_more = [b - a for a, b in pairwise((*afters, *laps))]
 
     def claim(self) -> int:
         """Begin the next read: its number."""
+        self.room -= self._waits_more[self._read]
+        self._read += 1
+        if self._read == self._reads:
+            self._read = 0
+            self.ahead += 1
         self._claimed += 1
-        inference, read = divmod(self._claimed, len(self._afters))
-        self.ahead += read == 0
-        self._waits_for = inference * len(self._needs) + self._afters[read]
-        self.has_room = self._ended > self._waits_for
         return self._claimed - 1
 
     def land(self, number: int) -> None:
@@ -61,14 +62,15 @@ class Ring:
         while self.arrived in self._landed:
             self._landed.remove(self.arrived)
             self.arrived += 1
-        self.is_fed = self.arrived >= self._needed
+            self.lead += 1
 
     def end(self) -> bool:
         """Note that the next step has ended; True where it was the last of its inference."""
-        self._ended += 1
-        inference, step = divmod(self._ended, len(self._needs))
-        self.ahead -= step == 0
-        self._needed = inference * len(self._afters) + self._needs[step]
-        self.is_fed = self.arrived >= self._needed
-        self.has_room = self._ended > self._waits_for
-        return step == 0
+        self.room += 1
+        self.lead -= self._needs_more[self._step]
+        self._step += 1
+        if self._step < self._steps:
+            return False
+        self._step = 0
+        self.ahead -= 1
+        return True

@@ -107,6 +107,7 @@ def test_a_cancelled_request_that_waits_is_not_served(
     assert begun.count(0) == 2
 
 
+@pytest.mark.parametrize("model", ["executor"], indirect=True)
 def test_one_that_runs_goes_on_after_it_is_cancelled(
     one: Simulated, model: Model, steps: dict[str, Callable[[Step], None]]
 ) -> None:

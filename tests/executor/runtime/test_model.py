@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, wait
 from functools import partial
 
 import pytest
@@ -152,6 +152,36 @@ def test_a_cancelled_request_is_not_served(
         cancelled.result()
     assert log.count("a0") == 2
     assert model.stats.requests == 2
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_inference_that_is_cancelled_ends_with_its_step(
+    engines: dict[str, Simulated], steps: Hooks, opened: Open, until: Until, waits: bool
+) -> None:
+    """While its first step is executed, or while it waits for its turn; the next one is whole."""
+    gate, log, decided = Gate(), list[str](), list[Decision]()
+    runtime = opened(budget_for(*engines.values(), share=1.0), on_decision=decided.append)
+    a, b = (ended(partial(runtime.load, engines[name].folder)) for name in "ab")
+    steps["a"] = logged(log, "a", None if waits else gate)
+    steps["b"] = logged(log, "b", gate)
+    check = engines["b"].ask(b) if waits else None
+    if waits:
+        assert gate.reached.wait(LIMIT_S)
+    future = a.submit(engines["a"].feeds())
+    until(lambda: ("began", ("a",)) in [each[:2] for each in decided])
+    assert gate.reached.wait(LIMIT_S)
+    assert future.cancel()
+    with pytest.raises(CancelledError):
+        future.result()
+    last = engines["a"].ask(a, 3.0)
+    gate.open.set()
+    assert wait([future], LIMIT_S).done
+    last()
+    if check is not None:
+        check()
+    assert log.count("a0") == 2 - waits
+    assert log.count("a1") == 1
+    assert (a.stats.requests, a.stats.failures, a.stats.inferences) == (1, 0, 1)
 
 
 def test_unloading_finishes_what_was_submitted(

@@ -44,7 +44,7 @@ class Queue:
     def pop(self) -> Job:
         first = min(self.waiting)
         self.waiting.remove(first)
-        self.ranks.serve(first)
+        self.ranks.serve(first.start)
         return first.job
 
 

@@ -23,7 +23,7 @@ def told(scheduler: Scheduler, *events: str | tuple[Any, ...]) -> list[str]:
         if isinstance(event, str):
             event = tuple(int(word) if word.isdigit() else word for word in event.split())
         name, *facts = event
-        given += scheduler.handle(getattr(Scheduler, name), *facts)
+        given += getattr(scheduler, name)(*facts)
     return [" ".join(map(str, (each.do, each.model, *each.numbers))) for each in given]
 
 
@@ -352,7 +352,7 @@ class World:
                 yield lambda m=m: self.begin(m)  # type: ignore[misc]
 
     def tell(self, event: str, *facts: Any) -> None:
-        for do, name, numbers in self.scheduler.handle(getattr(Scheduler, event), *facts):
+        for do, name, numbers in getattr(self.scheduler, event)(*facts):
             m = self.models[name]
             if do == "step":
                 self.check_step(m)
@@ -593,4 +593,4 @@ def test_what_has_ended_is_forgotten(policy: Policy) -> None:
     queues = (scheduler._ready, scheduler._crowded, scheduler._reads, model.waiting)
     assert not any(map(len, queues))
     told(scheduler, "unloaded a")
-    assert not any(map(len, (scheduler._models, scheduler._idle, scheduler._ranks._finish)))
+    assert not any(map(len, (scheduler._models, scheduler._reads, scheduler._ranks._finish)))

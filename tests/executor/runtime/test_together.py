@@ -15,6 +15,7 @@ import pytest
 
 from swapnet.errors import InputError
 from swapnet.executor import RuntimeModel, SwapRuntime
+from swapnet.executor.events import Event
 from swapnet.executor.runtime.memory import is_interruptible, together
 from tests.helpers.cycles import same
 from tests.helpers.engines import Arrays, BuildToy, Engine, build_toy
@@ -151,6 +152,29 @@ def test_a_cancelled_request_is_not_joined(engine: BuildToy, opened: Open, whole
     for index in (0, 2):
         assert_close(futures[index].result(LIMIT_S), whole(requests[index]))
     assert model.stats.requests == 2
+
+
+def test_one_that_is_cancelled_while_answers_are_compared_says_nothing_of_joining(
+    engine: BuildToy, opened: Open
+) -> None:
+    futures: list[Future[dict[str, np.ndarray]]] = []
+
+    def cancel(event: Event) -> None:
+        if event.kind == "inference":
+            futures[0].cancel()
+
+    model = load(opened("64MiB", on_event=cancel), engine("lookups"))
+    go_on = threading.Event()
+    stopped = model.between(lambda: None if go_on.wait(LIMIT_S) else pytest.fail("for ever"))
+    futures += [model.submit(request) for request in indices(1, 1)]
+    go_on.set()
+    stopped.result(LIMIT_S)
+    futures[1].result(LIMIT_S)
+    before = model.stats.inferences
+    for _ in range(2):
+        for future in submit_at_once(model, indices(1, 1)):
+            future.result(LIMIT_S)
+    assert model.stats.inferences - before == 3 + 1
 
 
 @pytest.fixture(scope="module")
