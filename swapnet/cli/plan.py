@@ -51,7 +51,7 @@ from swapnet.files import check_writable
 from swapnet.manifest import Manifest
 from swapnet.profile import Profile, assumed_profile
 from swapnet.shapes import as_title
-from swapnet.units import format_size
+from swapnet.units import format_size, rounded_up
 
 __all__ = ["command"]
 
@@ -170,7 +170,7 @@ def command(
         if in_python != smallest_budget(manifest)[0]:
             print_text(
                 f"That is for commands; in Python at least {in_python} bytes "
-                f"({format_size(in_python)}): sessions have threads of their own there, and freed "
+                f"({rounded_up(in_python)}): sessions have threads of their own there, and freed "
                 "memory stays in the heap."
             )
         if opened.cache:
@@ -219,7 +219,7 @@ def _print(
         ],
         [
             (
-                format_size(plan.budget_bytes),
+                rounded_up(plan.budget_bytes),
                 format_size(plan.resident_bytes),
                 format_size(plan.ring_bytes),
                 format_size(plan.streamed_bytes),
@@ -238,7 +238,7 @@ def _print(
             ["budget", "resident", "streamed", "predicted ms", "floor ms"],
             [
                 (
-                    format_size(point.budget_bytes),
+                    rounded_up(point.budget_bytes),
                     format_size(point.resident_bytes),
                     format_size(point.streamed_bytes),
                     f"{point.predicted_ms:.1f}",
@@ -250,9 +250,9 @@ def _print(
     for plan in plans:
         if plan.striping is not None:
             saving = "; ".join(ways_to_save(plan.striping))
-            print_text(f"At {format_size(plan.budget_bytes)}: {saving}.")
+            print_text(f"At {rounded_up(plan.budget_bytes)}: {saving}.")
     print_text(f"Delays: {profile.device}.")
-    print_text(f"The smallest budget is {smallest} bytes ({format_size(smallest)}): {reason}.")
+    print_text(f"The smallest budget is {smallest} bytes ({rounded_up(smallest)}): {reason}.")
     if (packed := packing(manifest)).read_bytes:
         read_ms = packed.read_bytes / profile.storage.bytes_per_s * 1e3
         print_text(

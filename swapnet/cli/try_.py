@@ -27,7 +27,7 @@ from swapnet.executor.planning.usage import Usage, demand, usage
 from swapnet.executor.samples import sample_of
 from swapnet.files import check_writable, working_folder
 from swapnet.process.cgroup import is_available
-from swapnet.units import format_size
+from swapnet.units import format_size, rounded_up
 
 __all__ = ["command"]
 
@@ -205,9 +205,9 @@ def _outputs(
 def _line(name: str, file_bytes: int, smallest: int, runs: tuple[_Run, ...]) -> str:
     reports = [run.report for run in runs if run.report is not None]
     parts = [
-        f"{name} {format_size(file_bytes)}: smallest budget {format_size(smallest)} "
+        f"{name} {format_size(file_bytes)}: smallest budget {rounded_up(smallest)} "
         f"({smallest / file_bytes:.1f} times the file){_measured(runs[0])}",
-        *(f"{run.budget} is {format_size(run.budget_bytes)}{_measured(run)}" for run in runs[1:]),
+        *(f"{run.budget} is {rounded_up(run.budget_bytes)}{_measured(run)}" for run in runs[1:]),
     ]
     if len(runs) == 1:
         parts.append(f"{_BUDGET} is below it")
