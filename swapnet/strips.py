@@ -134,6 +134,7 @@ def strips_of(
     count: int,
     planned: Mapping[str, int] | None = None,
     rows: Mapping[str, Rows] | None = None,
+    narrower: float = 1.0,
 ) -> Strips:
     """Cut a run into ``count`` strips; into fewer where these give all rows.
 
@@ -151,6 +152,9 @@ def strips_of(
         memory, and some kernels sum few pixels in another order.
     rows
         Tensors whose strips are as large as planned at most; by default the inputs.
+    narrower
+        Elements of a planned row over those of a row: strips get as many times the rows, and so as
+        many pixels.
 
     Returns
     -------
@@ -167,11 +171,13 @@ def strips_of(
     planned_units = units_of(run, planned)
     beside = run.above + run.below
     crop = beside + -(-max(planned_units - beside, 0) // count)
-    left_over = (
-        (heights[n] - units * r.per_unit - planned[n] + planned_units * r.per_unit, r.per_unit)
+    fitting = (
+        units
+        + (int((planned[n] - (planned_units - crop) * r.per_unit) * narrower) - heights[n])
+        // r.per_unit
         for n, r in (rows or run.inputs).items()
     )
-    crop -= max(0, *(-(-more // per_unit) for more, per_unit in left_over))
+    crop = min(int(crop * narrower), *fitting)
     if not beside < crop < units:
         return Strips(units, units, (Strip(0, 0, units),))
     strips: list[Strip] = []

@@ -64,13 +64,16 @@ def with_formulas(graph: Graph, types_path: Path) -> Graph:
     known = known_by_shapes(graph)
     names = [n for n, v in graph.values.items() if n in known and not _is_fixed(v.shape)]
     ends = {value.name: value.planned for value in graph.inputs}
-    trials = [graph.symbols, *trial_sizes([graph.symbols[s] for s in symbols], symbols)]
+    planned = {symbol: graph.symbols[symbol] for symbol in symbols}
+    trials = [planned]
+    for trial in trial_sizes(list(planned.values()), symbols):
+        trials += [trial] if trial not in trials else []
     rows: list[tuple[Mapping[str, int], Mapping[str, tuple[int, ...]]]] = [
-        (graph.symbols, {name: graph.values[name].planned for name in names})
+        (planned, {name: graph.values[name].planned for name in names})
     ]
     found = shapes_at(graph, types_path, [n for n in names if n not in ends], trials[1:])
     rows += [(sizes, shapes) for sizes, shapes in zip(trials[1:], found, strict=True) if shapes]
-    if len({tuple(sizes[s] for s in symbols) for sizes, _ in rows}) < _FEWEST_TRIALS:
+    if len(rows) < _FEWEST_TRIALS:
         return graph
     columns = [np.array([sizes[s] for sizes, _ in rows], np.int64) for s in symbols]
     return replace(graph, formulas=_formulas(graph, columns, [shapes for _, shapes in rows]))
@@ -158,14 +161,20 @@ def _floored(trace: Column, symbol: Column, name: str, factor: int) -> str | Non
 
 
 def trial_sizes(planned: Sequence[int], symbols: Sequence[str]) -> Iterator[dict[str, int]]:
-    """Sizes of all symbols to try: each differs from the others, and has many remainders."""
+    """Sizes of all symbols to try: each differs from the others, and has many remainders.
+
+    Where all are small, as where only the batch is open, some trials are the same.
+    """
     for trial in range(len(_SHARES) + len(_ODD)):
         sizes: dict[str, int] = {}
         for place, (symbol, size) in enumerate(zip(symbols, planned, strict=True)):
             turn = trial + place
             part = max(round(size * _SHARES[turn % len(_SHARES)] / 32), 1) * 32
-            odd = _ODD[turn % len(_ODD)] if trial >= len(_SHARES) else 0
-            sizes[symbol] = part + odd if size > _FEW else 1 + turn % 3
+            is_odd = trial >= len(_SHARES)
+            odd = _ODD[turn % len(_ODD)] if is_odd else 0
+            # Remainders by 4 alone would go with the share of another symbol.
+            few = 1 + turn % (_FEWEST_TRIALS - (not is_odd))
+            sizes[symbol] = part + odd if size > _FEW else few
         yield sizes
 
 

@@ -20,6 +20,11 @@ __all__ = ["lay_columns_as_rows"]
 
 _T = TypeVar("_T")
 
+_STRIPED_BYTES = 1 << 20
+_STRIPED_REACHES = 8
+"""Bytes of input and output, and rows in reaches of the kernel, from which strips of rows save most
+of the memory: where columns lie as rows there is but one row."""
+
 
 def lay_columns_as_rows(graph: Graph) -> Graph:
     """The graph with convolutions of k x 1 on tensors of width 1 as convolutions of 1 x k."""
@@ -57,7 +62,14 @@ def _is_along_columns(graph: Graph, node: onnx.NodeProto) -> bool:
         and source.shape[3] == output.shape[3] == weight.shape[3] == 1 < weight.shape[2]
         and not any(pads[1::2])
         and all(isinstance(value.shape[2], int) for value in (source, output))
+        and not _gains_by_strips(node, source, output, weight.shape[2])
     )
+
+
+def _gains_by_strips(node: onnx.NodeProto, source: Value, output: Value, kernel: int) -> bool:
+    dilation = next((a.ints[0] for a in node.attribute if a.name == "dilations"), 1)
+    is_long = source.planned[2] > _STRIPED_REACHES * dilation * (kernel - 1)
+    return is_long and (source.nbytes or 0) + (output.nbytes or 0) >= _STRIPED_BYTES
 
 
 def _reshaped(writer: GraphWriter, value: Value, name: str = "") -> str:

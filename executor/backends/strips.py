@@ -44,14 +44,15 @@ def rows_of(manifest: Manifest, run: Run) -> dict[str, Rows]:
 def strip_heights(manifest: Manifest, run: Run, count: int) -> dict[str, int | None]:
     """Rows of each tensor in a strip, where the manifest says those of the whole.
 
-    None, for any number, where it does not say those of each input.
+    None, for any number, where it does not say those of each input, or where rows have open sizes.
     """
     fixed = {
         name: (rows, height)
         for name, rows in rows_of(manifest, run).items()
         if isinstance(height := manifest.tensors[name].shape[2], int)
     }
-    if not fixed.keys() >= run.inputs.keys():
+    widths = (dim for name in fixed for dim in manifest.tensors[name].shape[3:])
+    if not fixed.keys() >= run.inputs.keys() or any(isinstance(dim, str) for dim in widths):
         return dict.fromkeys(fixed)
     strips = strips_of(run, {name: fixed[name][1] for name in run.inputs}, count)
     return {name: height - strips.left_out(rows) for name, (rows, height) in fixed.items()}
@@ -85,7 +86,10 @@ class StripedSegment:
         self._striped = striped
         self._rows = rows_of(manifest, self._run)
         planned = bindings.actual.planned
+        self._planned_shapes = {name: planned[name] for name in self._rows}
         self._planned = {name: planned[name][2] for name in self._rows}
+        heights = strip_heights(manifest, self._run, striped.count)
+        self._are_open = not any(height is not None for height in heights.values())
         self._dtypes = {name: numpy_dtype(manifest.tensors[name].dtype) for name in self._rows}
         self._actual = bindings.actual
         self._at = bindings.values
@@ -131,7 +135,10 @@ class StripedSegment:
         """The strips of the running inference, whose shapes are noted."""
         shapes = {**self._actual.by_name, **{name: array.shape for name, array in whole.items()}}
         heights = {name: shapes[name][2] for name in self._rows}
-        strips = strips_of(self._run, heights, self._striped.count, self._planned, self._rows)
+        narrower = self._narrower(shapes) if self._are_open else 1.0
+        strips = strips_of(
+            self._run, heights, self._striped.count, self._planned, self._rows, narrower
+        )
         if shapes != self._whole:
             self._whole = shapes
             parts = dict(shapes)
@@ -147,6 +154,14 @@ class StripedSegment:
                     )
             self._shapes.by_name = parts
         return strips
+
+    def _narrower(self, shapes: Mapping[str, Shape]) -> float:
+        """Elements of a planned row over those of a row; at least 1, and no more than fit."""
+        found: list[float] = []
+        for name, (images, _, _, *pixels) in self._planned_shapes.items():
+            more_images = max(shapes[name][0] / max(images, 1), 1.0)
+            found.append(prod(pixels) / max(prod(shapes[name][3:]), 1) / more_images)
+        return max(1.0, min(found))
 
     def _of_the_whole(self, error: ShapeError, strips: Strips) -> ShapeError:
         """What ONNX Runtime says of a strip, said of the whole."""

@@ -250,7 +250,7 @@ def _print(
     for plan in plans:
         if plan.striping is not None:
             saving = "; ".join(ways_to_save(plan.striping))
-            print_text(f"At {format_size(plan.budget_bytes)}: {saving}.")
+            print_text(f"At {rounded_up(plan.budget_bytes)}: {saving}.")
     print_text(f"Delays: {profile.device}.")
     print_text(f"The smallest budget is {smallest} bytes ({rounded_up(smallest)}): {reason}.")
     if (packed := packing(manifest)).read_bytes:

@@ -207,7 +207,7 @@ def _line(name: str, file_bytes: int, smallest: int, runs: tuple[_Run, ...]) -> 
     parts = [
         f"{name} {format_size(file_bytes)}: smallest budget {rounded_up(smallest)} "
         f"({smallest / file_bytes:.1f} times the file){_measured(runs[0])}",
-        *(f"{run.budget} is {format_size(run.budget_bytes)}{_measured(run)}" for run in runs[1:]),
+        *(f"{run.budget} is {rounded_up(run.budget_bytes)}{_measured(run)}" for run in runs[1:]),
     ]
     if len(runs) == 1:
         parts.append(f"{_BUDGET} is below it")

@@ -127,6 +127,16 @@ class MemoryGroup:
         return self._sampled.peak_bytes if self._sampled else int(self._peak.read_text())
 
     @property
+    def cached_bytes(self) -> int:
+        """Page cache that is charged to the group."""
+        try:
+            lines = (self._group / "memory.stat").read_text().splitlines()
+        except OSError:
+            return 0
+        found = dict(line.split() for line in lines)
+        return int(found.get("cache", found.get("file", 0))) - int(found.get("shmem", 0))
+
+    @property
     def has_killed(self) -> bool:
         """Whether the kernel has ended a process of the group for want of memory."""
         events = dict(line.split() for line in self._events.read_text().splitlines())

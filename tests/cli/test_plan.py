@@ -230,6 +230,10 @@ def test_a_model_is_planned_and_nothing_stays(call: Call, model: Path, jobs: lis
     assert [path.name for path in model.parent.iterdir()] == ["toy.onnx"]
 
 
+def test_a_budget_that_is_printed_is_no_smaller(call: Call, dynamic: Path) -> None:
+    assert "5.1MiB" in call("plan", dynamic, "--budget", (5 << 20) + 1).out
+
+
 @pytest.mark.usefixtures("jobs")
 @pytest.mark.slow
 def test_a_model_is_planned_with_the_options_of_build(call: Call, model: Path, toy: Engine) -> None:

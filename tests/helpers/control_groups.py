@@ -17,6 +17,7 @@ _FILES = {
     "memory.max": "max",
     "memory.swap.max": "max",
     "memory.peak": "8192",
+    "memory.stat": "anon 5\nfile 4096\nshmem 1024\n",
 }
 
 

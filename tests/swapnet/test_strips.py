@@ -58,3 +58,15 @@ def test_strips_give_each_row_once_and_no_wrong_one(
         assert start == 0 or strip.start + above <= strip.first
         assert stop == height or strip.stop + below <= strip.start + strips.crop_units
     assert len(sizes) == 1
+
+
+@given(st.integers(1, 400), st.integers(2, 16), st.integers(1, 64), st.integers(1, 64))
+def test_narrower_rows_give_strips_of_as_many_pixels(
+    height: int, count: int, planned_width: int, width: int
+) -> None:
+    run = Run(0, 0, 1, 1, {"x": Rows(1)}, {"y": Rows(1)})
+    narrower = max(planned_width / width, 1.0)
+    as_planned = strips_of(run, {"x": 400}, count)
+    strips = strips_of(run, {"x": height}, count, {"x": 400}, None, narrower)
+    wanted = int(as_planned.crop_units * narrower)
+    assert strips.crop_units == (height if wanted >= height or wanted <= 2 else wanted)

@@ -105,6 +105,7 @@ def test_the_bits_are_the_same(
         column(kernel=(3, 3), pads=(0, 1, 0, 1)),
         column(strides=(1, 2), pads=(0, 1, 0, 0)),
         column("samples"),
+        column(4001, (5, 1), dilations=(2, 1), inner=32),
     ],
 )
 def test_others_stay(import_model: Import, model: onnx.ModelProto) -> None:

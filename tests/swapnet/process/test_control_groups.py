@@ -39,6 +39,15 @@ def test_the_kernel_keeps_the_peak(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(("missing", "cached_bytes"), [("", 3072), ("memory.stat", 0)])
+def test_page_cache_is_told_from_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str, cached_bytes: int
+) -> None:
+    stand_in(monkeypatch, tmp_path, missing=missing)
+    with MemoryGroup(None) as group:
+        assert group.cached_bytes == cached_bytes
+
+
 def test_an_older_kernel_is_watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stand_in(monkeypatch, tmp_path, missing="memory.peak")
 
