@@ -223,7 +223,8 @@ def build_progress(title: str, *, forks: bool) -> Iterator[Progress]:
     from swapnet.calibration.delays.measure import MODULE as MEASURING
     from swapnet.process.child import forked
 
-    is_own = bool(click.get_current_context().obj)
+    context = click.get_current_context(silent=True)
+    is_own = context is not None and bool(context.obj)
     with ExitStack() as opened:
         if forks and is_own:
             import onnxruntime  # noqa: F401 - loaded once for all processes

@@ -11,6 +11,7 @@ import pytest
 from swapnet import models
 from swapnet.arrays import save_npz
 from swapnet.builder.importing.source import file_sha256
+from swapnet.cli.engine import build_progress
 from swapnet.manifest import load_manifest
 from swapnet.models import ZooFiles
 from tests.cli.conftest import Call
@@ -121,3 +122,9 @@ def test_random_operators_are_named(call: Call, tmp_path: Path) -> None:
     assert built.status == 0
     assert "the model has random operators" in built.err
     assert "RandomNormalLike" in built.err
+
+
+def test_progress_of_a_build_needs_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swapnet.process.child.forked", lambda *_: pytest.fail("forked"))
+    with build_progress("toy", forks=True) as report:
+        report("read", 0, 1)

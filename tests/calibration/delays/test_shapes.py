@@ -14,6 +14,7 @@ from swapnet.builder import build
 from swapnet.calibration import ensure_shapes
 from swapnet.errors import InputError, ModelError
 from swapnet.executor import SwapExecutor
+from swapnet.executor.backends.onnxruntime import names_shapes
 from swapnet.executor.engine import Engine
 from swapnet.executor.samples import kept_samples
 from tests.helpers.zoo import Net
@@ -101,5 +102,6 @@ def test_what_is_made_of_samples_is_left_out_where_it_does_not_run(tmp_path: Pat
 
     build(tmp_path / "toy.onnx", tmp_path / "e", data=step(1, 1))
     engine = ensure_shapes(tmp_path / "e", data=[step(0, 20), step(30, 1)])
-    assert [tensor.nbytes for tensor in engine.manifest.outputs] == [31 * 64 * 4]
+    rows = 30 + 20 if names_shapes() else 31  # by a formula, p and n may both be the largest
+    assert [tensor.nbytes for tensor in engine.manifest.outputs] == [rows * 64 * 4]
     assert {len(sample["mask"]) for sample in kept_samples(engine)} == {20, 31}

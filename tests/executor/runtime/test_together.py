@@ -217,7 +217,7 @@ def test_values_of_unknown_size_beside_others(
     engine: BuildToy, opened: Open, answers: Answers, lanes: int
 ) -> None:
     """They lie in the scratch memory that all share, from the first step to the last."""
-    names = ("dynamic", "transformer", "used-twice", "lookups")
+    names = ("dynamic", "loop", "used-twice", "lookups")
     toys = [engine(name) for name in names]
     assert [is_interruptible(toy.manifest) for toy in toys] == [True, False, True, True]
     for name in names:
