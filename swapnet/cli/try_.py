@@ -23,7 +23,7 @@ from swapnet.executor.bench.sides import Request
 from swapnet.executor.bench.worker import Worker
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.planner import smallest_budget
-from swapnet.executor.planning.usage import Usage, demand, usage
+from swapnet.executor.planning.usage import Usage, demand, smallest_striping, usage
 from swapnet.executor.samples import sample_of
 from swapnet.files import check_writable, working_folder
 from swapnet.process.cgroup import is_available
@@ -122,7 +122,7 @@ def command(
         weights_bytes=needed.weights_bytes,
         smallest_budget_bytes=smallest,
         smallest_budget_reason=reason,
-        beside_weights=usage(manifest),
+        beside_weights=usage(manifest, smallest_striping(manifest)),
         runs=runs,
         line=line,
     )

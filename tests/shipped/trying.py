@@ -51,6 +51,10 @@ class Tried:
         """Whatever does not hold."""
         if self.status:
             yield self.said
+        if self.findings:
+            beside_bytes = sum(self.findings["beside_weights"].values())
+            if (smallest := self.findings["smallest_budget_bytes"]) < beside_bytes:
+                yield f"{beside_bytes} bytes beside the weights in a smallest budget of {smallest}"
         for run in self.findings["runs"] if self.findings else ():
             report = run["report"]
             if report is None:
