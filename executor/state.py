@@ -6,7 +6,6 @@ A language model computes keys and values of each token once. Exporters give the
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -276,7 +275,7 @@ class State:
     def save(self, path: str | Path) -> None:
         """Write its tokens into an ``.npz``, between inferences; raises as `save_npz`."""
         with self._turn:
-            facts = json.dumps([self._engine, self.length, self.pending])
+            facts = msgspec.json.encode((self._engine, self.length, self.pending)).decode()
             save_npz(Path(path), {_FACTS: np.array(facts), **self._used(self.length)})
 
     def load(self, path: str | Path) -> None:
@@ -292,19 +291,20 @@ class State:
         """
         try:
             arrays = load_npz(Path(path))
-            engine, length, pending = json.loads(str(arrays[_FACTS]))
+            facts = str(arrays[_FACTS])
+            engine, length, pending = msgspec.json.decode(facts, type=tuple[str, int, list[int]])
             if engine != self._engine:
                 raise ValueError("it is of another engine")
-            if length > self.context:
+            if not 0 <= length <= self.context:
                 raise ValueError(f"it has {length} tokens, and the context is {self.context}")
             with self._turn:
                 used = self._used(length)
-                if any(arrays[n].shape != place.shape for n, place in used.items()):
+                if any(_kind(arrays[name]) != _kind(place) for name, place in used.items()):
                     raise ValueError("its arrays are not those of so many tokens")
                 for name, place in used.items():
                     place[...] = arrays[name]
                 self.length, self.pending = length, pending
-        except (InputError, KeyError, TypeError, ValueError) as error:
+        except (InputError, KeyError, msgspec.MsgspecError, ValueError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise InputError(
                 f"{path} is no saved state of this engine",
@@ -369,6 +369,10 @@ class State:
         """The parts of its tensors that hold so many tokens."""
         whole = self._arrays(self._place, tokens)
         return {p.past: array[(slice(None),) * p.axis + (slice(tokens),)] for p, array in whole}
+
+
+def _kind(array: Array) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    return array.shape, array.dtype
 
 
 @contextmanager

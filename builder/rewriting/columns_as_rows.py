@@ -1,6 +1,6 @@
 """Convolutions along columns as convolutions along rows: faster, to the same bits.
 
-ONNX Runtime's kernels go along rows: one of k x 1 takes 1.4 to 1.9 times as long as one of 1 x k.
+ONNX Runtime's kernels go along rows: one of k x 1 takes up to 1.9 times as long as one of 1 x k.
 Where rows have one element, height and width can be exchanged without a copy, in the blocked layout
 too.
 """

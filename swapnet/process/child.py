@@ -14,7 +14,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -240,7 +240,10 @@ def _serve_here(work: Callable[[Parent], None]) -> NoReturn:
     try:
         parent = os.getppid()
         sys.argv[1:] = custom_ops()
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # `Popen` waits until its pipe is closed
+        for number in map(int, os.listdir("/proc/self/fd")):
+            if number > 2:  # among them a pipe: `Popen` waits until it is closed
+                with suppress(OSError):  # that of the folder is closed already
+                    os.close(number)
         os.environ |= environment_of_child(parent)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)

@@ -234,6 +234,12 @@ def test_a_damaged_state_is_one_error_and_changes_nothing(
         (changed([engine, CONTEXT + 1, []]), "151 tokens"),
         (changed([engine, 11, []]), "so many tokens"),
         ({facts: arrays[facts]}, "past_key_values"),
+        (changed([engine, -1, []]), "-1 tokens"),
+        (changed([engine, 12, ["a word"]]), "Expected `int`"),
+        (
+            {**arrays, **{n: a.astype(np.float16) for n, a in arrays.items() if n != facts}},
+            "arrays",
+        ),
         (changed([]), "no saved state"),
     ):
         if isinstance(damage, bytes):
