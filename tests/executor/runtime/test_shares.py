@@ -13,6 +13,7 @@ import pytest
 
 from swapnet.errors import BackendError, BudgetError, InputError, StorageError
 from swapnet.executor import RuntimeModel, SwapRuntime
+from swapnet.executor.runtime.dispatcher import Decision
 from swapnet.executor.runtime.objectives import Changes, Objectives
 from swapnet.executor.runtime.share_rules import SimulatedShareRule
 from swapnet.executor.runtime.split import RULES
@@ -25,7 +26,7 @@ from tests.helpers.simulated import (
     load,
     load_all,
 )
-from tests.helpers.threads import LIMIT_S, ended, started
+from tests.helpers.threads import LIMIT_S, ended, started, until
 
 Open = Callable[..., SwapRuntime]
 
@@ -101,14 +102,22 @@ def test_plans_that_can_not_be_loaded_leave_the_larger_budget_in_force(
             pass
 
 
+def _all_have_landed(decisions: list[Decision]) -> bool:
+    given = list(decisions)
+    begun = sum(told.do == "read" for decision in given for told in decision.instructions)
+    return begun == sum(decision.event == "landed" for decision in given)
+
+
 @pytest.mark.usefixtures("expectations")
 def test_a_model_that_can_not_grow_hinders_no_other(
     engines: Engines, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large, small = (budget_for(*engines.values(), share=share) for share in (0.9, 0.45))
-    runtime = opened(small)
+    decisions: list[Decision] = []
+    runtime = opened(small, on_decision=decisions.append)
     models = load_all(runtime, engines)
     before = runtime.shares_bytes
+    until(lambda: _all_have_landed(decisions))  # else a read of the plan that ends may fail
     real = WeightFile.read_into
 
     shaken: list[WeightFile] = []
