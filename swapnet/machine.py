@@ -27,6 +27,7 @@ __all__ = [
     "Gpu",
     "anonymous_bytes",
     "available_memory_bytes",
+    "close_files",
     "device_count",
     "filesystem_of",
     "first_gpu",
@@ -271,6 +272,17 @@ def trim_heap() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
+
+
+def close_files() -> None:
+    """Close all files of this process but the standard streams.
+
+    The limit of open files may be a thousand million: too many to close one by one.
+    """
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2:
+            with suppress(OSError):  # the list itself was one
+                os.close(number)
 
 
 def own_pages() -> None:

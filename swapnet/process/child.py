@@ -14,7 +14,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,7 @@ import msgspec
 
 from swapnet.custom_ops import custom_ops
 from swapnet.errors import BudgetError, SwapnetError
+from swapnet.machine import close_files
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.failure import Failed, ProcessDied, ProcessTimedOut, raised
 from swapnet.process.parenthood import environment_of_child
@@ -240,10 +241,7 @@ def _serve_here(work: Callable[[Parent], None]) -> NoReturn:
     try:
         parent = os.getppid()
         sys.argv[1:] = custom_ops()
-        for number in map(int, os.listdir("/proc/self/fd")):
-            if number > 2:  # among them a pipe: `Popen` waits until it is closed
-                with suppress(OSError):  # that of the folder is closed already
-                    os.close(number)
+        close_files()  # among them a pipe: `Popen` waits until it is closed
         os.environ |= environment_of_child(parent)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
