@@ -9,32 +9,25 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec
+from typing import Concatenate, Literal, ParamSpec
 
+from swapnet.executor.runtime.decisions import Decision, OnDecision
 from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.scheduler import Instruction, Scheduler
 from swapnet.executor.swapping.pipeline import Pipeline
 from swapnet.executor.swapping.readers import Channel
 from swapnet.executor.swapping.ring import Ring
 
-__all__ = ["Decision", "Dispatcher", "OnDecision", "Port"]
+__all__ = ["Dispatcher", "Port"]
 
 P = ParamSpec("P")
 
 Event = Callable[Concatenate[Scheduler, P], Sequence[Instruction]]
 
+_OF_THE_TELLER = ("refuse", "evict", "grant")
+"""Instructions that whoever told the event carries out."""
+
 _LOGGER = logging.getLogger(__name__)
-
-
-class Decision(NamedTuple):
-    """An event of the scheduler, a method of `Scheduler` by name, and the instructions it gave."""
-
-    event: str
-    args: tuple[Any, ...]
-    instructions: tuple[Instruction, ...]
-
-
-OnDecision = Callable[[Decision], object]
 
 
 class Dispatcher:
@@ -64,6 +57,7 @@ class Dispatcher:
         self.scheduler = Scheduler(policy, lanes=lanes, readers=readers)
         self.channel = Channel(readers)
         self._on_decision = on_decision
+        self._keep("opened", (Policy(policy).value, lanes, readers))
         self._ports: dict[str, Port] = {}
         self._is_closed = False
         self._drifted = threading.Event()
@@ -77,21 +71,32 @@ class Dispatcher:
         self.tell(Scheduler.loaded, name, time.perf_counter(), rate_per_s, rows, keeps_lane)
         return port
 
-    def tell(self, event: Event[P], *args: P.args, **_: P.kwargs) -> None:
+    def tell(self, event: Event[P], *args: P.args, **_: P.kwargs) -> Sequence[Instruction]:
         """Give an event to the scheduler, and its instructions to those who carry them out.
 
         What it is called with is positional, as `Decision` keeps it.
+
+        Returns
+        -------
+        sequence of Instruction
+            All of them; ``refuse``, ``evict``, ``grant`` and ``resize`` are for the caller.
         """
         with self.channel.lock:
             instructions: Sequence[Instruction] = getattr(self.scheduler, event.__name__)(*args)
             for instruction in instructions:
-                if instruction.do == "divide":
-                    self._drifted.set()
-                else:
+                if instruction.model:
                     self._ports[instruction.model].carry_out(instruction)
-            if self._on_decision is not None:
-                with suppress(Exception):
-                    self._on_decision(Decision(event.__name__, args, tuple(instructions)))
+                elif instruction.do == "divide":
+                    self._drifted.set()
+            self._keep(event.__name__, args, instructions)
+            return instructions
+
+    def _keep(
+        self, event: str, args: tuple[object, ...], instructions: Sequence[Instruction] = ()
+    ) -> None:
+        if self._on_decision is not None:
+            with suppress(Exception):
+                self._on_decision(Decision(event, args, tuple(instructions), time.perf_counter()))
 
     def close(self) -> None:
         """Stop all threads and wait for them; after the models. Safe to call twice."""
@@ -134,38 +139,16 @@ class Port:
         elif instruction.do == "read":
             assert self._pipeline is not None
             self.channel.put(self._pipeline.claim(*instruction.numbers))
-        else:
+        elif instruction.do not in _OF_THE_TELLER:
             self._inbox.append(instruction)
             self._changed.notify_all()
 
     def next_work(self) -> Instruction:
-        """Wait for something to serve, to change, or for ``stop``; `Scheduler.done` ends it."""
+        """Wait for what the model's thread is to do; `Scheduler.done` ends serving and changing."""
         with self.channel.lock:
             while not self._inbox:
                 self._changed.wait()
             return self._inbox.popleft()
-
-    def next_change(self, ended: Callable[[], bool]) -> bool:
-        """Wait for a change of what is suspended; `Scheduler.done` ends it.
-
-        Returns
-        -------
-        bool
-            False where ``ended`` is true, and no change comes any more.
-        """
-        with self.channel.lock:
-            while not (self._inbox or ended()):
-                self._changed.wait()
-            if self._inbox:
-                self._inbox.popleft()
-                return True
-            self.tell(Scheduler.resumed, self.name)
-            return False
-
-    def wake(self) -> None:
-        """Have `next_change` look again."""
-        with self.channel.lock:
-            self._changed.notify_all()
 
     def begin(self) -> None:
         self.tell(Scheduler.began, self.name)

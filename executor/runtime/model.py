@@ -73,7 +73,7 @@ class ModelStats:
 
 @dataclass(frozen=True)
 class _Request:
-    arrival_s: float
+    job: Job
     inputs: dict[str, Array]
     out: dict[str, Array]
     result: Future[dict[str, Array]]
@@ -82,14 +82,11 @@ class _Request:
 class Owner(Protocol):
     """The runtime, as its models see it."""
 
-    def update(self, changes: Mapping[RuntimeModel, Changes]) -> None:
-        """Split the budget for other expectations."""
+    def update(self, changes: Mapping[RuntimeModel, Changes]) -> None: ...
 
-    def unload(self, model: RuntimeModel) -> None:
-        """Finish what was submitted, and give the memory to others."""
+    def unload(self, model: RuntimeModel) -> None: ...
 
-    def grow(self, model: RuntimeModel, error: BudgetError) -> Future[None]:
-        """Give values that did not fit more memory; the model goes on changing meanwhile."""
+    def grow(self, model: RuntimeModel, error: BudgetError) -> Future[None]: ...
 
     def serving(self) -> RuntimeModel | None:
         """The model whose thread is the calling one; it can't wait for any."""
@@ -115,7 +112,6 @@ class RuntimeModel:
         self._requests: dict[int, _Request] = {}
         """Requests that have not begun, by number."""
         self._changes: deque[tuple[Callable[[], None], Future[None]]] = deque()
-        self._closing = False
         self._counting = threading.Lock()
         self._stats = ModelStats()
         self._can_join = largest_batch(executor.manifest) > 1
@@ -189,6 +185,7 @@ class RuntimeModel:
         try:
             checked, destinations = self.executor.check(inputs, out, copy=copy)
         except Exception as error:
+            self._port.tell(Scheduler.refused, self.name, str(error))
             result.set_exception(error)
             return result
         job = Job(
@@ -202,10 +199,11 @@ class RuntimeModel:
             kind=kind_of(checked) if self._can_join else None,
         )
         with self._port.channel.lock:
-            if self._closing:
+            is_open = self._thread.is_alive()  # another model may have its name since
+            told = self._port.tell(Scheduler.asked, job) if is_open else ()
+            if not is_open or any(each.do == "refuse" for each in told):
                 raise unloaded(self.name)
-            self._requests[job.sequence] = _Request(now, checked, destinations, result)
-            self._port.tell(Scheduler.asked, job)
+            self._requests[job.sequence] = _Request(job, checked, destinations, result)
         result.add_done_callback(partial(self._cancel, job.sequence))
         return result
 
@@ -276,11 +274,8 @@ class RuntimeModel:
 
     def close(self) -> None:
         """Finish what was submitted, then release everything. Safe to call twice."""
-        with self._port.channel.lock:
-            if not self._closing:
-                self._closing = True
-                self._port.tell(Scheduler.closing, self.name)
-                self._port.wake()
+        if self._thread.is_alive():
+            self._port.tell(Scheduler.closing, self.name)
         self._thread.join()
         self.executor.close()
 
@@ -316,7 +311,7 @@ class RuntimeModel:
             latency = stats.latency
             for request, answer in asked:
                 if not isinstance(answer, Exception):
-                    latency = latency.plus((now - request.arrival_s) * 1e3)
+                    latency = latency.plus((now - request.job.arrival_s) * 1e3)
             self._stats = replace(
                 stats,
                 requests=stats.requests + len(asked),
@@ -347,14 +342,14 @@ class RuntimeModel:
         answer = self._attempt(requests)
         if isinstance(answer, Exception):  # any of the requests may be at fault
             return None
-        return part(answer, [rows_of(one.inputs) for one in requests])
+        return part(answer, [one.job.rows for one in requests])
 
     def _attempt(
         self, requests: Sequence[_Request], out: Mapping[str, Array] | None = None
     ) -> _Answer:
         answer = self._execute(requests, out)
         while isinstance(answer, BudgetError) and answer.missing_bytes:
-            if (refusal := self._wait_for_growth(answer)) is not None:
+            if (refusal := self._wait_for_growth(requests[0].job, answer)) is not None:
                 self.executor.refuse(refusal)
                 answer = refusal
                 break
@@ -371,21 +366,22 @@ class RuntimeModel:
         finally:
             self._port.gives_up = lambda: False  # arrays of requests are not to be kept
 
-    def _wait_for_growth(self, error: BudgetError) -> Exception | None:
+    def _wait_for_growth(self, job: Job, error: BudgetError) -> Exception | None:
         """Change as others do until scratch memory has grown; the refusal if it can't."""
         release_frames(error)
         self._port.tell(Scheduler.suspended, self.name)
         growth = self._owner.grow(self, error)
-        growth.add_done_callback(lambda _: self._port.wake())
-        while self._port.next_change(lambda: growth.done() or self._closing):
+        growth.add_done_callback(
+            lambda ended: self._port.tell(
+                Scheduler.resumed, self.name, job.sequence, ended.exception() is None
+            )
+        )
+        while (work := self._port.next_work()).do == "change":
             self._make_change()
-        if not growth.done():
-            return error
-        try:
-            growth.result()
-        except Exception as refusal:
-            return refusal
-        return None
+        if work.do == "resume":
+            return None
+        refusal = growth.exception() if growth.done() else error
+        return refusal if isinstance(refusal, Exception) else None
 
 
 def _hand_over(outputs: Mapping[str, Array], request: _Request) -> _Answer:

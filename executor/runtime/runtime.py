@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from swapnet.budget import Budget
 from swapnet.errors import BackendError, BudgetError, InputError, SwapnetError
@@ -25,7 +24,8 @@ from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.usage import scratch_within
 from swapnet.executor.runtime.admission import budget_bytes
 from swapnet.executor.runtime.batching import largest_batch
-from swapnet.executor.runtime.dispatcher import Dispatcher, OnDecision
+from swapnet.executor.runtime.decisions import OnDecision
+from swapnet.executor.runtime.dispatcher import Dispatcher
 from swapnet.executor.runtime.division import Division, claims_of, divide
 from swapnet.executor.runtime.engine_curve import OPTIONS, EngineCurve, with_curve
 from swapnet.executor.runtime.giving_way import giving_way
@@ -92,7 +92,7 @@ class SwapRuntime:
         that of a request that is refused, or on that of `load`, `unload` and `close`. It can't
         load and unload models there, nor change their shares.
     on_decision
-        Called with every `swapnet.executor.runtime.dispatcher.Decision` of the scheduler, in
+        Called with every `swapnet.executor.runtime.decisions.Decision` of the scheduler, in
         order. All of the runtime waits meanwhile: it may keep the decision, and nothing else.
 
     Raises
@@ -141,10 +141,6 @@ class SwapRuntime:
         self._changing_thread: int | None = None
         self._models: dict[str, RuntimeModel] = {}
         self._engines: dict[str, EngineCurve] = {}
-        self._shares: dict[str, int] = {}
-        """Memory for weights of the plans in force, in bytes."""
-        self._limit_bytes = 0
-        """Limit of scratch memory: the largest that a plan in force names, or grown."""
         self._grown_bytes: dict[str, int] = {}
         """Limits that values needed which were larger than measured, by model."""
         self._scratch = Scratch(0)
@@ -159,6 +155,7 @@ class SwapRuntime:
             divide=self._follow_rates,
             on_decision=on_decision,
         )
+        self._scheduler = self._dispatcher.scheduler
 
     @property
     def budget_bytes(self) -> int:
@@ -173,7 +170,7 @@ class SwapRuntime:
     @property
     def shares_bytes(self) -> dict[str, int]:
         """Memory for weights, in bytes, by model; everything else is shared or does not vary."""
-        return dict(self._shares)
+        return {model.name: self._scheduler.share_bytes(model.name) for model in self.models}
 
     def load(
         self,
@@ -223,15 +220,14 @@ class SwapRuntime:
         with self._changing():
             self._check_open()
             self._check_loadable(name, opened)
-            before = Division(self._limit_bytes, dict(self._shares))
+            before = Division(self._scheduler.limit_bytes, self.shares_bytes)
             division = self._divide(
                 {**self._engines, name: curve},
                 {**self._objectives(), name: objectives},
                 self._budget_bytes,
             )
             try:
-                self._make_room(division)
-                self._cross(division)
+                self._apply(division)
                 model = self._open(name, curve, objectives, division.shares_bytes[name])
             except BaseException:
                 self._forget(name)
@@ -240,9 +236,6 @@ class SwapRuntime:
                 raise
             self._models[name] = model
             self._engines[name] = curve
-            self._shares[name] = division.shares_bytes[name]
-            with suppress(SwapnetError):
-                self._apply(division)
             return model
 
     def unload(self, model: RuntimeModel) -> None:
@@ -353,7 +346,7 @@ class SwapRuntime:
         def work() -> None:
             settle(done, partial(self._grow, model, error, before_bytes))
 
-        before_bytes = self._limit_bytes
+        before_bytes = self._scheduler.limit_bytes
         threading.Thread(target=work, name="swapnet-growth", daemon=True).start()
         return done
 
@@ -370,7 +363,7 @@ class SwapRuntime:
         with self._changing():
             if self._models.get(model.name) is not model:
                 raise error
-            if self._limit_bytes != before_bytes:
+            if self._scheduler.limit_bytes != before_bytes:
                 return  # for another model, meanwhile
             wanted = before_bytes + error.missing_bytes
             manifests = self._manifests()
@@ -407,20 +400,16 @@ class SwapRuntime:
                 name=name,
             )
         try:
-            return RuntimeModel(name, executor, objectives, port, self)
+            model = RuntimeModel(name, executor, objectives, port, self)
         except BaseException:
             executor.close()
             raise
+        self._dispatcher.tell(Scheduler.shared, name, share_bytes)
+        return model
 
     def _forget(self, name: str) -> None:
-        known: tuple[dict[str, Any], ...] = (
-            self._models,
-            self._engines,
-            self._shares,
-            self._grown_bytes,
-        )
-        for each in known:
-            each.pop(name, None)
+        for known in (self._models, self._engines, self._grown_bytes):
+            known.pop(name, None)
         self._dispatcher.tell(Scheduler.unloaded, name)
 
     def _objectives(self) -> dict[str, Objectives]:
@@ -442,15 +431,19 @@ class SwapRuntime:
         BudgetError
             The budget is too small for all of them.
         """
-        with giving_way():
-            division = divide(
-                self._rule,
-                engines,
-                objectives,
-                budget_bytes,
-                lanes=self._lanes,
-                least_scratch_bytes=max(self._grown_bytes.values(), default=0),
-            )
+        try:
+            with giving_way():
+                division = divide(
+                    self._rule,
+                    engines,
+                    objectives,
+                    budget_bytes,
+                    lanes=self._lanes,
+                    least_scratch_bytes=max(self._grown_bytes.values(), default=0),
+                )
+        except BudgetError as error:
+            self._dispatcher.tell(Scheduler.refused, "", str(error))
+            raise
         rates = {name: objectives[name].rate_per_s for name in engines}
         self._dispatcher.tell(Scheduler.divided, time.perf_counter(), rates)
         return division
@@ -459,99 +452,68 @@ class SwapRuntime:
         self._apply(self._divide(self._engines, self._objectives(), self._budget_bytes))
 
     def _apply(self, division: Division) -> None:
-        """Put a division in force: who gives memory goes first."""
-        self._make_room(division)
-        self._cross(division)
-        self._adopt({name: division.shares_bytes[name] for name in self._models})
-
-    def _make_room(self, division: Division) -> None:
-        """Shrink, unless the limit of scratch memory does: then all shrink when it is crossed."""
-        if division.limit_bytes >= self._limit_bytes:
-            self._adopt(self._smaller_shares(division))
-
-    def _smaller_shares(self, division: Division) -> dict[str, int]:
-        """Shares that are neither larger than the ones in force nor than those to come."""
-        return {name: min(now, division.shares_bytes[name]) for name, now in self._shares.items()}
-
-    def _adopt(self, shares: Mapping[str, int]) -> None:
-        """Put plans for other shares in force, all at once; each model between two inferences.
+        """Put a division in force, in the stages that the scheduler gives.
 
         Raises
         ------
         StorageError, BackendError
-            The first that failed; the model keeps its plan.
+            The first that failed; the model keeps its plan, and further stages do not begin.
         """
-        plans = self._plans({n: each for n, each in shares.items() if each != self._shares[n]})
-        if self._has_room_for_sessions():
-            self._prepare_sessions(plans)
-        self._between(
-            {name: partial(self._change, name, plan, shares[name]) for name, plan in plans.items()}
-        )
+        wanted = division.limit_bytes, division.shares_bytes
+        while stage := self._dispatcher.tell(Scheduler.sharing, *wanted):
+            shares = {each.model: each.numbers[0] for each in stage if each.model}
+            self._carry_out(shares, [*(each.numbers[0] for each in stage if not each.model)])
 
-    def _cross(self, division: Division) -> None:
-        """Change the limit of scratch memory: all models pause until the old is given back.
+    def _carry_out(self, shares: Mapping[str, int], limits: Sequence[int]) -> None:
+        """Put plans for other shares in force, all at once; each model between two inferences.
+
+        Where the limit of scratch memory changes, all pause until the old is given back.
 
         Sessions belong to a limit. The new ones are made before, while requests go on, where the
         budget has room for both: they take no scratch memory until they run. Otherwise each model
         makes its own afterwards, and its next request waits for them.
-
-        Raises
-        ------
-        StorageError, BackendError
-            The first that failed; the model keeps its plan.
         """
-        limit_bytes = division.limit_bytes
-        if limit_bytes == self._limit_bytes:
-            return
-        # A larger limit has its room already, and what remains is for those that grow.
-        is_larger = limit_bytes > self._limit_bytes
-        shares = division.shares_bytes if is_larger else self._smaller_shares(division)
-        plans = self._plans({name: shares[name] for name in self._models})
-        is_prepared = self._has_room_for_sessions()
+        with giving_way():
+            plans = {
+                name: self._models[name].executor.prepare(self._engines[name].budget(nbytes))
+                for name, nbytes in shares.items()
+            }
+        # True where the budget has room for all sessions a second time.
+        is_prepared = self._unused_bytes() >= session_bytes(self._manifests())
         if is_prepared:
-            self._scratch.resize(limit_bytes)
-            self._prepare_sessions(plans)
+            for limit_bytes in limits:
+                self._scratch.resize(limit_bytes)
+            for name, plan in plans.items():
+                with giving_way(), suppress(SwapnetError):  # raised where the plan is adopted
+                    self._models[name].executor.prepare_sessions(plan)
+        changes = {n: partial(self._change, n, plan, shares[n]) for n, plan in plans.items()}
+        if not limits:
+            self._between(changes)
+            return
         arrived, go_on = threading.Barrier(len(plans) + 1), threading.Event()
 
-        def switch(name: str, plan: Plan) -> None:
+        def switch(name: str) -> None:
             try:
                 self._models[name].executor.pause(keep_sessions=is_prepared)
             finally:
                 arrived.wait()
                 go_on.wait()
-            self._change(name, plan, shares[name])
+            changes[name]()
 
         def resize() -> None:
             try:
                 arrived.wait()
                 if not is_prepared:
-                    self._scratch.resize(limit_bytes)
-                self._limit_bytes = limit_bytes
+                    self._scratch.resize(limits[0])
+                self._dispatcher.tell(Scheduler.resized, limits[0])
             except BaseException:  # Ctrl-C while it waits: nobody may wait for this thread
                 arrived.abort()
-                self._scratch.resize(self._limit_bytes)
+                self._scratch.resize(self._scheduler.limit_bytes)
                 raise
             finally:
                 go_on.set()
 
-        self._between({name: partial(switch, name, plan) for name, plan in plans.items()}, resize)
-
-    def _has_room_for_sessions(self) -> bool:
-        """True where the budget has room for all sessions a second time."""
-        return self._unused_bytes() >= session_bytes(self._manifests())
-
-    def _prepare_sessions(self, plans: Mapping[str, Plan]) -> None:
-        """Make sessions while requests go on; what fails is raised where the plan is adopted."""
-        for name, plan in plans.items():
-            with giving_way(), suppress(SwapnetError):
-                self._models[name].executor.prepare_sessions(plan)
-
-    def _plans(self, shares: Mapping[str, int]) -> dict[str, Plan]:
-        with giving_way():
-            return {
-                name: self._models[name].executor.prepare(self._engines[name].budget(nbytes))
-                for name, nbytes in shares.items()
-            }
+        self._between({name: partial(switch, name) for name in changes}, resize)
 
     def _between(
         self, changes: Mapping[str, Callable[[], None]], meanwhile: Callable[[], None] | None = None
@@ -567,7 +529,7 @@ class SwapRuntime:
     def _change(self, name: str, plan: Plan, share_bytes: int) -> None:
         # In the model's thread, so that its next inference finds the share that the plan is for.
         self._models[name].adopt(plan)
-        self._shares[name] = share_bytes
+        self._dispatcher.tell(Scheduler.shared, name, share_bytes)
 
     def _manifests(self) -> list[Manifest]:
         return [curve.engine.manifest for curve in self._engines.values()]
@@ -575,7 +537,7 @@ class SwapRuntime:
     def _unused_bytes(self) -> int:
         """Memory of the budget that no plan in force uses."""
         lanes = self._lanes
-        used = other_bytes(self._manifests(), self._limit_bytes, lanes=lanes)
+        used = other_bytes(self._manifests(), self._scheduler.limit_bytes, lanes=lanes)
         return self._budget_bytes - used - sum(self.shares_bytes.values())
 
     def _follow_rates(self) -> None:
@@ -583,7 +545,7 @@ class SwapRuntime:
         with self._changing(), suppress(SwapnetError):
             objectives = self._objectives()
             division = self._divide(self._engines, objectives, self._budget_bytes)
-            both = (division.shares_bytes, self._shares)
+            both = (division.shares_bytes, self.shares_bytes)
             then, now = (self._cost(shares, objectives) for shares in both)
             if then < _WORTH * now:
                 self._apply(division)

@@ -15,8 +15,16 @@ alone: running steps end first, and no other begins.
 *Storage*: a free reader goes to the most urgent request whose ring has room; then to the model
 whose next request is expected first.
 
+*Memory*: whoever gives memory goes first. Shares of weights shrink, or the limit of scratch memory
+does; then the limit grows, then shares do. Each stage ends before the next begins, so all models
+together stay within the budget. A plan changes between two inferences of its model.
+
 *Rates*: where one that is seen differs by a factor of two from the one that the budget was divided
 for, it is to be divided again.
+
+*Refusals*: a model that closes takes no request, and gives up one that waits for memory. Whether
+engines, plans and arrays fit is arithmetic on manifests, before there is a request: others do it,
+and its refusals are events (`Scheduler.refused`), so that a log of decisions has them.
 """
 
 from __future__ import annotations
@@ -31,13 +39,30 @@ from swapnet.executor.runtime.policy import Job, Policy, Ranked, Ranks
 from swapnet.executor.runtime.rates import RateMeter
 from swapnet.executor.swapping.ring import Ring
 
-__all__ = ["Instruction", "Scheduler"]
+__all__ = ["Do", "Instruction", "Scheduler"]
 
 _DRIFT = 2.0
 """A rate that differs from the one that the budget was divided for by this factor is another."""
 
 _REST_S = 2.0
 """Time between two looks at rates."""
+
+
+Do = Literal[
+    "step",
+    "read",
+    "serve",
+    "change",
+    "stop",
+    "refuse",
+    "resume",
+    "abandon",
+    "divide",
+    "evict",
+    "grant",
+    "resize",
+]
+"""What an instruction says."""
 
 
 class Instruction(NamedTuple):
@@ -49,16 +74,23 @@ class Instruction(NamedTuple):
         ``step``: compute the model's next step, until `Scheduler.ended`, ``crowded`` or ``left``.
         ``read``: begin a read of its plan, until ``landed`` or ``lost``. ``serve``: serve requests
         together, ``change``: make a change that waits, both until ``done``. ``stop``: nothing comes
-        any more. ``divide``: divide the budget again.
+        any more. ``refuse``: the request is not taken. ``resume``, ``abandon``: go on with what was
+        ``suspended``, or give it up. ``divide``: divide the budget again. ``evict``, ``grant``: put
+        a plan for a smaller share of memory in force, or for another one, until ``shared``.
+        ``resize``: change the limit of scratch memory, before the grants that follow, until
+        ``resized``.
     model
-        Its name.
+        Its name; empty for ``divide`` and ``resize``.
     numbers
-        Those of the requests, or of the read.
+        Those of the requests, or of the read; the bytes of a share or a limit.
     """
 
-    do: Literal["step", "read", "serve", "change", "stop", "divide"]
+    do: Do
     model: str
     numbers: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.do, self.model, *map(str, self.numbers))))
 
 
 class _Model:
@@ -74,6 +106,9 @@ class _Model:
         self.changes = 0
         """Changes that wait."""
         self.is_changing = self.is_suspended = self.is_closing = False
+        self.verdict: Literal["resume", "abandon"] | None = None
+        """What becomes of a request that is suspended, once its changes are made."""
+        self.share_bytes = 0
         self.ring = Ring((0,), ())
         self.plan = -1
         self.may_read = False
@@ -126,6 +161,8 @@ class Scheduler:
         self, policy: Policy | str = Policy.DEADLINE, *, lanes: int = 1, readers: int = 1
     ) -> None:
         self.lanes = lanes
+        self.limit_bytes = 0
+        """Limit of scratch memory in force."""
         self._ranks = Ranks(policy)
         self._models: dict[str, _Model] = {}
         self._ready: list[Ranked] = []
@@ -151,6 +188,11 @@ class Scheduler:
         found = self._models.get(model)
         return 0.0 if found is None else found.meter.rate_per_s(at_s)
 
+    def share_bytes(self, model: str) -> int:
+        """Share that the plan in force is for; of a model that is gone, 0."""
+        found = self._models.get(model)
+        return 0 if found is None else found.share_bytes
+
     # Events of models
 
     def loaded(
@@ -166,8 +208,11 @@ class Scheduler:
 
     def closing(self, model: str) -> Sequence[Instruction]:
         """A model takes no more requests, and stops when those that have come are served."""
-        self._models[model].is_closing = True
-        self._offer(self._models[model])
+        found = self._models[model]
+        found.is_closing = True
+        if found.is_suspended:
+            found.verdict = found.verdict or "abandon"
+        self._offer(found)
         return self._dispatch()
 
     def unloaded(self, model: str) -> Sequence[Instruction]:
@@ -214,13 +259,43 @@ class Scheduler:
         self._looked_s = at_s
         return self._dispatch()
 
+    def sharing(self, limit_bytes: int, shares_bytes: Mapping[str, int]) -> Sequence[Instruction]:
+        """Scratch memory and shares are to be these; told again after each stage, until all are."""
+        models = [each for name, each in self._models.items() if name in shares_bytes]
+        shrinks = limit_bytes < self.limit_bytes
+        gives = shrinks or any(shares_bytes[m.name] < m.share_bytes for m in models)
+        crosses = shrinks or (limit_bytes > self.limit_bytes and not gives)
+        if crosses:
+            self._told.append(Instruction("resize", "", (limit_bytes,)))
+        for model in models:
+            now, then = model.share_bytes, shares_bytes[model.name]
+            nbytes = min(now, then) if gives else then
+            if crosses or nbytes != now:
+                do: Do = "evict" if nbytes < now else "grant"
+                self._told.append(Instruction(do, model.name, (nbytes,)))
+        return self._dispatch()
+
+    def shared(self, model: str, nbytes: int) -> Sequence[Instruction]:
+        """The plan in force of a model is for this share."""
+        self._models[model].share_bytes = nbytes
+        return self._dispatch()
+
+    def resized(self, limit_bytes: int) -> Sequence[Instruction]:
+        """This limit of scratch memory is in force."""
+        self.limit_bytes = limit_bytes
+        return self._dispatch()
+
     # Events of requests and changes
+
+    def refused(self, model: str, why: str) -> Sequence[Instruction]:
+        """A load, a budget or arrays of a request do not fit; for the log, nothing follows."""
+        return self._dispatch()
 
     def asked(self, job: Job) -> Sequence[Instruction]:
         """A request has come."""
         model = self._models[job.model]
         if model.is_closing:
-            raise ValueError(f"{job.model} takes no request")
+            return [Instruction("refuse", job.model, (job.sequence,))]
         model.waiting.append(self._ranks.rank(job))
         model.meter.note(job.arrival_s)
         model.expect(model.meter)
@@ -245,13 +320,18 @@ class Scheduler:
 
     def suspended(self, model: str) -> Sequence[Instruction]:
         """What is served waits for memory; the model may change meanwhile."""
-        self._models[model].is_suspended = True
-        self._offer(self._models[model])
+        found = self._models[model]
+        found.is_suspended = True
+        found.verdict = "abandon" if found.is_closing else None
+        self._offer(found)
         return self._dispatch()
 
-    def resumed(self, model: str) -> Sequence[Instruction]:
-        """What was suspended goes on."""
-        self._models[model].is_suspended = False
+    def resumed(self, model: str, sequence: int, has_memory: bool) -> Sequence[Instruction]:
+        """A request that was suspended has its memory, or gets none."""
+        found = self._models.get(model)
+        if found is not None and found.is_suspended and sequence in _numbers(found.running):
+            found.verdict = found.verdict or ("resume" if has_memory else "abandon")
+            self._offer(found)
         return self._dispatch()
 
     def done(self, model: str) -> Sequence[Instruction]:
@@ -332,11 +412,12 @@ class Scheduler:
             model.is_changing = True
             self._told.append(Instruction("change", model.name))
         elif model.running:
-            return
+            if model.verdict is not None:
+                model.is_suspended = False
+                self._told.append(Instruction(model.verdict, model.name, _numbers(model.running)))
         elif model.waiting:
             model.running = _joined(model.waiting, model.rows)
-            numbers = tuple([job.sequence for _, _, job in model.running])
-            self._told.append(Instruction("serve", model.name, numbers))
+            self._told.append(Instruction("serve", model.name, _numbers(model.running)))
         elif model.is_closing:
             self._told.append(Instruction("stop", model.name))
 
@@ -406,6 +487,10 @@ class Scheduler:
             if name in self._models and not rate / _DRIFT <= seen <= max(rate, 1e-9) * _DRIFT:
                 self._told.append(Instruction("divide", ""))
                 return
+
+
+def _numbers(requests: Sequence[Ranked]) -> tuple[int, ...]:
+    return tuple([job.sequence for _, _, job in requests])
 
 
 def _joined(waiting: deque[Ranked], rows: int) -> list[Ranked]:

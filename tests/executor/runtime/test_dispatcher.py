@@ -6,19 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from queue import Queue
 
 import pytest
 
-from swapnet.errors import BackendError
+from swapnet.errors import BackendError, BudgetError, InputError
 from swapnet.executor import SwapRuntime
 from swapnet.executor.planning import plan
-from swapnet.executor.runtime.dispatcher import Decision, Dispatcher
+from swapnet.executor.runtime.decisions import Decision, load_log, replay, save_log
+from swapnet.executor.runtime.dispatcher import Dispatcher
 from swapnet.executor.runtime.policy import Job
 from swapnet.executor.runtime.scheduler import Scheduler
 from swapnet.executor.runtime.share_rules import SimulatedShareRule
 from swapnet.executor.runtime.split import Claim, cost_of
-from swapnet.executor.swapping.loading import READERS
 from tests.helpers.dispatched import serving
 from tests.helpers.simulated import (
     Engines,
@@ -35,9 +36,15 @@ Open = Callable[..., SwapRuntime]
 
 
 def test_decisions_of_threads_are_those_of_the_scheduler(
-    engines: Engines, steps: dict[str, Callable[[plan.Step], None]], opened: Open
+    engines: Engines,
+    steps: dict[str, Callable[[plan.Step], None]],
+    opened: Open,
+    tmp_path: Path,
 ) -> None:
-    """Three models, changing budgets, failures and cancellations: replayed, event by event."""
+    """Three models, changing budgets, failures and cancellations: replayed, event by event.
+
+    Saved and loaded, the log is the same.
+    """
     log: list[Decision] = []
     used = list(engines.values())
     runtime = opened(budget_for(*used, share=0.5), on_decision=log.append)
@@ -65,19 +72,26 @@ def test_decisions_of_threads_are_those_of_the_scheduler(
     for share in (0.4, 0.9, 0.5):
         ended(partial(runtime.set_budget, budget_for(*used, share=share)))
     runtime.update({models["a"]: {"priority": 4.0}, models["b"]: {"rate_per_s": 3.0}})
+    with pytest.raises(BudgetError):
+        runtime.set_budget(1)
+    with pytest.raises(InputError):
+        models["a"]({})
     for each in asking:
         each.result(LIMIT_S)
     ended(models["c"].unload)
     ended(runtime.close)
-    scheduler = Scheduler(readers=READERS)
-    for event, args, instructions in log:
-        assert tuple(getattr(scheduler, event)(*args)) == instructions
+    save_log(log, tmp_path / "log.jsonl")
+    assert list(replay(log)) == log == load_log(tmp_path / "log.jsonl")
     assert set(EVENTS) <= {decision.event for decision in log}
     done = {each.do for decision in log for each in decision.instructions}
-    assert done >= {"step", "read", "serve", "change", "stop"}
+    assert done >= {"step", "read", "serve", "change", "stop", "evict", "grant"}
+    refused = [decision.args for decision in log if decision.event == "refused"]
+    assert [name for name, _ in refused] == ["", "a"]
+    assert "do not fit in 1B" in refused[0][1]
 
 
 EVENTS = (
+    *("opened", "sharing", "shared", "refused"),
     *("loaded", "planned", "divided", "expected", "asked", "cancelled", "changing", "closing"),
     *("began", "ended", "left", "landed", "halted", "done", "unloaded"),
 )

@@ -16,6 +16,7 @@ from swapnet.errors import BudgetError
 from swapnet.executor import RuntimeModel, SwapExecutor, SwapRuntime
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.engine import Engine
+from swapnet.executor.runtime.decisions import Decision, replay
 from swapnet.executor.runtime.memory import most_scratch_bytes, together
 from swapnet.manifest import Manifest
 from swapnet.process.cgroup import MemoryGroup, is_available
@@ -70,7 +71,8 @@ def test_weights_of_all_give_way_once(
 
     feeds, expected = busy
     few = choosing(5)
-    runtime = opened(budget_for(folder, 0))
+    log: list[Decision] = []
+    runtime = opened(budget_for(folder, 0), on_decision=log.append)
     detector, other = load_two(runtime, folder)
     before = runtime.shares_bytes
     answer = detector(few)
@@ -90,6 +92,10 @@ def test_weights_of_all_give_way_once(
     assert [model.stats.failures for model in (detector, other)] == [0, 0]
     ended(detector.unload)
     assert runtime.shares_bytes["other"] == before["other"], "nobody needs so much any more"
+    given = [each.do for decision in log for each in decision.instructions]
+    assert {"evict", "resize", "grant", "resume"} <= set(given)
+    assert "abandon" not in given
+    assert list(replay(log)) == log
 
 
 def test_spare_budget_belongs_to_values(
@@ -130,7 +136,8 @@ def test_a_refusal_names_a_budget_that_is_needed(folder: Path, opened: Open) -> 
 @pytest.mark.slow
 def test_a_model_that_goes_does_not_wait_for_memory(folder: Path, opened: Open) -> None:
     """Its request is refused: whoever unloads it holds what growing would need."""
-    runtime = opened(budget_for(folder, 0))
+    log: list[Decision] = []
+    runtime = opened(budget_for(folder, 0), on_decision=log.append)
     detector, other = load_two(runtime, folder)
     with runtime._balance:
         request = detector.submit(choosing(ROWS))
@@ -141,6 +148,8 @@ def test_a_model_that_goes_does_not_wait_for_memory(folder: Path, opened: Open) 
         runtime._forget("detector")
     few = choosing(5)
     assert ended(lambda: other(few))
+    assert "abandon" in [each.do for decision in log for each in decision.instructions]
+    assert list(replay(log)) == log
 
 
 def _manifests(folder: Path) -> list[Manifest]:

@@ -178,13 +178,13 @@ def test_sessions_are_made_before_the_switch_where_there_is_room(
 
     for grown_bytes in (4 * MIB, 0, 8 * MIB):
         runtime._grown_bytes = {"images": grown_bytes}
-        before = runtime._limit_bytes
+        before = runtime._scheduler.limit_bytes
         with monkeypatch.context() as patch:
             threads = by_thread(patch)
             if fails:
                 patch.setattr(OnnxRuntimeBackend, "prepare_segments", refused)
             ended(partial(runtime.set_budget, "256MiB"))
-            assert runtime._limit_bytes != before
+            assert runtime._scheduler.limit_bytes != before
             assert threads
             assert any(name.startswith("swapnet-") for name in threads) is fails
         for model in models.values():

@@ -12,7 +12,7 @@ import pytest
 from swapnet.errors import BackendError, InputError
 from swapnet.executor import SwapRuntime
 from swapnet.executor.planning.plan import Step
-from swapnet.executor.runtime.dispatcher import Decision
+from swapnet.executor.runtime.decisions import Decision
 from tests.helpers.simulated import Gate, Simulated, budget_for
 from tests.helpers.threads import LIMIT_S, ended, started
 
@@ -187,16 +187,17 @@ def test_an_inference_that_is_cancelled_ends_with_its_step(
 def test_unloading_finishes_what_was_submitted(
     engines: dict[str, Simulated], steps: Hooks, opened: Open, until: Until
 ) -> None:
-    gate = Gate()
+    gate, decided = Gate(), list[Decision]()
     steps["a"] = gate
-    runtime = opened(budget_for(engines["a"], share=1.0))
+    runtime = opened(budget_for(engines["a"], share=1.0), on_decision=decided.append)
     model = ended(partial(runtime.load, engines["a"].folder))
     checks = [engines["a"].ask(model, value) for value in range(3)]
     assert gate.reached.wait(LIMIT_S)
     unloading = started(model.unload)
-    until(lambda: model._closing)
+    until(lambda: "closing" in [each.event for each in decided])
     with pytest.raises(BackendError, match="not loaded any more"):
         model.submit(engines["a"].feeds())
+    assert [each.do for each in decided[-1].instructions] == ["refuse"]
     assert not unloading.done()
     gate.open.set()
     unloading.result(LIMIT_S)

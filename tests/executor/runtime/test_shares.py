@@ -13,7 +13,7 @@ import pytest
 
 from swapnet.errors import BackendError, BudgetError, InputError, StorageError
 from swapnet.executor import RuntimeModel, SwapRuntime
-from swapnet.executor.runtime.dispatcher import Decision
+from swapnet.executor.runtime.decisions import Decision
 from swapnet.executor.runtime.objectives import Changes, Objectives
 from swapnet.executor.runtime.share_rules import SimulatedShareRule
 from swapnet.executor.runtime.split import RULES
