@@ -67,7 +67,7 @@ def divide(
     limit = max(scratch_bytes(manifests, lanes=lanes), least)
     claims = claims_of(engines, objectives)
     available = budget_bytes - other_bytes(manifests, limit, lanes=lanes)
-    needed = rule.needed_bytes(claims)
+    needed = sum(min(option.nbytes for option in claim.options) for claim in claims)
     if needed > available:
         smallest = budget_bytes - available + needed
         have_strips = any(manifest.stripings for manifest in manifests)

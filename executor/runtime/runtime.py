@@ -40,7 +40,7 @@ from swapnet.executor.runtime.model import RuntimeModel, settle, unloaded
 from swapnet.executor.runtime.objectives import Changes, Objectives
 from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.scheduler import Scheduler
-from swapnet.executor.runtime.share_rules import share_rule
+from swapnet.executor.runtime.share_rules import ShareRule
 from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.shapes import ensure_shapes
 from swapnet.executor.sharing import Sharing
@@ -128,7 +128,7 @@ class SwapRuntime:
         if lanes < 1:
             raise InputError(f"{lanes} lanes execute nothing", why="there must be 1 or more")
         self._birthplace = Birthplace("runtime")
-        self._rule = share_rule(split, lanes=lanes, policy=policy)
+        self._rule = ShareRule(split, lanes=lanes, policy=policy)
         self._budget_bytes = budget_bytes(budget)
         self._device = device or Device()
         self._load_mode = LoadMode.parse(load_mode)
@@ -545,13 +545,11 @@ class SwapRuntime:
         with self._changing(), suppress(SwapnetError):
             objectives = self._objectives()
             division = self._divide(self._engines, objectives, self._budget_bytes)
+            claims = claims_of(self._engines, objectives)
             both = (division.shares_bytes, self.shares_bytes)
-            then, now = (self._cost(shares, objectives) for shares in both)
+            then, now = (self._rule.cost(claims, shares) for shares in both)
             if then < _WORTH * now:
                 self._apply(division)
-
-    def _cost(self, shares: Mapping[str, int], objectives: Mapping[str, Objectives]) -> float:
-        return self._rule.cost(claims_of(self._engines, objectives), shares)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

@@ -3,74 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
+from functools import lru_cache
 
 from swapnet.errors import InputError
 from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.simulated_cost import MOST_CLAIMS, simulated_cost
 from swapnet.executor.runtime.split import RULES, Claim, cost_of, split
 
-__all__ = ["ShareRule", "SimulatedShareRule", "share_rule"]
-
-_LATENCY = "latency"
+__all__ = ["ShareRule"]
 
 _CLEARLY = 0.98
 """Largest cost over the expected one that is clearly lower: smaller differences are chance."""
 
+_KEPT = 4
+"""Costs that are remembered: of each rule's shares, and of those in force."""
+
 
 class ShareRule:
-    """Shares by one of the rules of `swapnet.executor.runtime.split.split`."""
+    """A rule of `swapnet.executor.runtime.split.split`.
 
-    def __init__(self, rule: str) -> None:
-        self._rule = rule
-
-    def needed_bytes(self, claims: Sequence[Claim]) -> int:
-        """The least memory in which all models can run: all smallest shares."""
-        return sum(min(option.nbytes for option in claim.options) for claim in claims)
-
-    def shares_bytes(self, claims: Sequence[Claim], available_bytes: int) -> dict[str, int]:
-        """Bytes by name; ``available_bytes`` are at least `needed_bytes`."""
-        return {
-            share.name: share.nbytes for share in split(claims, available_bytes, rule=self._rule)
-        }
-
-    def cost(self, claims: Sequence[Claim], shares_bytes: Mapping[str, int]) -> float:
-        """Expected cost of these shares. Costs of different rules are not comparable."""
-        return cost_of(claims, shares_bytes)
-
-
-class SimulatedShareRule(ShareRule):
-    """The rule ``latency``, unless another one costs clearly less in a simulation."""
-
-    def __init__(self, *, lanes: int, policy: Policy | str) -> None:
-        super().__init__(_LATENCY)
-        self._lanes = lanes
-        self._policy = policy
-
-    def shares_bytes(self, claims: Sequence[Claim], available_bytes: int) -> dict[str, int]:
-        expected = super().shares_bytes(claims, available_bytes)
-        others = [
-            ShareRule(rule).shares_bytes(claims, available_bytes)
-            for rule in RULES
-            if rule != _LATENCY
-        ]
-        others = [shares for shares in others if shares != expected]
-        if not (others and _can_simulate(claims)):
-            return expected
-        cost, best = min(
-            ((self.cost(claims, shares), shares) for shares in others), key=itemgetter(0)
-        )
-        return best if cost < _CLEARLY * self.cost(claims, expected) else expected
-
-    def cost(self, claims: Sequence[Claim], shares_bytes: Mapping[str, int]) -> float:
-        """Cost in a simulation; by the formula for many engines, each asked too seldom in one."""
-        if not _can_simulate(claims):
-            return super().cost(claims, shares_bytes)
-        return simulated_cost(claims, shares_bytes, lanes=self._lanes, policy=self._policy)
-
-
-def share_rule(name: str, *, lanes: int = 1, policy: Policy | str = Policy.DEADLINE) -> ShareRule:
-    """The rule of a name.
+    ``latency`` gives way to another one that costs clearly less in a simulation.
 
     Parameters
     ----------
@@ -84,13 +36,40 @@ def share_rule(name: str, *, lanes: int = 1, policy: Policy | str = Policy.DEADL
     InputError
         There is no rule of this name.
     """
-    if name not in RULES:
-        raise InputError(
-            f"there is no split {name!r}",
-            why=f"there are {', '.join(RULES)}",
-            hint="leave it out for the lowest expected latency",
-        )
-    return SimulatedShareRule(lanes=lanes, policy=policy) if name == _LATENCY else ShareRule(name)
+
+    def __init__(
+        self, name: str, *, lanes: int = 1, policy: Policy | str = Policy.DEADLINE
+    ) -> None:
+        if name not in RULES:
+            raise InputError(
+                f"there is no split {name!r}",
+                why=f"there are {', '.join(RULES)}",
+                hint="leave it out for the lowest expected latency",
+            )
+        self._name = name
+
+        @lru_cache(_KEPT)
+        def simulated(claims: tuple[Claim, ...], shares: tuple[tuple[str, int], ...]) -> float:
+            return simulated_cost(claims, dict(shares), lanes=lanes, policy=policy)
+
+        self._simulated = simulated
+
+    def shares_bytes(self, claims: Sequence[Claim], available_bytes: int) -> dict[str, int]:
+        """Bytes by name; ``available_bytes`` are not less than all smallest shares."""
+        found = split(claims, available_bytes, rule=self._name)
+        if self._name != "latency" or not _can_simulate(claims):
+            return found
+        others = [split(claims, available_bytes, rule=rule) for rule in RULES[1:]]
+        others = [shares for shares in others if shares != found]
+        best = min(others, key=lambda shares: self.cost(claims, shares), default=None)
+        is_better = best and self.cost(claims, best) < _CLEARLY * self.cost(claims, found)
+        return best if best and is_better else found
+
+    def cost(self, claims: Sequence[Claim], shares_bytes: Mapping[str, int]) -> float:
+        """Cost in a simulation; by the formula for many engines, each asked too seldom in one."""
+        if not _can_simulate(claims):
+            return cost_of(claims, shares_bytes)
+        return self._simulated(tuple(claims), tuple(shares_bytes.items()))
 
 
 def _can_simulate(claims: Sequence[Claim]) -> bool:

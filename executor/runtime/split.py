@@ -10,17 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING
-
-from swapnet.errors import BudgetError, InputError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["RULES", "Claim", "Option", "Share", "cost_of", "fitting", "split"]
+__all__ = ["RULES", "Claim", "Option", "cost_of", "fitting", "split"]
 
 RULES = ("latency", "equal", "proportional")
 """Names of the ways to split a budget."""
@@ -87,28 +84,9 @@ class Claim:
     deadline_ms: float | None = None
 
 
-@dataclass(frozen=True)
-class Share:
-    """The bytes that one engine gets.
-
-    Attributes
-    ----------
-    name
-        Name of the claim.
-    nbytes
-        The share.
-    latency_ms
-        Expected with it; between two options, on the line from one to the other.
-    """
-
-    name: str
-    nbytes: int
-    latency_ms: float
-
-
 def split(
     claims: Sequence[Claim], available_bytes: int, *, rule: str = "latency"
-) -> tuple[Share, ...]:
+) -> dict[str, int]:
     """Split a budget.
 
     Parameters
@@ -116,7 +94,7 @@ def split(
     claims
         The engines.
     available_bytes
-        For all of them together.
+        For all of them together; not less than all smallest options.
     rule
         ``latency``: the split with the lowest `cost_of` among the equal one, the proportional one
         and a few knapsacks, each at the prices of the split before. A knapsack is exact to 1/2048
@@ -125,34 +103,22 @@ def split(
         never more than its largest option. ``proportional``: by largest options. In the last two
         an engine whose smallest option is larger gets that, and the others share what remains.
 
+    Returns
+    -------
+    dict
+        Share of each claim in bytes, by name.
+
     Raises
     ------
-    BudgetError
-        The smallest options do not fit.
-    InputError
-        There is no such rule.
     ValueError
         A claim has no option.
     """
-    if rule not in RULES:
-        raise InputError(
-            f"there is no rule {rule} to split a budget",
-            why=f"the rules are {', '.join(RULES)}",
-            hint="choose one of them",
-        )
     fronts = [_front(claim) for claim in claims]
-    _check_possible(fronts, available_bytes)
-    if rule == "equal":
-        sizes = _in_proportion(fronts, available_bytes, [1] * len(fronts))
-    elif rule == "proportional":
-        weights = [max(front[-1].nbytes, 1) for front in fronts]
-        sizes = _in_proportion(fronts, available_bytes, weights)
-    else:
+    if rule == "latency":
         sizes = _least_cost(claims, fronts, available_bytes)
-    return tuple(
-        Share(claim.name, nbytes, _latency(front, nbytes))
-        for claim, front, nbytes in zip(claims, fronts, sizes, strict=True)
-    )
+    else:
+        sizes = _in_proportion(fronts, available_bytes, rule)
+    return {claim.name: nbytes for claim, nbytes in zip(claims, sizes, strict=True)}
 
 
 def cost_of(claims: Sequence[Claim], shares_bytes: Mapping[str, int]) -> float:
@@ -199,17 +165,6 @@ def _front(claim: Claim) -> tuple[Option, ...]:
         if is_larger and (is_faster or reads_less):
             front.append(option)
     return tuple(front)
-
-
-def _check_possible(fronts: Sequence[Sequence[Option]], available_bytes: int) -> None:
-    smallest = sum(front[0].nbytes for front in fronts)
-    if smallest > available_bytes:
-        raise BudgetError(
-            f"{len(fronts)} engines do not fit in {available_bytes} bytes",
-            why=f"their smallest budgets are {smallest} bytes together",
-            hint=f"give at least {smallest} bytes, or load fewer engines",
-            smallest_bytes=smallest,
-        )
 
 
 def _costs(
@@ -296,10 +251,7 @@ def _least_cost(
 ) -> list[int]:
     spare = available_bytes - sum(front[0].nbytes for front in fronts)
     by_deadline = sorted(range(len(claims)), key=lambda c: (_deadline(claims[c]), c))
-    equal = _in_proportion(fronts, available_bytes, [1] * len(fronts))
-    proportional = _in_proportion(
-        fronts, available_bytes, [max(front[-1].nbytes, 1) for front in fronts]
-    )
+    equal, proportional = (_in_proportion(fronts, available_bytes, rule) for rule in RULES[1:])
     found: list[list[int]] = []
     before = proportional
     for _ in range(_ROUNDS if any(o.reading_ms for front in fronts for o in front) else 1):
@@ -401,9 +353,10 @@ def _with_leftover(
 
 
 def _in_proportion(
-    fronts: Sequence[Sequence[Option]], available_bytes: int, weights: Sequence[int]
+    fronts: Sequence[Sequence[Option]], available_bytes: int, rule: str
 ) -> list[int]:
-    """Parts in proportion to weights, at least the smallest and at most the largest option."""
+    """Parts as the rule says, at least the smallest and at most the largest option."""
+    weights = [1 if rule == "equal" else max(front[-1].nbytes, 1) for front in fronts]
     rest = list(range(len(fronts)))
     left, sizes = available_bytes, [front[0].nbytes for front in fronts]
     while rest:
@@ -417,14 +370,6 @@ def _in_proportion(
         left -= sum(fronts[claim][0].nbytes for claim in larger)
         rest = [claim for claim in rest if claim not in set(larger)]
     return sizes
-
-
-def _latency(front: Sequence[Option], nbytes: int) -> float:
-    for one, other in pairwise(front):
-        if nbytes < other.nbytes:
-            passed = (nbytes - one.nbytes) / (other.nbytes - one.nbytes)
-            return one.latency_ms + passed * (other.latency_ms - one.latency_ms)
-    return front[-1].latency_ms
 
 
 def _deadline(claim: Claim) -> float:

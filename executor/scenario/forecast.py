@@ -12,7 +12,7 @@ from swapnet.executor.planning.curve import curve as latency_curve
 from swapnet.executor.runtime.division import Division, divide
 from swapnet.executor.runtime.engine_curve import OPTIONS, EngineCurve, plan_curve
 from swapnet.executor.runtime.objectives import Objectives
-from swapnet.executor.runtime.share_rules import share_rule
+from swapnet.executor.runtime.share_rules import ShareRule
 from swapnet.executor.runtime.simulate import SimulatedModel, simulate
 from swapnet.executor.runtime.simulated_cost import simulated_model
 from swapnet.executor.runtime.split import RULES
@@ -112,7 +112,7 @@ def forecast(
     """
     curves = {each.entry.name: each.curve for each in candidates}
     objectives = {each.entry.name: each.objectives for each in candidates}
-    ways = {name: divide(share_rule(name), curves, objectives, budget_bytes) for name in RULES}
+    ways = {name: divide(ShareRule(name), curves, objectives, budget_bytes) for name in RULES}
     largest = {
         name: max(option.nbytes for option in curve.claim(name, objectives[name]).options)
         for name, curve in curves.items()

@@ -21,7 +21,7 @@ from swapnet.executor.planning.plan import Step
 from swapnet.executor.runtime.division import divide
 from swapnet.executor.runtime.engine_curve import with_curve
 from swapnet.executor.runtime.memory import together
-from swapnet.executor.runtime.share_rules import share_rule
+from swapnet.executor.runtime.share_rules import ShareRule
 from swapnet.manifest import Manifest, save_manifest
 from swapnet.profile import save_profile
 from swapnet.testing.engine import SimulatedBackend, block_byte, write_engine
@@ -109,7 +109,7 @@ def expected_shares(runtime: SwapRuntime, engines: Engines, rule: str = "latency
     """What a division gives to the models that are loaded."""
     curves = {m.name: with_curve(Engine.open(engines[m.name].folder)) for m in runtime.models}
     objectives = {m.name: m.objectives for m in runtime.models}
-    division = divide(share_rule(rule), curves, objectives, runtime.budget_bytes)
+    division = divide(ShareRule(rule), curves, objectives, runtime.budget_bytes)
     return dict(division.shares_bytes)
 
 

@@ -18,7 +18,7 @@ from swapnet.executor.runtime.decisions import Decision, load_log, replay, save_
 from swapnet.executor.runtime.dispatcher import Dispatcher
 from swapnet.executor.runtime.policy import Job
 from swapnet.executor.runtime.scheduler import Scheduler
-from swapnet.executor.runtime.share_rules import SimulatedShareRule
+from swapnet.executor.runtime.share_rules import ShareRule
 from swapnet.executor.runtime.split import Claim, cost_of
 from tests.helpers.dispatched import serving
 from tests.helpers.simulated import (
@@ -152,12 +152,12 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
     """Shares that were weighed by the formula, two for each time that rates had drifted."""
     weighed: list[dict[str, int]] = []
 
-    def weigh(_: SimulatedShareRule, claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
+    def weigh(_: ShareRule, claims: Sequence[Claim], shares: Mapping[str, int]) -> float:
         weighed.append(dict(shares))
         return cost_of(claims, shares)
 
     monkeypatch.setattr("swapnet.executor.runtime.share_rules.MOST_CLAIMS", 0)
-    monkeypatch.setattr(SimulatedShareRule, "cost", weigh)
+    monkeypatch.setattr(ShareRule, "cost", weigh)
     return weighed
 
 
@@ -204,10 +204,8 @@ def test_rates_that_drift_are_judged_as_the_rule_does(
     models = load_all(runtime, engines, rate_per_s=0.01)
     other = expected_shares(runtime, engines, "equal")
     assert other != runtime.shares_bytes
-    monkeypatch.setattr(SimulatedShareRule, "shares_bytes", lambda *_: other)
-    monkeypatch.setattr(
-        SimulatedShareRule, "cost", lambda _, __, shares: 1.0 if shares == other else 3.0
-    )
+    monkeypatch.setattr(ShareRule, "shares_bytes", lambda *_: other)
+    monkeypatch.setattr(ShareRule, "cost", lambda _, __, shares: 1.0 if shares == other else 3.0)
     expectations.update(a=0.03)
     engines["a"].ask(models["a"])()
     until(lambda: runtime.shares_bytes == other)

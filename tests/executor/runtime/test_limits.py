@@ -19,7 +19,7 @@ from swapnet.executor.runtime.division import Division, divide
 from swapnet.executor.runtime.engine_curve import with_curve
 from swapnet.executor.runtime.memory import other_bytes, scratch_bytes, together
 from swapnet.executor.runtime.objectives import Objectives
-from swapnet.executor.runtime.share_rules import share_rule
+from swapnet.executor.runtime.share_rules import ShareRule
 from tests.helpers.cycles import same
 from tests.helpers.engines import Arrays, BuildToy
 from tests.helpers.simulated import Engines, asking, load, simulated
@@ -45,7 +45,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Engines:
 def divided(two: Engines, budget_bytes: int, **options: Any) -> Division:
     curves = {name: with_curve(Engine.open(one.folder)) for name, one in two.items()}
     objectives = {name: Objectives() for name in two}
-    return divide(share_rule("proportional"), curves, objectives, budget_bytes, **options)
+    return divide(ShareRule("proportional"), curves, objectives, budget_bytes, **options)
 
 
 def budgets(two: Engines) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from swapnet.errors import BackendError, BudgetError, InputError, StorageError
 from swapnet.executor import RuntimeModel, SwapRuntime
 from swapnet.executor.runtime.decisions import Decision
 from swapnet.executor.runtime.objectives import Changes, Objectives
-from swapnet.executor.runtime.share_rules import SimulatedShareRule
+from swapnet.executor.runtime.share_rules import ShareRule
 from swapnet.executor.runtime.split import RULES
 from swapnet.executor.swapping.storage import WeightFile
 from tests.helpers.simulated import (
@@ -193,9 +193,9 @@ def test_several_terms_at_once_split_once(
     runtime = opened(budget_for(*engines.values(), share=0.5))
     models = load_all(runtime, engines)
     splits: list[dict[str, int]] = []
-    real = SimulatedShareRule.shares_bytes
+    real = ShareRule.shares_bytes
 
-    def counted(self: SimulatedShareRule, *given: Any) -> dict[str, int]:
+    def counted(self: ShareRule, *given: Any) -> dict[str, int]:
         splits.append(real(self, *given))
         return splits[-1]
 
@@ -204,7 +204,7 @@ def test_several_terms_at_once_split_once(
         models["b"]: {"deadline_ms": 3.0},
     }
     with monkeypatch.context() as patch:
-        patch.setattr(SimulatedShareRule, "shares_bytes", counted)
+        patch.setattr(ShareRule, "shares_bytes", counted)
         ended(partial(runtime.update, changes))
     assert splits == [expected_shares(runtime, engines)] == [runtime.shares_bytes]
     assert (models["a"].objectives, models["b"].objectives) == (
