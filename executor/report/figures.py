@@ -89,7 +89,9 @@ def timeline_figure(events: Sequence[TraceEvent]) -> Figure:
     """Lanes of waits, steps and reads; of one model also its ring and its memory."""
     from bokeh.models import DataRange1d, FactorRange
 
-    models = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+    decided = {event["pid"] for event in events if event["ph"] == "i"}
+    processes = (e for e in events if e["name"] == "process_name" and e["pid"] not in decided)
+    models = {event["pid"]: event["args"]["name"] for event in processes}
     is_alone = len(models) == 1
     latest = _latest(events, is_alone=is_alone)
     slices = [event for event in latest if event["ph"] == "X"]

@@ -1,10 +1,11 @@
 """Timelines of inferences, in the Trace Event Format of Perfetto and chrome://tracing.
 
 Each model is a process. Its first thread has the inferences, each around its copies, waits and
-steps; every reader is one more thread. Times are whole microseconds: viewers drop slices that
+steps; every reader is one more thread. One more process has the decisions of a scheduler, a thread
+for each kind of instruction. Times are whole microseconds: viewers drop slices that
 overlap by a rounded fraction of one.
 
-Format: "Trace Event Format" by Google, events of the phases ``X``, ``C`` and ``M``.
+Format: "Trace Event Format" by Google, events of the phases ``X``, ``C``, ``i`` and ``M``.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import inf
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from swapnet.executor.execution import Inference
 from swapnet.executor.planning.plan import Plan, Step
 from swapnet.strips import Striping
+
+if TYPE_CHECKING:
+    from swapnet.executor.runtime.decisions import Decision
 
 __all__ = [
     "READERS",
@@ -85,7 +89,9 @@ class Recorder:
         return min((k.inference.start for k in [*self._latest][-count:]), default=inf)
 
 
-def trace_events(recorders: Sequence[Recorder], count: int | None = None) -> list[TraceEvent]:
+def trace_events(
+    recorders: Sequence[Recorder], count: int | None = None, decisions: Sequence[Decision] = ()
+) -> list[TraceEvent]:
     """Events of all models, each a process of its own.
 
     Parameters
@@ -94,6 +100,8 @@ def trace_events(recorders: Sequence[Recorder], count: int | None = None) -> lis
         The inferences of each model.
     count
         Leave out what came before the last ``count`` inferences of any model, but first ones.
+    decisions
+        Those of the scheduler of all.
     """
     since = -inf if count is None else min(recorder.start_of(count) for recorder in recorders)
     names: list[TraceEvent] = []
@@ -108,6 +116,9 @@ def trace_events(recorders: Sequence[Recorder], count: int | None = None) -> lis
         if recorder.opened is not None:
             events += _Lane(pid, _INFERENCES).add("open", "open", *recorder.opened)
         events += [*_slices(pid, kept), *_counters(pid, kept)]
+    decided = [*_decided(len(recorders) + 1, [d for d in decisions if d.at_s >= since])]
+    names += [event for event in decided if event["ph"] == "M"]
+    events += [event for event in decided if event["ph"] == "i"]
     origin = min((event["ts"] for event in events), default=0)
     return names + [{**event, "ts": event["ts"] - origin} for event in events]
 
@@ -177,6 +188,23 @@ def _slices(pid: int, kept: Sequence[_Kept]) -> Iterator[TraceEvent]:
             lane = readers.setdefault(read.reader, _Lane(pid, READERS + read.reader))
             name = f"block {read.block}"
             yield from lane.add(name, "read", read.start, read.end, nbytes=read.nbytes)
+
+
+def _decided(pid: int, decisions: Sequence[Decision]) -> Iterator[TraceEvent]:
+    """A moment for each instruction, and for what was refused before it could be decided."""
+    lanes: dict[str, int] = {}
+    for event, args, instructions, at_s in decisions:
+        said = [(each.do, str(each)) for each in instructions]
+        if event == "refused":
+            said.append(("refuse", " ".join(("refused", *args))))
+        for do, name in said:
+            if not lanes:
+                yield _event("M", pid, 0, "process_name", args={"name": "scheduler"})
+            if do not in lanes:
+                lanes[do] = len(lanes) + 1
+                yield _event("M", pid, lanes[do], "thread_name", args={"name": do})
+            where = {"ts": _us(at_s), "s": "t", "cat": "decision"}
+            yield _event("i", pid, lanes[do], name, **where, args={"event": event})
 
 
 def _counters(pid: int, kept: Sequence[_Kept]) -> Iterator[TraceEvent]:

@@ -9,16 +9,13 @@ import numpy as np
 from swapnet.manifest import Manifest
 from swapnet.tensors import Array
 
-__all__ = ["Rows", "agree", "join", "kind_of", "largest_batch", "part", "rows_of"]
-
-Rows = int
-"""Length of the first axis."""
+__all__ = ["agree", "join", "kind_of", "largest_batch", "part", "rows_of"]
 
 _ROUNDING = 1e-4
 """Largest difference of joined outputs, over the largest magnitude."""
 
 
-def largest_batch(manifest: Manifest) -> Rows:
+def largest_batch(manifest: Manifest) -> int:
     """Rows that one inference may have; 1 where requests can't be joined.
 
     They can where the first axis of all inputs and outputs is the same symbol, and the engine was
@@ -32,7 +29,7 @@ def largest_batch(manifest: Manifest) -> Rows:
     return planned.pop()
 
 
-def rows_of(inputs: Mapping[str, Array]) -> Rows:
+def rows_of(inputs: Mapping[str, Array]) -> int:
     """Rows of one request."""
     return int(next(iter(inputs.values())).shape[0])
 
@@ -54,7 +51,7 @@ def join(requests: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
     return {name: np.concatenate([r[name] for r in requests]) for name in requests[0]}
 
 
-def part(outputs: Mapping[str, Array], rows: Sequence[Rows]) -> list[dict[str, Array]]:
+def part(outputs: Mapping[str, Array], rows: Sequence[int]) -> list[dict[str, Array]]:
     """The outputs of each request; arrays of its own, unless it is the only one."""
     if len(rows) == 1:
         return [dict(outputs)]

@@ -39,30 +39,13 @@ from swapnet.executor.runtime.policy import Job, Policy, Ranked, Ranks
 from swapnet.executor.runtime.rates import RateMeter
 from swapnet.executor.swapping.ring import Ring
 
-__all__ = ["Do", "Instruction", "Scheduler"]
+__all__ = ["Instruction", "Scheduler"]
 
 _DRIFT = 2.0
 """A rate that differs from the one that the budget was divided for by this factor is another."""
 
 _REST_S = 2.0
 """Time between two looks at rates."""
-
-
-Do = Literal[
-    "step",
-    "read",
-    "serve",
-    "change",
-    "stop",
-    "refuse",
-    "resume",
-    "abandon",
-    "divide",
-    "evict",
-    "grant",
-    "resize",
-]
-"""What an instruction says."""
 
 
 class Instruction(NamedTuple):
@@ -85,7 +68,10 @@ class Instruction(NamedTuple):
         Those of the requests, or of the read; the bytes of a share or a limit.
     """
 
-    do: Do
+    do: (
+        Literal["step", "read", "serve", "change", "stop", "refuse", "resume", "abandon"]
+        | Literal["divide", "evict", "grant", "resize"]
+    )
     model: str
     numbers: tuple[int, ...] = ()
 
@@ -271,8 +257,9 @@ class Scheduler:
             now, then = model.share_bytes, shares_bytes[model.name]
             nbytes = min(now, then) if gives else then
             if crosses or nbytes != now:
-                do: Do = "evict" if nbytes < now else "grant"
-                self._told.append(Instruction(do, model.name, (nbytes,)))
+                self._told.append(
+                    Instruction("evict" if nbytes < now else "grant", model.name, (nbytes,))
+                )
         return self._dispatch()
 
     def shared(self, model: str, nbytes: int) -> Sequence[Instruction]:

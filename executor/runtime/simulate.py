@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import chain
 from math import ceil, inf
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from swapnet.executor.runtime.arrivals import Times
 from swapnet.executor.runtime.policy import PATIENCE_S, Job, Policy
 from swapnet.executor.runtime.scheduler import Instruction, Scheduler
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-__all__ = ["Outcome", "SimulatedModel", "simulate"]
+__all__ = ["SimulatedModel", "simulate"]
 
 _ROUNDING = 1e-9
 
@@ -62,40 +59,13 @@ class SimulatedModel:
     rate_per_s: float = 0.0
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Result of a simulation.
-
-    Attributes
-    ----------
-    models
-        As given.
-    latencies_ms
-        Latencies of each model's requests in order, from arrival to the end of the last step.
-    misses
-        Requests of each model that ended after their deadline.
-    """
-
-    models: tuple[SimulatedModel, ...]
-    latencies_ms: tuple[npt.NDArray[np.float64], ...]
-    misses: tuple[int, ...]
-
-    @property
-    def weighted_latency_ms(self) -> float:
-        """Mean over requests, each as often as its priority says; 0 without requests."""
-        pairs = list(zip(self.models, self.latencies_ms, strict=True))
-        weights = sum(model.priority * len(latencies) for model, latencies in pairs)
-        total = sum(model.priority * float(latencies.sum()) for model, latencies in pairs)
-        return total / weights if weights else 0.0
-
-
 def simulate(
     models: Sequence[SimulatedModel],
     arrivals: Iterable[tuple[float, int]],
     *,
     policy: Policy | str = Policy.DEADLINE,
     lanes: int = 1,
-) -> Outcome:
+) -> tuple[Times, ...]:
     """Serve requests on a virtual clock.
 
     What is served, computed and read is decided by `swapnet.executor.runtime.scheduler`, with one
@@ -111,6 +81,12 @@ def simulate(
         The order of requests.
     lanes
         Steps that may be computed at once.
+
+    Returns
+    -------
+    tuple of ndarray of float64, shape (requests,)
+        Latencies of each model's requests in milliseconds, in order: from arrival to the end of the
+        last step.
 
     Raises
     ------
@@ -147,15 +123,13 @@ class _Simulated:
         self.jobs: deque[Job] = deque()
         """Requests that have not ended."""
         self.latencies_ms: list[float] = []
-        self.misses = 0
 
 
 class _Device:
     """Lanes and a storage channel that take the time they are said to."""
 
     def __init__(self, models: Sequence[SimulatedModel], policy: Policy | str, lanes: int) -> None:
-        self._models = tuple(models)
-        self._simulated = list(map(_Simulated, self._models))
+        self._simulated = list(map(_Simulated, models))
         self._by_name = {each.name: each for each in self._simulated}
         self._scheduler = Scheduler(policy, lanes=lanes)
         self._computing: list[tuple[float, int, _Simulated]] = []
@@ -163,7 +137,7 @@ class _Device:
         self._now_s = 0.0
         self._sequence = self._started = self._waiting = 0
 
-    def run(self, arrivals: Iterable[tuple[float, int]]) -> Outcome:
+    def run(self, arrivals: Iterable[tuple[float, int]]) -> tuple[Times, ...]:
         """Serve all requests, until the last one has ended."""
         scheduler, computing, reading = self._scheduler, self._computing, self._reading
         coming = chain(arrivals, [(inf, -1)])
@@ -186,11 +160,7 @@ class _Device:
             else:
                 self._now_s, each, number = reading.pop()
                 self._begin(scheduler.landed(each.name, 0, number))
-        return Outcome(
-            models=self._models,
-            latencies_ms=tuple(np.array(each.latencies_ms) for each in self._simulated),
-            misses=tuple(each.misses for each in self._simulated),
-        )
+        return tuple(np.array(each.latencies_ms) for each in self._simulated)
 
     def _begin(self, told: Sequence[Instruction]) -> None:
         """Begin what the scheduler says."""
@@ -222,6 +192,4 @@ class _Device:
             job = each.jobs.popleft()
             self._waiting -= 1
             each.latencies_ms.append((self._now_s - job.arrival_s) * 1e3)
-            if each.model.deadline_ms is not None:
-                each.misses += self._now_s > job.deadline_s + _ROUNDING
             self._begin(self._scheduler.done(each.name))

@@ -63,9 +63,9 @@ def simulated_cost(
     """
     models = [simulated_model(claim, fitting(claim, shares_bytes[claim.name])) for claim in claims]
     arrivals = poisson([claim.rate_per_s for claim in claims], _REQUESTS, _SEED)
-    outcome = simulate(models, arrivals, lanes=lanes, policy=policy)
+    found = simulate(models, arrivals, lanes=lanes, policy=policy)
     cost = weights = 0.0
-    for claim, latencies in zip(claims, outcome.latencies_ms, strict=True):
+    for claim, latencies in zip(claims, found, strict=True):
         late = latencies / claim.deadline_ms if claim.deadline_ms else 0.0 * latencies
         cost += claim.priority * float((latencies * late.clip(1.0)).sum())
         weights += claim.priority * len(latencies)

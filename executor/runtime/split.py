@@ -322,13 +322,16 @@ def _with_leftover(
 ) -> list[int]:
     """Give the bytes left over, step by step, to the largest gain per byte."""
 
+    def more(claim: int) -> int:
+        """Bytes up to the next option."""
+        return fronts[claim][chosen[claim] + 1].nbytes - fronts[claim][chosen[claim]].nbytes
+
     def gain(claim: int) -> tuple[float, float]:
         """Per byte, up to the next option: of cost, and of latency where nothing is expected."""
         front, at = fronts[claim], chosen[claim]
-        nbytes = front[at + 1].nbytes - front[at].nbytes
         faster_ms = front[at].latency_ms - front[at + 1].latency_ms
         saved = costs[claim][at] - costs[claim][at + 1]
-        return max(saved, 0.0) / nbytes, claims[claim].priority * faster_ms / nbytes
+        return max(saved, 0.0) / more(claim), claims[claim].priority * faster_ms / more(claim)
 
     left = spare_bytes - sum(
         front[at].nbytes - front[0].nbytes for front, at in zip(fronts, chosen, strict=True)
@@ -336,15 +339,11 @@ def _with_leftover(
     order = list(by_deadline)
     while True:
         order = [claim for claim in order if chosen[claim] + 1 < len(fronts[claim])]
-        fitting = [
-            claim
-            for claim in order
-            if fronts[claim][chosen[claim] + 1].nbytes - fronts[claim][chosen[claim]].nbytes <= left
-        ]
+        fitting = [claim for claim in order if more(claim) <= left]
         if not fitting:
             break
         taken = max(fitting, key=gain)
-        left -= fronts[taken][chosen[taken] + 1].nbytes - fronts[taken][chosen[taken]].nbytes
+        left -= more(taken)
         chosen[taken] += 1
     sizes = [front[at].nbytes for front, at in zip(fronts, chosen, strict=True)]
     if order:

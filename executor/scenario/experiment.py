@@ -24,7 +24,16 @@ from swapnet.executor.scenario.experiment_options import (
     UNLIMITED,
     ExperimentOptions,
 )
-from swapnet.executor.scenario.messages import Engine, Job, Round, RoundResult
+from swapnet.executor.scenario.messages import (
+    Alone,
+    Close,
+    Engine,
+    Job,
+    Measured,
+    Ready,
+    Round,
+    RoundResult,
+)
 from swapnet.executor.scenario.report import Line, Report
 from swapnet.executor.scenario.steps import changes_of
 from swapnet.executor.scenario.summary import (
@@ -179,15 +188,7 @@ class _Ways:
     def _job(self, name: str) -> Job:
         options = self._options
         engines = (
-            Engine(
-                name=part.entry.name,
-                folder=str(part.engine.folder),
-                samples=str(self._samples(index)),
-                priority=part.entry.priority,
-                rate_per_s=part.entry.rate_per_s,
-                deadline_ms=part.entry.deadline_ms,
-                shapes=part.entry.shapes or None,
-            )
+            Engine(part.entry, str(part.engine.folder), str(self._samples(index)))
             for index, part in enumerate(options.parts)
         )
         limited = name != UNLIMITED
@@ -209,10 +210,10 @@ class _Ways:
         for index, part in enumerate(self._options.parts):
             for sample in range(part.count):
                 if name != UNLIMITED:
-                    process.alone(index, sample)
+                    process.ask(Alone(index, sample), Measured)
                     continue
                 count = _ALONE if sample == 0 else 1
-                found = process.alone(index, sample, count)
+                found = process.ask(Alone(index, sample, count), Measured)
                 key = (index, sample, found.digest)
                 self._answers.expect(key, process.outputs.pop(key))
                 if sample == 0:
@@ -225,7 +226,8 @@ class _Ways:
         steps = options.steps if name != UNLIMITED else ()
         changes = changes_of(steps, turn, options.rounds, options.round_seconds)
         with self._unless_optional(name):
-            turned = self._processes[name].round(Round(options.arrivals(turn), changes))
+            wanted = Round(options.arrivals(turn), changes)
+            turned = self._processes[name].ask(wanted, RoundResult)
             self._rounds[name].append(turned)
 
     def _release(self, name: str) -> None:
@@ -238,14 +240,14 @@ class _Ways:
         with self._unless_optional(name):
             group = self._groups.get(name)
             peak = group.peak_bytes if group is not None else 0
-            resident = process.release().resident_peak_bytes
+            trace = self._options.trace if name == OURS else 0
+            if group is not None and trace:
+                group.lift()  # the timeline as text is not part of the budget
+            ready = process.ask(Close(trace), Ready)
+            self._traced += ready.events
             if name != UNLIMITED:
                 others = self._runtime_bytes + self._options.traffic_bytes
-                self._peaks[name] = (peak or resident) - others
-            if name == OURS and self._options.trace:
-                if group is not None:
-                    group.lift()  # the timeline as text is not part of the budget
-                self._traced = process.trace(self._options.trace)
+                self._peaks[name] = (peak or ready.resident_peak_bytes) - others
         process.close()
 
     @contextmanager

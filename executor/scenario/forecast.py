@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from swapnet.profile import Profile, with_storage
 __all__ = ["Candidate", "Forecast", "candidate", "forecast"]
 
 _UNLIMITED = "unlimited"
+
+_ROUNDING_MS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,16 @@ def _forecast(
     arrivals: Sequence[Arrival],
 ) -> Forecast:
     models = [each.at(division.shares_bytes[each.entry.name]) for each in candidates]
-    outcome = simulate(models, [(arrival.due_s, arrival.model) for arrival in arrivals])
+    found = simulate(models, [(arrival.due_s, arrival.model) for arrival in arrivals])
+    weights = [model.priority * len(ms) for model, ms in zip(models, found, strict=True)]
+    means = tuple(float(ms.mean()) if len(ms) else 0.0 for ms in found)
     return Forecast(
         rule,
-        outcome.weighted_latency_ms,
-        tuple(float(np.mean(ms)) if len(ms) else 0.0 for ms in outcome.latencies_ms),
+        float(np.average(means, weights=weights)),
+        means,
         tuple(division.shares_bytes[model.name] for model in models),
-        tuple(outcome.misses),
+        tuple(
+            int((ms > (model.deadline_ms or inf) + _ROUNDING_MS).sum())
+            for model, ms in zip(models, found, strict=True)
+        ),
     )

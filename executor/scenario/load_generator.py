@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import Queue
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from swapnet.arrays import Array, load_npz
 from swapnet.errors import SwapnetError
 from swapnet.executor.events import Event
 from swapnet.executor.pace import Pace
 from swapnet.executor.report.trace import Recorder, TraceEvent, trace_events
-from swapnet.executor.runtime.model import ModelStats
+from swapnet.executor.runtime.decisions import Decision
 from swapnet.executor.runtime.objectives import Changes
 from swapnet.executor.scenario.messages import (
     Alone,
@@ -37,51 +38,20 @@ from swapnet.executor.scenario.steps import Change
 from swapnet.executor.scenario.traffic import Arrival
 from swapnet.machine import peak_resident_bytes
 
-__all__ = ["LoadGenerator", "Model", "Runtime", "open_generator"]
+if TYPE_CHECKING:
+    from swapnet.executor.runtime import RuntimeModel, SwapRuntime
+    from swapnet.executor.scenario.baselines import WholeModel, WholeModels
+
+__all__ = ["LoadGenerator", "Timeline", "open_generator"]
+
+_DECISIONS = 4096
+"""Decisions that are kept for a timeline: about 2 MiB."""
 
 _MOMENTS = 100
 """Number of moments in a round, about."""
 
 _SHORTEST_S = 0.02
 """Shortest time between two moments."""
-
-
-class Model(Protocol):
-    """A DNN of a runtime."""
-
-    @property
-    def stats(self) -> ModelStats: ...
-
-    def submit(
-        self, inputs: Mapping[str, Any], *, copy: bool = ...
-    ) -> Future[dict[str, Array]]: ...
-
-
-class Runtime(Protocol):
-    """The runtime to measure: `swapnet.SwapRuntime`, or one like it."""
-
-    @property
-    def budget_bytes(self) -> int: ...
-
-    @property
-    def shares_bytes(self) -> Mapping[str, int]: ...
-
-    def load(
-        self,
-        folder: Path,
-        *,
-        name: str,
-        priority: float,
-        deadline_ms: float | None,
-        rate_per_s: float,
-        shapes: Mapping[str, Sequence[int]] | None,
-    ) -> Model: ...
-
-    def update(self, changes: Mapping[Any, Changes]) -> None: ...
-
-    def set_budget(self, budget: int) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def open_generator(job: Job, say: Say) -> LoadGenerator:
@@ -93,8 +63,8 @@ def open_generator(job: Job, say: Say) -> LoadGenerator:
     device = Engine.open(job.engines[0].folder).on_threads(job.threads, own=True).device
     if job.storage_bytes_per_s is not None:
         device = replace(device, pace=Pace(job.storage_bytes_per_s))
-    recorders = {engine.name: Recorder(engine.name, job.trace) for engine in job.engines}
-    runtime: Runtime
+    timeline = Timeline(job) if job.trace else None
+    runtime: SwapRuntime | WholeModels
     if job.split == WHOLE_MODEL:
         runtime = WholeModels(job.budget_bytes, device=device, lanes=job.lanes)
     else:
@@ -104,18 +74,37 @@ def open_generator(job: Job, say: Say) -> LoadGenerator:
             split=job.split,
             lanes=job.lanes,
             trace=job.trace > 0,
-            on_event=partial(_record, recorders) if job.trace else None,
+            on_event=timeline.record if timeline else None,
+            on_decision=timeline.decide if timeline else None,
         )
     try:
-        return LoadGenerator(job, runtime, say, recorders)
+        return LoadGenerator(job, runtime, say, timeline)
     except BaseException:
         runtime.close()
         raise
 
 
-def _record(recorders: Mapping[str, Recorder], event: Event) -> None:
-    if event.inference is not None and event.plan is not None:
-        recorders[event.model].note(event.plan, event.inference)
+class Timeline:
+    """Inferences of each DNN, and decisions of the scheduler: the latest ones."""
+
+    def __init__(self, job: Job) -> None:
+        names = [engine.entry.name for engine in job.engines]
+        self.recorders = {name: Recorder(name, job.trace) for name in names}
+        self._decisions: deque[Decision] = deque(maxlen=_DECISIONS)
+
+    def record(self, event: Event) -> None:
+        """Take an event of the runtime."""
+        if event.inference is not None and event.plan is not None:
+            self.recorders[event.model].note(event.plan, event.inference)
+
+    def decide(self, decision: Decision) -> None:
+        """Take a decision that says something; most events have no instruction."""
+        if decision.instructions or decision.event == "refused":
+            self._decisions.append(decision)
+
+    def events(self, count: int) -> list[TraceEvent]:
+        """All from the last ``count`` inferences of any DNN on."""
+        return trace_events([*self.recorders.values()], count, [*self._decisions])
 
 
 class LoadGenerator:
@@ -128,12 +117,16 @@ class LoadGenerator:
     """
 
     def __init__(
-        self, job: Job, runtime: Runtime, say: Say, recorders: Mapping[str, Recorder] | None = None
+        self,
+        job: Job,
+        runtime: SwapRuntime | WholeModels,
+        say: Say,
+        timeline: Timeline | None = None,
     ) -> None:
         self._runtime = runtime
-        self._recorders = recorders or {}
-        self._names = [engine.name for engine in job.engines]
-        self._expected = [Changes(rate_per_s=engine.rate_per_s) for engine in job.engines]
+        self._timeline = timeline
+        self._names = [engine.entry.name for engine in job.engines]
+        self._expected = [Changes(rate_per_s=engine.entry.rate_per_s) for engine in job.engines]
         self._samples = [load_npz(Path(engine.samples)) for engine in job.engines]
         self._digests = OutputDigests(job.known, say)
         self._models = [self._load(engine) for engine in job.engines]
@@ -142,18 +135,18 @@ class LoadGenerator:
         if job.budgets:
             runtime.set_budget(job.budget_bytes)
 
-    def _load(self, engine: Engine) -> Model:
-        start = time.perf_counter()
+    def _load(self, engine: Engine) -> RuntimeModel | WholeModel:
+        start, entry = time.perf_counter(), engine.entry
         model = self._runtime.load(
             Path(engine.folder),
-            name=engine.name,
-            priority=engine.priority,
-            deadline_ms=engine.deadline_ms,
-            rate_per_s=engine.rate_per_s,
-            shapes=engine.shapes,
+            name=entry.name,
+            priority=entry.priority,
+            deadline_ms=entry.deadline_ms,
+            rate_per_s=entry.rate_per_s,
+            shapes=entry.shapes or None,
         )
-        if engine.name in self._recorders:
-            self._recorders[engine.name].opened = start, time.perf_counter()
+        if self._timeline is not None:
+            self._timeline.recorders[entry.name].opened = start, time.perf_counter()
         return model
 
     def ready(self) -> Ready:
@@ -193,17 +186,16 @@ class LoadGenerator:
         read = tuple(now - then for now, then in zip(self._read_bytes(), before, strict=True))
         return RoundResult(told, read, tuple(moments), changes, seconds)
 
-    def trace(self, count: int) -> list[TraceEvent]:
-        """The timeline from the last ``count`` inferences of any DNN on."""
-        return trace_events([*self._recorders.values()], count)
-
-    def close(self) -> None:
-        """Release everything."""
+    def close(self, trace: int = 0) -> Ready:
+        """Release everything; what was used, and ``trace`` inferences' timeline."""
+        peak_bytes = peak_resident_bytes()
         self._runtime.close()
+        return Ready(peak_bytes, tuple(self._timeline.events(trace) if self._timeline else ()))
 
     def _forget_pause(self) -> None:
         # Requests paused while other processes had their turns, which says nothing of the rates.
-        self._runtime.update(dict(zip(self._models, self._expected, strict=True)))
+        changes: dict[Any, Changes] = dict(zip(self._models, self._expected, strict=True))
+        self._runtime.update(changes)
 
     def _submit(self, model: int, sample: int) -> Future[dict[str, Array]]:
         arrays = self._samples[model].items()

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from swapnet.executor.scenario.scenario import Entry
 from swapnet.executor.scenario.steps import Change
 from swapnet.executor.scenario.traffic import Arrival
 
@@ -30,36 +31,28 @@ __all__ = [
     "RoundResult",
     "Served",
     "Tensor",
-    "Trace",
-    "Traced",
 ]
 
 Key = tuple[int, int, str]
 """Outputs: number of the DNN, number of its input, digest."""
 
 
-class Engine(msgspec.Struct, frozen=True, kw_only=True):
+class Engine(msgspec.Struct, frozen=True):
     """One DNN of a worker.
 
     Attributes
     ----------
-    name, priority, deadline_ms, rate_per_s
-        As in the scenario.
+    entry
+        Its entry in the scenario.
     folder
         Engine directory.
     samples
         ``.npz`` of its inputs, with a leading sample axis.
-    shapes
-        Input shapes; those of the build where None.
     """
 
-    name: str
+    entry: Entry
     folder: str
     samples: str
-    priority: float
-    rate_per_s: float
-    deadline_ms: float | None = None
-    shapes: dict[str, tuple[int, ...]] | None = None
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,16 +106,18 @@ class Round(msgspec.Struct, frozen=True, tag=True):
 
 
 class Close(msgspec.Struct, frozen=True, tag=True):
-    """Release everything and say what was used."""
+    """Release everything; say what was used, and the timeline.
+
+    Attributes
+    ----------
+    trace
+        Inferences of any DNN from the last of which on the timeline is wanted; 0 for none.
+    """
+
+    trace: int = 0
 
 
-class Trace(msgspec.Struct, frozen=True, tag=True):
-    """Give the timeline from the last ``count`` inferences of any DNN on."""
-
-    count: int
-
-
-Command = Alone | Round | Trace | Close
+Command = Alone | Round | Close
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -132,9 +127,12 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     ----------
     resident_peak_bytes
         The most that the process had resident.
+    events
+        Timeline of all DNNs, as `swapnet.executor.report.trace.trace_events` makes it.
     """
 
     resident_peak_bytes: int = 0
+    events: tuple[dict[str, Any], ...] = ()
 
 
 class Measured(msgspec.Struct, frozen=True, tag=True):
@@ -167,13 +165,13 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
     error: str = ""
 
 
-class Moment(msgspec.Struct, frozen=True, array_like=True):
+class Moment(msgspec.Struct, frozen=True):
     """The runtime at one time.
 
     Attributes
     ----------
     time_s
-        Time from the beginning of the round.
+        Time from the beginning of the round; in a report, of all rounds.
     budget_bytes
         Budget in force.
     shares_bytes, waiting
@@ -216,12 +214,6 @@ class RoundResult(msgspec.Struct, frozen=True, tag=True):
     seconds: float = 0.0
 
 
-class Traced(msgspec.Struct, frozen=True, tag=True):
-    """Events of all DNNs, as `swapnet.executor.report.trace.trace_events` makes them."""
-
-    events: tuple[dict[str, Any], ...]
-
-
 class Tensor(msgspec.Struct, frozen=True):
     """One array of an `Output`, in C order; ``dtype`` as NumPy writes it."""
 
@@ -237,4 +229,4 @@ class Output(msgspec.Struct, frozen=True, tag=True):
     tensors: tuple[Tensor, ...]
 
 
-Reply = Ready | Measured | RoundResult | Traced | Output
+Reply = Ready | Measured | RoundResult | Output

@@ -8,8 +8,9 @@ import msgspec
 
 from swapnet.executor.bench.report import Machine
 from swapnet.executor.bench.statistics import Summary
+from swapnet.executor.scenario.messages import Moment
 
-__all__ = ["Line", "Phase", "Report", "Sample", "Way"]
+__all__ = ["Line", "Phase", "Report", "Way"]
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,15 +112,6 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
     unlimited_weighted_latency_ms: float | None
 
 
-class Sample(msgspec.Struct, frozen=True):
-    """The runtime at one time of its run: memory for weights and waiting requests, by DNN."""
-
-    time_s: float
-    budget_bytes: int
-    shares_bytes: tuple[int, ...]
-    waiting: tuple[int, ...]
-
-
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """One scenario at one budget; keys and units of the schema ``swapnet-scenario/2``.
 
@@ -171,7 +163,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     compare: dict[str, float | None]
     ways: dict[str, Way]
     phases: tuple[Phase, ...]
-    samples: tuple[Sample, ...]
+    samples: tuple[Moment, ...]
     errors: dict[str, str]
     rounds: int
     seed: int

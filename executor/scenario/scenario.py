@@ -12,7 +12,7 @@ import msgspec
 from swapnet.errors import InputError
 from swapnet.executor.runtime.arrivals import Arrivals
 
-__all__ = ["Entry", "Scenario", "at_rates", "at_speed", "load_scenario"]
+__all__ = ["Entry", "Scenario", "at_rates", "load_scenario"]
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
@@ -111,8 +111,8 @@ def load_scenario(path: Path) -> Scenario:
     return msgspec.structs.replace(scenario, models=tuple(placed))
 
 
-def at_rates(scenario: Scenario, rates_per_s: Mapping[str, float]) -> Scenario:
-    """The scenario with other rates for some DNNs, by name.
+def at_rates(scenario: Scenario, rates_per_s: Mapping[str, float], speed: float = 1.0) -> Scenario:
+    """The scenario with other rates for some DNNs, by name, then all multiplied; deadlines stay.
 
     Raises
     ------
@@ -126,17 +126,9 @@ def at_rates(scenario: Scenario, rates_per_s: Mapping[str, float]) -> Scenario:
             why=f"it has {', '.join(names)}",
             hint=f"give rates like --rates {names[0]}=2.5",
         )
+    rates = {entry.name: entry.rate_per_s for entry in scenario.models} | dict(rates_per_s)
     models = (
-        msgspec.structs.replace(entry, rate_per_s=rates_per_s.get(entry.name, entry.rate_per_s))
-        for entry in scenario.models
-    )
-    return msgspec.structs.replace(scenario, models=tuple(models))
-
-
-def at_speed(scenario: Scenario, factor: float) -> Scenario:
-    """The scenario with all rates multiplied; deadlines stay."""
-    models = (
-        msgspec.structs.replace(entry, rate_per_s=entry.rate_per_s * factor)
+        msgspec.structs.replace(entry, rate_per_s=speed * rates[entry.name])
         for entry in scenario.models
     )
     return msgspec.structs.replace(scenario, models=tuple(models))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
+import msgspec
+
 from swapnet.executor.bench.statistics import Summary, summarise
 from swapnet.executor.scenario.expected_outputs import ExpectedOutputs
-from swapnet.executor.scenario.messages import RoundResult, Served
-from swapnet.executor.scenario.report import Phase, Sample, Way
+from swapnet.executor.scenario.messages import Moment, RoundResult, Served
+from swapnet.executor.scenario.report import Phase, Way
 from swapnet.executor.scenario.scenario import Entry
 from swapnet.executor.scenario.steps import BudgetStep
 
@@ -63,21 +65,16 @@ class Summing:
 
     def ratio(self, ours: Played, others: Played) -> float | None:
         """Weighted latency of others over ours: the median over rounds."""
-        pairs = zip(
-            (self.weighted_ms(turn.served) for turn in others.rounds),
-            (self.weighted_ms(turn.served) for turn in ours.rounds),
-            strict=False,
-        )
-        return _median(theirs / mine for theirs, mine in pairs if theirs and mine)
+        return _ratio(others, ours, self.weighted_ms)
 
     def ratio_of(self, model: int, ours: Played, unlimited: Played) -> float | None:
         """Mean latency of one DNN over that with unlimited memory: the median over rounds."""
-        pairs = zip(
-            (_mean(latencies(turn.served, model)) for turn in ours.rounds),
-            (_mean(latencies(turn.served, model)) for turn in unlimited.rounds),
-            strict=False,
-        )
-        return _median(mine / theirs for mine, theirs in pairs if mine and theirs)
+
+        def mean_ms(served: Iterable[Served]) -> float | None:
+            found = latencies(served, model)
+            return mean(found) if found else None
+
+        return _ratio(ours, unlimited, mean_ms)
 
     def wrong(self, served: Iterable[Served]) -> int:
         """Requests that were answered otherwise than with unlimited memory."""
@@ -210,23 +207,20 @@ def bound_ms(
     return max(compute_ms, max(read_bytes - ring_bytes, 0.0) / storage_bytes_per_s * 1e3)
 
 
-def samples(played: Played) -> tuple[Sample, ...]:
+def samples(played: Played) -> tuple[Moment, ...]:
     """Moments of all rounds, one after the other."""
-    found = []
+    found: list[Moment] = []
     before = 0.0
     for turn in played.rounds:
-        found += [
-            Sample(before + m.time_s, m.budget_bytes, m.shares_bytes, m.waiting)
-            for m in turn.moments
-        ]
+        found += [msgspec.structs.replace(m, time_s=before + m.time_s) for m in turn.moments]
         before += turn.seconds
     return tuple(found)
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return mean(values) if values else None
-
-
-def _median(values: Iterable[float]) -> float | None:
-    found = list(values)
-    return median(found) if found else None
+def _ratio(
+    above: Played, below: Played, figure: Callable[[Iterable[Served]], float | None]
+) -> float | None:
+    pairs = zip(above.rounds, below.rounds, strict=False)
+    figures = ((figure(one.served), figure(other.served)) for one, other in pairs)
+    ratios = [one / other for one, other in figures if one and other]
+    return median(ratios) if ratios else None

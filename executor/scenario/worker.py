@@ -14,7 +14,7 @@ import msgspec
 
 from swapnet.arrays import Array
 from swapnet.executor.scenario.load_generator import LoadGenerator, open_generator
-from swapnet.executor.scenario.messages import Alone, Command, Job, Round, Trace, Traced
+from swapnet.executor.scenario.messages import Alone, Command, Job, Round
 from swapnet.executor.scenario.output_digests import raw
 from swapnet.process.serve import Parent, serve
 
@@ -38,11 +38,7 @@ def _done(generator: LoadGenerator, command: Command) -> msgspec.Struct:
         return generator.alone(command)
     if isinstance(command, Round):
         return generator.round(command)
-    if isinstance(command, Trace):
-        return Traced(tuple(generator.trace(command.count)))
-    ready = generator.ready()
-    generator.close()
-    return ready
+    return generator.close(command.trace)
 
 
 if __name__ == "__main__":

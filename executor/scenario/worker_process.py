@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 
 from swapnet.arrays import Array
 from swapnet.executor.scenario.messages import (
-    Alone,
-    Close,
     Command,
     Job,
     Key,
@@ -19,17 +17,14 @@ from swapnet.executor.scenario.messages import (
     Output,
     Ready,
     Reply,
-    Round,
     RoundResult,
-    Trace,
-    Traced,
 )
 from swapnet.process.cgroup import MemoryGroup
 from swapnet.process.child import Child
 
 __all__ = ["WorkerProcess"]
 
-T = TypeVar("T", Ready, Measured, RoundResult, Traced)
+T = TypeVar("T", Ready, Measured, RoundResult)
 
 
 class WorkerProcess(Child):
@@ -72,23 +67,8 @@ class WorkerProcess(Child):
             self.close()
             raise
 
-    def alone(self, model: int, sample: int, count: int = 1) -> Measured:
-        """Run one input while nothing else runs."""
-        return self._ask(Alone(model, sample, count), Measured)
-
-    def round(self, wanted: Round) -> RoundResult:
-        """Run one round of requests."""
-        return self._ask(wanted, RoundResult)
-
-    def trace(self, count: int) -> tuple[dict[str, Any], ...]:
-        """Events from the last ``count`` inferences of any DNN on."""
-        return self._ask(Trace(count), Traced).events
-
-    def release(self) -> Ready:
-        """Have the runtime closed; what the process used."""
-        return self._ask(Close(), Ready)
-
-    def _ask(self, command: Command, kind: type[T]) -> T:
+    def ask(self, command: Command, kind: type[T]) -> T:
+        """Have a command done; its reply."""
         self.tell(command)
         return self._hear(kind)
 

@@ -58,11 +58,15 @@ class Ring:
 
     def land(self, number: int) -> None:
         """Note that the bytes of a read are there."""
-        self._landed.add(number)
-        while self.arrived in self._landed:
-            self._landed.remove(self.arrived)
+        landed = self._landed
+        if number != self.arrived:  # reads before it are in flight
+            landed.add(number)
+            return
+        self.arrived += 1
+        while landed and self.arrived in landed:
+            landed.remove(self.arrived)
             self.arrived += 1
-            self.lead += 1
+        self.lead += self.arrived - number
 
     def end(self) -> bool:
         """Note that the next step has ended; True where it was the last of its inference."""

@@ -8,7 +8,7 @@ import pytest
 
 from swapnet.errors import StorageError
 from swapnet.executor.bench.statistics import summarise
-from swapnet.executor.scenario.report import Sample
+from swapnet.executor.scenario.messages import Moment
 from tests.evidence.pictures import Panel, panel_of, save_plot, save_shares
 from tests.executor.bench.conftest import CURVE, MIB, a_peer, a_report
 from tests.executor.scenario.conftest import a_report as a_scenario_report
@@ -48,8 +48,8 @@ def test_a_picture_that_can_not_be_written(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_shares_are_drawn(tmp_path: Path) -> None:
     samples = (
-        Sample(0.0, 64 * MIB, (16 * MIB, 40 * MIB), (0, 2)),
-        Sample(1.0, 32 * MIB, (8 * MIB, 20 * MIB), (4, 0)),
+        Moment(0.0, 64 * MIB, (16 * MIB, 40 * MIB), (0, 2)),
+        Moment(1.0, 32 * MIB, (8 * MIB, 20 * MIB), (4, 0)),
     )
     save_shares(a_scenario_report(samples=samples), tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(PNG)

@@ -12,9 +12,10 @@ _KEYS = {
     "M": {"name", "ph", "pid", "tid", "args"},
     "C": {"name", "ph", "pid", "tid", "ts", "args"},
     "X": {"name", "cat", "ph", "pid", "tid", "ts", "dur", "args"},
+    "i": {"name", "cat", "ph", "pid", "tid", "ts", "s", "args"},
 }
-"""Keys of each phase. Source: "Trace Event Format", sections on complete, counter and metadata
-events; `ts` and `dur` are numbers of microseconds, series of a counter are numbers."""
+"""Keys of each phase. Source: "Trace Event Format", sections on complete, counter, instant and
+metadata events; `ts` and `dur` are numbers of microseconds, series of a counter are numbers."""
 
 
 def check_format(file: Mapping[str, Any]) -> None:
@@ -35,7 +36,7 @@ def check_format(file: Mapping[str, Any]) -> None:
             assert all(type(value) is int for value in event["args"].values())
             assert min(event["args"].values()) >= 0
         else:
-            assert event["dur"] > 0
+            assert event["dur"] > 0 if event["ph"] == "X" else event["s"] == "t"
             assert ("process_name", event["pid"], 0) in named
             assert ("thread_name", event["pid"], event["tid"]) in named
     check_nesting(file["traceEvents"])

@@ -13,7 +13,7 @@ from swapnet.cli.scenario.parts import parts_of, scenario_path
 from swapnet.executor.device import Device, available_processors
 from swapnet.executor.runtime.memory import together
 from swapnet.executor.scenario.forecast import candidate, forecast
-from swapnet.executor.scenario.scenario import at_rates, at_speed, load_scenario
+from swapnet.executor.scenario.scenario import at_rates, load_scenario
 from swapnet.units import format_size
 
 __all__ = ["command"]
@@ -35,8 +35,7 @@ def command(
     json_target: str | None,
 ) -> None:
     """Predict latency and memory of a scenario, on a virtual clock with measured delays."""
-    given = load_scenario(scenario_path(scenario))
-    chosen = at_speed(at_rates(given, rates_per_s), speed)
+    chosen = at_rates(load_scenario(scenario_path(scenario)), rates_per_s, speed)
     parsed = Budget.parse(budget)
     parsed.check_fixed()
     device = Device(threads or available_processors())

@@ -23,7 +23,7 @@ from swapnet.executor.report.trace import trace_file
 from swapnet.executor.scenario.experiment import experiment
 from swapnet.executor.scenario.experiment_options import OTHERS, UNLIMITED, ExperimentOptions
 from swapnet.executor.scenario.page import scenario_page
-from swapnet.executor.scenario.scenario import at_rates, at_speed, load_scenario
+from swapnet.executor.scenario.scenario import at_rates, load_scenario
 from swapnet.executor.scenario.steps import parse_steps
 from swapnet.files import check_writable, working_folder
 
@@ -86,7 +86,7 @@ def command(
     from swapnet.builder.one_operator import one_operator_engine
 
     path = scenario_path(scenario)
-    chosen = at_speed(at_rates(load_scenario(path), rates_per_s), speed)
+    chosen = at_rates(load_scenario(path), rates_per_s, speed)
     parsed = Budget.parse(budget)
     parsed.check_fixed()
     others = _others(compared)

@@ -170,14 +170,7 @@ def job(tmp_path: Path) -> Callable[..., Job]:
 
     def make(names: Sequence[str] = ("one", "two"), **fields: Any) -> Job:
         engines = (
-            Engine(
-                name=name,
-                folder="nowhere",
-                samples=str(tmp_path / "samples.npz"),
-                priority=1.0,
-                rate_per_s=2.0,
-            )
-            for name in names
+            Engine(an_entry(name), "nowhere", str(tmp_path / "samples.npz")) for name in names
         )
         usual: dict[str, Any] = {"budget_bytes": 64 * MIB, "split": "latency", "threads": 1}
         return Job(engines=tuple(engines), **{**usual, **fields})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,16 +17,8 @@ from swapnet.executor.pace import Pace
 from swapnet.executor.scenario import experiment as module
 from swapnet.executor.scenario.experiment_options import ExperimentOptions, Part
 from swapnet.executor.scenario.load_generator import LoadGenerator
-from swapnet.executor.scenario.messages import (
-    Alone,
-    Job,
-    Measured,
-    Output,
-    Ready,
-    Round,
-    RoundResult,
-)
-from swapnet.executor.scenario.scenario import at_speed
+from swapnet.executor.scenario.messages import Alone, Close, Command, Job, Output, Ready
+from swapnet.executor.scenario.scenario import at_rates
 from swapnet.testing.engine import write_engine
 from tests.executor.scenario.conftest import MIB, FakeRuntime, a_scenario
 
@@ -46,26 +38,24 @@ class FakeProcess:
         self.calls.append(f"open {name}")
         if error := self.breaking.get(f"open {name}"):
             raise error
-        self.generator = LoadGenerator(job, FakeRuntime(job.budget_bytes), self._say)
+        self.generator = LoadGenerator(job, cast("Any", FakeRuntime(job.budget_bytes)), self._say)
 
     def _say(self, message: Any, _: Any) -> None:
         if isinstance(message, Output):
             self.outputs[message.key] = {"y": np.zeros(1, np.float32)}
 
-    def alone(self, model: int, sample: int, count: int = 1) -> Measured:
-        return self.generator.alone(Alone(model, sample, count))
-
-    def round(self, wanted: Round) -> RoundResult:
+    def ask(self, command: Command, _: object) -> Any:
+        if isinstance(command, Close):
+            return Ready(50 * MIB)
+        if isinstance(command, Alone):
+            return self.generator.alone(command)
         self.calls.append(f"turn {self.name}")
         if error := self.breaking.get(f"turn {self.name}"):
             raise error
         if self.name in self.wrong:
             for arrays in self.generator._samples:
                 arrays["x"][1] = 5.0
-        return self.generator.round(wanted)
-
-    def release(self) -> Ready:
-        return Ready(50 * MIB)
+        return self.generator.round(command)
 
     def close(self) -> None:
         self.calls.append(f"close {self.name}")
@@ -109,7 +99,7 @@ def options(tmp_path: Path) -> Callable[..., ExperimentOptions]:
     folder = tmp_path / "engine"
     write_engine(folder, [MIB] * 4)
     engine = Engine.open(folder)
-    scenario = at_speed(a_scenario(), 20.0)
+    scenario = at_rates(a_scenario(), {}, 20.0)
     samples = {"x": np.array([[1.0], [2.0]], np.float32)}
     parts = tuple(Part(entry, engine, dict(samples)) for entry in scenario.models)
 

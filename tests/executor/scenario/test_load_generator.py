@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -36,7 +37,7 @@ def generator(
     job: Callable[..., Job], runtime: FakeRuntime, said: list[msgspec.Struct]
 ) -> LoadGenerator:
     """Of two DNNs."""
-    return LoadGenerator(job(), runtime, lambda message, _: said.append(message))
+    return LoadGenerator(job(), cast("Any", runtime), lambda message, _: said.append(message))
 
 
 def test_a_round_answers_every_request(
@@ -86,10 +87,10 @@ def test_an_impossible_budget_ends_the_round(generator: LoadGenerator) -> None:
 
 
 def test_budgets_to_come_are_tried_first(job: Callable[..., Job], runtime: FakeRuntime) -> None:
-    LoadGenerator(job(budgets=(32 * MIB, 48 * MIB)), runtime, lambda *_: None)
+    LoadGenerator(job(budgets=(32 * MIB, 48 * MIB)), cast("Any", runtime), lambda *_: None)
     assert runtime.budgets == [32 * MIB, 48 * MIB, 64 * MIB]
     with pytest.raises(BudgetError):
-        LoadGenerator(job(budgets=(MIB,)), runtime, lambda *_: None)
+        LoadGenerator(job(budgets=(MIB,)), cast("Any", runtime), lambda *_: None)
 
 
 def test_rates_of_a_pause_are_forgotten(generator: LoadGenerator, runtime: FakeRuntime) -> None:

@@ -6,15 +6,16 @@ import pytest
 
 from swapnet.executor.bench.statistics import summarise
 from swapnet.executor.report.page import Facts, Page, Table
+from swapnet.executor.scenario.messages import Moment
 from swapnet.executor.scenario.page import scenario_page
-from swapnet.executor.scenario.report import Report, Sample
+from swapnet.executor.scenario.report import Report
 from tests.executor.scenario.conftest import MIB, a_line, a_report
 
 pytestmark = pytest.mark.usefixtures("reporting")
 
 SAMPLES = (
-    Sample(0.0, 64 * MIB, (16 * MIB, 40 * MIB), (0, 2)),
-    Sample(1.0, 32 * MIB, (8 * MIB, 20 * MIB), (4, 0)),
+    Moment(0.0, 64 * MIB, (16 * MIB, 40 * MIB), (0, 2)),
+    Moment(1.0, 32 * MIB, (8 * MIB, 20 * MIB), (4, 0)),
 )
 
 

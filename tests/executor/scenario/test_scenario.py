@@ -9,7 +9,7 @@ import pytest
 from swapnet import models
 from swapnet.cli.scenario.parts import scenarios
 from swapnet.errors import InputError
-from swapnet.executor.scenario.scenario import at_rates, at_speed, load_scenario
+from swapnet.executor.scenario.scenario import at_rates, load_scenario
 from tests.executor.scenario.conftest import a_scenario
 
 HEAD = "title = 'A device'\n"
@@ -73,7 +73,7 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
 
 
 def test_speed_changes_rates_only() -> None:
-    fast = at_speed(a_scenario(), 2.0)
+    fast = at_rates(a_scenario(), {}, 2.0)
     assert [entry.rate_per_s for entry in fast.models] == [4.0, 10.0]
     assert [entry.name for entry in fast.models] == ["one", "two"]
 

@@ -6,7 +6,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -30,7 +30,9 @@ Said = Callable[..., tuple[int, list[Any]]]
 def said(monkeypatch: pytest.MonkeyPatch, job: Callable[..., Job]) -> Said:
     """Serves commands in this process; the status, and what it says."""
     runtime = FakeRuntime(64 * MIB, smallest_bytes=16 * MIB)
-    monkeypatch.setattr(worker, "open_generator", lambda job, say: LoadGenerator(job, runtime, say))
+    monkeypatch.setattr(
+        worker, "open_generator", lambda job, say: LoadGenerator(job, cast("Any", runtime), say)
+    )
 
     def serve(*commands: msgspec.Struct) -> tuple[int, list[Any]]:
         status, out = served(worker.work, job(), *commands)
