@@ -12,7 +12,7 @@ from swapnet.errors import InputError
 from swapnet.executor.runtime.policy import Job
 from swapnet.executor.runtime.scheduler import Instruction, Scheduler
 
-__all__ = ["Decision", "OnDecision", "load_log", "replay", "save_log", "shown"]
+__all__ = ["Decision", "OnDecision", "load_log", "replay", "save_log"]
 
 
 class Decision(NamedTuple):
@@ -34,6 +34,11 @@ class Decision(NamedTuple):
     instructions: tuple[Instruction, ...] = ()
     at_s: float = 0.0
 
+    def __str__(self) -> str:
+        facts = (f"{a.model} {a.sequence}" if isinstance(a, Job) else str(a) for a in self.args)
+        told = " -> " * bool(self.instructions) + "; ".join(map(str, self.instructions))
+        return " ".join(f"{self.at_s:.6f} {self.event} {' '.join(facts)}".split()) + told
+
 
 OnDecision = Callable[[Decision], object]
 
@@ -53,7 +58,7 @@ def load_log(path: Path) -> list[Decision]:
     """
     try:
         return [_decision(*line) for line in msgspec.json.Decoder().decode_lines(path.read_bytes())]
-    except (OSError, TypeError, msgspec.MsgspecError) as error:
+    except (OSError, TypeError, LookupError, msgspec.MsgspecError) as error:
         raise InputError(
             f"{path} is no log of decisions", why=str(error), hint="save_log writes one"
         ) from error
@@ -69,17 +74,6 @@ def replay(log: Iterable[Decision]) -> Iterator[Decision]:
             yield Decision(event, args, (), at_s)
         else:
             yield Decision(event, args, tuple(getattr(scheduler, event)(*args)), at_s)
-
-
-def shown(log: Iterable[Decision]) -> Iterator[str]:
-    """A line for each decision: milliseconds since the first, the event, its instructions."""
-    begin_s: float | None = None
-    for event, args, instructions, at_s in log:
-        begin_s = at_s if begin_s is None else begin_s
-        facts = (f"{a.model} {a.sequence}" if isinstance(a, Job) else str(a) for a in args)
-        words = " ".join(" ".join((event, *facts)).split())
-        told = " -> " * bool(instructions) + "; ".join(map(str, instructions))
-        yield f"{(at_s - begin_s) * 1e3:12.3f}  {words}{told}"
 
 
 def _decision(event: str, args: Any, instructions: Any, at_s: float) -> Decision:

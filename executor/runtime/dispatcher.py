@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Concatenate, Literal, ParamSpec
 
@@ -15,7 +15,7 @@ from swapnet.executor.runtime.decisions import Decision, OnDecision
 from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.scheduler import Instruction, Scheduler
 from swapnet.executor.swapping.pipeline import Pipeline
-from swapnet.executor.swapping.readers import Channel
+from swapnet.executor.swapping.readers import Channel, Workers
 from swapnet.executor.swapping.ring import Ring
 
 __all__ = ["Dispatcher", "Port"]
@@ -38,8 +38,7 @@ class Dispatcher:
     policy, lanes, readers
         As for `Scheduler`.
     divide
-        Divides the budget again, in a thread of its own, where rates have drifted. What it raises
-        is logged.
+        Divides the budget again, as `later`, where rates have drifted. What it raises is logged.
     on_decision
         Called with every decision, in order and with the lock held: it must be short, and ask
         nothing of the runtime. What it raises is ignored.
@@ -59,11 +58,9 @@ class Dispatcher:
         self._on_decision = on_decision
         self._keep("opened", (Policy(policy).value, lanes, readers))
         self._ports: dict[str, Port] = {}
-        self._is_closed = False
-        self._drifted = threading.Event()
         self._divide = divide or (lambda: None)
-        self._divider = threading.Thread(target=self._follow, name="swapnet-divider", daemon=True)
-        self._divider.start()
+        self._division: Future[None] | None = None
+        self._background = Workers(1, "swapnet-background")
 
     def add(self, name: str, rate_per_s: float, *, rows: int = 1, keeps_lane: bool = False) -> Port:
         """A model comes; see `Scheduler.loaded`."""
@@ -86,8 +83,8 @@ class Dispatcher:
             for instruction in instructions:
                 if instruction.model:
                     self._ports[instruction.model].carry_out(instruction)
-                elif instruction.do == "divide":
-                    self._drifted.set()
+                elif instruction.do == "divide" and not _waits(self._division):
+                    self._division = self.later(self._divide_or_log)
             self._keep(event.__name__, args, instructions)
             return instructions
 
@@ -98,23 +95,24 @@ class Dispatcher:
             with suppress(Exception):
                 self._on_decision(Decision(event, args, tuple(instructions), time.perf_counter()))
 
+    def later(self, work: Callable[[], None]) -> Future[None]:
+        """Have something done in a thread that is no model's, one after the other."""
+        return self._background.submit(work)
+
     def close(self) -> None:
         """Stop all threads and wait for them; after the models. Safe to call twice."""
-        self._is_closed = True
-        self._drifted.set()
         self.channel.close()
-        self._divider.join()
+        self._background.close()
 
-    def _follow(self) -> None:
-        while True:
-            self._drifted.wait()
-            self._drifted.clear()  # first: what comes after it is seen at the next look
-            if self._is_closed:
-                return
-            try:
-                self._divide()
-            except Exception:
-                _LOGGER.exception("the budget keeps its split")
+    def _divide_or_log(self) -> None:
+        try:
+            self._divide()
+        except Exception:
+            _LOGGER.exception("the budget keeps its split")
+
+
+def _waits(work: Future[None] | None) -> bool:
+    return work is not None and not (work.running() or work.done())
 
 
 class Port:

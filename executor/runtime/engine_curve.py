@@ -69,13 +69,7 @@ class EngineCurve:
         name, objectives
             The model's.
         """
-        return Claim(
-            name,
-            tuple(map(self.option, self.points)),
-            objectives.priority,
-            objectives.rate_per_s,
-            objectives.deadline_ms,
-        )
+        return Claim(name, tuple(map(self.option, self.points)), **vars(objectives))
 
     def option(self, point: Point) -> Option:
         """Use of a share by the engine, at a point of a curve or at another one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -36,7 +36,7 @@ from swapnet.executor.runtime.memory import (
     scratch_bytes,
     session_bytes,
 )
-from swapnet.executor.runtime.model import RuntimeModel, settle, unloaded
+from swapnet.executor.runtime.model import RuntimeModel, unloaded
 from swapnet.executor.runtime.objectives import Changes, Objectives
 from swapnet.executor.runtime.policy import Policy
 from swapnet.executor.runtime.scheduler import Scheduler
@@ -332,23 +332,12 @@ class SwapRuntime:
         return next((model for model in self.models if model.is_served_here()), None)
 
     def grow(self, model: RuntimeModel, error: BudgetError) -> Future[None]:
-        """Give values that did not fit more scratch memory, in a thread of its own.
+        """Give values that did not fit more scratch memory; the bytes are missing that it says.
 
-        Parameters
-        ----------
-        model
-            The caller, which pauses whenever it is asked to until this is done.
-        error
-            The refusal, with the bytes that were missing.
+        The calling thread is that of ``model``, which changes as it is asked to until this is done.
         """
-        done: Future[None] = Future()
-
-        def work() -> None:
-            settle(done, partial(self._grow, model, error, before_bytes))
-
         before_bytes = self._scheduler.limit_bytes
-        threading.Thread(target=work, name="swapnet-growth", daemon=True).start()
-        return done
+        return self._dispatcher.later(partial(self._grow, model, error, before_bytes))
 
     def _grow(self, model: RuntimeModel, error: BudgetError, before_bytes: int) -> None:
         """Grow to what the budget leaves, twice what was measured, or all that weights can give.
@@ -486,50 +475,34 @@ class SwapRuntime:
             for name, plan in plans.items():
                 with giving_way(), suppress(SwapnetError):  # raised where the plan is adopted
                     self._models[name].executor.prepare_sessions(plan)
-        changes = {n: partial(self._change, n, plan, shares[n]) for n, plan in plans.items()}
-        if not limits:
-            self._between(changes)
-            return
         arrived, go_on = threading.Barrier(len(plans) + 1), threading.Event()
 
-        def switch(name: str) -> None:
-            try:
-                self._models[name].executor.pause(keep_sessions=is_prepared)
-            finally:
-                arrived.wait()
-                go_on.wait()
-            changes[name]()
+        def switch(name: str, plan: Plan) -> None:
+            if limits:
+                try:
+                    self._models[name].executor.pause(keep_sessions=is_prepared)
+                finally:
+                    arrived.wait()
+                    go_on.wait()
+            self._models[name].adopt(plan)
+            # Here, so that its next inference finds the share that the plan is for.
+            self._dispatcher.tell(Scheduler.shared, name, shares[name])
 
-        def resize() -> None:
+        ends = [self._models[n].between(partial(switch, n, plan)) for n, plan in plans.items()]
+        for limit_bytes in limits:
             try:
                 arrived.wait()
                 if not is_prepared:
-                    self._scratch.resize(limits[0])
-                self._dispatcher.tell(Scheduler.resized, limits[0])
+                    self._scratch.resize(limit_bytes)
+                self._dispatcher.tell(Scheduler.resized, limit_bytes)
             except BaseException:  # Ctrl-C while it waits: nobody may wait for this thread
                 arrived.abort()
                 self._scratch.resize(self._scheduler.limit_bytes)
                 raise
             finally:
                 go_on.set()
-
-        self._between({name: partial(switch, name) for name in changes}, resize)
-
-    def _between(
-        self, changes: Mapping[str, Callable[[], None]], meanwhile: Callable[[], None] | None = None
-    ) -> None:
-        """Call something in the thread of each model, all at once, and wait for the ends."""
-        begun = [self._models[name].between(change) for name, change in changes.items()]
-        if meanwhile is not None:
-            meanwhile()
-        failed = [error for change in begun if (error := change.exception()) is not None]
-        if failed:
+        if failed := [error for end in ends if (error := end.exception()) is not None]:
             raise failed[0]
-
-    def _change(self, name: str, plan: Plan, share_bytes: int) -> None:
-        # In the model's thread, so that its next inference finds the share that the plan is for.
-        self._models[name].adopt(plan)
-        self._dispatcher.tell(Scheduler.shared, name, share_bytes)
 
     def _manifests(self) -> list[Manifest]:
         return [curve.engine.manifest for curve in self._engines.values()]

@@ -10,6 +10,8 @@ from swapnet.executor.planning.plan import Plan
 from swapnet.executor.report.figures import timeline_figure
 from swapnet.executor.report.page import Figure
 from swapnet.executor.report.trace import Recorder, trace_events
+from swapnet.executor.runtime.decisions import Decision
+from swapnet.executor.runtime.scheduler import Instruction
 from swapnet.executor.swapping.pipeline import ReadEvent
 from swapnet.testing.engine import write_engine
 from tests.executor.report.test_trace import PAGE, a_plan, an_inference
@@ -55,6 +57,14 @@ def test_several_models_have_rows_of_their_own(plan: Plan) -> None:
     assert len(figure.plots) == 1
     assert drawn(figure, "computing") == 3
     assert ("two", "compute") in figure.plots[0].y_range.factors
+
+
+def test_decisions_of_a_scheduler_are_no_model(plan: Plan) -> None:
+    """One model stays one, with its memory."""
+    decisions = [Decision("began", ("toy",), (Instruction("step", "toy"),), 9.01)]
+    events = trace_events([noted(plan, 0.0, 9.0)], decisions=decisions)
+    assert [event["name"] for event in events if event["ph"] == "i"] == ["step toy"]
+    assert len(timeline_figure(events).plots) == 3
 
 
 def test_nothing_recorded_is_an_empty_plot() -> None:

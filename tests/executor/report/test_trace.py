@@ -13,6 +13,8 @@ from swapnet.executor.execution import Inference, StepEvent
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.report.trace import Recorder, TraceEvent, trace_events, trace_file
+from swapnet.executor.runtime.decisions import Decision
+from swapnet.executor.runtime.scheduler import Instruction
 from swapnet.executor.swapping.pipeline import ReadEvent
 from swapnet.testing.engine import write_engine
 from tests.helpers.profiles import SmallRequests
@@ -141,6 +143,42 @@ def test_each_model_is_a_process_from_the_same_time_on(plan: Plan) -> None:
     found = [(e["pid"], e["name"]) for e in slices_of(events, "inference")]
     assert found[:2] == [(1, "first inference"), (2, "first inference")]
     assert found[2:5] == [(2, "inference 2"), (1, "inference 5"), (1, "inference 6")]
+
+
+def test_decisions_are_marks_in_a_process_of_their_own(plan: Plan) -> None:
+    """Since the latest inferences, in a lane for each kind of instruction."""
+    recorder = Recorder("one", 9)
+    for number in range(3):
+        recorder.note(plan, an_inference(10.0 + number))
+    decisions = [
+        Decision("asked", (), (Instruction("serve", "one", (1,)),), 10.0),
+        Decision("began", (), (Instruction("step", "one"), Instruction("read", "one", (4,))), 12.0),
+        Decision("landed", (), (), 12.1),
+        Decision("refused", ("one", "too large"), (), 12.2),
+        Decision("sharing", (), (Instruction("evict", "one", (5,)),), 12.3),
+        Decision("ended", (), (Instruction("step", "one"),), 12.4),
+    ]
+    events = trace_events([recorder], 1, decisions)
+    check_format(trace_file(events, ""))
+    lanes = {
+        e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name" and e["pid"] == 2
+    }
+    assert [e["args"]["name"] for e in events if e["name"] == "process_name"] == [
+        "one",
+        "scheduler",
+    ]
+    (start,) = (e["ts"] for e in slices_of(events, "inference") if e["name"] == "inference 3")
+    marks = [(e["name"], lanes[e["tid"]], e["ts"] - start) for e in events if e["ph"] == "i"]
+    assert marks == [
+        ("step one", "step", 0),
+        ("read one 4", "read", 0),
+        ("refused one too large", "refuse", 200_000),
+        ("evict one 5", "evict", 300_000),
+        ("step one", "step", 400_000),
+    ]
+    assert {
+        e["args"]["event"] for e in events if e["ph"] == "i" and e["name"] == "evict one 5"
+    } == {"sharing"}
 
 
 def test_nothing_recorded_is_an_empty_timeline() -> None:

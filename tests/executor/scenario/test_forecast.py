@@ -15,9 +15,11 @@ from tests.helpers.engines import BuildToy
 pytestmark = pytest.mark.slow
 
 
-def candidates(engine: BuildToy, storage_bytes_per_s: float | None = None) -> list[Candidate]:
+def candidates(
+    engine: BuildToy, storage_bytes_per_s: float | None = None, *, deadline_ms: float = 50.0
+) -> list[Candidate]:
     entries = [
-        Entry(name="often", engine="images", rate_per_s=20.0, deadline_ms=50.0),
+        Entry(name="often", engine="images", rate_per_s=20.0, deadline_ms=deadline_ms),
         Entry(name="rare", engine="wide-opset-21", rate_per_s=2.0, priority=3.0),
     ]
     toys = [engine(entry.source) for entry in entries]
@@ -43,7 +45,20 @@ def test_every_way_gets_the_same_requests_and_no_more_memory(engine: BuildToy) -
     for rule in RULES:
         assert sum(ways[rule].share_bytes) <= available
         assert ways[rule].weighted_latency_ms > ways["unlimited"].weighted_latency_ms
+        # The rare one has 200 requests and three times the weight, the other 2,000.
+        often, rare = ways[rule].latency_ms
+        mean = (2000 * often + 3 * 200 * rare) / (2000 + 3 * 200)
+        assert ways[rule].weighted_latency_ms == pytest.approx(mean)
+        assert ways[rule].misses == (0, 0)
     assert all(map(lambda one, all_of_it: one >= all_of_it, ways["unlimited"].share_bytes, weights))
+
+
+def test_answers_after_a_deadline_are_misses(engine: BuildToy) -> None:
+    """Of the one that has a deadline, which is asked ten times as often."""
+    dnns = candidates(engine, deadline_ms=1e-3)
+    demand = together([each.curve.engine.manifest for each in dnns])
+    for way in forecast(dnns, demand.total_bytes, requests=20):
+        assert way.misses == (200, 0)
 
 
 def test_slower_storage_takes_longer(engine: BuildToy) -> None:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import numpy as np
 import pytest
 
-from swapnet.errors import BudgetError
-from swapnet.executor.scenario.load_generator import LoadGenerator
+from swapnet.errors import BudgetError, InputError
+from swapnet.executor import SwapRuntime
+from swapnet.executor.report.trace import trace_file
+from swapnet.executor.scenario.load_generator import LoadGenerator, Timeline
 from swapnet.executor.scenario.messages import Alone, Job, Output, Round
 from swapnet.executor.scenario.output_digests import digest_of
 from swapnet.executor.scenario.steps import Change
 from swapnet.executor.scenario.traffic import Arrival
+from swapnet.testing.engine import write_engine
 from tests.executor.scenario.conftest import MIB, FakeRuntime
+from tests.helpers.threads import ended
+from tests.helpers.traces import check_format
 
 ARRIVALS = (Arrival(0.0, 0, 0), Arrival(0.01, 1, 1), Arrival(0.02, 0, 1), Arrival(0.03, 0, 0))
 
@@ -113,5 +120,28 @@ def test_a_round_of_nothing(generator: LoadGenerator) -> None:
 def test_what_is_in_force_and_its_end(generator: LoadGenerator, runtime: FakeRuntime) -> None:
     ready = generator.ready()
     assert ready.resident_peak_bytes > 0
-    generator.close()
+    closed = generator.close(3)
     assert runtime.closed
+    assert closed.resident_peak_bytes >= ready.resident_peak_bytes
+    assert closed.events == ()
+
+
+def test_a_timeline_has_inferences_and_decisions(job: Callable[..., Job], tmp_path: Path) -> None:
+    """Of a runtime that executes; what is refused is kept, events without instructions are not."""
+    timeline = Timeline(job(("toy",), trace=4))
+    write_engine(tmp_path / "toy", [4096, 8192])
+    with SwapRuntime(
+        "64MiB", trace=True, on_event=timeline.record, on_decision=timeline.decide
+    ) as runtime:
+        model = runtime.load(tmp_path / "toy")
+        for value in range(3):
+            ended(partial(model, {"x": [float(value)]}))
+        with pytest.raises(InputError):
+            ended(partial(model, {}))
+    events = timeline.events(2)
+    check_format(trace_file(events, ""))
+    names = [event["name"] for event in events]
+    assert {"inference 2", "inference 3", "step toy"} <= set(names)
+    assert sum(name.startswith("serve toy") for name in names) == 1, "the last inference"
+    assert sum(name.startswith("refused toy") for name in names) == 1
+    assert all(each.instructions or each.event == "refused" for each in timeline._decisions)
