@@ -99,13 +99,12 @@ def with_curve(engine: Engine) -> EngineCurve:
             folder,
             device.threads,
         )
-    is_kept = device.pace is None
-    points = load_curve(folder, engine.manifest, engine.delays, OPTIONS, keep=is_kept)
+    points = load_curve(folder, engine.manifest, engine.delays, keep=device.pace is None)
     return EngineCurve(engine, points)
 
 
 def load_curve(
-    folder: Path, manifest: Manifest, profile: Profile, options: PlanOptions, *, keep: bool = True
+    folder: Path, manifest: Manifest, profile: Profile, *, keep: bool = True
 ) -> tuple[Point, ...]:
     """The curve of an engine; planned, and kept where the folder can be written, the first time.
 
@@ -113,18 +112,18 @@ def load_curve(
     ----------
     folder, manifest
         The engine.
-    profile, options
-        Delays and options of the plans. A kept curve of others is stale: it is planned again.
+    profile
+        Delays of the plans. A kept curve of others is stale: it is planned again.
     keep
         Write the curve to the folder, in place of the one there.
     """
     path = folder / CURVE
-    key = _key(manifest, profile, options)
+    key = _key(manifest, profile)
     with suppress(OSError, msgspec.MsgspecError):
         kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
         if kept.key == key:
             return kept.points
-    points = plan_curve(manifest, profile, options)
+    points = plan_curve(manifest, profile)
     if not keep:
         return points
     with suppress(SwapnetError), replacing(path) as temporary:
@@ -132,9 +131,9 @@ def load_curve(
     return points
 
 
-def plan_curve(manifest: Manifest, profile: Profile, options: PlanOptions) -> tuple[Point, ...]:
+def plan_curve(manifest: Manifest, profile: Profile) -> tuple[Point, ...]:
     """The curve of an engine, planned."""
-    return curve(manifest, profile, options, budgets=_budgets(manifest))
+    return curve(manifest, profile, OPTIONS, budgets=_budgets(manifest))
 
 
 def _budgets(manifest: Manifest) -> tuple[int, ...]:
@@ -143,9 +142,9 @@ def _budgets(manifest: Manifest) -> tuple[int, ...]:
     return spread(other + least_weights_bytes(manifest), other + weights, POINTS)
 
 
-def _key(manifest: Manifest, profile: Profile, options: PlanOptions) -> str:
+def _key(manifest: Manifest, profile: Profile) -> str:
     """Digest of all that the curve depends on; budgets tell which memory is counted, and how."""
     digest = hashlib.sha256()
-    for part in (manifest, profile, options, _budgets(manifest)):
+    for part in (manifest, profile, OPTIONS, _budgets(manifest)):
         digest.update(msgspec.json.encode(part))
     return digest.hexdigest()

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from swapnet.errors import BackendError, BudgetError, InputError
 from swapnet.executor.backends.scratch import release_frames
@@ -228,13 +228,8 @@ class RuntimeModel:
         StorageError, BackendError
             A plan could not be put in force; the one before is. Or the model was unloaded.
         """
-        changes = Changes()
-        if priority is not None:
-            changes["priority"] = priority
-        if deadline_ms is not None:
-            changes["deadline_ms"] = deadline_ms
-        if rate_per_s is not None:
-            changes["rate_per_s"] = rate_per_s
+        given = {"priority": priority, "deadline_ms": deadline_ms, "rate_per_s": rate_per_s}
+        changes = cast("Changes", {name: each for name, each in given.items() if each is not None})
         self._owner.update({self: changes})
 
     def unload(self) -> None:

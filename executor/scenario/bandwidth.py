@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from swapnet.executor.pace import Pace
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.manifest import WEIGHTS, Extent, Manifest
 
-__all__ = ["Bandwidth"]
+__all__ = ["idle_storage"]
 
 _SAMPLE_BYTES = 64 << 20
 _FLOW_S = 0.2
 
 
-class Bandwidth:
-    """Reads the largest engine's weights as our executor does; a context manager.
+@contextmanager
+def idle_storage(
+    engines: Sequence[tuple[Path, Manifest]], *, pace: Pace | None = None
+) -> Iterator[tuple[LoadMode, Callable[[], float]]]:
+    """The way to read the largest engine's weights, and a measurement of it for a while.
 
-    Attributes
-    ----------
-    mode
-        The way that weights are read.
+    The latter gives bytes per second.
     """
+    from swapnet.executor.probing.reader import BackgroundReader
 
-    def __init__(
-        self, engines: Sequence[tuple[Path, Manifest]], *, pace: Pace | None = None
-    ) -> None:
-        from swapnet.executor.probing.reader import BackgroundReader
-
-        folder, manifest = max(engines, key=lambda engine: engine[1].weights_nbytes)
-        self._storage = WeightFile(folder / WEIGHTS, pace=pace)
-        self.mode: LoadMode = self._storage.mode
-        self._reader = BackgroundReader(self._storage, _sample(manifest))
-
-    def measure(self) -> float:
-        """Bytes per second, for a while."""
-        if flow := self._reader.flow(_FLOW_S):
-            return flow
-        return self._reader.total_bytes / self._reader.once()
-
-    def __enter__(self) -> Bandwidth:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._storage.close()
+    folder, manifest = max(engines, key=lambda engine: engine[1].weights_nbytes)
+    with closing(WeightFile(folder / WEIGHTS, pace=pace)) as storage:
+        reader = BackgroundReader(storage, _sample(manifest))
+        yield (
+            storage.mode,
+            lambda: reader.flow(_FLOW_S) or reader.total_bytes / reader.once(),
+        )
 
 
 def _sample(manifest: Manifest) -> list[Extent]:

@@ -15,7 +15,7 @@ from swapnet.executor.bench.fixed_cost import executor_cost
 from swapnet.executor.bench.summary import machine_of
 from swapnet.executor.report.trace import TraceEvent
 from swapnet.executor.runtime.admission import too_small
-from swapnet.executor.scenario.bandwidth import Bandwidth
+from swapnet.executor.scenario.bandwidth import idle_storage
 from swapnet.executor.scenario.expected_outputs import ExpectedOutputs
 from swapnet.executor.scenario.experiment_options import (
     OTHERS,
@@ -146,16 +146,17 @@ class _Ways:
             progress("open", index, len(names))
             self._open(name)
         engines = [(part.engine.folder, part.manifest) for part in options.parts]
-        bandwidth = self._stack.enter_context(Bandwidth(engines, pace=options.device.pace))
+        storage = idle_storage(engines, pace=options.device.pace)
+        mode, measure = self._stack.enter_context(storage)
         rates = []
         for turn in range(options.rounds):
-            rates.append(bandwidth.measure())
+            rates.append(measure())
             for name in names if turn % 2 == 0 else reversed(names):
                 progress(f"round {turn + 1} of {options.rounds}, {name}", 0, 1)
                 self._round(name, turn)
         for name in names:
             self._release(name)
-        return Outcome(self._report(median(rates), str(bandwidth.mode)), self._traced)
+        return Outcome(self._report(median(rates), str(mode)), self._traced)
 
     def _write_samples(self) -> None:
         # Called after the page cache was dropped, so that our pages are not charged to workers.

@@ -88,7 +88,7 @@ def candidate(
         delays = with_storage(
             delays, bytes_per_s=storage_bytes_per_s, busy_bytes_per_s=storage_bytes_per_s
         )
-    points = plan_curve(engine.manifest, delays, OPTIONS)
+    points = plan_curve(engine.manifest, delays)
     return Candidate(entry, EngineCurve(engine, points), delays)
 
 

@@ -149,10 +149,6 @@ class LoadGenerator:
             self._timeline.recorders[entry.name].opened = start, time.perf_counter()
         return model
 
-    def ready(self) -> Ready:
-        """The memory used so far."""
-        return Ready(peak_resident_bytes())
-
     def alone(self, asked: Alone) -> Measured:
         """Run one input while nothing else runs."""
         latency = []
@@ -170,7 +166,9 @@ class LoadGenerator:
         SwapnetError
             A change of the budget failed.
         """
-        self._forget_pause()
+        # Requests paused while other processes had their turns: that says nothing of the rates.
+        changes: dict[Any, Changes] = dict(zip(self._models, self._expected, strict=True))
+        self._runtime.update(changes)
         before = self._read_bytes()
         moments: list[Moment] = []
         ended: Queue[_Ended] = Queue(HELD - 1)
@@ -181,21 +179,16 @@ class LoadGenerator:
                 changed = threads.submit(self._change, start, wanted.changes)
                 for arrival in wanted.arrivals:
                     self._request(start, arrival, ended)
-                told, changes = served.result(), changed.result()
+                told, budgets = served.result(), changed.result()
         seconds = time.perf_counter() - start
         read = tuple(now - then for now, then in zip(self._read_bytes(), before, strict=True))
-        return RoundResult(told, read, tuple(moments), changes, seconds)
+        return RoundResult(told, read, tuple(moments), budgets, seconds)
 
     def close(self, trace: int = 0) -> Ready:
         """Release everything; what was used, and ``trace`` inferences' timeline."""
         peak_bytes = peak_resident_bytes()
         self._runtime.close()
         return Ready(peak_bytes, tuple(self._timeline.events(trace) if self._timeline else ()))
-
-    def _forget_pause(self) -> None:
-        # Requests paused while other processes had their turns, which says nothing of the rates.
-        changes: dict[Any, Changes] = dict(zip(self._models, self._expected, strict=True))
-        self._runtime.update(changes)
 
     def _submit(self, model: int, sample: int) -> Future[dict[str, Array]]:
         arrays = self._samples[model].items()
@@ -255,11 +248,9 @@ class LoadGenerator:
 
     def _moment(self, time_s: float) -> Moment:
         waiting = tuple(model.stats.waiting for model in self._models)
-        return Moment(time_s, self._runtime.budget_bytes, self._shares_bytes(), waiting)
-
-    def _shares_bytes(self) -> tuple[int, ...]:
-        shares_bytes = self._runtime.shares_bytes
-        return tuple(shares_bytes.get(name, 0) for name in self._names)
+        shares = self._runtime.shares_bytes
+        shares_bytes = tuple(shares.get(name, 0) for name in self._names)
+        return Moment(time_s, self._runtime.budget_bytes, shares_bytes, waiting)
 
     def _read_bytes(self) -> tuple[int, ...]:
         return tuple(model.stats.read_bytes for model in self._models)

@@ -14,7 +14,7 @@ import msgspec
 
 from swapnet.arrays import Array
 from swapnet.executor.scenario.load_generator import LoadGenerator, open_generator
-from swapnet.executor.scenario.messages import Alone, Command, Job, Round
+from swapnet.executor.scenario.messages import Alone, Command, Job, Ready, Round
 from swapnet.executor.scenario.output_digests import raw
 from swapnet.process.serve import Parent, serve
 
@@ -28,7 +28,7 @@ def work(parent: Parent) -> None:
         parent.answer(message, list(map(raw, arrays)))
 
     generator = open_generator(parent.job(Job), say)
-    say(generator.ready())
+    say(Ready())
     for command in parent.commands(Command):
         say(_done(generator, command))
 

@@ -18,12 +18,10 @@ from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.runtime import engine_curve
 from swapnet.executor.runtime.engine_curve import load_curve, with_curve
 from swapnet.manifest import CURVE, Manifest
-from swapnet.profile import Profile, assumed_profile, save_profile, with_storage
+from swapnet.profile import assumed_profile, save_profile, with_storage
 from swapnet.testing.engine import write_engine
 from tests.helpers.engines import BuildToy
 from tests.helpers.profiles import delays
-
-OPTIONS = PlanOptions()
 
 
 @pytest.fixture
@@ -49,9 +47,9 @@ def test_a_curve_of_slower_storage_leaves_the_kept_one(
 ) -> None:
     profile = assumed_profile(manifest)
     slow = with_storage(profile, bytes_per_s=1e6, busy_bytes_per_s=1e6)
-    kept = load_curve(tmp_path, manifest, profile, OPTIONS)
-    assert load_curve(tmp_path, manifest, slow, OPTIONS, keep=False) != kept
-    assert load_curve(tmp_path, manifest, profile, OPTIONS) == kept
+    kept = load_curve(tmp_path, manifest, profile)
+    assert load_curve(tmp_path, manifest, slow, keep=False) != kept
+    assert load_curve(tmp_path, manifest, profile) == kept
     assert len(planned) == 2
 
 
@@ -59,28 +57,26 @@ def test_a_curve_is_planned_once(
     tmp_path: Path, manifest: Manifest, planned: list[Manifest]
 ) -> None:
     profile = assumed_profile(manifest)
-    points = load_curve(tmp_path, manifest, profile, OPTIONS)
-    assert load_curve(tmp_path, manifest, profile, OPTIONS) == points
+    points = load_curve(tmp_path, manifest, profile)
+    assert load_curve(tmp_path, manifest, profile) == points
     assert len(planned) == 1
     assert [path.name for path in tmp_path.glob("*curve*")] == [CURVE]
 
 
 def test_another_profile_shape_or_option_is_another_curve(
-    tmp_path: Path, manifest: Manifest, planned: list[Manifest]
+    tmp_path: Path,
+    manifest: Manifest,
+    planned: list[Manifest],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     profile = assumed_profile(manifest)
     measured = delays(manifest, [(3.0, 3.0)] * 3)
     larger = msgspec.structs.replace(manifest, planned_shapes={"x": (2,)})
-    given: list[tuple[Manifest, Profile, PlanOptions]] = [
-        (manifest, profile, OPTIONS),
-        (manifest, measured, OPTIONS),
-        (larger, profile, OPTIONS),
-        (manifest, profile, PlanOptions(most_step_ms=1.0)),
-    ]
-    for one in given:
+    for one in ((manifest, profile), (manifest, measured), (larger, profile)):
         load_curve(tmp_path, *one)
-    assert len(planned) == 4
-    load_curve(tmp_path, *given[-1])
+    monkeypatch.setattr(engine_curve, "OPTIONS", PlanOptions(most_step_ms=1.0))
+    for _ in range(2):
+        load_curve(tmp_path, larger, profile)
     assert len(planned) == 4
 
 
@@ -92,10 +88,10 @@ def test_a_damaged_curve_is_planned_again(
     tmp_path: Path, manifest: Manifest, planned: list[Manifest], data: bytes
 ) -> None:
     profile = assumed_profile(manifest)
-    points = load_curve(tmp_path, manifest, profile, OPTIONS)
+    points = load_curve(tmp_path, manifest, profile)
     (tmp_path / CURVE).write_bytes(data)
-    assert load_curve(tmp_path, manifest, profile, OPTIONS) == points
-    assert load_curve(tmp_path, manifest, profile, OPTIONS) == points
+    assert load_curve(tmp_path, manifest, profile) == points
+    assert load_curve(tmp_path, manifest, profile) == points
     assert len(planned) == 2
 
 
@@ -104,10 +100,10 @@ def test_a_curve_of_the_schema_before_is_planned_again(
 ) -> None:
     """Whatever it says: that had two curves."""
     profile = assumed_profile(manifest)
-    points = load_curve(tmp_path, manifest, profile, OPTIONS)
+    points = load_curve(tmp_path, manifest, profile)
     kept = (tmp_path / CURVE).read_bytes()
     (tmp_path / CURVE).write_bytes(kept.replace(b"latency-curve/3", b"latency-curve/2"))
-    assert load_curve(tmp_path, manifest, profile, OPTIONS) == points
+    assert load_curve(tmp_path, manifest, profile) == points
     assert len(planned) == 2
     assert (tmp_path / CURVE).read_bytes() == kept
 
@@ -127,8 +123,8 @@ def test_a_folder_that_can_not_be_written_costs_planning_only(
     unwritable: Path, manifest: Manifest, planned: list[Manifest]
 ) -> None:
     profile = assumed_profile(manifest)
-    points = load_curve(unwritable, manifest, profile, OPTIONS)
-    assert load_curve(unwritable, manifest, profile, OPTIONS) == points
+    points = load_curve(unwritable, manifest, profile)
+    assert load_curve(unwritable, manifest, profile) == points
     assert len(planned) == 2
 
 
@@ -140,9 +136,9 @@ def test_a_curve_of_other_memory_counts_is_planned_again(
 ) -> None:
     """Written by another version, which counted more or less beside weights."""
     profile = assumed_profile(manifest)
-    before = load_curve(tmp_path, manifest, profile, OPTIONS)
+    before = load_curve(tmp_path, manifest, profile)
     monkeypatch.setattr(memory, "PIPELINE_BYTES", memory.PIPELINE_BYTES + (1 << 20))
-    after = load_curve(tmp_path, manifest, profile, OPTIONS)
+    after = load_curve(tmp_path, manifest, profile)
     assert after[0].budget_bytes == before[0].budget_bytes + (1 << 20)
     assert len(planned) == 2
 
