@@ -12,7 +12,7 @@ from swapnet.executor.runtime.policy import PATIENCE_S
 __all__ = ["Changes", "Objectives"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Objectives:
     """Objectives of one model among others.
 

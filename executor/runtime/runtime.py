@@ -210,7 +210,7 @@ class SwapRuntime:
         EngineError, StorageError, BackendError
             The engine can't be opened; all others are as before.
         """
-        objectives = Objectives(priority, deadline_ms, rate_per_s)
+        objectives = Objectives(priority=priority, deadline_ms=deadline_ms, rate_per_s=rate_per_s)
         with giving_way():
             opened = ensure_shapes(
                 engine, shapes, dims=dims, device=self._device, say=_LOGGER.warning

@@ -16,7 +16,8 @@ from math import ceil, inf
 import numpy as np
 
 from swapnet.executor.runtime.arrivals import Times
-from swapnet.executor.runtime.policy import PATIENCE_S, Job, Policy
+from swapnet.executor.runtime.objectives import Objectives
+from swapnet.executor.runtime.policy import Job, Policy
 from swapnet.executor.runtime.scheduler import Instruction, Scheduler
 
 __all__ = ["SimulatedModel", "simulate"]
@@ -25,8 +26,8 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class SimulatedModel:
-    """One DNN and what is asked of it.
+class SimulatedModel(Objectives):
+    """One DNN and its objectives; its rate orders reads before a request comes.
 
     Attributes
     ----------
@@ -41,12 +42,6 @@ class SimulatedModel:
         before the request comes; in whole steps, at least one and at most all.
     steps
         Equal ones, of computing and of reading; the first must be read before it is computed.
-    priority
-        Weight of its latency.
-    deadline_ms
-        Time from a request's arrival; None for no deadline.
-    rate_per_s
-        Expected requests, which order reads before a request comes.
     """
 
     name: str
@@ -54,9 +49,6 @@ class SimulatedModel:
     read_ms: float = 0.0
     prefetch_ms: float = 0.0
     steps: int = 1
-    priority: float = 1.0
-    deadline_ms: float | None = None
-    rate_per_s: float = 0.0
 
 
 def simulate(
@@ -116,7 +108,6 @@ class _Simulated:
             ahead = max(ceil(part * model.steps - _ROUNDING), 1)
             self.needs = tuple(step + 1 for step in steps)
             self.afters = tuple(step - ahead for step in steps)
-        self.patience_s = PATIENCE_S if model.deadline_ms is None else model.deadline_ms / 1e3
         self.service_ms = max(model.compute_ms, model.read_ms)
         self.left = model.steps
         """Steps of the inference that is computed, or comes next."""
@@ -179,7 +170,7 @@ class _Device:
         self._waiting += 1
         now_s, weight = self._now_s, each.model.priority
         job = Job(
-            each.name, self._sequence, now_s, now_s + each.patience_s, weight, each.service_ms
+            each.name, self._sequence, now_s, now_s + each.model.patience_s, weight, each.service_ms
         )
         each.jobs.append(job)
         return job

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
+from swapnet.executor.runtime.objectives import Objectives
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -60,8 +62,8 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """An engine's use of a share, and its weight.
+class Claim(Objectives):
+    """An engine's use of a share, and its objectives.
 
     Attributes
     ----------
@@ -69,19 +71,10 @@ class Claim:
         Unique.
     options
         One option or more, in any order; a share is never below the smallest.
-    priority
-        Weight of its latency.
-    rate_per_s
-        Expected requests.
-    deadline_ms
-        Time from a request's arrival; None for no deadline.
     """
 
     name: str
     options: tuple[Option, ...]
-    priority: float = 1.0
-    rate_per_s: float = 1.0
-    deadline_ms: float | None = None
 
 
 def split(

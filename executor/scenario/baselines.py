@@ -91,7 +91,7 @@ class WholeModels:
         EngineError, StorageError, BackendError
             The engine can't be opened.
         """
-        objectives = Objectives(priority, deadline_ms, rate_per_s)
+        objectives = Objectives(priority=priority, deadline_ms=deadline_ms, rate_per_s=rate_per_s)
         engine = Engine.open(folder, shapes=shapes, device=self._device)
         keeps_lane = not is_interruptible(engine.manifest)
         port = self._dispatcher.add(name, rate_per_s, keeps_lane=keeps_lane)

@@ -39,7 +39,8 @@ class Candidate:
     @property
     def objectives(self) -> Objectives:
         """Priority, deadline and rate of the DNN."""
-        return Objectives(self.entry.priority, self.entry.deadline_ms, self.entry.rate_per_s)
+        e = self.entry
+        return Objectives(priority=e.priority, deadline_ms=e.deadline_ms, rate_per_s=e.rate_per_s)
 
     def at(self, share_bytes: int) -> SimulatedModel:
         """The DNN on the virtual clock, by the plan for this share."""

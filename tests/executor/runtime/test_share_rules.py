@@ -29,8 +29,10 @@ def test_shares_fit(name: str) -> None:
 def test_a_split_that_does_better_in_a_simulation_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not for less than two percent, and not for many engines."""
     claims = [
-        Claim("often", (Option(1, 30.0, 20.0), Option(9, 20.0, 9.0), Option(20, 10.0)), 1.0, 5.0),
-        Claim("rare", (Option(1, 90.0, 60.0), Option(30, 70.0, 30.0)), 1.0, 1.0),
+        Claim(
+            "often", (Option(1, 30.0, 20.0), Option(9, 20.0, 9.0), Option(20, 10.0)), rate_per_s=5.0
+        ),
+        Claim("rare", (Option(1, 90.0, 60.0), Option(30, 70.0, 30.0))),
     ]
     by_rule = {rule: ShareRule(rule).shares_bytes(claims, 24) for rule in RULES}
     assert len({tuple(shares.values()) for shares in by_rule.values()}) == 3

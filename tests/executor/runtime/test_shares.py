@@ -208,8 +208,8 @@ def test_several_terms_at_once_split_once(
         ended(partial(runtime.update, changes))
     assert splits == [expected_shares(runtime, engines)] == [runtime.shares_bytes]
     assert (models["a"].objectives, models["b"].objectives) == (
-        Objectives(9.0, None, 5.0),
-        Objectives(1.0, 3.0),
+        Objectives(priority=9.0, rate_per_s=5.0),
+        Objectives(deadline_ms=3.0),
     )
 
 

@@ -71,7 +71,7 @@ def test_storage_serves_the_more_urgent_request() -> None:
 def test_what_is_expected_first_is_read_first() -> None:
     """Storage, busy at first, has time for one of the two before both come."""
     models = [
-        SimulatedModel("first", 1, 10, 10),
+        SimulatedModel("first", 1, 10, 10, rate_per_s=0),
         SimulatedModel("rare", 1, 10, 10, rate_per_s=1),
         SimulatedModel("often", 1, 10, 10, rate_per_s=10),
     ]

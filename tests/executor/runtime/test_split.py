@@ -31,7 +31,13 @@ CLAIMS = st.lists(
     max_size=4,
 ).map(
     lambda claims: [
-        Claim(str(at), tuple(options), priority, rate_per_s, deadline_ms)
+        Claim(
+            str(at),
+            tuple(options),
+            priority=priority,
+            rate_per_s=rate_per_s,
+            deadline_ms=deadline_ms,
+        )
         for at, (options, priority, rate_per_s, deadline_ms) in enumerate(claims)
     ]
 )
@@ -77,7 +83,7 @@ def claim(
     deadline_ms: float | None = None,
 ) -> Claim:
     points = tuple(Option(nbytes, latency_ms) for nbytes, latency_ms in options)
-    return Claim(name, points, priority, rate_per_s, deadline_ms)
+    return Claim(name, points, priority=priority, rate_per_s=rate_per_s, deadline_ms=deadline_ms)
 
 
 @settings(max_examples=200, deadline=None)
@@ -166,8 +172,10 @@ def test_late_answers_cost_more() -> None:
 
 def test_reading_keeps_others_waiting() -> None:
     """Storage is busy for an early deadline 40 % of the time: later ones take 1 / 0.6 times."""
-    early = Claim("early", (Option(1, 20.0, 40.0),), 1.0, 10.0, 100.0)
-    late = Claim("late", (Option(1, 100.0, 30.0),), 3.0, 2.0, None)
+    early = Claim(
+        "early", (Option(1, 20.0, 40.0),), priority=1.0, rate_per_s=10.0, deadline_ms=100.0
+    )
+    late = Claim("late", (Option(1, 100.0, 30.0),), priority=3.0, rate_per_s=2.0, deadline_ms=None)
     found = cost_of([early, late], {"early": 1, "late": 1})
     assert found == pytest.approx(10 * 20 + 2 * 3 * 100 / 0.6)
 
@@ -175,8 +183,8 @@ def test_reading_keeps_others_waiting() -> None:
 def test_who_reads_often_is_kept_in_memory() -> None:
     """Both gain 10 ms by as many bytes; one reads ten times as often, before the other."""
     curve = (Option(10, 100.0, 80.0), Option(20, 90.0, 0.0))
-    often = Claim("often", curve, 0.1, 10.0, 100.0)
-    rare = Claim("rare", curve, 1.0, 1.0, 500.0)
+    often = Claim("often", curve, priority=0.1, rate_per_s=10.0, deadline_ms=100.0)
+    rare = Claim("rare", curve, priority=1.0, rate_per_s=1.0, deadline_ms=500.0)
     assert list(split([often, rare], 30).values()) == [20, 10]
 
 
@@ -202,7 +210,13 @@ def test_no_other_rule_is_better_where_all_read(
     drawn: list[tuple[list[Option], float, float, float | None]], more: int
 ) -> None:
     claims = [
-        Claim(str(at), tuple(options), priority, rate_per_s, deadline_ms)
+        Claim(
+            str(at),
+            tuple(options),
+            priority=priority,
+            rate_per_s=rate_per_s,
+            deadline_ms=deadline_ms,
+        )
         for at, (options, priority, rate_per_s, deadline_ms) in enumerate(drawn)
     ]
     available = sum(min(o.nbytes for o in each.options) for each in claims) + more
