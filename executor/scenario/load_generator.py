@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import Queue
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from swapnet.arrays import Array, load_npz
 from swapnet.errors import SwapnetError
@@ -170,19 +171,23 @@ class LoadGenerator:
         changes: dict[Any, Changes] = dict(zip(self._models, self._expected, strict=True))
         self._runtime.update(changes)
         before = self._read_bytes()
-        moments: list[Moment] = []
         ended: Queue[_Ended] = Queue(HELD - 1)
-        with ThreadPoolExecutor(2, thread_name_prefix="traffic") as threads:
+        stop = threading.Event()
+        with ThreadPoolExecutor(3, thread_name_prefix="traffic") as threads:
             start = time.perf_counter()
-            with self._observed(start, wanted, moments):
+            last_s = wanted.arrivals[-1].due_s if wanted.arrivals else 0.0
+            moments = threads.submit(self._observe, start, last_s / _MOMENTS, stop)
+            try:
                 served = threads.submit(self._collect, ended, len(wanted.arrivals))
                 changed = threads.submit(self._change, start, wanted.changes)
                 for arrival in wanted.arrivals:
                     self._request(start, arrival, ended)
                 told, budgets = served.result(), changed.result()
+            finally:
+                stop.set()
         seconds = time.perf_counter() - start
         read = tuple(now - then for now, then in zip(self._read_bytes(), before, strict=True))
-        return RoundResult(told, read, tuple(moments), budgets, seconds)
+        return RoundResult(told, read, moments.result(), budgets, seconds)
 
     def close(self, trace: int = 0) -> Ready:
         """Release everything; what was used, and ``trace`` inferences' timeline."""
@@ -201,20 +206,18 @@ class LoadGenerator:
         try:
             future = self._submit(arrival.model, arrival.sample)
         except SwapnetError as error:
-            ended.put(_Ended(arrival, _ms_since(due), None, error))
-            return
+            future = Future()
+            future.set_exception(error)
         future.add_done_callback(partial(_end, arrival, due, ended))
 
     def _collect(self, ended: Queue[_Ended], count: int) -> tuple[Served, ...]:
-        return tuple(self._served(ended.get()) for _ in range(count))
+        return tuple(self._digested(*ended.get()) for _ in range(count))
 
-    def _served(self, ended: _Ended) -> Served:
-        arrival, latency_ms, outputs, error = ended
-        model, sample = arrival.model, arrival.sample
+    def _digested(self, served: Served, outputs: dict[str, Array] | None) -> Served:
         if outputs is None:
-            return Served(model, sample, arrival.due_s, latency_ms, error=_in_words(error))
-        digest = self._digests.take(model, sample, outputs)
-        return Served(model, sample, arrival.due_s, latency_ms, digest)
+            return served
+        digest = self._digests.take(served.model, served.sample, outputs)
+        return msgspec.structs.replace(served, digest=digest)
 
     def _change(self, start: float, changes: Sequence[Change]) -> tuple[Changed, ...]:
         done = []
@@ -225,28 +228,15 @@ class LoadGenerator:
             done.append(Changed(began - start, change.budget_bytes, _ms_since(began)))
         return tuple(done)
 
-    @contextmanager
-    def _observed(self, start: float, wanted: Round, moments: list[Moment]) -> Iterator[None]:
-        """Note the runtime's state at the beginning, now and then, and at the end."""
-        last_s = wanted.arrivals[-1].due_s if wanted.arrivals else 0.0
-        every_s = max(last_s / _MOMENTS, _SHORTEST_S)
-        stop = threading.Event()
+    def _observe(self, start: float, every_s: float, stop: threading.Event) -> tuple[Moment, ...]:
+        """The runtime's state at the beginning, now and then, and at the end."""
+        moments = [self._moment(start)]
+        while not stop.wait(max(every_s, _SHORTEST_S)):
+            moments.append(self._moment(start))
+        return (*moments, self._moment(start))
 
-        def observe() -> None:
-            while not stop.wait(every_s):
-                moments.append(self._moment(time.perf_counter() - start))
-
-        thread = threading.Thread(target=observe, name="traffic-moments")
-        moments.append(self._moment(time.perf_counter() - start))
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-        moments.append(self._moment(time.perf_counter() - start))
-
-    def _moment(self, time_s: float) -> Moment:
+    def _moment(self, start: float) -> Moment:
+        time_s = time.perf_counter() - start
         waiting = tuple(model.stats.waiting for model in self._models)
         shares = self._runtime.shares_bytes
         shares_bytes = tuple(shares.get(name, 0) for name in self._names)
@@ -256,22 +246,18 @@ class LoadGenerator:
         return tuple(model.stats.read_bytes for model in self._models)
 
 
-class _Ended(NamedTuple):
-    """A request, what it took, and its outputs or what failed."""
-
-    arrival: Arrival
-    latency_ms: float
-    outputs: dict[str, Array] | None
-    error: BaseException | None
+_Ended = tuple[Served, dict[str, Array] | None]
+"""A request, and its outputs; None where it failed."""
 
 
 def _end(
     arrival: Arrival, due: float, ended: Queue[_Ended], future: Future[dict[str, Array]]
 ) -> None:
     """Note the end of a request; waits while outputs of others are compared."""
-    latency_ms = _ms_since(due)
-    error = future.exception()
-    ended.put(_Ended(arrival, latency_ms, None if error else future.result(), error))
+    latency_ms, error = _ms_since(due), future.exception()
+    words = "" if error is None else " ".join(f"{type(error).__name__}: {error}".split())
+    served = Served(arrival.model, arrival.sample, arrival.due_s, latency_ms, error=words)
+    ended.put((served, future.result() if error is None else None))
 
 
 def _sleep_until(time_s: float) -> None:
@@ -281,7 +267,3 @@ def _sleep_until(time_s: float) -> None:
 
 def _ms_since(time_s: float) -> float:
     return (time.perf_counter() - time_s) * 1e3
-
-
-def _in_words(error: BaseException | None) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
