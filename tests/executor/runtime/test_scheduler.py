@@ -391,6 +391,10 @@ class Model:
     """Its step has to be computed alone."""
     crowds: int = 0
     fails: int = 0
+    grows: int = 0
+    """Inferences that end for want of memory, and are done again once they have it."""
+    waits: str = ""
+    """``grow`` while a request waits for memory, ``give up`` where it gets none."""
     changing: bool = False
     changes: int = 0
     asked: deque[int] = field(default_factory=deque)
@@ -433,11 +437,18 @@ class World:
                     yield lambda m=m: self.crowd(m)  # type: ignore[misc]
                 if m.fails:
                     yield lambda m=m: self.fail(m)  # type: ignore[misc]
+                if m.grows:
+                    yield lambda m=m: self.suspend(m)  # type: ignore[misc]
+            if m.waits == "grow":
+                yield lambda m=m: self.grown(m, True)  # type: ignore[misc]
+                yield lambda m=m: self.grown(m, False)  # type: ignore[misc]
             if m.changes:
                 yield lambda m=m: self.change(m)  # type: ignore[misc]
             if m.changing:
                 yield lambda m=m: self.changed(m)  # type: ignore[misc]
-            elif m.serving and not m.infers and not (m.halted and m.reads):
+            elif m.waits == "give up":
+                yield lambda m=m: self.give_up(m)  # type: ignore[misc]
+            elif m.serving and not m.waits and not m.infers and not (m.halted and m.reads):
                 yield lambda m=m: self.begin(m)  # type: ignore[misc]
 
     def tell(self, event: str, *facts: Any) -> None:
@@ -457,9 +468,14 @@ class World:
                 assert not m.changing
                 assert numbers == (m.asked.popleft(),)
                 m.serving = numbers
+            elif do in ("resume", "abandon"):
+                assert m.waits == "told"
+                assert not m.changing
+                assert numbers == m.serving
+                m.waits = "give up" if do == "abandon" else ""
             else:
                 assert do == "change"
-                assert not m.serving
+                assert not m.serving or m.waits
                 m.changing = True
         in_flight = sum(len(m.reads) for m in self.models.values())
         assert in_flight <= self.readers
@@ -519,6 +535,21 @@ class World:
         m.halted = True
         self.tell("halted", m.name, m.plan)
 
+    def suspend(self, m: Model) -> None:
+        m.grows -= 1
+        m.fails += 1
+        self.fail(m)
+        m.waits = "grow"
+        self.tell("suspended", m.name)
+
+    def grown(self, m: Model, has_memory: bool) -> None:
+        m.waits = "told"
+        self.tell("resumed", m.name, m.serving[0], has_memory)
+
+    def give_up(self, m: Model) -> None:
+        m.waits = ""
+        self.done(m)
+
     def leave(self, m: Model) -> None:
         m.holds = False
         self.tell("left", m.name)
@@ -554,7 +585,8 @@ def run(world: World, choose: Callable[[int], int]) -> None:
     while happens := list(world.enabled()):
         happens[choose(len(happens))]()
     assert set(world.served) == asked, "a deadlock"
-    assert not any(m.changes or m.changing or m.computing for m in world.models.values())
+    for m in world.models.values():
+        assert not any((m.changes, m.changing, m.computing, m.waits))
 
 
 def all_orders(make: Callable[[], World]) -> int:
@@ -593,6 +625,7 @@ RING = ((1, 2), (-2, -1))
         ([Model("a", (1,), (-1,), interruptible=False), Model("b", (0,), ())], 1, 1),
         ([Model("a", (1,), (-1,), fails=1), Model("b", (0,), ())], 1, 1),
         ([Model("a", (0,), (), changes=1), Model("b", (0,), ())], 1, 1),
+        ([Model("a", (0,), (), grows=1, changes=1)], 1, 1),
         ([Model("a", (0, 0), (), crowds=1), Model("b", (0,), (), crowds=1)], 2, 1),
         (
             [Model("a", (0,), (), crowds=1, interruptible=False), Model("b", (0,), (), fails=1)],
@@ -612,8 +645,8 @@ def test_every_order_of_events_keeps_every_promise(
             for m in models
         ]
         for copy, m in zip(fresh, models, strict=True):
-            copy.changes = m.changes
-        requests = [job("a", 0, deadline_s=2.0), job("b", 1, deadline_s=1.0)]
+            copy.changes, copy.grows = m.changes, m.grows
+        requests = [job("a", 0, deadline_s=2.0), job(models[-1].name, 1, deadline_s=1.0)]
         return World(fresh, requests, lanes=lanes, readers=readers)
 
     assert all_orders(make) > 20
@@ -641,7 +674,7 @@ def shapes() -> st.SearchStrategy[tuple[tuple[int, ...], tuple[int, ...]]]:
 @settings(deadline=None, max_examples=70)
 @given(
     st.lists(
-        st.tuples(shapes(), st.booleans(), st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)),
+        st.tuples(shapes(), st.booleans(), *[st.integers(0, 2)] * 4),
         min_size=1,
         max_size=3,
     ),
@@ -651,15 +684,17 @@ def shapes() -> st.SearchStrategy[tuple[tuple[int, ...], tuple[int, ...]]]:
     st.randoms(use_true_random=False),
 )
 def test_any_order_of_events_keeps_every_promise(
-    given_models: Sequence[tuple[tuple[tuple[int, ...], tuple[int, ...]], bool, int, int, int]],
+    given_models: Sequence[
+        tuple[tuple[tuple[int, ...], tuple[int, ...]], bool, int, int, int, int]
+    ],
     given_requests: Sequence[tuple[int, int]],
     lanes: int,
     readers: int,
     chance: random.Random,
 ) -> None:
     models = [
-        Model("abc"[at], *shape, interruptible, crowds=crowds, fails=fails)
-        for at, (shape, interruptible, crowds, fails, _) in enumerate(given_models)
+        Model("abc"[at], *shape, interruptible, crowds=crowds, fails=fails, grows=grows)
+        for at, (shape, interruptible, crowds, fails, grows, _) in enumerate(given_models)
     ]
     for model, (*_, changes) in zip(models, given_models, strict=True):
         model.changes = changes
