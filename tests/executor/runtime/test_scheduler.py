@@ -191,7 +191,7 @@ def test_what_waits_for_memory_changes_first_and_then_goes_on() -> None:
     resident(scheduler, "a", rows=2)
     told(scheduler, asked("a", 0), asked("a", 1, kind="k"), asked("a", 2, kind="k"), "done a")
     assert told(scheduler, "suspended a", "changing a", "changing a") == ["change a"]
-    assert told(scheduler, ("resumed", "a", 0, True), ("resumed", "gone", 2, True)) == []
+    assert told(scheduler, ("resumed", "a", 0, False), ("resumed", "gone", 2, True)) == []
     assert told(scheduler, ("resumed", "a", 2, True), ("resumed", "a", 2, False)) == []
     assert told(scheduler, "done a", "done a") == ["change a", "resume a 1 2"]
     assert told(scheduler, ("resumed", "a", 2, True)) == []
