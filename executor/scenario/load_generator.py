@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadGenerator", "Timeline", "open_generator"]
 
-_DECISIONS = 4096
-"""Decisions that are kept for a timeline: about 2 MiB."""
+_DECISIONS = 2048
+"""Decisions that are kept for a timeline: about 1 MiB."""
 
 _MOMENTS = 100
 """Number of moments in a round, about."""

@@ -283,7 +283,9 @@ def test_two_toys_from_end_to_end(call: Call, device: Path, tmp_path: Path) -> N
     file = json.loads(trace.read_text())
     check_format(file)
     names = {e["args"]["name"] for e in file["traceEvents"] if e["name"] == "process_name"}
-    assert names == {"images", "wide-opset-21"}
+    assert names == {"images", "wide-opset-21", "scheduler"}
+    lanes = {e["args"]["name"] for e in file["traceEvents"] if e["name"] == "thread_name"}
+    assert {"serve", "step", "read"} <= lanes
     assert {e["pid"] for e in slices_of(file["traceEvents"], "open")} == {1, 2}
     assert {e["pid"] for e in slices_of(file["traceEvents"], "step")} == {1, 2}
     assert "Whole-model" in ran.out
