@@ -62,13 +62,7 @@ class EngineCurve:
     points: tuple[Point, ...]
 
     def claim(self, name: str, objectives: Objectives) -> Claim:
-        """Claim of the engine to the memory for weights.
-
-        Parameters
-        ----------
-        name, objectives
-            The model's.
-        """
+        """Claim of the engine, as a model of this name, to the memory for weights."""
         return Claim(name, tuple(map(self.option, self.points)), **vars(objectives))
 
     def option(self, point: Point) -> Option:

@@ -66,13 +66,7 @@ def other_bytes(manifests: Sequence[Manifest], limit_bytes: int, *, lanes: int =
 
 
 def scratch_bytes(manifests: Sequence[Manifest], *, lanes: int = 1) -> int:
-    """Limit of the memory that steps share: the need of the largest that run at once.
-
-    Parameters
-    ----------
-    manifests, lanes
-        As for `together`.
-    """
+    """Limit of the memory that steps share: the need of the largest that run at once."""
     needs = sorted((usage(manifest).scratch_bytes for manifest in manifests), reverse=True)
     return sum(needs[:lanes])
 

@@ -128,15 +128,12 @@ def forecast(
 
 
 def _forecast(
-    rule: str,
-    candidates: Sequence[Candidate],
-    division: Division,
-    arrivals: Sequence[Arrival],
+    rule: str, candidates: Sequence[Candidate], division: Division, arrivals: Sequence[Arrival]
 ) -> Forecast:
     models = [each.at(division.shares_bytes[each.entry.name]) for each in candidates]
     found = simulate(models, [(arrival.due_s, arrival.model) for arrival in arrivals])
     weights = [model.priority * len(ms) for model, ms in zip(models, found, strict=True)]
-    means = tuple(float(ms.mean()) if len(ms) else 0.0 for ms in found)
+    means = tuple(float(ms.mean()) for ms in found)
     return Forecast(
         rule,
         float(np.average(means, weights=weights)),
