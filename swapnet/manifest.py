@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -358,6 +358,11 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     def has_windows(self) -> bool:
         """Whether kernels of any block read weights in place."""
         return any(block.windows for block in self.blocks)
+
+    @cached_property
+    def found(self) -> dict[Any, Any]:
+        """Results of functions of the manifest, which stays as it is, by function."""
+        return {}
 
     def is_sized(self, tensor: Tensor) -> bool:
         """Whether its shape follows from the shapes of the inputs; others depend on data."""

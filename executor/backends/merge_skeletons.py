@@ -6,11 +6,12 @@ repeated fields are appended), so consecutive skeletons become one graph by copy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from swapnet.protobuf import Field, encoded, fields, number
 
-__all__ = ["merge_skeletons", "with_heights"]
+__all__ = ["Parts", "merge_skeletons", "parts_of", "with_heights"]
 
 _MODEL_GRAPH = 7
 _GRAPH_NODE = 1
@@ -26,50 +27,63 @@ _FIXED = b"\x08"
 """First byte of a dimension that is a number."""
 
 
-def merge_skeletons(skeletons: Iterable[bytes], outputs: Iterable[str]) -> bytes:
+class Parts(NamedTuple):
+    """What is merged of a skeleton: encoded fields, by name those that have one."""
+
+    header: bytes
+    nodes: bytes
+    constants: dict[bytes, bytes]
+    inputs: dict[bytes, bytes]
+    outputs: dict[bytes, bytes]
+
+
+def parts_of(model: bytes) -> Parts:
+    """Take an encoded ``ModelProto`` apart.
+
+    Raises
+    ------
+    ValueError
+        It is damaged.
+    """
+    header: list[bytes] = []
+    nodes: list[bytes] = []
+    named: dict[int, dict[bytes, bytes]] = {number: {} for number in _NAME_OF}
+    for field in fields(model):
+        if field.number != _MODEL_GRAPH:
+            header.append(model[field.start : field.end])
+            continue
+        for inner in fields(model, field.content, field.end):
+            whole = model[inner.start : inner.end]
+            if inner.number == _GRAPH_NODE:
+                nodes.append(whole)
+            elif inner.number in named:
+                named[inner.number].setdefault(_name(model, inner), whole)
+    return Parts(b"".join(header), b"".join(nodes), *named.values())
+
+
+def merge_skeletons(skeletons: Sequence[Parts], outputs: Iterable[str]) -> bytes:
     """Merge consecutive skeletons to one model.
 
     Parameters
     ----------
     skeletons
-        Encoded ``ModelProto`` of each block; the header of the first is kept.
+        Parts of each block's skeleton; the header of the first is kept.
     outputs
         Names of the merged model's outputs: a subset of the blocks' outputs.
-
-    Raises
-    ------
-    ValueError
-        A skeleton is damaged.
     """
-    wanted = set(outputs)
-    header: list[bytes] = []
-    nodes: list[bytes] = []
     constants: dict[bytes, bytes] = {}
     inputs: dict[bytes, bytes] = {}
     produced: dict[bytes, bytes] = {}
-    for index, model in enumerate(skeletons):
-        for field in fields(model):
-            if field.number != _MODEL_GRAPH:
-                if index == 0:
-                    header.append(model[field.start : field.end])
-                continue
-            for inner in fields(model, field.content, field.end):
-                whole = model[inner.start : inner.end]
-                if inner.number == _GRAPH_NODE:
-                    nodes.append(whole)
-                elif inner.number == _GRAPH_INITIALIZER:
-                    constants.setdefault(_name(model, inner), whole)
-                elif inner.number == _GRAPH_INPUT:
-                    name = _name(model, inner)
-                    if name not in produced:
-                        inputs.setdefault(name, whole)
-                elif inner.number == _GRAPH_OUTPUT:
-                    produced[_name(model, inner)] = whole
-    results = [whole for name, whole in produced.items() if name.decode() in wanted]
+    for parts in skeletons:
+        constants |= {n: c for n, c in parts.constants.items() if n not in constants}
+        inputs |= {n: i for n, i in parts.inputs.items() if n not in produced and n not in inputs}
+        produced |= parts.outputs
+    nodes = [parts.nodes for parts in skeletons]
+    results = [produced[name] for name in map(str.encode, outputs) if name in produced]
     graph = b"".join(
         [*nodes, encoded(_GRAPH_NAME, b"segment"), *constants.values(), *inputs.values(), *results]
     )
-    return b"".join([*header, encoded(_MODEL_GRAPH, graph)])
+    return skeletons[0].header + encoded(_MODEL_GRAPH, graph)
 
 
 def with_heights(model: bytes, heights: Mapping[str, int | None]) -> bytes:

@@ -17,12 +17,18 @@ from swapnet.custom_ops import register_custom_ops
 from swapnet.errors import BackendError, BackendUnavailableError, BudgetError
 from swapnet.executor.backends.base import Array, Bindings, Segment
 from swapnet.executor.backends.host import HostBackend
-from swapnet.executor.backends.merge_skeletons import merge_skeletons, with_heights
+from swapnet.executor.backends.merge_skeletons import (
+    Parts,
+    merge_skeletons,
+    parts_of,
+    with_heights,
+)
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.backends.strips import OneStrip, StripedSegment, run_of, strip_heights
 from swapnet.executor.backends.windows import Opened, drop_cached, open_mapped
 from swapnet.executor.device import Device, ThreadPool
+from swapnet.executor.planning.layout import spans
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.swapping.actual_shapes import ShapeError
 from swapnet.executor.swapping.arena import Arena
@@ -234,7 +240,7 @@ class Sessions:
 
     A new session costs half a millisecond and 100 KiB. A step of the same blocks, in the same
     strips, has the session of the plan before; all are opened again after another arena was
-    registered.
+    registered. Skeletons are read once: taking one apart takes as long as its part of a session.
     """
 
     def __init__(
@@ -246,6 +252,10 @@ class Sessions:
     ) -> None:
         self._manifest = manifest
         self._skeletons = Skeletons(folder, manifest)
+        self._parts: dict[int, Parts] = {}
+        outputs = [tensor.name for tensor in manifest.outputs]
+        readers = [*(block.inputs for block in manifest.blocks), outputs]
+        self._last_reader = {name: last for name, (_, last) in spans(readers).items()}
         self._scratch = scratch
         self._open = open_
         self._generation = 0
@@ -253,30 +263,55 @@ class Sessions:
 
     def of(self, steps: Sequence[Step], enforce: Callable[[], None]) -> list[Any]:
         """A session for each step; ``enforce`` registers the arena of new ones."""
-        spans = [(step.first, step.last, step.strips) for step in steps]
+        forms = [(step.first, step.last, step.strips) for step in steps]
         with Scratch.environment:
             enforce()
             if self._generation != self._scratch.generation:
                 self._opened.clear()
                 self._generation = self._scratch.generation
-            self._opened = {span: s for span, s in self._opened.items() if span in set(spans)}
-            _LOGGER.info("%d sessions, %d of them kept from before", len(spans), len(self._opened))
-            for span, step in zip(spans, steps, strict=True):
-                if span not in self._opened:
-                    self._opened[span] = self._open(self._model(step), step)
-        return [self._opened[span] for span in spans]
+            self._opened = {form: self._opened[form] for form in forms if form in self._opened}
+            _LOGGER.info("%d sessions, %d of them kept from before", len(forms), len(self._opened))
+            for form, step in zip(forms, steps, strict=True):
+                if form not in self._opened:
+                    self._opened[form] = self._open(self._model(step), step)
+        return [self._opened[form] for form in forms]
 
     def forget(self) -> None:
         """Open all again the next time; a session lives as long as a segment of it."""
         self._opened.clear()
 
     def _model(self, step: Step) -> bytes:
-        skeletons = [self._skeletons.read(block) for block in range(step.first, step.last + 1)]
-        merged = merge_skeletons(skeletons, _outputs(self._manifest, step))
+        parts = [self._parts_of(block) for block in range(step.first, step.last + 1)]
+        merged = merge_skeletons(parts, self._outputs(step))
         if step.strips is None:
             return merged
         run = run_of(self._manifest, step.strips)
         return with_heights(merged, strip_heights(self._manifest, run, step.strips.count))
+
+    def _parts_of(self, block: int) -> Parts:
+        """Parts of a skeleton, which are kept: another plan merges it with others.
+
+        A block with windows is never merged.
+        """
+        if block in self._parts:
+            return self._parts[block]
+        parts = parts_of(self._skeletons.read(block))
+        if not self._manifest.blocks[block].windows:
+            self._parts[block] = parts
+        return parts
+
+    def _outputs(self, step: Step) -> Iterator[str]:
+        """Outputs of a segment: all placed values, and those that others or the caller need."""
+        tensors = self._manifest.tensors
+        for block in self._manifest.blocks[step.first : step.last + 1]:
+            for name in block.outputs:
+                if self._last_reader.get(name, -1) > step.last:
+                    yield name
+                elif step.strips is not None:
+                    if name in step.strips.nbytes:
+                        yield name
+                elif name in tensors and self._manifest.is_sized(tensors[name]):
+                    yield name
 
 
 def _register_arena(limit_bytes: int) -> None:
@@ -387,25 +422,6 @@ def open_on_cpu(
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return open_session(model, step, options, "CPUExecutionProvider")
-
-
-def _outputs(manifest: Manifest, step: Step) -> list[str]:
-    """Outputs of a segment: all placed values, and those that others or the caller need."""
-    inside = range(step.first, step.last + 1)
-    needed = {tensor.name for tensor in manifest.outputs}
-    for block in manifest.blocks:
-        if block.index not in inside:
-            needed.update(block.inputs)
-    if step.strips is None:
-        placed = {name for name, tensor in manifest.tensors.items() if manifest.is_sized(tensor)}
-    else:
-        placed = {*step.strips.nbytes}
-    return [
-        name
-        for block in manifest.blocks[step.first : step.last + 1]
-        for name in block.outputs
-        if name in needed or name in placed
-    ]
 
 
 class Allocated:

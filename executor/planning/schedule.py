@@ -45,11 +45,12 @@ class Outline:
             order[first : last + 1] = count * order[first : last + 1]
         return tuple(order)
 
-    def spans(self, joined: Collection[int]) -> list[tuple[int, int]]:
-        """First and last block of each step."""
-        firsts = [i for i, b in enumerate(self.order) if not (b in joined and self.joinable[b])]
-        lasts = [*(i - 1 for i in firsts[1:]), len(self.order) - 1]
-        return [(self.order[a], self.order[z]) for a, z in zip(firsts, lasts, strict=True)]
+    @cached_property
+    def turns(self) -> tuple[tuple[int, int, bool, bool], ...]:
+        """For each block in `order`: index, bytes, can it be joined, does a strip begin there."""
+        # Each strip begins at the first byte, so a block has the same place in all of them.
+        restarts = {first for first, *_ in self.apart}
+        return tuple((b, self.nbytes[b], self.joinable[b], b in restarts) for b in self.order)
 
 
 class Choice(NamedTuple):
@@ -190,20 +191,21 @@ def schedule(outline: Outline, choice: Choice, *, cyclic: bool, least_bytes: int
     ValueError
         The streamed blocks of a step do not fit into the ring together.
     """
-    joined, joinable, resident = choice.joined, outline.joinable, choice.resident
+    joined, resident = choice.joined, choice.resident
     placed: list[Placed] = []
+    spans: list[tuple[int, int]] = []
     needed: list[int] = []
     cursor = lap_bytes = opened = 0
-    step = -1
-    # Each strip begins at the first byte, so a block has the same place in all of them.
-    restarts = {first for first, *_ in outline.apart}
-    for block in outline.order:
-        nbytes = outline.nbytes[block]
-        if not (block in joined and joinable[block]):
-            step += 1
+    step, start, last = -1, 0, 0
+    for block, nbytes, can_join, restarts in outline.turns:
+        if not (can_join and block in joined):
+            if step >= 0:
+                spans.append((start, last))
+            step, start = step + 1, block
             needed.append(lap_bytes)
             opened = len(placed)
-        if block in restarts:
+        last = block
+        if restarts:
             cursor = 0
         if nbytes and block not in resident:
             if cursor + nbytes > choice.ring_bytes:
@@ -219,7 +221,7 @@ def schedule(outline: Outline, choice: Choice, *, cyclic: bool, least_bytes: int
             cursor += nbytes
             lap_bytes += nbytes
             needed[step] = lap_bytes
-    spans = outline.spans(joined)
+    spans.append((start, last))
     allowed = _allowed(placed, len(spans), lap_bytes, least_bytes)
     if not cyclic:
         allowed = [min(limit, lap_bytes) for limit in allowed]

@@ -116,6 +116,13 @@ def scratch_within(nbytes: int) -> int:
 
 def usage(manifest: Manifest, striping: Striping | None = None) -> Usage:
     """Memory that the model uses beside its weights; the same for every plan with these strips."""
+    kept: dict[Striping | None, Usage] = manifest.found.setdefault(usage, {})
+    if striping not in kept:
+        kept[striping] = _usage(manifest, striping)
+    return kept[striping]
+
+
+def _usage(manifest: Manifest, striping: Striping | None) -> Usage:
     copies_bytes = 0
     memory = manifest.session_memory
     activations = (block.activation_bytes for block in manifest.blocks)

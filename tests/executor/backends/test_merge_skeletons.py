@@ -3,7 +3,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from swapnet.executor.backends.merge_skeletons import merge_skeletons
+from swapnet.executor.backends.merge_skeletons import merge_skeletons, parts_of
 from tests.helpers.engines import BuildToy
 
 
@@ -13,8 +13,9 @@ def test_merged_skeletons_are_the_graph(engine: BuildToy, name: str) -> None:
     toy = engine(name)
     data = [(toy.folder / block.file).read_bytes() for block in toy.manifest.blocks]
     models = [onnx.load_from_string(skeleton) for skeleton in data]
+    parts = [parts_of(skeleton) for skeleton in data]
     outputs = [tensor.name for tensor in toy.manifest.outputs]
-    merged = onnx.load_from_string(merge_skeletons(data, outputs))
+    merged = onnx.load_from_string(merge_skeletons(parts, outputs))
     graphs = [model.graph for model in models]
     assert list(merged.graph.node) == [node for graph in graphs for node in graph.node]
     produced = {value.name for graph in graphs for value in graph.output}
@@ -31,7 +32,7 @@ def test_one_skeleton_is_itself(engine: BuildToy) -> None:
     toy = engine("constant-nodes")
     (first, *_) = toy.manifest.blocks
     data = (toy.folder / first.file).read_bytes()
-    merged = onnx.load_from_string(merge_skeletons([data], first.outputs))
+    merged = onnx.load_from_string(merge_skeletons([parts_of(data)], first.outputs))
     original = onnx.load_from_string(data)
     merged.graph.name = original.graph.name
     assert merged == original
