@@ -15,7 +15,7 @@ from swapnet.executor.planning.layout import last_uses
 from swapnet.executor.planning.plan import Plan, Read
 from swapnet.executor.sharing import Sharing
 from swapnet.executor.swapping.actual_shapes import ShapeError
-from swapnet.executor.swapping.loading import load_once, pieces
+from swapnet.executor.swapping.loading import load_once, loading, pieces
 from swapnet.executor.swapping.moments import Mark
 from swapnet.executor.swapping.patience import Patience, StalledError
 from swapnet.executor.swapping.pipeline import Pipeline, ReadEvent
@@ -104,10 +104,10 @@ class Execution:
 
     Attributes
     ----------
-    load_ms, loaded_bytes
-        Time and bytes of reading resident weights.
     sessions_ms
-        Time of making segments and binding them.
+        Time of making segments and binding them, beside which resident weights are read.
+    load_ms, loaded_bytes
+        Time until these were there after that, and their bytes.
     last
         The latest inference; None before the first.
 
@@ -163,16 +163,18 @@ class Execution:
         self._order = None if sharing is None else sharing.order
         self._pipeline = Pipeline(plan, self._loader, self._order, patience=patience)
         try:
-            begun = time.perf_counter()
-            # Sessions first: packing weights takes memory for a moment, which the arena has now.
-            self._segments = self._make_segments(
-                _bindings(manifest, plan, self.arena, self._values)
-            )
-            made = time.perf_counter()
             kept = _kept(manifest, plan, resident, self._loader.largest_bytes)
-            load_once(self._loader, kept, patience)
-            self.load_ms = (time.perf_counter() - made) * 1e3
             self.loaded_bytes = sum(read.stored_bytes for read in kept)
+            # Packing weights takes memory for a moment, which the arena has until it is filled.
+            packs = manifest.has_windows or backend.is_asynchronous
+            begun = time.perf_counter()
+            with loading(self._loader, () if packs else kept, patience):
+                bindings = _bindings(manifest, plan, self.arena, self._values)
+                self._segments = self._make_segments(bindings)
+                made = time.perf_counter()
+            if packs:
+                load_once(self._loader, kept, patience)
+            self.load_ms = (time.perf_counter() - made) * 1e3
             self.sessions_ms = (made - begun) * 1e3
         except BaseException as error:
             self.close(keep=isinstance(error, StalledError))

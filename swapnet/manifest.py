@@ -366,7 +366,8 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
 
     def is_sized(self, tensor: Tensor) -> bool:
         """Whether its shape follows from the shapes of the inputs; others depend on data."""
-        return all(isinstance(dim, int) or dim in self.formulas for dim in tensor.shape)
+        symbols = [dim for dim in tensor.shape if isinstance(dim, str)]
+        return not symbols or self.formulas.keys() >= {*symbols}
 
     @property
     def runs_on_gpu(self) -> bool:

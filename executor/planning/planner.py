@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from math import ceil
+from math import ceil, inf
 
 from swapnet.errors import BudgetError
 from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step, reads_of
@@ -89,7 +89,12 @@ def make_plan(
     for striping, used, nbytes in _ways(manifest, options):
         if nbytes <= budget_bytes:
             available = mappable_bytes(budget_bytes - used.total_bytes)
-            searches += _searches(manifest, profile, available, options, striping, used)
+            best_ms = min((start.cost_ms for *_, start in searches), default=inf)
+            runs = () if striping is None else striping.runs
+            delays = Delays(profile, manifest.coded_share, runs)
+            # All blocks in one step, beside no read, are a lower bound.
+            if delays.step(0, len(manifest.blocks) - 1)[0] <= ALIKE * best_ms:
+                searches += _searches(manifest, profile, available, options, striping, used, delays)
             # More strips than needed only cost time.
             if striping is not None or not searches[-1][-1].streamed_bytes:
                 break
@@ -195,13 +200,13 @@ def _searches(
     options: PlanOptions,
     striping: Striping | None,
     used: Usage,
+    delays: Delays,
 ) -> Iterator[_Search]:
     """A search for each choice of shared weights that stay, or the first that reads nothing."""
-    runs = () if striping is None else striping.runs
     for kept in kept_choices(manifest, available) if options.resident else (frozenset[int](),):
         planner = Planner(
             outline_of(manifest, kept, striping),
-            Delays(profile, manifest.coded_share, runs),
+            delays,
             available - sum(manifest.shared[i].extent.nbytes for i in kept),
             cyclic=options.cyclic,
             least_bytes=profile.storage.request_bytes // 2,

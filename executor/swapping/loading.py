@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -27,6 +28,7 @@ __all__ = [
     "Writable",
     "fill",
     "load_once",
+    "loading",
     "pieces",
     "unreadable",
     "unusable",
@@ -142,7 +144,18 @@ def fill(storage: Reader, place: memoryview, read: Read) -> None:
 
 
 def load_once(loader: Loader, reads: Sequence[Read], patience: Patience | None = None) -> None:
-    """Bring resident blocks to their places, with several requests in flight.
+    """Bring resident blocks to their places; raises as `loading`."""
+    with loading(loader, reads, patience):
+        pass
+
+
+@contextmanager
+def loading(
+    loader: Loader, reads: Sequence[Read], patience: Patience | None = None
+) -> Iterator[None]:
+    """Bring resident blocks to their places beside the ``with`` statement, which ends with them.
+
+    Several requests are in flight. After an error in the statement no more of them begin.
 
     Raises
     ------
@@ -163,6 +176,11 @@ def load_once(loader: Loader, reads: Sequence[Read], patience: Patience | None =
     futures = [workers.submit(partial(fetch, read)) for read in reads]
     failure: BaseException | None = None
     try:
+        try:
+            yield
+        except BaseException as error:
+            failure = error
+            _cancel(futures)
         for read, future in zip(reads, futures, strict=True):
             since_s = time.perf_counter()
             while not wait([future], limit.look_s(since_s)).done:
@@ -170,14 +188,18 @@ def load_once(loader: Loader, reads: Sequence[Read], patience: Patience | None =
                     name = f"block {read.block}"
                     raise limit.error(name, read.stored_bytes, read.file_offset, since_s)
             if failure is None and (failure := future.exception()) is not None:
-                for other in futures:
-                    other.cancel()
+                _cancel(futures)
         if failure is not None:
             raise failure
         for future in futures:
             future.result().wait()
     finally:
         workers.close()
+
+
+def _cancel(futures: Iterable[Future[Mark]]) -> None:
+    for future in futures:
+        future.cancel()
 
 
 def unreadable(block: int, error: BaseException) -> StorageError:
