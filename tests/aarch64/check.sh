@@ -2,9 +2,9 @@
 # Check SwapNet on an emulated aarch64: `make test-aarch64`, or tests/aarch64/check.sh.
 #
 # Does: makes a Debian 12 for arm64 in WORK, installs this commit and its dependencies in it, and runs
-# inside, under qemu-user: `swapnet doctor`; models of the zoo, swapped against ONNX Runtime on the
-# same file (equality.py); the quick tests of TESTS. Prints differences and counts. The exit status is
-# 1 if a test fails or a difference is too large.
+# inside, under qemu-user: WINDOWS on a Raspberry Pi 4's and 5's processor; `swapnet doctor`; models of
+# the zoo, swapped against ONNX Runtime on the same file (equality.py); the quick tests of TESTS. Prints
+# differences and counts. The exit status is 1 if a test fails or a difference is too large.
 # Needs: root, a Debian 12 on x86-64 (13 is not tried), about 1 GB of disk, the network for Debian's
 # and Python's packages. Installs qemu-user-static, binfmt-support and debootstrap on this machine.
 # Takes: 4 minutes for the Debian, once. Quick tests of swapnet, executor, builder, calibration and cli
@@ -18,6 +18,8 @@
 #                                  Orin; max: everything that QEMU has
 #   ORT='onnxruntime>=1.23'        onnxruntime==1.23.2 is what Python 3.10 of JetPack 6 gets
 #   EXTRAS=models,plot             of pyproject.toml
+#   WINDOWS='packing packing-bits'  hand-made models of weights that kernels pack, among them products
+#                                  of few bits, on a Cortex-A72 and a Cortex-A76; empty: none
 #   MODELS='mobilenet_v2 ppocrv4_rec minilm'   empty: none
 #   TESTS='tests/swapnet tests/executor'       empty: none
 #   JOBS=$(nproc)                  tests at once
@@ -26,24 +28,15 @@ set -euo pipefail
 HERE=$(dirname "$(realpath "$0")")
 cd "$HERE/../.."
 WORK=${WORK:-/tmp/swapnet-aarch64} CPU=${CPU:-cortex-a76} ORT=${ORT:-onnxruntime>=1.23}
-EXTRAS=${EXTRAS-models,plot} MODELS=${MODELS-mobilenet_v2 ppocrv4_rec minilm}
-TESTS=${TESTS-tests/swapnet tests/executor} JOBS=${JOBS:-$(nproc)} PYTHON=${PYTHON:-.venv/bin/python}
+WINDOWS=${WINDOWS-packing packing-bits} EXTRAS=${EXTRAS-models,plot}
+MODELS=${MODELS-mobilenet_v2 ppocrv4_rec minilm} TESTS=${TESTS-tests/swapnet tests/executor}
+JOBS=${JOBS:-$(nproc)} PYTHON=${PYTHON:-.venv/bin/python}
 ROOT=$WORK/rootfs
 
 [ "$(id -u)" = 0 ] || { echo "check.sh: needs root, to make a Debian and to mount in it" >&2; exit 2; }
 
-# /proc/cpuinfo and the device tree's model, as on the device that has this processor.
-armv8='fp asimd evtstrm crc32 cpuid'
-armv82='fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp'
 case $CPU in
-  cortex-a72) part=0xd08 variant=0x0 revision=3 implementer=0x41 features=$armv8
-    board='Raspberry Pi 4 Model B' ;;
-  cortex-a76) part=0xd0b variant=0x4 revision=1 implementer=0x41 features=$armv82
-    board='Raspberry Pi 5 Model B' ;;
-  neoverse-n1) part=0xd0c variant=0x3 revision=1 implementer=0x41 features=$armv82
-    board='emulated Neoverse N1' ;;
-  max) part=0x051 variant=0x0 revision=0 implementer=0x00 features="$armv82 sve sve2 i8mm bf16"
-    board='emulated maximum' ;;
+  cortex-a72 | cortex-a76 | neoverse-n1 | max) ;;
   *) echo "check.sh: CPU=$CPU is not one of cortex-a72, cortex-a76, neoverse-n1, max" >&2; exit 2 ;;
 esac
 
@@ -63,16 +56,34 @@ if [ ! -e "$ROOT/.done" ]; then
   touch "$ROOT/.done"
 fi
 
-# QEMU looks here first for any path that is opened inside.
-instead=$ROOT/etc/qemu-binfmt/aarch64/proc
-mkdir -p "$instead/device-tree"
-printf '%s\0' "$board" > "$instead/device-tree/model"
-for processor in $(seq 0 $(($(nproc) - 1))); do
-  printf '%s\t: %s\n' processor "$processor" BogoMIPS 108.00 Features "$features" \
-    'CPU implementer' "$implementer" 'CPU architecture' 8 'CPU variant' "$variant" \
-    'CPU part' "$part" 'CPU revision' "$revision"
-  echo
-done > "$instead/cpuinfo"
+# Features as in /proc/cpuinfo of the devices that have these processors.
+armv8='fp asimd evtstrm crc32 cpuid'
+armv82='fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp'
+
+become() { # Run what follows on this processor: /proc/cpuinfo and the device tree's model too.
+  CPU=$1
+  case $CPU in
+    cortex-a72) part=0xd08 variant=0x0 revision=3 implementer=0x41 features=$armv8
+      board='Raspberry Pi 4 Model B' ;;
+    cortex-a76) part=0xd0b variant=0x4 revision=1 implementer=0x41 features=$armv82
+      board='Raspberry Pi 5 Model B' ;;
+    neoverse-n1) part=0xd0c variant=0x3 revision=1 implementer=0x41 features=$armv82
+      board='emulated Neoverse N1' ;;
+    max) part=0x051 variant=0x0 revision=0 implementer=0x00 features="$armv82 sve sve2 i8mm bf16"
+      board='emulated maximum' ;;
+  esac
+  local instead=$ROOT/etc/qemu-binfmt/aarch64/proc processor # QEMU looks here first for any path
+  mkdir -p "$instead/device-tree"
+  printf '%s\0' "$board" > "$instead/device-tree/model"
+  for processor in $(seq 0 $(($(nproc) - 1))); do
+    printf '%s\t: %s\n' processor "$processor" BogoMIPS 108.00 Features "$features" \
+      'CPU implementer' "$implementer" 'CPU architecture' 8 'CPU variant' "$variant" \
+      'CPU part' "$part" 'CPU revision' "$revision"
+    echo
+  done > "$instead/cpuinfo"
+}
+
+become "$CPU"
 
 arm() { # A command inside, with mounts that go when it ends.
   unshare -m --propagation private sh -c '
@@ -103,12 +114,19 @@ for model in $MODELS; do
 done
 
 failed=0
+: > "$WORK/summary"
+checked=$CPU
+for processor in ${WINDOWS:+cortex-a72 cortex-a76}; do
+  become "$processor"
+  arm sh -c 'cd /project && exec python3 -m tests.aarch64.equality "$@"' - $WINDOWS |
+    sed "s/^/$CPU: /" | tee -a "$WORK/summary" || failed=1
+done
+become "$checked"
 arm python3 -c 'import platform; assert platform.machine() == "aarch64", platform.machine()'
 arm swapnet doctor /tmp
-: > "$WORK/summary"
 if [ -n "$MODELS" ]; then
   arm sh -c 'cd /project && exec python3 -m tests.aarch64.equality "$@"' - \
-    $(printf '/models/%s ' $MODELS) | tee "$WORK/summary" || failed=1
+    $(printf '/models/%s ' $MODELS) | tee -a "$WORK/summary" || failed=1
 fi
 if [ -n "$TESTS" ]; then
   arm sh -c "cd /project && exec python3 -m pytest -m 'not slow' -q -n $JOBS --dist loadgroup \
