@@ -1,8 +1,8 @@
 """Swapped outputs against ONNX Runtime's on the same file: check.sh's part.
 
-``python -m tests.aarch64.equality FOLDER…``, each with ``NAME.onnx`` and ``example.npz``, or the name
-of a hand-made model: ``packing`` has every operator that packs weights, ``packing-bits`` products of
-few bits at accuracy levels 0 and 4. These two are compared to the bit.
+``python -m tests.aarch64.equality FOLDER…``, each with ``NAME.onnx`` and ``example.npz``, or the
+name of a hand-made model. ``packing`` has every operator that packs weights, ``packing-bits``
+products of few bits at accuracy levels 0 and 4. These two are compared to the bit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gc
+import mmap
+import os
 import re
 import shutil
 import threading
@@ -19,6 +21,7 @@ from swapnet.errors import BackendError, BudgetError, EngineError, InputError, S
 from swapnet.executor import Device, LoadMode, Pace, PlanOptions, SwapExecutor
 from swapnet.executor.backends.onnxruntime import OrtSegment, names_shapes
 from swapnet.executor.backends.scratch import Scratch
+from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import usage
 from swapnet.executor.runtime.dispatcher import Dispatcher
@@ -263,6 +266,37 @@ def test_a_budget_that_is_restored_has_its_plan(toy: Engine) -> None:
         again = executor.prepare(toy.smallest)
         assert again is not first
         assert again == first
+
+
+def test_a_change_of_budget_reads_no_skeleton_again(
+    toy: Engine, expected: list[Arrays], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        monkeypatch.setattr(Skeletons, "read", None)
+        for budget in ("100%", "weights:60%", toy.smallest):
+            executor.set_budget(budget)
+            assert_same(executor(toy.feeds()), expected[0])
+
+
+@pytest.mark.slow
+def test_a_thousand_executors_leave_nothing(toy: Engine) -> None:
+    """Mappings, descriptors, threads and anonymous memory; each changes its budget once."""
+
+    def used(openings: int) -> tuple[int, int, int, int]:
+        for _ in range(openings):
+            with SwapExecutor(toy.folder, toy.smallest, device=Device(1)) as opened:
+                opened.set_budget("100%")
+        gc.collect()
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        descriptors = len(os.listdir("/proc/self/fd"))
+        return len(lines), descriptors, threading.active_count(), anonymous_bytes()
+
+    before = used(50)
+    after = used(1000)
+    assert after[0] <= before[0] + 8
+    assert after[1:3] == before[1:3]
+    # The heap grows a little: by less than a page for each.
+    assert after[3] < before[3] + 1000 * mmap.PAGESIZE
 
 
 def test_an_impossible_budget_changes_nothing(toy: Engine, expected: list[Arrays]) -> None:

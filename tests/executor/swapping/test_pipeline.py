@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swapnet.errors import StorageError, SwapnetError
+from swapnet.errors import BackendError, StorageError, SwapnetError
 from swapnet.executor.backends.base import Bindings, Segment
 from swapnet.executor.planning.layout import lay_out_values
 from swapnet.executor.planning.plan import Plan, PlanOptions, Read
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.planning.timeline import predict
 from swapnet.executor.swapping.arena import Arena
-from swapnet.executor.swapping.loading import DirectLoader, load_once
+from swapnet.executor.swapping.loading import READERS, DirectLoader, load_once, loading
 from swapnet.executor.swapping.moments import Passed
 from swapnet.executor.swapping.pipeline import Pipeline
 from swapnet.manifest import Manifest
@@ -218,3 +219,32 @@ def test_what_is_kept_is_read_or_named(simulated_manifest: MakeManifest) -> None
     assert set(arena.view(PAGE, PAGE)) == {block_byte(1)}
     with pytest.raises(StorageError, match=r"block [01] could not be read"):
         load_once(DirectLoader(SimulatedStorage(manifest, failing=[1]), arena), reads)
+
+
+def test_what_is_read_beside_a_statement_is_there_at_its_end(
+    simulated_manifest: MakeManifest,
+) -> None:
+    manifest = simulated_manifest([PAGE, PAGE])
+    reads = [Read(index, index * PAGE, index * PAGE, PAGE, 0, PAGE) for index in range(2)]
+    arena = Arena(2 * PAGE)
+    with loading(DirectLoader(SimulatedStorage(manifest), arena), reads):
+        pass
+    assert [arena.view(read.arena_offset, 1)[0] for read in reads] == [block_byte(0), block_byte(1)]
+    begun: list[int] = []
+    failed = threading.Event()
+
+    def note(read: Read) -> None:
+        begun.append(read.block)
+        assert failed.wait(20)
+
+    many = [Read(0, 0, 0, PAGE, 0, PAGE)] * 20
+    loader = DirectLoader(SimulatedStorage(manifest), arena, before_read=note)
+
+    def fail() -> None:
+        # Those in flight end after the statement has failed.
+        threading.Timer(0.5, failed.set).start()
+        raise BackendError("no session", why="", hint="")
+
+    with pytest.raises(BackendError, match="no session"), loading(loader, many):
+        fail()
+    assert len(begun) <= READERS
