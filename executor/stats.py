@@ -69,7 +69,8 @@ class Stats:
     open_plan_ms
         Part of it: the search of a plan.
     open_read_ms, open_read_bytes
-        Part of it: reading resident weights, and their bytes.
+        Part of it: waiting for resident weights, which are read while sessions are made, and their
+        bytes.
     open_sessions_ms
         Part of it: making and binding sessions.
     last

@@ -139,7 +139,7 @@ class Tensor(_Record, frozen=True):
     @property
     def is_symbolic(self) -> bool:
         """Whether its size depends on the input shapes."""
-        return not all(isinstance(dim, int) for dim in self.shape)
+        return str in map(type, self.shape)
 
 
 class Extent(_Record, frozen=True, omit_defaults=True):

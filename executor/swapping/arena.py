@@ -87,6 +87,7 @@ class Arena:
         except OSError as error:
             raise _unreserved(nbytes, error) from error
         self._lent: dict[Borrower, int] = {}
+        self._settled_bytes = 0
         self._use(nbytes)
         # Pages that a forked process shares are copied when they are read into, beside the budget.
         _madvise(self.address, len(self._memory), mmap.MADV_DONTFORK)
@@ -115,7 +116,8 @@ class Arena:
     def settle(self) -> None:
         """Take all pages now, and no huge ones later: those would fill lent places beside them."""
         self._advise(mmap.MADV_HUGEPAGE)
-        self._bytes[:: mmap.PAGESIZE] |= 0
+        self._bytes[self._settled_bytes :: mmap.PAGESIZE] |= 0
+        self._settled_bytes = self.nbytes // mmap.PAGESIZE * mmap.PAGESIZE
         self._advise(mmap.MADV_NOHUGEPAGE)
 
     def _advise(self, advice: int) -> None:
@@ -125,6 +127,7 @@ class Arena:
 
     def _use(self, nbytes: int) -> None:
         self.nbytes = nbytes
+        self._settled_bytes = min(self._settled_bytes, nbytes // mmap.PAGESIZE * mmap.PAGESIZE)
         self._advise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(self._memory, np.uint8)
         self.address: int = self._bytes.ctypes.data
@@ -152,6 +155,7 @@ class Arena:
     def discard(self) -> None:
         """Give all memory back; the address stays, the bytes are gone."""
         self.take_back()
+        self._settled_bytes = 0
         self._memory.madvise(mmap.MADV_DONTNEED)
 
     def keep(self, spans: Iterable[tuple[int, int]]) -> None:

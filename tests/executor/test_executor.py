@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gc
 import mmap
-import os
 import re
 import shutil
 import threading
@@ -32,6 +31,7 @@ from swapnet.executor.swapping.storage import WeightFile
 from swapnet.manifest import MANIFEST, WEIGHTS, save_manifest
 from swapnet.symbols import size_of
 from swapnet.testing.engine import block_byte, write_engine
+from tests.helpers.cycles import Used, settled
 from tests.helpers.dispatched import serving
 from tests.helpers.engines import Arrays, BuildToy, Engine, assert_same
 from tests.helpers.threads import until
@@ -282,21 +282,19 @@ def test_a_change_of_budget_reads_no_skeleton_again(
 def test_a_thousand_executors_leave_nothing(toy: Engine) -> None:
     """Mappings, descriptors, threads and anonymous memory; each changes its budget once."""
 
-    def used(openings: int) -> tuple[int, int, int, int]:
+    def used(openings: int) -> tuple[int, Used]:
         for _ in range(openings):
             with SwapExecutor(toy.folder, toy.smallest, device=Device(1)) as opened:
                 opened.set_budget("100%")
         gc.collect()
-        lines = Path("/proc/self/maps").read_text().splitlines()
-        descriptors = len(os.listdir("/proc/self/fd"))
-        return len(lines), descriptors, threading.active_count(), anonymous_bytes()
+        return len(Path("/proc/self/maps").read_text().splitlines()), settled(5)
 
-    before = used(50)
-    after = used(1000)
-    assert after[0] <= before[0] + 8
-    assert after[1:3] == before[1:3]
+    (mappings, before), (mappings_after, after) = used(50), used(1000)
+    assert mappings_after <= mappings + 8
+    assert after["descriptors"] == before["descriptors"]
+    assert after["threads"] == before["threads"]
     # The heap grows a little: by less than a page for each.
-    assert after[3] < before[3] + 1000 * mmap.PAGESIZE
+    assert after["resident_bytes"] < before["resident_bytes"] + 1000 * mmap.PAGESIZE
 
 
 def test_an_impossible_budget_changes_nothing(toy: Engine, expected: list[Arrays]) -> None:
