@@ -165,14 +165,15 @@ class Execution:
         try:
             kept = _kept(manifest, plan, resident, self._loader.largest_bytes)
             self.loaded_bytes = sum(read.stored_bytes for read in kept)
-            # Packing weights takes memory for a moment, which the arena has until it is filled.
-            packs = manifest.has_windows or backend.is_asynchronous
+            # Packing weights takes memory for a moment, which the arena has until it is filled. On
+            # a GPU both at once are not tried.
+            apart = manifest.has_windows or backend.is_asynchronous
             begun = time.perf_counter()
-            with loading(self._loader, () if packs else kept, patience):
+            with loading(self._loader, () if apart else kept, patience):
                 bindings = _bindings(manifest, plan, self.arena, self._values)
                 self._segments = self._make_segments(bindings)
                 made = time.perf_counter()
-            if packs:
+            if apart:
                 load_once(self._loader, kept, patience)
             self.load_ms = (time.perf_counter() - made) * 1e3
             self.sessions_ms = (made - begun) * 1e3

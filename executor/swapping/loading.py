@@ -194,6 +194,7 @@ def loading(
         for future in futures:
             future.result().wait()
     finally:
+        failure = None  # its traceback has this frame, which would keep it
         workers.close()
 
 
