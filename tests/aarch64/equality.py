@@ -2,13 +2,16 @@
 
 ``python -m tests.aarch64.equality FOLDER…``, each with ``NAME.onnx`` and ``example.npz``, or the
 name of a hand-made model. ``packing`` has every operator that packs weights, ``packing-bits``
-products of few bits at accuracy levels 0 and 4. These two are compared to the bit.
+products of few bits at accuracy levels 0 and 4. These two are compared to the bit, unless operators
+are sliced: on a Cortex-A72 products of 8 bits, which ONNX Runtime does not pack there, then differ.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
@@ -22,6 +25,9 @@ from tests.helpers.zoo import TOYS
 BUDGET = "weights:25%"
 LIMIT = 1e-4
 """Over the largest magnitude of an output, as `make prove` allows against the original file."""
+SLICED_LIMIT = 2e-6
+WHOLE = "4MiB"
+"""A block that no operator of the hand-made models exceeds."""
 
 
 def difference(folder: Path) -> float:
@@ -53,21 +59,24 @@ def difference(folder: Path) -> float:
     return largest_difference(swapped, original)[1]
 
 
-def packed_difference(name: str) -> float:
+def packed_difference(name: str, max_block: str) -> tuple[float, float]:
     """Build a hand-made model, run it swapped at two budgets, each place poisoned, and compare.
 
     Parameters
     ----------
     name
         One of `TOYS`.
+    max_block
+        Its largest block.
 
     Returns
     -------
-    float
-        As `difference`, but from the same optimised graph, whose weights are packed as well.
+    tuple
+        As `difference`, but from the same optimised graph, whose weights are packed as well; and
+        the largest that is allowed.
     """
     with tempfile.TemporaryDirectory(prefix="swapnet-equality-") as folder:
-        toy = build_toy(name, Path(folder))
+        toy = build_toy(name, Path(folder), replace(TOYS[name], max_block=max_block))
         feeds = toy.feeds()
         whole = toy.whole(feeds, Path(folder))
         found = 0.0
@@ -76,20 +85,27 @@ def packed_difference(name: str) -> float:
                 for _ in range(2):
                     found = max(found, largest_difference(executor(feeds), whole)[1])
         windows = sum(len(block.windows) for block in toy.manifest.blocks)
-        print(f"{name}: {windows} windows", end=", ")  # noqa: T201
-    return found
+        sliced = len(toy.manifest.sliced)
+        print(f"{name}: {windows} windows, {sliced} operators sliced", end=", ")  # noqa: T201
+    return found, SLICED_LIMIT if sliced else 0.0
+
+
+def _differences(argument: str) -> Iterator[tuple[float, float]]:
+    if argument in TOYS:
+        for max_block in (WHOLE, TOYS[argument].max_block):
+            yield packed_difference(argument, max_block)
+    else:
+        yield difference(Path(argument)), LIMIT
 
 
 def main() -> int:
     """Compare all models; 1 if one differs by more than is allowed."""
     failed = False
     for argument in sys.argv[1:]:
-        is_toy = argument in TOYS
-        found = packed_difference(argument) if is_toy else difference(Path(argument))
-        limit = 0 if is_toy else LIMIT
-        verdict = "equal" if found <= limit else f"DIFFERS by more than {limit}"
-        print(f"largest difference {found:.1e} of the largest output: {verdict}", flush=True)  # noqa: T201
-        failed |= not found <= limit
+        for found, limit in _differences(argument):
+            verdict = "equal" if found <= limit else f"DIFFERS by more than {limit}"
+            print(f"largest difference {found:.1e} of the largest output: {verdict}", flush=True)  # noqa: T201
+            failed |= not found <= limit
     return int(failed)
 
 
