@@ -72,7 +72,7 @@ prove-precision: $(READY) ## The same in float16 and int8: docs/quantization-res
 prove-scenarios: $(READY) ## Three applications under one budget each, over two hours: docs/multi-dnn-results.md
 	$(BIN)/python -m tests.evidence.prove_scenarios
 
-test-aarch64: $(READY) ## Quick tests and three models on an emulated aarch64 (needs root: tests/aarch64/check.sh)
+test-aarch64: $(READY) ## Windows, three models and quick tests on an emulated aarch64 (needs root: tests/aarch64/check.sh)
 	PYTHON=$(BIN)/python tests/aarch64/check.sh
 
 check: $(READY) ## Lint, format and types
