@@ -98,8 +98,9 @@ class Engine:
         self,
         shapes: Mapping[str, Sequence[int]] | None = None,
         dims: Mapping[str, int] | None = None,
+        cache: Cache | None = None,
     ) -> Engine:
-        """The engine at other input shapes.
+        """The engine at other input shapes: those of a cache, where there is one.
 
         Raises
         ------
@@ -108,7 +109,9 @@ class Engine:
         InputError
             The model does not take such a shape.
         """
-        shaped = at_shapes(self.folder, self.built, shapes, dims)
+        shaped = at_shapes(
+            self.folder, self.built, shapes, dims, cache.conversations if cache else 1
+        )
         if shaped.planned_shapes == self.shaped.planned_shapes:
             return self
         return replace(self, shaped=shaped, loaded=None, known_delays=None, cache=None)

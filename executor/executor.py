@@ -18,6 +18,7 @@ from swapnet.errors import BackendError, BudgetError, InputError, StorageError, 
 from swapnet.executor.backends import open_backend
 from swapnet.executor.backends.base import Array, Backend, Memory, ValueStore
 from swapnet.executor.backends.scratch import Scratch, release_frames
+from swapnet.executor.conversations import Conversations, State
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.events import Events, OnEvent
@@ -30,7 +31,7 @@ from swapnet.executor.planning.planner import make_plan, most_scratch_bytes
 from swapnet.executor.planning.usage import READ_BYTES, scratch_within
 from swapnet.executor.shapes import ensure_context, ensure_shapes
 from swapnet.executor.sharing import Sharing
-from swapnet.executor.state import State, says_context
+from swapnet.executor.state import says_context
 from swapnet.executor.stats import Stats
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS, Patience, StalledError
 from swapnet.executor.swapping.relocation import moves
@@ -83,6 +84,8 @@ class SwapExecutor:
         Names of that cache, as ``"present.*=past.*"``; by default those that exporters use.
     rows
         With a context, the most tokens of a call whose logits are wanted, the last ones; 0 for all.
+    conversations
+        With a context, the number of caches: a call can compute a token of each.
     verify
         Compare all checksums first.
     storage_timeout_ms
@@ -140,6 +143,7 @@ class SwapExecutor:
         context: int | None = None,
         state: str = "",
         rows: int = 0,
+        conversations: int = 1,
         verify: bool = False,
         storage_timeout_ms: float = STORAGE_TIMEOUT_MS,
         trace: bool = False,
@@ -160,7 +164,12 @@ class SwapExecutor:
             opening = ensure_shapes(engine, shapes, dims=dims, device=device, say=_LOGGER.warning)
         else:
             opening = ensure_context(
-                engine, context, state=state, rows=rows, device=device, say=_LOGGER.warning
+                *(engine, context),
+                state=state,
+                rows=rows,
+                conversations=conversations,
+                device=device,
+                say=_LOGGER.warning,
             )
         self._trace = trace
         self._before_read = before_read
@@ -197,7 +206,8 @@ class SwapExecutor:
             self.engine = opening.as_loaded(self._backend.manifest, self._backend.gpu)
             cache = self.engine.cache
             self._asked = cache.asked(self.manifest) if cache else self.manifest
-            self._kept = State(cache, self._turn, opening.built.identity) if cache else None
+            identity = opening.built.identity
+            self._kept = Conversations(cache, self._turn, identity) if cache else None
             if self._kept is not None:
                 opened.callback(self._kept.close)
             self._available_bytes = self._backend.available_bytes()
@@ -265,13 +275,15 @@ class SwapExecutor:
             state = self._state
             return self._stats if state is None else self._stats.with_reads(state)
 
-    def state(self) -> State:
-        """The cache that is kept between inferences, to look at, forget, save and load.
+    def state(self, conversation: int = 0) -> State:
+        """The cache of a conversation, to look at, forget, save and load between inferences.
 
         Raises
         ------
         BackendError
             The executor was opened without ``context``.
+        InputError
+            There are fewer ``conversations``.
         """
         if self._kept is None:
             raise BackendError(
@@ -279,10 +291,14 @@ class SwapExecutor:
                 why="it was opened without a context",
                 hint="open it with one: SwapExecutor(…, context=512)",
             )
-        return self._kept
+        return self._kept.state(conversation)
 
     def __call__(
-        self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None = None
+        self,
+        inputs: Mapping[str, Any],
+        out: Mapping[str, Any] | None = None,
+        *,
+        conversations: Mapping[int, bool] | None = None,
     ) -> dict[str, Array]:
         """Run one inference.
 
@@ -296,6 +312,10 @@ class SwapExecutor:
             C-contiguous, writable, and apart from all inputs. The outputs are written there; where
             their size is known beforehand, straight by the kernels. After an error they hold
             anything.
+        conversations
+            Numbers of the conversations that the rows of the inputs belong to, neighbours in
+            ascending order, and whether their tokens stay in the cache; by default those of the
+            first ones. A row's mask has ones for its tokens, then zeros.
 
         Returns
         -------
@@ -314,7 +334,7 @@ class SwapExecutor:
             The runtime library refused.
         """
         self._birthplace.check()
-        return self._infer_checked(*self._check(inputs, out))
+        return self._infer_checked(*self._check(inputs, out), conversations)
 
     async def infer(
         self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None = None
@@ -343,14 +363,17 @@ class SwapExecutor:
             raise
 
     def _infer_checked(
-        self, checked: dict[str, Array], out: Mapping[str, Array]
+        self,
+        checked: dict[str, Array],
+        out: Mapping[str, Array],
+        conversations: Mapping[int, bool] | None = None,
     ) -> dict[str, Array]:
         try:
             with self._turn:
                 if self._closed:
                     raise _closed()
                 try:
-                    outputs = self._execute(checked, out)
+                    outputs = self._execute(checked, out, conversations)
                 except CancelledError:
                     raise
                 except Exception as error:
@@ -376,23 +399,22 @@ class SwapExecutor:
         if isinstance(error, StalledError):
             self._events.note("late", plan=self._plan, error=error)
 
-    def _execute(self, checked: dict[str, Array], out: Mapping[str, Array]) -> dict[str, Array]:
+    def _execute(
+        self,
+        checked: dict[str, Array],
+        out: Mapping[str, Array],
+        conversations: Mapping[int, bool] | None = None,
+    ) -> dict[str, Array]:
         while True:
             try:
-                return self._with_state(checked, out)
+                if self._kept is None:
+                    return self._opened().infer(checked, out)
+                return self._kept.infer(self._opened().infer, checked, out, conversations)
             except BudgetError as error:
                 if self._sharing is not None or not error.missing_bytes:
                     raise
                 release_frames(error)
                 self._grow_scratch(error)
-
-    def _with_state(self, checked: dict[str, Array], out: Mapping[str, Array]) -> dict[str, Array]:
-        if self._kept is None:
-            return self._opened().infer(checked, out)
-        past, present = self._kept.begin(checked)
-        outputs = self._opened().infer({**checked, **past}, out, present)
-        self._kept.keep()
-        return outputs
 
     def _grow_scratch(self, error: BudgetError) -> None:
         """Give values whose size depends on data a larger arena, inside the budget.

@@ -82,6 +82,7 @@ def ensure_context(
     *,
     state: str = "",
     rows: int = 0,
+    conversations: int = 1,
     device: Device | None = None,
     say: Callable[[str], None] = to_stderr,
 ) -> Engine:
@@ -98,17 +99,19 @@ def ensure_context(
         exporters use.
     rows
         Most tokens of an inference whose logits are wanted, the last ones; 0 for all.
+    conversations
+        Number of caches.
 
     Raises
     ------
     InputError
-        The model has no cache.
+        The model has no cache, or only one of one conversation.
     SwapnetError
         As `ensure_shapes`.
     """
     opened = Engine.open(engine, device=device)
     opened = ensure_packed(opened, say)
-    cache = find_cache(opened.built, context, state, rows)
+    cache = find_cache(opened.built, context, state, rows, conversations)
     return _ensure(opened, cache.shapes(opened.built), {}, say, cache).keeping(cache)
 
 
@@ -121,7 +124,7 @@ def _ensure(
 ) -> Engine:
     planned = shapes_of(engine.built.inputs, sizes_at(engine.built, shapes, dims))
     try:
-        return engine.at(shapes, dims)
+        return engine.at(shapes, dims, cache)
     except EngineError:
         _say_measured(engine, planned, say)
     return _measured(engine, planned, cache)
@@ -192,7 +195,7 @@ def _measured(
         ) from error
     save_shapes(
         engine.folder,
-        shapes_key(engine.built.inputs, planned),
+        shapes_key(engine.built.inputs, planned, cache.conversations if cache else 1),
         MeasuredShapes(
             engine=engine.built.identity,
             planned_shapes=planned,
@@ -202,4 +205,4 @@ def _measured(
             stripings=measured.stripings,
         ),
     )
-    return engine.at(planned)
+    return engine.at(planned, cache=cache)

@@ -7,37 +7,29 @@ A language model computes keys and values of each token once. Exporters give the
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import msgspec
-import numpy as np
 
-from swapnet.arrays import load_npz, save_npz
 from swapnet.budget import Budget
 from swapnet.errors import BackendError, BudgetError, InputError
 from swapnet.executor.planning.usage import demand
-from swapnet.executor.swapping.arena import Arena
-from swapnet.manifest import TENSOR_ALIGNMENT, Manifest, Tensor
-from swapnet.shapes import names_of
+from swapnet.manifest import TENSOR_ALIGNMENT, Manifest, Tensor, sizes_at
+from swapnet.shapes import names_of, shapes_of
 from swapnet.symbols import symbols_in
-from swapnet.tensors import Array, numpy_dtype
+from swapnet.tensors import numpy_dtype
 from swapnet.token_rows import IDS, ROWS
 from swapnet.units import align_up, format_size, told_apart
 
-__all__ = ["CONTEXT", "MASK", "Cache", "Pair", "State", "find_cache", "known_pairs", "says_context"]
+__all__ = ["CONTEXT", "MASK", "Cache", "Pair", "find_cache", "known_pairs", "says_context"]
 
 CONTEXT = 512
 """Tokens of a cache where nobody says how many."""
 
 MASK = "attention_mask"
-
-_FACTS = "engine, tokens, pending"
-"""Array of a saved state that holds these as JSON; the others have the names of inputs."""
 
 _CHUNK = 128
 """Most tokens of an inference: a constant, so that outputs do not depend on the budget."""
@@ -97,40 +89,57 @@ class Cache:
     Attributes
     ----------
     context
-        Most tokens in it.
+        Most tokens of a conversation.
     pairs
-        Its tensors.
+        Its tensors; rows of their first axis are conversations, where there are several.
     rows
         Most tokens of an inference whose logits are wanted; 0 for all.
-    most
-        Most tokens of an inference that it is planned for.
+    conversations
+        Number of conversations that have a cache each.
     """
 
     context: int
     pairs: tuple[Pair, ...]
     rows: int = 0
-    most: int = _CHUNK
+    conversations: int = 1
 
     @property
     def nbytes(self) -> int:
-        """Its memory, in bytes: part of the budget."""
+        """Memory of all conversations, in bytes: part of the budget."""
         return sum(pair.nbytes for pair in self.pairs)
 
     @property
     def chunk(self) -> int:
         """Most tokens of one inference."""
-        return min(self.most, self.context)
+        return min(_CHUNK, self.context)
 
     def __str__(self) -> str:
-        return f"cache of {self.context} tokens: {format_size(self.nbytes)}"
+        several = "cache" if self.conversations == 1 else f"{self.conversations} caches"
+        return f"{several} of {self.context} tokens: {format_size(self.nbytes)}"
 
-    def shapes(self, manifest: Manifest) -> dict[str, tuple[int, ...]]:
-        """Shapes of inputs that hold each inference inside the context."""
+    def shapes(
+        self, manifest: Manifest, conversations: int = 0, tokens: int = 0
+    ) -> dict[str, tuple[int, ...]]:
+        """Shapes of inputs that hold each inference inside the context, or those of the last."""
+        first, tokens = (conversations or self.conversations,), tokens or self.chunk
+        shapes: dict[str, tuple[int, ...]] = {IDS: (*first, tokens), MASK: (*first, self.context)}
+        shapes[ROWS] = (min(self.rows, tokens) or tokens,)
+        for pair in self.pairs:
+            shape = pair.shape_of(self.context - tokens)
+            shapes[pair.past] = (*first, *shape[1:]) if self.conversations > 1 else shape
         names = {tensor.name for tensor in manifest.inputs}
-        shapes: dict[str, tuple[int, ...]] = {IDS: (1, self.chunk), MASK: (1, self.context)}
-        shapes[ROWS] = (min(self.rows, self.chunk) or self.chunk,)
-        shapes |= {pair.past: pair.shape_of(self.context - self.chunk) for pair in self.pairs}
         return {name: shape for name, shape in shapes.items() if name in names}
+
+    def at(self, manifest: Manifest, conversations: int, tokens: int) -> Manifest:
+        """The manifest at the last inference of so many tokens that fits into the context."""
+        sizes = sizes_at(manifest, self.shapes(manifest, conversations, tokens))
+        planned = shapes_of(manifest.inputs, sizes)
+        return msgspec.structs.replace(manifest, planned_shapes=planned)
+
+    def largest(self, manifest: Manifest) -> tuple[Manifest, ...]:
+        """The manifest at a chunk of one conversation, and at a token of each of several."""
+        several = [(self.conversations, 1)] if self.conversations > 1 else []
+        return tuple(self.at(manifest, *sizes) for sizes in ((1, self.chunk), *several))
 
     def counted(self, manifest: Manifest) -> Manifest:
         """The manifest with the memory of the cache in place of that of its inputs and outputs."""
@@ -147,13 +156,20 @@ class Cache:
         )
 
 
-def find_cache(manifest: Manifest, context: int = CONTEXT, state: str = "", rows: int = 0) -> Cache:
+def find_cache(
+    manifest: Manifest,
+    context: int = CONTEXT,
+    state: str = "",
+    rows: int = 0,
+    conversations: int = 1,
+) -> Cache:
     """The cache of an engine; see `ensure_context`.
 
     Raises
     ------
     InputError
-        The context is no positive number, ``state`` is no such pair, or the model has no cache.
+        A number is not positive, ``state`` is no such pair, the model has no cache, or only one of
+        one conversation.
     BackendError
         The engine runs on a GPU.
     """
@@ -163,6 +179,8 @@ def find_cache(manifest: Manifest, context: int = CONTEXT, state: str = "", rows
             why="it must be at least 1",
             hint=f"give the most tokens of prompt and answer together, like {CONTEXT}",
         )
+    if conversations < 1:
+        raise InputError(f"{conversations} conversations are invalid", why="it must be at least 1")
     name = manifest.source.name
     if manifest.runs_on_gpu:
         raise BackendError(
@@ -171,7 +189,7 @@ def find_cache(manifest: Manifest, context: int = CONTEXT, state: str = "", rows
             hint="build it for the CPU: swapnet build … --backend onnxruntime",
         )
     inputs = {tensor.name: tensor for tensor in manifest.inputs}
-    pairs = tuple(_pairs(manifest, context, state))
+    pairs = tuple(_pairs(manifest, context, state, conversations))
     if not pairs or IDS not in inputs:
         outputs = [tensor.name for tensor in manifest.outputs]
         raise InputError(
@@ -181,7 +199,14 @@ def find_cache(manifest: Manifest, context: int = CONTEXT, state: str = "", rows
             f"{names_of(outputs)}",
             hint="give the names with a star for what both share: --state 'present.*=past.*'",
         )
-    return Cache(context, pairs, rows)
+    if conversations > 1 and not _joins(manifest, pairs):
+        raise InputError(
+            f"{name} takes one conversation at a time",
+            why="rows of different lengths need GroupQueryAttention, an input "
+            f"{MASK!r}, and inputs whose first axis is that of {IDS!r}",
+            hint="leave conversations out; or import the model as onnxruntime-genai writes it",
+        )
+    return Cache(context, pairs, rows, conversations)
 
 
 def known_pairs(
@@ -196,7 +221,7 @@ def known_pairs(
             yield output, past
 
 
-def _pairs(manifest: Manifest, context: int, state: str) -> Iterator[Pair]:
+def _pairs(manifest: Manifest, context: int, state: str, conversations: int) -> Iterator[Pair]:
     tensors = {tensor.name: tensor for tensor in (*manifest.inputs, *manifest.outputs)}
     inputs, outputs = ([t.name for t in each] for each in (manifest.inputs, manifest.outputs))
     for present, past in known_pairs(outputs, inputs, state):
@@ -204,6 +229,7 @@ def _pairs(manifest: Manifest, context: int, state: str) -> Iterator[Pair]:
         axes = [axis for axis, dim in enumerate(taken.shape) if isinstance(dim, str)]
         if axes and len(taken.shape) == len(tensors[present].shape):
             shape = [dim if isinstance(dim, int) else 1 for dim in taken.shape]
+            shape[0] = conversations if conversations > 1 else shape[0]
             shape[axes[-1]] = context
             in_place = _in_place(manifest, taken, present)
             yield Pair(present, past, taken.dtype, tuple(shape), axes[-1], in_place)
@@ -238,156 +264,34 @@ def _in_place(manifest: Manifest, past: Tensor, present: str) -> bool:
     return "GroupQueryAttention" in kernels and not own & shared
 
 
-class State:
-    """The cache of the tokens so far, which a `SwapExecutor` keeps between inferences.
-
-    Nothing is copied: kernels read and write its memory, whose pages are taken when they are first
-    used.
-
-    Attributes
-    ----------
-    context, nbytes
-        Most tokens in it, and its memory when it is full.
-    length
-        Tokens in it.
-    pending
-        Tokens after them that were generated, and not computed.
-    """
-
-    def __init__(self, cache: Cache, turn: threading.Lock, engine: str = "") -> None:
-        self.context = cache.context
-        self.nbytes = cache.nbytes
-        self.length = 0
-        self.pending: list[int] = []
-        self._engine = engine
-        self._pairs = cache.pairs
-        self._turn = turn
-        self._memory = Arena(cache.nbytes)
-        self._next = self._place = 0
-        self._held = False
-
-    def reset(self) -> None:
-        """Forget all tokens, between inferences; the memory stays."""
-        with self._turn:
-            self.length = 0
-            self.pending = []
-
-    def save(self, path: str | Path) -> None:
-        """Write its tokens into an ``.npz``, between inferences; raises as `save_npz`."""
-        with self._turn:
-            facts = msgspec.json.encode((self._engine, self.length, self.pending)).decode()
-            save_npz(Path(path), {_FACTS: np.array(facts), **self._used(self.length)})
-
-    def load(self, path: str | Path) -> None:
-        """Take tokens that `save` wrote in place of its own, between inferences.
-
-        They lie in memory twice for a moment, beside the budget.
-
-        Raises
-        ------
-        InputError
-            The file is missing or damaged, is of another engine, or has more tokens than the
-            context. Its own tokens stay.
-        """
-        try:
-            arrays = load_npz(Path(path))
-            facts = str(arrays[_FACTS])
-            engine, length, pending = msgspec.json.decode(facts, type=tuple[str, int, list[int]])
-            if engine != self._engine:
-                raise ValueError("it is of another engine")
-            if not 0 <= length <= self.context:
-                raise ValueError(f"it has {length} tokens, and the context is {self.context}")
-            with self._turn:
-                used = self._used(length)
-                if any(_kind(arrays[name]) != _kind(place) for name, place in used.items()):
-                    raise ValueError("its arrays are not those of so many tokens")
-                for name, place in used.items():
-                    place[...] = arrays[name]
-                self.length, self.pending = length, pending
-        except (InputError, KeyError, msgspec.MsgspecError, ValueError) as error:
-            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            raise InputError(
-                f"{path} is no saved state of this engine",
-                why=getattr(error, "why", why),
-                hint="give a file that executor.state().save(…) wrote, or begin anew",
-            ) from error
-
-    def hold(self, tokens: int) -> None:
-        """Make each inference the last that fits, of so many tokens: to measure with."""
-        self._memory.fill(0, self.nbytes, 0)
-        self.length = self.context - tokens
-        self._held = True
-
-    def begin(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Arrays for the past inputs and present outputs of an inference.
-
-        Raises
-        ------
-        InputError
-            The tokens do not fit into the context, or the mask has another length.
-        """
-        count = inputs[IDS].shape[1]
-        self._next = self.length + count
-        if self._next > self.context:
-            raise InputError(
-                f"{count} tokens do not fit",
-                why=f"{self.length} are in the cache, and its context is {self.context}",
-                hint="open it with a larger context=, or call state().reset()",
-            )
-        mask = inputs.get(MASK)
-        if mask is not None and mask.shape[1] != self._next:
-            raise InputError(
-                f"input {MASK!r} has another length than all tokens",
-                why=f"it has {mask.shape[1]}; {self.length} are in the cache, and {count} given",
-                hint=f"give {self._next} ones",
-            )
-        past = {p.past: array for p, array in self._arrays(self._place, self.length)}
-        present = {p.present: array for p, array in self._arrays(1 - self._place, self._next)}
-        return past, present
-
-    def keep(self) -> None:
-        """Take what an inference wrote: it has not failed."""
-        if not self._held:
-            self.length = self._next
-            self._place = 1 - self._place
-
-    def close(self) -> None:
-        """Give the memory back. Safe to call twice."""
-        self._memory = Arena(0)
-
-    def _arrays(self, place: int, tokens: int) -> Iterator[tuple[Pair, Array]]:
-        """Its tensors with so many tokens, in the first or second place of each."""
-        offset = 0
-        for pair in self._pairs:
-            shape, dtype = pair.shape_of(tokens), numpy_dtype(pair.dtype)
-            start = offset if pair.in_place else offset + place * pair.place_bytes
-            view = self._memory.view(start, prod(shape) * dtype.itemsize)
-            yield pair, np.ndarray(shape, dtype, view)
-            offset += pair.nbytes
-
-    def _used(self, tokens: int) -> dict[str, Array]:
-        """The parts of its tensors that hold so many tokens."""
-        whole = self._arrays(self._place, tokens)
-        return {p.past: array[(slice(None),) * p.axis + (slice(tokens),)] for p, array in whole}
-
-
-def _kind(array: Array) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
-    return array.shape, array.dtype
+def _joins(manifest: Manifest, pairs: Iterable[Pair]) -> bool:
+    """Whether rows of an inference may be conversations of different lengths."""
+    inputs = {tensor.name: tensor for tensor in manifest.inputs if tensor.name != ROWS}
+    firsts = {tensor.shape[:1] for tensor in inputs.values()}
+    return (
+        all(pair.in_place and pair.axis for pair in pairs)
+        and MASK in inputs
+        and len(firsts) == 1
+        and isinstance(inputs[IDS].shape[0], str)
+    )
 
 
 @contextmanager
 def says_context(cache: Cache | None, budget: Budget, manifest: Manifest) -> Iterator[None]:
-    """Say which context fits where a budget is too small for a model with its cache."""
+    """Say what fits where a budget is too small for a model with its cache."""
     try:
         yield
     except BudgetError as error:
         if cache is None or error.smallest_bytes is None or budget.of == "auto":
             raise
         budget_bytes = budget.resolve(demand(manifest))
-        excess = error.smallest_bytes - budget_bytes
-        fitting = cache.context - -(-excess * cache.context // cache.nbytes)
+        share = 1 - (error.smallest_bytes - budget_bytes) / cache.nbytes
+        fitting, fewer = int(cache.context * share), int(cache.conversations * share)
         # Memory of another context is measured when it is asked for.
         other = f", or a context of about {fitting}" if fitting > 0 else "; no context fits"
+        other += (
+            f", or about {fewer} of the {cache.conversations} conversations" if fewer > 0 else ""
+        )
         raise BudgetError(
             error.what,
             why=f"{error.why}; {cache}",

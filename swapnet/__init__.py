@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from swapnet.calibration.quantize import quantize
     from swapnet.custom_ops import use_custom_ops
     from swapnet.executor.bench.report import Report
+    from swapnet.executor.conversations import State
     from swapnet.executor.device import Device, ThreadPool
     from swapnet.executor.engine import Engine
     from swapnet.executor.events import Event
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from swapnet.executor.runtime.objectives import Changes
     from swapnet.executor.runtime.policy import Policy
     from swapnet.executor.runtime.runtime import SwapRuntime
-    from swapnet.executor.state import Cache, State
+    from swapnet.executor.state import Cache
     from swapnet.executor.stats import Histogram, Stats
     from swapnet.executor.swapping.storage import LoadMode
     from swapnet.manifest import Manifest
@@ -120,6 +121,7 @@ _HOMES = {
     "calibration.quantize": ("quantize",),
     "custom_ops": ("use_custom_ops",),
     "executor.bench.report": ("Report",),
+    "executor.conversations": ("State",),
     "executor.device": ("Device", "ThreadPool"),
     "executor.engine": ("Engine",),
     "executor.events": ("Event",),
@@ -135,7 +137,7 @@ _HOMES = {
     "executor.runtime.objectives": ("Changes",),
     "executor.runtime.policy": ("Policy",),
     "executor.runtime.runtime": ("SwapRuntime",),
-    "executor.state": ("Cache", "State"),
+    "executor.state": ("Cache",),
     "executor.stats": ("Histogram", "Stats"),
     "executor.swapping.storage": ("LoadMode",),
     "manifest": ("Manifest",),

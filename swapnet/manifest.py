@@ -523,15 +523,16 @@ def at_shapes(
     manifest: Manifest,
     shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, int] | None = None,
+    conversations: int = 1,
 ) -> Manifest:
-    """The manifest of an engine at other input shapes; see `load_manifest`."""
+    """The manifest of an engine at other input shapes; see `load_manifest` and `shapes_key`."""
     if not shapes and not dims:
         return manifest
     sizes = sizes_at(manifest, shapes, dims)
     planned = shapes_of(manifest.inputs, sizes)
     if planned == manifest.planned_shapes:
         return manifest
-    measured = load_shapes(folder, shapes_key(manifest.inputs, planned))
+    measured = load_shapes(folder, shapes_key(manifest.inputs, planned, conversations))
     if measured is None or not _describes(measured, manifest, planned):
         raise EngineError(
             f"{folder} was not measured at {as_title(planned)}",

@@ -230,10 +230,16 @@ def _check_shapes(
             )
 
 
-def shapes_key(inputs: Iterable[ModelInput], planned: Mapping[str, Sequence[int]]) -> str:
-    """A file name for input shapes, such as ``x-1x3x48x640``; fixed shapes are left out."""
+def shapes_key(
+    inputs: Iterable[ModelInput], planned: Mapping[str, Sequence[int]], conversations: int = 1
+) -> str:
+    """A file name for input shapes, such as ``x-1x3x48x640``; fixed shapes are left out.
+
+    With several ``conversations`` it is that of inferences whose inputs are not all as large.
+    """
     symbolic = [i.name for i in inputs if any(isinstance(dim, str) for dim in i.shape)]
     key = "_".join(f"{_STRANGE.sub('_', name)}-{as_dims(planned[name])}" for name in symbolic)
+    key += f"_joined-{conversations}" if conversations > 1 else ""
     if len(key) > _LONGEST_KEY:
         key = f"{key[: _LONGEST_KEY - 17]}-{sha256_of(key.encode())[:16]}"
     return key

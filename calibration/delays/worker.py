@@ -41,11 +41,10 @@ from swapnet.executor.samples import sample_of
 from swapnet.executor.state import Cache
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.machine import memory_to_measure_in_bytes
-from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest, sizes_at
+from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Extent, Manifest
 from swapnet.process.serve import answering, serve
 from swapnet.profile import BlockTime, Need, Profile, Request, assumed_profile
 from swapnet.progress import Progress
-from swapnet.shapes import shapes_of
 from swapnet.tensors import Array
 
 __all__ = ["Job", "measure_profile"]
@@ -99,7 +98,7 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
         Twin(engine, budget, other=merged, load_mode=mode, options=APART) as apart,
     ):
         for executor in (merged, apart) if cache else ():
-            executor.state().hold(1)
+            executor.state().hold()
         meter = RequestMeter(storage, nbytes, max(size * readers for size, readers in PAIRS))
         requests = job.requests
         if not requests and nbytes >= LEAST_BYTES:
@@ -113,9 +112,8 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
         blocks, step_ms = block_times(rounds, sides.calls)
         chunk: tuple[BlockTime, ...] = ()
         if cache:
-            for executor in (merged, apart):
-                executor.state().hold(cache.chunk)
-            sides = replace(sides, inputs=planned_sample(cache.asked(manifest)))
+            of_chunk = cache.asked(cache.at(manifest, 1, cache.chunk))
+            sides = replace(sides, inputs=planned_sample(of_chunk))
             chunk, _ = block_times(measure_rounds(sides, progress), sides.calls)
     profile = msgspec.structs.replace(
         assumed_profile(manifest),
@@ -134,10 +132,8 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
 
 
 def token_inputs(manifest: Manifest, cache: Cache) -> dict[str, Array]:
-    """Seeded inputs of the last token that fits into a cache."""
-    sizes = sizes_at(manifest, replace(cache, most=1).shapes(manifest))
-    shapes = shapes_of(manifest.inputs, sizes)
-    return planned_sample(cache.asked(msgspec.structs.replace(manifest, planned_shapes=shapes)))
+    """Seeded inputs of the last token that fits into each cache."""
+    return planned_sample(cache.asked(cache.at(manifest, cache.conversations, 1)))
 
 
 def _budget(engine: Engine) -> Budget:
@@ -173,7 +169,7 @@ def _sample(manifest: Manifest) -> list[Extent]:
 def _measure(job: Job, progress: Progress) -> Profile:
     engine = Engine.open(job.folder).on_threads(job.threads, own=True, gpu_memory=job.gpu_memory)
     if job.shapes:
-        engine = engine.at(job.shapes)
+        engine = engine.at(job.shapes, cache=job.cache)
     if job.cache:
         engine = engine.keeping(job.cache)
     return measure_profile(engine, job, progress)

@@ -225,8 +225,9 @@ def _samples(executor: SwapExecutor, engine: Engine) -> tuple[dict[str, Array], 
     """Inputs to measure with; a cache is then as full as it can be, in each inference."""
     if engine.cache is None:
         return kept_samples(engine) or (planned_sample(engine.manifest),)
-    executor.state().hold(engine.cache.chunk)
-    return (planned_sample(engine.cache.asked(engine.manifest)),)
+    executor.state().hold()
+    asked = map(engine.cache.asked, engine.cache.largest(engine.manifest))
+    return tuple(planned_sample(each) for each in asked)
 
 
 def _warmed_up(warm_up: bytes, *, own: bool) -> Device:

@@ -27,6 +27,7 @@ from swapnet.executor.backends.base import Bindings, Segment
 from swapnet.executor.backends.lookup import LookupSegment
 from swapnet.executor.backends.onnxruntime import LARGEST_CHUNK_BYTES, OnnxRuntimeBackend
 from swapnet.executor.backends.scratch import Scratch
+from swapnet.executor.conversations import Conversations
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.inputs import planned_sample
@@ -38,7 +39,6 @@ from swapnet.executor.probing import trial
 from swapnet.executor.probing.activations import Job, Measurement
 from swapnet.executor.probing.stripings import find_stripings
 from swapnet.executor.samples import kept_samples
-from swapnet.executor.state import State
 from swapnet.executor.swapping.actual_shapes import ActualShapes, ShapeError
 from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.loading import fill, pieces
@@ -50,6 +50,7 @@ from swapnet.progress import Progress
 from swapnet.shapes import SessionMemory
 from swapnet.strips import Striping
 from swapnet.tensors import ELEMENT_BYTES
+from swapnet.token_rows import IDS
 from swapnet.units import align_up
 
 __all__ = ["work"]
@@ -108,21 +109,25 @@ class _Blocks:
         )
         self.nbytes: dict[str, int] = {}
         """Size of each input, output and value of symbolic shape, the largest of all runs."""
-        for name, shape in ActualShapes(planned).by_name.items():
-            self._note(planned.tensors[name], shape)
+        for each in job.cache.largest(planned) if job.cache else (planned,):
+            for name, shape in ActualShapes(each).by_name.items():
+                self._note(planned.tensors[name], shape)
         self.manifest = planned.sized(self.nbytes)
-        self._kept: Mapping[str, Any] = {}
+        self._samples: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
+        """Inputs, and memory for what is kept of the outputs."""
         if (cache := job.cache) is None:
-            kept = kept_samples(replace(engine, shaped=self.manifest))
-            self._samples = kept or (planned_sample(self.manifest),)
+            samples = kept_samples(replace(engine, shaped=self.manifest))
+            self._samples = [(each, {}) for each in samples or (planned_sample(self.manifest),)]
         else:
-            sample = planned_sample(cache.asked(self.manifest))
-            self._state = State(cache, threading.Lock())
-            self._state.hold(cache.chunk)
-            past, self._kept = self._state.begin(sample)
-            self._samples = ({**sample, **past},)
-            for name, array in self._kept.items():
-                self._note(planned.tensors[name], array.shape)
+            self._state = Conversations(cache, threading.Lock())
+            self._state.state(0).hold()
+            for asked in map(cache.asked, cache.largest(self.manifest)):
+                sample = planned_sample(asked)
+                rows, count = sample[IDS].shape
+                past, kept = self._state.views(range(rows), count)
+                self._samples.append(({**sample, **past}, kept))
+                for name, array in kept.items():
+                    self._note(planned.tensors[name], array.shape)
         self._file = WeightFile(folder / WEIGHTS, LoadMode.BUFFERED)
         self._mapped, starts = _mapped(folder, self.manifest, self._file)
         self.digests: list[str] = []
@@ -147,7 +152,7 @@ class _Blocks:
         each: list[list[int]] = []
         while len(each) < len(self._samples):
             try:
-                each.append(self._run_on(self._samples[len(each)], steps, scratch_bytes, probe))
+                each.append(self._run_on(*self._samples[len(each)], steps, scratch_bytes, probe))
             except ShapeError as error:
                 if not self._actual.learn(error):
                     raise
@@ -156,6 +161,7 @@ class _Blocks:
     def _run_on(
         self,
         sample: Mapping[str, Any],
+        kept: Mapping[str, Any],
         steps: Sequence[Step],
         scratch_bytes: int,
         probe: _Region | None,
@@ -178,8 +184,8 @@ class _Blocks:
             }
             if probe is not None:
                 probe.find(scratch_bytes)
-            given, results = values.begin(sample, self._kept)
-            results.update(self._kept)
+            given, results = values.begin(sample, kept)
+            results.update(kept)
             inputs = len(given)
             peaks: list[int] = []
             self._observe(given)

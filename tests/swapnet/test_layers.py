@@ -30,6 +30,7 @@ FLOORS = (
     ("gpu",),
     ("backends",),
     ("state",),
+    ("conversations",),
     ("engine", "inputs", "sharing"),
     ("samples", "repacking"),
     ("execution", "probing.activations"),

@@ -1,0 +1,232 @@
+"""Memory of a decoder's cache: one conversation, or several whose tokens one inference computes.
+
+Each tensor of the cache has a row for each conversation, so that the rows of conversations that
+are neighbours are one array. Kernels read and write it where it lies.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from swapnet.arrays import load_npz, save_npz
+from swapnet.errors import InputError
+from swapnet.executor.state import MASK, Cache, Pair
+from swapnet.executor.swapping.arena import Arena
+from swapnet.tensors import Array, numpy_dtype
+from swapnet.token_rows import IDS
+
+__all__ = ["Conversations", "State"]
+
+Arrays = dict[str, Array]
+
+_FACTS = "engine, tokens, pending"
+"""Array of a saved state that holds these as JSON; the others have the names of inputs."""
+
+
+class State:
+    """The cache of one conversation's tokens so far, which a `SwapExecutor` keeps.
+
+    Nothing is copied: kernels read and write its memory, whose pages are taken when they are first
+    used.
+
+    Attributes
+    ----------
+    context, nbytes
+        Most tokens in it, and its memory when it is full.
+    length
+        Tokens in it.
+    pending
+        Tokens after them that were generated, and not computed.
+    """
+
+    def __init__(self, conversations: Conversations, number: int, cache: Cache) -> None:
+        self.context = cache.context
+        self.nbytes = cache.nbytes // cache.conversations
+        self.length = 0
+        self.pending: list[int] = []
+        self.place = 0
+        self._all = conversations
+        self._rows = range(number, number + 1)
+
+    def hold(self) -> None:
+        """Make each inference the last that fits, of all conversations: to measure with."""
+        self._all.memory.fill(0, self._all.cache.nbytes, 0)
+        self._all.is_held = True
+
+    def reset(self) -> None:
+        """Forget all tokens, between inferences; the memory stays."""
+        with self._all.turn:
+            self.length = 0
+            self.pending = []
+
+    def save(self, path: str | Path) -> None:
+        """Write its tokens into an ``.npz``, between inferences; raises as `save_npz`."""
+        with self._all.turn:
+            facts = msgspec.json.encode((self._all.engine, self.length, self.pending)).decode()
+            save_npz(Path(path), {_FACTS: np.array(facts), **self._used(self.length)})
+
+    def load(self, path: str | Path) -> None:
+        """Take tokens that `save` wrote in place of its own, between inferences.
+
+        They lie in memory twice for a moment, beside the budget.
+
+        Raises
+        ------
+        InputError
+            The file is missing or damaged, is of another engine, or has more tokens than the
+            context. Its own tokens stay.
+        """
+        try:
+            arrays = load_npz(Path(path))
+            facts = str(arrays[_FACTS])
+            engine, length, pending = msgspec.json.decode(facts, type=tuple[str, int, list[int]])
+            if engine != self._all.engine:
+                raise ValueError("it is of another engine")
+            if not 0 <= length <= self.context:
+                raise ValueError(f"it has {length} tokens, and the context is {self.context}")
+            with self._all.turn:
+                used = self._used(length)
+                if any(_kind(arrays[name]) != _kind(place) for name, place in used.items()):
+                    raise ValueError("its arrays are not those of so many tokens")
+                for name, place in used.items():
+                    place[...] = arrays[name]
+                self.length, self.pending = length, pending
+        except (InputError, KeyError, msgspec.MsgspecError, ValueError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise InputError(
+                f"{path} is no saved state of this engine",
+                why=getattr(error, "why", why),
+                hint="give a file that executor.state().save(…) wrote, or begin anew",
+            ) from error
+
+    def _used(self, tokens: int) -> dict[str, Array]:
+        """The parts of its tensors that hold so many tokens."""
+        whole = self._all.arrays(self._rows, tokens, self.place)
+        return {p.past: array[(slice(None),) * p.axis + (slice(tokens),)] for p, array in whole}
+
+
+class Conversations:
+    """The caches of all conversations of a `SwapExecutor`.
+
+    ``turn`` is held while it infers; ``engine`` is its engine's identity, for saved states.
+    """
+
+    def __init__(self, cache: Cache, turn: threading.Lock, engine: str = "") -> None:
+        self.turn = turn
+        self.engine = engine
+        self.cache = cache
+        self.memory = Arena(cache.nbytes)
+        self.is_held = False
+        self._each = [State(self, number, cache) for number in range(cache.conversations)]
+
+    def state(self, number: int) -> State:
+        """That of one conversation; raises an InputError where there are fewer."""
+        if not 0 <= number < len(self._each):
+            raise InputError(
+                f"there is no conversation {number}",
+                why=f"their numbers are 0 to {len(self._each) - 1}",
+                hint="open it with more conversations=",
+            )
+        return self._each[number]
+
+    def infer(
+        self,
+        run: Callable[[Arrays, Mapping[str, Array], Mapping[str, Array]], Arrays],
+        inputs: Arrays,
+        out: Mapping[str, Array],
+        kept: Mapping[int, bool] | None,
+    ) -> Arrays:
+        """Outputs of an inference by `Execution.infer`; see `SwapExecutor.__call__`.
+
+        Raises
+        ------
+        InputError
+            The rows or the mask are not those of these conversations, or the tokens do not fit
+            into the context.
+        """
+        rows, count = inputs[IDS].shape
+        kept = kept or dict.fromkeys(range(rows), True)
+        self._check(inputs, kept)
+        # A row that is not kept writes behind its last token, or over the last of a full context.
+        full = [n for n in kept if not kept[n] and self._each[n].length == self.cache.context]
+        saved = [(last, last.copy()) for n in full for last in self._last_tokens(n)]
+        past, present = self.views([*kept], count)
+        try:
+            outputs = run({**inputs, **past}, out, present)
+        finally:
+            for last, values in saved:
+                last[...] = values
+        for number in () if self.is_held else kept:
+            self._each[number].length += count * kept[number]
+            self._each[number].place ^= 1
+        return outputs
+
+    def views(self, numbers: Sequence[int], count: int) -> tuple[Arrays, Arrays]:
+        """Arrays for the past inputs and present outputs of an inference of so many tokens."""
+        state, before = self._each[numbers[0]], self._length(numbers[0], count)
+        past = {p.past: a for p, a in self.arrays(numbers, before, state.place)}
+        after = self.arrays(numbers, before + count, 1 - state.place)
+        return past, {p.present: a for p, a in after}
+
+    def arrays(
+        self, numbers: Sequence[int], tokens: int, place: int
+    ) -> Iterator[tuple[Pair, Array]]:
+        """Tensors of neighbours with so many tokens, in the first or second place of each."""
+        offset = 0
+        for pair in self.cache.pairs:
+            shape, dtype = pair.shape_of(tokens), numpy_dtype(pair.dtype)
+            start = offset if pair.in_place else offset + place * pair.place_bytes
+            view = self.memory.view(start, prod(shape) * dtype.itemsize)
+            array = np.ndarray(shape, dtype, view)
+            yield pair, array[numbers[0] : numbers[-1] + 1] if len(self._each) > 1 else array
+            offset += pair.nbytes
+
+    def close(self) -> None:
+        """Give the memory back. Safe to call twice."""
+        self.memory = Arena(0)
+
+    def _length(self, number: int, count: int) -> int:
+        return self.cache.context - count if self.is_held else self._each[number].length
+
+    def _check(self, inputs: Mapping[str, Array], kept: Mapping[int, bool]) -> None:
+        rows, count = inputs[IDS].shape
+        known = [*range(len(self._each))][min(kept, default=0) :][:rows]
+        if not rows or [*kept] != known or (rows > 1 and count > 1):
+            raise InputError(
+                f"{rows} rows of {count} tokens can't be of the conversations {[*kept]}",
+                why="rows are of neighbours, and several give a token each; there are the "
+                f"conversations 0 to {len(self._each) - 1}",
+                hint="give conversations= a number for each row, in ascending order",
+            )
+        context = self.cache.context
+        afters = [self._length(number, count) + count for number in kept]
+        if any(after * kept[n] > context for n, after in zip(kept, afters, strict=True)):
+            raise InputError(
+                f"{count} tokens do not fit",
+                why=f"{max(afters) - count} are in the cache, and its context is {context}",
+                hint="open it with a larger context=, or call state().reset()",
+            )
+        ones = np.minimum(afters, context)
+        mask = inputs.get(MASK)
+        if mask is not None and (
+            mask.shape[1] != max(ones) or (rows > 1 and any(mask.sum(axis=1) != ones))
+        ):
+            raise InputError(
+                f"input {MASK!r} has another length than all tokens",
+                why=f"it is {mask.shape[1]} long; with the {count} given there are {ones.tolist()}",
+                hint=f"give {max(ones)} ones; fewer, then zeros, in a row that has fewer tokens",
+            )
+
+    def _last_tokens(self, number: int) -> Iterator[Array]:
+        for pair, array in self.arrays([number], self.cache.context, 0):
+            yield array[(slice(None),) * pair.axis + (slice(-1, None),)]
+
+
+def _kind(array: Array) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    return array.shape, array.dtype
