@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from swapnet.executor.events import Event
     from swapnet.executor.execution import Inference, StepEvent
     from swapnet.executor.executor import SwapExecutor
-    from swapnet.executor.generation.generator import Generated, Generator
+    from swapnet.executor.generation.answer import Answer, Generated
+    from swapnet.executor.generation.generator import Generator
     from swapnet.executor.gpu.accelerator import Accelerator
     from swapnet.executor.metrics import Metrics
     from swapnet.executor.pace import Pace
@@ -60,6 +61,7 @@ logging.getLogger("swapnet").addHandler(logging.NullHandler())
 
 __all__ = [
     "Accelerator",
+    "Answer",
     "BackendError",
     "BackendUnavailableError",
     "Budget",
@@ -127,7 +129,8 @@ _HOMES = {
     "executor.events": ("Event",),
     "executor.execution": ("Inference", "StepEvent"),
     "executor.executor": ("SwapExecutor",),
-    "executor.generation.generator": ("Generated", "Generator"),
+    "executor.generation.answer": ("Answer", "Generated"),
+    "executor.generation.generator": ("Generator",),
     "executor.gpu.accelerator": ("Accelerator",),
     "executor.metrics": ("Metrics",),
     "executor.pace": ("Pace",),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,44 +16,28 @@ from swapnet.errors import InputError
 from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
+from swapnet.executor.generation.answer import Answer, Generated
 from swapnet.executor.generation.choice import chooser
+from swapnet.executor.runtime.policy import PATIENCE_S, Job
+from swapnet.executor.runtime.scheduler import Instruction, Scheduler
 from swapnet.executor.state import CONTEXT, MASK
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.shapes import names_of
-from swapnet.tensors import Array, numpy_dtype
+from swapnet.tensors import numpy_dtype
 from swapnet.token_rows import IDS, LOGITS, ROWS
 
-__all__ = ["ASKED_ROWS", "Generated", "Generator"]
+__all__ = ["ASKED_ROWS", "Generator"]
 
 G = TypeVar("G", bound="Generator")
 
 _POSITIONS = ("position_ids", "cache_position")
 
+_TOKEN = "token"
+"""Name of the model in the scheduler, and kind of the inferences that can be joined."""
+
 ASKED_ROWS = 2
 """Tokens of an inference whose logits are computed: the last is wanted, and float32 products of one
 row have other last bits than those of several."""
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What the latest prompt took, until now.
-
-    Attributes
-    ----------
-    prompt_tokens, tokens
-        Tokens of the prompt, and those that followed.
-    first_token_ms
-        Time from the first step to the first token: that of the whole prompt.
-    tokens_per_s, read_bytes_per_token
-        Speed of the tokens after the first, without the caller's own time, and bytes read from
-        storage for each of them; 0 where there is none.
-    """
-
-    prompt_tokens: int
-    tokens: int = 0
-    first_token_ms: float = 0.0
-    tokens_per_s: float = 0.0
-    read_bytes_per_token: float = 0.0
 
 
 class Generator:
@@ -66,6 +51,8 @@ class Generator:
         As for `SwapExecutor`; the cache is part of it.
     context
         Most tokens of prompt and answer together.
+    conversations
+        Most prompts that are answered at a time. Each has a cache.
     state, device, load_mode
         As for `SwapExecutor`.
 
@@ -73,21 +60,27 @@ class Generator:
     ----------
     executor
         The executor, for its plan, its counts and its budget.
-    generated
-        What the latest prompt took.
 
     Raises
     ------
     InputError
-        The model has no cache, or an input that is not known.
+        The model has no cache, or an input that is not known; or it takes one conversation at a
+        time.
     SwapnetError
         As `SwapExecutor`.
+
+    Notes
+    -----
+    Safe to call from several threads.
 
     Examples
     --------
     >>> with Generator("engines/smollm2", budget="128MiB") as generator:  # doctest: +SKIP
     ...     for token in generator([1, 4093, 198], max_tokens=20):
     ...         print(token)
+    >>> with Generator("engines/smollm2", "128MiB", conversations=2) as generator:  # doctest: +SKIP
+    ...     answers = [generator.submit(prompt) for prompt in ([1, 4093, 198], [1, 57])]
+    ...     print([list(answer) for answer in answers])
     """
 
     def __init__(
@@ -96,6 +89,7 @@ class Generator:
         budget: Budget | str | int,
         context: int = CONTEXT,
         *,
+        conversations: int = 1,
         state: str = "",
         device: Device | None = None,
         load_mode: LoadMode | str = LoadMode.AUTO,
@@ -107,12 +101,23 @@ class Generator:
             context=context,
             state=state,
             rows=ASKED_ROWS,
+            conversations=conversations,
         )
-        self.generated = Generated(0)
-        self._turn = 0
+        self._called: Answer | None = None
+        """Of the latest call."""
+        self._waiting: list[Answer] = []
+        """Answers that wait for a conversation."""
+        self._answers: dict[int, Answer] = {}
+        """The others, by conversation."""
+        self._told: list[Instruction] = []
+        """The next inference; none while a thread computes it."""
+        self._changed = threading.Condition()
+        self._count = itertools.count()
+        self._scheduler = Scheduler()
+        self._scheduler.loaded(_TOKEN, 0.0, 0.0, rows=conversations)
         opened = self.executor.engine
         assert opened.cache is not None
-        self._chunk = opened.cache.chunk
+        self._cache = opened.cache
         asked = opened.cache.asked(opened.manifest)
         self._given = {tensor.name: tensor for tensor in asked.inputs if tensor.name != ROWS}
         logits = {tensor.name: tensor for tensor in asked.outputs}.get(LOGITS)
@@ -143,7 +148,7 @@ class Generator:
     ) -> Iterator[int]:
         """Tokens that follow a prompt, one by one.
 
-        The cache is that of one prompt: a call ends the iterator of the call before. Closing the
+        A call is of the first conversation, and ends the iterator of the call before. Closing the
         iterator, or leaving its loop, ends the generation.
 
         Parameters
@@ -172,16 +177,62 @@ class Generator:
             The prompt is empty, larger than the context, or has a token that the model has not; or
             a number is outside of its range.
         """
-        state = self.executor.state()
-        before = state.length if keep else 0
-        ids = [*(state.pending if keep else ()), *map(int, prompt)]
-        if not ids or before + len(ids) > state.context:
-            raise InputError(
-                f"a prompt of {len(ids)} tokens does not fit",
-                why=f"the context takes 1 to {state.context} tokens, prompt and answer together"
-                + (f", and has {before} of them" if before else ""),
-                hint="give a shorter prompt, or a larger context" if ids else "give a prompt",
+        choice = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        answer = self.submit(
+            prompt, conversation=0, max_tokens=max_tokens, stop=stop, keep=keep, **choice
+        )
+        before, self._called = self._called, answer
+        if before is not None:
+            before.end(
+                InputError(
+                    "the generator was given another prompt",
+                    why="calls are of one conversation, and the iterator is of the call before",
+                    hint="finish an iterator before the next prompt, or submit(…) both",
+                )
             )
+        return self._iterated(answer)
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        *,
+        conversation: int | None = None,
+        max_tokens: int | None = None,
+        stop: Collection[int] = (),
+        keep: bool = False,
+        **choice: Any,
+    ) -> Answer:
+        """Have a prompt answered together with others.
+
+        Each conversation has one prompt at a time; the others wait. A token of each is computed
+        with one pass of weights. These alternate with the chunks of prompts. Tokens do not depend
+        on who else asks.
+
+        Parameters
+        ----------
+        prompt, max_tokens, stop, keep, **choice
+            As for a call.
+        conversation
+            Number of its conversation; by default one that is free, without what it had.
+
+        Returns
+        -------
+        Answer
+            Iterator of tokens, as that of a call. It can be cancelled.
+
+        Raises
+        ------
+        InputError
+            As for a call, or there is no such conversation.
+        """
+        if keep and conversation is None:
+            raise InputError(
+                "keep=True names no conversation",
+                why="the prompt goes on after the tokens of one",
+                hint="give conversation=, as the answer before has it",
+            )
+        state = self.executor.state(conversation or 0)
+        ids = [*map(int, prompt)]
         if wrong := [token for token in ids if not 0 <= token < self._vocabulary]:
             raise InputError(
                 f"the prompt has a token {wrong[0]}",
@@ -190,15 +241,23 @@ class Generator:
             )
         if max_tokens is not None and max_tokens < 1:
             raise InputError(f"max_tokens can't be {max_tokens}", why="it must be at least 1")
-        choose = chooser(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        if not keep:
-            state.reset()
-        self._turn += 1
-        self.generated = Generated(len(ids))
-        return self._tokens(ids, max_tokens or state.context, choose, frozenset(stop), self._turn)
+        most, choose = max_tokens or self._cache.context, chooser(**choice)
+        answer = Answer(ids, conversation, keep, most, stop, choose, self._take)
+        with self._changed:
+            busy = [each.conversation for each in (*self._waiting, *self._answers.values())]
+            if not keep or conversation not in busy:
+                answer.check_room(state)
+            self._waiting.append(answer)
+            self._admit()
+        return answer
+
+    @property
+    def generated(self) -> Generated:
+        """What the prompt of the latest call took."""
+        return self._called.generated if self._called else Generated(0)
 
     def close(self) -> None:
-        """Release the executor. Safe to call twice."""
+        """Release the executor; answers that have not ended fail. Safe to call twice."""
         self.executor.close()
 
     def __enter__(self: G) -> G:
@@ -207,52 +266,96 @@ class Generator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _tokens(
-        self,
-        prompt: list[int],
-        most: int,
-        choose: Callable[[Array], int],
-        stop: frozenset[int],
-        turn: int,
-    ) -> Iterator[int]:
-        state = self.executor.state()
-        begun = time.perf_counter()
-        for start in range(0, len(prompt), self._chunk):
-            logits = self._logits_after(prompt[start : start + self._chunk], turn)
-        token = choose(logits)
-        first_ms = (time.perf_counter() - begun) * 1e3
-        self.generated = made = Generated(len(prompt), first_token_ms=first_ms)
-        later_s = read_bytes = 0.0
-        while token not in stop:
-            self.generated = made = replace(made, tokens=made.tokens + 1)
-            state.pending = [token]
-            yield token
-            if made.tokens == most or state.length == state.context:
-                return
-            begun = time.perf_counter()
-            token = choose(self._logits_after([token], turn))
-            later_s += time.perf_counter() - begun
-            last = self.executor.stats.last
-            read_bytes += last.read_bytes if last else 0
-            speed, read = made.tokens / later_s, read_bytes / made.tokens
-            made = replace(made, tokens_per_s=speed, read_bytes_per_token=read)
+    def _iterated(self, answer: Answer) -> Iterator[int]:
+        try:
+            yield from answer
+        finally:
+            answer.cancel()
 
-    def _logits_after(self, ids: list[int], turn: int) -> Array:
-        """Logits of the token that follows all tokens so far and these."""
-        if turn != self._turn:
-            raise InputError(
-                "the generator was given another prompt",
-                why="its cache is that of one prompt, and the iterator is of the one before",
-                hint="finish an iterator before the next prompt, or open a second generator",
-            )
-        state = self.executor.state()
-        before, after = state.length, state.length + len(ids)
-        values: dict[str, Array] = {IDS: np.array([ids]), MASK: np.ones((1, after))}
-        values |= {name: np.arange(before, after) for name in _POSITIONS}
+    def _admit(self) -> None:
+        """Give free conversations to prompts that wait, in their order."""
+        for answer in [*self._waiting]:
+            free = [n for n in range(self._cache.conversations) if n not in self._answers]
+            wanted = free[:1] if answer.conversation is None else [answer.conversation]
+            if answer.done():
+                self._waiting.remove(answer)
+            elif wanted and wanted[0] in free:
+                self._waiting.remove(answer)
+                (answer.conversation,) = wanted
+                self._answers[wanted[0]] = answer
+                self._ask(wanted[0])
+
+    def _ask(self, number: int) -> None:
+        """Let a conversation wait for its next inference: of a token it can be joined."""
+        answer, now = self._answers[number], time.monotonic()
+        kind = _TOKEN if answer.has_begun and len(answer.ids) == 1 else None
+        sequence = next(self._count) * self._cache.conversations + number
+        job = Job(_TOKEN, sequence, now, now + PATIENCE_S, 1.0, 0.0, kind=kind)
+        self._told += self._scheduler.asked(job)
+
+    def _take(self, answer: Answer) -> int:
+        """The next token of an answer, computed here unless another thread computes."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: answer.given or answer.done() or self._told)
+                if answer.given:
+                    return answer.given.popleft()
+                if answer.reason is not None:
+                    raise answer.reason
+                numbers = [each % self._cache.conversations for each in self._told.pop().numbers]
+            self._serve({number: self._answers[number] for number in numbers})
+
+    def _serve(self, answers: Mapping[int, Answer]) -> None:
+        """Compute the next inference of conversations, then let them ask for another."""
+        try:
+            if live := {number: each for number, each in answers.items() if not each.done()}:
+                self._compute(live)
+        except BaseException as error:
+            for each in answers.values():
+                each.end(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            with self._changed:
+                for number, each in answers.items():
+                    if each.done():
+                        del self._answers[number]
+                    else:
+                        self._ask(number)
+                self._admit()
+                self._told += self._scheduler.done(_TOKEN)
+                self._changed.notify_all()
+
+    def _compute(self, answers: Mapping[int, Answer]) -> None:
+        """Compute tokens of conversations; those between them are rows without effect.
+
+        A token alone has such a row beside it, if there is another conversation: it must not have
+        other bits than together.
+        """
+        for number, answer in answers.items():
+            if not answer.has_begun:
+                answer.begin(self.executor.state(number))
+        ids = {number: each.ids[: self._cache.chunk] for number, each in answers.items()}
+        first, end, count = min(ids), max(ids) + 1, len(next(iter(ids.values())))
+        if count == 1:
+            first = max(0, min(first, self._cache.conversations - ASKED_ROWS))
+            end = min(max(end, first + ASKED_ROWS), self._cache.conversations)
+        kept = {number: number in ids for number in range(first, end)}
+        befores = [[self.executor.state(number).length] for number in kept]
+        positions = np.minimum(np.add(befores, range(count)), self._cache.context - 1)
+        ones = np.arange(positions.max() + 1) <= positions[:, -1:]
+        values = {IDS: np.array([ids.get(number, [0]) for number in kept]), MASK: ones}
+        values |= dict.fromkeys(_POSITIONS, positions)
         inputs = {
-            name: values[name].astype(numpy_dtype(t.dtype)).reshape((1, -1)[-len(t.shape) :])
+            name: values[name].astype(numpy_dtype(t.dtype))[(0,) * (2 - len(t.shape))]
             for name, t in self._given.items()
         }
-        last: Array = self.executor(inputs)[LOGITS][0, -1]
-        state.pending = []
-        return last
+        begun = time.perf_counter()
+        logits = self.executor(inputs, conversations=kept)[LOGITS]
+        for answer in [*self._answers.values()]:
+            answer.spent_s += (time.perf_counter() - begun) * answer.has_begun
+        last = self.executor.stats.last
+        read_bytes = last.read_bytes / len(ids) if last else 0.0
+        for number, answer in answers.items():
+            state = self.executor.state(number)
+            answer.give(count, logits[number - first, -1], state, read_bytes)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto
 
+from swapnet.executor.engine import Engine
+from swapnet.manifest import Manifest
 from tests.helpers.zoo import Net
 
-__all__ = ["concatenating", "grouped", "named"]
+__all__ = ["concatenating", "expected", "grouped", "inputs_after", "named"]
 
 LAYERS, HIDDEN, HEADS, VOCABULARY = 3, 64, 4, 4096
 _HEAD = HIDDEN // HEADS
@@ -97,6 +102,43 @@ def named(model: onnx.ModelProto) -> onnx.ModelProto:
     for output in model.graph.output:
         output.name = renamed[output.name]
     return model
+
+
+def inputs_after(manifest: Manifest, ids: list[int], before: int) -> dict[str, Any]:
+    """Inputs of a decoder for these tokens, without those of its cache."""
+    after = before + len(ids)
+    values = {
+        "input_ids": np.array([ids], np.int64),
+        "attention_mask": np.ones((1, after), np.int64),
+        "position_ids": np.arange(before, after)[None],
+    }
+    return {t.name: values[t.name] for t in manifest.inputs if t.name in values}
+
+
+def expected(engine: Engine, prompt: list[int], count: int, chunk: int = 128) -> list[int]:
+    """Greedy tokens of ONNX Runtime; the concatenating decoder looks at a whole chunk."""
+    options = onnxruntime.SessionOptions()
+    packs = str(int(not engine.manifest.has_windows))
+    options.add_session_config_entry("session.disable_prepacking", packs)
+    session = onnxruntime.InferenceSession(engine.folder.with_name("model.onnx"), options)
+    names = [output.name for output in session.get_outputs()]
+    past = {
+        taken.name: np.zeros((1, taken.shape[1], 0, HIDDEN // HEADS), np.float32)
+        for taken in session.get_inputs()
+        if taken.name.startswith("past")
+    }
+    parts = [prompt[start : start + chunk] for start in range(0, len(prompt), chunk)]
+    tokens: list[int] = []
+    before = 0
+    while len(tokens) < count:
+        ids = parts.pop(0) if parts else tokens[-1:]
+        found = session.run(names, {**inputs_after(engine.manifest, ids, before), **past})
+        outputs = dict(zip(names, found, strict=True))
+        before += len(ids)
+        past = {name: outputs[name.replace("past_key_values", "present")] for name in past}
+        if not parts:
+            tokens.append(int(outputs["logits"][0, -1].argmax()))
+    return tokens
 
 
 def _dense(net: Net, value: str, bits: int = 32, width: int = HIDDEN) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from swapnet import Generator, SwapExecutor, build
@@ -23,9 +22,18 @@ from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.shapes import ensure_context
 from swapnet.executor.state import find_cache
 from swapnet.executor.swapping.actual_shapes import ActualShapes
-from swapnet.manifest import Manifest, at_shapes, sizes_at
+from swapnet.manifest import at_shapes, sizes_at
 from swapnet.progress import silent
-from tests.helpers.decoders import HEADS, HIDDEN, LAYERS, concatenating, grouped, named
+from tests.helpers.decoders import (
+    HEADS,
+    HIDDEN,
+    LAYERS,
+    concatenating,
+    expected,
+    grouped,
+    inputs_after,
+    named,
+)
 
 DECODERS: dict[str, Callable[[], onnx.ModelProto]] = {
     "concatenating": concatenating,
@@ -52,43 +60,6 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def generator(decoder: Engine) -> Iterator[Generator]:
     with Generator(decoder, "100%", CONTEXT) as opened:
         yield opened
-
-
-def inputs_after(manifest: Manifest, ids: list[int], before: int) -> dict[str, Any]:
-    """Inputs of a decoder for these tokens, without those of its cache."""
-    after = before + len(ids)
-    values = {
-        "input_ids": np.array([ids], np.int64),
-        "attention_mask": np.ones((1, after), np.int64),
-        "position_ids": np.arange(before, after)[None],
-    }
-    return {t.name: values[t.name] for t in manifest.inputs if t.name in values}
-
-
-def expected(engine: Engine, prompt: list[int], count: int, chunk: int = 128) -> list[int]:
-    """Greedy tokens of ONNX Runtime; the concatenating decoder looks at a whole chunk."""
-    options = onnxruntime.SessionOptions()
-    packs = str(int(not engine.manifest.has_windows))
-    options.add_session_config_entry("session.disable_prepacking", packs)
-    session = onnxruntime.InferenceSession(engine.folder.with_name("model.onnx"), options)
-    names = [output.name for output in session.get_outputs()]
-    past = {
-        taken.name: np.zeros((1, taken.shape[1], 0, HIDDEN // HEADS), np.float32)
-        for taken in session.get_inputs()
-        if taken.name.startswith("past")
-    }
-    parts = [prompt[start : start + chunk] for start in range(0, len(prompt), chunk)]
-    tokens: list[int] = []
-    before = 0
-    while len(tokens) < count:
-        ids = parts.pop(0) if parts else tokens[-1:]
-        found = session.run(names, {**inputs_after(engine.manifest, ids, before), **past})
-        outputs = dict(zip(names, found, strict=True))
-        before += len(ids)
-        past = {name: outputs[name.replace("past_key_values", "present")] for name in past}
-        if not parts:
-            tokens.append(int(outputs["logits"][0, -1].argmax()))
-    return tokens
 
 
 def test_tokens_are_those_of_onnxruntime_at_every_budget(decoder: Engine) -> None:
@@ -153,6 +124,14 @@ def test_a_cache_is_counted_once_in_place_and_twice_beside(decoder: Engine) -> N
     with SwapExecutor(decoder, "100%", context=CONTEXT) as executor:
         assert executor.plan.usage.io_bytes >= cache.nbytes
         assert executor.state().nbytes == cache.nbytes
+
+
+def test_a_cache_of_joined_tensors_is_of_one_conversation(decoder: Engine) -> None:
+    if "position_ids" not in decoder.manifest.tensors:
+        assert find_cache(decoder.built, CONTEXT, conversations=2).conversations == 2
+        return
+    with pytest.raises(InputError, match="one conversation at a time"):
+        Generator(decoder.folder, "100%", CONTEXT, conversations=2)
 
 
 def test_a_prompt_does_not_see_the_one_before(generator: Generator, decoder: Engine) -> None:
