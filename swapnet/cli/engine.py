@@ -78,6 +78,7 @@ def open_engine(
     storage_bytes_per_s: float | None = None,
     data: Data | None = None,
     context: int | None = None,
+    conversations: int = 1,
     state: str = "",
 ) -> Engine:
     """An engine at input shapes, on the device that it was compiled for.
@@ -93,8 +94,8 @@ def open_engine(
         None where children of ours execute: memory is counted as they take it.
     storage_bytes_per_s
         Bandwidth that storage is slowed down to; None leaves it as it is.
-    context, state
-        Most tokens of a cache that the executor keeps, and its names; None for no cache.
+    context, conversations, state
+        Most tokens of a cache that the executor keeps, their number, and names; None for no cache.
     """
     engine = Engine.open(folder).on_threads(
         threads, own=bool(own), gpu_memory=gpu_memory, gpu_index=gpu_index
@@ -108,7 +109,13 @@ def open_engine(
     with progress(folder.name, lines=False) as report:
         report("open", 0, 1)
         if context is not None:
-            return ensure_context(engine, context, state=state, rows=ASKED_ROWS, say=say)
+            return ensure_context(
+                *(engine, context),
+                state=state,
+                rows=ASKED_ROWS,
+                conversations=conversations,
+                say=say,
+            )
         return ensure_shapes(engine, shapes, dims=dims, data=data, say=say)
 
 

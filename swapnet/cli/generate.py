@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from swapnet.cli.console import say, write_json
 from swapnet.cli.engine import open_engine, tell_of_auto, tell_of_reading, with_delays
 from swapnet.cli.options import (
     budget_option,
+    conversations_option,
     custom_ops_option,
     engine_argument,
     load_mode_option,
@@ -32,12 +34,12 @@ from swapnet.units import format_size
 __all__ = ["command"]
 
 
-def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
+def _numbers(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> list[list[int]]:
     try:
-        return None if value is None else [int(number) for number in value.split(",")]
+        return [[int(number) for number in each.split(",")] for each in value]
     except ValueError:
         raise InputError(
-            f"--prompt-ids {value} is invalid",
+            f"--prompt-ids {' '.join(value)} is invalid",
             why="it must be numbers of tokens",
             hint="give it like --prompt-ids 1,2,3",
         ) from None
@@ -54,9 +56,10 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[i
     metavar="N",
     help="Most tokens of prompt and answer together.",
 )
-@click.option("--prompt", metavar="TEXT", help="Text to continue.")
+@click.option("--prompt", multiple=True, metavar="TEXT", help="Text to continue; can be repeated.")
 @click.option(
     "--prompt-ids",
+    multiple=True,
     metavar="1,2,3",
     callback=_numbers,
     help="Tokens to continue, for an engine without a tokenizer.",
@@ -83,6 +86,7 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[i
 @click.option(
     "--json", "json_target", metavar="FILE", help="Write tokens and figures; - for stdout."
 )
+@conversations_option
 @state_option
 @measure_option
 @threads_option
@@ -92,63 +96,72 @@ def command(
     engine: Path,
     budget: str,
     context: int,
-    prompt: str | None,
-    prompt_ids: list[int] | None,
+    prompt: tuple[str, ...],
+    prompt_ids: list[list[int]],
     chat: bool,
     max_tokens: int | None,
     stop: tuple[str, ...],
     json_target: str | None,
+    conversations: int,
     state: str,
     measure: bool,
     threads: int | None,
     load_mode: str,
     **choice: Any,
 ) -> None:
-    """Continue a text with the language model in the engine DIR, inside a budget.
+    """Continue texts with the language model in the engine DIR, inside a budget.
 
-    Tokens are printed as they come. An answer ends at a token that the model means so, at --stop,
-    or where the context is full.
+    Tokens are printed as they come, of several prompts one answer after the other. An answer ends
+    at a token that the model means so, at --stop, or where the context is full.
     """
     parsed = Budget.parse(budget)
     check_writable(json_target)
-    if (prompt is None) == (prompt_ids is None):
+    if bool(prompt) == bool(prompt_ids):
         raise InputError(
-            "no prompt is given" if prompt is None else "two prompts are given",
+            "text and tokens are given" if prompt else "no prompt is given",
             why="--prompt is text, and --prompt-ids are tokens",
             hint="give one of them",
         )
-    if prompt is None and (chat or stop):
+    if not prompt and (chat or stop):
         raise InputError(
             f"{'--chat' if chat else '--stop'} is of text",
             why="--prompt-ids are tokens",
             hint="give --prompt, or leave it out",
         )
     Engine.open(engine)
-    text = None if prompt is None else Text(engine)
+    text = Text(engine) if prompt else None
     own = bool(click.get_current_context().obj)
-    opened = open_engine(engine, {}, None, threads, own=own, context=context, state=state)
-    ids = prompt_ids if text is None else text.tokens(prompt or "", chat=chat)
-    assert ids is not None
+    kept: dict[str, Any] = {"context": context, "conversations": conversations}
+    opened = open_engine(engine, {}, None, threads, own=own, state=state, **kept)
+    ids = [text.tokens(each, chat=chat) for each in prompt] if text else prompt_ids
     tell_of_reading(parsed, opened, load_mode)
     opened = with_delays(opened, load_mode, measure=measure, name=str(engine))
     before = anonymous_bytes()
     forget_peak()
-    with Generator(opened, parsed, context, state=state, load_mode=load_mode) as generator:
+    with Generator(opened, parsed, state=state, load_mode=load_mode, **kept) as generator:
         ends = text.ends if text else ()
-        tokens = generator(ids, max_tokens=max_tokens, stop=ends, **choice)
-        taken: list[int] = []
-        said = ""
-        for piece in _pieces(tokens, taken, text, stop):
-            said += piece
-            if json_target != "-":
-                click.echo(piece, nl=False)
-        record = _record(generator, taken, said if text else None)
+        show = click.echo if json_target != "-" else lambda *_, **__: None
+        begun = time.perf_counter()
+        answers = [generator.submit(e, max_tokens=max_tokens, stop=ends, **choice) for e in ids]
+        made: list[dict[str, Any]] = []
+        for asked, answer in zip(prompt or prompt_ids, answers, strict=True):
+            if len(ids) > 1:
+                show(f"--- {len(made) + 1}: {asked}")
+            tokens: list[int] = []
+            said = ""
+            for piece in _pieces(answer, tokens, text, stop):
+                said += piece
+                show(piece, nl=False)
+            answer.cancel()
+            show("\n" if len(ids) > 1 else "")
+            figures = asdict(answer.generated)
+            made.append({**figures, "tokens": tokens, "text": said if text else None})
+        record = _record(generator, made, time.perf_counter() - begun)
         record["peak_bytes"] = peak_anonymous_bytes() - before
     if json_target:
         write_json(record, json_target)
     if json_target == "-":
         return
-    click.echo()
     tell_of_auto(parsed, record["budget_bytes"], opened)
     for line in _summary(record):
         say(line)
@@ -171,32 +184,42 @@ def _pieces(
             yield f"{token} "
 
 
-def _record(generator: Generator, tokens: list[int], text: str | None) -> dict[str, Any]:
+def _record(generator: Generator, made: list[dict[str, Any]], elapsed_s: float) -> dict[str, Any]:
+    """Figures; of several prompts those of each, and their tokens in a second together."""
+    count = sum(len(each["tokens"]) for each in made)
     executor = generator.executor
-    plan, storage = executor.plan, executor.engine.delays.storage
+    plan, storage, cache = executor.plan, executor.engine.delays.storage, executor.engine.cache
+    assert cache is not None
     return {
         "schema": "swapnet-generate/1",
         "model": executor.manifest.source.name,
         "budget_bytes": plan.budget_bytes,
         "planned_bytes": plan.planned_bytes,
-        "context": executor.state().context,
-        "cache_bytes": executor.state().nbytes,
-        **asdict(generator.generated),
-        "tokens": tokens,
-        "text": text,
+        "context": cache.context,
+        "conversations": cache.conversations,
+        "cache_bytes": cache.nbytes,
+        "cache": str(cache),
         "bound_ms_per_token": plan.streamed_bytes / storage.bytes_per_s * 1e3,
         "storage_bytes_per_s": storage.bytes_per_s,
         "delays_are_assumed": executor.engine.measured.is_assumed,
+        **(made[0] if len(made) == 1 else {"answers": made, "tokens_per_s": count / elapsed_s}),
     }
 
 
 def _summary(record: dict[str, Any]) -> Iterator[str]:
-    is_timed = record["tokens_per_s"] > 0
-    yield (
-        f"{record['prompt_tokens']} tokens of the prompt, the first one after them in "
-        f"{record['first_token_ms']:.0f} ms; {len(record['tokens'])} of the answer"
-        + (f", {record['tokens_per_s']:.1f} a second after the first" if is_timed else "")
-    )
+    if answers := record.get("answers"):
+        count = sum(len(each["tokens"]) for each in answers)
+        yield (
+            f"{count} tokens after {len(answers)} prompts, {record['tokens_per_s']:.1f} a second "
+            "together, with the time of the prompts"
+        )
+    is_timed = not answers and record["tokens_per_s"] > 0
+    if not answers:
+        yield (
+            f"{record['prompt_tokens']} tokens of the prompt, the first one after them in "
+            f"{record['first_token_ms']:.0f} ms; {len(record['tokens'])} of the answer"
+            + (f", {record['tokens_per_s']:.1f} a second after the first" if is_timed else "")
+        )
     if is_timed:
         yield (
             f"{format_size(round(record['read_bytes_per_token']))} read for a token, which takes "
@@ -205,7 +228,6 @@ def _summary(record: dict[str, Any]) -> Iterator[str]:
             + (" (assumed)" if record["delays_are_assumed"] else "")
         )
     yield (
-        f"cache of {record['context']} tokens: {format_size(record['cache_bytes'])}; the process "
-        f"grew by {format_size(record['peak_bytes'])} at most, the budget is "
-        f"{format_size(record['budget_bytes'])}"
+        f"{record['cache']}; the process grew by {format_size(record['peak_bytes'])} at most, the "
+        f"budget is {format_size(record['budget_bytes'])}"
     )

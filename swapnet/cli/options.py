@@ -21,6 +21,7 @@ __all__ = [
     "PATH",
     "F",
     "budget_option",
+    "conversations_option",
     "custom_ops_option",
     "engine_argument",
     "engines_option",
@@ -85,6 +86,14 @@ state_option = click.option(
     metavar="OUT=IN",
     help="Names of a decoder's cache, such as 'present.*=past.*'. [default: those that exporters "
     "use]",
+)
+conversations_option = click.option(
+    "--conversations",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Prompts that are answered at a time, with one pass of weights for a token of each.",
 )
 gpu_memory_option = click.option(
     "--gpu-memory",

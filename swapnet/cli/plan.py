@@ -23,6 +23,7 @@ from swapnet.cli.engine import (
 )
 from swapnet.cli.options import (
     PATH,
+    conversations_option,
     custom_ops_option,
     gpu_memory_option,
     load_mode_option,
@@ -77,6 +78,7 @@ _SHARES = (17, 25, 43, 66, 100)
     metavar="N",
     help="Plan for a decoder whose cache the executor keeps: most tokens in it.",
 )
+@conversations_option
 @state_option
 @click.option("--max-block", metavar="SIZE", help="Largest block of a model, as on build.")
 @click.option("--portable", is_flag=True, help="Build a model for any processor.")
@@ -98,6 +100,7 @@ def command(
     shapes: dict[str, tuple[int, ...]],
     dims: dict[str, int],
     context: int | None,
+    conversations: int,
     state: str,
     max_block: str | None,
     portable: bool,
@@ -143,6 +146,7 @@ def command(
             storage_bytes_per_s=storage_bytes_per_s,
             data=samples if folder == engine else None,
             context=context,
+            conversations=conversations,
             state=state,
         )
         auto = parsed if parsed and parsed.of == "auto" else None
@@ -174,7 +178,8 @@ def command(
                 "memory stays in the heap."
             )
         if opened.cache:
-            print_text(f"In it, beside weights: {opened.cache}. Times are those of a token.")
+            of = " of each" * (conversations > 1)
+            print_text(f"In it, beside weights: {opened.cache}. Times are those of a token{of}.")
         if storage_bytes_per_s is not None:
             allowed, found = storage_bytes_per_s / 1e6, profile.storage.bytes_per_s / 1e6
             print_text(f"Storage reads {found:g} MB/s, --storage allows {allowed:g}.")

@@ -94,6 +94,32 @@ def test_figures_are_written_and_the_process_keeps_its_budget(
     assert record["first_token_ms"] > 0
 
 
+def test_several_prompts_are_answered_together(
+    call: Call, decoder: Path, tokens: list[int]
+) -> None:
+    two = ("--conversations", 2, "--max-tokens", 5)
+    asked = ("generate", decoder, *QUICK, *two, "--prompt-ids", "1,2", "--prompt-ids", "3")
+    said = call(*asked)
+    numbers = "".join(f"{token} " for token in tokens)
+    assert f"--- 1: [1, 2]\n{numbers}\n\n" in said.out
+    assert said.out.startswith("--- ")
+    for words in (
+        "10 tokens after 2 prompts, ",
+        " a second together",
+        "2 caches of 24 tokens: 36KiB",
+    ):
+        assert words in said.err
+    record = json.loads(call(*asked, "--json", "-").out)
+    assert [answer["prompt_tokens"] for answer in record["answers"]] == [2, 1]
+    assert record["answers"][0]["tokens"] == tokens
+    assert record["tokens_per_s"] > 0
+    assert record["conversations"] == 2
+    three = [word for _ in range(3) for word in ("--prompt", "the capital")]
+    text = "".join(Text(decoder).pieces(iter(tokens)))
+    said = call("generate", decoder, *QUICK, *two, *three)
+    assert said.out == "".join(f"--- {n}: the capital\n{text}\n\n" for n in (1, 2, 3))
+
+
 def test_a_chat_ends_before_a_stop(call: Call, decoder: Path) -> None:
     asked = ("generate", decoder, *QUICK, "--prompt", "the capital", "--chat", "--max-tokens", 6)
     said = call(*asked).out.split()
@@ -105,13 +131,14 @@ def test_a_chat_ends_before_a_stop(call: Call, decoder: Path) -> None:
     ("options", "words"),
     [
         ((), "no prompt is given"),
-        (("--prompt", "the", "--prompt-ids", "1"), "two prompts"),
+        (("--prompt", "the", "--prompt-ids", "1"), "text and tokens are given"),
         (("--prompt-ids", "1,x"), "1,x is invalid"),
         (("--prompt-ids", "1", "--chat"), "--chat is of text"),
         (("--prompt-ids", "1", "--stop", "the"), "--stop is of text"),
         (("--prompt", "the " * 25), "a prompt of 25 tokens"),
         (("--prompt-ids", "1", "--top-p", "2"), "top_p can't be 2"),
         (("--prompt-ids", "1", "--context", "0"), "a context of 0 tokens"),
+        (("--prompt-ids", "1", "--conversations", "0"), "0 conversations"),
         (("--prompt-ids", "1", "--state", "x"), "the state 'x' is invalid"),
         (("--prompt-ids", "1", "--budget", "1MiB"), "cache of 24 tokens"),
     ],
@@ -142,6 +169,7 @@ def test_a_plan_says_what_the_cache_takes(call: Call, decoder: Path) -> None:
     assert {plan["cache_bytes"] for plan in plans} == {18 << 10}
     assert call(*asked, "--dims", "batch_size=1").is_user_error("--context")
     assert call(*asked, "--budget", "1MiB").is_user_error("cache of 24 tokens")
+    assert "2 caches of 24 tokens: 36KiB" in call(*asked, "--conversations", 2).out
 
 
 def test_the_default_context_is_that_of_the_library() -> None:
