@@ -208,6 +208,7 @@ class _Writer(GraphWriter):
     def __init__(self, source: Graph) -> None:
         super().__init__(source)
         self._slices: dict[str, list[str]] = {}
+        self._read = source.readers.keys() | {value.name for value in source.outputs}
 
     def split(self, node: onnx.NodeProto, split: _Split) -> None:
         """Write the parts of one operator, what cuts their other inputs, and what joins them."""
@@ -239,6 +240,9 @@ class _Writer(GraphWriter):
                 _direct(part, i)
         for position, names in outputs.items():
             whole = node.output[position]
+            if whole not in self._read:
+                del self.values[whole]
+                continue
             name = f"{node.name or output}/concat" + (f"/{position}" if position else "")
             axis = rule.outputs[position].axis
             self.nodes.append(helper.make_node("Concat", names, [whole], name=name, axis=axis))

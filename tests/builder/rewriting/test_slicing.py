@@ -302,6 +302,14 @@ def test_directions_are_split(import_model: Import, absent: tuple[int, ...]) -> 
     assert shapes <= {(5, 1, 1, 32), (1, 1, 32)}
 
 
+def test_outputs_that_nothing_reads_are_not_joined(import_model: Import) -> None:
+    model = recurrent(direction=b"bidirectional")
+    del model.graph.output[1:]
+    sliced = slice_operators(import_model(model), 2 * LIMIT)
+    assert kinds(sliced) == {"LSTM": 2, "Concat": 1}
+    assert not {"y1", "y2"} & sliced.values.keys()
+
+
 @pytest.mark.parametrize(
     "model",
     [
