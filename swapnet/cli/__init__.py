@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from importlib import import_module
@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from swapnet.cli.console import log_lines, print_text, say, with_words
-from swapnet.errors import SwapnetError
+from swapnet.errors import InputError, SwapnetError
 from swapnet.version import VERSION
 
 __all__ = ["cli", "main"]
@@ -67,15 +67,39 @@ class _LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
-            return super().resolve_command(ctx, args)
+            found = super().resolve_command(ctx, args)
         except click.UsageError as error:
             if close := get_close_matches(args[0], _COMMANDS, 1):
                 ctx.fail(f"{error.message} Did you mean {close[0]!r}?")
             raise
+        if found[1] is not None:
+            _refuse_repeated(found[1], ctx, found[2])
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
+
+
+def _refuse_repeated(command: click.Command, parent: click.Context, args: Sequence[str]) -> None:
+    """Refuse a second value of an option that takes one: click would take the last silently."""
+    context = command.context_class(
+        command, parent=parent, info_name=command.name, **command.context_settings
+    )
+    with suppress(click.UsageError):  # click says it when it parses them itself
+        _, rest, order = command.make_parser(context).parse_args(list(args))
+        for given in order:
+            takes_one = isinstance(given, click.Option) and not (given.is_flag or given.multiple)
+            if takes_one and (count := order.count(given)) > 1:
+                raise InputError(
+                    f"{given.opts[0]} is given {count} times",
+                    why="it takes one value",
+                    hint="give it once",
+                )
+        if isinstance(command, click.Group) and rest:
+            inside = command.get_command(context, rest[0])
+            if inside is not None:
+                _refuse_repeated(inside, context, rest[1:])
 
 
 _LIBRARIES = (

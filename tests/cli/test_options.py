@@ -123,3 +123,22 @@ def test_threads_without_a_number_have_their_own_hint(call: Call, command: str) 
     assert failed.status == 2
     words = " ".join(failed.err.split())
     assert "'--budget' follows it, not a number. Give compute threads" in words
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", "m.onnx", "--budget", "8MiB", "--budget=9MiB"],
+        ["models", "run", "minilm", "--budget", "8MiB", "--budget=9MiB"],
+    ],
+)
+def test_a_second_value_of_an_option_that_takes_one_is_refused(
+    call: Call, words: list[str]
+) -> None:
+    assert call(*words).is_user_error("--budget is given 2 times", "give it once")
+
+
+def test_flags_and_options_of_several_values_may_be_repeated(call: Call) -> None:
+    assert call("models", "list", "-q", "-q").status == 0
+    shown = call("run", "none", "--budget", "1MiB", "--input", "x=a", "--input", "y=b")
+    assert "none is not an engine directory" in shown.err

@@ -94,7 +94,10 @@ class _Command(click.Command):
     "trtexec",
     cls=_Command,
     add_help_option=False,
-    params=[click.Option([name], is_flag=not o.takes_value) for name, o in OPTIONS.items()],
+    params=[
+        click.Option([name], is_flag=not o.takes_value, multiple=o.takes_value)
+        for name, o in OPTIONS.items()
+    ],
 )
 @click.pass_context
 def command(context: click.Context, arguments: list[str]) -> None:
