@@ -133,8 +133,10 @@ class RuntimeModel:
             return replace(self._stats, waiting=len(self._requests), execution=self.executor.stats)
 
     def rate_per_s(self) -> float:
-        """Requests per second, as expected and as seen."""
+        """Requests per second, as expected and as seen; of a model that was unloaded, 0."""
         self._birthplace.check()
+        if self._closing:  # its name may be another's
+            return 0.0
         return self._port.scheduler.rate_per_s(self.name, time.perf_counter())
 
     def __call__(
