@@ -24,7 +24,7 @@ from swapnet.executor.bench.difference import (
     packing_reasons,
     rounding,
 )
-from swapnet.executor.bench.fixed_cost import FixedCost, executor_cost
+from swapnet.executor.bench.fixed_cost import FixedCost, executor_cost, settled_peak
 from swapnet.executor.bench.report import Peer, Report
 from swapnet.executor.bench.rounds import Pauses, Rounds, Schedule, run_rounds
 from swapnet.executor.bench.sides import Request
@@ -47,6 +47,9 @@ __all__ = ["Findings", "Other", "Setup", "bench"]
 
 _PATIENCE_S = 60.0
 """Time-out of a round of a side that may fail: under a small limit it reads the model endlessly."""
+
+_RECOUNTED = 3
+"""Inferences of a process whose memory is counted again."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,7 @@ def bench(setup: Setup, progress: Progress = silent) -> Findings:
         swapped = sides.workers["swapped"]
         # The peak is read before timelines and outputs are written: that takes memory too.
         group = sides.groups.get("swapped")
-        counted_bytes = group.peak_bytes if group is not None else None
+        counted_bytes = sides.peak_bytes(group) if group is not None else None
         details = swapped.details()
         peak = int(details["resident_peak_bytes"]) if counted_bytes is None else counted_bytes
         peak -= sides.fixed_bytes
@@ -273,6 +276,21 @@ class _Sides:
         save_npz(folder / "inputs.npz", setup.inputs)
         self._open()
 
+    def peak_bytes(self, group: MemoryGroup) -> int:
+        """Peak of the swapped side, in its group; counted again as `settled_peak` says."""
+        return settled_peak(self._counts(group))
+
+    def _counts(self, group: MemoryGroup) -> Iterator[tuple[int, int]]:
+        # Under a limit the kernel takes the page cache back at need.
+        yield group.peak_bytes, 0 if self.setup.memory_limit else group.cached_bytes
+        while True:
+            request = self.workers["swapped"].request
+            with MemoryGroup(None) as again, Worker(request, again) as worker:
+                self._forget_opening(again)
+                worker.run(_RECOUNTED)
+                count = again.peak_bytes, again.cached_bytes
+            yield count
+
     def outputs(self, name: str) -> dict[str, Array]:
         """Outputs of a side's latest inference; its memory limit ends here."""
         if name in self.groups:
@@ -297,10 +315,8 @@ class _Sides:
         cached = is_in_page_cache(setup.engine.folder / WEIGHTS)
         self.cache: Literal["cold", "warm"] = "warm" if cached else "cold"
         self._start("swapped", self._request("swapped", setup.engine.folder), self.fixed_bytes)
-        group = self.groups.get("swapped")
-        if group is not None and setup.engine.manifest.has_windows and not setup.memory_limit:
-            # Sessions were made through the page cache, which the kernel takes back at need.
-            group.forget_peak()
+        if (group := self.groups.get("swapped")) is not None:
+            self._forget_opening(group)
         self._start("resident", self._request("resident", setup.engine.folder))
         if setup.unswapped is not None:
             self._start("unswapped", self._request("unswapped", setup.unswapped))
@@ -309,6 +325,11 @@ class _Sides:
                 self._start_other(name, other)
             except SwapnetError as error:
                 self.rounds.fail(name, error)
+
+    def _forget_opening(self, group: MemoryGroup) -> None:
+        """Forget page cache that sessions were made through: the kernel takes it back at need."""
+        if self.setup.engine.manifest.has_windows and not self.setup.memory_limit:
+            group.forget_peak()
 
     def _start_other(self, name: str, other: Other) -> None:
         fixed_bytes = self.fixed_bytes

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.process.cgroup import MemoryGroup, drop_page_cache
 
-__all__ = ["FixedCost", "executor_cost"]
+__all__ = ["FixedCost", "executor_cost", "settled_peak"]
 
 _INFERENCES = 20
 _TRIES = 3
@@ -50,12 +52,11 @@ class FixedCost:
             worker.run(1)
 
     def measure(self, *, counted: bool) -> int:
-        """Peak of the process after a warm-up, in bytes; by the kernel's count if ``counted``.
+        """Peak of the process after a warm-up, in bytes; by the kernel's count if ``counted``."""
+        return settled_peak(self._counts(counted=counted))
 
-        A count with libraries in it, because something else dropped the page cache, is repeated.
-        """
-        counts: list[int] = []
-        for _ in range(_TRIES if counted else 1):
+    def _counts(self, *, counted: bool) -> Iterator[tuple[int, int]]:
+        while True:
             self.warm_up()
             with ExitStack() as stack:
                 group = stack.enter_context(MemoryGroup(None)) if counted else None
@@ -64,10 +65,25 @@ class FixedCost:
                 peak = group.peak_bytes if group else int(worker.details()["resident_peak_bytes"])
                 cached_bytes = group.cached_bytes if group else 0
                 worker.close()
-            counts.append(peak)
-            if cached_bytes < _CACHED_BYTES:
-                break
-        return min(counts)
+            yield peak, cached_bytes
+
+
+def settled_peak(counts: Iterable[tuple[int, int]]) -> int:
+    """The least of a few counts of a process's peak memory, in bytes.
+
+    A count with libraries in it, because something else dropped the page cache, is repeated.
+
+    Parameters
+    ----------
+    counts
+        Each a peak, and the page cache in it; made when they are asked for.
+    """
+    peaks: list[int] = []
+    for peak, cached_bytes in islice(counts, _TRIES):
+        peaks.append(peak)
+        if cached_bytes < _CACHED_BYTES:
+            break
+    return min(peaks)
 
 
 def executor_cost(

@@ -15,6 +15,7 @@ from swapnet.executor.bench.fixed_cost import FixedCost
 from swapnet.executor.bench.rounds import Schedule
 from swapnet.executor.bench.worker import Program
 from swapnet.executor.engine import Engine
+from swapnet.process.cgroup import MemoryGroup
 from tests.helpers.control_groups import stand_in
 from tests.helpers.engines import BuildToy
 
@@ -65,6 +66,19 @@ def test_one_that_dies_later_is_told_with_its_fixed_cost(
     report = bench(replace(setup, fixed_bytes={"foreign": 1 << 30})).report
     assert "the process of the foreign model ended" in report.peers["foreign"].note
     assert report.peers["foreign"].fixed_bytes == 1 << 30
+
+
+def test_a_peak_with_page_cache_in_it_is_counted_again(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "groups").mkdir()
+    stand_in(monkeypatch, tmp_path / "groups")
+    peaks = iter([48 << 20, 40 << 20, 64 << 20])
+    monkeypatch.setattr(MemoryGroup, "peak_bytes", property(lambda _: next(peaks)))
+    monkeypatch.setattr(MemoryGroup, "cached_bytes", 16 << 20)
+    report = bench(replace(setup, others={}, fixed_bytes={"swapped": 32 << 20})).report
+    assert report.peak_bytes == 8 << 20
+    assert next(peaks, None) is None
 
 
 def test_a_budget_beyond_the_machine(setup: Setup) -> None:
