@@ -14,6 +14,8 @@ __all__ = ["Budget", "Demand"]
 
 _PERCENT = re.compile(r"(weights:)?\s*(\d{1,18}(?:\.\d{1,18})?)\s*%")
 
+_EXAMPLES = "64MiB, 25%, weights:25% or auto"
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -73,8 +75,8 @@ class Budget:
             if budget is None:
                 raise InputError(
                     f"{value!r} is not a budget",
-                    why=f"it is a {type(value).__name__}, not a number or text",
-                    hint="give whole bytes, or text like 64MiB, 25% or weights:25%",
+                    why=f"it is a {type(value).__name__}, not a whole number or text",
+                    hint=f"give whole bytes, or text like {_EXAMPLES}",
                 )
         elif value.strip() == "auto":
             return cls(0, "auto")
@@ -86,14 +88,14 @@ class Budget:
             except InputError as error:
                 raise InputError(
                     f"{value!r} is not a budget",
-                    why="a budget is a size, a share of the demand or a share of the weights",
-                    hint="write it like 64MiB, 25% or weights:25%",
+                    why="a budget is a size, a share of the demand or of the weights, or auto",
+                    hint=f"write it like {_EXAMPLES}",
                 ) from error
         if budget.amount <= 0 and budget.of != "weights":
             raise InputError(
                 f"a budget must be above 0, {value!r} is not",
                 why=f"it amounts to {budget.amount:g}",
-                hint="write it like 64MiB, 25% or weights:25%",
+                hint=f"write it like {_EXAMPLES}",
             )
         return budget
 

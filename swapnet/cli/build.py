@@ -169,9 +169,10 @@ def command(
     backend = manifest.compiled.backend
     if not can_run(backend):
         say(f"{folder}: {backend} needs a CUDA GPU to run it")
-    if line := planned_for(manifest, options["shapes"], options["dims"]):
+    shapes = manifest.planned_shapes if data else options["shapes"]
+    if line := planned_for(manifest, shapes, options["dims"]):
         say(f"{folder}: {line}")
-    if seeds := seeded_values(manifest):
+    if not data and (seeds := seeded_values(manifest)):
         say(f"{folder}: measured with seeded inputs, {seeds}")
     if options["smallest_budget"]:
         _compare(folder, manifest, options["smallest_budget"])

@@ -40,7 +40,7 @@ _WORD_OPTIONS = {
     "verbose": "Print more: each stage, and what is chosen.",
 }
 _LOGGER = logging.getLogger("swapnet")
-_NUMBER = re.compile(r"[-+]?\d\S*( of \d+| ms| s| dB| \(\S+\))?|equal|—|-|")
+_NUMBER = re.compile(r"[-+]?\d\S*( of \d+| ms| s| dB| \(\S+\))?|equal|nan|[-+]?inf|—|-|")
 _PIPED_COLUMNS = 120
 _DRAWN_PER_S = 2
 """Drawing takes the processor from what is measured: a line that moves twice a second is enough."""

@@ -97,7 +97,7 @@ def command(
         "staging": used.staging_bytes,
     }
     print_text(
-        f"{len(manifest.blocks)} blocks, {len(manifest.sliced)} operators sliced, "
+        f"{len(manifest.blocks)} blocks, sliced operators: {len(manifest.sliced)}, "
         f"{format_size(manifest.swappable_bytes)} can be swapped, "
         f"{format_size(sum(each.extent.nbytes for each in manifest.shared))} of it used by several "
         "blocks; beside weights "

@@ -11,7 +11,7 @@ import msgspec
 from swapnet.arrays import Array, save_npz
 from swapnet.budget import Budget
 from swapnet.cli.console import print_text, progress, say, write_json
-from swapnet.cli.engine import engine_or_model, open_engine, with_delays
+from swapnet.cli.engine import engine_or_model, open_engine, planned_for, with_delays
 from swapnet.cli.options import PATH, custom_ops_option, shapes_option
 from swapnet.cli.precision import data_options, open_data
 from swapnet.errors import SwapnetError
@@ -109,6 +109,8 @@ def command(
         engine = with_delays(open_engine(folder, {}), "auto", measure=True, name=model.name)
         manifest = engine.with_needs().manifest
         smallest, reason = smallest_budget(manifest)
+        if line := planned_for(manifest, manifest.planned_shapes if data else shapes, dims):
+            say(f"{model.name}: {line}")
         inputs = sample_of(engine)
         with working_folder("swapnet-try-") as work:
             runs = tuple(_runs(engine, model, inputs, smallest, work))
@@ -154,7 +156,7 @@ def _runs(
     for name, nbytes in budgets.items():
         if name == _BUDGET and nbytes <= smallest:
             return
-        say(f"{model.name}: compare with the unswapped model at {name}, {format_size(nbytes)} …")
+        say(f"{model.name}: compare with the unswapped model at {name}, {rounded_up(nbytes)} …")
         setup = Setup(
             engine=engine,
             budget=Budget.parse(nbytes),
