@@ -29,7 +29,7 @@ _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT]i?B|[BKMGTbkmgt])?")
 def parse_size(text: str) -> int:
     """Bytes of a size such as ``64MiB``, ``1.5GiB``, ``200MB``, ``4096``, or trtexec's ``512M``.
 
-    ``K``, ``M``, ``G`` and ``T`` alone count in powers of two, as in trtexec; case does not matter then.
+    ``K``, ``M``, ``G`` and ``T`` alone count in powers of two, as in trtexec, in either case.
 
     Raises
     ------

@@ -40,7 +40,10 @@ def test_from_data_to_a_comparison(call: Call, model: Path, data: Path, tmp_path
     engine = tmp_path / "e"
     refused = call("build", model, "-o", engine, "--no-measure")
     assert refused.is_user_error("--data inputs.npz", "numpy.savez('inputs.npz', x=…, to=…)")
-    assert call("build", model, "-o", engine, "--data", data, "--no-measure").status == 0
+    built = call("build", model, "-o", engine, "--data", data, "--no-measure")
+    assert built.status == 0
+    assert "seeded" not in built.err
+    assert "assumed" not in built.err
     assert load_manifest(engine).planned_shapes == {"x": (4, 64), "to": (2,)}
     assert call("run", engine, "--budget", "100%").status == 0
     assert call("measure", engine).status == 0

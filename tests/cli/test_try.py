@@ -81,6 +81,7 @@ def test_inputs_give_shapes_and_values(call: Call, tmp_path: Path) -> None:
     save_npz(tmp_path / "x.npz", {"x": np.ones((5, 8), np.float32)})
     ran = call("try", tmp_path / "free.onnx", "--data", tmp_path / "x.npz", "--json", "-")
     assert ran.status == 0, ran.err
+    assert "free.onnx: planned for n=5\n" in ran.err
     found = json.loads(ran.out)
     assert found["shapes"] == {"x": [5, 8]}
     assert "weights:25% is below it" in found["line"]

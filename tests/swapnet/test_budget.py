@@ -27,7 +27,7 @@ def test_resolves_against_the_demand(value: str | int, nbytes: int) -> None:
 def test_refuses_what_is_no_budget(text: str) -> None:
     with pytest.raises(InputError, match="is not a budget") as caught:
         Budget.parse(text)
-    assert "weights:25%" in caught.value.hint
+    assert "weights:25% or auto" in caught.value.hint
 
 
 @pytest.mark.parametrize("value", [0, -4096, "0", "0%", "0MiB"])

@@ -210,6 +210,17 @@ def test_unloading_finishes_what_was_submitted(
     assert runtime.shares_bytes == {}
 
 
+def test_an_unloaded_model_has_no_rate_though_another_has_its_name(
+    engines: dict[str, Simulated], opened: Open
+) -> None:
+    runtime = opened(budget_for(engines["a"], share=1.0))
+    load = partial(runtime.load, engines["a"].folder)
+    gone = ended(load)
+    ended(gone.unload)
+    assert ended(partial(load, rate_per_s=3.0)).rate_per_s() == pytest.approx(3.0, rel=0.1)
+    assert gone.rate_per_s() == 0.0
+
+
 def test_closing_finishes_what_was_submitted(engines: dict[str, Simulated], opened: Open) -> None:
     used = list(engines.values())
     with opened(budget_for(*used, share=0.5)) as runtime:
