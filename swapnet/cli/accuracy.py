@@ -8,14 +8,15 @@ from typing import Any
 import click
 
 from swapnet.budget import Budget
-from swapnet.calibration.accuracy.plot import check_drawable, save_layer_plot
+from swapnet.calibration.accuracy.page import accuracy_page
 from swapnet.calibration.accuracy.report import AccuracyReport, summary
 from swapnet.calibration.accuracy.tasks import TASKS
 from swapnet.cli.console import print_table, print_text, progress, write_json
-from swapnet.cli.options import PATH
+from swapnet.cli.options import PATH, report_option
 from swapnet.cli.precision import data_options, open_data
 from swapnet.data.samples import Samples
 from swapnet.errors import InputError
+from swapnet.executor.report.page import check_reportable, save_page
 from swapnet.files import check_writable, working_folder
 
 __all__ = ["command", "decibels"]
@@ -58,7 +59,7 @@ _SHOWN = 10
     metavar="N",
     help="Number of samples to compare layers on.",
 )
-@click.option("--plot", type=PATH, metavar="FILE", help="Draw the error over the layers.")
+@report_option
 @click.option("--json", "json_target", metavar="FILE", help="Write everything; - for stdout.")
 def command(
     reference: Path,
@@ -72,13 +73,21 @@ def command(
     threads: int | None,
     per_layer: bool,
     layer_samples: int,
-    plot: Path | None,
+    report_target: str | None,
     json_target: str | None,
 ) -> None:
     """Compare CANDIDATE, an ONNX file or an engine directory, with the float model REFERENCE."""
     from swapnet.calibration.accuracy.run import compare_outputs
 
-    _check_options(candidate, per_layer, plot, json_target)
+    if per_layer and candidate.is_dir():
+        raise InputError(
+            f"{candidate} can't be compared layer by layer",
+            why="it is an engine directory, and its operators are fused",
+            hint="give an .onnx file in lower precision: swapnet quantize writes one",
+        )
+    if report_target:
+        check_reportable()
+    check_writable(report_target, json_target)
     Budget.parse(budget)
     samples = open_data(reference, data, limit=limit, preprocessing=preprocessing)
     assert samples is not None
@@ -96,9 +105,8 @@ def command(
         )
     if per_layer:
         found = _with_layers(found, reference, candidate, samples, layer_samples, threads)
-    if plot is not None:
-        title = f"{candidate.name} against {reference.name}"
-        save_layer_plot(title, found.layers, found.suggested, plot)
+    if report_target:
+        save_page(accuracy_page(found), Path(report_target))
     if json_target:
         write_json(found, json_target)
     if json_target != "-":
@@ -108,26 +116,6 @@ def command(
 def decibels(ratio: float | None) -> str:
     """A signal-to-noise ratio as text."""
     return "equal" if ratio is None else f"{ratio:.1f} dB"
-
-
-def _check_options(
-    candidate: Path, per_layer: bool, plot: Path | None, json_target: str | None
-) -> None:
-    if per_layer and candidate.is_dir():
-        raise InputError(
-            f"{candidate} can't be compared layer by layer",
-            why="it is an engine directory, and its operators are fused",
-            hint="give an .onnx file in lower precision: swapnet quantize writes one",
-        )
-    if plot is not None:
-        if not per_layer:
-            raise InputError(
-                f"{plot} can't be drawn",
-                why="the picture shows layers, and they are not compared",
-                hint="add --per-layer",
-            )
-        check_drawable(plot)
-    check_writable(plot, json_target)
 
 
 def _with_layers(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from swapnet.errors import InputError
 from swapnet.executor.bench.report import Report
 from swapnet.executor.planning.curve import Point
 from swapnet.executor.scenario import report as scenario
@@ -20,7 +21,7 @@ from swapnet.files import replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Panel", "panel_of", "save_plot", "save_shares"]
+__all__ = ["Panel", "check_drawable", "panel_of", "save_plot", "save_shares"]
 
 _MIB = 1 << 20
 _FAR = 3.0
@@ -32,6 +33,16 @@ _MARKERS = {
     "mapped": ("memory-mapped ONNX Runtime", "s", _ORANGE, 5),
 }
 """Label, marker, colour and size, by side."""
+
+
+def check_drawable() -> None:
+    """Check that Matplotlib is here, before the work is done; an InputError where it is not."""
+    try:
+        from matplotlib.backends import backend_agg  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "plots need Matplotlib", why=str(error), hint="pip install 'swapnet-trt[plot]'"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ def save_plot(panels: Sequence[Panel], path: Path) -> None:
 def save_shares(report: scenario.Report, path: Path) -> None:
     """Draw shares of the budget and waiting requests over time, one above the other.
 
-    Its kind is that of the file's name; see `swapnet.calibration.accuracy.plot.check_drawable`.
+    Its kind is that of the file's name.
 
     Raises
     ------

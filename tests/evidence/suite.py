@@ -25,7 +25,6 @@ from swapnet.builder.importing.source import open_source
 from swapnet.builder.one_operator import one_operator_engine
 from swapnet.builder.rewriting.optimise import TYPES, operators_of, optimise
 from swapnet.calibration import measure
-from swapnet.calibration.accuracy.plot import check_drawable
 from swapnet.cli.console import say
 from swapnet.cli.options import engines_option
 from swapnet.cli.zoo import current_engine
@@ -61,7 +60,7 @@ from tests.evidence.cases import (
 from tests.evidence.command import run
 from tests.evidence.liveness import live_peak_bytes
 from tests.evidence.offload import without_limit
-from tests.evidence.pictures import Panel, panel_of, save_plot
+from tests.evidence.pictures import Panel, check_drawable, panel_of, save_plot
 from tests.evidence.table import ablation_page, results_page
 from tests.evidence.targets import check_targets
 
@@ -161,7 +160,7 @@ def run_suite(suite: Suite) -> int:
     StorageError
         The folder of results can't be written.
     """
-    check_drawable(Path("latency.png"))
+    check_drawable()
     if suite.memory_limit:
         check_available("give --no-memory-limit")
     for folder in (suite.cases, suite.outlines):
