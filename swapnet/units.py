@@ -13,23 +13,20 @@ _SCALE = {
     "K": 1024,
     "M": 1024**2,
     "G": 1024**3,
-    "T": 1024**4,
     "KB": 1000,
     "MB": 1000**2,
     "GB": 1000**3,
-    "TB": 1000**4,
     "KiB": 1024,
     "MiB": 1024**2,
     "GiB": 1024**3,
-    "TiB": 1024**4,
 }
-_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT]i?B|[BKMGTbkmgt])?")
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMG]i?B|[BKMGbkmg])?")
 
 
 def parse_size(text: str) -> int:
     """Bytes of a size such as ``64MiB``, ``1.5GiB``, ``200MB``, ``4096``, or trtexec's ``512M``.
 
-    ``K``, ``M``, ``G`` and ``T`` alone count in powers of two, as in trtexec, in either case.
+    ``K``, ``M`` and ``G`` alone count in powers of two, as in trtexec; case does not matter then.
 
     Raises
     ------

@@ -197,7 +197,7 @@ def bench(setup: Setup, progress: Progress = silent) -> Findings:
         swapped = sides.workers["swapped"]
         # The peak is read before timelines and outputs are written: that takes memory too.
         group = sides.groups.get("swapped")
-        counted_bytes = sides.peak_bytes(group) if group is not None else None
+        counted_bytes = settled_peak(sides.counts(group)) if group is not None else None
         details = swapped.details()
         peak = int(details["resident_peak_bytes"]) if counted_bytes is None else counted_bytes
         peak -= sides.fixed_bytes
@@ -276,11 +276,8 @@ class _Sides:
         save_npz(folder / "inputs.npz", setup.inputs)
         self._open()
 
-    def peak_bytes(self, group: MemoryGroup) -> int:
-        """Peak of the swapped side, in its group; counted again as `settled_peak` says."""
-        return settled_peak(self._counts(group))
-
-    def _counts(self, group: MemoryGroup) -> Iterator[tuple[int, int]]:
+    def counts(self, group: MemoryGroup) -> Iterator[tuple[int, int]]:
+        """Counts of the swapped side, in its group and then in others, for `settled_peak`."""
         # Under a limit the kernel takes the page cache back at need.
         yield group.peak_bytes, 0 if self.setup.memory_limit else group.cached_bytes
         while True:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from swapnet.budget import Budget
 from swapnet.calibration.accuracy.page import accuracy_page
@@ -126,8 +127,6 @@ def _with_layers(
     count: int,
     threads: int | None,
 ) -> AccuracyReport:
-    import msgspec
-
     from swapnet.builder.importing.source import open_source
     from swapnet.builder.precision.normalise import normalise
     from swapnet.calibration.accuracy.layers import compare_layers, suggest

@@ -14,7 +14,6 @@ from swapnet.units import align_up, format_size, parse_size, told_apart
         *(("4096", 4096), ("7B", 7), ("1KB", 1000), ("200MB", 200_000_000), ("1GB", 10**9)),
         *(("512M", 512 << 20), ("0.5G", 1 << 29), ("64m", 64 << 20), ("3k", 3072), ("9b", 9)),
         *(("1KiB", 1024), ("64MiB", 64 << 20), ("1.5GiB", 3 << 29), (" 2 MiB ", 2 << 20)),
-        *(("2TiB", 2 << 40), ("1t", 1 << 40)),
     ],
 )
 def test_parses_sizes(text: str, nbytes: int) -> None:
