@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -92,9 +93,9 @@ def command(
             is_assumed = executor.engine.measured.is_assumed
     tell_of_auto(parsed, plan.budget_bytes, executor.engine)
     if is_assumed:
-        given = shapes or dims
-        at = f" {sizes_option(manifest.inputs, manifest.planned_shapes)}" if given else ""
-        say(f"delays are assumed, not measured: swapnet measure {engine}{at}")
+        words = [shlex.quote(str(engine)), *([f"--threads {threads}"] if threads else [])]
+        words += [sizes_option(manifest.inputs, manifest.planned_shapes)] if shapes or dims else []
+        say(f"delays are assumed, not measured: swapnet measure {' '.join(words)}")
     if output is not None:
         save_npz(output, outputs)
     print_table(
