@@ -83,9 +83,7 @@ class _LazyGroup(click.Group):
 
 def _refuse_repeated(command: click.Command, parent: click.Context, args: Sequence[str]) -> None:
     """Refuse a second value of an option that takes one: click would take the last silently."""
-    context = command.context_class(
-        command, parent=parent, info_name=command.name, **command.context_settings
-    )
+    context = click.Context(command, parent, command.name, **command.context_settings)
     with suppress(click.UsageError):  # click says it when it parses them itself
         _, rest, order = command.make_parser(context).parse_args(list(args))
         for given in order:

@@ -17,7 +17,7 @@ from swapnet.cli.options import PATH, report_option
 from swapnet.cli.precision import data_options, open_data
 from swapnet.data.samples import Samples
 from swapnet.errors import InputError
-from swapnet.executor.report.page import check_reportable, save_page
+from swapnet.executor.report.page import save_page
 from swapnet.files import check_writable, working_folder
 
 __all__ = ["command", "decibels"]
@@ -86,9 +86,7 @@ def command(
             why="it is an engine directory, and its operators are fused",
             hint="give an .onnx file in lower precision: swapnet quantize writes one",
         )
-    if report_target:
-        check_reportable()
-    check_writable(report_target, json_target)
+    check_writable(json_target)
     Budget.parse(budget)
     samples = open_data(reference, data, limit=limit, preprocessing=preprocessing)
     assert samples is not None

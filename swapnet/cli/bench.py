@@ -40,9 +40,8 @@ from swapnet.executor.bench.report import as_text, difference_warning
 from swapnet.executor.bench.summary import scaled
 from swapnet.executor.planning.curve import curve
 from swapnet.executor.planning.plan import PlanOptions
-from swapnet.executor.report.page import check_reportable, save_page
+from swapnet.executor.report.page import save_page
 from swapnet.executor.swapping.storage import LoadMode
-from swapnet.files import check_writable
 from swapnet.manifest import Manifest
 
 __all__ = ["command", "values_of"]
@@ -210,7 +209,6 @@ def command(
     load_mode = options["load_mode"]
     opened = open_engine(engine, storage_bytes_per_s=storage_bytes_per_s, **device)
     parsed = Budget.parse(budget)
-    check_writable(report_target)
     unmeasured = [kind for kind in exports if kind != "json"]
     unmeasured += ["report"] if report_target else []
     if time_deserialize and unmeasured:
@@ -219,8 +217,6 @@ def command(
             why=f"figures of inferences are asked for: {', '.join(unmeasured)}",
             hint="leave it out, or write --json only",
         )
-    if report_target:
-        check_reportable()
     values = values_of(opened.manifest, load_inputs, load_ref_outputs)
     tell_of_reading(parsed, opened, load_mode)
     if time_deserialize:

@@ -12,8 +12,10 @@ import click
 
 from swapnet.custom_ops import use_custom_ops
 from swapnet.errors import InputError
+from swapnet.executor.report.page import check_reportable
 from swapnet.executor.swapping.patience import STORAGE_TIMEOUT_MS
 from swapnet.executor.swapping.storage import LoadMode
+from swapnet.files import check_writable
 from swapnet.tensors import parse_dims, parse_shapes
 from swapnet.units import parse_size
 
@@ -139,10 +141,18 @@ threads_option = click.option(
 )
 
 
+def _report(_: click.Context, __: click.Parameter, target: str | None) -> str | None:
+    if target:
+        check_writable(target)
+        check_reportable()
+    return target
+
+
 report_option = click.option(
     "--report",
     "report_target",
     metavar="FILE.html",
+    callback=_report,
     help="Write a page with plots and tables, one file for any browser.",
 )
 

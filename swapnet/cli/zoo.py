@@ -63,8 +63,7 @@ def current_engine(engines: Path, files: ZooFiles, inputs: dict[str, Array], bac
     if not is_own:
         raise InputError(
             f"{folder} is in the way",
-            why=f"it was built from another file than the zoo's {files.name}, or with other "
-            "options than here",
+            why=f"it is of another file than the zoo's {files.name}, or has other options",
             hint="give another folder of engines, like --engines engines-of-the-zoo, or remove it",
         )
     if not current:

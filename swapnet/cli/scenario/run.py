@@ -18,7 +18,7 @@ from swapnet.cli.scenario.table import show
 from swapnet.errors import InputError
 from swapnet.executor.device import Device, available_processors
 from swapnet.executor.pace import Pace
-from swapnet.executor.report.page import check_reportable, save_page
+from swapnet.executor.report.page import save_page
 from swapnet.executor.report.trace import trace_file
 from swapnet.executor.scenario.experiment import experiment
 from swapnet.executor.scenario.experiment_options import OTHERS, UNLIMITED, ExperimentOptions
@@ -92,9 +92,7 @@ def command(
     others = _others(compared)
     options["budget_steps"] = options["budget_steps"] or ""
     parse_steps(options["budget_steps"], 1 << 30)  # before engines are built
-    check_writable(json_target, export_trace, report_target)
-    if report_target:
-        check_reportable()
+    check_writable(json_target, export_trace)
     pace = None if storage_bytes_per_s is None else Pace(storage_bytes_per_s)
     device = Device(threads or available_processors(), pace=pace)
     parts = parts_of(chosen, engines, device)
