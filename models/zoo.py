@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from swapnet.errors import InputError, ModelError
 from swapnet.files import cache_folder
 from swapnet.models import (
-    bert,
     bert_base,
     cache,
     classifier,
@@ -84,8 +83,6 @@ class ZooModel:
         SPDX identifier of the licence of the weights.
     parameters
         Number of trainable parameters; checked when the model is made.
-    shapes
-        Shapes of the inputs, by name; a string is a dimension that varies.
     make
         Writes the ``.onnx`` file, with the weights in a file or the model's own (None), and
         returns its number of parameters.
@@ -104,7 +101,6 @@ class ZooModel:
     name: str
     title: str
     parameters: int
-    shapes: dict[str, tuple[int | str, ...]]
     make: Callable[[Path, Path | None], int] = field(repr=False)
     samples: Callable[[], dict[str, NDArray[np.generic]]] = field(repr=False)
     read: Callable[[Tensors, Tensors], str] = field(repr=False)
@@ -120,7 +116,6 @@ def _classifier(
         name=name,
         title=f"{title}: 1000 image classes, seeded weights",
         parameters=parameters,
-        shapes={"input": (1, 3, classifier.SIZE, classifier.SIZE)},
         make=partial(classifier.make, network=network, seed=seed),
         samples=classifier.samples,
         read=classifier.strongest,
@@ -139,7 +134,6 @@ _MODELS = (
         name="fcn_resnet101",
         title="FCN-ResNet101: 21 classes for each pixel, seeded weights",
         parameters=51_949_141,
-        shapes={"input": (1, 3, resnet.FCN_SIZE, resnet.FCN_SIZE)},
         make=resnet.make_fcn,
         samples=partial(classifier.samples, resnet.FCN_SIZE),
         read=resnet.read_fcn,
@@ -148,7 +142,6 @@ _MODELS = (
         name="yolov3",
         title="YOLOv3: boxes of 80 classes, seeded weights",
         parameters=61_949_149,
-        shapes={"input": (1, 3, yolo.SIZE, yolo.SIZE)},
         make=yolo.make,
         samples=yolo.samples,
         read=yolo.read,
@@ -157,7 +150,6 @@ _MODELS = (
         name="yolov3_tiny",
         title="YOLOv3-tiny: boxes of 80 classes, seeded weights",
         parameters=8_852_366,
-        shapes={"input": (1, 3, yolo.SIZE, yolo.SIZE)},
         make=yolo.make_tiny,
         samples=yolo.samples,
         read=partial(yolo.read, heads=yolo.TINY_HEADS),
@@ -166,7 +158,6 @@ _MODELS = (
         name="monodepth2",
         title="Monodepth2: disparity of each pixel, seeded weights",
         parameters=14_327_217,
-        shapes={"input": (1, 3, monodepth.HEIGHT, monodepth.WIDTH)},
         make=monodepth.make,
         samples=monodepth.samples,
         read=monodepth.read,
@@ -175,7 +166,6 @@ _MODELS = (
         name="ppocrv4_rec",
         title="PP-OCRv4 recognition: reads a line of text, pretrained",
         parameters=2_690_352,
-        shapes={"x": ("batch", 3, "height", "width")},
         make=ppocr.make,
         samples=ppocr.samples,
         read=ppocr.read,
@@ -184,7 +174,6 @@ _MODELS = (
         name="ppocrv4_det",
         title="PP-OCRv4 detection: finds lines of text, pretrained",
         parameters=1_171_841,
-        shapes={"x": ("batch", 3, "height", "width")},
         make=ppocr_det.make,
         samples=ppocr_det.samples,
         read=ppocr_det.read,
@@ -193,7 +182,6 @@ _MODELS = (
         name="ddddocr",
         title="ddddocr recognition: reads short texts, pretrained",
         parameters=13_520_258,
-        shapes={"input1": (1, 1, 64, "width")},
         make=ddddocr.make,
         samples=ddddocr.samples,
         read=ddddocr.read,
@@ -203,7 +191,6 @@ _MODELS = (
         name="efficientnet_lite2",
         title="EfficientNet-Lite2: 1000 image classes, pretrained",
         parameters=6_092_072,
-        shapes={"input": (1, 3, efficientnet.SIZE, efficientnet.SIZE)},
         make=efficientnet.make,
         samples=efficientnet.samples,
         read=efficientnet.read,
@@ -212,7 +199,6 @@ _MODELS = (
         name="minilm",
         title="all-MiniLM-L6-v2: compares sentences, pretrained",
         parameters=22_565_376,
-        shapes=dict.fromkeys(bert.INPUTS, ("batch", "sequence")),
         make=minilm.make,
         samples=minilm.samples,
         read=minilm.read,
@@ -221,7 +207,6 @@ _MODELS = (
         name="bert_base",
         title="BERT-base: hidden states of 128 tokens, seeded weights",
         parameters=109_482_240,
-        shapes=dict.fromkeys(bert.INPUTS, (1, bert_base.TOKENS)),
         make=bert_base.make,
         samples=bert_base.samples,
         read=bert_base.read,
@@ -230,7 +215,6 @@ _MODELS = (
         name="smollm2",
         title="SmolLM2-135M-Instruct: continues a text, pretrained",
         parameters=134_515_008,
-        shapes={},
         make=smollm2.make,
         samples=smollm2.samples,
         read=smollm2.read,
