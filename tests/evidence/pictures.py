@@ -38,7 +38,7 @@ _MARKERS = {
 def check_drawable() -> None:
     """Check that Matplotlib is here, before the work is done; an InputError where it is not."""
     try:
-        from matplotlib.backends import backend_agg  # noqa: F401
+        import matplotlib.backends.backend_agg  # noqa: F401
     except ImportError as error:
         raise InputError(
             "plots need Matplotlib", why=str(error), hint="pip install 'swapnet-trt[plot]'"
