@@ -218,7 +218,6 @@ def test_requests_are_of_the_sample_that_an_engine_keeps(
     [
         (("--compare", "fair"), ("'fair' is not a way", "proportional")),
         (("--budget-steps", "0.5"), ("'0.5' is not a budget step",)),
-        (("--budget", "lots"), ("'lots' is not a budget",)),
         (("--json", "nowhere/report.json"), ("can't be written",)),
     ],
 )
@@ -226,6 +225,11 @@ def test_bad_options(
     call: Call, device: Path, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     assert run(call, device, *arguments).is_user_error(*words)
+
+
+def test_a_bad_budget(call: Call, device: Path) -> None:
+    shown = call("scenario", "run", device, "--budget", "lots")
+    assert shown.is_user_error("'lots' is not a budget")
 
 
 @pytest.mark.parametrize(
