@@ -135,7 +135,7 @@ class RuntimeModel:
     def rate_per_s(self) -> float:
         """Requests per second, as expected and as seen; of a model that was unloaded, 0."""
         self._birthplace.check()
-        if self._closing:  # its name may be another's
+        if not self._thread.is_alive():  # another model may have its name since
             return 0.0
         return self._port.scheduler.rate_per_s(self.name, time.perf_counter())
 
