@@ -199,7 +199,7 @@ def _run(
     rows = {name: known[name].per_unit for link in links for name in link[:2]}
     unit = gcd(*rows.values())
     rows = {name: count // unit for name, count in rows.items()}
-    cut = [graph.values[name] for name in (*inputs, *outputs) if name in rows]
+    cut = [graph.values[name] for name in (*inputs, *outputs)]
     given = {value.name for value in graph.inputs}
     if any(not _is_sized(graph, value) for value in cut if value.name not in given):
         return None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import inf, prod
 from typing import NamedTuple
 
 from swapnet.errors import BudgetError
-from swapnet.executor.backends.strips import rows_of
+from swapnet.executor.backends.strips import rows_of, run_of
 from swapnet.executor.planning.layout import largest_within, late_outputs
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.planning.usage import least_bytes
@@ -17,7 +17,7 @@ from swapnet.strips import Run, Striped, Striping, strips_of
 from swapnet.tensors import ELEMENT_BYTES
 from swapnet.units import align_up
 
-__all__ = ["Trial", "find_stripings"]
+__all__ = ["OtherBits", "Ways", "find_stripings", "steps_with", "strip_steps", "ways_to_try"]
 
 _COUNTS = (2, 4, 8, 16)
 _TARGETS = (0.4, 0.2, 0.1, 0.05, 0.02, 0.0)
@@ -35,16 +35,41 @@ _ROWS = 2
 _GAIN = 1.02
 """Smallest budget over that of the next way to execute: less is not worth more strips."""
 
-Trial = Callable[[Sequence[Step], int], tuple[int, list[str]]]
-"""Runs steps in an arena of so many bytes; its peak, and digests of the outputs."""
+Ways = tuple[tuple[Striped, ...], ...]
+"""Runs in strips of several ways to execute an engine."""
+
+
+class OtherBits(Exception):
+    """A run in strips gives other bits than the whole."""
+
+    def __init__(self, striped: Striped) -> None:
+        super().__init__(f"blocks {striped.first} to {striped.last}")
+        self.striped = striped
+
+
+def ways_to_try(manifest: Manifest, heights: Mapping[str, int]) -> Ways:
+    """Ways to execute an engine, each with less memory than the one before by estimates.
+
+    Parameters
+    ----------
+    manifest
+        The engine, with what its blocks need.
+    heights
+        Rows of each tensor.
+    """
+    ways = _Ways(manifest, heights)
+    if not manifest.runs or ways.most_bytes < _LEAST_BYTES:
+        return ()
+    spread = ways.most_bytes - ways.least_bytes
+    found = (ways.cheapest(ways.least_bytes + int(spread * part)) for part in _TARGETS)
+    return tuple(dict.fromkeys(((), *found)))
 
 
 def find_stripings(
     manifest: Manifest,
-    heights: Mapping[str, int],
-    expected: Sequence[str],
-    trial: Trial,
-    limit: Callable[[Sequence[Step], int], int],
+    ways: Ways,
+    limit_of: Callable[[Striped], int],
+    together: Callable[[tuple[Striped, ...], int], int],
     spare_bytes: int,
 ) -> tuple[Striping, ...]:
     """Ways to execute an engine in strips, each with less memory than the one before.
@@ -53,52 +78,41 @@ def find_stripings(
     ----------
     manifest
         The engine, with what its blocks need.
-    heights
-        Rows of each tensor.
-    expected
-        Digests of the outputs of steps of one block each.
-    trial
-        Runs steps.
-    limit
-        The limit of an arena under which steps run, from a peak on.
+    ways
+        `ways_to_try`.
+    limit_of
+        Executes one run alone, and compares bits: the limit of an arena under which it runs. Raises
+        `OtherBits` or BudgetError.
+    together
+        The limit under which the engine runs, from the largest of its runs and other blocks on.
     spare_bytes
-        Difference of the limit and the peak at least.
+        Difference of the limit that is written and the one that is found.
     """
-    ways = _Ways(manifest, heights)
-    if not manifest.runs or ways.most_bytes < _LEAST_BYTES:
-        return ()
-    smallest = least_bytes(manifest, None)
-
-    def saves_little(striping: Striping) -> bool:
-        return least_bytes(manifest, striping) * _GAIN >= smallest
-
+    most = least_bytes(manifest, None)
+    limits: dict[Striped, int] = {}
     found: list[Striping] = []
-    whole = Striping((), manifest.session_memory.scratch_bytes, *late_outputs(manifest, ()))
-    if not saves_little(whole):
-        found.append(whole)
-        smallest = least_bytes(manifest, whole)
-    peaks: dict[tuple[Striped, ...], int] = {}
-    """Peak of the runs in each way that was tried: other ways with these runs have it too."""
-    for part in _TARGETS:
-        spread = ways.most_bytes - ways.least_bytes
-        runs = ways.cheapest(ways.least_bytes + int(spread * part))
-        late = late_outputs(manifest, runs)
-        beside = _scratch_beside(manifest, runs)
-        known = (nbytes for others, nbytes in peaks.items() if {*others} <= {*runs})
-        at_least = max(beside, *known, 0) + spare_bytes
-        if not runs or runs in peaks or saves_little(Striping(runs, at_least, *late)):
-            continue
-        peaks[runs] = 0
-        steps = _steps(manifest, runs)
-        with suppress(BudgetError):  # it needs more than what is saved
-            peak, digests = trial(steps, smallest)
-            peaks[runs] = peak if peak > beside else 0
-            if digests != expected or saves_little(Striping(runs, peak + spare_bytes, *late)):
-                continue
-            striping = Striping(runs, limit(steps, peak), *late)
-            if not saves_little(striping):
-                found.append(striping)
-                smallest = least_bytes(manifest, striping)
+
+    def tried(runs: tuple[Striped, ...]) -> Striping | None:
+        late, beside = late_outputs(manifest, runs), _scratch_beside(manifest, runs)
+
+        def saving(limit: int) -> Striping | None:
+            striping = Striping(runs, limit + spare_bytes, *late)
+            smallest = least_bytes(manifest, found[-1]) if found else most
+            return striping if least_bytes(manifest, striping) * _GAIN < smallest else None
+
+        unknown = [run for run in runs if run not in limits]
+        while saving(limit := max(beside, *(limits.get(run, 0) for run in runs), 0)):
+            if not unknown:
+                return saving(together(runs, limit))
+            run = unknown.pop()
+            limits[run] = most  # strips that do not run, or give other bits, save nothing
+            with suppress(BudgetError, OtherBits):
+                limits[run] = limit_of(run)
+        return None
+
+    for runs in ways:
+        with suppress(BudgetError):
+            found += filter(None, [tried(runs)])
     return tuple(found)
 
 
@@ -112,16 +126,29 @@ def _scratch_beside(manifest: Manifest, runs: Sequence[Striped]) -> int:
     return max((b.activation_bytes for b in manifest.blocks if b.index not in inside), default=0)
 
 
-def _steps(manifest: Manifest, runs: Sequence[Striped]) -> list[Step]:
-    """The runs, and steps of one block for all others."""
+def strip_steps(striped: Striped, strips: Iterable[int]) -> list[Step]:
+    """Steps that execute some strips of a run."""
+    blocks = [(b, b) for b in range(striped.first, striped.last + 1)]
+    spans = blocks if striped.apart else [(striped.first, striped.last)]
+    return [Step(first, last, 0, striped, strip) for strip in strips for first, last in spans]
+
+
+def few_strips(manifest: Manifest, heights: Mapping[str, int], striped: Striped) -> list[int]:
+    """The first strip of a run, one between, and the last.
+
+    All have the same shapes, and so the same memory and the same order of sums. Those between the
+    first and the last meet the same phase of strides, and have no true border.
+    """
+    count = len(strips_of(run_of(manifest, striped), heights, striped.count).strips)
+    return sorted({0, count // 2, count - 1})
+
+
+def steps_with(manifest: Manifest, runs: Sequence[Striped]) -> list[Step]:
+    """The first and the last strip of each run, and steps of one block for all others."""
     inside = _inside(runs)
-    steps = [Step(b.index, b.index, 0) for b in manifest.blocks if b.index not in inside]
-    for run in runs:
-        blocks = [(b, b) for b in range(run.first, run.last + 1)]
-        spans = blocks if run.apart else [(run.first, run.last)]
-        strips = range(run.count) if run.apart else (None,)
-        steps += [Step(first, last, 0, run, strip) for strip in strips for first, last in spans]
-    return sorted(steps, key=lambda step: step.strips.first if step.strips else step.first)
+    steps = [[Step(b.index, b.index, 0)] for b in manifest.blocks if b.index not in inside]
+    steps += [strip_steps(run, (0, run.count - 1)) for run in runs]
+    return [step for each in sorted(steps, key=lambda each: each[0].first) for step in each]
 
 
 class _Way(NamedTuple):

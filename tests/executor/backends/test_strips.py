@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from swapnet.cli import main
 from swapnet.errors import BudgetError, EngineError
 from swapnet.executor import SwapExecutor
 from swapnet.executor.backends.onnxruntime import names_shapes
+from swapnet.executor.backends.strips import run_of
 from swapnet.executor.engine import Engine as Opened
 from swapnet.executor.planning.auto import (
     LARGEST_STALL,
@@ -24,10 +24,18 @@ from swapnet.executor.planning.auto import (
 from swapnet.executor.planning.plan import PlanOptions, Step
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.planning.usage import least_bytes
-from swapnet.executor.probing.stripings import find_stripings
+from swapnet.executor.probing.activations import Job
+from swapnet.executor.probing.blocks import Blocks
+from swapnet.executor.probing.stripings import (
+    OtherBits,
+    few_strips,
+    find_stripings,
+    strip_steps,
+    ways_to_try,
+)
 from swapnet.manifest import Manifest, load_manifest, save_manifest
 from swapnet.profile import assumed_profile
-from swapnet.strips import Rows, Striping
+from swapnet.strips import Rows, Striped, Striping
 from tests.helpers.engines import Engine, assert_same, build_toy, poison
 from tests.helpers.zoo import Net, Toy
 
@@ -205,19 +213,45 @@ def test_an_engine_that_contradicts_itself_is_refused(engine: Engine, tmp_path: 
             load_manifest(tmp_path)
 
 
-def test_what_gives_other_bits_is_left_out(engine: Engine) -> None:
+def test_a_run_is_tried_once_and_left_out_where_it_gives_other_bits(engine: Engine) -> None:
     manifest = engine.manifest
     heights = {name: int(t.shape[2]) for name, t in manifest.tensors.items()}
+    ways = ways_to_try(manifest, heights)
 
-    def found(digest: str) -> tuple[Striping, ...]:
-        def trial(_: Sequence[Step], most_bytes: int) -> tuple[int, list[str]]:
-            assert most_bytes <= least_bytes(manifest, None)
-            return 1 << 20, [digest]
+    def found(wrong: frozenset[Striped]) -> tuple[Striping, ...]:
+        tried: list[Striped] = []
 
-        return find_stripings(manifest, heights, ["same"], trial, lambda _, peak: peak, 0)
+        def limit_of(run: Striped) -> int:
+            tried.append(run)
+            if run in wrong:
+                raise OtherBits(run)
+            return 1 << 20
 
-    assert found("same")
-    assert not found("other")
+        stripings = find_stripings(manifest, ways, limit_of, lambda _, limit: limit, 0)
+        assert len(tried) == len(set(tried))
+        return stripings
+
+    stripings = found(frozenset())
+    assert stripings
+    runs = frozenset(stripings[-1].runs)
+    assert all(runs.isdisjoint(striping.runs) for striping in found(runs))
+    assert not found(frozenset(run for way in ways for run in way))
+
+
+def test_strips_are_compared_with_the_whole(engine: Engine) -> None:
+    blocks = Blocks(Job(str(engine.folder)))
+    manifest = engine.manifest
+    heights = {name: int(t.shape[2]) for name, t in manifest.tensors.items()}
+    striped = manifest.stripings[-1].runs[-1]
+    steps = strip_steps(striped, few_strips(manifest, heights, striped))
+    blocks.keep([striped])
+    blocks.run([Step(b.index, b.index, 0) for b in manifest.blocks], 64 << 20, None)
+    blocks.run(steps, 64 << 20, None)
+    for (name, _), array in blocks._kept.items():
+        if name in run_of(manifest, striped).outputs:
+            array[0, 0, 0, 0] += 1
+    with pytest.raises(OtherBits):
+        blocks.run(steps, 64 << 20, None)
 
 
 def test_commands_name_the_blocks_in_strips(

@@ -13,7 +13,8 @@ from swapnet.builder import build
 from swapnet.errors import ModelError
 from swapnet.executor.planning.usage import usage
 from swapnet.executor.probing.activations import Job, Measurement, measure
-from swapnet.executor.probing.worker import _ONE_OPERATOR, work
+from swapnet.executor.probing.blocks import ONE_OPERATOR
+from swapnet.executor.probing.worker import work
 from swapnet.process.failure import Failed, ProcessDied
 from tests.helpers.engines import BuildToy, Engine
 from tests.helpers.serving import child_runs, served
@@ -125,4 +126,4 @@ def test_the_model_that_warms_up_is_one_operator() -> None:
         [helper.make_node("Identity", ["x"], ["y"])], "one", ends[:1], ends[1:]
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    assert model == onnx.load_model_from_string(_ONE_OPERATOR)
+    assert model == onnx.load_model_from_string(ONE_OPERATOR)

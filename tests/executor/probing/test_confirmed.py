@@ -184,7 +184,7 @@ import msgspec
 
 from swapnet.executor.engine import Engine
 from swapnet.executor.probing.trial import MODULE, confirmed
-from swapnet.executor.probing.worker import _ONE_OPERATOR
+from swapnet.executor.probing.blocks import ONE_OPERATOR
 from swapnet.process.child import forked
 from swapnet.shapes import SessionMemory
 
@@ -192,7 +192,7 @@ folder = Path(sys.argv[1])
 manifest = Engine.open(folder).manifest
 small = msgspec.structs.replace(manifest, session_memory=SessionMemory(0, 1, 1))
 with forked(MODULE):
-    memory, _ = confirmed(1, folder, small, _ONE_OPERATOR, patience_s=float(sys.argv[2]))
+    memory, _ = confirmed(1, folder, small, ONE_OPERATOR, patience_s=float(sys.argv[2]))
 sys.stdout.write(str(memory.own_process_bytes))
 """
 
