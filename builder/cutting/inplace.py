@@ -18,9 +18,10 @@ _ONNX = ("", "ai.onnx")
 _ELEMENTWISE = (
     frozenset({"Add", "Sub", "Mul", "Div", "Abs", "Neg", "Sqrt", "Reciprocal", "Exp", "Log"})
     | {"Ceil", "Floor", "Clip", "Erf", "Tanh", "Sigmoid", "HardSigmoid"}
-    | {"Relu", "LeakyRelu", "Elu"}
+    | {"Relu", "LeakyRelu", "Elu", "Softmax"}
 )
-"""Operators that read each element before they write it, and never again."""
+"""Operators that read each element before they write it, and never again; Softmax takes the largest
+of each row first."""
 
 
 def inplace_outputs(graph: Graph, part: Part, lives: Lives, start: int = 0) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Operators that compute a row of their output from a few rows of their input."""
+"""Operators that compute a row of their output from a few rows of their input, or one of it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from swapnet.builder.importing.graph import Graph
+from swapnet.builder.importing.graph import Graph, used_names
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["ROWS", "Reach", "reach_of"]
+__all__ = ["LEAST_PRODUCT_ROWS", "ROWS", "Reach", "is_product", "reach_of", "read_by_rows"]
 
 ROWS = 2
 """The axis of rows: tensors have the shape (N, C, H, …)."""
+
+LEAST_PRODUCT_ROWS = 16
+"""Rows of a product in a unit: one row alone is summed in another order, also in a thread."""
 
 _DOMAINS = ("", "ai.onnx", "com.microsoft", "com.microsoft.nchwc")
 """Others have operators of the same names, with rows elsewhere."""
@@ -30,6 +33,8 @@ _ELEMENTWISE = frozenset(
 )
 """Cos, Elu, Log, Mish, Selu, Sin and Softplus round otherwise in the rest of a vector."""
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv"})
+_PRODUCTS = frozenset({"FusedMatMul", "MatMul"})
+_NORMALISING = frozenset({"LayerNormalization", "Softmax"})
 _POOLS = frozenset({"AveragePool", "MaxPool"})
 _EXACT_SCALES = (1, 2, 4, 8)
 """Positions between pixels are exact for these: they round alike in every strip."""
@@ -67,6 +72,14 @@ def reach_of(graph: Graph, node: onnx.NodeProto) -> Reach | None:
     if kind in _ELEMENTWISE:
         is_local = not attributes.get("training_mode") and not attributes.get("channels_last")
         return Reach() if is_local and len(node.output) == 1 else None
+    if is_product(node):
+        turned = any(attributes.get(name) for name in ("transA", "transBatchA", "transBatchB"))
+        ranks = [len(graph.shapes(name)[1]) for name in node.input]
+        return Reach() if not turned and ranks[0] == ROWS + 2 >= ranks[1] else None
+    if kind in _NORMALISING:
+        rank = len(graph.shapes(node.output[0])[1])
+        is_local = attributes.get("axis") in (-1, rank - 1) and len(node.output) == 1
+        return Reach() if is_local and rank > ROWS + 1 else None
     if kind in ("Concat", "Split"):
         rank = len(graph.shapes(node.output[0])[1])
         return Reach() if rank and attributes.get("axis", 0) % rank != ROWS else None
@@ -82,6 +95,17 @@ def reach_of(graph: Graph, node: onnx.NodeProto) -> Reach | None:
         size = attributes["blocksize"]
         return Reach(up=size) if kind == "DepthToSpace" else Reach(down=size, high=size - 1)
     return None
+
+
+def is_product(node: onnx.NodeProto) -> bool:
+    """Whether it is a product of matrices, whose second is read whole for each row."""
+    return node.op_type in _PRODUCTS
+
+
+def read_by_rows(graph: Graph, node: onnx.NodeProto) -> list[str]:
+    """Values of which a row of an operator's output needs a few rows."""
+    names = node.input[:1] if is_product(node) else used_names(node)
+    return [name for name in dict.fromkeys(names) if name in graph.values]
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:

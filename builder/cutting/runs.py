@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import accumulate, pairwise
 from math import gcd, lcm
 from typing import TYPE_CHECKING
 
 from swapnet.builder.cutting.partition import Part
-from swapnet.builder.cutting.rows import ROWS, Reach, reach_of
+from swapnet.builder.cutting.rows import (
+    LEAST_PRODUCT_ROWS,
+    ROWS,
+    Reach,
+    is_product,
+    reach_of,
+    read_by_rows,
+)
 from swapnet.builder.importing.graph import Graph, Value, used_names
 from swapnet.strips import Rows, Run, units_of
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["edges", "local_runs", "rows_of_values"]
+__all__ = ["compute_factors_first", "edges", "local_runs", "rows_of_values"]
 
 _NCHWC = "com.microsoft.nchwc"
 _MOST_UNIT_ROWS = 256
@@ -49,15 +57,18 @@ def rows_of_values(graph: Graph, channels: int) -> dict[str, Rows]:
     for node in graph.nodes:
         if reach := reach_of(graph, node):
             ratio = Fraction(reach.up, reach.down)
-            for name in dict.fromkeys(n for n in used_names(node) if n in graph.values):
+            for name in read_by_rows(graph, node):
                 for output in filter(None, node.output):
                     if min(_height(graph, name), _height(graph, output)) > 1:
                         beside.setdefault(name, []).append((output, ratio))
                         beside.setdefault(output, []).append((name, 1 / ratio))
     together = dict.fromkeys(_blocked_values(graph), channels)
+    products = {node.output[0] for node in graph.nodes if is_product(node)}
     found: dict[str, int] = {}
     for name in beside:
-        found |= {} if name in found else _rows(beside, name)
+        rows = {} if name in found else _rows(beside, name)
+        least = 1 if products.isdisjoint(rows) else LEAST_PRODUCT_ROWS
+        found |= {other: count * least for other, count in rows.items()}
     return {name: Rows(rows, together.get(name, 1)) for name, rows in found.items()}
 
 
@@ -125,6 +136,44 @@ def edges(graph: Graph) -> frozenset[int]:
     return frozenset(found - {0, len(is_local)})
 
 
+def compute_factors_first(graph: Graph) -> Graph:
+    """The graph with what a product reads whole computed before the large values that it reads.
+
+    Operators of attention from the scores of keys on, which are such values, then lie in one run.
+    """
+    order = list(graph.nodes)
+    for node in filter(is_product, graph.nodes):
+        chain = _back_to_product(graph, node)
+        needed, moved = {node.input[1]}, []
+        if not chain or _nbytes(graph, chain[-1]) < _nbytes(graph, node.input[1]):
+            continue
+        first = order.index(graph.nodes[graph.producers[chain[-1]]])
+        for before in reversed(order[first : order.index(node)]):
+            if not needed.isdisjoint(before.output):
+                needed.update(used_names(before))
+                moved.insert(0, before)
+        if needed.isdisjoint(chain):
+            order[first:] = [*moved, *(each for each in order[first:] if each not in moved)]
+    return replace(graph, nodes=order)
+
+
+def _back_to_product(graph: Graph, node: onnx.NodeProto) -> list[str]:
+    """Values from a product's first factor back to what another gives; empty where none does."""
+    chain: list[str] = []
+    while reach_of(graph, node) is not None and (read := read_by_rows(graph, node)):
+        if (index := graph.producers.get(read[0])) is None:
+            break
+        chain.append(read[0])
+        node = graph.nodes[index]
+        if is_product(node):
+            return chain if reach_of(graph, node) else []
+    return []
+
+
+def _nbytes(graph: Graph, name: str) -> int:
+    return graph.values[name].nbytes or 0 if name in graph.values else 0
+
+
 def _narrows(live: Sequence[int], first: int, most: int) -> Iterator[int]:
     """Places where at most half as much lives as at the place before, and no more than around it.
 
@@ -184,20 +233,27 @@ def _run(
     inputs = dict.fromkeys(n for part in inside for n in part.inputs if n not in produced)
     outputs = [name for part in inside for name in part.outputs if name in needed]
     whole = {name for name in inputs if _height(graph, name) == 1}
+    nodes = [node for part in inside for node in part.nodes]
+    factors = {name for node in filter(is_product, nodes) for name in node.input[1:]}
+    if any(not factors.isdisjoint(node.output) for node in nodes):
+        return None
+    whole |= factors
     links: list[_Link] = []
-    for node in (node for part in inside for node in part.nodes):
-        values = [name for name in dict.fromkeys(used_names(node)) if name in graph.values]
+    for node in nodes:
+        values = read_by_rows(graph, node)
         reach = reach_of(graph, node)
         if reach is None or not values or not _fits(graph, node, whole):
             return None
         read = [name for name in values if name not in whole]
+        if not read and _height(graph, node.output[0]) > 1:
+            return None
         if not read:
             whole.update(node.output)
         links += [(name, output, reach) for name in read for output in node.output if output]
     if not links or any(name not in known for link in links for name in link[:2]):
         return None
     rows = {name: known[name].per_unit for link in links for name in link[:2]}
-    unit = gcd(*rows.values())
+    unit = gcd(*rows.values()) // (LEAST_PRODUCT_ROWS if factors else 1)
     rows = {name: count // unit for name, count in rows.items()}
     cut = [graph.values[name] for name in (*inputs, *outputs)]
     given = {value.name for value in graph.inputs}
@@ -240,7 +296,7 @@ def _fits(graph: Graph, node: onnx.NodeProto, whole: Collection[str]) -> bool:
     if kind in _BY_CHANNEL:
         axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
         return axis % rank != ROWS
-    if kind in _RESIZING:
+    if kind in _RESIZING or is_product(node):
         return True
     for name in filter(None, node.input):
         shape = graph.shapes(name)[1]
