@@ -26,11 +26,12 @@ class Rows(_Record, frozen=True):
     """Rows of a tensor of shape (N, C, H, …) in one unit, and channels that lie together.
 
     With several, as in ONNX Runtime's NCHWc layout, memory has the order (N, C / channels, H, …,
-    channels).
+    channels). Tokens are rows too: their ``axis`` is 1 in (N, tokens, features).
     """
 
     per_unit: Annotated[int, msgspec.Meta(ge=1)]
     channels: Annotated[int, msgspec.Meta(ge=1)] = 1
+    axis: Annotated[int, msgspec.Meta(ge=1, le=2)] = 2
 
 
 class Run(_Record, frozen=True):
@@ -43,7 +44,7 @@ class Run(_Record, frozen=True):
     """Units of the outputs that are wrong next to a cut, at the top and the bottom of a strip."""
     inputs: dict[str, Rows]
     outputs: dict[str, Rows]
-    """Tensors that are cut. Other inputs have one row, which all strips read."""
+    """Tensors that are cut. Other inputs are read whole by all strips."""
 
 
 class Striped(_Record, frozen=True):

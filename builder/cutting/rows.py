@@ -12,10 +12,10 @@ from swapnet.builder.importing.graph import Graph, used_names
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LEAST_PRODUCT_ROWS", "ROWS", "Reach", "is_product", "reach_of", "read_by_rows"]
+__all__ = ["LEAST_PRODUCT_ROWS", "Reach", "is_product", "reach_of", "read_by_rows", "row_axis"]
 
-ROWS = 2
-"""The axis of rows: tensors have the shape (N, C, H, …)."""
+_ROWS = 2
+"""The axis of rows in (N, C, H, …)."""
 
 LEAST_PRODUCT_ROWS = 16
 """Rows of a product in a unit: one row alone is summed in another order, also in a thread."""
@@ -24,8 +24,27 @@ _DOMAINS = ("", "ai.onnx", "com.microsoft", "com.microsoft.nchwc")
 """Others have operators of the same names, with rows elsewhere."""
 _ELEMENTWISE = frozenset(
     (
-        *("Abs", "Add", "BatchNormalization", "Cast", "Ceil", "Clip", "DequantizeLinear", "Div"),
-        *("Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu"),
+        *(
+            "Abs",
+            "Add",
+            "BatchNormalization",
+            "BiasGelu",
+            "Cast",
+            "Ceil",
+            "Clip",
+            "DequantizeLinear",
+        ),
+        *(
+            "Div",
+            "Erf",
+            "Exp",
+            "Floor",
+            "Gelu",
+            "HardSigmoid",
+            "HardSwish",
+            "Identity",
+            "LeakyRelu",
+        ),
         *("Max", "Mean", "Min", "Mul", "Neg", "PRelu", "Pow", "QuantizeLinear", "QuickGelu"),
         *("Reciprocal", "Relu", "ReorderInput", "ReorderOutput", "Round", "Sigmoid", "Sign"),
         *("Softsign", "Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu", "Where"),
@@ -34,7 +53,7 @@ _ELEMENTWISE = frozenset(
 """Cos, Elu, Log, Mish, Selu, Sin and Softplus round otherwise in the rest of a vector."""
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv"})
 _PRODUCTS = frozenset({"FusedMatMul", "MatMul"})
-_NORMALISING = frozenset({"LayerNormalization", "Softmax"})
+_NORMALISING = frozenset({"LayerNormalization", "SimplifiedLayerNormalization", "Softmax"})
 _POOLS = frozenset({"AveragePool", "MaxPool"})
 _EXACT_SCALES = (1, 2, 4, 8)
 """Positions between pixels are exact for these: they round alike in every strip."""
@@ -69,20 +88,20 @@ def reach_of(graph: Graph, node: onnx.NodeProto) -> Reach | None:
     attributes = _attributes(node)
     if node.domain not in _DOMAINS:
         return None
+    rank = len(graph.shapes(node.output[0])[1])
+    axis = row_axis(graph, rank)
     if kind in _ELEMENTWISE:
         is_local = not attributes.get("training_mode") and not attributes.get("channels_last")
         return Reach() if is_local and len(node.output) == 1 else None
     if is_product(node):
         turned = any(attributes.get(name) for name in ("transA", "transBatchA", "transBatchB"))
-        ranks = [len(graph.shapes(name)[1]) for name in node.input]
-        return Reach() if not turned and ranks[0] == ROWS + 2 >= ranks[1] else None
+        ranks = {len(graph.shapes(name)[1]) for name in (node.input[0], node.output[0])}
+        return Reach() if not turned and ranks == {axis + 2} else None
     if kind in _NORMALISING:
-        rank = len(graph.shapes(node.output[0])[1])
-        is_local = attributes.get("axis") in (-1, rank - 1) and len(node.output) == 1
-        return Reach() if is_local and rank > ROWS + 1 else None
+        is_last = attributes.get("axis") in (-1, rank - 1) and axis < rank - 1
+        return Reach() if is_last and len(node.output) == 1 else None
     if kind in ("Concat", "Split"):
-        rank = len(graph.shapes(node.output[0])[1])
-        return Reach() if rank and attributes.get("axis", 0) % rank != ROWS else None
+        return Reach() if rank and attributes.get("axis", 0) % rank != axis else None
     if kind in _CONVOLUTIONS:
         return _window(attributes, _kernel(graph, node, attributes))
     if kind in _POOLS and len(list(filter(None, node.output))) == 1:
@@ -95,6 +114,11 @@ def reach_of(graph: Graph, node: onnx.NodeProto) -> Reach | None:
         size = attributes["blocksize"]
         return Reach(up=size) if kind == "DepthToSpace" else Reach(down=size, high=size - 1)
     return None
+
+
+def row_axis(graph: Graph, rank: int) -> int:
+    """The axis of rows in tensors of so many axes; that of tokens in (N, tokens, features)."""
+    return 1 if rank == _ROWS + 1 and graph.has_tokens else _ROWS
 
 
 def is_product(node: onnx.NodeProto) -> bool:
@@ -170,10 +194,10 @@ def _resized(graph: Graph, node: onnx.NodeProto, attributes: Mapping[str, Any]) 
         or any(name in attributes for name in ("axes", "antialias", "keep_aspect_ratio_policy"))
         or mode not in ("nearest", "linear")
         or position not in ("asymmetric", "half_pixel", "pytorch_half_pixel")
-        or scales[ROWS] not in _EXACT_SCALES
+        or scales[_ROWS] not in _EXACT_SCALES
     ):
         return None
-    scale = int(scales[ROWS])
+    scale = int(scales[_ROWS])
     rounding = "round_prefer_floor" if node.op_type == "Resize" else "floor"
     rounding = attributes.get("nearest_mode", rounding.encode()).decode()
     is_repeated = (mode, position, rounding) == ("nearest", "asymmetric", "floor")

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from swapnet.builder.cutting.partition import Part
 from swapnet.builder.cutting.rows import (
     LEAST_PRODUCT_ROWS,
-    ROWS,
     Reach,
     is_product,
     reach_of,
     read_by_rows,
+    row_axis,
 )
 from swapnet.builder.importing.graph import Graph, Value, used_names
 from swapnet.strips import Rows, Run, units_of
@@ -41,7 +41,8 @@ most."""
 _DEEP = 4
 """A run whose weights are read again has this part less one of the most that lives at once."""
 _LEAST_GAIN = 8
-"""Memory that strips save at least, as a part of the most that lives at once."""
+_LEAST_GAIN_BYTES = 1 << 20
+"""Memory that strips save at least, as a part of the most that lives at once, and in bytes."""
 
 _Link = tuple[str, str, Reach]
 """An input and an output of an operator, and its reach."""
@@ -69,7 +70,10 @@ def rows_of_values(graph: Graph, channels: int) -> dict[str, Rows]:
         rows = {} if name in found else _rows(beside, name)
         least = 1 if products.isdisjoint(rows) else LEAST_PRODUCT_ROWS
         found |= {other: count * least for other, count in rows.items()}
-    return {name: Rows(rows, together.get(name, 1)) for name, rows in found.items()}
+    return {
+        name: Rows(rows, together.get(name, 1), row_axis(graph, len(graph.shapes(name)[1])))
+        for name, rows in found.items()
+    }
 
 
 def local_runs(
@@ -129,9 +133,17 @@ def edges(graph: Graph) -> frozenset[int]:
     borders = [i for i in range(1, len(is_local)) if is_local[i] != is_local[i - 1]]
     found: set[int] = set()
     for first, stop in pairwise([0, *borders, len(is_local)]):
-        gain = max(at[first:stop], default=0) - max(before[first], before[stop])
-        if is_local[first] and gain * _LEAST_GAIN > max(at):
-            found |= {first, stop, *_narrows(before[first:stop], first, max(at[first:stop]))}
+        most = max(at[first:stop], default=0)
+        gain = most - max(before[first], before[stop])
+        if not is_local[first] or gain <= max(max(at) // _LEAST_GAIN, _LEAST_GAIN_BYTES):
+            continue
+        if any(map(is_product, graph.nodes[first:stop])):
+            # No row is computed twice, so all but the largest values may lie outside.
+            peak = at.index(most, first)
+            found.add(min(range(peak, first - 1, -1), key=lambda i: before[i]))
+            found.add(min(range(peak + 1, stop + 1), key=lambda i: before[i]))
+        else:
+            found |= {first, stop, *_narrows(before[first:stop], first, most)}
             found |= {i for i in range(first + 1, stop) if _is_enlarged(graph.nodes[i - 1 : i + 1])}
     return frozenset(found - {0, len(is_local)})
 
@@ -270,8 +282,8 @@ def _run(
         last,
         max(-(-above[name] // rows[name]) for name in outputs),
         max(-(-below[name] // rows[name]) for name in outputs),
-        {n: Rows(rows[n], known[n].channels) for n in inputs if n in rows},
-        {n: Rows(rows[n], known[n].channels) for n in outputs},
+        {n: Rows(rows[n], known[n].channels, known[n].axis) for n in inputs if n in rows},
+        {n: Rows(rows[n], known[n].channels, known[n].axis) for n in outputs},
     )
 
 
@@ -281,21 +293,23 @@ def _is_sized(graph: Graph, value: Value) -> bool:
 
 def _height(graph: Graph, name: str) -> int:
     shape = graph.shapes(name)[1]
-    return shape[ROWS] if len(shape) > ROWS else 1
+    axis = row_axis(graph, len(shape))
+    return shape[axis] if len(shape) > axis else 1
 
 
 def _fits(graph: Graph, node: onnx.NodeProto, whole: Collection[str]) -> bool:
     """Whether all rows read the same of its constants, and of values with one row."""
     kind = node.op_type
     rank = len(graph.shapes(node.output[0])[1])
-    if rank <= ROWS:
+    rows = row_axis(graph, rank)
+    if rank <= rows:
         return False
     if kind in _CONVOLUTIONS:
         parameters = [name for i, name in enumerate(node.input) if name and i not in (0, 3)]
         return not any(name in graph.values for name in parameters)
     if kind in _BY_CHANNEL:
         axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-        return axis % rank != ROWS
+        return axis % rank != rows
     if kind in _RESIZING or is_product(node):
         return True
     for name in filter(None, node.input):
@@ -303,7 +317,7 @@ def _fits(graph: Graph, node: onnx.NodeProto, whole: Collection[str]) -> bool:
         is_cut = name in graph.values and name not in whole
         if is_cut and len(shape) != rank:
             return False
-        if not is_cut and len(shape) >= rank - ROWS and shape[ROWS - rank] != 1:
+        if not is_cut and len(shape) >= rank - rows and shape[rows - rank] != 1:
             return False
     return True
 

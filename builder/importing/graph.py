@@ -179,6 +179,14 @@ class Graph:
                 readers.setdefault(name, []).append(index)
         return readers
 
+    @cached_property
+    def has_tokens(self) -> bool:
+        """Whether tensors of three axes are (N, tokens, features): none is convolved."""
+        return not any(
+            "Conv" in node.op_type and len(self.shapes(node.output[0])[1]) == 3
+            for node in self.nodes
+        )
+
     def shapes(self, name: str) -> tuple[tuple[int | str, ...], tuple[int, ...]]:
         """Declared and planned shape of a value or a constant."""
         if name in self.values:

@@ -86,22 +86,22 @@ def merge_skeletons(skeletons: Sequence[Parts], outputs: Iterable[str]) -> bytes
     return skeletons[0].header + encoded(_MODEL_GRAPH, graph)
 
 
-def with_heights(model: bytes, heights: Mapping[str, int | None]) -> bytes:
-    """The model with other heights of its inputs and outputs: sizes of the third axis.
+def with_heights(model: bytes, heights: Mapping[str, tuple[int, int | None]]) -> bytes:
+    """The model with other heights of its inputs and outputs: sizes of their axes of rows.
 
     Parameters
     ----------
     model
         An encoded ``ModelProto``.
     heights
-        Heights by name, None for any; symbolic ones stay.
+        Axis and height by name, None for any; symbolic ones stay.
     """
 
     def resized(value: bytes) -> bytes:
         name = next(value[f.content : f.end] for f in fields(value) if f.number == 1).decode()
         if name not in heights:
             return value
-        return _edited(value, _TYPE, lambda shape: _with_dim(shape, heights[name]))
+        return _edited(value, _TYPE, lambda shape: _with_dim(shape, *heights[name]))
 
     graph = _edited(model, (_MODEL_GRAPH, _GRAPH_INPUT), resized)
     return _edited(graph, (_MODEL_GRAPH, _GRAPH_OUTPUT), resized)
@@ -119,10 +119,10 @@ def _edited(message: bytes, path: tuple[int, ...], edit: Callable[[bytes], bytes
     )
 
 
-def _with_dim(shape: bytes, size: int | None) -> bytes:
+def _with_dim(shape: bytes, axis: int, size: int | None) -> bytes:
     dims = [shape[f.content : f.end] for f in fields(shape)]
-    if len(dims) > 2 and dims[2][:1] == _FIXED:
-        dims[2] = b"" if size is None else _FIXED + number(size)
+    if len(dims) > axis and dims[axis][:1] == _FIXED:
+        dims[axis] = b"" if size is None else _FIXED + number(size)
     return b"".join(encoded(1, dim) for dim in dims)
 
 

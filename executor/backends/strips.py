@@ -34,28 +34,27 @@ def rows_of(manifest: Manifest, run: Run) -> dict[str, Rows]:
     unit = manifest.rows[name].per_unit // rows.per_unit
     hidden = inside_run(manifest, run)
     inside = {
-        name: Rows(rows.per_unit // unit, rows.channels)
+        name: Rows(rows.per_unit // unit, rows.channels, rows.axis)
         for name, rows in manifest.rows.items()
         if name in hidden and manifest.is_sized(manifest.tensors[name])
     }
     return {**run.inputs, **inside, **run.outputs}
 
 
-def strip_heights(manifest: Manifest, run: Run, count: int) -> dict[str, int | None]:
-    """Rows of each tensor in a strip, where the manifest says those of the whole.
+def strip_heights(manifest: Manifest, run: Run, count: int) -> dict[str, tuple[int, int | None]]:
+    """The axis and the number of rows of each tensor in a strip, by the manifest.
 
     None, for any number, where it does not say those of each input, or where rows have open sizes.
     """
-    fixed = {
-        name: (rows, height)
-        for name, rows in rows_of(manifest, run).items()
-        if isinstance(height := manifest.tensors[name].shape[2], int)
-    }
-    widths = (dim for name in fixed for dim in manifest.tensors[name].shape[3:])
+    cut = rows_of(manifest, run)
+    shapes = {name: manifest.tensors[name].shape for name in cut}
+    fixed = {n: height for n, r in cut.items() if isinstance(height := shapes[n][r.axis], int)}
+    axes = {name: cut[name].axis for name in fixed}
+    widths = (dim for name, axis in axes.items() for dim in shapes[name][axis + 1 :])
     if not fixed.keys() >= run.inputs.keys() or any(isinstance(dim, str) for dim in widths):
-        return dict.fromkeys(fixed)
-    strips = strips_of(run, {name: fixed[name][1] for name in run.inputs}, count)
-    return {name: height - strips.left_out(rows) for name, (rows, height) in fixed.items()}
+        return {name: (axis, None) for name, axis in axes.items()}
+    strips = strips_of(run, {name: fixed[name] for name in run.inputs}, count)
+    return {n: (axis, fixed[n] - strips.left_out(cut[n])) for n, axis in axes.items()}
 
 
 class StripedSegment:
@@ -87,9 +86,9 @@ class StripedSegment:
         self._rows = rows_of(manifest, self._run)
         planned = bindings.actual.planned
         self._planned_shapes = {name: planned[name] for name in self._rows}
-        self._planned = {name: planned[name][2] for name in self._rows}
+        self._planned = {name: planned[name][rows.axis] for name, rows in self._rows.items()}
         heights = strip_heights(manifest, self._run, striped.count)
-        self._are_open = not any(height is not None for height in heights.values())
+        self._are_open = all(height is None for _, height in heights.values())
         self._dtypes = {name: numpy_dtype(manifest.tensors[name].dtype) for name in self._rows}
         self._actual = bindings.actual
         self._at = bindings.values
@@ -111,14 +110,14 @@ class StripedSegment:
         parts = {n: _at_address(self._places[n], self._dtypes[n], shapes[n]) for n in whole}
         for each in strips.strips if strip is None else strips.strips[strip : strip + 1]:
             for name, rows in run.inputs.items() if self._reads else ():
-                start, stop = strips.crop(rows, whole[name].shape[2], each)
+                start, stop = strips.crop(rows, whole[name].shape[rows.axis], each)
                 np.copyto(_planes(parts[name], rows), _planes(whole[name], rows)[:, start:stop])
             try:
                 self._segment.run(given, results)
             except ShapeError as error:
                 raise self._of_the_whole(error, strips) from error
             for name, rows in run.outputs.items() if self._gives else ():
-                height = whole[name].shape[2]
+                height = whole[name].shape[rows.axis]
                 top, _ = strips.crop(rows, height, each)
                 start, stop = strips.given(rows, height, each)
                 np.copyto(
@@ -134,7 +133,7 @@ class StripedSegment:
     def _strips(self, whole: Mapping[str, Array]) -> Strips:
         """The strips of the running inference, whose shapes are noted."""
         shapes = {**self._actual.by_name, **{name: array.shape for name, array in whole.items()}}
-        heights = {name: shapes[name][2] for name in self._rows}
+        heights = {name: shapes[name][rows.axis] for name, rows in self._rows.items()}
         narrower = self._narrower(shapes) if self._are_open else 1.0
         strips = strips_of(
             self._run, heights, self._striped.count, self._planned, self._rows, narrower
@@ -143,8 +142,7 @@ class StripedSegment:
             self._whole = shapes
             parts = dict(shapes)
             for name, rows in self._rows.items():
-                images, channels, height, *pixels = shapes[name]
-                parts[name] = images, channels, height - strips.left_out(rows), *pixels
+                parts[name] = _with_rows(shapes[name], rows, -strips.left_out(rows))
                 nbytes = prod(parts[name]) * self._dtypes[name].itemsize
                 if nbytes > self._striped.nbytes[name]:
                     raise BudgetError(
@@ -158,18 +156,20 @@ class StripedSegment:
     def _narrower(self, shapes: Mapping[str, Shape]) -> float:
         """Elements of a planned row over those of a row; at least 1, and no more than fit."""
         found: list[float] = []
-        for name, (images, _, _, *pixels) in self._planned_shapes.items():
-            more_images = max(shapes[name][0] / max(images, 1), 1.0)
-            found.append(prod(pixels) / max(prod(shapes[name][3:]), 1) / more_images)
+        for name, shape in self._planned_shapes.items():
+            more_images = max(shapes[name][0] / max(shape[0], 1), 1.0)
+            inner = self._rows[name].axis + 1
+            pixels = prod(shape[inner:]) / max(prod(shapes[name][inner:]), 1)
+            found.append(pixels / more_images)
         return max(1.0, min(found))
 
     def _of_the_whole(self, error: ShapeError, strips: Strips) -> ShapeError:
         """What ONNX Runtime says of a strip, said of the whole."""
-        if error.name not in self._rows or len(error.shape) < 3:
+        rows = self._rows.get(error.name)
+        if rows is None or len(error.shape) <= rows.axis:
             return error
-        images, channels, height, *pixels = error.shape
-        height += strips.left_out(self._rows[error.name])
-        return ShapeError(error.what, error.name, (images, channels, height, *pixels))
+        shape = _with_rows(error.shape, rows, strips.left_out(rows))
+        return ShapeError(error.what, error.name, shape)
 
 
 class OneStrip(NamedTuple):
@@ -188,8 +188,13 @@ def _at_address(address: int, dtype: np.dtype[Any], shape: Sequence[int]) -> Arr
     return array
 
 
+def _with_rows(shape: Shape, rows: Rows, more: int) -> Shape:
+    """A shape with so many more rows."""
+    return (*shape[: rows.axis], shape[rows.axis] + more, *shape[rows.axis + 1 :])
+
+
 def _planes(array: Array, rows: Rows) -> Array:
     """A tensor as (planes, rows, elements of a row): rows can be cut there in any layout."""
-    images, channels, height = array.shape[:3]
-    planes: Array = array.reshape(images * channels // rows.channels, height, -1)
+    outer = prod(array.shape[: rows.axis]) // rows.channels
+    planes: Array = array.reshape(outer, array.shape[rows.axis], -1)
     return planes

@@ -234,7 +234,7 @@ def _costs(manifest: Manifest) -> list[float]:
 def _striped(manifest: Manifest, run: Run, heights: Mapping[str, int]) -> Iterator[Striped]:
     """The run in each number of strips that differs from the others."""
     rows, tensors = rows_of(manifest, run), manifest.tensors
-    is_exact = all(isinstance(tensors[name].shape[2], int) for name in rows)
+    is_exact = all(isinstance(tensors[name].shape[r.axis], int) for name, r in rows.items())
     apart = sum(manifest.block_bytes[run.first : run.last + 1]) > max(manifest.block_bytes)
     numbers = {len(strips_of(run, heights, count).strips) for count in _COUNTS}
     for number in sorted(numbers - {1}):

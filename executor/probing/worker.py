@@ -65,9 +65,6 @@ without a limit. A process that crawls takes far longer."""
 _SPARE_BYTES = 256 << 10
 """Added to the limits: kernels need a little more at other shapes, or with more threads."""
 
-_ROWS = 2
-"""The axis of rows."""
-
 _WATCHED_BYTES = 192 << 20
 _SEEN_BYTES = 48 << 20
 """Watched memory of the first try, and the peak below which it counts: what lies beyond the watched
@@ -95,7 +92,8 @@ def _measure_here(job: Job, _: Progress) -> Measurement:
         groupings = [_grouped(manifest, size) for size in sizes]
         peaks = _peaks(blocks, apart, LARGEST_CHUNK_BYTES)
         limit = _limit(blocks, groupings, max(peaks))
-        heights = {n: shape[_ROWS] for n, shape in blocks.shapes.items() if len(shape) > _ROWS}
+        cut = ((n, rows.axis) for n, rows in manifest.rows.items() if n in blocks.shapes)
+        heights = {name: blocks.shapes[name][axis] for name, axis in cut}
         measured = _measured(manifest.sized(blocks.nbytes), peaks, limit)
         ways = ways_to_try(measured, heights)
         blocks.keep(striped for way in ways for striped in way)
