@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from swapnet.builder.cutting.partition import partition
-from swapnet.builder.cutting.runs import local_runs, rows_of_values
+from swapnet.builder.cutting.runs import compute_factors_first, local_runs, rows_of_values
 from swapnet.builder.importing.graph import Graph
-from swapnet.strips import Run, strips_of
+from swapnet.strips import Rows, Run, strips_of
 from tests.helpers.zoo import Net
 
 Import = Callable[..., Graph]
@@ -152,29 +152,35 @@ def the_run(import_model: Import, model: onnx.ModelProto) -> Run | None:
     return runs[0] if runs else None
 
 
+def rows_from(rows: Rows, start: int, stop: int) -> tuple[slice, ...]:
+    return (*[slice(None)] * rows.axis, slice(start, stop))
+
+
 def in_strips(
     session: ort.InferenceSession, run: Run, feeds: Mapping[str, NDArray[Any]], count: int
 ) -> None:
     expected = session.run(None, feeds)[0]
-    strips = strips_of(run, {name: feeds[name].shape[2] for name in run.inputs}, count)
+    heights = {name: feeds[name].shape[rows.axis] for name, rows in run.inputs.items()}
+    strips = strips_of(run, heights, count)
     assert len(strips.strips) > 1
     assert strips.strips[0].first == 0
     assert strips.strips[-1].stop == strips.units
     found = np.full_like(expected, np.nan)
     (rows,) = run.outputs.values()
-    heights = set()
+    cropped = set()
     for strip in strips.strips:
         crops = dict(feeds)
         for name, each in run.inputs.items():
-            start, stop = strips.crop(each, feeds[name].shape[2], strip)
-            crops[name] = np.ascontiguousarray(feeds[name][:, :, start:stop])
-            heights.add((name, stop - start))
+            start, stop = strips.crop(each, heights[name], strip)
+            crops[name] = np.ascontiguousarray(feeds[name][rows_from(each, start, stop)])
+            cropped.add((name, stop - start))
         given = session.run(None, crops)[0]
-        top, end = strips.crop(rows, expected.shape[2], strip)
-        assert given.shape[2] == end - top
-        start, stop = strips.given(rows, expected.shape[2], strip)
-        found[:, :, start:stop] = given[:, :, start - top : stop - top]
-    assert len(heights) == len(run.inputs)
+        height = expected.shape[rows.axis]
+        top, end = strips.crop(rows, height, strip)
+        assert given.shape[rows.axis] == end - top
+        start, stop = strips.given(rows, height, strip)
+        found[rows_from(rows, start, stop)] = given[rows_from(rows, start - top, stop - top)]
+    assert len(cropped) == len(run.inputs)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -230,3 +236,103 @@ def test_functions_round_alike_wherever_a_value_stands(import_model: Import, nam
 @pytest.mark.parametrize("name", ["Cos", "Elu", "Log", "Selu", "Sin", "Softplus"])
 def test_functions_that_do_not_are_in_no_run(import_model: Import, name: str) -> None:
     assert the_run(import_model, made(lambda net, x: net(name, x), 37, 9)) is None
+
+
+TOKENS, FEATURES, HEADS = 200, 32, 4
+
+
+def attention(net: Net, _: str) -> str:
+    """Queries that are given, with scores that a mask is added to."""
+    heads = net("Mul", net.input("queries", (1, HEADS, "t", 8)), net.weight(1))
+    scores = net("MatMul", heads, net.input("keys", (1, HEADS, 8, TOKENS)))
+    masked = net("Add", scores, net.input("mask", (1, 1, 1, TOKENS)))
+    return net(
+        "MatMul", net("Softmax", masked, axis=-1), net.input("values", (1, HEADS, TOKENS, 8))
+    )
+
+
+def feed_forward(net: Net, x: str) -> str:
+    hidden = net("Mul", net.dense(x, FEATURES, 96), net.weight(96))
+    halves = net(
+        "Mul", hidden, net("Add", net("Erf", net("Div", hidden, net.weight(1))), net.weight(1))
+    )
+    return net("Add", x, net.dense(halves, 96, FEATURES))
+
+
+def layer_normalised(net: Net, x: str) -> str:
+    return net("LayerNormalization", x, net.weight(FEATURES), net.weight(FEATURES), axis=-1)
+
+
+ROWWISE: dict[str, Chain] = {
+    "attention": attention,
+    "feed-forward": feed_forward,
+    "layer norm": layer_normalised,
+    "product of few columns": lambda net, x: net.dense(x, FEATURES, 3),
+    "products of heads": lambda net, x: net("MatMul", x, net.input("right", (1, FEATURES, 5))),
+    "softmax": lambda net, x: net("Softmax", net.dense(x, FEATURES, 40), axis=-1),
+    "joined features": lambda net, x: net("Concat", x, net.dense(x, FEATURES, 7), axis=-1),
+}
+MIXING_TOKENS: dict[str, Chain] = {
+    "second factor": lambda net, x: net("MatMul", net.weight(1, 5, TOKENS), x),
+    "both factors": lambda net, x: net(
+        "MatMul", net("Relu", x), net("Transpose", x, perm=[0, 2, 1])
+    ),
+    "softmax over tokens": lambda net, x: net("Softmax", x, axis=1),
+    "normalised over tokens": lambda net, x: net(
+        "LayerNormalization", x, net.weight(TOKENS, FEATURES), axis=1
+    ),
+    "positions": lambda net, x: net("Add", x, net.weight(1, TOKENS, FEATURES)),
+    "tokens joined": lambda net, x: net("Concat", x, x, axis=1),
+    "convolved": lambda net, x: net.dense(net("Conv", x, net.weight(8, TOKENS, 1)), FEATURES, 5),
+}
+
+
+def of_tokens(chain: Chain, tokens: int | str) -> onnx.ModelProto:
+    net = Net()
+    output = chain(net, net.input("x", (1, tokens, FEATURES)))
+    net.output(output)
+    model = net.model()
+    for given in model.graph.input:
+        for dim in given.type.tensor_type.shape.dim:
+            if dim.dim_param and isinstance(tokens, int):
+                dim.dim_value = tokens
+    return model
+
+
+@pytest.mark.parametrize("name", ROWWISE)
+def test_strips_of_tokens_give_the_bits_of_the_whole(import_model: Import, name: str) -> None:
+    run = the_run(import_model, of_tokens(ROWWISE[name], TOKENS))
+    assert run is not None
+    assert run.above == run.below == 0
+    session = ort.InferenceSession(of_tokens(ROWWISE[name], "t").SerializeToString())
+    random = np.random.default_rng(0)
+    for tokens in (TOKENS, TOKENS - 13):
+        feeds = {
+            i.name: random.standard_normal([tokens if d == "t" else d for d in i.shape], np.float32)
+            for i in session.get_inputs()
+        }
+        for count in (2, 5, 12):
+            in_strips(session, run, feeds, count)
+
+
+@pytest.mark.parametrize("name", MIXING_TOKENS)
+def test_operators_that_mix_tokens_are_in_no_run(import_model: Import, name: str) -> None:
+    assert the_run(import_model, of_tokens(MIXING_TOKENS[name], TOKENS)) is None
+
+
+def test_values_are_computed_before_the_scores_that_weigh_them(import_model: Import) -> None:
+    def model(net: Net, x: str) -> str:
+        def heads(value: str, *order: int) -> str:
+            shape = net.constant(np.array([1, TOKENS, HEADS, 8]))
+            return net("Transpose", net("Reshape", value, shape), perm=order)
+
+        queries = heads(net.dense(x, FEATURES, FEATURES), 0, 2, 1, 3)
+        keys = heads(net.dense(x, FEATURES, FEATURES), 0, 2, 3, 1)
+        scores = net("Softmax", net("MatMul", queries, keys), axis=-1)
+        values = heads(net.dense(x, FEATURES, FEATURES), 0, 2, 1, 3)
+        return net("MatMul", scores, values)
+
+    graph = import_model(of_tokens(model, TOKENS))
+    ordered = compute_factors_first(graph)
+    assert [node.op_type for node in ordered.nodes][-3:] == ["MatMul", "Softmax", "MatMul"]
+    assert sorted(node.name for node in ordered.nodes) == sorted(node.name for node in graph.nodes)

@@ -60,6 +60,27 @@ def u_shape(height: int | str, width: int | str) -> onnx.ModelProto:
     return net.model()
 
 
+def transformer(tokens: int | str, layers: int = 2) -> onnx.ModelProto:
+    """Attention of four heads and a feed-forward network of 512 values, twice."""
+    net = Net()
+    x = net.input("x", (1, tokens, 64))
+
+    def heads(value: str, *order: int) -> str:
+        split = net("Reshape", net.dense(value, 64, 64), net.constant(np.array([0, -1, 4, 16])))
+        return net("Transpose", split, perm=order)
+
+    for _ in range(layers):
+        scores = net("MatMul", heads(x, 0, 2, 1, 3), heads(x, 0, 2, 3, 1))
+        weights = net("Softmax", net("Mul", scores, net.weight(1)), axis=-1)
+        mixed = net("Transpose", net("MatMul", weights, heads(x, 0, 2, 1, 3)), perm=[0, 2, 1, 3])
+        joined = net("Reshape", mixed, net.constant(np.array([0, -1, 64])))
+        x = net("Add", x, net.dense(joined, 64, 64))
+        hidden = net.dense(net("LayerNormalization", x, net.weight(64), axis=-1), 64, 512)
+        x = net("Add", x, net.dense(net("Mul", hidden, net("Erf", hidden)), 512, 64))
+    net.output(x)
+    return net.model()
+
+
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     toy = Toy(lambda: u_shape(208, 164), max_block="90KiB")
@@ -185,6 +206,25 @@ def test_strips_hold_at_any_height_up_to_the_planned_one(symbolic: Engine, tmp_p
             feeds = symbolic.feeds()
             feeds["x"] = np.ascontiguousarray(feeds["x"][:, :, :height, :width])
             assert_same(executor(feeds), symbolic.whole(feeds, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not names_shapes(), reason="this ONNX Runtime has no formulas of sizes")
+def test_attention_and_products_go_by_rows_of_tokens(tmp_path: Path) -> None:
+    toy = Toy(lambda: transformer("t"), "200KiB", {"x": (1, 400, 64)})
+    engine = build_toy("t", tmp_path, toy)
+    manifest = engine.manifest
+    scores_bytes = 4 * 400 * 400 * 4
+    striped = {run for striping in manifest.stripings for run in striping.runs}
+    kinds = {kind for run in striped for kind in manifest.blocks[run.first].operators}
+    assert {"Softmax", "Erf"} <= kinds
+    whole, _ = smallest_budget(without_strips(manifest))
+    with SwapExecutor(engine.folder, engine.smallest, before_read=poison) as executor:
+        assert executor.plan.budget_bytes < whole - scores_bytes // 2
+        for tokens in (400, 387, 100, 33, 16, 1):
+            feeds = engine.feeds()
+            feeds["x"] = np.ascontiguousarray(feeds["x"][:, :tokens])
+            assert_same(executor(feeds), engine.whole(feeds, tmp_path))
 
 
 def test_arrays_of_the_caller_take_what_strips_give(engine: Engine, tmp_path: Path) -> None:
