@@ -16,7 +16,7 @@ from swapnet.builder.compilers.tensorrt.compiler import TensorRTCompiler
 from swapnet.builder.compilers.tensorrt.style import measure_styles
 from swapnet.builder.cutting.partition import partition
 from swapnet.builder.cutting.placing import with_inner_outputs
-from swapnet.builder.cutting.runs import compute_factors_first, edges
+from swapnet.builder.cutting.runs import compute_factors_first, edges, open_tokens
 from swapnet.builder.importing.formulas import with_formulas
 from swapnet.builder.importing.graph import Graph
 from swapnet.builder.importing.inputs import inputs_of
@@ -122,7 +122,7 @@ class Build:
     def cut(self, graph: Graph) -> CutGraph:
         """Cut the graph into blocks, each with the weights that it stores."""
         if self.compiler.inner_values:
-            graph = compute_factors_first(graph)
+            graph = compute_factors_first(open_tokens(graph))
         cutting = self.compiler.cutting(graph)
         parts = partition(
             graph,

@@ -26,12 +26,12 @@ class Rows(_Record, frozen=True):
     """Rows of a tensor of shape (N, C, H, …) in one unit, and channels that lie together.
 
     With several, as in ONNX Runtime's NCHWc layout, memory has the order (N, C / channels, H, …,
-    channels). Tokens are rows too: their ``axis`` is 1 in (N, tokens, features).
+    channels). Tokens are rows too: their ``axis`` is 1 in (N, tokens, features), else 0.
     """
 
     per_unit: Annotated[int, msgspec.Meta(ge=1)]
     channels: Annotated[int, msgspec.Meta(ge=1)] = 1
-    axis: Annotated[int, msgspec.Meta(ge=1, le=2)] = 2
+    axis: Annotated[int, msgspec.Meta(ge=0, le=2)] = 2
 
 
 class Run(_Record, frozen=True):

@@ -12,7 +12,15 @@ from swapnet.builder.importing.graph import Graph, used_names
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LEAST_PRODUCT_ROWS", "Reach", "is_product", "reach_of", "read_by_rows", "row_axis"]
+__all__ = [
+    "LEAST_PRODUCT_ROWS",
+    "Reach",
+    "is_product",
+    "keeps_tokens",
+    "reach_of",
+    "read_by_rows",
+    "row_axis",
+]
 
 _ROWS = 2
 """The axis of rows in (N, C, H, …)."""
@@ -52,7 +60,7 @@ _ELEMENTWISE = frozenset(
 )
 """Cos, Elu, Log, Mish, Selu, Sin and Softplus round otherwise in the rest of a vector."""
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv"})
-_PRODUCTS = frozenset({"FusedMatMul", "MatMul"})
+_PRODUCTS = frozenset({"FusedMatMul", "Gemm", "MatMul"})
 _NORMALISING = frozenset({"LayerNormalization", "SimplifiedLayerNormalization", "Softmax"})
 _POOLS = frozenset({"AveragePool", "MaxPool"})
 _EXACT_SCALES = (1, 2, 4, 8)
@@ -96,7 +104,11 @@ def reach_of(graph: Graph, node: onnx.NodeProto) -> Reach | None:
     if is_product(node):
         turned = any(attributes.get(name) for name in ("transA", "transBatchA", "transBatchB"))
         ranks = {len(graph.shapes(name)[1]) for name in (node.input[0], node.output[0])}
-        return Reach() if not turned and ranks == {axis + 2} else None
+        bias = graph.shapes(node.input[2])[1] if len(node.input) > 2 else ()
+        is_local = not turned and ranks == {axis + 2} and (len(bias) < 2 or bias[0] == 1)
+        return Reach() if is_local else None
+    if kind == "Reshape":
+        return Reach() if keeps_tokens(graph, node) and _is_open(graph, node, axis) else None
     if kind in _NORMALISING:
         is_last = attributes.get("axis") in (-1, rank - 1) and axis < rank - 1
         return Reach() if is_last and len(node.output) == 1 else None
@@ -117,8 +129,24 @@ def reach_of(graph: Graph, node: onnx.NodeProto) -> Reach | None:
 
 
 def row_axis(graph: Graph, rank: int) -> int:
-    """The axis of rows in tensors of so many axes; that of tokens in (N, tokens, features)."""
-    return 1 if rank == _ROWS + 1 and graph.has_tokens else _ROWS
+    """The axis of rows in tensors of so many axes: tokens lie before features, also without N."""
+    return min(_ROWS, max(rank - 2, 0)) if graph.has_tokens else _ROWS
+
+
+def keeps_tokens(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether it gives (1, tokens, features) as (tokens, features), or back."""
+    if node.op_type != "Reshape" or not graph.has_tokens:
+        return False
+    one, other = (graph.shapes(name)[1] for name in (node.input[0], node.output[0]))
+    return {len(one), len(other)} == {2, 3} and (1, *one)[-3:] == (1, *other)[-3:]
+
+
+def _is_open(graph: Graph, node: onnx.NodeProto, axis: int) -> bool:
+    """Whether a Reshape gives any number of rows."""
+    from onnx import numpy_helper
+
+    target = graph.inline.get(node.input[1])
+    return target is not None and numpy_helper.to_array(target)[axis] == -1
 
 
 def is_product(node: onnx.NodeProto) -> bool:

@@ -9,22 +9,25 @@ from itertools import accumulate, pairwise
 from math import gcd, lcm
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from swapnet.builder.cutting.partition import Part
 from swapnet.builder.cutting.rows import (
     LEAST_PRODUCT_ROWS,
     Reach,
     is_product,
+    keeps_tokens,
     reach_of,
     read_by_rows,
     row_axis,
 )
-from swapnet.builder.importing.graph import Graph, Value, used_names
+from swapnet.builder.importing.graph import Graph, Value, copied, used_names
 from swapnet.strips import Rows, Run, units_of
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["compute_factors_first", "edges", "local_runs", "rows_of_values"]
+__all__ = ["compute_factors_first", "edges", "local_runs", "open_tokens", "rows_of_values"]
 
 _NCHWC = "com.microsoft.nchwc"
 _MOST_UNIT_ROWS = 256
@@ -41,8 +44,9 @@ most."""
 _DEEP = 4
 """A run whose weights are read again has this part less one of the most that lives at once."""
 _LEAST_GAIN = 8
-_LEAST_GAIN_BYTES = 1 << 20
-"""Memory that strips save at least, as a part of the most that lives at once, and in bytes."""
+"""Memory that strips save at least, as a part of the most that lives at once."""
+_LEAST_TOKENS_BYTES = 1 << 20
+"""Memory that strips of tokens save at least: each layer gets a block more for them."""
 
 _Link = tuple[str, str, Reach]
 """An input and an output of an operator, and its reach."""
@@ -135,14 +139,15 @@ def edges(graph: Graph) -> frozenset[int]:
     for first, stop in pairwise([0, *borders, len(is_local)]):
         most = max(at[first:stop], default=0)
         gain = most - max(before[first], before[stop])
-        if not is_local[first] or gain <= max(max(at) // _LEAST_GAIN, _LEAST_GAIN_BYTES):
+        has_products = any(map(is_product, graph.nodes[first:stop]))
+        if not is_local[first] or gain * _LEAST_GAIN <= max(at):
             continue
-        if any(map(is_product, graph.nodes[first:stop])):
+        if has_products and gain >= _LEAST_TOKENS_BYTES:
             # No row is computed twice, so all but the largest values may lie outside.
             peak = at.index(most, first)
             found.add(min(range(peak, first - 1, -1), key=lambda i: before[i]))
             found.add(min(range(peak + 1, stop + 1), key=lambda i: before[i]))
-        else:
+        elif not has_products:
             found |= {first, stop, *_narrows(before[first:stop], first, most)}
             found |= {i for i in range(first + 1, stop) if _is_enlarged(graph.nodes[i - 1 : i + 1])}
     return frozenset(found - {0, len(is_local)})
@@ -167,6 +172,25 @@ def compute_factors_first(graph: Graph) -> Graph:
         if needed.isdisjoint(chain):
             order[first:] = [*moved, *(each for each in order[first:] if each not in moved)]
     return replace(graph, nodes=order)
+
+
+def open_tokens(graph: Graph) -> Graph:
+    """The graph with Reshape to any number of tokens, where it only takes the first axis away.
+
+    ONNX Runtime writes the planned number, for what it makes a Gemm of.
+    """
+    from onnx import numpy_helper
+
+    inline, nodes = dict(graph.inline), []
+    for node in graph.nodes:
+        shape = graph.shapes(node.output[0])[0] if keeps_tokens(graph, node) else ("",)
+        if all(isinstance(dim, int) for dim in shape):
+            node = copied(node)
+            node.input[1] = f"{node.output[0]}/tokens"
+            target = np.array([*shape[:-2], -1, shape[-1]], np.int64)
+            inline[node.input[1]] = numpy_helper.from_array(target, node.input[1])
+        nodes.append(node)
+    return replace(graph, nodes=nodes, inline=inline)
 
 
 def _back_to_product(graph: Graph, node: onnx.NodeProto) -> list[str]:
@@ -310,7 +334,7 @@ def _fits(graph: Graph, node: onnx.NodeProto, whole: Collection[str]) -> bool:
     if kind in _BY_CHANNEL:
         axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
         return axis % rank != rows
-    if kind in _RESIZING or is_product(node):
+    if kind in (*_RESIZING, "Reshape") or is_product(node):
         return True
     for name in filter(None, node.input):
         shape = graph.shapes(name)[1]

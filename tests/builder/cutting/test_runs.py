@@ -10,7 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from swapnet.builder.cutting.partition import partition
-from swapnet.builder.cutting.runs import compute_factors_first, local_runs, rows_of_values
+from swapnet.builder.cutting.runs import (
+    compute_factors_first,
+    local_runs,
+    open_tokens,
+    rows_of_values,
+)
 from swapnet.builder.importing.graph import Graph
 from swapnet.strips import Rows, Run, strips_of
 from tests.helpers.zoo import Net
@@ -146,7 +151,7 @@ def made(chain: Chain, height: int | str, width: int | str = "w") -> onnx.ModelP
 
 
 def the_run(import_model: Import, model: onnx.ModelProto) -> Run | None:
-    graph = import_model(model)
+    graph = open_tokens(import_model(model))
     (part,) = partition(graph, 1 << 30)
     runs = local_runs(graph, [part], [0], rows_of_values(graph, 8))
     return runs[0] if runs else None
@@ -252,7 +257,7 @@ def attention(net: Net, _: str) -> str:
 
 
 def feed_forward(net: Net, x: str) -> str:
-    hidden = net("Mul", net.dense(x, FEATURES, 96), net.weight(96))
+    hidden = net("Add", net.dense(x, FEATURES, 96), net.weight(96))
     halves = net(
         "Mul", hidden, net("Add", net("Erf", net("Div", hidden, net.weight(1))), net.weight(1))
     )

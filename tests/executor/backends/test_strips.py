@@ -75,7 +75,8 @@ def transformer(tokens: int | str, layers: int = 2) -> onnx.ModelProto:
         mixed = net("Transpose", net("MatMul", weights, heads(x, 0, 2, 1, 3)), perm=[0, 2, 1, 3])
         joined = net("Reshape", mixed, net.constant(np.array([0, -1, 64])))
         x = net("Add", x, net.dense(joined, 64, 64))
-        hidden = net.dense(net("LayerNormalization", x, net.weight(64), axis=-1), 64, 512)
+        normed = net("LayerNormalization", x, net.weight(64), axis=-1)
+        hidden = net("Add", net.dense(normed, 64, 512), net.weight(512))
         x = net("Add", x, net.dense(net("Mul", hidden, net("Erf", hidden)), 512, 64))
     net.output(x)
     return net.model()
@@ -210,8 +211,9 @@ def test_strips_hold_at_any_height_up_to_the_planned_one(symbolic: Engine, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.skipif(not names_shapes(), reason="this ONNX Runtime has no formulas of sizes")
-def test_attention_and_products_go_by_rows_of_tokens(tmp_path: Path) -> None:
-    toy = Toy(lambda: transformer("t"), "200KiB", {"x": (1, 400, 64)})
+@pytest.mark.parametrize("tokens", ["t", 400])
+def test_attention_and_products_go_by_rows_of_tokens(tokens: int | str, tmp_path: Path) -> None:
+    toy = Toy(lambda: transformer(tokens), "200KiB", {"x": (1, 400, 64)} if tokens == "t" else {})
     engine = build_toy("t", tmp_path, toy)
     manifest = engine.manifest
     scores_bytes = 4 * 400 * 400 * 4
@@ -221,9 +223,9 @@ def test_attention_and_products_go_by_rows_of_tokens(tmp_path: Path) -> None:
     whole, _ = smallest_budget(without_strips(manifest))
     with SwapExecutor(engine.folder, engine.smallest, before_read=poison) as executor:
         assert executor.plan.budget_bytes < whole - scores_bytes // 2
-        for tokens in (400, 387, 100, 33, 16, 1):
+        for number in (400, 387, 100, 33, 16, 1) if tokens == "t" else (400,):
             feeds = engine.feeds()
-            feeds["x"] = np.ascontiguousarray(feeds["x"][:, :tokens])
+            feeds["x"] = np.ascontiguousarray(feeds["x"][:, :number])
             assert_same(executor(feeds), engine.whole(feeds, tmp_path))
 
 
