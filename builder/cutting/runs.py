@@ -45,8 +45,8 @@ _DEEP = 4
 """A run whose weights are read again has this part less one of the most that lives at once."""
 _LEAST_GAIN = 8
 """Memory that strips save at least, as a part of the most that lives at once."""
-_LEAST_TOKENS_BYTES = 1 << 20
-"""Memory that strips of tokens save at least: each layer gets a block more for them."""
+_BLOCK_BYTES = 384 << 10
+"""Memory of one more block, for each part that goes by tokens: there are some in each layer."""
 
 _Link = tuple[str, str, Reach]
 """An input and an output of an operator, and its reach."""
@@ -136,20 +136,22 @@ def edges(graph: Graph) -> frozenset[int]:
     ]
     borders = [i for i in range(1, len(is_local)) if is_local[i] != is_local[i - 1]]
     found: set[int] = set()
+    of_tokens: list[tuple[int, int, int]] = []
     for first, stop in pairwise([0, *borders, len(is_local)]):
         most = max(at[first:stop], default=0)
         gain = most - max(before[first], before[stop])
-        has_products = any(map(is_product, graph.nodes[first:stop]))
         if not is_local[first] or gain * _LEAST_GAIN <= max(at):
             continue
-        if has_products and gain >= _LEAST_TOKENS_BYTES:
+        if any(map(is_product, graph.nodes[first:stop])):
             # No row is computed twice, so all but the largest values may lie outside.
             peak = at.index(most, first)
-            found.add(min(range(peak, first - 1, -1), key=lambda i: before[i]))
-            found.add(min(range(peak + 1, stop + 1), key=lambda i: before[i]))
-        elif not has_products:
+            start = min(range(peak, first - 1, -1), key=lambda i: before[i])
+            of_tokens.append((gain, start, min(range(peak + 1, stop + 1), key=lambda i: before[i])))
+        else:
             found |= {first, stop, *_narrows(before[first:stop], first, most)}
             found |= {i for i in range(first + 1, stop) if _is_enlarged(graph.nodes[i - 1 : i + 1])}
+    least = len(of_tokens) * _BLOCK_BYTES
+    found |= {edge for gain, *ends in of_tokens if gain > least for edge in ends}
     return frozenset(found - {0, len(is_local)})
 
 
@@ -161,7 +163,7 @@ def compute_factors_first(graph: Graph) -> Graph:
     order = list(graph.nodes)
     for node in filter(is_product, graph.nodes):
         chain = _back_to_product(graph, node)
-        needed, moved = {node.input[1]}, []
+        needed, moved = {node.input[1]}, list["onnx.NodeProto"]()
         if not chain or _nbytes(graph, chain[-1]) < _nbytes(graph, node.input[1]):
             continue
         first = order.index(graph.nodes[graph.producers[chain[-1]]])
