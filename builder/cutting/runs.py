@@ -164,7 +164,8 @@ def compute_factors_first(graph: Graph) -> Graph:
     for node in filter(is_product, graph.nodes):
         chain = _back_to_product(graph, node)
         needed, moved = {node.input[1]}, list["onnx.NodeProto"]()
-        if not chain or _nbytes(graph, chain[-1]) < _nbytes(graph, node.input[1]):
+        nbytes = [v.nbytes or 0 for n in (*chain[-1:], *needed) if (v := graph.values.get(n))]
+        if len(nbytes) < 2 or nbytes[0] < nbytes[1]:
             continue
         first = order.index(graph.nodes[graph.producers[chain[-1]]])
         for before in reversed(order[first : order.index(node)]):
@@ -206,10 +207,6 @@ def _back_to_product(graph: Graph, node: onnx.NodeProto) -> list[str]:
         if is_product(node):
             return chain if reach_of(graph, node) else []
     return []
-
-
-def _nbytes(graph: Graph, name: str) -> int:
-    return graph.values[name].nbytes or 0 if name in graph.values else 0
 
 
 def _narrows(live: Sequence[int], first: int, most: int) -> Iterator[int]:

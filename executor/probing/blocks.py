@@ -172,7 +172,7 @@ class Blocks:
                 elif probe is None and striped and step.last == striped.last:
                     for name in run_of(self.manifest, striped).outputs:
                         if _differ(_at(name, values, results), self._kept[name, sample]):
-                            raise OtherBits(striped)
+                            raise OtherBits
                 for name, block in self._last_uses.items():
                     if block <= step.last and step.is_last:
                         given.pop(name, None)

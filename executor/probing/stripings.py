@@ -17,7 +17,7 @@ from swapnet.strips import Run, Striped, Striping, strips_of
 from swapnet.tensors import ELEMENT_BYTES
 from swapnet.units import align_up
 
-__all__ = ["OtherBits", "Ways", "find_stripings", "steps_with", "strip_steps", "ways_to_try"]
+__all__ = ["OtherBits", "find_stripings", "steps_with", "strip_steps", "ways_to_try"]
 
 _COUNTS = (2, 4, 8, 16)
 _TARGETS = (0.4, 0.2, 0.1, 0.05, 0.02, 0.0)
@@ -35,19 +35,12 @@ _ROWS = 2
 _GAIN = 1.02
 """Smallest budget over that of the next way to execute: less is not worth more strips."""
 
-Ways = tuple[tuple[Striped, ...], ...]
-"""Runs in strips of several ways to execute an engine."""
-
 
 class OtherBits(Exception):
     """A run in strips gives other bits than the whole."""
 
-    def __init__(self, striped: Striped) -> None:
-        super().__init__(f"blocks {striped.first} to {striped.last}")
-        self.striped = striped
 
-
-def ways_to_try(manifest: Manifest, heights: Mapping[str, int]) -> Ways:
+def ways_to_try(manifest: Manifest, heights: Mapping[str, int]) -> list[tuple[Striped, ...]]:
     """Ways to execute an engine, each with less memory than the one before by estimates.
 
     Parameters
@@ -59,15 +52,15 @@ def ways_to_try(manifest: Manifest, heights: Mapping[str, int]) -> Ways:
     """
     ways = _Ways(manifest, heights)
     if not manifest.runs or ways.most_bytes < _LEAST_BYTES:
-        return ()
+        return []
     spread = ways.most_bytes - ways.least_bytes
     found = (ways.cheapest(ways.least_bytes + int(spread * part)) for part in _TARGETS)
-    return tuple(dict.fromkeys(((), *found)))
+    return list(dict.fromkeys(((), *found)))
 
 
 def find_stripings(
     manifest: Manifest,
-    ways: Ways,
+    ways: Sequence[tuple[Striped, ...]],
     limit_of: Callable[[Striped], int],
     together: Callable[[tuple[Striped, ...], int], int],
     spare_bytes: int,

@@ -26,7 +26,6 @@ from swapnet.executor.probing import trial
 from swapnet.executor.probing.activations import Job, Measurement
 from swapnet.executor.probing.blocks import ONE_OPERATOR, UNSEEN_BYTES, Blocks, Region
 from swapnet.executor.probing.stripings import (
-    Ways,
     few_strips,
     find_stripings,
     steps_with,
@@ -124,7 +123,10 @@ def _measure_here(job: Job, _: Progress) -> Measurement:
 
 
 def _stripings(
-    blocks: Blocks, measured: Manifest, heights: Mapping[str, int], ways: Ways
+    blocks: Blocks,
+    measured: Manifest,
+    heights: Mapping[str, int],
+    ways: Sequence[tuple[Striped, ...]],
 ) -> tuple[Striping, ...]:
     proven = measured.session_memory.scratch_bytes - _SPARE_BYTES
     alive = lifetimes(measured)

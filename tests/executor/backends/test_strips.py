@@ -266,7 +266,7 @@ def test_a_run_is_tried_once_and_left_out_where_it_gives_other_bits(engine: Engi
         def limit_of(run: Striped) -> int:
             tried.append(run)
             if run in wrong:
-                raise OtherBits(run)
+                raise OtherBits
             return 1 << 20
 
         stripings = find_stripings(manifest, ways, limit_of, lambda _, limit: limit, 0)
