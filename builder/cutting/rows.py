@@ -94,7 +94,7 @@ def reach_of(graph: Graph, node: onnx.NodeProto) -> Reach | None:
     """The reach of an operator into each value that it reads; None where rows depend on others."""
     kind = node.op_type
     attributes = _attributes(node)
-    if node.domain not in _DOMAINS:
+    if node.domain not in _DOMAINS or not node.output[0]:
         return None
     rank = len(graph.shapes(node.output[0])[1])
     axis = row_axis(graph, rank)
