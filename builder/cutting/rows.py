@@ -94,7 +94,7 @@ def reach_of(graph: Graph, node: onnx.NodeProto) -> Reach | None:
     """The reach of an operator into each value that it reads; None where rows depend on others."""
     kind = node.op_type
     attributes = _attributes(node)
-    if node.domain not in _DOMAINS or not node.output[0]:
+    if node.domain not in _DOMAINS or node.output[0] not in graph.values:
         return None
     rank = len(graph.shapes(node.output[0])[1])
     axis = row_axis(graph, rank)
@@ -135,7 +135,7 @@ def row_axis(graph: Graph, rank: int) -> int:
 
 def keeps_tokens(graph: Graph, node: onnx.NodeProto) -> bool:
     """Whether it gives (1, tokens, features) as (tokens, features), or back."""
-    if node.op_type != "Reshape" or not graph.has_tokens:
+    if node.op_type != "Reshape" or node.output[0] not in graph.values or not graph.has_tokens:
         return False
     one, other = (graph.shapes(name)[1] for name in (node.input[0], node.output[0]))
     return {len(one), len(other)} == {2, 3} and (1, *one)[-3:] == (1, *other)[-3:]

@@ -183,8 +183,9 @@ class Graph:
     def has_tokens(self) -> bool:
         """Whether tensors of three axes are (N, tokens, features): none is convolved."""
         return not any(
-            "Conv" in node.op_type and len(self.shapes(node.output[0])[1]) == 3
+            "Conv" in node.op_type and len(self.values[node.output[0]].planned) == 3
             for node in self.nodes
+            if node.output[0] in self.values
         )
 
     def shapes(self, name: str) -> tuple[tuple[int | str, ...], tuple[int, ...]]:
