@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 OLDEST := 1.23.0
 PYTHON312 ?= python3.12
 TORCH ?= torch==2.13.0
+TALKERS ?= llama-cpp-python==0.3.36 onnxruntime-genai==0.18.0
 
 MODEL ?=
 BUDGET ?= weights:25%
@@ -23,7 +24,7 @@ GROUPS ?=
 # Tests and builds start many processes: each would compile all sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup engines try shipped test test-quick test-oldest prove prove-precision prove-scenarios test-aarch64 check bench accuracy test-gpu bench-gpu gpu-kit gpu-kit-rehearsal peers docs wheel clean
+.PHONY: help setup engines try shipped test test-quick test-oldest prove prove-precision prove-scenarios test-aarch64 check bench bench-generation accuracy test-gpu bench-gpu gpu-kit gpu-kit-rehearsal peers docs wheel clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-17s %s\n' "$$name" "$$text"; done
@@ -83,6 +84,9 @@ check: $(READY) ## Lint, format and types
 bench: $(READY) ## The suite: the zoo at five budgets, peers, ablations; results/, resumable
 	$(BIN)/python -m tests.evidence.suite
 
+bench-generation: $(READY) ## Language models at five budgets, and peers: docs/language-models.md; resumable
+	$(BIN)/python -m tests.evidence.generation
+
 accuracy: $(READY) ## Lower precision against float32, on inputs that did not calibrate it: docs/accuracy.md
 	$(BIN)/python -m tests.evidence.accuracy --page docs/accuracy.md
 
@@ -98,10 +102,11 @@ gpu-kit: $(READY) ## Pack gpu-kit/ for a GPU machine without network (PYCUDA_WHE
 gpu-kit-rehearsal: $(READY) ## Run the packed kit in an empty environment of Python 3.12, on a simulated GPU
 	$(BIN)/python -m tests.gpu_kit.rehearse --python '$(PYTHON312)'
 
-peers: ## The environment of accelerate's disk_offload, for the suite: .venv-peers
+peers: ## The environment of accelerate, llama.cpp (compiled) and onnxruntime-genai: .venv-peers
 	@test -x $(VENV)-peers/bin/python || $(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
 	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check -e '.[peers]'
+	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check $(TALKERS)
 
 docs: $(READY) ## The pages of docs/ as a site: open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
