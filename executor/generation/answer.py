@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from swapnet.errors import InputError
 from swapnet.executor.conversations import State
+from swapnet.executor.generation.draft import Drafts
 from swapnet.tensors import Array
 
 __all__ = ["Answer", "Generated"]
@@ -27,6 +28,8 @@ class Generated:
         Speed of the tokens after the first, without the caller's own time, and bytes read from
         storage for each of them; 0 where there is none. Of an inference for several prompts each
         counts its part of the bytes.
+    accepted
+        Tokens that were drafted, and came.
     """
 
     prompt_tokens: int
@@ -34,6 +37,7 @@ class Generated:
     first_token_ms: float = 0.0
     tokens_per_s: float = 0.0
     read_bytes_per_token: float = 0.0
+    accepted: int = 0
 
 
 @dataclass(eq=False)
@@ -62,6 +66,7 @@ class Answer(Iterator[int]):
     has_begun: bool = False
     given: deque[int] = field(default_factory=deque)
     reason: BaseException | None = None
+    drafts: Drafts | None = None
     spent_s: float = 0.0
     _later_s: float = 0.0
     _read_bytes: float = 0.0
@@ -109,7 +114,11 @@ class Answer(Iterator[int]):
         state.pending = []
         if self.ids or self.done():
             return
-        token, made = self._choose(logits), self.generated
+        self.take(self._choose(logits), state, read_bytes)
+
+    def take(self, token: int, state: State, read_bytes: float) -> None:
+        """Take the token that follows the state; an inference read so much for it."""
+        made = self.generated
         if made.tokens:
             self._later_s += self.spent_s
             self._read_bytes += read_bytes
@@ -117,6 +126,8 @@ class Answer(Iterator[int]):
             made = replace(made, tokens_per_s=speed, read_bytes_per_token=read)
         else:
             made = replace(made, first_token_ms=self.spent_s * 1e3)
+        if self.drafts:
+            made = replace(made, accepted=self.drafts.accepted)
         self.spent_s = 0.0
         is_given = token not in self._stop
         self.generated = made = replace(made, tokens=made.tokens + is_given)

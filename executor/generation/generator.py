@@ -18,15 +18,23 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
 from swapnet.executor.generation.answer import Answer, Generated
 from swapnet.executor.generation.choice import chooser
+from swapnet.executor.generation.draft import (
+    MOST_DRAFTED,
+    Draft,
+    Drafts,
+    check_draft,
+    gainful,
+    no_drafts,
+)
 from swapnet.executor.runtime.policy import PATIENCE_S, Job
 from swapnet.executor.runtime.scheduler import Instruction, Scheduler
 from swapnet.executor.state import CONTEXT, MASK
 from swapnet.executor.swapping.storage import LoadMode
 from swapnet.shapes import names_of
-from swapnet.tensors import numpy_dtype
+from swapnet.tensors import Array, numpy_dtype
 from swapnet.token_rows import IDS, LOGITS, ROWS
 
-__all__ = ["ASKED_ROWS", "Generator"]
+__all__ = ["ASKED_ROWS", "Generator", "asked_rows"]
 
 G = TypeVar("G", bound="Generator")
 
@@ -38,6 +46,11 @@ _TOKEN = "token"
 ASKED_ROWS = 2
 """Tokens of an inference whose logits are computed: the last is wanted, and float32 products of one
 row have other last bits than those of several."""
+
+
+def asked_rows(draft: Draft) -> int:
+    """`ASKED_ROWS`; with a draft as many tokens as are computed at a time."""
+    return 1 + MOST_DRAFTED if draft else ASKED_ROWS
 
 
 class Generator:
@@ -53,6 +66,11 @@ class Generator:
         Most tokens of prompt and answer together.
     conversations
         Most prompts that are answered at a time. Each has a cache.
+    draft
+        ``"ngram"``: draft up to 8 tokens that followed the last ones before, and compute them with
+        the next token. ``"auto"``: draft no more of them than are computed while weights are read.
+        With a temperature nothing is drafted. Tokens do not depend on what was drafted, but may
+        differ from those without ``draft``, whose last bits are others.
     state, device, load_mode
         As for `SwapExecutor`.
 
@@ -65,7 +83,7 @@ class Generator:
     ------
     InputError
         The model has no cache, or an input that is not known; or it takes one conversation at a
-        time.
+        time, or no drafts.
     SwapnetError
         As `SwapExecutor`.
 
@@ -90,17 +108,20 @@ class Generator:
         context: int = CONTEXT,
         *,
         conversations: int = 1,
+        draft: Draft = "",
         state: str = "",
         device: Device | None = None,
         load_mode: LoadMode | str = LoadMode.AUTO,
     ) -> None:
+        check_draft(draft, conversations)
+        self._draft = draft
         self.executor = SwapExecutor(
             *(engine, budget),
             device=device,
             load_mode=load_mode,
             context=context,
             state=state,
-            rows=ASKED_ROWS,
+            rows=asked_rows(draft),
             conversations=conversations,
         )
         self._called: Answer | None = None
@@ -121,6 +142,9 @@ class Generator:
         asked = opened.cache.asked(opened.manifest)
         self._given = {tensor.name: tensor for tensor in asked.inputs if tensor.name != ROWS}
         logits = {tensor.name: tensor for tensor in asked.outputs}.get(LOGITS)
+        if draft and not all(pair.in_place for pair in self._cache.pairs):
+            self.close()
+            raise no_drafts(opened.manifest.source.name)
         unknown = self._given.keys() - {IDS, MASK, *_POSITIONS}
         if unknown or logits is None:
             self.close()
@@ -243,6 +267,9 @@ class Generator:
             raise InputError(f"max_tokens can't be {max_tokens}", why="it must be at least 1")
         most, choose = max_tokens or self._cache.context, chooser(**choice)
         answer = Answer(ids, conversation, keep, most, stop, choose, self._take)
+        if self._draft:
+            drafted = 0 if choice.get("temperature") else self._most_drafted()
+            answer.drafts = Drafts(ids, choose, drafted)
         with self._changed:
             busy = [each.conversation for each in (*self._waiting, *self._answers.values())]
             if not keep or conversation not in busy:
@@ -327,15 +354,41 @@ class Generator:
                 self._changed.notify_all()
 
     def _compute(self, answers: Mapping[int, Answer]) -> None:
-        """Compute tokens of conversations; those between them are rows without effect.
-
-        A token alone has such a row beside it, if there is another conversation: it must not have
-        other bits than together.
-        """
+        """Compute tokens of conversations, and give them."""
         for number, answer in answers.items():
             if not answer.has_begun:
                 answer.begin(self.executor.state(number))
+        if (single := answers.get(0)) and single.drafts and single.generated.tokens:
+            self._give_drafted(single, single.drafts)
+            return
         ids = {number: each.ids[: self._cache.chunk] for number, each in answers.items()}
+        logits = self._infer(ids)
+        last = self.executor.stats.last
+        read_bytes = last.read_bytes / len(ids) if last else 0.0
+        for number, answer in answers.items():
+            state = self.executor.state(number)
+            answer.give(len(ids[number]), logits[number][-1], state, read_bytes)
+
+    def _most_drafted(self) -> int:
+        """Tokens to draft, by what the plan in force leaves time for if that is asked for."""
+        if self._draft == "ngram":
+            return MOST_DRAFTED
+        return gainful(self.executor.plan, self.executor.engine.delays, self._cache.chunk)
+
+    def _give_drafted(self, answer: Answer, drafts: Drafts) -> None:
+        """Give the next token, which may have been computed as one of a draft."""
+        state, before = self.executor.state(), self.executor.stats.inferences
+        token = drafts.after(answer.ids[0], state, lambda ids: self._infer({0: ids})[0])
+        stats = self.executor.stats
+        last = stats.last if stats.inferences > before else None
+        answer.take(token, state, last.read_bytes if last else 0.0)
+
+    def _infer(self, ids: Mapping[int, list[int]]) -> dict[int, Array]:
+        """Logits of the last of these tokens by conversation, (tokens, vocabulary).
+
+        Conversations between them are rows without effect. A token alone has such a row beside it,
+        if there is another conversation: it must not have other bits than together.
+        """
         first, end, count = min(ids), max(ids) + 1, len(next(iter(ids.values())))
         if count == 1:
             first = max(0, min(first, self._cache.conversations - ASKED_ROWS))
@@ -354,8 +407,4 @@ class Generator:
         logits = self.executor(inputs, conversations=kept)[LOGITS]
         for answer in [*self._answers.values()]:
             answer.spent_s += (time.perf_counter() - begun) * answer.has_begun
-        last = self.executor.stats.last
-        read_bytes = last.read_bytes / len(ids) if last else 0.0
-        for number, answer in answers.items():
-            state = self.executor.state(number)
-            answer.give(count, logits[number - first, -1], state, read_bytes)
+        return {number: logits[number - first] for number in ids}

@@ -80,6 +80,7 @@ def open_engine(
     context: int | None = None,
     conversations: int = 1,
     state: str = "",
+    rows: int = ASKED_ROWS,
 ) -> Engine:
     """An engine at input shapes, on the device that it was compiled for.
 
@@ -94,8 +95,9 @@ def open_engine(
         None where children of ours execute: memory is counted as they take it.
     storage_bytes_per_s
         Bandwidth that storage is slowed down to; None leaves it as it is.
-    context, conversations, state
+    context, conversations, state, rows
         Most tokens of a cache that the executor keeps, their number, and names; None for no cache.
+        Most tokens of an inference whose logits are wanted.
     """
     engine = Engine.open(folder).on_threads(
         threads, own=bool(own), gpu_memory=gpu_memory, gpu_index=gpu_index
@@ -112,7 +114,7 @@ def open_engine(
             return ensure_context(
                 *(engine, context),
                 state=state,
-                rows=ASKED_ROWS,
+                rows=rows,
                 conversations=conversations,
                 say=say,
             )

@@ -25,7 +25,8 @@ from swapnet.cli.options import (
 )
 from swapnet.errors import InputError
 from swapnet.executor.engine import Engine
-from swapnet.executor.generation.generator import Generator
+from swapnet.executor.generation.draft import Draft
+from swapnet.executor.generation.generator import Generator, asked_rows
 from swapnet.executor.generation.text import Text
 from swapnet.files import check_writable
 from swapnet.machine import anonymous_bytes, forget_peak, peak_anonymous_bytes
@@ -84,6 +85,12 @@ def _numbers(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> l
     "--stop", multiple=True, metavar="TEXT", help="End before this text; can be repeated."
 )
 @click.option(
+    "--draft",
+    type=click.Choice(("ngram", "auto")),
+    help="Compute what followed the last tokens before together with the next token: always, or "
+    "where a gain is expected.",
+)
+@click.option(
     "--json", "json_target", metavar="FILE", help="Write tokens and figures; - for stdout."
 )
 @conversations_option
@@ -101,6 +108,7 @@ def command(
     chat: bool,
     max_tokens: int | None,
     stop: tuple[str, ...],
+    draft: Draft | None,
     json_target: str | None,
     conversations: int,
     state: str,
@@ -132,12 +140,14 @@ def command(
     text = Text(engine) if prompt else None
     own = bool(click.get_current_context().obj)
     kept: dict[str, Any] = {"context": context, "conversations": conversations}
-    opened = open_engine(engine, {}, None, threads, own=own, state=state, **kept)
+    rows = asked_rows(draft or "")
+    opened = open_engine(engine, {}, None, threads, own=own, state=state, rows=rows, **kept)
     ids = [text.tokens(each, chat=chat) for each in prompt] if text else prompt_ids
     tell_of_reading(parsed, opened, load_mode)
     opened = with_delays(opened, load_mode, measure=measure, name=str(engine))
     before = anonymous_bytes()
     forget_peak()
+    kept["draft"] = draft or ""
     with Generator(opened, parsed, state=state, load_mode=load_mode, **kept) as generator:
         ends = text.ends if text else ()
         show = click.echo if json_target != "-" else lambda *_, **__: None
@@ -219,6 +229,7 @@ def _summary(record: dict[str, Any]) -> Iterator[str]:
             f"{record['prompt_tokens']} tokens of the prompt, the first one after them in "
             f"{record['first_token_ms']:.0f} ms; {len(record['tokens'])} of the answer"
             + (f", {record['tokens_per_s']:.1f} a second after the first" if is_timed else "")
+            + (f", {record['accepted']} of them drafted" if record["accepted"] else "")
         )
     if is_timed:
         yield (
