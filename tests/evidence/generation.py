@@ -28,7 +28,7 @@ from swapnet.builder.importing.gguf.importer import import_gguf
 from swapnet.builder.one_operator import one_operator_engine
 from swapnet.calibration import ensure_measured
 from swapnet.cli.console import say
-from swapnet.errors import BackendError, SwapnetError
+from swapnet.errors import BackendError, BackendUnavailableError, SwapnetError
 from swapnet.executor.bench.fixed_cost import FixedCost
 from swapnet.executor.bench.sides import Request
 from swapnet.executor.bench.worker import Program, Worker
@@ -46,7 +46,6 @@ from swapnet.units import format_size
 from swapnet.version import VERSION
 from tests.evidence.command import run
 from tests.evidence.generation_cases import (
-    ANSWER_TOKENS,
     PEERS,
     ROUNDS,
     Built,
@@ -93,11 +92,12 @@ class Subject:
     file: Callable[[Path], Path]
     questions: tuple[str, ...] = ()
     budgets: tuple[str, ...] = ("100%", HALF, "weights:50%", "weights:25%", SMALLEST)
+    answer_tokens: int = 200
 
     def prompts(self, engine: Path) -> list[list[int]]:
         """Tokens of the prompts."""
         if not self.questions:
-            return [[(start + 977 * n) % 31000 for n in range(40)] for start in (3, 50, 900)]
+            return [[977 * n % 31000 for n in range(40)]]
         text = Text(engine)
         return [text.tokens(question, chat=True) for question in self.questions]
 
@@ -117,7 +117,7 @@ def _linked(path: Path) -> Path:
 SUBJECTS = (
     Subject("smollm2", _linked, _QUESTIONS),
     Subject("smollm2-float32", lambda path: in_float32(gguf_file(), path), _QUESTIONS),
-    Subject("seeded-1.1b", seeded, budgets=("200MiB",)),
+    Subject("seeded-1.1b", seeded, budgets=("200MiB",), answer_tokens=60),
 )
 
 
@@ -129,6 +129,27 @@ class Bench:
     peers_python: Path
     temporary: Path
     threads: int = Device().threads
+
+    @cached_property
+    def peers(self) -> str:
+        """Names and versions of the peers.
+
+        Raises
+        ------
+        BackendUnavailableError
+            They are not installed.
+        """
+        names = ("llama-cpp-python", "onnxruntime-genai")
+        script = f"from importlib.metadata import version; print(*map(version, {names}))"
+        try:
+            done = subprocess.run(
+                [self.peers_python, "-c", script], check=True, capture_output=True, text=True
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise BackendUnavailableError(
+                "peers are not installed", why=str(error), hint="make peers"
+            ) from error
+        return ", ".join(map(" ".join, zip(names, done.stdout.split(), strict=True)))
 
     @cached_property
     def _tiny(self) -> Path:
@@ -244,7 +265,7 @@ class _Measured:
             Engine.open(self._engine).in_child(), CONTEXT, rows=ASKED_ROWS, say=say
         )
         self._opened = ensure_measured(shaped, say=say)
-        self._key = Key(self._opened.built.identity, bench.threads)
+        self._key = Key(self._opened.built.identity, bench.threads, bench.peers)
         self.talk = self._kept("answers", Talk, self._answers)
 
     def cases(self) -> Iterator[Case]:
@@ -298,7 +319,7 @@ class _Measured:
     def _answers(self) -> Talk:
         prompts = self._subject.prompts(self._engine)
         with self._open("genai") as process:
-            said = [process.talk(prompt, ANSWER_TOKENS) for prompt in prompts]
+            said = [process.talk(prompt, self._subject.answer_tokens) for prompt in prompts]
         texts = []
         if self._subject.questions:
             text = Text(self._engine)
@@ -325,7 +346,8 @@ class _Measured:
                 note = f"ours needs {format_size(smallest)}"
                 return msgspec.structs.replace(case, sides=sides.taken(), note=note)
             ours = sides.processes["ours"]
-            answers = [ours.talk(given, ANSWER_TOKENS) for given in self.talk.prompts]
+            count = self._subject.answer_tokens
+            answers = [ours.talk(given, count) for given in self.talk.prompts]
             token_ms = max(answer.token_ms for answer in answers)
             most = max(int(_TURN_S * 1e3 / token_ms), _LEAST_TOKENS)
             sides.processes |= {"again": ours, "paired": ours}
@@ -413,6 +435,7 @@ def command(names: tuple[str, ...], results: Path, writes: bool, peers_python: P
     chosen = [subject for subject in SUBJECTS if not names or subject.name in names]
     with tempfile.TemporaryDirectory(prefix="swapnet-generation-") as temporary:
         bench = Bench(results.absolute(), peers_python.absolute(), Path(temporary))
+        say(bench.peers)
         found = list(measure_all(bench, chosen))
     for line in spoken(found):
         say(line)
