@@ -12,29 +12,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import click
 import msgspec
 
 from swapnet.budget import Budget
 from swapnet.builder.importing.gguf.importer import import_gguf
-from swapnet.builder.one_operator import one_operator_engine
 from swapnet.calibration import ensure_measured
 from swapnet.cli.console import say
-from swapnet.errors import BackendError, BackendUnavailableError, SwapnetError
-from swapnet.executor.bench.fixed_cost import FixedCost
+from swapnet.errors import BackendError, SwapnetError
 from swapnet.executor.bench.sides import Request
-from swapnet.executor.bench.worker import Program, Worker
-from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
-from swapnet.executor.generation.generator import ASKED_ROWS
+from swapnet.executor.generation.generator import ASKED_ROWS, asked_rows
 from swapnet.executor.generation.text import Text
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.shapes import ensure_context
@@ -50,31 +45,35 @@ from tests.evidence.generation_cases import (
     ROUNDS,
     Built,
     Case,
+    Drafted,
     Key,
     Measured,
-    Taken,
     Talk,
     spoken,
     tables,
 )
+from tests.evidence.generation_sides import TURN_S, Bench, Limit, Process, Sides
 from tests.evidence.gguf_models import in_float32, seeded
 from tests.evidence.pages import DOCS, check_page, update_page
 from tests.evidence.talkers import CONTEXT, Said
-from tests.helpers.gguf_files import write_gguf
 
 __all__ = ["HALF", "SMALLEST", "SUBJECTS", "Bench", "Subject", "measure_all"]
 
-K = TypeVar("K", Talk, Case)
-T = TypeVar("T")
+K = TypeVar("K", Talk, Case, Drafted)
 
 PAGE, PLACE = DOCS / "language-models.md", "generation"
 HALF, SMALLEST = "half of the file", "smallest"
 
-_PEER_ROUNDS = 3
-_TURN_S = 1.0
 _LEAST_TOKENS = 5
 _PATIENCE_S = 25.0
 """Time-out of a peer's opening and of each of its turns."""
+
+_DRAFTING, _DRAFT_BUDGET, _DRAFT_TOKENS = "smollm2", "weights:25%", 40
+_DRAFT_TEXTS = {
+    "repeats": "Copy this list: apple, banana, cherry, fig, grape, kiwi, lemon, mango, orange.",
+    "is new": "Write an essay about the sea.",
+}
+"""What is asked for, by what the answer does."""
 
 _BUILD_LIMIT = 1536 << 20
 _TIMED = (
@@ -119,132 +118,6 @@ SUBJECTS = (
     Subject("smollm2-float32", lambda path: in_float32(gguf_file(), path), _QUESTIONS),
     Subject("seeded-1.1b", seeded, budgets=("200MiB",), answer_tokens=60),
 )
-
-
-@dataclass(frozen=True)
-class Bench:
-    """The place of results, the peers' interpreter, and what all subjects share."""
-
-    results: Path
-    peers_python: Path
-    temporary: Path
-    threads: int = Device().threads
-
-    @cached_property
-    def peers(self) -> str:
-        """Names and versions of the peers.
-
-        Raises
-        ------
-        BackendUnavailableError
-            They are not installed.
-        """
-        names = ("llama-cpp-python", "onnxruntime-genai")
-        script = f"from importlib.metadata import version; print(*map(version, {names}))"
-        try:
-            done = subprocess.run(
-                [self.peers_python, "-c", script], check=True, capture_output=True, text=True
-            )
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise BackendUnavailableError(
-                "peers are not installed", why=str(error), hint="make peers"
-            ) from error
-        return ", ".join(map(" ".join, zip(names, done.stdout.split(), strict=True)))
-
-    @cached_property
-    def _tiny(self) -> Path:
-        folder = self.temporary / "tiny"
-        import_gguf(write_gguf(self.temporary / "tiny.gguf", "Q4_0"), folder)
-        return folder
-
-    @cached_property
-    def _one_operator(self) -> Path:
-        return one_operator_engine(self.temporary)
-
-    def program(self, role: str) -> Program:
-        """The program of a role's process."""
-        python = self.peers_python if role in PEERS else None
-        return Program("tests.evidence.talkers", python)
-
-    def cost(self, role: str, file: Path) -> FixedCost:
-        """The fixed cost of a role; that of llama.cpp has the vocabulary of the file in it."""
-        path = {"llama": self.temporary / "tiny.gguf", "genai": self._tiny}.get(role)
-        trivial = Request(
-            "one operator" if path is None else role,
-            str(path or self._one_operator),
-            str(file),
-            self.threads,
-        )
-        return FixedCost(trivial, program=self.program(role))
-
-
-class _Process(Worker):
-    """A side's process."""
-
-    def talk(self, prompt: Sequence[int], most: int, at_most_s: float = 1e9) -> Said:
-        """See `Talker`."""
-        return msgspec.convert(self._call("talk", prompt, most, at_most_s), Said)
-
-    def bytes_per_s(self) -> float:
-        """Bandwidth of the streamed extents."""
-        return float(self._call("bytes_per_s"))
-
-
-class _Limit(NamedTuple):
-    """A kernel's limit on a process."""
-
-    group: MemoryGroup
-    limit_bytes: int
-    fixed_bytes: int
-
-
-class _Sides:
-    """Processes in turn; a peer that fails does not go on."""
-
-    def __init__(self) -> None:
-        self.processes: dict[str, _Process] = {}
-        self.said: dict[str, list[Said]] = defaultdict(list)
-        self.notes: dict[str, str] = {}
-        self.limits: dict[str, _Limit] = {}
-
-    def attempt(self, name: str, act: Callable[[], T]) -> T | None:
-        """What a side does; None if it is a peer that can't."""
-        if name in self.notes:
-            return None
-        try:
-            return act()
-        except SwapnetError as error:
-            if name not in PEERS:
-                raise
-            self.notes[name] = " ".join(filter(None, (error.what, error.why)))
-            return None
-
-    def rounds(self, names: Sequence[str], prompt: Sequence[int], most: int) -> Iterator[int]:
-        """Let sides say ``most`` tokens, each the first of a round in turn; yields after each."""
-        for number in range(ROUNDS):
-            shift = number % len(names)
-            for name in (*names[shift:], *names[:shift]):
-                if name not in PEERS or number < _PEER_ROUNDS:
-                    process = self.processes.get(name)
-                    said = process and self.attempt(
-                        name, partial(process.talk, prompt, most, 3 * _TURN_S)
-                    )
-                    if said:
-                        self.said[name].append(said)
-            yield number
-
-    def taken(self) -> dict[str, Taken]:
-        """Records of all."""
-        found = {}
-        for name in {*self.said, *self.notes}:
-            limit = self.limits.get(name)
-            found[name] = Taken(
-                said=self.said[name],
-                limit_bytes=limit.limit_bytes if limit else 0,
-                peak_bytes=limit.group.peak_bytes - limit.fixed_bytes if limit else 0,
-                note=self.notes.get(name, ""),
-            )
-        return found
 
 
 class _Measured:
@@ -333,7 +206,7 @@ class _Measured:
         budget_bytes = sizes.get(budget) or Budget.parse(budget).resolve(self._opened.demand)
         case = Case(self._subject.name, budget, self._key, budget_bytes)
         prompt = self.talk.prompts[0]
-        sides = _Sides()
+        sides = Sides()
         sides.notes |= self._dead
         with ExitStack() as stack:
             drop_page_cache()
@@ -349,7 +222,7 @@ class _Measured:
             count = self._subject.answer_tokens
             answers = [ours.talk(given, count) for given in self.talk.prompts]
             token_ms = max(answer.token_ms for answer in answers)
-            most = max(int(_TURN_S * 1e3 / token_ms), _LEAST_TOKENS)
+            most = max(int(TURN_S * 1e3 / token_ms), _LEAST_TOKENS)
             sides.processes |= {"again": ours, "paired": ours}
             for _ in sides.rounds(("ours", "again", *PEERS), prompt, most):
                 pass
@@ -374,7 +247,29 @@ class _Measured:
                 sides=sides.taken(),
             )
 
-    def _limited(self, sides: _Sides, role: str, budget_bytes: int, stack: ExitStack) -> None:
+    def drafted(self) -> Drafted | None:
+        """Answers with drafts in turn with answers without; None for a model without texts."""
+        if self._subject.name != _DRAFTING:
+            return None
+        return self._kept("drafts", Drafted, self._drafted)
+
+    def _drafted(self) -> Drafted:
+        shaped = ensure_context(self._opened, CONTEXT, rows=asked_rows("ngram"), say=say)
+        engine = ensure_measured(shaped, say=say)
+        budget_bytes = Budget.parse(_DRAFT_BUDGET).resolve(engine.demand)
+        text = Text(self._engine)
+        prompts = {name: text.tokens(asked, chat=True) for name, asked in _DRAFT_TEXTS.items()}
+        answers: dict[str, dict[str, list[Said]]] = {}
+        with self._open("ours", budget_bytes) as plain, self._open("drafts", budget_bytes) as other:
+            sides = {"plain": plain, "drafted": other}
+            for number in range(ROUNDS):
+                for side in sorted(sides, reverse=bool(number % 2)):
+                    for name, prompt in prompts.items():
+                        said = sides[side].talk(prompt, _DRAFT_TOKENS)
+                        answers.setdefault(side, {}).setdefault(name, []).append(said)
+        return Drafted(self._key, _DRAFT_BUDGET, **answers)
+
+    def _limited(self, sides: Sides, role: str, budget_bytes: int, stack: ExitStack) -> None:
         """Open a role under the limit of its own fixed cost and the budget."""
         cost = self._bench.cost(role, self._file)
         if role not in self._fixed:
@@ -382,15 +277,15 @@ class _Measured:
         cost.warm_up()
         limit_bytes = self._fixed[role] + budget_bytes
         group = stack.enter_context(MemoryGroup(limit_bytes))
-        limit = sides.limits[role] = _Limit(group, limit_bytes, self._fixed[role])
+        limit = sides.limits[role] = Limit(group, limit_bytes, self._fixed[role])
         process = self._open(role, budget_bytes, limit)
         sides.processes[role] = stack.enter_context(process)
 
     def _open(
-        self, role: str, budget_bytes: int = 0, limit: _Limit | None = None, **fields: Any
-    ) -> _Process:
+        self, role: str, budget_bytes: int = 0, limit: Limit | None = None, **fields: Any
+    ) -> Process:
         path = {"llama": self._file, "genai": self._folder}.get(role, self._engine)
-        return _Process(
+        return Process(
             Request(role, str(path), "", self._bench.threads, budget_bytes, **fields),
             *(limit.group, limit.limit_bytes) if limit else (),
             program=self._bench.program(role),
@@ -409,7 +304,7 @@ def measure_all(bench: Bench, subjects: Sequence[Subject]) -> Iterator[Measured]
     for subject in subjects:
         measured = _Measured(bench, subject)
         cases = list(measured.cases())
-        yield Measured(measured.built, measured.talk, cases)
+        yield Measured(measured.built, measured.talk, cases, measured.drafted())
 
 
 def _write(path: Path, record: msgspec.Struct) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "ROUNDS",
     "Built",
     "Case",
+    "Drafted",
     "Key",
     "Measured",
     "Taken",
@@ -124,6 +125,15 @@ class Talk(msgspec.Struct, frozen=True):
         return min(len(set(said.tokens)) for said in self.said)
 
 
+class Drafted(msgspec.Struct, frozen=True):
+    """Answers with and without drafts at one budget, by whether the text repeats, in each round."""
+
+    key: Key
+    budget: str
+    plain: dict[str, list[Said]]
+    drafted: dict[str, list[Said]]
+
+
 class Built(msgspec.Struct, frozen=True):
     """A build: its time, the memory of its largest process, and the size of its file."""
 
@@ -139,6 +149,7 @@ class Measured:
     built: Built
     talk: Talk
     cases: list[Case]
+    drafted: Drafted | None = None
 
 
 def tables(measured: Sequence[Measured]) -> list[str]:
@@ -162,6 +173,10 @@ def tables(measured: Sequence[Measured]) -> list[str]:
         *table(_THEIRS, (_theirs(case) for case in cases)),
         "",
         *table(_BUILDS, (_built(each) for each in measured)),
+        "",
+        "With drafts (`--draft ngram`), in turn with none:",
+        "",
+        *table(_DRAFTS, (row for each in measured for row in _drafts(each))),
     ]
 
 
@@ -185,6 +200,10 @@ _THEIRS = (
     *("onnxruntime-genai without a limit", "ours in memory over it:"),
 )
 _BUILDS = ("model", "file:", "distinct tokens:", "build s:", "largest process of the build:")
+_DRAFTS = (
+    *("model", "budget", "text", "tokens/s:", "with drafts:", "ratio:"),
+    *("read a token:", "with drafts:", "drafted tokens:"),
+)
 
 
 def _ours(case: Case) -> tuple[str, ...]:
@@ -233,6 +252,21 @@ def _built(measured: Measured) -> tuple[str, ...]:
         f"{built.seconds:.0f}",
         format_size(built.peak_bytes),
     )
+
+
+def _drafts(measured: Measured) -> Iterator[tuple[str, ...]]:
+    found = measured.drafted
+    for text, plain in found.plain.items() if found else ():
+        assert found is not None
+        drafted = found.drafted[text]
+        ratios = [a.later_ms / b.later_ms for a, b in zip(plain, drafted, strict=True)]
+        yield (
+            *(measured.cases[0].model, found.budget, text),
+            *(_speed([said.later_ms for said in each]) for each in (plain, drafted)),
+            f"{median(ratios):.2f}",
+            *(format_size(round(each[-1].read_bytes)) for each in (plain, drafted)),
+            f"{drafted[-1].accepted} of {len(drafted[-1].tokens)}",
+        )
 
 
 def _speed(times_ms: Sequence[float]) -> str:

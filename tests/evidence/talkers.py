@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from swapnet.executor.bench.timing import Round
 from swapnet.executor.bench.worker import serve_side
 from swapnet.executor.engine import Engine
 from swapnet.executor.executor import SwapExecutor
+from swapnet.executor.generation.draft import Draft
 from swapnet.executor.generation.generator import Generator
 from swapnet.executor.probing.reader import BackgroundReader
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
@@ -48,6 +50,8 @@ class Said(msgspec.Struct, frozen=True):
         Time from the prompt to the first of them.
     token_ms
         Median time of a later one; 0 without any.
+    later_ms
+        Mean time of a later one: some of a draft come together.
     read_bytes
         Bytes that our side read for each later one.
     """
@@ -55,7 +59,9 @@ class Said(msgspec.Struct, frozen=True):
     tokens: list[int]
     first_ms: float
     token_ms: float
+    later_ms: float
     read_bytes: float = 0.0
+    accepted: int = 0
 
 
 class Talker(Side):
@@ -76,7 +82,8 @@ class Talker(Side):
             if last - begun > at_most_s and len(tokens) > 1:
                 break
         first, *later = (seconds * 1e3 for seconds in taken)
-        return Said(tokens, first, median(later) if later else 0.0, self.read_bytes())
+        middle, mean = (median(later), fmean(later)) if later else (0.0, 0.0)
+        return Said(tokens, first, middle, mean, self.read_bytes(), self.accepted())
 
     def tokens(self, prompt: list[int]) -> Iterator[int]:
         """Greedy tokens that follow a prompt, without end."""
@@ -86,13 +93,17 @@ class Talker(Side):
         """Bytes read for each token after the first of the latest answer."""
         return 0.0
 
+    def accepted(self) -> int:
+        """Drafted tokens of the latest answer."""
+        return 0
+
 
 class _Ours(Talker):
     """`Generator` at the budget; with ``streamed`` extents it also reads them as a plan would."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, draft: Draft = "") -> None:
         engine = Engine.open(request.path).on_threads(request.threads, own=True)
-        self._generator = Generator(engine, request.budget_bytes, CONTEXT)
+        self._generator = Generator(engine, request.budget_bytes, CONTEXT, draft=draft)
         self._reader = None
         if request.streamed:
             storage = WeightFile(Path(request.path) / WEIGHTS, LoadMode(request.load_mode))
@@ -107,6 +118,9 @@ class _Ours(Talker):
 
     def read_bytes(self) -> float:
         return self._generator.generated.read_bytes_per_token
+
+    def accepted(self) -> int:
+        return self._generator.generated.accepted
 
     def bytes_per_s(self) -> float:
         """Bandwidth of the extents, into huge pages; 0 without any."""
@@ -170,7 +184,13 @@ class _Llama(Talker):
         yield from self._llama.generate(prompt, temp=0.0, repeat_penalty=1.0, reset=True)
 
 
-_SIDES = {"ours": _Ours, "one operator": _OneOperator, "genai": _GenAI, "llama": _Llama}
+_SIDES: dict[str, Callable[[Request], Talker]] = {
+    "ours": _Ours,
+    "drafts": partial(_Ours, draft="ngram"),
+    "one operator": _OneOperator,
+    "genai": _GenAI,
+    "llama": _Llama,
+}
 
 
 def open_talker(request: Request) -> Talker:
