@@ -120,6 +120,12 @@ def test_several_prompts_are_answered_together(
     assert said.out == "".join(f"--- {n}: the capital\n{text}\n\n" for n in (1, 2, 3))
 
 
+def test_drafted_tokens_are_told(call: Call, decoder: Path) -> None:
+    options = ("--prompt-ids", "5,6,5,6,5,6", "--draft", "ngram", "--json", "-", "-q")
+    record = json.loads(call("generate", decoder, *QUICK, *options).out)
+    assert 0 < record["accepted"] < len(record["tokens"]) == CONTEXT - 6 + 1
+
+
 def test_a_chat_ends_before_a_stop(call: Call, decoder: Path) -> None:
     asked = ("generate", decoder, *QUICK, "--prompt", "the capital", "--chat", "--max-tokens", 6)
     said = call(*asked).out.split()
