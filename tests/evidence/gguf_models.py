@@ -86,8 +86,10 @@ def seeded(
         writer.add_tensor_info(name, (hidden,), np.dtype(np.float32), 4 * hidden)
     _begin(writer)
     random = np.random.default_rng(11)
-    for rows, columns in weights.values():
-        writer.write_tensor_data(np.concatenate(list(_blocks(random, rows, columns))))
+    for name, (rows, columns) in weights.items():
+        # Embeddings as large as what layers add: else each token follows itself.
+        size = 1.0 if name == "token_embd.weight" else columns**-0.5
+        writer.write_tensor_data(np.concatenate(list(_blocks(random, rows, columns, size))))
     for _ in (*norms, ""):
         writer.write_tensor_data(np.ones(hidden, np.float32))
     writer.close()
@@ -95,15 +97,16 @@ def seeded(
 
 
 def _blocks(
-    random: np.random.Generator, rows: int, columns: int
+    random: np.random.Generator, rows: int, columns: int, size: float
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """Rows of Q4_0 whose products keep the size of what they multiply."""
+    """Rows of Q4_0 with weights of the mean 0 and this standard deviation."""
     count = columns // _BLOCK
-    # The quants of -8 to 7 have a standard deviation of 4.6.
-    scale = np.array([columns**-0.5 / 4.6], np.float16)
+    # Quants of -7 to 7 have a standard deviation of 4.3.
+    scale = np.array([size / 4.3], np.float16)
     for start in range(0, rows, _PIECE_ROWS):
         part = min(_PIECE_ROWS, rows - start)
-        blocks = random.integers(0, 256, (part, count, _BLOCK_BYTES), np.uint8)
+        low, high = random.integers(1, 16, (2, part, count, _BLOCK_BYTES), np.uint8)
+        blocks = low | high << np.uint8(4)
         blocks[..., :2] = scale.view(np.uint8)
         yield blocks.reshape(part, -1)
 
