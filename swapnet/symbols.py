@@ -261,9 +261,13 @@ def known_sizes(
         symbols = set(symbols_in(one.dim))
         return len(symbols - known.keys()), len(symbols)
 
-    while given:
-        one = min(given, key=simplest)
-        given.remove(one)
+    # A decoder's cache says each size sixty times.
+    once: dict[tuple[str, int], _Given] = {}
+    for one in given:
+        once.setdefault((one.dim, one.size), one)
+    while once:
+        one = min(once.values(), key=simplest)
+        del once[one.dim, one.size]
         unknown = [s for s in symbols_in(one.dim) if s not in known]
         if not unknown:
             _check(one, known, origins)
