@@ -167,10 +167,16 @@ class _GenAI(Talker):
 
 
 class _Llama(Talker):
-    """llama-cpp-python on a file that it maps; prompts in chunks of ours."""
+    """llama-cpp-python on a file that it maps; prompts in chunks of ours.
+
+    A trivial model has the file whose vocabulary counts as a fixed cost in ``inputs``.
+    """
 
     def __init__(self, request: Request) -> None:
-        self._llama: Any = _library("llama_cpp").Llama(
+        library = _library("llama_cpp")
+        if request.inputs:
+            self._vocabulary = library.Llama(request.inputs, vocab_only=True, verbose=False)
+        self._llama: Any = library.Llama(
             request.path,
             n_ctx=CONTEXT,
             n_batch=128,
@@ -181,7 +187,8 @@ class _Llama(Talker):
         )
 
     def tokens(self, prompt: list[int]) -> Iterator[int]:
-        yield from self._llama.generate(prompt, temp=0.0, repeat_penalty=1.0, reset=True)
+        self._llama.reset()  # else a prompt that begins as the one before is not computed again
+        yield from self._llama.generate(prompt, temp=0.0, repeat_penalty=1.0)
 
 
 _SIDES: dict[str, Callable[[Request], Talker]] = {
