@@ -155,6 +155,7 @@ class Measured:
 def tables(measured: Sequence[Measured]) -> list[str]:
     """Lines of Markdown."""
     cases = [case for each in measured for case in each.cases]
+    drafts = [row for each in measured for row in _drafts(each)]
     return [
         f"Written by `make bench-generation`: context of {CONTEXT}, medians of {ROUNDS} rounds in "
         f"which sides take turns. {conditions()[:-1]}, {cases[0].key.peers}.",
@@ -173,10 +174,8 @@ def tables(measured: Sequence[Measured]) -> list[str]:
         *table(_THEIRS, (_theirs(case) for case in cases)),
         "",
         *table(_BUILDS, (_built(each) for each in measured)),
-        "",
-        "With drafts (`--draft ngram`), in turn with none:",
-        "",
-        *table(_DRAFTS, (row for each in measured for row in _drafts(each))),
+        *(["", "With drafts (`--draft ngram`), in turn with none:", ""] if drafts else []),
+        *(table(_DRAFTS, drafts) if drafts else []),
     ]
 
 

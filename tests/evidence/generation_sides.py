@@ -14,7 +14,7 @@ import msgspec
 
 from swapnet.builder.importing.gguf.importer import import_gguf
 from swapnet.builder.one_operator import one_operator_engine
-from swapnet.errors import BackendUnavailableError, SwapnetError
+from swapnet.errors import BackendUnavailableError, BudgetError, SwapnetError
 from swapnet.executor.bench.fixed_cost import FixedCost
 from swapnet.executor.bench.sides import Request
 from swapnet.executor.bench.worker import Program, Worker
@@ -129,7 +129,8 @@ class Sides:
         except SwapnetError as error:
             if name not in PEERS:
                 raise
-            self.notes[name] = " ".join(filter(None, (error.what, error.why)))
+            is_killed = isinstance(error, BudgetError)
+            self.notes[name] = "; ".join(filter(None, (error.what, "" if is_killed else error.why)))
             return None
 
     def rounds(self, names: Sequence[str], prompt: Sequence[int], most: int) -> Iterator[int]:
