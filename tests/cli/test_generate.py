@@ -21,7 +21,8 @@ from tests.helpers.tokenizers import write_tokenizer
 pytestmark = pytest.mark.slow
 
 CONTEXT = 24
-QUICK = ("--budget", "100%", "--context", CONTEXT, "--no-measure")
+USUAL = {"--budget": "100%", "--context": CONTEXT}
+QUICK = (*(word for option in USUAL.items() for word in option), "--no-measure")
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,8 @@ def test_a_chat_ends_before_a_stop(call: Call, decoder: Path) -> None:
 def test_wrong_options_are_one_error(
     call: Call, decoder: Path, options: tuple[str, ...], words: str
 ) -> None:
-    assert call("generate", decoder, *QUICK, *options).is_user_error(words)
+    usual = [word for option in USUAL.items() if option[0] not in options for word in option]
+    assert call("generate", decoder, *usual, "--no-measure", *options).is_user_error(words)
 
 
 def test_a_model_without_a_cache_is_refused(call: Call, toy: Engine) -> None:
