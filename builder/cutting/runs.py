@@ -142,7 +142,9 @@ def edges(graph: Graph) -> frozenset[int]:
         gain = most - max(before[first], before[stop])
         if not is_local[first] or gain * _LEAST_GAIN <= max(at):
             continue
-        if any(map(is_product, graph.nodes[first:stop])):
+        rank = len(graph.shapes(graph.nodes[first].output[0])[1])
+        is_of_tokens = graph.has_tokens and rank < 4
+        if is_of_tokens or any(map(is_product, graph.nodes[first:stop])):
             # No row is computed twice, so all but the largest values may lie outside.
             peak = at.index(most, first)
             start = min(range(peak, first - 1, -1), key=lambda i: before[i])

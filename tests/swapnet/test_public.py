@@ -15,7 +15,7 @@ import swapnet.testing
 
 CALLS = ("bench", "build", "measure", "quantize", "use_custom_ops")
 CLASSES = (
-    *("Engine", "Generator", "Metrics", "RuntimeModel", "State", "SwapEngineFromOnnx"),
+    *("Answer", "Engine", "Generator", "Metrics", "RuntimeModel", "State", "SwapEngineFromOnnx"),
     *("SwapExecutor", "SwapRunner", "SwapRuntime"),
 )
 VALUES = (

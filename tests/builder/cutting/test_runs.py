@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from swapnet.builder.cutting.partition import partition
 from swapnet.builder.cutting.runs import (
     compute_factors_first,
+    edges,
     local_runs,
     open_tokens,
     rows_of_values,
@@ -341,3 +342,11 @@ def test_values_are_computed_before_the_scores_that_weigh_them(import_model: Imp
     ordered = compute_factors_first(graph)
     assert [node.op_type for node in ordered.nodes][-3:] == ["MatMul", "Softmax", "MatMul"]
     assert sorted(node.name for node in ordered.nodes) == sorted(node.name for node in graph.nodes)
+
+
+def test_small_values_of_tokens_are_no_reason_to_cut(import_model: Import) -> None:
+    def model(net: Net, x: str) -> str:
+        both = net("Concat", net("CumSum", x, net.constant(np.array(1))), x, axis=1)
+        return net("CumSum", net("Tanh", both), net.constant(np.array(1)))
+
+    assert not edges(import_model(of_tokens(model, TOKENS)))

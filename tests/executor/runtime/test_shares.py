@@ -89,7 +89,7 @@ def test_plans_that_can_not_be_loaded_leave_the_larger_budget_in_force(
     for now, wanted in ((large, small), (small, large)):
         ended(partial(runtime.set_budget, now))
         with monkeypatch.context() as patch:
-            patch.setattr("swapnet.executor.execution.load_once", broken)
+            patch.setattr("swapnet.executor.execution.loading", broken)
             with pytest.raises(StorageError, match="cable"):
                 ended(partial(runtime.set_budget, wanted))
         assert runtime.budget_bytes == large
