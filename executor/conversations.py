@@ -153,15 +153,15 @@ class Conversations:
         rows, count = inputs[IDS].shape
         kept = kept or dict.fromkeys(range(rows), True)
         self._check(inputs, kept)
-        # A row that is not kept writes behind its last token, or over the last of a full context.
-        full = [n for n in kept if not kept[n] and self._each[n].length == self.cache.context]
-        saved = [(last, last.copy()) for n in full for last in self._last_tokens(n)]
+        # A row beside others that is not kept writes over its first tokens.
+        beside = [n for n in kept if not kept[n] and len(self._each) > 1]
+        saved = [(first, first.copy()) for n in beside for first in self._first_tokens(n, count)]
         past, present = self.views([*kept], count)
         try:
             outputs = run({**inputs, **past}, out, present)
         finally:
-            for last, values in saved:
-                last[...] = values
+            for first, values in saved:
+                first[...] = values
         for number in () if self.is_held else kept:
             self._each[number].length += count * kept[number]
             self._each[number].place ^= 1
@@ -205,27 +205,27 @@ class Conversations:
                 hint="give conversations= a number for each row, in ascending order",
             )
         context = self.cache.context
-        afters = [self._length(number, count) + count for number in kept]
-        if any(after * kept[n] > context for n, after in zip(kept, afters, strict=True)):
+        alone = len(self._each) == 1
+        ones = [count + self._length(n, count) * (kept[n] or alone) for n in kept]
+        if max(ones) > context:
             raise InputError(
                 f"{count} tokens do not fit",
-                why=f"{max(afters) - count} are in the cache, and its context is {context}",
+                why=f"{max(ones) - count} are in the cache, and its context is {context}",
                 hint="open it with a larger context=, or call state().reset()",
             )
-        ones = np.minimum(afters, context)
         mask = inputs.get(MASK)
         if mask is not None and (
             mask.shape[1] != max(ones) or (rows > 1 and any(mask.sum(axis=1) != ones))
         ):
             raise InputError(
                 f"input {MASK!r} has another length than all tokens",
-                why=f"it is {mask.shape[1]} long; with the {count} given there are {ones.tolist()}",
+                why=f"it is {mask.shape[1]} long; with the {count} given there are {ones}",
                 hint=f"give {max(ones)} ones; fewer, then zeros, in a row that has fewer tokens",
             )
 
-    def _last_tokens(self, number: int) -> Iterator[Array]:
-        for pair, array in self.arrays([number], self.cache.context, 0):
-            yield array[(slice(None),) * pair.axis + (slice(-1, None),)]
+    def _first_tokens(self, number: int, count: int) -> Iterator[Array]:
+        for pair, array in self.arrays([number], count, 0):
+            yield array[(slice(None),) * pair.axis + (slice(count),)]
 
 
 def _kind(array: Array) -> tuple[tuple[int, ...], np.dtype[np.generic]]:

@@ -315,7 +315,8 @@ class SwapExecutor:
         conversations
             Numbers of the conversations that the rows of the inputs belong to, neighbours in
             ascending order, and whether their tokens stay in the cache; by default those of the
-            first ones. A row's mask has ones for its tokens, then zeros.
+            first ones. A row's mask has ones for its tokens, then zeros. Of several conversations,
+            one that is not kept has the given tokens only.
 
         Returns
         -------

@@ -394,8 +394,8 @@ class Generator:
             first = max(0, min(first, self._cache.conversations - ASKED_ROWS))
             end = min(max(end, first + ASKED_ROWS), self._cache.conversations)
         kept = {number: number in ids for number in range(first, end)}
-        befores = [[self.executor.state(number).length] for number in kept]
-        positions = np.minimum(np.add(befores, range(count)), self._cache.context - 1)
+        befores = [[self.executor.state(n).length if kept[n] else 0] for n in kept]
+        positions = np.add(befores, range(count))
         ones = np.arange(positions.max() + 1) <= positions[:, -1:]
         values = {IDS: np.array([ids.get(number, [0]) for number in kept]), MASK: ones}
         values |= dict.fromkeys(_POSITIONS, positions)

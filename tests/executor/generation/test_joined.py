@@ -236,6 +236,29 @@ def test_a_full_conversation_keeps_its_tokens_between_others(
         np.testing.assert_array_equal(after[name], values)
 
 
+def test_a_conversation_is_loaded_and_forgotten_while_its_neighbour_is_answered(
+    generator: Generator, alone: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(generator.submit(PROMPTS[3], conversation=2, max_tokens=4))
+    state = generator.executor.state(2)
+    state.save(tmp_path / "talk.npz")
+    call = SwapExecutor.__call__
+
+    def changed_before(self: SwapExecutor, inputs: Any, **options: Any) -> Any:
+        if state.length:
+            state.reset()
+        else:
+            state.load(tmp_path / "talk.npz")
+        return call(self, inputs, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SwapExecutor, "__call__", changed_before)
+        assert list(generator.submit(PROMPTS[0], conversation=1, max_tokens=8)) == alone[0]
+    assert state.length == 40 + 3
+    more = generator.submit([], conversation=2, keep=True, max_tokens=4)
+    assert list(more) == alone[3][4:]
+
+
 def test_what_does_not_fit_when_it_begins_fails_alone(
     generator: Generator, alone: list[list[int]]
 ) -> None:
