@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from swapnet.errors import BackendError, BudgetError
@@ -14,7 +15,6 @@ from swapnet.executor.backends.lookup import LookupSegment
 from swapnet.executor.planning.layout import last_uses
 from swapnet.executor.planning.plan import Plan, Read
 from swapnet.executor.sharing import Sharing
-from swapnet.executor.swapping.actual_shapes import ShapeError
 from swapnet.executor.swapping.loading import load_once, loading, pieces
 from swapnet.executor.swapping.moments import Mark
 from swapnet.executor.swapping.patience import Patience, StalledError
@@ -202,12 +202,8 @@ class Execution:
 
         ``kept`` has memory of the executor for outputs, which are not returned.
         """
-        while True:
-            try:
-                return self._infer(inputs, out or {}, kept or {})
-            except ShapeError as error:
-                if self._values.actual is None or not self._values.actual.learn(error):
-                    raise
+        run = partial(self._infer, inputs, out or {}, kept or {})
+        return run() if self._values.actual is None else self._values.actual.learning(run)
 
     def _infer(
         self,

@@ -114,6 +114,8 @@ def reach_of(graph: Graph, node: onnx.NodeProto) -> Reach | None:
         return Reach() if is_last and len(node.output) == 1 else None
     if kind in ("Concat", "Split"):
         return Reach() if rank and attributes.get("axis", 0) % rank != axis else None
+    if axis != _ROWS:  # a window goes over features then
+        return None
     if kind in _CONVOLUTIONS:
         return _window(attributes, _kernel(graph, node, attributes))
     if kind in _POOLS and len(list(filter(None, node.output))) == 1:

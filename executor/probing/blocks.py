@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -32,7 +33,7 @@ from swapnet.executor.planning.usage import READ_BYTES
 from swapnet.executor.probing.activations import Job
 from swapnet.executor.probing.stripings import OtherBits
 from swapnet.executor.samples import kept_samples
-from swapnet.executor.swapping.actual_shapes import ActualShapes, ShapeError
+from swapnet.executor.swapping.actual_shapes import ActualShapes
 from swapnet.executor.swapping.host_values import Values
 from swapnet.executor.swapping.loading import fill, pieces
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
@@ -116,13 +117,10 @@ class Blocks:
 
         Of several samples the highest peak counts.
         """
-        each: list[list[int]] = []
-        while len(each) < len(self._samples):
-            try:
-                each.append(self._run_on(len(each), steps, scratch_bytes, probe))
-            except ShapeError as error:
-                if not self._actual.learn(error):
-                    raise
+        each = [
+            self._actual.learning(partial(self._run_on, sample, steps, scratch_bytes, probe))
+            for sample in range(len(self._samples))
+        ]
         return [max(peaks) for peaks in zip(*each, strict=True)]
 
     def _run_on(

@@ -7,7 +7,7 @@ from contextlib import suppress
 from math import inf, prod
 from typing import NamedTuple
 
-from swapnet.errors import BudgetError
+from swapnet.errors import BackendError, BudgetError
 from swapnet.executor.backends.strips import rows_of, run_of
 from swapnet.executor.planning.layout import largest_within, late_outputs
 from swapnet.executor.planning.plan import Step
@@ -75,7 +75,7 @@ def find_stripings(
         `ways_to_try`.
     limit_of
         Executes one run alone, and compares bits: the limit of an arena under which it runs. Raises
-        `OtherBits` or BudgetError.
+        `OtherBits`, BudgetError, or BackendError where ONNX Runtime refuses a strip.
     together
         The limit under which the engine runs, from the largest of its runs and other blocks on.
     spare_bytes
@@ -99,7 +99,7 @@ def find_stripings(
                 return saving(together(runs, limit))
             run = unknown.pop()
             limits[run] = most  # strips that do not run, or give other bits, save nothing
-            with suppress(BudgetError, OtherBits):
+            with suppress(BackendError, BudgetError, OtherBits):
                 limits[run] = limit_of(run)
         return None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from swapnet.errors import BackendError, BudgetError
 from swapnet.manifest import Manifest, Tensor
@@ -10,6 +11,8 @@ from swapnet.symbols import known_sizes, model_symbols, size_of
 from swapnet.tensors import ELEMENT_BYTES, Array, as_dims, concrete_nbytes
 
 __all__ = ["ActualShapes", "Shape", "ShapeError", "StripShapes"]
+
+T = TypeVar("T")
 
 Shape = tuple[int, ...]
 
@@ -84,6 +87,23 @@ class ActualShapes:
                     "planned",
                     hint="open the executor with a larger context=",
                 )
+
+    def learning(self, run: Callable[[], T]) -> T:
+        """What ``run`` gives, which is tried again with each shape that ONNX Runtime has otherwise.
+
+        Raises
+        ------
+        ShapeError
+            An output has another shape again.
+        """
+        learnt: set[str] = set()
+        while True:
+            try:
+                return run()
+            except ShapeError as error:
+                if error.name in learnt or not self.learn(error):
+                    raise
+                learnt.add(error.name)
 
     def learn(self, error: ShapeError) -> bool:
         """Take a shape that ONNX Runtime found otherwise; True where it was not known.

@@ -290,6 +290,12 @@ MIXING_TOKENS: dict[str, Chain] = {
     "positions": lambda net, x: net("Add", x, net.weight(1, TOKENS, FEATURES)),
     "tokens joined": lambda net, x: net("Concat", x, x, axis=1),
     "convolved": lambda net, x: net.dense(net("Conv", x, net.weight(8, TOKENS, 1)), FEATURES, 5),
+    "pooled over features": lambda net, x: net(
+        "AveragePool", net.dense(x, FEATURES, 6), kernel_shape=[2], strides=[2]
+    ),
+    "features enlarged": lambda net, x: net(
+        "Resize", x, "", net.constant(np.array([1, 1, 2], np.float32)), mode="linear"
+    ),
 }
 
 

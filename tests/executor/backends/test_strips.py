@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from swapnet.cli import main
-from swapnet.errors import BudgetError, EngineError
+from swapnet.errors import BackendError, BudgetError, EngineError
 from swapnet.executor import SwapExecutor
 from swapnet.executor.backends.onnxruntime import names_shapes
 from swapnet.executor.backends.strips import run_of
@@ -255,7 +255,8 @@ def test_an_engine_that_contradicts_itself_is_refused(engine: Engine, tmp_path: 
             load_manifest(tmp_path)
 
 
-def test_a_run_is_tried_once_and_left_out_where_it_gives_other_bits(engine: Engine) -> None:
+@pytest.mark.parametrize("error", [OtherBits(), BackendError("refused"), BudgetError("too small")])
+def test_a_run_is_tried_once_and_left_out_where_it_fails(engine: Engine, error: Exception) -> None:
     manifest = engine.manifest
     heights = {name: int(t.shape[2]) for name, t in manifest.tensors.items()}
     ways = ways_to_try(manifest, heights)
@@ -266,7 +267,7 @@ def test_a_run_is_tried_once_and_left_out_where_it_gives_other_bits(engine: Engi
         def limit_of(run: Striped) -> int:
             tried.append(run)
             if run in wrong:
-                raise OtherBits
+                raise error
             return 1 << 20
 
         stripings = find_stripings(manifest, ways, limit_of, lambda _, limit: limit, 0)

@@ -67,6 +67,21 @@ def test_what_is_known_already_teaches_nothing(manifest: Manifest) -> None:
     assert not actual.learn(wrong("b", 10, 64))
 
 
+def test_an_output_is_learnt_once_in_an_inference(manifest: Manifest) -> None:
+    actual = ActualShapes(manifest)
+    wrongs = [wrong("a", 4, 64), wrong("b", 3), None, wrong("a", 5, 64), wrong("a", 4, 64)]
+
+    def run() -> str:
+        if (error := wrongs.pop(0)) is not None:
+            raise error
+        return "done"
+
+    assert actual.learning(run) == "done"
+    assert actual.by_name == {"a": (4, 64), "b": (3,), "d": (8,)}
+    with pytest.raises(ShapeError, match="4x64"):
+        actual.learning(run)
+
+
 def test_one_symbol_has_one_size(manifest: Manifest) -> None:
     twice = msgspec.structs.replace(
         manifest,
