@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from swapnet.arrays import load_npz, save_npz
-from swapnet.errors import InputError
+from swapnet.errors import BackendError, InputError
 from swapnet.executor.state import MASK, Cache, Pair
 from swapnet.executor.swapping.arena import Arena
 from swapnet.tensors import Array, numpy_dtype
@@ -66,7 +66,10 @@ class State:
             self.pending = []
 
     def save(self, path: str | Path) -> None:
-        """Write its tokens into an ``.npz``, between inferences; raises as `save_npz`."""
+        """Write its tokens into an ``.npz``, between inferences.
+
+        Raises as `save_npz`, and a BackendError where its executor is closed.
+        """
         with self._all.turn:
             facts = msgspec.json.encode((self._all.engine, self.length, self.pending)).decode()
             save_npz(Path(path), {_FACTS: np.array(facts), **self._used(self.length)})
@@ -81,6 +84,8 @@ class State:
         InputError
             The file is missing or damaged, is of another engine, or has more tokens than the
             context. Its own tokens stay.
+        BackendError
+            Its executor is closed.
         """
         try:
             arrays = load_npz(Path(path))
@@ -178,6 +183,12 @@ class Conversations:
         self, numbers: Sequence[int], tokens: int, place: int
     ) -> Iterator[tuple[Pair, Array]]:
         """Tensors of neighbours with so many tokens, in the first or second place of each."""
+        if not self.memory.nbytes:
+            raise BackendError(
+                "the cache is gone",
+                why="its executor is closed",
+                hint="save a state before",
+            )
         offset = 0
         for pair in self.cache.pairs:
             shape, dtype = pair.shape_of(tokens), numpy_dtype(pair.dtype)

@@ -266,7 +266,7 @@ class Generator:
         if max_tokens is not None and max_tokens < 1:
             raise InputError(f"max_tokens can't be {max_tokens}", why="it must be at least 1")
         most, choose = max_tokens or self._cache.context, chooser(**choice)
-        answer = Answer(ids, conversation, keep, most, stop, choose, self._take)
+        answer = Answer(ids, conversation, keep, most, frozenset(stop), choose, self._take)
         if self._draft:
             drafted = 0 if choice.get("temperature") else self._most_drafted()
             answer.drafts = Drafts(ids, choose, drafted)
@@ -367,7 +367,10 @@ class Generator:
         read_bytes = last.read_bytes / len(ids) if last else 0.0
         for number, answer in answers.items():
             state = self.executor.state(number)
-            answer.give(len(ids[number]), logits[number][-1], state, read_bytes)
+            try:
+                answer.give(len(ids[number]), logits[number][-1], state, read_bytes)
+            except Exception as error:  # of its own choice of a token
+                answer.end(error)
 
     def _most_drafted(self) -> int:
         """Tokens to draft, by what the plan in force leaves time for if that is asked for."""

@@ -174,6 +174,21 @@ def test_an_error_ends_the_answers_of_its_inference_only(
     assert list(answers[3]) == alone[0]
 
 
+def test_a_choice_that_fails_ends_its_answer_only(
+    generator: Generator, alone: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Any) -> int:
+        raise ValueError("no number")
+
+    answers = [generator.submit(PROMPTS[0], max_tokens=8) for _ in range(3)]
+    first = [next(answer) for answer in answers]
+    monkeypatch.setattr(answers[1], "_choose", fail)
+    assert [list(answers[n]) for n in (0, 2)] == [alone[0][1:]] * 2
+    with pytest.raises(ValueError, match="no number"):
+        list(answers[1])
+    assert first == alone[0][:1] * 3
+
+
 def test_what_a_user_interrupts_is_over_and_the_others_go_on(
     generator: Generator, alone: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,13 +204,19 @@ def test_what_a_user_interrupts_is_over_and_the_others_go_on(
     assert list(other) == alone[0]
 
 
-def test_answers_fail_when_the_generator_is_closed(decoder: Engine) -> None:
+def test_answers_fail_when_the_generator_is_closed(decoder: Engine, tmp_path: Path) -> None:
+    talk = tmp_path / "talk.npz"
     with Generator(decoder, "100%", CONTEXT, conversations=TALKS) as generator:
+        generator.executor.state(1).save(talk)
         answers = [generator.submit(PROMPTS[0]) for _ in range(4)]
         next(answers[0])
     for answer in (*answers, generator.submit([1])):
         with pytest.raises(BackendError, match="closed"):
             list(answer)
+    state = generator.executor.state(1)
+    for used in (state.save, state.load):
+        with pytest.raises(BackendError, match="closed"):
+            used(talk)
 
 
 def test_each_conversation_is_saved_loaded_and_goes_on(
