@@ -136,6 +136,7 @@ def strips_of(
     planned: Mapping[str, int] | None = None,
     rows: Mapping[str, Rows] | None = None,
     narrower: float = 1.0,
+    room: Mapping[str, int] | None = None,
 ) -> Strips:
     """Cut a run into ``count`` strips; into fewer where these give all rows.
 
@@ -156,6 +157,8 @@ def strips_of(
     narrower
         Elements of a planned row over those of a row: strips get as many times the rows, and so as
         many pixels.
+    room
+        Rows of each tensor that a strip has memory for; by default those that were planned.
 
     Returns
     -------
@@ -172,12 +175,12 @@ def strips_of(
     planned_units = units_of(run, planned)
     beside = run.above + run.below
     crop = beside + -(-max(planned_units - beside, 0) // count)
-    fitting = (
-        units
-        + (int((planned[n] - (planned_units - crop) * r.per_unit) * narrower) - heights[n])
-        // r.per_unit
-        for n, r in (rows or run.inputs).items()
-    )
+    rows = rows or run.inputs
+    room = room or {
+        name: int((planned[name] - (planned_units - crop) * each.per_unit) * narrower)
+        for name, each in rows.items()
+    }
+    fitting = (units + (room[n] - heights[n]) // each.per_unit for n, each in rows.items())
     crop = min(int(crop * narrower), *fitting)
     if not beside < crop < units:
         return Strips(units, units, (Strip(0, 0, units),))

@@ -135,9 +135,18 @@ class StripedSegment:
         shapes = {**self._actual.by_name, **{name: array.shape for name, array in whole.items()}}
         heights = {name: shapes[name][rows.axis] for name, rows in self._rows.items()}
         narrower = self._narrower(shapes) if self._are_open else 1.0
-        strips = strips_of(
-            self._run, heights, self._striped.count, self._planned, self._rows, narrower
-        )
+        room = {
+            name: self._striped.nbytes[name] // max(self._row_bytes(name, shapes), 1)
+            for name in self._rows
+        }
+        count = self._striped.count
+        strips = strips_of(self._run, heights, count, self._planned, self._rows, narrower, room)
+        if self._striped.apart and len(strips.strips) > count:
+            raise BudgetError(
+                f"blocks {self._run.first} to {self._run.last} do not fit in their strips",
+                why=f"at this size there are {len(strips.strips)}, {count} were planned",
+                hint="give a budget in which no blocks are in strips",
+            )
         if shapes != self._whole:
             self._whole = shapes
             parts = dict(shapes)
@@ -152,6 +161,10 @@ class StripedSegment:
                     )
             self._shapes.by_name = parts
         return strips
+
+    def _row_bytes(self, name: str, shapes: Mapping[str, Shape]) -> int:
+        one = _with_rows(shapes[name], self._rows[name], 1 - shapes[name][self._rows[name].axis])
+        return prod(one) * self._dtypes[name].itemsize
 
     def _narrower(self, shapes: Mapping[str, Shape]) -> float:
         """Elements of a planned row over those of a row; at least 1, and no more than fit."""
@@ -196,5 +209,6 @@ def _with_rows(shape: Shape, rows: Rows, more: int) -> Shape:
 def _planes(array: Array, rows: Rows) -> Array:
     """A tensor as (planes, rows, elements of a row): rows can be cut there in any layout."""
     outer = prod(array.shape[: rows.axis]) // rows.channels
-    planes: Array = array.reshape(outer, array.shape[rows.axis], -1)
+    inner = prod(array.shape[rows.axis + 1 :]) * rows.channels
+    planes: Array = array.reshape(outer, array.shape[rows.axis], inner)
     return planes

@@ -233,7 +233,12 @@ def _striped(manifest: Manifest, run: Run, heights: Mapping[str, int]) -> Iterat
     for number in sorted(numbers - {1}):
         strips = strips_of(run, heights, number)
         if is_exact or strips.crop_units > run.above + run.below + _SPARE_UNITS:
-            cut = {name: heights[name] - strips.left_out(each) for name, each in rows.items()}
+            # Rows that are left over at another height then need no strip more than are planned.
+            spare = int(apart and not is_exact)
+            cut = {
+                name: heights[name] - max(strips.left_out(each) - spare * each.per_unit, 0)
+                for name, each in rows.items()
+            }
             nbytes = {
                 name: align_up(height * (tensors[name].nbytes // heights[name]), TENSOR_ALIGNMENT)
                 for name, height in cut.items()

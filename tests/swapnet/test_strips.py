@@ -60,6 +60,27 @@ def test_strips_give_each_row_once_and_no_wrong_one(
     assert len(sizes) == 1
 
 
+@given(
+    planned=st.integers(2, 999),
+    height=st.integers(0, 999),
+    count=st.integers(2, 16),
+    per_unit=st.integers(1, 16),
+    beside=st.integers(0, 2),
+)
+def test_a_spare_unit_holds_rows_that_are_left_over(
+    planned: int, height: int, count: int, per_unit: int, beside: int
+) -> None:
+    rows = Rows(per_unit)
+    run = Run(0, 0, beside, beside, {"x": rows}, {"y": rows})
+    most = {"x": planned}
+    as_planned = strips_of(run, most, count)
+    if len(as_planned.strips) > 1 and height <= planned:
+        room = {"x": planned - as_planned.left_out(rows) + per_unit}
+        strips = strips_of(run, {"x": height}, count, most, room=room)
+        assert len(strips.strips) <= len(as_planned.strips)
+        assert height - strips.left_out(rows) <= room["x"]
+
+
 @given(st.integers(1, 400), st.integers(2, 16), st.integers(1, 64), st.integers(1, 64))
 def test_narrower_rows_give_strips_of_as_many_pixels(
     height: int, count: int, planned_width: int, width: int

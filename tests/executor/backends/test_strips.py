@@ -229,6 +229,35 @@ def test_attention_and_products_go_by_rows_of_tokens(tokens: int | str, tmp_path
             assert_same(executor(feeds), engine.whole(feeds, tmp_path))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not names_shapes(), reason="this ONNX Runtime has no formulas of sizes")
+def test_rows_that_are_left_over_need_no_strip_more_than_are_planned(tmp_path: Path) -> None:
+    shapes = {"x": (1, 400, 64)}
+    engine = build_toy("t", tmp_path, Toy(lambda: transformer("t", 1), "90KiB", shapes))
+    feeds = engine.feeds()
+    given = [{"x": np.ascontiguousarray(feeds["x"][:, :number])} for number in (400, 399, 385, 0)]
+    striping = engine.manifest.stripings[-1]
+    assert {run.apart for run in striping.runs} == {True, False}
+    with SwapExecutor(engine.folder, engine.demand) as executor:
+        assert executor.plan.striping is None
+        expected = [executor(each) for each in given]
+        executor.set_budget(engine.smallest)
+        assert executor.plan.striping == striping
+        for each, outputs in zip(given, expected, strict=True):
+            assert_same(executor(each), outputs)
+    # These have no memory for a unit more.
+    runs = tuple(msgspec.structs.replace(run, apart=True) for run in striping.runs)
+    only = msgspec.structs.replace(
+        engine.manifest, stripings=(msgspec.structs.replace(striping, runs=runs),)
+    )
+    opened = replace(Opened.open(engine.folder), shaped=only)
+    with SwapExecutor(opened, smallest_budget(only)[0]) as executor:
+        executor(given[0])
+        with pytest.raises(BudgetError, match="there are 8, 7 were planned"):
+            executor(given[1])
+        executor(given[0])
+
+
 def test_arrays_of_the_caller_take_what_strips_give(engine: Engine, tmp_path: Path) -> None:
     feeds = engine.feeds()
     expected = engine.whole(feeds, tmp_path)
