@@ -25,7 +25,7 @@ from swapnet.cli.options import (
 )
 from swapnet.errors import InputError
 from swapnet.executor.engine import Engine
-from swapnet.executor.generation.draft import Draft
+from swapnet.executor.generation.draft import Draft, check_draft
 from swapnet.executor.generation.generator import Generator, asked_rows
 from swapnet.executor.generation.text import Text
 from swapnet.files import check_writable
@@ -136,6 +136,7 @@ def command(
             why="--prompt-ids are tokens",
             hint="give --prompt, or leave it out",
         )
+    check_draft(draft or "", conversations)
     Engine.open(engine)
     text = Text(engine) if prompt else None
     own = bool(click.get_current_context().obj)

@@ -123,6 +123,12 @@ def command(
             why="the shapes follow from the context",
             hint="leave --shapes, --dims and --data out",
         )
+    if context is None and (conversations != 1 or state):
+        raise InputError(
+            f"{'--state' if state else '--conversations'} is of a cache",
+            why="without --context the executor keeps none",
+            hint="add --context N",
+        )
     check_writable(json_target)
     samples = open_data(
         engine,

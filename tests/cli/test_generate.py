@@ -146,6 +146,7 @@ def test_a_chat_ends_before_a_stop(call: Call, decoder: Path) -> None:
         (("--prompt-ids", "1", "--top-p", "2"), "top_p can't be 2"),
         (("--prompt-ids", "1", "--context", "0"), "a context of 0 tokens"),
         (("--prompt-ids", "1", "--conversations", "0"), "0 conversations"),
+        (("--prompt-ids", "1", "--conversations", "7", "--draft", "auto"), "7 are asked for"),
         (("--prompt-ids", "1", "--state", "x"), "the state 'x' is invalid"),
         (("--prompt-ids", "1", "--budget", "1MiB"), "cache of 24 tokens"),
     ],
@@ -178,6 +179,8 @@ def test_a_plan_says_what_the_cache_takes(call: Call, decoder: Path) -> None:
     assert call(*asked, "--dims", "batch_size=1").is_user_error("--context")
     assert call(*asked, "--budget", "1MiB").is_user_error("cache of 24 tokens")
     assert "2 caches of 24 tokens: 36KiB" in call(*asked, "--conversations", 2).out
+    for option in ("--conversations", "--state"):
+        assert call("plan", decoder, option, 2).is_user_error(f"{option} is of a cache")
 
 
 def test_the_default_context_is_that_of_the_library() -> None:
