@@ -129,6 +129,9 @@ class Conversations:
         self.memory = Arena(cache.nbytes)
         self.is_held = False
         self._each = [State(self, number, cache) for number in range(cache.conversations)]
+        self._is_fixed = all(pair.in_place for pair in cache.pairs)
+        self._views: dict[tuple[int, int], tuple[Arrays, Arrays]] = {}
+        """Those that are the same whatever is in the cache, by first and last conversation."""
 
     def state(self, number: int) -> State:
         """That of one conversation; raises an InputError where there are fewer."""
@@ -174,10 +177,16 @@ class Conversations:
 
     def views(self, numbers: Sequence[int], count: int) -> tuple[Arrays, Arrays]:
         """Arrays for the past inputs and present outputs of an inference of so many tokens."""
+        rows = numbers[0], numbers[-1]
+        if rows in self._views:
+            return self._views[rows]
         state, before = self._each[numbers[0]], self._length(numbers[0], count)
         past = {p.past: a for p, a in self.arrays(numbers, before, state.place)}
         after = self.arrays(numbers, before + count, 1 - state.place)
-        return past, {p.present: a for p, a in after}
+        found = past, {p.present: a for p, a in after}
+        if self._is_fixed:
+            self._views[rows] = found
+        return found
 
     def arrays(
         self, numbers: Sequence[int], tokens: int, place: int
@@ -200,6 +209,7 @@ class Conversations:
 
     def close(self) -> None:
         """Give the memory back. Safe to call twice."""
+        self._views.clear()
         self.memory = Arena(0)
 
     def _length(self, number: int, count: int) -> int:

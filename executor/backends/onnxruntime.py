@@ -428,18 +428,17 @@ class Allocated:
     """An output in ONNX Runtime's arena; the memory returns with the last reference.
 
     Up to ONNX Runtime 1.27 at least, the output of a binding is a view of the binding's own value.
-    So the binding has to forget it too.
+    So the binding has to forget it too, by ``forget``.
     """
 
-    __slots__ = ("_binding", "_name", "tensor")
+    __slots__ = ("_forget", "tensor")
 
-    def __init__(self, tensor: Any, binding: Any, name: str) -> None:
+    def __init__(self, tensor: Any, forget: Callable[[], None]) -> None:
         self.tensor = tensor
-        self._binding = binding
-        self._name = name
+        self._forget = forget
 
     def __del__(self) -> None:
-        self._binding.bind_output(self._name, "cpu")
+        self._forget()
 
 
 class OrtSegment:
@@ -467,6 +466,8 @@ class OrtSegment:
         index: int = 0,
         run_options: Any = None,
     ) -> None:
+        import onnxruntime as ort
+
         self._session = session
         self._step = step
         self._memory = memory
@@ -483,6 +484,11 @@ class OrtSegment:
         self._actual = bindings.strip or bindings.actual
         self._shapes: Mapping[str, tuple[int, ...]] = {}
         self._sized: list[tuple[Any, Tensor, int]] = []
+        self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}
+        """Address and shape of arrays, by the name that they were bound to last."""
+        self._open: set[str] = set()
+        """Outputs for which ONNX Runtime takes memory in the next run."""
+        self._nothing = ort.OrtValue.ortvalue_from_numpy(np.empty(0, np.float32))
         for arg in session.get_inputs():
             if bound := weights.get(arg.name):
                 weight, address = bound
@@ -507,37 +513,48 @@ class OrtSegment:
 
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
         if self._actual is not None and self._actual.by_name is not self._shapes:
-            self._shapes = self._actual.by_name
+            before, self._shapes = self._shapes, self._actual.by_name
             for bind, tensor, address in self._sized:
-                self._bind_at(bind, tensor, self._shapes[tensor.name], address)
+                if (shape := self._shapes[tensor.name]) != before.get(tensor.name):
+                    self._bind_at(bind, tensor, shape, address)
+        lent: list[str] = []
         for tensor in self._given_inputs:
             value = results.get(tensor.name, given.get(tensor.name))
             if isinstance(value, Allocated):
                 self._binding.bind_ortvalue_input(tensor.name, value.tensor)
+                self._bound.pop(tensor.name, None)
+                lent.append(tensor.name)
             else:
-                array = np.asarray(value)
-                self._bind(self._binding.bind_input, tensor, array.shape, array.ctypes.data)
+                self._bind(self._binding.bind_input, tensor, np.asarray(value))
+        allocated: list[str] = []
         for tensor in self._given_outputs:
             if tensor.name in results:
-                array = results[tensor.name]
-                self._bind(self._binding.bind_output, tensor, array.shape, array.ctypes.data)
+                self._bind(self._binding.bind_output, tensor, results[tensor.name])
             else:
-                self._binding.bind_output(tensor.name, self._memory, self._index)
+                allocated.append(tensor.name)
+                self._reopen(tensor.name)
         try:
             self._session.run_with_iobinding(self._binding, self._run_options)
         except Exception as error:
             raise refused(
                 f"blocks {self._step.first} to {self._step.last} failed", error
             ) from error
-        allocated = [t for t in self._given_outputs if t.name not in results]
+        finally:
+            self._open.difference_update(allocated)
         if allocated:
             outputs = self._binding.get_outputs()
-            for tensor in allocated:
-                value = outputs[self._positions[tensor.name]]
-                given[tensor.name] = Allocated(value, self._binding, tensor.name)
-        for tensor in self._given_inputs:
-            empty = np.empty(0, numpy_dtype(tensor.dtype))
-            self._bind(self._binding.bind_input, tensor, (0,), empty.ctypes.data)
+            for name in allocated:
+                value = outputs[self._positions[name]]
+                given[name] = Allocated(value, partial(self._reopen, name))
+        for name in lent:
+            self._binding.bind_ortvalue_input(name, self._nothing)
+
+    def _reopen(self, name: str) -> None:
+        """Let ONNX Runtime take memory for an output, and forget what it gave before."""
+        if name not in self._open:
+            self._binding.bind_output(name, self._memory, self._index)
+            self._bound.pop(name, None)
+            self._open.add(name)
 
     def _place_value(self, bind: Any, name: str, manifest: Manifest, bindings: Bindings) -> None:
         tensor, address = manifest.tensors[name], bindings.values[name]
@@ -552,8 +569,14 @@ class OrtSegment:
     def _bind_at(self, bind: Any, tensor: Any, shape: Sequence[int], address: int) -> None:
         bind(tensor.name, self._memory, self._index, _kind(tensor.dtype), list(shape), address)
 
-    def _bind(self, bind: Any, tensor: Any, shape: Sequence[int | str], address: int) -> None:
-        bind(tensor.name, "cpu", 0, _kind(tensor.dtype), list(shape), address)
+    def _bind(self, bind: Any, tensor: Tensor, array: Array) -> None:
+        """Bind an array; one in the place of the one before is bound, unless binding copies it."""
+        bound = array.ctypes.data, array.shape
+        if self._memory != "cpu" or self._bound.get(tensor.name) != bound:
+            kind = _kind(tensor.dtype)
+            bind(tensor.name, "cpu", 0, kind, list(array.shape), array.ctypes.data)
+            self._bound[tensor.name] = bound
+            self._open.discard(tensor.name)
 
 
 class _WindowedSegment(OrtSegment):

@@ -56,9 +56,13 @@ class ActualShapes:
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._symbols = model_symbols(manifest.inputs)
-        self._sized = [
-            tensor for tensor in (*manifest.values, *manifest.outputs) if manifest.is_sized(tensor)
-        ]
+        self._alike: dict[tuple[int | str, ...], list[str]] = {}
+        """Names of what has the same shape, whatever the inputs are."""
+        for tensor in (*manifest.values, *manifest.outputs):
+            if manifest.is_sized(tensor):
+                self._alike.setdefault(tensor.shape, []).append(tensor.name)
+        kinds = {(t.shape, t.dtype, t.nbytes): t for t in manifest.values}
+        self._kinds = [*kinds.values()]
         self._known: dict[tuple[Shape, ...], _Sizes] = {}
         self._now: tuple[Shape, ...] = ()
         self.by_name: Mapping[str, Shape] = {}
@@ -77,7 +81,7 @@ class ActualShapes:
         BudgetError
             A value has another place behind it.
         """
-        for tensor in self._manifest.values:
+        for tensor in self._kinds:
             shape = self.by_name.get(tensor.name, ())
             nbytes = concrete_nbytes(tensor.dtype, shape) or 0
             if nbytes > max(tensor.nbytes, ELEMENT_BYTES[tensor.dtype]):
@@ -125,7 +129,9 @@ class ActualShapes:
         if now not in self._known:
             if len(self._known) == _MOST_KNOWN:
                 del self._known[next(iter(self._known))]
-            sizes = known_sizes(self._manifest.inputs, shapes, {}, {})
+            # A decoder's cache says each size sixty times.
+            alike = {(t.shape, each): t for t, each in zip(self._manifest.inputs, now, strict=True)}
+            sizes = known_sizes([*alike.values()], shapes, {}, {})
             numbers = {f"_{index}": sizes[symbol] for index, symbol in enumerate(self._symbols)}
             self._known[now] = _Sizes(self._manifest.formulas, numbers)
         self._now = now
@@ -133,7 +139,10 @@ class ActualShapes:
 
     def _update(self) -> None:
         sizes = self._known[self._now]
-        self.by_name = {tensor.name: sizes.shape(tensor) for tensor in self._sized}
+        found: dict[str, Shape] = {}
+        for dims, names in self._alike.items():
+            found |= dict.fromkeys(names, sizes.shape(dims))
+        self.by_name = found
 
 
 class _Sizes:
@@ -147,8 +156,8 @@ class _Sizes:
         }
         self._learnt: dict[str, int] = {}
 
-    def shape(self, tensor: Tensor) -> Shape:
-        return tuple(dim if isinstance(dim, int) else self._size(dim) for dim in tensor.shape)
+    def shape(self, dims: tuple[int | str, ...]) -> Shape:
+        return tuple(dim if isinstance(dim, int) else self._size(dim) for dim in dims)
 
     def learn(self, tensor: Tensor, shape: Shape) -> None:
         for dim, size in zip(tensor.shape, shape, strict=True):
