@@ -152,6 +152,8 @@ def size_of(dim: int | str, sizes: Mapping[str, int]) -> int | None:
 def _solved(dim: str, size: int, symbol: str, sizes: Mapping[str, int]) -> int | None:
     """The size of one symbol that gives a dimension its size: the smallest, or None."""
     tree = _tree(dim)
+    if isinstance(tree, ast.Name):
+        return size
 
     def at(guess: int) -> Any:
         return _value(tree, {**sizes, symbol: guess})

@@ -19,6 +19,7 @@ import onnx
 
 from swapnet.builder.importing.graph import Graph, bodies, used_names
 from swapnet.builder.importing.shapes import shapes_at
+from swapnet.builder.importing.symbols import cached_sizes
 from swapnet.symbols import model_symbols
 
 __all__ = ["Solver", "known_by_shapes", "trial_sizes", "with_formulas"]
@@ -29,6 +30,9 @@ _ELEMENTWISE = frozenset(
     | {"LessOrEqual", "GreaterOrEqual", "And", "Or", "Concat", "Gather"}
 )
 """Operators that take shapes first, and those of several inputs that take none."""
+_FIRST_SIZE = {"GroupQueryAttention": 6}
+"""The first input that may be a size, where it is not the second: those before are lengths of rows,
+which say where values are written (com.microsoft.GroupQueryAttention)."""
 
 Column = npt.NDArray[np.int64]
 """A size at each of the trials."""
@@ -66,8 +70,9 @@ def with_formulas(graph: Graph, types_path: Path) -> Graph:
     ends = {value.name: value.planned for value in graph.inputs}
     planned = {symbol: graph.symbols[symbol] for symbol in symbols}
     trials = [planned]
-    for trial in trial_sizes(list(planned.values()), symbols):
-        trials += [trial] if trial not in trials else []
+    for number, trial in enumerate(trial_sizes(list(planned.values()), symbols)):
+        sizes = cached_sizes(graph.inputs, trial, is_first=number % 2 == 0)
+        trials += [sizes] if sizes not in trials else []
     rows: list[tuple[Mapping[str, int], Mapping[str, tuple[int, ...]]]] = [
         (planned, {name: graph.values[name].planned for name in names})
     ]
@@ -199,7 +204,8 @@ def _sizes(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
     """Values whose content may be a shape, or a part of one, for an operator."""
     if node.op_type in _ELEMENTWISE:
         return
-    for name in node.input if node.op_type in _BY_FIRST else node.input[1:]:
+    first = 0 if node.op_type in _BY_FIRST else _FIRST_SIZE.get(node.op_type, 1)
+    for name in node.input[first:]:
         value = graph.values.get(name)
         if value and value.dtype in ("int64", "int32") and len(value.shape) < 2:
             yield name

@@ -17,7 +17,7 @@ from swapnet.shapes import given_sizes, shapes_of
 from swapnet.symbols import is_nameless, model_symbols, symbols_in
 from swapnet.tensors import ModelInput
 
-__all__ = ["candidates", "fixed_sizes", "likely_shapes", "with_fixed"]
+__all__ = ["cached_sizes", "candidates", "fixed_sizes", "likely_shapes", "with_fixed"]
 
 Fixed = Iterator[tuple[str, int, int]]
 """A value, one of its axes, and the size that an operator needs there."""
@@ -215,11 +215,7 @@ def candidates(inputs: Sequence[ModelInput], known: Mapping[str, int]) -> Iterat
     known
         Sizes of the symbols that follow from what was given.
     """
-    meanings: dict[str, str] = {}
-    for value in inputs:
-        for axis, dim in enumerate(value.shape):
-            for symbol in symbols_in(dim):
-                meanings[symbol] = meanings.get(symbol) or _meaning(symbol, value, axis)
+    meanings = _meanings(inputs)
 
     def sizes(length: int, past: int, height: int, width: int, last: int = 1) -> dict[str, int]:
         assumed = {
@@ -245,6 +241,34 @@ def candidates(inputs: Sequence[ModelInput], known: Mapping[str, int]) -> Iterat
         if one not in tried:
             tried.append(one)
             yield one
+
+
+def _meanings(inputs: Sequence[ModelInput]) -> dict[str, str]:
+    """What each symbol measures."""
+    meanings: dict[str, str] = {}
+    for value in inputs:
+        for axis, dim in enumerate(value.shape):
+            for symbol in symbols_in(dim):
+                meanings[symbol] = meanings.get(symbol) or _meaning(symbol, value, axis)
+    return meanings
+
+
+def cached_sizes(
+    inputs: Sequence[ModelInput], sizes: Mapping[str, int], *, is_first: bool
+) -> dict[str, int]:
+    """The sizes with a total that a decoder takes: all tokens of its past and of its sequence.
+
+    Kernels of attention take several rows where there is no past yet, the ``first`` inference, and
+    one row otherwise. Sizes of other models are returned as they are.
+    """
+    by_meaning = {meaning: symbol for symbol, meaning in _meanings(inputs).items()}
+    past, total = by_meaning.get("past"), by_meaning.get("total")
+    if past is None or total is None or "sequence" not in by_meaning:
+        return dict(sizes)
+    found = {**sizes, past: 0 if is_first else sizes[past]}
+    if not is_first and "batch" in by_meaning:
+        found[by_meaning["batch"]] = 1
+    return {**found, total: found[past] + found[by_meaning["sequence"]]}
 
 
 def likely_shapes(

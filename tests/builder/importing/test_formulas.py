@@ -20,8 +20,10 @@ from swapnet.builder.importing.formulas import (
     with_formulas,
 )
 from swapnet.builder.importing.graph import Graph
+from swapnet.builder.importing.symbols import with_fixed
 from swapnet.builder.rewriting.optimise import TYPES
-from swapnet.symbols import size_of
+from swapnet.symbols import model_symbols, size_of
+from tests.helpers.decoders import grouped
 
 Import = Callable[..., Graph]
 
@@ -163,6 +165,25 @@ def test_an_open_batch_alone_is_tried_at_sizes_enough(
     formulas = with_formulas(graph, tmp_path / TYPES).formulas
     rows, images = graph.values["y"].shape[0], graph.values["z"].shape[0]
     assert (value(formulas[str(rows)], 5), value(formulas[str(images)], 5)) == (30, 5)
+
+
+def test_a_decoder_is_tried_at_lengths_that_belong_together(
+    import_model: Import, tmp_path: Path
+) -> None:
+    pasts = [f"past_key_values.{layer}.{kind}" for layer in range(3) for kind in ("key", "value")]
+    shapes = dict.fromkeys(pasts, (1, 2, 0, 16))
+    shapes |= {"input_ids": (1, 128), "attention_mask": (1, 128)}
+    graph = with_fixed(import_model(grouped(), shapes), {"kv_cache_dim": 16})
+    symbols = model_symbols(graph.inputs)
+    sizes = {"batch_size": 1, "past_sequence_length": 0}
+    graph = replace(graph, symbols={name: sizes.get(name, 128) for name in symbols})
+    formulas = with_formulas(graph, tmp_path / TYPES).formulas
+    given = [f"_{symbols.index(n)}" for n in ("batch_size", "sequence_length")]
+    dims = graph.values[graph.outputs[-1].name].shape
+    assert [formulas[str(dim)] for dim in dims[:2]] == given
+    lengths = {str(graph.values[output.name].shape[2]) for output in graph.outputs[:-1]}
+    total = symbols.index("total_sequence_length")
+    assert {formulas[length] for length in lengths} == {f"_{total}"}
 
 
 def test_without_symbols_or_enough_trials_there_are_no_formulas(
