@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import isqrt
 
 from swapnet.errors import InputError
@@ -16,7 +17,9 @@ _BLOCK_RANGE_BYTES = (256 << 10, 8 << 20)
 """Smaller blocks cost more calls than they save bytes; larger ones overlap badly."""
 
 _SESSION_BYTES = 160 << 10
-"""Memory of a session with threads of its own, for the balance of sizes alone."""
+_PACKED_SESSION_BYTES = 320 << 10
+"""Memory of a session with threads of its own, for the balance of sizes alone: one of products of
+few bits maps ten packed weights, or more (SmolLM2, ONNX Runtime 1.32)."""
 
 _PLACES = 2
 """Blocks in memory at once while streaming, at least: one executes, one is being read. With ``n``
@@ -57,6 +60,7 @@ def choose_limits(
     backend: str,
     weights_bytes: int,
     *,
+    packs: bool = False,
     max_block: str | int | None = None,
     smallest_budget: str | int | None = None,
     workspace: str | int | None = None,
@@ -69,6 +73,8 @@ def choose_limits(
         Blocks of TensorRT are coarser: a cut costs it more.
     weights_bytes
         Weights of the model.
+    packs
+        Sessions map packed weights of few bits.
     max_block, workspace
         Sizes, or bytes.
     smallest_budget
@@ -87,7 +93,9 @@ def choose_limits(
             why=f"blocks of {EXTENT_ALIGNMENT} bytes take {_BUDGET_SHARE * EXTENT_ALIGNMENT}",
             hint="give --smallest-budget 16MiB or more",
         )
-    default = _engine_bytes if backend in TENSORRT else _session_bytes
+    session_bytes = _PACKED_SESSION_BYTES if packs else _SESSION_BYTES
+    is_engine = backend in TENSORRT
+    default = _engine_bytes if is_engine else partial(_session_bytes, session_bytes)
     given = _bytes(max_block)
     max_block_bytes = default(weights_bytes, budget) if given is None else given
     if max_block_bytes < EXTENT_ALIGNMENT:
@@ -110,9 +118,9 @@ def _bytes(size: str | int | None) -> int | None:
     return parse_size(size) if isinstance(size, str) else size
 
 
-def _session_bytes(weights_bytes: int, budget: int | None) -> int:
+def _session_bytes(session_bytes: int, weights_bytes: int, budget: int | None) -> int:
     smallest, largest = _BLOCK_RANGE_BYTES
-    balanced = isqrt(weights_bytes * _SESSION_BYTES // _PLACES)
+    balanced = isqrt(weights_bytes * session_bytes // _PLACES)
     chosen = max(smallest, min(largest, balanced))
     return chosen if budget is None else min(chosen, budget // _BUDGET_SHARE)
 

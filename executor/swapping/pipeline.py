@@ -71,6 +71,9 @@ class Arrival:
     marks: tuple[Mark, ...]
 
 
+_AT_ONCE = Arrival(0.0, ())
+
+
 class Order(Protocol):
     """Decides when reads and steps of a model begin, among those of others.
 
@@ -202,6 +205,8 @@ class Pipeline:
         StorageError, BackendError
             A read failed, or did not come back in time; the message names the block.
         """
+        if not self.afters:
+            return _AT_ONCE
         needed = self._needed(lap, step)
         waited_s = 0.0
         with self._changed:
@@ -223,6 +228,8 @@ class Pipeline:
 
         Its blocks may be overwritten then.
         """
+        if not self.afters and self._order is None:
+            return
         with self._changed:
             self._step_marks[self._ended] = mark
             self._step_marks.pop(self._ended - 2 * len(self._plan.steps), None)

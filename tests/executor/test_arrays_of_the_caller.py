@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnxruntime import IOBinding
 
 from swapnet.errors import InputError
 from swapnet.executor import SwapExecutor
@@ -75,6 +76,33 @@ def test_kernels_write_there_without_a_copy(
         monkeypatch.delattr(host_values, "new_array")
         monkeypatch.delattr(host_values, "placed")
         executor(toy.feeds(1), out)
+
+
+@pytest.mark.parametrize("name", ["used-twice", "dynamic"])
+def test_what_lies_where_it_was_is_not_bound_again(
+    engine: BuildToy, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = engine(name)
+    bound: list[str] = []
+    with SwapExecutor(toy.folder, toy.smallest) as executor:
+        inputs, expected = toy.feeds(), executor(toy.feeds(1))
+        out = executor(inputs)
+        executor(inputs, out)
+        for method in ("bind_input", "bind_output"):
+            real = getattr(IOBinding, method)
+
+            def noted(self: Any, *given: Any, real: Callable[..., None] = real) -> None:
+                if len(given) > 3:  # with an address
+                    bound.append(given[0])
+                real(self, *given)
+
+            monkeypatch.setattr(IOBinding, method, noted)
+        for key, array in toy.feeds(1).items():
+            inputs[key][...] = array
+        assert_same(executor(inputs, out), expected)
+        assert not bound
+        executor(toy.feeds(1), out)
+        assert {*bound} == {*inputs}
 
 
 def test_some_outputs_may_be_left_out(engine: BuildToy) -> None:

@@ -22,6 +22,11 @@ def test_blocks_follow_the_weights(
     assert chosen["tensorrt"] == chosen["tensorrt-rtx"] == engine_bytes
 
 
+def test_sessions_that_pack_are_fewer() -> None:
+    plain = choose_limits("onnxruntime", 100 * MIB).max_block_bytes
+    assert 1.4 < choose_limits("onnxruntime", 100 * MIB, packs=True).max_block_bytes / plain < 1.5
+
+
 def test_a_smallest_budget_holds_four_blocks() -> None:
     limits = choose_limits("tensorrt-rtx", 480 * MIB, smallest_budget="32MiB")
     assert limits.max_block_bytes == limits.workspace_bytes == 8 * MIB

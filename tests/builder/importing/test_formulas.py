@@ -171,8 +171,8 @@ def test_a_decoder_is_tried_at_lengths_that_belong_together(
     import_model: Import, tmp_path: Path
 ) -> None:
     pasts = [f"past_key_values.{layer}.{kind}" for layer in range(3) for kind in ("key", "value")]
-    shapes = dict.fromkeys(pasts, (1, 2, 0, 16))
-    shapes |= {"input_ids": (1, 128), "attention_mask": (1, 128)}
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(pasts, (1, 2, 0, 16))
+    shapes |= dict.fromkeys(("input_ids", "attention_mask"), (1, 128))
     graph = with_fixed(import_model(grouped(), shapes), {"kv_cache_dim": 16})
     symbols = model_symbols(graph.inputs)
     sizes = {"batch_size": 1, "past_sequence_length": 0}
