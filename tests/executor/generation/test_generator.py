@@ -309,8 +309,8 @@ def test_values_that_are_larger_than_planned_are_refused(decoder: Engine) -> Non
     for name, shape in shapes.items():
         if "past" in name:
             shapes[name] = (*shape[:2], CONTEXT, shape[3])
-    if not manifest.formulas:  # ONNX Runtime's arena has the values
-        return
+    if any("GroupQueryAttention" in block.operators for block in manifest.blocks):
+        return  # no value outside of that kernel grows with the past
     shapes["attention_mask"] = (1, CONTEXT + 128)
     actual.begin({name: np.empty(shape) for name, shape in shapes.items()})
     with pytest.raises(BudgetError, match="larger than planned"):
