@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from swapnet.builder.cutting.limits import choose_limits
@@ -55,7 +57,7 @@ def test_what_is_given_wins() -> None:
         ({"workspace": "1 mile"}, "not a size"),
     ],
 )
-def test_what_can_not_work_is_refused(options: dict[str, str], word: str) -> None:
+def test_what_can_not_work_is_refused(options: dict[str, Any], word: str) -> None:
     for backend in BACKENDS:
         with pytest.raises(InputError, match=word):
             choose_limits(backend, MIB, **options)
