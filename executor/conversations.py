@@ -177,9 +177,8 @@ class Conversations:
 
     def views(self, numbers: Sequence[int], count: int) -> tuple[Arrays, Arrays]:
         """Arrays for the past inputs and present outputs of an inference of so many tokens."""
-        rows = numbers[0], numbers[-1]
-        if rows in self._views:
-            return self._views[rows]
+        if found := self._views.get(rows := (numbers[0], numbers[-1])):
+            return found
         state, before = self._each[numbers[0]], self._length(numbers[0], count)
         past = {p.past: a for p, a in self.arrays(numbers, before, state.place)}
         after = self.arrays(numbers, before + count, 1 - state.place)

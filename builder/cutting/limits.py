@@ -94,8 +94,8 @@ def choose_limits(
             hint="give --smallest-budget 16MiB or more",
         )
     session_bytes = _PACKED_SESSION_BYTES if packs else _SESSION_BYTES
-    is_engine = backend in TENSORRT
-    default = _engine_bytes if is_engine else partial(_session_bytes, session_bytes)
+    of_sessions = partial(_session_bytes, session_bytes)
+    default = _engine_bytes if backend in TENSORRT else of_sessions
     given = _bytes(max_block)
     max_block_bytes = default(weights_bytes, budget) if given is None else given
     if max_block_bytes < EXTENT_ALIGNMENT:

@@ -258,16 +258,15 @@ def cached_sizes(
 ) -> dict[str, int]:
     """The sizes with a total that a decoder takes: all tokens of its past and of its sequence.
 
-    Kernels of attention take several rows where there is no past yet, the ``first`` inference, and
-    one row otherwise. Sizes of other models are returned as they are.
+    Kernels of attention take several rows in the first inference only, which has no past. Sizes of
+    other models are returned as they are.
     """
     by_meaning = {meaning: symbol for symbol, meaning in _meanings(inputs).items()}
     past, total = by_meaning.get("past"), by_meaning.get("total")
     if past is None or total is None or "sequence" not in by_meaning:
         return dict(sizes)
-    found = {**sizes, past: 0 if is_first else sizes[past]}
-    if not is_first and "batch" in by_meaning:
-        found[by_meaning["batch"]] = 1
+    found = {**sizes, past: 0} if is_first else {**sizes, by_meaning.get("batch", ""): 1}
+    found.pop("", None)
     return {**found, total: found[past] + found[by_meaning["sequence"]]}
 
 

@@ -484,10 +484,8 @@ class OrtSegment:
         self._actual = bindings.strip or bindings.actual
         self._shapes: Mapping[str, tuple[int, ...]] = {}
         self._sized: list[tuple[Any, Tensor, int]] = []
-        self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}
-        """Address and shape of arrays, by the name that they were bound to last."""
-        self._open: set[str] = set()
-        """Outputs for which ONNX Runtime takes memory in the next run."""
+        self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}  # arrays: address and shape
+        self._open: set[str] = set()  # outputs for which the next run takes memory
         self._nothing = ort.OrtValue.ortvalue_from_numpy(np.empty(0, np.float32))
         for arg in session.get_inputs():
             if bound := weights.get(arg.name):

@@ -61,8 +61,7 @@ class ActualShapes:
         for tensor in (*manifest.values, *manifest.outputs):
             if manifest.is_sized(tensor):
                 self._alike.setdefault(tensor.shape, []).append(tensor.name)
-        kinds = {(t.shape, t.dtype, t.nbytes): t for t in manifest.values}
-        self._kinds = [*kinds.values()]
+        self._kinds = {(t.shape, t.dtype, t.nbytes): t for t in manifest.values}
         self._known: dict[tuple[Shape, ...], _Sizes] = {}
         self._now: tuple[Shape, ...] = ()
         self.by_name: Mapping[str, Shape] = {}
@@ -81,7 +80,7 @@ class ActualShapes:
         BudgetError
             A value has another place behind it.
         """
-        for tensor in self._kinds:
+        for tensor in self._kinds.values():
             shape = self.by_name.get(tensor.name, ())
             nbytes = concrete_nbytes(tensor.dtype, shape) or 0
             if nbytes > max(tensor.nbytes, ELEMENT_BYTES[tensor.dtype]):

@@ -71,9 +71,6 @@ class Arrival:
     marks: tuple[Mark, ...]
 
 
-_AT_ONCE = Arrival(0.0, ())
-
-
 class Order(Protocol):
     """Decides when reads and steps of a model begin, among those of others.
 
@@ -206,7 +203,7 @@ class Pipeline:
             A read failed, or did not come back in time; the message names the block.
         """
         if not self.afters:
-            return _AT_ONCE
+            return Arrival(0.0, ())
         needed = self._needed(lap, step)
         waited_s = 0.0
         with self._changed:
