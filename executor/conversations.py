@@ -130,8 +130,7 @@ class Conversations:
         self.is_held = False
         self._each = [State(self, number, cache) for number in range(cache.conversations)]
         self._is_fixed = all(pair.in_place for pair in cache.pairs)
-        self._views: dict[tuple[int, int], tuple[Arrays, Arrays]] = {}
-        """Those that are the same whatever is in the cache, by first and last conversation."""
+        self._views: dict[tuple[int, int], tuple[Arrays, Arrays]] = {}  # of fixed pairs, by rows
 
     def state(self, number: int) -> State:
         """That of one conversation; raises an InputError where there are fewer."""

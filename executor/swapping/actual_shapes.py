@@ -56,8 +56,7 @@ class ActualShapes:
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._symbols = model_symbols(manifest.inputs)
-        self._alike: dict[tuple[int | str, ...], list[str]] = {}
-        """Names of what has the same shape, whatever the inputs are."""
+        self._alike: dict[tuple[int | str, ...], list[str]] = {}  # names by shape
         for tensor in (*manifest.values, *manifest.outputs):
             if manifest.is_sized(tensor):
                 self._alike.setdefault(tensor.shape, []).append(tensor.name)
