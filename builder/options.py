@@ -129,7 +129,7 @@ class BuildOptions:
         return choose_limits(
             self.backend,
             (source.weights_bytes if self.backend in TENSORRT else source.read_bytes) // narrower,
-            packs=any(node.op_type == "MatMulNBits" for node in source.proto.graph.node),
+            packs=source.has_operator("MatMulNBits"),
             max_block=self.max_block,
             smallest_budget=self.smallest_budget,
             workspace=self.tensorrt.workspace,

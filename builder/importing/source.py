@@ -76,6 +76,10 @@ class SourceModel:
             if readers[tensor.name] > 1
         )
 
+    def has_operator(self, kind: str) -> bool:
+        """Whether its graph has an operator of this type, outside of bodies."""
+        return any(node.op_type == kind for node in self.proto.graph.node)
+
     @property
     def identity(self) -> str:
         """SHA-256 of the file, and of its external data where it has any."""
