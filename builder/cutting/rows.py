@@ -32,27 +32,9 @@ _DOMAINS = ("", "ai.onnx", "com.microsoft", "com.microsoft.nchwc")
 """Others have operators of the same names, with rows elsewhere."""
 _ELEMENTWISE = frozenset(
     (
-        *(
-            "Abs",
-            "Add",
-            "BatchNormalization",
-            "BiasGelu",
-            "Cast",
-            "Ceil",
-            "Clip",
-            "DequantizeLinear",
-        ),
-        *(
-            "Div",
-            "Erf",
-            "Exp",
-            "Floor",
-            "Gelu",
-            "HardSigmoid",
-            "HardSwish",
-            "Identity",
-            "LeakyRelu",
-        ),
+        *("Abs", "Add", "BatchNormalization", "BiasGelu", "Cast", "Ceil", "Clip"),
+        *("DequantizeLinear", "Div", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish"),
+        *("Identity", "LeakyRelu"),
         *("Max", "Mean", "Min", "Mul", "Neg", "PRelu", "Pow", "QuantizeLinear", "QuickGelu"),
         *("Reciprocal", "Relu", "ReorderInput", "ReorderOutput", "Round", "Sigmoid", "Sign"),
         *("Softsign", "Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu", "Where"),

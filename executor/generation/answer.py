@@ -45,7 +45,8 @@ class Answer(Iterator[int]):
     """Tokens that follow a prompt; `Generator.submit` gives it.
 
     The thread that waits for a token computes, for all conversations that are answered. Tokens are
-    kept until they are asked for.
+    kept until they are asked for. Cancel an answer that is not read to its end: it keeps its
+    conversation until then.
 
     Attributes
     ----------

@@ -77,6 +77,8 @@ def replay(log: Iterable[Decision]) -> Iterator[Decision]:
 
 
 def _decision(event: str, args: Any, instructions: Any, at_s: float) -> Decision:
+    if event not in ("opened", *vars(Scheduler)) or event.startswith("_"):
+        raise LookupError(f"there is no event {event}")
     facts = _frozen(args)
     return Decision(
         event,

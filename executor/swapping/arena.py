@@ -162,7 +162,7 @@ class Arena:
         """Give back all pages outside of these spans of whole pages, which are in order."""
         # A huge page that is taken later would reach beyond a span.
         self._advise(mmap.MADV_NOHUGEPAGE)
-        end = 0
+        self._settled_bytes = end = 0
         for start, stop in (*spans, (len(self._memory) // mmap.PAGESIZE * mmap.PAGESIZE, 0)):
             if start > end:
                 self._memory.madvise(mmap.MADV_DONTNEED, end, start - end)
@@ -176,6 +176,7 @@ class Arena:
         """Give back all memory behind the first ``nbytes``."""
         start = align_up(nbytes, mmap.PAGESIZE)
         if start < len(self._memory):
+            self._settled_bytes = min(self._settled_bytes, start)
             self._memory.madvise(mmap.MADV_DONTNEED, start)
 
     def move(self, source: int, target: int, nbytes: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -85,9 +86,9 @@ class Talker(Side):
         middle, mean = (median(later), fmean(later)) if later else (0.0, 0.0)
         return Said(tokens, first, middle, mean, self.read_bytes(), self.accepted())
 
+    @abstractmethod
     def tokens(self, prompt: list[int]) -> Iterator[int]:
         """Greedy tokens that follow a prompt, without end."""
-        raise NotImplementedError
 
     def read_bytes(self) -> float:
         """Bytes read for each token after the first of the latest answer."""

@@ -61,7 +61,13 @@ def test_a_decision_is_shown_in_one_line() -> None:
     assert str(Decision("refused", ("", "too\nlarge"))) == "0.000000 refused too large"
 
 
-@pytest.mark.parametrize("text", ["[1, 2", "3", '["asked", [], [], 0.0]', '["a"]'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[1, 2", "3", '["asked", [], [], 0.0]', '["a"]', '["a", [], [], 0.0]'),
+        '["_dispatch", [], [], 0.0]',
+    ],
+)
 def test_what_is_no_log_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text(text)
