@@ -52,8 +52,9 @@ _FINALISTS = 4
 _FINALS = 4
 """Further measurements of the best pairs: the best of many noisy figures flatters itself."""
 
-_ALIKE = 0.85
-"""Neighbouring pairs differ by this much from one second to the next."""
+_ALIKE = 0.7
+"""Figures of one pair differ by this much from one second to the next. Pairs that are faster than
+`PREFERRED` by less were slower in plans: reads beside each other all end late."""
 
 _IN_FLIGHT_BYTES = 8 << 20
 """More at once fill the ring before the first is complete."""

@@ -153,7 +153,7 @@ def _plan(
         shared=shared,
         steps=steps,
         reads=reads,
-        readers=profile.storage.readers,
+        readers=_readers(profile, reads, order.ring_bytes),
         request_bytes=request_bytes,
         ring_bytes=order.ring_bytes,
         resident_bytes=sum(place.nbytes for place in (*places, *shared) if place.resident),
@@ -161,6 +161,15 @@ def _plan(
         predicted_ms=predict(steps, reads, profile).steady_ms,
         striping=striping,
     )
+
+
+def _readers(profile: Profile, reads: Sequence[Read], ring_bytes: int) -> int:
+    """Readers whose requests leave half of the ring: reads beside each other end together.
+
+    Where they fill the ring, steps and reads take turns.
+    """
+    largest = max((read.nbytes for read in reads), default=1)
+    return max(min(profile.storage.readers, ring_bytes // (2 * largest)), 1)
 
 
 def _steps(

@@ -40,7 +40,7 @@ def test_slowing_the_model_down_counts_as_much_as_bandwidth() -> None:
     assert choose([fast, kind]) == (MIB, 2)
 
 
-@pytest.mark.parametrize(("rival", "chosen"), [(1.1e9, (4 * MIB, 1)), (1.3e9, (4 * MIB, 2))])
+@pytest.mark.parametrize(("rival", "chosen"), [(1.3e9, (4 * MIB, 1)), (1.5e9, (4 * MIB, 2))])
 def test_one_large_request_where_nothing_is_clearly_better(rival: float, chosen: Pair) -> None:
     table = [request((4 * MIB, 2), rival), request((4 * MIB, 1), 1e9)]
     assert choose(table) == chosen

@@ -13,7 +13,10 @@ from onnx import TensorProto, helper
 from swapnet.errors import BackendError, BackendUnavailableError, EngineError
 from swapnet.executor import SwapExecutor
 from swapnet.executor.backends import can_run
-from swapnet.executor.backends.onnxruntime import session_options, version
+from swapnet.executor.backends import onnxruntime as backend
+from swapnet.executor.backends.onnxruntime import open_on_cpu, session_options, version
+from swapnet.executor.device import Device
+from swapnet.executor.planning.plan import Step
 from swapnet.fingerprint import PORTABLE, cpu_fingerprint, processor_fingerprint
 from swapnet.manifest import GPU_BACKENDS, load_manifest, save_manifest, sha256_of
 from tests.helpers.engines import BuildToy
@@ -170,3 +173,19 @@ def test_no_operator_is_repeated_later_than_it_is_stored(tmp_path: Path) -> None
     onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     loaded = onnx.load(tmp_path / "loaded.onnx").graph.node
     assert [node.name for node in loaded] == ["dequantise", "relu", "add"]
+
+
+@pytest.mark.parametrize(
+    ("running", "spins", "spin_us"), [("1.32", "1", "20"), ("2.0", "1", "20"), ("1.27", "0", "")]
+)
+def test_threads_spin_only_where_they_can_be_told_for_how_long(
+    monkeypatch: pytest.MonkeyPatch, running: str, spins: str, spin_us: str
+) -> None:
+    opened: list[Any] = []
+    monkeypatch.setattr(backend, "version", lambda: running)
+    monkeypatch.setattr(backend, "open_session", lambda *given: opened.append(given[2]))
+    open_on_cpu(b"", Step(0, 0, 0), Device(2), shared_arena=False)
+    (options,) = opened
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == spins
+    if spin_us:
+        assert options.get_session_config_entry("session.intra_op.spin_duration_us") == spin_us

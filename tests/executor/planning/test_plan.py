@@ -251,3 +251,19 @@ def test_shared_weights_are_read_with_each_block_or_kept_once(engine: BuildToy) 
     assert not small.shared[0].resident
     assert large.shared[0].extents == (shared.extent,)
     assert large.resident_bytes == toy.manifest.swappable_bytes
+
+
+@pytest.mark.parametrize(("request_pages", "readers"), [(1, 3), (2, 3), (4, 1), (64, 1)])
+def test_requests_in_flight_leave_room_for_others_in_the_ring(
+    simulated_manifest: MakeManifest, request_pages: int, readers: int
+) -> None:
+    profile = delays(None, [(1.0, 1.0)] * 6, bytes_per_s=1e8, request_bytes=request_pages * PAGE)
+    storage = msgspec.structs.replace(profile.storage, readers=3)
+    profile = msgspec.structs.replace(profile, storage=storage)
+    manifest = simulated_manifest([4 * PAGE] * 6)
+    smallest, _ = smallest_budget(manifest)
+    options = PlanOptions(resident=False)
+    plan = make_plan(manifest, profile, smallest + 12 * PAGE, options)
+    assert plan.readers == readers
+    largest = max(read.nbytes for read in plan.reads)
+    assert plan.readers == 1 or 2 * plan.readers * largest <= plan.ring_bytes
