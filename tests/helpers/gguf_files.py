@@ -32,19 +32,18 @@ MERGES = ["h e", "l l", "he ll", "hell o", "Ġ hello", "1 2", "12 3"]
 
 
 def quantised(values: Array, kind: str) -> Array:
-    """Rows in a type of llama.cpp; of K-quants, which the package can't write, seeded blocks."""
+    """Rows in a type of llama.cpp; of those that the package can't write, seeded blocks."""
     number = GGMLQuantizationType[kind]
-    if not kind.endswith("_K"):
+    if not kind.endswith("_K") and not kind.startswith("IQ"):
         return np.asarray(quantize(values.astype(np.float32), number))
     size, nbytes = GGML_QUANT_SIZES[number]
     random = np.random.default_rng(values.shape[0])
     blocks = random.integers(0, 256, (values.size // size, nbytes), dtype=np.uint8)
     halves = np.full((len(blocks), 1), 2e-4, np.float16) * random.random((len(blocks), 2)) + 1e-4
     halves = halves.astype(np.float16).view(np.uint8)
-    if kind == "Q4_K":
-        blocks[:, :4] = halves
-    else:
-        blocks[:, -2:] = halves[:, :2]
+    scales = {"Q2_K": (-4, None), "Q3_K": (-2, None), "Q6_K": (-2, None)}
+    place = slice(*scales.get(kind, (0, 4 if kind in ("Q4_K", "Q5_K") else 2)))
+    blocks[:, place] = halves[:, : blocks[:, place].shape[1]]
     return blocks.reshape(values.shape[0], -1)
 
 

@@ -113,7 +113,7 @@ def test_other_models_are_left_as_they_are(tmp_path: Path) -> None:
     ("options", "why"),
     [
         ({"architecture": "falcon"}, "architecture is 'falcon'; those that are read are llama"),
-        ({"kind": "Q5_1"}, "is of the type Q5_1; those that are read are Q4_0, Q4_1"),
+        ({"kind": "TQ2_0"}, "is of the type TQ2_0; those that are read are Q4_0, Q4_1"),
         ({"without": "blk.1.ffn_up.weight"}, "it has no 2-D tensor 'blk.1.ffn_up.weight'"),
         (
             {"biases": True, "without": "output_norm.weight"},
