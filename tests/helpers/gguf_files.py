@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, dequantize, quantize
 from gguf.constants import GGML_QUANT_SIZES
 
-__all__ = ["CHAT", "WORDS", "logits_of", "quantised", "write_gguf"]
+__all__ = ["CHAT", "PIECES", "SPACE", "WORDS", "logits_of", "quantised", "write_gguf"]
 
 Array = npt.NDArray[Any]
 
@@ -28,6 +28,23 @@ def _words() -> list[str]:
 
 
 WORDS = _words()
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+
+
+def _pieces() -> list[str]:
+    """Tokens of SentencePiece: special ones, bytes, seeded pieces, and single characters."""
+    random = np.random.default_rng(3)
+    special = ["<unk>", "<s>", "</s>", "<|user|>"]
+    words = [f"{SPACE}hello", "hello", f"{SPACE}w", "or", "ld", "world", "11", f"{SPACE}<"]
+    lengths = random.integers(2, 6, 300)
+    seeded = ["".join(random.choice([*"abc", SPACE], length)) for length in lengths]
+    joined = dict.fromkeys([*(SPACE * n for n in (2, 3, 4, 8)), *seeded, *words])
+    ways = ["he", "ll", "lo", "llo", "wo", "rld", f"{SPACE}he"]
+    bytes_ = [f"<0x{number:02X}>" for number in range(256)]
+    return [*special, *bytes_, *joined, *ways, SPACE, *"abcdehlorw1<>|/s\u00e9"]
+
+
+PIECES = _pieces()
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ hello", "1 2", "12 3"]
 
 
@@ -60,8 +77,12 @@ def write_gguf(
     values: Mapping[str, Any] | None = None,
     without: str = "",
 ) -> Path:
-    """Write a model with weights of one type and a table of another; ``values`` change its keys."""
+    """Write a model with weights of one type and a table of another; ``values`` change its keys.
+
+    The tokenizer is of bytes, or with the splitting ``"pieces"`` one of SentencePiece.
+    """
     random = np.random.default_rng(7)
+    words = PIECES if split == "pieces" else WORDS
     writer = GGUFWriter(path, architecture)
     writer.add_block_count(LAYERS)
     writer.add_context_length(512)
@@ -71,15 +92,21 @@ def write_gguf(
     writer.add_head_count_kv(KEYS)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(1000.0)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(split)
-    writer.add_token_list(WORDS)
-    writer.add_token_merges(MERGES)
-    writer.add_token_types([3 if word.startswith("<|") else 1 for word in WORDS])
-    writer.add_bos_token_id(len(WORDS) - 2)
+    if split == "pieces":
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(words)
+        writer.add_token_scores([-float(number) for number in range(len(words))])
+        writer.add_token_types([2, 3, 3, 4, *[6] * 256, *[1] * (len(words) - 260)])
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(split)
+        writer.add_token_list(words)
+        writer.add_token_merges(MERGES)
+        writer.add_token_types([3 if word.startswith("<|") else 1 for word in words])
+        writer.add_bos_token_id(len(words) - 2)
     given = values or {}
-    if "tokenizer.ggml.eos_token_id" not in given:
-        writer.add_eos_token_id(len(WORDS) - 1)
+    if "tokenizer.ggml.eos_token_id" not in given and split != "pieces":
+        writer.add_eos_token_id(len(words) - 1)
     writer.add_chat_template(CHAT)
     for key, value in given.items():
         if isinstance(value, str):
@@ -96,9 +123,9 @@ def write_gguf(
         if name != without:
             writer.add_tensor(name, (mean + 0.2 * random.standard_normal(size)).astype(np.float32))
 
-    add("token_embd.weight", len(WORDS), HIDDEN, table or kind)
+    add("token_embd.weight", len(words), HIDDEN, table or kind)
     if not tied:
-        add("output.weight", len(WORDS), HIDDEN, kind)
+        add("output.weight", len(words), HIDDEN, kind)
     vector("output_norm.weight", HIDDEN, 1)
     if factors:
         vector("rope_freqs.weight", HEAD // 2, 3)

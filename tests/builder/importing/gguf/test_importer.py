@@ -57,6 +57,7 @@ def test_logits_are_those_of_the_dequantised_model(kind: str, tmp_path: Path) ->
         {"kind": "Q4_0", "table": "Q8_0"},
         {"kind": "Q4_K", "table": "Q6_K", "tied": False},
         {"kind": "F16", "tied": False, "factors": True},
+        {"kind": "Q5_K", "split": "pieces"},
         {"kind": "Q8_0", "architecture": "qwen2", "biases": True, "split": "qwen2"},
     ],
 )
