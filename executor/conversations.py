@@ -18,6 +18,7 @@ from swapnet.arrays import load_npz, save_npz
 from swapnet.errors import BackendError, InputError
 from swapnet.executor.state import MASK, Cache, Pair
 from swapnet.executor.swapping.arena import Arena
+from swapnet.input_checks import whole_number
 from swapnet.tensors import Array, numpy_dtype
 from swapnet.token_rows import IDS
 
@@ -134,7 +135,8 @@ class Conversations:
 
     def state(self, number: int) -> State:
         """That of one conversation; raises an InputError where there are fewer."""
-        if not 0 <= number < len(self._each):
+        number = whole_number("conversation", number, least=0)
+        if number >= len(self._each):
             raise InputError(
                 f"there is no conversation {number}",
                 why=f"their numbers are 0 to {len(self._each) - 1}",
@@ -158,7 +160,7 @@ class Conversations:
             into the context.
         """
         rows, count = inputs[IDS].shape
-        kept = kept or dict.fromkeys(range(rows), True)
+        kept = dict.fromkeys(range(rows), True) if kept is None else kept
         self._check(inputs, kept)
         # A row beside others that is not kept writes over its first tokens.
         beside = [n for n in kept if not kept[n] and len(self._each) > 1]
@@ -215,10 +217,11 @@ class Conversations:
 
     def _check(self, inputs: Mapping[str, Array], kept: Mapping[int, bool]) -> None:
         rows, count = inputs[IDS].shape
-        known = [*range(len(self._each))][min(kept, default=0) :][:rows]
-        if not rows or [*kept] != known or (rows > 1 and count > 1):
+        numbers = [*kept] if isinstance(kept, Mapping) else kept
+        known = [[*range(n, n + rows)] for n in range(len(self._each) - rows + 1)]
+        if not rows or numbers not in known or (rows > 1 and count > 1):
             raise InputError(
-                f"{rows} rows of {count} tokens can't be of the conversations {[*kept]}",
+                f"{rows} rows of {count} tokens can't be of the conversations {numbers}",
                 why="rows are of neighbours, and several give a token each; there are the "
                 f"conversations 0 to {len(self._each) - 1}",
                 hint="give conversations= a number for each row, in ascending order",

@@ -17,6 +17,7 @@ import msgspec
 from swapnet.budget import Budget
 from swapnet.errors import BackendError, BudgetError, InputError
 from swapnet.executor.planning.usage import demand
+from swapnet.input_checks import whole_number
 from swapnet.manifest import TENSOR_ALIGNMENT, Manifest, Tensor, sizes_at
 from swapnet.shapes import names_of, shapes_of
 from swapnet.symbols import symbols_in
@@ -168,19 +169,14 @@ def find_cache(
     Raises
     ------
     InputError
-        A number is not positive, ``state`` is no such pair, the model has no cache, or only one of
-        one conversation.
+        A number is no whole one or too small, ``state`` is no such pair, the model has no cache, or
+        only one of one conversation.
     BackendError
         The engine runs on a GPU.
     """
-    if context < 1:
-        raise InputError(
-            f"a context of {context} tokens is invalid",
-            why="it must be at least 1",
-            hint=f"give the most tokens of prompt and answer together, like {CONTEXT}",
-        )
-    if conversations < 1:
-        raise InputError(f"{conversations} conversations are invalid", why="it must be at least 1")
+    context = whole_number("context", context)
+    conversations = whole_number("conversations", conversations)
+    rows = whole_number("rows", rows, least=0)
     name = manifest.source.name
     if manifest.runs_on_gpu:
         raise BackendError(

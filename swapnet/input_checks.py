@@ -1,7 +1,8 @@
-"""Arrays for a model, checked against its inputs."""
+"""Arrays for a model, checked against its inputs, and whole numbers."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,16 @@ from swapnet.shapes import names_of
 from swapnet.tensors import Array, ModelInput, as_dims, numpy_dtype
 from swapnet.token_rows import ROWS, with_rows
 
-__all__ = ["as_array", "check_array", "check_feed", "check_names", "fits", "wrong_shape"]
+__all__ = [
+    "as_array",
+    "check_array",
+    "check_feed",
+    "check_names",
+    "fits",
+    "whole_number",
+    "whole_numbers",
+    "wrong_shape",
+]
 
 
 _HOST_DEVICES = (1, 3, 11, 13)
@@ -39,6 +49,40 @@ def check_feed(
     for taken in inputs:
         _check_numbers(arrays[taken.name], taken, where)
     return arrays
+
+
+def whole_number(name: str, value: object, least: int = 1) -> int:
+    """A parameter that counts or numbers something.
+
+    Raises
+    ------
+    InputError
+        It is of another type, or smaller than ``least``.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise InputError(
+            f"{name} can't be {value!r}", why=f"it must be a whole number, {least} or more"
+        )
+    return number
+
+
+def whole_numbers(name: str, values: Iterable[object]) -> list[int]:
+    """Whole numbers of a sequence, such as those of tokens.
+
+    Raises
+    ------
+    InputError
+        It is no sequence, or has something else.
+    """
+    try:
+        return [operator.index(value) for value in values]  # type: ignore[arg-type]
+    except TypeError as error:
+        why = f"{values!r:.40} has none: {error}"
+        raise InputError(f"{name} must be whole numbers", why=why, hint="give a list") from error
 
 
 def check_names(given: Mapping[str, Any], inputs: Iterable[ModelInput], where: str = "") -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 
 import numpy as np
 
 from swapnet.errors import InputError
+from swapnet.input_checks import whole_number
 from swapnet.tensors import Array
 
 __all__ = ["chooser"]
@@ -32,16 +34,14 @@ def chooser(
     Raises
     ------
     InputError
-        A number is outside of its range.
+        A number is outside of its range, or none.
     """
-    for name, value, is_right, wanted in (
-        ("temperature", temperature, 0 <= temperature < np.inf, "0 or more"),
-        ("top_k", top_k, top_k >= 0, "0 or more"),
-        ("top_p", top_p, 0 < top_p <= 1, "above 0, and at most 1"),
-        ("seed", seed, seed is None or seed >= 0, "0 or more"),
-    ):
-        if not is_right:
-            raise InputError(f"{name} can't be {value}", why=f"it must be {wanted}")
+    top_k = whole_number("top_k", top_k, least=0)
+    seed = None if seed is None else whole_number("seed", seed, least=0)
+    if not isinstance(temperature, Real) or not 0 <= temperature < np.inf:
+        raise InputError(f"temperature can't be {temperature!r}", why="it must be 0 or more")
+    if not isinstance(top_p, Real) or not 0 < top_p <= 1:
+        raise InputError(f"top_p can't be {top_p!r}", why="it must be above 0, and at most 1")
     if temperature == 0:
         return lambda logits: int(np.argmax(logits))
     random = np.random.default_rng(seed)

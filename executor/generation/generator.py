@@ -30,6 +30,7 @@ from swapnet.executor.runtime.policy import PATIENCE_S, Job
 from swapnet.executor.runtime.scheduler import Instruction, Scheduler
 from swapnet.executor.state import CONTEXT, MASK
 from swapnet.executor.swapping.storage import LoadMode
+from swapnet.input_checks import whole_number, whole_numbers
 from swapnet.shapes import names_of
 from swapnet.tensors import Array, numpy_dtype
 from swapnet.token_rows import IDS, LOGITS, ROWS
@@ -113,13 +114,14 @@ class Generator:
         device: Device | None = None,
         load_mode: LoadMode | str = LoadMode.AUTO,
     ) -> None:
+        conversations = whole_number("conversations", conversations)
         check_draft(draft, conversations)
         self._draft = draft
         self.executor = SwapExecutor(
             *(engine, budget),
             device=device,
             load_mode=load_mode,
-            context=context,
+            context=whole_number("context", context),
             state=state,
             rows=asked_rows(draft),
             conversations=conversations,
@@ -199,7 +201,7 @@ class Generator:
         ------
         InputError
             The prompt is empty, larger than the context, or has a token that the model has not; or
-            a number is outside of its range.
+            a number is outside of its range, or none.
         """
         choice = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         answer = self.submit(
@@ -256,17 +258,17 @@ class Generator:
                 hint="give conversation=, as the answer before has it",
             )
         state = self.executor.state(conversation or 0)
-        ids = [*map(int, prompt)]
+        ids, ends = whole_numbers("the prompt", prompt), whole_numbers("stop", stop)
         if wrong := [token for token in ids if not 0 <= token < self._vocabulary]:
             raise InputError(
                 f"the prompt has a token {wrong[0]}",
                 why=f"the model has the tokens 0 to {self._vocabulary - 1}",
                 hint="make the prompt with the tokenizer of this model",
             )
-        if max_tokens is not None and max_tokens < 1:
-            raise InputError(f"max_tokens can't be {max_tokens}", why="it must be at least 1")
-        most, choose = max_tokens or self._cache.context, chooser(**choice)
-        answer = Answer(ids, conversation, keep, most, frozenset(stop), choose, self._take)
+        most = max_tokens if max_tokens is not None else self._cache.context
+        most = whole_number("max_tokens", most)
+        choose = chooser(**choice)
+        answer = Answer(ids, conversation, keep, most, frozenset(ends), choose, self._take)
         if self._draft:
             drafted = 0 if choice.get("temperature") else self._most_drafted()
             answer.drafts = Drafts(ids, choose, drafted)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from swapnet.errors import InputError
-from swapnet.input_checks import check_array, check_feed, check_names, fits
+from swapnet.input_checks import (
+    check_array,
+    check_feed,
+    check_names,
+    fits,
+    whole_number,
+    whole_numbers,
+)
 from swapnet.manifest import Tensor
 from swapnet.tensors import as_dims
 
@@ -66,3 +73,22 @@ def test_shapes() -> None:
     assert fits((9, 4), X.shape)
     assert not fits((4,), X.shape)
     assert as_dims(()) == "a scalar"
+
+
+def test_whole_numbers_are_taken_in_any_type() -> None:
+    assert whole_number("context", np.int64(7)) == 7
+    assert whole_number("rows", 0, least=0) == 0
+    assert whole_numbers("the prompt", np.array([3, 5], np.uint8)) == [3, 5]
+
+
+@pytest.mark.parametrize("value", ["2", 2.0, None, [2], np.ones(2, np.int64), 0])
+def test_what_is_no_whole_number_is_refused(value: Any) -> None:
+    with pytest.raises(InputError, match=r"^conversations can't be ") as caught:
+        whole_number("conversations", value)
+    assert caught.value.why == "it must be a whole number, 1 or more"
+
+
+@pytest.mark.parametrize("values", [None, 3, "ab", [1.0], [[1]], np.ones((2, 2), np.int64)])
+def test_what_is_no_sequence_of_whole_numbers_is_refused(values: Any) -> None:
+    with pytest.raises(InputError, match=r"^the prompt must be whole numbers\n"):
+        whole_numbers("the prompt", values)

@@ -289,14 +289,20 @@ def test_what_does_not_fit_when_it_begins_fails_alone(
     with pytest.raises(InputError, match="has 12 of them"):
         list(late)
     assert list(generator.submit(PROMPTS[0], conversation=2, max_tokens=8)) == alone[0]
+    wrong: Any
     for wrong, options, words in (
         ([1], {"keep": True}, "names no conversation"),
         ([1], {"conversation": 3}, "no conversation 3"),
-        ([1], {"conversation": -1}, "no conversation -1"),
+        ([1], {"conversation": -1}, "conversation can't be -1"),
+        ([1], {"conversation": "1"}, "conversation can't be '1'"),
         ([], {}, "0 tokens"),
         ([1], {"max_tokens": 0}, "max_tokens"),
+        ([1], {"max_tokens": 2.5}, "max_tokens can't be 2.5"),
+        ([1], {"stop": 2}, "stop must be whole numbers"),
+        ("hello", {}, "the prompt must be whole numbers"),
         ([4096], {}, "4096"),
         ([1], {"top_p": 2}, "top_p"),
+        ([1], {"temperature": "1"}, "temperature can't be '1'"),
     ):
         with pytest.raises(InputError, match=words):
             generator.submit(wrong, **options)
@@ -319,12 +325,15 @@ def test_rows_of_the_executor_are_those_of_conversations(decoder: Engine) -> Non
         twice = {name: np.repeat(array, 2, axis=0) for name, array in many.items()}
         longer = {**two, "attention_mask": np.array([[1, 1], [1, 1]])}
         executor.state(0).reset()
+        numbers: Any
         for given, numbers, words in (
             (two, (1, 0), "can't be of the conversations"),
             (two, (0,), "can't be of"),
             (two, (0, 2), "can't be of"),
             (two, (2, 3), "can't be of"),
             (two, (-1, 0), "can't be of"),
+            (two, ("0", "1"), "can't be of"),
+            (two, (2,), "can't be of"),
             (twice, (0, 1), "of 2 tokens"),
             (two, (1, 2), "attention_mask"),
             (longer, (1, 2), "attention_mask"),
@@ -351,5 +360,9 @@ def test_caches_are_counted_and_a_budget_says_what_fits(decoder: Engine) -> None
         Generator(decoder, smallest - cache.nbytes // 2, CONTEXT, conversations=TALKS)
     assert "a context of about 7" in caught.value.hint
     assert "or about 1 of the 3 conversations" in caught.value.hint
-    with pytest.raises(InputError, match="0 conversations"):
+    with pytest.raises(InputError, match="conversations can't be 0"):
         find_cache(decoder.built, CONTEXT, conversations=0)
+    options: dict[str, Any] = {"conversations": "2", "context": None}
+    for name, value in options.items():
+        with pytest.raises(InputError, match=f"{name} can't be {value!r}"):
+            Generator(decoder, "100%", **{name: value})
