@@ -23,7 +23,13 @@ __all__ = ["command"]
     type=PATH,
     help="Folder to write. [default: the file's name]",
 )
-def command(model: Path, output: Path | None) -> None:
+@click.option(
+    "--context",
+    type=int,
+    metavar="N",
+    help="Most tokens that the model takes. [default: as it learnt, at most 8192]",
+)
+def command(model: Path, output: Path | None, context: int | None) -> None:
     """Write FILE.gguf as the ONNX folder that onnxruntime-genai reads, with its tokenizer.
 
     Blocks of weights stay as they are. swapnet build takes the file itself as well.
@@ -33,5 +39,5 @@ def command(model: Path, output: Path | None) -> None:
     folder = output or Path(model.stem)
     with progress(folder.name, lines=False) as report:
         report("import", 0, 1)
-        import_gguf(model, folder)
+        import_gguf(model, folder, context=context)
     say(f"{folder}: {format_size(folder_bytes(folder))}")

@@ -85,7 +85,9 @@ def write_gguf(
     words = PIECES if split == "pieces" else WORDS
     writer = GGUFWriter(path, architecture)
     writer.add_block_count(LAYERS)
-    writer.add_context_length(512)
+    given = values or {}
+    if "llama.context_length" not in given:
+        writer.add_context_length(512)
     writer.add_embedding_length(HIDDEN)
     writer.add_feed_forward_length(INNER)
     writer.add_head_count(HEADS)
@@ -104,13 +106,14 @@ def write_gguf(
         writer.add_token_merges(MERGES)
         writer.add_token_types([3 if word.startswith("<|") else 1 for word in words])
         writer.add_bos_token_id(len(words) - 2)
-    given = values or {}
     if "tokenizer.ggml.eos_token_id" not in given and split != "pieces":
         writer.add_eos_token_id(len(words) - 1)
     writer.add_chat_template(CHAT)
     for key, value in given.items():
         if isinstance(value, str):
             writer.add_string(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
         else:
             (writer.add_bool if isinstance(value, bool) else writer.add_uint32)(key, value)
 
@@ -163,7 +166,10 @@ def logits_of(path: Path, ids: Array) -> Array:
         made: Array = value / size * weights[f"{name}.weight"]
         return made
 
+    ends = ("rope.scaling.factor", "rope.scale_linear")
+    found = [reader.fields[key].contents() for key in reader.fields if key.endswith(ends)]
     steps = 1000.0 ** -(np.arange(0, HEAD, 2) / HEAD) / weights.get("rope_freqs.weight", 1)
+    steps = steps / max([1.0, *found])
     angles = np.outer(np.arange(len(ids)), steps)[:, None]
 
     def turned(heads: Array) -> Array:

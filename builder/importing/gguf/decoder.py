@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,7 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from swapnet.builder.importing.gguf.file import GGUF
-from swapnet.builder.importing.gguf.weights import BLOCK_TYPES, FLOAT_TYPES, Weights, floats
+from swapnet.builder.importing.gguf.weights import (
+    BLOCK_TYPES,
+    FLOAT_TYPES,
+    Weights,
+    floats,
+    parts,
+)
+from swapnet.errors import InputError
 from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
@@ -24,7 +31,8 @@ _INTERLEAVED: Final = {"llama": 1, "qwen2": 0}
 convert_hf_to_gguf.py reorders rows of Llama's queries and keys that way."""
 
 _MOST_POSITIONS = 8192
-"""Rows of the tables of angles: all blocks share them, so they stay in memory."""
+"""Rows of the tables of angles where no context is asked for: all blocks share them, so they stay
+in memory."""
 
 _MICROSOFT: Final = {"domain": "com.microsoft"}
 _FLOAT, _INT32, _INT64 = (ONNX_TYPES[dtype] for dtype in ("float32", "int32", "int64"))
@@ -33,9 +41,9 @@ _PAST, _PRESENT, _PARTS = "past_key_values.%d.", "present.%d.", ("key", "value")
 
 
 class Decoder:
-    """Operators of a decoder, and weights as operators ask for them; raises as `import_gguf`."""
+    """Operators of a decoder, and weights as operators ask for them; as `import_gguf`."""
 
-    def __init__(self, file: GGUF) -> None:
+    def __init__(self, file: GGUF, context: int | None = None) -> None:
         self._file, own = file, file.architecture
         if own not in _INTERLEAVED:
             raise file.refusal(
@@ -54,15 +62,26 @@ class Decoder:
         self._heads = file.size("attention.head_count")
         self._keys = file.size("attention.head_count_kv", self._heads)
         self._head = file.size("attention.key_length", self._hidden // max(self._heads, 1))
-        self._context = min(file.size("context_length"), _MOST_POSITIONS)
+        longest = file.size("context_length")
+        if context is not None and not 1 <= context <= longest:
+            raise InputError(
+                f"a context of {context} tokens is invalid",
+                why=f"the model in {file.path} takes 1 to {longest}",
+                hint="leave the context out, or give one of these",
+            )
+        self._context = context or min(longest, _MOST_POSITIONS)
         self._norm = {"epsilon": file.value(f"{own}.attention.layer_norm_rms_epsilon", float)}
         turned = file.size("rope.dimension_count", self._head)
-        scaling = file.value(f"{own}.rope.scaling.type", str, "none")
-        if turned != self._head or scaling != "none":
+        scaling = file.value(f"{own}.rope.scaling.type", str, "linear")
+        if turned != self._head or scaling not in ("none", "linear"):
             raise file.refusal(
                 f"positions turn {turned} of the {self._head} numbers of a head, scaled by "
-                f"{scaling!r}; all numbers without scaling are read"
+                f"{scaling!r}; all numbers are read, scaled by 'linear' or not"
             )
+        # An older key is read where the other is missing, as llama-model.cpp does.
+        older = file.value(f"{own}.rope.scale_linear", float, 0.0)
+        factor = file.value(f"{own}.rope.scaling.factor", float, older)
+        self._stretch = (scaling == "linear" and factor) or 1.0
         self._vocabulary = int(self._tensor("token_embd.weight").shape[1])
         self._nodes: list[onnx.NodeProto] = []
         self._small: dict[str, onnx.TensorProto] = {}
@@ -187,11 +206,14 @@ class Decoder:
         steps = self._file.value(f"{own}.rope.freq_base", float, 1e4) ** -exponents
         if "rope_freqs.weight" in self._unused:
             steps = steps / self._numbers("rope_freqs.weight")
-        angles = np.outer(np.arange(self._context), steps)
-        return [
-            self._weights.add(turn.__name__, "float32", angles.shape, [turn(angles).astype("f4")])
-            for turn in (np.cos, np.sin)
-        ]
+        shape, steps = (self._context, len(steps)), steps / self._stretch
+
+        def rows(turn: Callable[..., Any]) -> Iterator[npt.NDArray[np.float32]]:
+            for part in parts(*shape):
+                yield turn(np.outer(np.arange(part.start, part.stop), steps)).astype("f4")
+
+        turns = ("cos", np.cos), ("sin", np.sin)
+        return [self._weights.add(name, "float32", shape, rows(turn)) for name, turn in turns]
 
     def _product(self, value: str, name: str, output: str = "") -> str:
         """Product with a weight, and the bias that it may have."""

@@ -18,7 +18,9 @@ __all__ = ["import_gguf", "imported"]
 _HINT = "choose another place, or free some space"
 
 
-def import_gguf(path: Path, folder: Path, filename: str = "model.onnx") -> int:
+def import_gguf(
+    path: Path, folder: Path, filename: str = "model.onnx", context: int | None = None
+) -> int:
     """Write a Llama-like model of llama.cpp as a folder that onnxruntime-genai reads too.
 
     Weights keep their blocks and their numbers; a piece of them is in memory at a time. Returns the
@@ -32,9 +34,14 @@ def import_gguf(path: Path, folder: Path, filename: str = "model.onnx") -> int:
         Where to write: no folder, or an empty one.
     filename
         Name of the model; its weights are in that name and ``.data``.
+    context
+        Most tokens that the model takes, which its tables of angles are made for; by default as
+        many as it learnt, at most 8,192.
 
     Raises
     ------
+    InputError
+        The context is larger than the one that the model learnt.
     ModelError
         The file is damaged, or its architecture, its tokenizer or a tensor is not read.
     BackendUnavailableError
@@ -53,7 +60,7 @@ def import_gguf(path: Path, folder: Path, filename: str = "model.onnx") -> int:
         with working_folder(f".{folder.name}.", folder.absolute().parent) as partial:
             partial.chmod(0o755)
             file = GGUF(path)
-            _write(file, partial, filename)
+            _write(file, partial, filename, context)
             partial.rename(folder)
             return sum(tensor.n_elements for tensor in file.tensors.values())
 
@@ -78,8 +85,8 @@ def imported(model: Path, place: Path) -> Iterator[Path]:
         yield folder
 
 
-def _write(file: GGUF, folder: Path, filename: str) -> None:
-    decoder = Decoder(file)
+def _write(file: GGUF, folder: Path, filename: str, context: int | None) -> None:
+    decoder = Decoder(file, context)
     tokens = write_tokenizer(file, folder)
     ends = [tokens[name] for name in ("eos", "eot") if name in tokens]
     model = decoder.config(filename) | {

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx
     from gguf import ReaderTensor
 
-__all__ = ["BLOCK_TYPES", "FLOAT_TYPES", "BlockType", "Weights", "floats"]
+__all__ = ["BLOCK_TYPES", "FLOAT_TYPES", "BlockType", "Weights", "floats", "parts"]
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -248,7 +248,7 @@ class Weights:
     def floats(self, tensor: ReaderTensor, name: str) -> str:
         """Add a matrix of any type in float32; returns its name."""
         kind, shape = tensor.tensor_type.name, tensor.shape[::-1].tolist()
-        pieces = (floats(tensor.data[part], kind) for part in _parts(*shape))
+        pieces = (floats(tensor.data[part], kind) for part in parts(*shape))
         return self.add(name, "float32", shape, pieces)
 
     def _add_blocks(self, tensor: ReaderTensor, kind: BlockType) -> None:
@@ -260,7 +260,7 @@ class Weights:
         offsets: list[Floats] = []
 
         def quants() -> Iterator[Bytes]:
-            for part in _parts(rows, columns):
+            for part in parts(rows, columns):
                 blocks = kind.read(tensor.data[part])
                 scales.append(blocks.scales)
                 if blocks.offsets is not None:
@@ -274,7 +274,7 @@ class Weights:
             self.add(f"{name}.offsets", "float32", (count, rows), [whole])
 
 
-def _parts(count: int, width: int) -> Iterator[slice]:
+def parts(count: int, width: int) -> Iterator[slice]:
     """Ranges of rows, as many as are held in memory."""
     step = max(_PIECE_ELEMENTS // width, 1)
     return (slice(start, min(start + step, count)) for start in range(0, count, step))

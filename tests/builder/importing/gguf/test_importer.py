@@ -15,7 +15,13 @@ from swapnet.builder.importing.shapes import plan_shapes
 from swapnet.builder.importing.source import open_source
 from swapnet.builder.rewriting.asked_rows import ask_rows
 from swapnet.builder.rewriting.optimise import TYPES, Operators, optimise
-from swapnet.errors import BackendUnavailableError, ModelError, StorageError, SwapnetError
+from swapnet.errors import (
+    BackendUnavailableError,
+    InputError,
+    ModelError,
+    StorageError,
+    SwapnetError,
+)
 from tests.helpers.gguf_files import HEAD, KEYS, LAYERS, WORDS, logits_of, write_gguf
 
 IDS = np.array([3, 70, 12, 255, 8, 8, 200, 1, 31, 99])
@@ -57,7 +63,11 @@ def test_logits_are_those_of_the_dequantised_model(kind: str, tmp_path: Path) ->
         {"kind": "Q4_0", "table": "Q8_0"},
         {"kind": "Q4_K", "table": "Q6_K", "tied": False},
         {"kind": "F16", "tied": False, "factors": True},
-        {"kind": "Q5_K", "split": "pieces"},
+        {"kind": "Q5_K", "split": "pieces", "values": {"llama.rope.scale_linear": 2.0}},
+        {
+            "kind": "Q8_0",
+            "values": {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0},
+        },
         {"kind": "Q8_0", "architecture": "qwen2", "biases": True, "split": "qwen2"},
     ],
 )
@@ -92,6 +102,20 @@ def test_the_folder_names_what_a_generator_needs(tmp_path: Path) -> None:
         *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "genai_config.json")
     }
     assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "folder"]
+
+
+def test_a_context_is_as_long_as_is_asked_for(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf", values={"llama.context_length": 20000})
+    for context, expected in ((None, 8192), (100, 100), (20000, 20000)):
+        folder = tmp_path / str(context)
+        import_gguf(file, folder, context=context)
+        config = json.loads((folder / "genai_config.json").read_text())
+        assert config["model"]["context_length"] == expected
+        tables = {made.name: made for made in onnx.load(folder / "model.onnx").graph.initializer}
+        assert onnx.numpy_helper.to_array(tables["sin"]).shape == (expected, HEAD // 2)
+    for context in (0, 20001):
+        with pytest.raises(InputError, match=f"a context of {context} tokens is invalid"):
+            import_gguf(file, tmp_path / "folder", context=context)
 
 
 def test_a_tied_table_is_stored_once(tmp_path: Path) -> None:
