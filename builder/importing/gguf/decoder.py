@@ -18,6 +18,7 @@ from swapnet.builder.importing.gguf.weights import (
     parts,
 )
 from swapnet.errors import InputError
+from swapnet.input_checks import whole_number
 from swapnet.tensors import ONNX_TYPES
 
 if TYPE_CHECKING:
@@ -63,13 +64,14 @@ class Decoder:
         self._keys = file.size("attention.head_count_kv", self._heads)
         self._head = file.size("attention.key_length", self._hidden // max(self._heads, 1))
         longest = file.size("context_length")
-        if context is not None and not 1 <= context <= longest:
+        usual = min(longest, _MOST_POSITIONS)
+        self._context = usual if context is None else whole_number("context", context)
+        if self._context > longest:
             raise InputError(
-                f"a context of {context} tokens is invalid",
-                why=f"the model in {file.path} takes 1 to {longest}",
-                hint="leave the context out, or give one of these",
+                f"a context of {context} tokens is too long",
+                why=f"the model in {file.path} learnt {longest}",
+                hint=f"give at most {longest}, or leave the context out",
             )
-        self._context = context or min(longest, _MOST_POSITIONS)
         self._norm = {"epsilon": file.value(f"{own}.attention.layer_norm_rms_epsilon", float)}
         turned = file.size("rope.dimension_count", self._head)
         scaling = file.value(f"{own}.rope.scaling.type", str, "linear")

@@ -83,8 +83,7 @@ def write_tokenizer(file: GGUF, folder: Path) -> dict[str, int]:
     config = {
         f"{own}_token": words[special[n]] for n, own in _SPECIAL.items() if own and n in special
     }
-    name = "LlamaTokenizer" if is_pieces else "PreTrainedTokenizerFast"
-    config |= {"tokenizer_class": name, "add_bos_token": starts}
+    config |= {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": starts}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), "utf-8")
     if template := file.value("tokenizer.chat_template", str, ""):
         (folder / "chat_template.jinja").write_text(template, "utf-8")
