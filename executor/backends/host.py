@@ -32,7 +32,7 @@ class HostBackend:
         return memory_bytes()
 
     def arena(self, nbytes: int) -> Arena:
-        return Arena(nbytes)
+        return Arena(nbytes, is_filled=True)
 
     def values(self, inside: Arena | None = None, striping: Striping | None = None) -> Values:
         return Values(self.manifest, self.array, inside, striping)

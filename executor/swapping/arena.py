@@ -23,7 +23,11 @@ from swapnet.units import align_up, format_size
 __all__ = ["Arena", "Borrower", "can_lend", "forget_pages", "new_array", "take"]
 
 _MAP_FIXED = 0x10
+_MADV_COLD = 20
 _MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
+
+_PART_OF_BYTES = 2 << 20
+"""Largest huge page that is taken for a part of it: all of it is in memory for a moment."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = _libc.mremap.restype = ctypes.c_void_p
@@ -64,6 +68,9 @@ class Arena:
     ----------
     nbytes
         Size; rounded up to whole pages.
+    is_filled
+        All of it will be read into: its last pages, which are no huge page, are taken as a part of
+        one. A direct read of pages that lie anywhere takes twice as long.
 
     Raises
     ------
@@ -79,15 +86,17 @@ class Arena:
     for each call, and copies nothing. A lent place has no pages: nothing may be read into it.
     """
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, *, is_filled: bool = False) -> None:
+        self._is_filled = is_filled and 0 < huge_page_bytes() <= _PART_OF_BYTES
         try:
             self._memory = mmap.mmap(
-                -1, max(nbytes, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+                -1, self._mapped_bytes(nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
             )
         except OSError as error:
             raise _unreserved(nbytes, error) from error
         self._lent: dict[Borrower, int] = {}
         self._settled_bytes = 0
+        self._end_at(nbytes, 0)
         self._use(nbytes)
         # Pages that a forked process shares are copied when they are read into, beside the budget.
         _madvise(self.address, len(self._memory), mmap.MADV_DONTFORK)
@@ -120,6 +129,25 @@ class Arena:
         self._settled_bytes = self.nbytes // mmap.PAGESIZE * mmap.PAGESIZE
         self._advise(mmap.MADV_NOHUGEPAGE)
 
+    def _mapped_bytes(self, nbytes: int) -> int:
+        """Size of a new mapping: the kernel aligns those of whole huge pages."""
+        return align_up(max(nbytes, mmap.PAGESIZE), huge_page_bytes() if self._is_filled else 1)
+
+    def _end_at(self, nbytes: int, old_bytes: int) -> None:
+        """Cut the mapping behind ``nbytes``, of which all behind ``old_bytes`` are new."""
+        end = align_up(max(nbytes, mmap.PAGESIZE), mmap.PAGESIZE)
+        if not self._is_filled or end >= len(self._memory):
+            return
+        # The kernel divides a huge page that is cold in part, and takes back at once what is not
+        # mapped any more, and each part that is zero.
+        with suppress(OSError):
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
+            if old_bytes <= (start := len(self._memory) - huge_page_bytes()):
+                pages = range(start, end, mmap.PAGESIZE)
+                self._memory[start : end : mmap.PAGESIZE] = len(pages) * b"\1"
+            self._memory.madvise(_MADV_COLD, end)
+        self._memory.resize(end)
+
     def _advise(self, advice: int) -> None:
         if 0 < huge_page_bytes() <= self.nbytes:
             with suppress(OSError):
@@ -146,7 +174,9 @@ class Arena:
         self.take_back()
         del self._bytes
         try:
-            self._memory.resize(max(nbytes, mmap.PAGESIZE))
+            old_bytes = len(self._memory)
+            self._memory.resize(self._mapped_bytes(nbytes))
+            self._end_at(nbytes, old_bytes)
         except OSError as error:
             raise _unreserved(nbytes, error) from error
         finally:

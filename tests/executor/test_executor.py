@@ -631,8 +631,8 @@ def test_replanning_holds_no_more_than_the_larger_plan(
     made: list[weakref.ref[Arena]] = []
 
     class Watched(Arena):
-        def __init__(self, nbytes: int) -> None:
-            super().__init__(nbytes)
+        def __init__(self, nbytes: int, *, is_filled: bool = False) -> None:
+            super().__init__(nbytes, is_filled=is_filled)
             made.append(weakref.ref(self))
 
         def resize(self, nbytes: int) -> None:

@@ -43,6 +43,31 @@ def test_huge_pages_are_asked_for_where_one_fits(
     assert said == [mmap.MADV_HUGEPAGE] * asked
 
 
+def test_the_end_of_a_filled_arena_is_a_part_of_a_huge_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page, huge = mmap.PAGESIZE, 2 << 20
+    said: list[tuple[int, ...]] = []
+
+    class Watched(mmap.mmap):
+        def madvise(self, option: int, *rest: int) -> None:
+            said.append((option, len(self), *rest))
+
+    monkeypatch.setattr("swapnet.executor.swapping.arena.huge_page_bytes", lambda: huge)
+    monkeypatch.setattr(mmap, "mmap", Watched)
+    arena = Arena(3 * page + 1, is_filled=True)
+    assert said == [(mmap.MADV_HUGEPAGE, huge), (20, huge, 4 * page)]
+    assert bytes(arena.view(0, 3 * page + 1)).count(1) == 4
+    arena.fill(0, arena.nbytes, 7)
+    for nbytes in (huge + page, 2 * page):
+        said.clear()
+        arena.resize(nbytes)
+        assert said[1] == (20, -(-nbytes // huge) * huge, nbytes)
+        kept = min(nbytes, 3 * page + 1)
+        assert bytes(arena.view(0, kept)) == b"\7" * kept
+    assert arena.view(0, 3 * page).nbytes == 2 * page
+
+
 def test_too_much_is_a_budget_error() -> None:
     with pytest.raises(BudgetError, match="can't be reserved"):
         Arena(1 << 60)
