@@ -91,12 +91,14 @@ class Storage(_Record, frozen=True):
         Size of one request and number in flight: the best pair while computing
         (`swapnet.calibration.delays.requests.choose`).
     latency_ms
-        Delay of a request after a pause, beyond its share of the bandwidth, until threads and
+        Delay of a request after a pause, beyond its share of the bandwidth, until a reader and
         storage wake up.
     bytes_per_s, busy_bytes_per_s
         Bandwidth while nothing computes, and while the model computes.
     requests
         All measurements.
+    wake_ms
+        Time from the arrival of bytes until the thread that waits for them goes on.
     """
 
     request_bytes: int
@@ -105,6 +107,7 @@ class Storage(_Record, frozen=True):
     bytes_per_s: Positive
     busy_bytes_per_s: Positive
     requests: tuple[Request, ...] = ()
+    wake_ms: Delay = 0.0
 
 
 class Need(_Record, frozen=True):

@@ -50,7 +50,7 @@ class Sides:
     """Executors and readers that are measured in turn.
 
     ``merged`` has as few steps as possible, ``apart`` one for each block; ``request_bytes`` is the
-    size of a single request.
+    size of a single request: a small one, of which storage's own noise is a small part.
     """
 
     merged: SwapExecutor
@@ -80,6 +80,8 @@ class Round:
     """Both 0 where too little was read."""
     latency_ms: float
     """Time of a request after a pause, beyond its share of the bandwidth."""
+    wake_ms: float = 0.0
+    """Time from its end until the thread that waits for it goes on."""
 
 
 def infer(executor: SwapExecutor, inputs: Mapping[str, Any]) -> tuple[float, ...]:
@@ -146,14 +148,14 @@ def _round(sides: Sides, count: int) -> Round:
     apart = several(sides.apart)
     reader = sides.reader
     idle = reader.flow(_LEAST_MS / 1e3)
-    latency = 0.0
+    latency = wake = 0.0
     if idle:
-        latency = sides.meter.round_trip_ms(sides.request_bytes)
+        latency, wake = sides.meter.round_trip(sides.request_bytes)
         latency -= sides.request_bytes / idle * 1e3
     with reader.reading():
         busy = several(sides.apart)
         ends = reader.ends[:]
-    return Round(median(map(sum, merged)), apart, busy, idle, flow(ends), latency)
+    return Round(median(map(sum, merged)), apart, busy, idle, flow(ends), latency, wake)
 
 
 def block_times(rounds: Sequence[Round], calls: int) -> tuple[tuple[BlockTime, ...], float]:
@@ -189,4 +191,5 @@ def storage_of(rounds: Sequence[Round], pair: Pair) -> Storage:
         latency_ms=max(median(r.latency_ms for r in rounds), 0.0),
         bytes_per_s=bytes_per_s,
         busy_bytes_per_s=min(median(busy or idle), bytes_per_s),
+        wake_ms=median(r.wake_ms for r in rounds),
     )

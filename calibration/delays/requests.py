@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import NamedTuple
 
 from swapnet.executor.planning.usage import READ_BYTES
 from swapnet.executor.probing.reader import End, Ring, flow
@@ -23,6 +24,7 @@ __all__ = [
     "Interval",
     "Pair",
     "RequestMeter",
+    "RoundTrip",
     "choose",
     "measure_requests",
 ]
@@ -82,6 +84,13 @@ class _Sample:
         return self.bytes_per_s * self.compute_speed
 
 
+class RoundTrip(NamedTuple):
+    """Time until the bytes of a request are there, and until the thread that waits goes on."""
+
+    landed_ms: float
+    wake_ms: float
+
+
 class RequestMeter:
     """Times requests to a weight file of ``nbytes``; each starts where the one before it ended.
 
@@ -136,18 +145,23 @@ class RequestMeter:
         bytes_per_s = flow(ends[: len(ends) - readers + 1]) or size * len(ends) / (end - start)
         return _Sample(start, end, bytes_per_s, median(latencies) * 1e3)
 
-    def round_trip_ms(self, nbytes: int) -> float:
-        """Time from asking another thread for one request, after a pause, to having its bytes."""
-        taken: list[float] = []
+    def round_trip(self, nbytes: int) -> RoundTrip:
+        """Ask another thread for one request, after a pause, and wait for its bytes."""
+        taken: list[tuple[float, float]] = []
+
+        def read(view: memoryview, offset: int) -> float:
+            self._storage.read_into(view, offset)
+            return time.perf_counter()
+
         with ThreadPoolExecutor(1, thread_name_prefix="swapnet-meter") as reader:
             for _ in range(_ROUND_TRIPS):
                 offset = self._next if self._next + nbytes <= self._nbytes else 0
                 self._next = offset + nbytes
                 time.sleep(_PAUSE_S)
                 start = time.perf_counter()
-                reader.submit(self._storage.read_into, self._ring.next(nbytes), offset).result()
-                taken.append(time.perf_counter() - start)
-        return median(taken) * 1e3
+                landed = reader.submit(read, self._ring.next(nbytes), offset).result()
+                taken.append((landed - start, time.perf_counter() - landed))
+        return RoundTrip(*(median(part) * 1e3 for part in zip(*taken, strict=True)))
 
 
 class Computing:

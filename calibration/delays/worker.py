@@ -55,6 +55,9 @@ _SHARE = 3
 _LEAST_SHARE = 0.25
 """Share of the weights in memory, of a model that does not fit on a GPU."""
 
+_LONE_BYTES = 512 << 10
+"""Size of the request whose delay after a pause is measured."""
+
 _SAMPLE_BYTES = 48 << 20
 """Bytes that are read for the bandwidth beside one round of blocks."""
 
@@ -106,7 +109,7 @@ def measure_profile(engine: Engine, job: Job, progress: Progress) -> Profile:
             requests = measure_requests(meter, lambda: intervals(apart, inputs, alone_ms), progress)
         pair = choose(requests)
         reader = BackgroundReader(storage, _sample(manifest), read_bytes=pair[0], readers=pair[1])
-        sides = Sides(merged, apart, reader, meter, min(pair[0], nbytes), inputs)
+        sides = Sides(merged, apart, reader, meter, min(_LONE_BYTES, nbytes), inputs)
         rounds = measure_rounds(sides, progress)
         needs = needs_of(merged.manifest)
         blocks, step_ms = block_times(rounds, sides.calls)

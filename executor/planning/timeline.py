@@ -63,6 +63,7 @@ class Delays(dict[tuple[int, int], tuple[float, float, float]]):
         self.ms_per_byte = 1e3 / storage.bytes_per_s * (1 - coded / 2)
         self.ms_per_byte += 1e3 / _EXPANDED_BYTES_PER_S * coded
         self.latency_ms = storage.latency_ms
+        self.wake_ms = storage.wake_ms
         self.reading = min(storage.busy_bytes_per_s / storage.bytes_per_s, 1.0)
 
     def step(self, first: int, last: int) -> tuple[float, float, float]:
@@ -82,8 +83,9 @@ def simulate(order: Schedule, delays: Delays) -> Timeline:
     """Run a schedule on a virtual clock until prefetching has settled.
 
     Storage reads byte after byte; each waits for the step that occupied its place. A step starts
-    when the step before it has ended and its bytes have arrived. While storage and processor are
-    both at work, each is slower, as measured.
+    when the step before it has ended and its bytes have arrived. A thread that waited for them has
+    to wake up, while storage reads on. While storage and processor are both at work, each is
+    slower, as measured.
 
     Parameters
     ----------
@@ -114,6 +116,7 @@ def simulate(order: Schedule, delays: Delays) -> Timeline:
     lap_bytes = order.lap_bytes
     ms_per_byte = delays.ms_per_byte
     debt_bytes = delays.latency_ms / ms_per_byte
+    wake_ms, wake_bytes = delays.wake_ms, delays.wake_ms / ms_per_byte
     lead: float = order.allowed[-1] - lap_bytes
     is_idle, there = True, lead
     for lap in range(_MOST_LAPS):
@@ -130,9 +133,9 @@ def simulate(order: Schedule, delays: Delays) -> Timeline:
             if read < need > there:
                 if need > limit:
                     raise ValueError(f"step {len(stalls)} waits for bytes that wait for it")
-                stall = (need - read) * ms_per_byte
+                stall = (need - read) * ms_per_byte + wake_ms
                 now += stall
-                read = need
+                read = min(need + wake_bytes, limit)
             stalls.append(stall)
             if busy_bytes <= limit - read:
                 now += busy_ms

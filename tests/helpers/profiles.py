@@ -38,6 +38,7 @@ def delays(
     *,
     step_ms: float = 0.0,
     latency_ms: float = 0.0,
+    wake_ms: float = 0.0,
     bytes_per_s: float = 1e9,
     busy_bytes_per_s: float | None = None,
     readers: int = 3,
@@ -56,5 +57,6 @@ def delays(
             latency_ms=latency_ms,
             bytes_per_s=bytes_per_s,
             busy_bytes_per_s=busy_bytes_per_s or bytes_per_s,
+            wake_ms=wake_ms,
         ),
     )

@@ -9,7 +9,7 @@ from swapnet.calibration.delays.blocks import Round, block_times, storage_of
 
 def turn(merged_ms: float, *block_ms: tuple[float, ...], slower: float = 1.5) -> Round:
     busy = tuple(tuple(ms * slower for ms in inference) for inference in block_ms)
-    return Round(merged_ms, block_ms, busy, 2e9, 1e9, 0.25)
+    return Round(merged_ms, block_ms, busy, 2e9, 1e9, 0.25, 0.05)
 
 
 def test_a_call_costs_what_blocks_apart_take_more() -> None:
@@ -39,3 +39,4 @@ def test_storage_is_the_median_of_the_rounds() -> None:
     storage = storage_of([turn(1.0, (1.0,))] * 3, (1 << 20, 4))
     assert (storage.request_bytes, storage.readers) == (1 << 20, 4)
     assert (storage.bytes_per_s, storage.busy_bytes_per_s, storage.latency_ms) == (2e9, 1e9, 0.25)
+    assert storage.wake_ms == 0.05

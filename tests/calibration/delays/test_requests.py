@@ -64,6 +64,13 @@ def test_each_reader_makes_requests_one_after_the_other_through_the_file() -> No
     assert sample.bytes_per_s > 0
 
 
+def test_a_request_alone_ends_before_who_waits_for_it_goes_on() -> None:
+    recorder = Recorder()
+    landed_ms, wake_ms = RequestMeter(recorder, 2 * 4096, 4096).round_trip(4096)
+    assert landed_ms > 0 < wake_ms
+    assert [offset for offset, _ in recorder.asked] == [0, 4096, 0, 4096, 0]
+
+
 def test_speed_is_progress_over_time() -> None:
     done = [Interval(0.0, 2.0, 1.0), Interval(2.0, 3.0, 1.0), Interval(3.0, 3.0, 0.0)]
     given = iter([done, []])

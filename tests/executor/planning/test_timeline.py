@@ -66,6 +66,17 @@ def test_bytes_that_are_there_do_not_wait_for_the_latency_of_others() -> None:
     assert found.stalls_ms == pytest.approx([0, 0, 0.5])
 
 
+def test_who_waited_wakes_up_while_storage_reads_on() -> None:
+    """Step 1 waits 4 ms and wakes up in 1: a quarter of the bytes of step 2 has come by then, and
+    another quarter during its own execution. Then storage waits for a place."""
+    profile = delays(None, [(1.0, 1.0)] * 3, bytes_per_s=MIB * 250, wake_ms=1.0)
+    found = simulate(order(3, [0, 1, 2], [0, 2, 2], 2), Delays(profile))
+    assert found.stalls_ms == pytest.approx([0, 4 + 1, 2 + 1])
+    assert found.steady_ms == pytest.approx(8 + 3)
+    full = simulate(order(3, [0, 1, 2], [0, 1, 2], 2), Delays(profile))
+    assert full.stalls_ms == pytest.approx([0, 4 + 1, 4 + 1])
+
+
 def test_a_lead_that_shrinks_is_used_up() -> None:
     """Storage takes 8 ms for what is computed in 7; a lead of half an inference is lost."""
     blocks = [(3.5, 3.5), (3.5, 3.5)]
