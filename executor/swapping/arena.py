@@ -136,16 +136,15 @@ class Arena:
     def _end_at(self, nbytes: int, old_bytes: int) -> None:
         """Cut the mapping behind ``nbytes``, of which all behind ``old_bytes`` are new."""
         end = align_up(max(nbytes, mmap.PAGESIZE), mmap.PAGESIZE)
-        if not self._is_filled or end >= len(self._memory):
-            return
-        # The kernel divides a huge page that is cold in part, and takes back at once what is not
-        # mapped any more, and each part that is zero.
-        with suppress(OSError):
-            self._memory.madvise(mmap.MADV_HUGEPAGE)
-            if old_bytes <= (start := len(self._memory) - huge_page_bytes()):
-                pages = range(start, end, mmap.PAGESIZE)
-                self._memory[start : end : mmap.PAGESIZE] = len(pages) * b"\1"
-            self._memory.madvise(_MADV_COLD, end)
+        if self._is_filled and end < len(self._memory):
+            # The kernel divides a huge page that is cold in part, and takes back at once what is
+            # not mapped any more, and each part that is zero.
+            with suppress(OSError):
+                self._memory.madvise(mmap.MADV_HUGEPAGE)
+                if old_bytes <= (start := len(self._memory) - huge_page_bytes()):
+                    pages = range(start, end, mmap.PAGESIZE)
+                    self._memory[start : end : mmap.PAGESIZE] = len(pages) * b"\1"
+                self._memory.madvise(_MADV_COLD, end)
         self._memory.resize(end)
 
     def _advise(self, advice: int) -> None:
@@ -175,7 +174,8 @@ class Arena:
         del self._bytes
         try:
             old_bytes = len(self._memory)
-            self._memory.resize(self._mapped_bytes(nbytes))
+            if nbytes > old_bytes:
+                self._memory.resize(self._mapped_bytes(nbytes))
             self._end_at(nbytes, old_bytes)
         except OSError as error:
             raise _unreserved(nbytes, error) from error
