@@ -32,7 +32,8 @@ class HostBackend:
         return memory_bytes()
 
     def arena(self, nbytes: int) -> Arena:
-        return Arena(nbytes, is_filled=True)
+        # While windows are packed, they take memory that the arena has not taken yet.
+        return Arena(nbytes, is_filled=not self.manifest.has_windows)
 
     def values(self, inside: Arena | None = None, striping: Striping | None = None) -> Values:
         return Values(self.manifest, self.array, inside, striping)
