@@ -618,6 +618,8 @@ class SwapExecutor:
             self._discard(arena, is_late=isinstance(error, StalledError))
             raise
         self._plan = plan
+        if self.manifest.has_windows:
+            self._options = replace(self._options, joined=plan.joined)
         _LOGGER.info(
             "%s: plan for %s: %d blocks in %d steps, %s resident, %s streamed (%s), "
             "%.1f ms predicted",
@@ -635,6 +637,8 @@ class SwapExecutor:
         """Load a plan into the memory of the one before: blocks that stay resident only move."""
         kept = moves(before.residents, plan.residents)
         try:
+            if self._packs(before, plan):
+                raise BufferError
             arena.resize(max(before.arena_bytes, plan.arena_bytes))
             for move in kept:
                 arena.move(move.source, move.target, move.nbytes)
@@ -644,6 +648,13 @@ class SwapExecutor:
             self._load(plan)
             return
         self._load(plan, arena, self._stay(move.position for move in kept))
+
+    def _packs(self, before: Plan, plan: Plan) -> bool:
+        """Whether sessions are made that pack weights, in memory that the arena must not have."""
+        is_alike = plan.joined == before.joined and (
+            self._sharing is not None or self._scratch.fits(plan.usage.scratch_bytes)
+        )
+        return self.manifest.has_windows and not is_alike
 
     def _stay(self, positions: Iterable[int]) -> set[int]:
         """Positions among these that need not be read again: an embedded engine needs new bytes."""

@@ -268,6 +268,11 @@ class Block(_Record, frozen=True, omit_defaults=True):
         """Bytes of weights that are read into memory: none of a lookup block."""
         return self.extent.nbytes if self.is_graph else 0
 
+    @property
+    def window_bytes(self) -> int:
+        """Bytes of all windows."""
+        return sum(window.nbytes for window in self.windows)
+
 
 class Shared(_Record, frozen=True):
     """Weights that the same blocks use: stored once, and read with each of them or kept."""

@@ -78,6 +78,8 @@ def merge_skeletons(skeletons: Sequence[Parts], outputs: Iterable[str]) -> bytes
         constants |= {n: c for n, c in parts.constants.items() if n not in constants}
         inputs |= {n: i for n, i in parts.inputs.items() if n not in produced and n not in inputs}
         produced |= parts.outputs
+    # Kernels pack constants only.
+    inputs = {name: value for name, value in inputs.items() if name not in constants}
     nodes = [parts.nodes for parts in skeletons]
     results = [produced[name] for name in map(str.encode, outputs) if name in produced]
     graph = b"".join(

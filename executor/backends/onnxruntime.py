@@ -220,7 +220,8 @@ class OnnxRuntimeBackend(HostBackend):
 
     def _open(self, model: bytes, step: Step) -> Opened:
         packs = self.manifest.has_windows
-        windows = self.manifest.blocks[step.first].windows
+        blocks = self.manifest.blocks[step.first : step.last + 1]
+        windows = [window for block in blocks for window in block.windows]
         folder = self._weights.parent if windows else None
         is_own = self._device.pool is ThreadPool.GLOBAL
 
@@ -236,9 +237,9 @@ class OnnxRuntimeBackend(HostBackend):
         opened = open_mapped(self._weights, windows, make)
         if not opened.borrowers:
             _LOGGER.warning(
-                "block %d reads its weights through the page cache, beside the budget: this kernel "
-                "moves no pages to where ONNX Runtime maps them",
-                step.first,
+                "blocks %d to %d read weights through the page cache, beside the budget: this "
+                "kernel moves no pages to where ONNX Runtime maps them",
+                *(step.first, step.last),
             )
         return opened
 
@@ -299,7 +300,7 @@ class Sessions:
     def _parts_of(self, block: int) -> Parts:
         """Parts of a skeleton, which are kept: another plan merges it with others.
 
-        A block with windows is never merged.
+        A step with windows stays from plan to plan.
         """
         if block in self._parts:
             return self._parts[block]
@@ -599,23 +600,23 @@ class _WindowedSegment(OrtSegment):
     def __init__(self, opened: Opened, manifest: Manifest, step: Step, bindings: Bindings) -> None:
         super().__init__(opened.session, manifest, step, bindings)
         assert isinstance(bindings.arena, Arena)
-        block, place = manifest.blocks[step.first], bindings.places[step.first]
-        start = place.offset - block.extent.offset
-        self._arena = bindings.arena
-        self._stays = place.resident
-        self._borrowers = opened.borrowers
-        self._places = [
-            (borrower, start + window.offset)
-            for borrower, window in zip(opened.borrowers, block.windows, strict=True)
+        span = slice(step.first, step.last + 1)
+        windows = [
+            (place.offset - block.extent.offset + window.offset, place.resident)
+            for block, place in zip(manifest.blocks[span], bindings.places[span], strict=True)
+            for window in block.windows
         ]
+        pairs = [*zip(opened.borrowers, windows, strict=True)]
+        self._arena = bindings.arena
+        self._places = [(borrower, offset) for borrower, (offset, _) in pairs]
+        self._streamed = [borrower for borrower, (_, stays) in pairs if not stays]
 
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
         self._arena.lend(self._places)
         try:
             super().run(given, results)
         finally:
-            if not self._stays:
-                self._arena.take_back(self._borrowers)
+            self._arena.take_back(self._streamed)
 
 
 def _kind(dtype: str) -> Any:

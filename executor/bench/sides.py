@@ -192,7 +192,7 @@ class _Swapped(Side):
         return self._outputs
 
     def details(self) -> Any:
-        packed = packing(self._executor.manifest)
+        packed = packing(self._executor.manifest, self._executor.plan.joined)
         return {
             "load_mode": str(self._executor.load_mode),
             "opening": {

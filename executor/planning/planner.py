@@ -11,7 +11,7 @@ from math import ceil, inf
 
 from swapnet.errors import BudgetError
 from swapnet.executor.planning.plan import Place, Plan, PlanOptions, Read, Step, reads_of
-from swapnet.executor.planning.schedule import Choice, Flow, outline_of, schedule
+from swapnet.executor.planning.schedule import Choice, Flow, Outline, outline_of, schedule
 from swapnet.executor.planning.search import ALIKE, Candidate, Planner, parted
 from swapnet.executor.planning.shared import extents_of, kept_choices
 from swapnet.executor.planning.timeline import Delays, predict
@@ -212,16 +212,27 @@ def _searches(
     delays: Delays,
 ) -> Iterator[_Search]:
     """A search for each choice of shared weights that stay, or the first that reads nothing."""
+    choices: list[tuple[frozenset[int], int, Outline]] = []
     for kept in kept_choices(manifest, available) if options.resident else (frozenset[int](),):
+        room = available - sum(manifest.shared[i].extent.nbytes for i in kept)
+        # Sessions pack weights in memory that the arena has not taken yet.
+        packed_bytes = min(options.packed_bytes, room // 2)
+        choices.append((kept, room, outline_of(manifest, kept, striping, packed_bytes)))
+    joins = options.merge and striping is None
+    if options.joined is not None and striping is None:
+        fixed = [(kept, room, each.keeping(options.joined)) for kept, room, each in choices]
+        if fixed := [each for each in fixed if each[2].least_ring_bytes <= each[1]]:
+            choices, joins = fixed, False
+    for kept, room, outline in choices:
         planner = Planner(
-            outline_of(manifest, kept, striping),
+            outline,
             delays,
-            available - sum(manifest.shared[i].extent.nbytes for i in kept),
+            room,
             cyclic=options.cyclic,
             least_bytes=profile.storage.request_bytes // 2,
             reading_weight=options.reading_weight,
             resident=options.resident,
-            join=options.merge and striping is None,
+            join=joins,
         )
         start = planner.start()
         yield striping, used, kept, planner, start

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import NamedTuple
 
+from swapnet.executor.planning.plan import PlanOptions
 from swapnet.executor.planning.shared import extents_of
 from swapnet.manifest import Manifest
 from swapnet.strips import Striping
@@ -36,6 +36,20 @@ class Outline:
     joinable: tuple[bool, ...]
     bound: frozenset[int] = frozenset()
     apart: tuple[tuple[int, int, int], ...] = ()
+
+    def keeping(self, joined: frozenset[int]) -> Outline:
+        """The outline where these blocks are joined to those before them, and no others."""
+        joinable = tuple(block in joined for block in range(len(self.nbytes)))
+        return replace(self, joinable=joinable, bound=joined)
+
+    @property
+    def least_ring_bytes(self) -> int:
+        """Bytes of the largest step where only blocks that must be are joined."""
+        largest = nbytes = 0
+        for block, own in enumerate(self.nbytes):
+            nbytes = own + (nbytes if block in self.bound else 0)
+            largest = max(largest, nbytes)
+        return largest
 
     @cached_property
     def order(self) -> tuple[int, ...]:
@@ -142,13 +156,24 @@ class Flow(NamedTuple):
 
 
 def outline_of(
-    manifest: Manifest, kept: Collection[int] = (), striping: Striping | None = None
+    manifest: Manifest,
+    kept: Collection[int] = (),
+    striping: Striping | None = None,
+    packed_bytes: int = PlanOptions.packed_bytes,
 ) -> Outline:
-    """The outline of an engine's blocks, some of them in strips.
+    """The outline of an engine's blocks.
 
-    ``kept`` are shared weights that lie apart and stay.
+    Parameters
+    ----------
+    manifest
+        The engine.
+    kept
+        Shared weights that lie apart and stay.
+    striping
+        Blocks in strips.
+    packed_bytes
+        See `PlanOptions`.
     """
-    blocks = manifest.blocks
     runs = () if striping is None else striping.runs
     return Outline(
         bound=frozenset(
@@ -157,19 +182,32 @@ def outline_of(
         apart=tuple((run.first, run.last, run.count) for run in runs if run.apart),
         nbytes=tuple(
             sum(extent.nbytes for extent in extents_of(manifest, block.index, kept))
-            for block in blocks
+            for block in manifest.blocks
         ),
-        joinable=(
-            False,
-            *(
-                block.is_graph
-                and before.is_graph
-                and block.weight_style == "external"
-                and not (before.windows or block.windows)
-                for before, block in pairwise(blocks)
-            ),
-        ),
+        joinable=tuple(_joinable(manifest, packed_bytes)),
     )
+
+
+def _joinable(manifest: Manifest, packed_bytes: int) -> Iterator[bool]:
+    is_graph = False
+    nbytes = 0
+    packed: set[str] = set()
+    inputs: set[str] = set()
+    for block in manifest.blocks:
+        windows = {window.name for window in block.windows}
+        weights = {weight.name for weight in manifest.weights_of(block.index)}
+        joins = is_graph and block.is_graph and block.weight_style == "external"
+        if block.windows or packed:
+            # A merged graph has one constant, or one input, of a name.
+            joins = joins and not (windows & (packed | inputs) or weights & packed)
+            joins = joins and nbytes + block.window_bytes <= packed_bytes
+        if not joins:
+            nbytes, packed, inputs = 0, set(), set()
+        is_graph = block.is_graph
+        nbytes += block.window_bytes
+        packed |= windows
+        inputs |= weights
+        yield joins
 
 
 def schedule(outline: Outline, choice: Choice, *, cyclic: bool, least_bytes: int) -> Schedule:

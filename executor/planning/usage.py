@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -143,7 +143,7 @@ def _usage(manifest: Manifest, striping: Striping | None) -> Usage:
             scratch = int(scratch * _DYNAMIC_SLACK)
     scratch = align_up(scratch, 4096)
     rows = 0 if all(block.is_graph for block in manifest.blocks) else LOOKUP_BYTES
-    windows = sum(window.nbytes for block in manifest.blocks for window in block.windows)
+    windows = sum(block.window_bytes for block in manifest.blocks)
     tables = page_table_bytes(values + scratch + io + windows)
     return Usage(
         values_bytes=values,
@@ -185,24 +185,22 @@ class Packing:
     read_bytes
         Packed weights and their originals, read through the page cache and given back.
     transient_bytes
-        The most of that at a time, those of one block, and what is packed of it once more.
+        The most of that at a time, those of one step, and what is packed of it once more.
     """
 
     read_bytes: int = 0
     transient_bytes: int = 0
 
 
-def packing(manifest: Manifest) -> Packing:
-    """What opening takes for windows: nothing where there are none."""
-    blocks: list[tuple[int, int]] = []
+def packing(manifest: Manifest, joined: Collection[int] = ()) -> Packing:
+    """What opening takes for windows, with these blocks joined to those before them."""
+    read_bytes = held_bytes = transient_bytes = 0
     for block in manifest.blocks:
-        if block.windows:
-            packed = sum(window.nbytes for window in block.windows)
-            blocks.append((packed, packed + (block.originals.nbytes if block.originals else 0)))
-    return Packing(
-        sum(read for _, read in blocks),
-        max((packed + read for packed, read in blocks), default=0),
-    )
+        read = block.window_bytes + (block.originals.nbytes if block.originals else 0)
+        held_bytes = block.window_bytes + read + (held_bytes if block.index in joined else 0)
+        read_bytes += read
+        transient_bytes = max(transient_bytes, held_bytes)
+    return Packing(read_bytes, transient_bytes)
 
 
 def demand(manifest: Manifest) -> Demand:

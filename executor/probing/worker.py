@@ -158,7 +158,7 @@ def _measured(manifest: Manifest, peaks: Sequence[int], limit: int) -> Manifest:
 
 
 def _grouped(manifest: Manifest, size: int) -> list[Step]:
-    """Steps of ``size`` blocks; a lookup has its own, and so has a block with windows."""
+    """Steps of ``size`` blocks; a lookup has its own."""
     steps: list[Step] = []
     joinable = outline_of(manifest).joinable
     for block in manifest.blocks:

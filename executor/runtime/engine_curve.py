@@ -31,8 +31,9 @@ __all__ = [
     "with_curve",
 ]
 
-OPTIONS = PlanOptions(reading_weight=0.5, most_step_ms=10.0, strips=False)
-"""Options of plans for engines that share storage and processor: others wait for both."""
+OPTIONS = PlanOptions(reading_weight=0.5, most_step_ms=10.0, strips=False, packed_bytes=0)
+"""Options of plans for engines that share storage and processor: others wait for both. Budgets
+change often, and sessions of packed weights are made once."""
 
 POINTS = 12
 """Points of a curve: each takes a search of plans."""

@@ -65,7 +65,7 @@ def command(
             if block.lookup
             else block.plan_nbytes
             or sum(weight.nbytes for weight in manifest.weights_of(block.index))
-            + sum(window.nbytes for window in block.windows)
+            + block.window_bytes
         )
         rows.append(
             (

@@ -264,9 +264,10 @@ def _print(
     print_text(f"The smallest budget is {smallest} bytes ({rounded_up(smallest)}): {reason}.")
     if (packed := packing(manifest)).read_bytes:
         read_ms = packed.read_bytes / profile.storage.bytes_per_s * 1e3
+        most = max(packing(manifest, plan.joined).transient_bytes for plan in plans)
         print_text(
             f"Opening reads {format_size(packed.read_bytes)} for packed weights, at least "
-            f"{read_ms:.0f} ms, and takes at most {format_size(packed.transient_bytes)} at a time, "
+            f"{read_ms:.0f} ms, and takes at most {format_size(most)} at a time, "
             "before weights take their memory."
         )
     for line in about_weights(manifest):
@@ -306,13 +307,13 @@ def _records(
         "storage_bytes_per_s": profile.storage.bytes_per_s,
         "packing_bytes": packed.read_bytes,
         "packing_ms": packed.read_bytes / profile.storage.bytes_per_s * 1e3,
-        "transient_bytes": packed.transient_bytes,
     }
     records = [
         {
             "schema": "swapnet-plan/1",
             **model,
             **_record(plan),
+            "transient_bytes": packing(manifest, plan.joined).transient_bytes,
             "floor_ms": floor_ms(manifest, plan, profile),
             "chunk_ms": next(iter(_chunk_ms(plan, profile)), None),
         }
