@@ -36,6 +36,10 @@ __all__ = ["make_plan", "most_scratch_bytes", "smallest_budget"]
 _PROMISING = 1.05
 """A search is carried on where its start is within this factor of the best start."""
 
+_KEPT = 1.2
+"""Steps of a plan before are kept where that is predicted to take at most this factor. Without any
+joins, tokens of SmolLM2-135M in int4 take at most 1.15 times as long."""
+
 _WEIGHTS = "weights of the largest block take"
 
 
@@ -108,6 +112,10 @@ def make_plan(
             hint=f"give at least {needed}{_other_way(manifest, reason)}",
             smallest_bytes=smallest,
         )
+    best_ms = min(start.cost_ms for *_, start in searches)
+    kept = [search for search in searches if search[3].outline.bound == options.joined]
+    if any(start.cost_ms <= _KEPT * best_ms for *_, start in kept):
+        searches = kept
     most_ms = _PROMISING * min(start.cost_ms for *_, start in searches)
     found = [(s, s[3].best()) for s in searches if s[-1].cost_ms <= most_ms]
     most_ms = ALIKE * min(best.cost_ms for _, best in found)
@@ -212,17 +220,25 @@ def _searches(
     delays: Delays,
 ) -> Iterator[_Search]:
     """A search for each choice of shared weights that stay, or the first that reads nothing."""
-    choices: list[tuple[frozenset[int], int, Outline]] = []
-    for kept in kept_choices(manifest, available) if options.resident else (frozenset[int](),):
-        room = available - sum(manifest.shared[i].extent.nbytes for i in kept)
+    rooms = [
+        (kept, available - sum(manifest.shared[i].extent.nbytes for i in kept))
+        for kept in (kept_choices(manifest, available) if options.resident else (frozenset[int](),))
+    ]
+
+    def outlines(packed_bytes: int) -> list[tuple[frozenset[int], int, Outline]]:
         # Sessions pack weights in memory that the arena has not taken yet.
-        packed_bytes = min(options.packed_bytes, room // 2)
-        choices.append((kept, room, outline_of(manifest, kept, striping, packed_bytes)))
-    joins = options.merge and striping is None
-    if options.joined is not None and striping is None:
-        fixed = [(kept, room, each.keeping(options.joined)) for kept, room, each in choices]
-        if fixed := [each for each in fixed if each[2].least_ring_bytes <= each[1]]:
-            choices, joins = fixed, False
+        return [
+            (kept, room, outline_of(manifest, kept, striping, min(packed_bytes, room // 2)))
+            for kept, room in rooms
+        ]
+
+    # Trying joins costs effort: without those of windows the search sometimes finds a better plan.
+    choices = outlines(0)
+    if options.joined is None:
+        choices = [*dict.fromkeys((*outlines(options.packed_bytes), *choices))]
+    elif not options.joined <= {b for b, can in enumerate(choices[0][2].joinable) if can}:
+        given = [(kept, room, each.keeping(options.joined)) for kept, room, each in choices]
+        choices = [*(each for each in given if each[2].least_ring_bytes <= each[1]), *choices]
     for kept, room, outline in choices:
         planner = Planner(
             outline,
@@ -232,7 +248,7 @@ def _searches(
             least_bytes=profile.storage.request_bytes // 2,
             reading_weight=options.reading_weight,
             resident=options.resident,
-            join=joins,
+            join=options.merge and striping is None,
         )
         start = planner.start()
         yield striping, used, kept, planner, start

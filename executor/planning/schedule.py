@@ -194,19 +194,20 @@ def _joinable(manifest: Manifest, packed_bytes: int) -> Iterator[bool]:
     packed: set[str] = set()
     inputs: set[str] = set()
     for block in manifest.blocks:
-        windows = {window.name for window in block.windows}
-        weights = {weight.name for weight in manifest.weights_of(block.index)}
         joins = is_graph and block.is_graph and block.weight_style == "external"
-        if block.windows or packed:
-            # A merged graph has one constant, or one input, of a name.
-            joins = joins and not (windows & (packed | inputs) or weights & packed)
-            joins = joins and nbytes + block.window_bytes <= packed_bytes
-        if not joins:
-            nbytes, packed, inputs = 0, set(), set()
         is_graph = block.is_graph
-        nbytes += block.window_bytes
-        packed |= windows
-        inputs |= weights
+        if manifest.has_windows:
+            windows = {window.name for window in block.windows}
+            weights = {weight.name for weight in manifest.weights_of(block.index)}
+            if windows or packed:
+                # A merged graph has one constant, or one input, of a name.
+                joins = joins and not (windows & (packed | inputs) or weights & packed)
+                joins = joins and nbytes + block.window_bytes <= packed_bytes
+            if not joins:
+                nbytes, packed, inputs = 0, set(), set()
+            nbytes += block.window_bytes
+            packed |= windows
+            inputs |= weights
         yield joins
 
 

@@ -113,7 +113,8 @@ class Planner:
         self._found: list[Candidate] = []
         """The best ones, fastest first."""
         self._swapped = [b for b, nbytes in enumerate(outline.nbytes) if nbytes]
-        self._joinable = [b for b, can in enumerate(outline.joinable) if can and join]
+        able = {b for b, can in enumerate(outline.joinable) if can and join}
+        self._joinable = sorted(able - outline.bound)
         self._ms = [delays.step(b, b)[0] for b in range(len(outline.nbytes))]
 
     def start(self) -> Candidate:
@@ -229,7 +230,7 @@ class Planner:
             fits = bytes_of_step + streamed <= limit if streamed else True
             if bytes_of_step and not streamed and not after_streamed:
                 fits = False
-            if self.outline.joinable[block] and fits:
+            if (self.outline.joinable[block] and fits) or block in self.outline.bound:
                 joined.append(block)
                 bytes_of_step += streamed
             else:
