@@ -31,7 +31,7 @@ from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.planning.layout import spans
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.swapping.actual_shapes import ShapeError
-from swapnet.executor.swapping.arena import Arena
+from swapnet.executor.swapping.arena import Arena, Borrower
 from swapnet.machine import trim_heap
 from swapnet.manifest import WEIGHTS, Manifest, Tensor
 from swapnet.strips import Striped
@@ -592,7 +592,7 @@ class OrtSegment:
 
 
 class _WindowedSegment(OrtSegment):
-    """A block that reads weights in windows: pages of its place are there while it runs.
+    """Blocks that read weights in windows: pages of their places are there while they run.
 
     Those of a resident block stay there until its place moves.
     """
@@ -600,16 +600,16 @@ class _WindowedSegment(OrtSegment):
     def __init__(self, opened: Opened, manifest: Manifest, step: Step, bindings: Bindings) -> None:
         super().__init__(opened.session, manifest, step, bindings)
         assert isinstance(bindings.arena, Arena)
-        span = slice(step.first, step.last + 1)
-        windows = [
-            (place.offset - block.extent.offset + window.offset, place.resident)
-            for block, place in zip(manifest.blocks[span], bindings.places[span], strict=True)
-            for window in block.windows
-        ]
-        pairs = [*zip(opened.borrowers, windows, strict=True)]
         self._arena = bindings.arena
-        self._places = [(borrower, offset) for borrower, (offset, _) in pairs]
-        self._streamed = [borrower for borrower, (_, stays) in pairs if not stays]
+        self._places: list[tuple[Borrower, int]] = []
+        self._streamed: list[Borrower] = []
+        for block in manifest.blocks[step.first : step.last + 1]:
+            place = bindings.places[block.index]
+            start = place.offset - block.extent.offset
+            windows = (w.offset for w in block.windows if w.offset in opened.borrowers)
+            places = [(opened.borrowers[offset], start + offset) for offset in windows]
+            self._places += places
+            self._streamed += [] if place.resident else [borrower for borrower, _ in places]
 
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
         self._arena.lend(self._places)

@@ -9,14 +9,14 @@ session, so a block is swapped by moving pages there.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from swapnet.executor.swapping.arena import Borrower, can_lend, forget_pages, take
 from swapnet.machine import FileMapping, mappings_of
-from swapnet.manifest import Window
+from swapnet.manifest import Window, sha256_of
 
 __all__ = ["BITS_SINCE", "Opened", "addresses_of", "drop_cached", "open_mapped", "packs_bits"]
 
@@ -32,25 +32,25 @@ def packs_bits(version: str) -> bool:
 
 @dataclass(frozen=True)
 class Opened:
-    """A session with the places where its kernels read, in the order of the block's windows.
+    """A session with the places where its kernels read, by the offset of a window.
 
     ``borrowers`` is empty where the session has no windows, or where the kernel moves no pages:
-    weights are then read through the page cache.
+    weights are then read through the page cache. Of windows with equal bytes it has one.
     """
 
     session: Any
-    borrowers: tuple[Borrower, ...] = ()
+    borrowers: Mapping[int, Borrower] = field(default_factory=dict)
 
 
 def open_mapped(path: Path, windows: Sequence[Window], make: Callable[[], Any]) -> Opened:
-    """Make a session of a block, and take its windows; the page cache keeps nothing of the block.
+    """Make a session of blocks, and take their windows; the page cache keeps nothing of them.
 
     Parameters
     ----------
     path
         ``weights.bin``.
     windows
-        Those of the block.
+        Those of the blocks.
     make
         Makes the session; nothing else maps the file meanwhile.
     """
@@ -60,14 +60,30 @@ def open_mapped(path: Path, windows: Sequence[Window], make: Callable[[], Any]) 
         forget_pages(each.start, each.end - each.start)
     drop_cached(path, ((each.offset, each.end - each.start) for each in mapped))
     # Windows of other sessions were taken: what is mapped to the file is of this one.
-    found = [addresses_of(window, mapped) for window in windows]
-    if not can_lend() or any(len(addresses) != 1 for addresses in found):
+    found = {window: addresses_of(window, mapped) for window in windows}
+    lost = [window for window, addresses in found.items() if not addresses]
+    if not can_lend() or any(len(addresses) > 1 for addresses in found.values()):
         return Opened(session)
-    pairs = zip(found, windows, strict=True)
-    borrowers = tuple(Borrower(address, w.nbytes, session) for (address,), w in pairs)
-    for borrower in borrowers:
+    if lost and not _are_copies(path, lost, [w for w in windows if found[w]]):
+        return Opened(session)
+    borrowers = {
+        window.offset: Borrower(address, window.nbytes, session)
+        for window, addresses in found.items()
+        for address in addresses
+    }
+    for borrower in borrowers.values():
         take(borrower)
     return Opened(session, borrowers)
+
+
+def _are_copies(path: Path, lost: Sequence[Window], found: Sequence[Window]) -> bool:
+    """Whether each lost window has the bytes of a found one: one blob is mapped for both."""
+    with path.open("rb", buffering=0) as file:
+
+        def digest(window: Window) -> str:
+            return sha256_of(os.pread(file.fileno(), window.nbytes, window.offset))
+
+        return {*map(digest, lost)} <= {*map(digest, found)}
 
 
 def addresses_of(window: Window, mapped: Iterable[FileMapping]) -> list[int]:

@@ -55,7 +55,7 @@ def _borrowers(executor: SwapExecutor) -> list[Borrower]:
     state = executor._state
     assert state is not None
     segments = (s for s in state._segments if isinstance(s, OrtSegment))
-    return [b for segment in segments for b in getattr(segment, "_borrowers", ())]
+    return [b for segment in segments for b, _ in getattr(segment, "_places", ())]
 
 
 @pytest.mark.parametrize("kind", PACKED, ids="-".join)
@@ -206,7 +206,7 @@ def test_where_no_page_can_move_weights_come_through_the_page_cache(
     monkeypatch.setattr(windows, "can_lend", lambda: False)
     with SwapExecutor(toy.folder, toy.smallest) as opened:
         assert_same(opened(toy.feeds()), expected)
-    assert "reads its weights through the page cache" in caplog.text
+    assert "read weights through the page cache" in caplog.text
 
 
 def test_blobs_that_another_kernel_packed_are_refused(toy: Engine, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_blobs_that_another_kernel_packed_are_refused(toy: Engine, tmp_path: Pat
     with (folder / WEIGHTS).open("r+b") as file:
         file.seek(window.offset)
         file.write(bytes(64))
-    with pytest.raises(BackendError, match="blocks 0 to 0 can't be loaded") as caught:
+    with pytest.raises(BackendError, match=r"blocks 0 to \d can't be loaded") as caught:
         SwapExecutor(folder, "100%")
     assert "packed by other kernels" in caught.value.why
     with pytest.raises(EngineError, match="the weights of block 0 were changed"):
