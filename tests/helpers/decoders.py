@@ -51,7 +51,7 @@ def concatenating() -> onnx.ModelProto:
     return net.model()
 
 
-def grouped(bits: int = 32) -> onnx.ModelProto:
+def grouped(bits: int = 32, hidden: int = HIDDEN) -> onnx.ModelProto:
     """As onnxruntime-genai: GroupQueryAttention, and a symbol for the size of a head."""
     net = Net()
     ids = net.input("input_ids", ("batch_size", "sequence_length"), _INT64)
@@ -60,13 +60,13 @@ def grouped(bits: int = 32) -> onnx.ModelProto:
     lengths = net("Cast", net("Sub", counted, net.constant(np.array(1))), to=TensorProto.INT32)
     total = net("Gather", net("Shape", mask), net.constant(np.array(1)))
     total = net("Cast", total, to=TensorProto.INT32)
-    value = _rows(net, ids)
-    keys = HEADS // 2
+    value = _rows(net, ids, hidden)
+    keys, half = HEADS // 2, hidden // 2
     for layer in range(LAYERS):
         shape = ("batch_size", keys, "past_sequence_length", "kv_cache_dim")
         past = [net.input(f"past_key_values.{layer}.{name}", shape) for name in ("key", "value")]
-        query = _dense(net, value, bits)
-        key, content = (_dense(net, value, bits, keys * _HEAD) for _ in range(2))
+        query = _dense(net, value, bits, hidden, hidden)
+        key, content = (_dense(net, value, bits, half, hidden) for _ in range(2))
         mixed, *present = net.several(
             *("GroupQueryAttention", query, key, content, *past, lengths, total),
             outputs=3,
@@ -75,13 +75,13 @@ def grouped(bits: int = 32) -> onnx.ModelProto:
             kv_num_heads=keys,
         )
         net.output(*present)
-        value = net("Add", value, net("Tanh", _dense(net, mixed, bits)))
-    net.output(_dense(net, value, bits, VOCABULARY))
+        value = net("Add", value, net("Tanh", _dense(net, mixed, bits, hidden, hidden)))
+    net.output(_dense(net, value, bits, VOCABULARY, hidden))
     return net.model()
 
 
-def _rows(net: Net, ids: str) -> str:
-    return net("Gather", net.weight(VOCABULARY, HIDDEN), ids)
+def _rows(net: Net, ids: str, hidden: int = HIDDEN) -> str:
+    return net("Gather", net.weight(VOCABULARY, hidden), ids)
 
 
 def _present(net: Net, name: str, new: str) -> str:
@@ -141,10 +141,10 @@ def expected(engine: Engine, prompt: list[int], count: int, chunk: int = 128) ->
     return tokens
 
 
-def _dense(net: Net, value: str, bits: int = 32, width: int = HIDDEN) -> str:
+def _dense(net: Net, value: str, bits: int = 32, width: int = HIDDEN, hidden: int = HIDDEN) -> str:
     if bits == 32:
-        return net.dense(value, HIDDEN, width)
-    packed = net.weight(width, HIDDEN // 32, 16, dtype=np.uint8)
-    scales = net.scales(width * HIDDEN // 32)
-    attributes = {"K": HIDDEN, "N": width, "bits": bits, "block_size": 32, "accuracy_level": 4}
+        return net.dense(value, hidden, width)
+    packed = net.weight(width, hidden // 32, 16, dtype=np.uint8)
+    scales = net.scales(width * hidden // 32)
+    attributes = {"K": hidden, "N": width, "bits": bits, "block_size": 32, "accuracy_level": 4}
     return net("MatMulNBits", value, packed, scales, domain="com.microsoft", **attributes)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 
@@ -36,3 +37,26 @@ def test_one_skeleton_is_itself(engine: BuildToy) -> None:
     original = onnx.load_from_string(data)
     merged.graph.name = original.graph.name
     assert merged == original
+
+
+def test_what_one_block_packs_is_no_input_of_another() -> None:
+    """Two blocks use ``w``: one takes it as an input, the other has it as a constant."""
+    weight = onnx.numpy_helper.from_array(np.ones((2, 2), np.float32), "w")
+    value, *others = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 2])
+        for name in ("x", "y", "z", "w")
+    )
+    first = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["x", "w"], ["y"])], "a", [value, others[2]], [others[0]]
+    )
+    second = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["y", "w"], ["z"])],
+        "b",
+        [others[0]],
+        [others[1]],
+        [weight],
+    )
+    parts = [parts_of(onnx.helper.make_model(g).SerializeToString()) for g in (first, second)]
+    merged = onnx.load_from_string(merge_skeletons(parts, ["z"])).graph
+    assert [value.name for value in merged.input] == ["x"]
+    assert list(merged.initializer) == [weight]

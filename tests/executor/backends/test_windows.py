@@ -9,43 +9,52 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
+from swapnet.builder import build
 from swapnet.builder.compilers.windows import PACKED
 from swapnet.errors import BackendError, EngineError
 from swapnet.executor import SwapExecutor, SwapRuntime
 from swapnet.executor.backends import onnxruntime, windows
 from swapnet.executor.backends.onnxruntime import OrtSegment
 from swapnet.executor.device import Device
+from swapnet.executor.engine import Engine
+from swapnet.executor.inputs import planned_sample
+from swapnet.executor.planning import planner
+from swapnet.executor.planning.plan import PlanOptions, Step
 from swapnet.executor.swapping.arena import Arena, Borrower
 from swapnet.machine import FileMapping, anonymous_bytes, mappings_of
 from swapnet.manifest import WEIGHTS, Window
-from tests.helpers.engines import Arrays, BuildToy, Engine, assert_same, poison
+from tests.helpers.decoders import grouped
+from tests.helpers.engines import Arrays, BuildToy, assert_same, poison
+from tests.helpers.engines import Engine as Built
+from tests.helpers.zoo import Net
 
 pytestmark = pytest.mark.xdist_group("packing")
 
 
 @pytest.fixture(scope="module", params=["packing", "packing-bits"])
-def toy(request: pytest.FixtureRequest, engine: BuildToy) -> Engine:
+def toy(request: pytest.FixtureRequest, engine: BuildToy) -> Built:
     return _with_windows(engine(request.param))
 
 
-def _with_windows(built: Engine) -> Engine:
+def _with_windows(built: Built) -> Built:
     if not built.manifest.has_windows:
         pytest.skip("this ONNX Runtime does not compare what it has packed")
     return built
 
 
 @pytest.fixture(scope="module")
-def expected(toy: Engine, tmp_path_factory: pytest.TempPathFactory) -> Arrays:
+def expected(toy: Built, tmp_path_factory: pytest.TempPathFactory) -> Arrays:
     return toy.whole(toy.feeds(), tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture
-def executor(toy: Engine) -> Iterator[SwapExecutor]:
+def executor(toy: Built) -> Iterator[SwapExecutor]:
     """All weights in memory."""
     with SwapExecutor(toy.folder, "100%") as opened:
         yield opened
@@ -81,7 +90,7 @@ def test_what_an_operator_packs_is_a_window(engine: BuildToy, kind: tuple[str, s
 
 
 def test_every_kernel_reads_its_windows(
-    toy: Engine, executor: SwapExecutor, expected: Arrays
+    toy: Built, executor: SwapExecutor, expected: Arrays
 ) -> None:
     feeds = toy.feeds()
     executor(feeds)
@@ -96,7 +105,7 @@ def test_every_kernel_reads_its_windows(
     assert_same(executor(feeds), expected)
 
 
-def test_sessions_end_in_any_order(toy: Engine, expected: Arrays) -> None:
+def test_sessions_end_in_any_order(toy: Built, expected: Arrays) -> None:
     feeds = toy.feeds()
     executors = [SwapExecutor(toy.folder, b) for b in (toy.smallest, "100%", "weights:70%")]
     for opened in executors:
@@ -111,7 +120,7 @@ def test_sessions_end_in_any_order(toy: Engine, expected: Arrays) -> None:
 
 @pytest.mark.parametrize("mode", ["buffered", "mmap"])
 def test_weights_may_be_read_in_any_way(
-    toy: Engine, expected: Arrays, mode: str, caplog: pytest.LogCaptureFixture
+    toy: Built, expected: Arrays, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with SwapExecutor(toy.folder, toy.smallest, load_mode=mode, before_read=poison) as opened:
         for _ in range(2):
@@ -120,7 +129,7 @@ def test_weights_may_be_read_in_any_way(
 
 
 def test_a_change_of_budget_makes_no_session_with_windows(
-    toy: Engine, expected: Arrays, monkeypatch: pytest.MonkeyPatch
+    toy: Built, expected: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with SwapExecutor(toy.folder, toy.smallest, before_read=poison) as opened:
         assert_same(opened(toy.feeds()), expected)
@@ -130,7 +139,99 @@ def test_a_change_of_budget_makes_no_session_with_windows(
             assert_same(opened(toy.feeds()), expected)
 
 
-def test_models_of_a_runtime_have_windows(toy: Engine, expected: Arrays) -> None:
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six blocks of one or two int4 products, and logits."""
+    folder = tmp_path_factory.mktemp("decoder")
+    onnx.save(grouped(4, hidden=256), folder / "model.onnx")
+    built = build(folder / "model.onnx", folder / "engine", max_block="48KiB")
+    if not built.has_windows:
+        pytest.skip("this ONNX Runtime does not compare what it has packed")
+    return folder / "engine"
+
+
+def _joined(executor: SwapExecutor) -> list[Step]:
+    """Steps of several blocks with windows."""
+    blocks = executor.manifest.blocks
+    return [
+        step
+        for step in executor.plan.steps
+        if sum(bool(block.windows) for block in blocks[step.first : step.last + 1]) > 1
+    ]
+
+
+def _spans(steps: list[Step]) -> list[tuple[int, int]]:
+    return [(step.first, step.last) for step in steps]
+
+
+def test_joined_blocks_of_a_decoder_give_the_same_bits(
+    decoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "_KEPT", 9.0)
+    opened = Engine.open(decoder)
+    feeds = planned_sample(opened.manifest, seed=1)
+    with SwapExecutor(opened, "100%", options=PlanOptions(merge=False)) as unswapped:
+        assert not _joined(unswapped)
+        expected = unswapped(feeds)
+    with SwapExecutor(opened, "100%", before_read=poison) as executor:
+        joined = _joined(executor)
+        assert [step.last - step.first for step in joined] == [5]
+        for budget in ("weights:95%", "weights:90%", "weights:85%", "100%"):
+            executor.set_budget(budget)
+            assert _spans(_joined(executor)) == _spans(joined)
+            for _ in range(2):
+                assert_same(executor(feeds), expected)
+
+
+def test_what_does_not_fit_joined_is_parted_once(
+    toy: Built, expected: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def counted(*args: Any) -> Any:
+        made.append(len(args[1]))
+        return windows.open_mapped(*args)
+
+    monkeypatch.setattr(onnxruntime, "open_mapped", counted)
+    with SwapExecutor(toy.folder, "100%", before_read=poison) as executor:
+        assert _joined(executor)
+        assert_same(executor(toy.feeds()), expected)
+        before = len(made)
+        for budget in (toy.smallest, "100%", toy.smallest, "weights:80%"):
+            executor.set_budget(budget)
+            assert_same(executor(toy.feeds()), expected)
+            assert not _joined(executor)
+            assert len(made) == before + sum(bool(b.windows) for b in toy.manifest.blocks)
+
+
+def test_weights_with_equal_bytes_have_one_blob(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    net = Net()
+    value = net.input("x", ("rows", 256))
+    tables = np.random.default_rng(1).integers(0, 255, (256, 8, 16), np.uint8)
+    scales = np.full(2048, 0.01, np.float32)
+    for _ in range(5):
+        given = [value, net.constant(tables.copy()), net.constant(scales.copy())]
+        sizes = {"K": 256, "N": 256, "bits": 4, "block_size": 32, "accuracy_level": 4}
+        value = net("Tanh", net("MatMulNBits", *given, domain="com.microsoft", **sizes))
+    net.output(value)
+    onnx.save(net.model(), tmp_path / "model.onnx")
+    shapes = {"x": (4, 256)}
+    built = build(tmp_path / "model.onnx", tmp_path / "engine", max_block="40KiB", shapes=shapes)
+    if not built.has_windows:
+        pytest.skip("this ONNX Runtime does not compare what it has packed")
+    feeds = planned_sample(built, seed=1)
+    with SwapExecutor(tmp_path / "engine", "100%", options=PlanOptions(merge=False)) as apart:
+        expected = apart(feeds)
+    with SwapExecutor(tmp_path / "engine", "100%", before_read=poison) as executor:
+        assert _joined(executor)
+        assert len(_borrowers(executor)) < sum(len(block.windows) for block in built.blocks)
+        assert_same(executor(feeds), expected)
+    assert "page cache" not in caplog.text
+
+
+def test_models_of_a_runtime_have_windows(toy: Built, expected: Arrays) -> None:
     with SwapRuntime(3 * toy.demand) as runtime:
         models = [runtime.load(toy.folder, name=name) for name in "ab"]
         for share in (0.5, 0.2, 0.8):
@@ -169,7 +270,7 @@ def test_cycles_leave_nothing(engine: BuildToy) -> None:
 
 
 @pytest.mark.slow
-def test_a_forked_process_has_neither_arena_nor_windows(toy: Engine, expected: Arrays) -> None:
+def test_a_forked_process_has_neither_arena_nor_windows(toy: Built, expected: Arrays) -> None:
     """Forks while requests run; what the child had would be copied when it is next read into."""
     feeds = toy.feeds()
     with SwapExecutor(toy.folder, toy.smallest, before_read=poison) as opened:
@@ -198,7 +299,7 @@ def _mapped(addresses: Sequence[int]) -> list[int]:
 
 
 def test_where_no_page_can_move_weights_come_through_the_page_cache(
-    toy: Engine,
+    toy: Built,
     expected: Arrays,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -209,7 +310,7 @@ def test_where_no_page_can_move_weights_come_through_the_page_cache(
     assert "read weights through the page cache" in caplog.text
 
 
-def test_blobs_that_another_kernel_packed_are_refused(toy: Engine, tmp_path: Path) -> None:
+def test_blobs_that_another_kernel_packed_are_refused(toy: Built, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(toy.folder, tmp_path / "engine"))
     window = toy.manifest.blocks[0].windows[0]
     with (folder / WEIGHTS).open("r+b") as file:
@@ -222,7 +323,7 @@ def test_blobs_that_another_kernel_packed_are_refused(toy: Engine, tmp_path: Pat
         SwapExecutor(folder, "100%", verify=True)
 
 
-def test_originals_are_verified(toy: Engine, tmp_path: Path) -> None:
+def test_originals_are_verified(toy: Built, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(toy.folder, tmp_path / "engine"))
     originals = toy.manifest.blocks[0].originals
     assert originals is not None

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from swapnet.errors import BudgetError
 from swapnet.executor.planning.plan import Place, Plan, PlanOptions
 from swapnet.executor.planning.planner import make_plan, smallest_budget
-from swapnet.executor.planning.usage import demand, usage
-from swapnet.manifest import Extent, Manifest, Shared
+from swapnet.executor.planning.schedule import outline_of
+from swapnet.executor.planning.usage import demand, packing, usage
+from swapnet.manifest import Extent, Manifest, Shared, Window
 from swapnet.profile import Profile, assumed_profile
 from tests.helpers.engines import BuildToy, Engine
 from tests.helpers.profiles import delays
@@ -267,3 +268,70 @@ def test_requests_in_flight_leave_room_for_others_in_the_ring(
     assert plan.readers == readers
     largest = max(read.nbytes for read in plan.reads)
     assert plan.readers == 1 or 2 * plan.readers * largest <= plan.ring_bytes
+
+
+def with_windows(manifest: Manifest, blocks: Sequence[int], names: Sequence[str]) -> Manifest:
+    """These blocks read all of their weights in a window."""
+    named = dict(zip(blocks, names, strict=True))
+    changed = (
+        msgspec.structs.replace(
+            block,
+            weights=(),
+            windows=(Window(named[block.index], block.extent.offset, block.extent.nbytes),),
+        )
+        if block.index in named
+        else block
+        for block in manifest.blocks
+    )
+    return msgspec.structs.replace(manifest, blocks=tuple(changed))
+
+
+def spans(plan: Plan) -> list[tuple[int, int]]:
+    return [(step.first, step.last) for step in plan.steps]
+
+
+def test_a_step_packs_no_more_than_it_may(simulated_manifest: MakeManifest) -> None:
+    manifest = with_windows(simulated_manifest([PAGE] * 7), range(6), "abcdef")
+    profile = assumed_profile(manifest)
+    for nbytes, steps in (
+        (0, [(n, n) for n in range(7)]),
+        (2 * PAGE, [(0, 1), (2, 3), (4, 6)]),
+        (9 * PAGE, [(0, 2), (3, 6)]),  # of half of the memory
+    ):
+        plan = make_plan(manifest, profile, 1 << 30, PlanOptions(packed_bytes=nbytes))
+        if nbytes < 9 * PAGE:
+            assert spans(plan) == steps
+        least = make_plan(
+            manifest, profile, demand(manifest).total_bytes, PlanOptions(packed_bytes=nbytes)
+        )
+        assert spans(least) == steps
+    assert packing(manifest, plan.joined).transient_bytes == 12 * PAGE
+    assert packing(manifest).transient_bytes == 2 * PAGE
+    assert packing(manifest).read_bytes == 6 * PAGE
+
+
+def test_a_name_is_packed_in_one_block_of_a_step(simulated_manifest: MakeManifest) -> None:
+    manifest = simulated_manifest([PAGE] * 5)
+    bound = manifest.blocks[3].weights[0].name
+    manifest = with_windows(manifest, (0, 1, 2, 4), ("a", "b", "a", bound))
+    assert outline_of(manifest).joinable == (False, True, False, True, False)
+
+
+def test_steps_with_windows_are_kept_where_it_costs_little(
+    simulated_manifest: MakeManifest,
+) -> None:
+    manifest = with_windows(simulated_manifest([4 * PAGE] * 6), range(6), "abcdef")
+    profile = delays(manifest, [(1.0, 1.0)] * 6, step_ms=0.5, bytes_per_s=1e9)
+    smallest, everything = smallest_budget(manifest)[0], demand(manifest).total_bytes
+    free = make_plan(manifest, profile, everything)
+    assert spans(free) == [(0, 2), (3, 5)]
+    options = PlanOptions(joined=free.joined)
+    for budget in (everything, everything - 4 * PAGE):
+        assert spans(make_plan(manifest, profile, budget, options)) == spans(free)
+    # Two blocks fit: three do not.
+    parted = make_plan(manifest, profile, smallest + 5 * PAGE, options)
+    assert all(first == last for first, last in spans(parted))
+    slow = delays(manifest, [(1.0, 1.0)] * 6, step_ms=0.01, bytes_per_s=4 * PAGE * 1e3)
+    middle = smallest + 9 * PAGE
+    assert make_plan(manifest, slow, middle, options).joined < free.joined
+    assert make_plan(manifest, slow, everything, PlanOptions(joined=frozenset())).joined == set()
