@@ -41,8 +41,8 @@ class PlanOptions:
         Limit of the arena at least: values whose size depends on data did not fit before.
     packed_bytes
         Most bytes of packed weights in a step of several blocks: all of them are in memory twice
-        while its session is made. With larger ones a token of SmolLM2-135M in int4 took 3 % less of
-        a processor.
+        while its session is made. In one session a token of SmolLM2-135M in int4 took 3 to 7 % less
+        of a processor.
     joined
         Blocks that are executed in one step with the block before them, and no others, where all
         of these steps fit; None for the fastest choice.
