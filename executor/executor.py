@@ -619,7 +619,9 @@ class SwapExecutor:
             raise
         self._plan = plan
         if self.manifest.has_windows:
-            self._options = replace(self._options, joined=plan.joined)
+            is_joined = any(first < last for first, last in self._windowed(plan))
+            joined = plan.joined if is_joined else frozenset[int]()
+            self._options = replace(self._options, joined=joined)
         _LOGGER.info(
             "%s: plan for %s: %d blocks in %d steps, %s resident, %s streamed (%s), "
             "%.1f ms predicted",
@@ -651,10 +653,16 @@ class SwapExecutor:
 
     def _packs(self, before: Plan, plan: Plan) -> bool:
         """Whether sessions are made that pack weights, in memory that the arena must not have."""
-        is_alike = plan.joined == before.joined and (
-            self._sharing is not None or self._scratch.fits(plan.usage.scratch_bytes)
-        )
-        return self.manifest.has_windows and not is_alike
+        needed = self._windowed(plan)
+        if self._sharing is None and not self._scratch.fits(plan.usage.scratch_bytes):
+            return bool(needed)
+        return not needed <= self._windowed(before)
+
+    def _windowed(self, plan: Plan) -> set[tuple[int, int]]:
+        """First and last block of the steps with windows."""
+        windowed = [block.index for block in self.manifest.blocks if block.windows]
+        spans = {(step.first, step.last) for step in plan.steps}
+        return {(a, z) for a, z in spans if any(a <= block <= z for block in windowed)}
 
     def _stay(self, positions: Iterable[int]) -> set[int]:
         """Positions among these that need not be read again: an embedded engine needs new bytes."""

@@ -44,8 +44,9 @@ class PlanOptions:
         while its session is made. In one session a token of SmolLM2-135M in int4 took 3 to 7 % less
         of a processor.
     joined
-        Blocks that are executed in one step with the block before them, and no others, where all
-        of these steps fit; None for the fastest choice.
+        Joins of a plan before: blocks that are executed in one step with the block before them,
+        where all of these steps fit and cost little. Else blocks with windows are executed apart.
+        None for the fastest choice.
     """
 
     resident: bool = True
