@@ -114,7 +114,7 @@ def make_plan(
         )
     best_ms = min(start.cost_ms for *_, start in searches)
     kept = [search for search in searches if search[3].outline.bound == options.joined]
-    if any(start.cost_ms <= _KEPT * best_ms for *_, start in kept):
+    if options.joined and any(start.cost_ms <= _KEPT * best_ms for *_, start in kept):
         searches = kept
     most_ms = _PROMISING * min(start.cost_ms for *_, start in searches)
     found = [(s, s[3].best()) for s in searches if s[-1].cost_ms <= most_ms]
@@ -234,9 +234,9 @@ def _searches(
 
     # Trying joins costs effort: without those of windows the search sometimes finds a better plan.
     choices = outlines(0)
-    if options.joined is None:
+    if options.joined is None and striping is None:
         choices = [*dict.fromkeys((*outlines(options.packed_bytes), *choices))]
-    elif not options.joined <= {b for b, can in enumerate(choices[0][2].joinable) if can}:
+    elif options.joined and striping is None:
         given = [(kept, room, each.keeping(options.joined)) for kept, room, each in choices]
         choices = [*(each for each in given if each[2].least_ring_bytes <= each[1]), *choices]
     for kept, room, outline in choices:
