@@ -16,6 +16,8 @@ from swapnet.executor.planning.schedule import outline_of
 from swapnet.executor.planning.usage import demand, packing, usage
 from swapnet.manifest import Extent, Manifest, Shared, Window
 from swapnet.profile import Profile, assumed_profile
+from swapnet.shapes import SessionMemory
+from swapnet.strips import Striping
 from tests.helpers.engines import BuildToy, Engine
 from tests.helpers.profiles import delays
 
@@ -335,3 +337,19 @@ def test_steps_with_windows_are_kept_where_it_costs_little(
     middle = smallest + 9 * PAGE
     assert make_plan(manifest, slow, middle, options).joined < free.joined
     assert make_plan(manifest, slow, everything, PlanOptions(joined=frozenset())).joined == set()
+
+
+def test_no_step_is_kept_beside_strips(simulated_manifest: MakeManifest) -> None:
+    """Pages are given back between two steps that would be one."""
+    manifest = msgspec.structs.replace(
+        with_windows(simulated_manifest([PAGE] * 6), range(6), "abcdef"),
+        session_memory=SessionMemory(64 * PAGE),
+        stripings=(Striping((), PAGE, late_from=4),),
+    )
+    budget = smallest_budget(manifest)[0] + 8 * PAGE
+    options = PlanOptions(joined=frozenset({1, 2, 4, 5}))
+    plan = make_plan(manifest, assumed_profile(manifest), budget, options)
+    assert plan.striping is not None
+    assert spans(plan) == [(block, block) for block in range(6)]
+    whole = make_plan(manifest, assumed_profile(manifest), 1 << 30, options)
+    assert spans(whole) == [(0, 2), (3, 5)]
