@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from swapnet.models.checkpoint import read_checkpoint
 from swapnet.models.classifier import Tensors, softmax
 from swapnet.models.fetch import Wheel, member
 from swapnet.models.graph import Graph
@@ -137,7 +138,7 @@ def efficientnet(
 
 def make(path: Path, weights: Path | None) -> int:
     """Write EfficientNet-Lite2 to `path`, and return its number of parameters."""
-    with Graph(path, Weights(weights or member(_PUBLISHED, _MEMBER))) as graph:
+    with Graph(path, Weights(weights or read_checkpoint(member(_PUBLISHED, _MEMBER)))) as graph:
         image = graph.input("input", (1, 3, SIZE, SIZE))
         graph.output("logits", efficientnet(graph, image, stages(*LITE2)), (1, 1000))
         return graph.save()

@@ -1,17 +1,21 @@
-"""Where the weights of a network come from: a seed, or a file of tensors by name."""
+"""Where the weights of a network come from: a seed, or tensors by name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swapnet.errors import InputError, ModelError
-from swapnet.models.checkpoint import Checkpoint, is_checkpoint
 
 __all__ = ["Weights", "missing_weights"]
+
+Load = Callable[[], NDArray[np.generic]]
+"""Reads one tensor."""
 
 
 class Weights:
@@ -19,9 +23,9 @@ class Weights:
 
     Parameters
     ----------
-    path
-        A ``.safetensors`` file or a PyTorch checkpoint; None for seeded weights. Further tensors in
-        it are ignored.
+    stored
+        A ``.safetensors`` file, or arrays by name; None for seeded weights. Further tensors in it
+        are ignored.
     seed
         Seed of the weights, which are the same for the same seed and order of calls.
 
@@ -30,13 +34,20 @@ class Weights:
     InputError
         There is no such file.
     ModelError
-        The file is neither.
+        The file is of another kind.
     """
 
-    def __init__(self, path: Path | None = None, *, seed: int = 0) -> None:
+    def __init__(
+        self, stored: Path | Mapping[str, NDArray[np.generic]] | None = None, *, seed: int = 0
+    ) -> None:
         self._random = np.random.default_rng(seed)
-        self._path = path
-        self._file = None if path is None else _open(path)
+        self._source = stored if isinstance(stored, Path) else "the published file"
+        self._is_seeded = stored is None
+        self._stored = (
+            _read(stored)
+            if isinstance(stored, Path)
+            else {name: partial(np.asarray, array) for name, array in (stored or {}).items()}
+        )
 
     def tensor(
         self, name: str, shape: tuple[int, ...], deviation: float, mean: float = 0.0
@@ -46,76 +57,50 @@ class Weights:
         Raises
         ------
         ModelError
-            The file has no such tensor, or one of another shape.
+            There is no such tensor, or one of another shape.
         """
-        if self._file is not None:
-            return self._stored(self._file, name, shape)
+        if not self._is_seeded:
+            return self._found(name, shape)
         values = self._random.standard_normal(shape, dtype=np.float32)
         values *= np.float32(deviation)
         values += np.float32(mean)
         return values
 
-    def _stored(self, file: _Tensors, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        if name not in file.names:
+    def _found(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        if name not in self._stored:
             raise ModelError(
-                f"{self._path} has no tensor named {name}",
+                f"{self._source} has no tensor named {name}",
                 why=f"the network needs it, with shape {shape}",
                 hint="use the parameter names that swapnet.models documents",
             )
-        found = file.shape(name)
-        if found != shape:
+        values = self._stored[name]()
+        if values.shape != shape:
             raise ModelError(
-                f"{self._path}: {name} has the wrong shape",
-                why=f"the file has {found}, the network needs {shape}",
+                f"{self._source}: {name} has the wrong shape",
+                why=f"the file has {values.shape}, the network needs {shape}",
                 hint="use weights of the same architecture and number of classes",
             )
-        return np.asarray(file.tensor(name), np.float32)
+        return np.asarray(values, np.float32)
 
 
-class _Tensors(Protocol):
-    """A file of tensors by name."""
+def _read(path: Path) -> dict[str, Load]:
+    from safetensors import SafetensorError, safe_open
 
-    @property
-    def names(self) -> tuple[str, ...]: ...
-
-    def shape(self, name: str) -> tuple[int, ...]: ...
-
-    def tensor(self, name: str) -> NDArray[np.generic]: ...
-
-
-class _Safetensors:
-    def __init__(self, path: Path) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            file: Any = safe_open(path, framework="numpy")
-        except SafetensorError as error:
-            raise ModelError(
-                f"{path} is not a safetensors file, nor a PyTorch checkpoint",
-                why=str(error),
-                hint="convert the weights with safetensors.torch.save_file",
-            ) from error
-        self._file = file
-        self.names = tuple(file.keys())
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file.get_slice(name).get_shape())
-
-    def tensor(self, name: str) -> NDArray[np.generic]:
-        values: NDArray[np.generic] = self._file.get_tensor(name)
-        return values
+    if not path.is_file():
+        raise missing_weights(path)
+    try:
+        file: Any = safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise ModelError(
+            f"{path} is not a safetensors file",
+            why=str(error),
+            hint="convert the weights with safetensors.torch.save_file",
+        ) from error
+    return {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118
 
 
 def missing_weights(path: Path) -> InputError:
     """The error for weights that are not a file."""
     return InputError(
-        f"{path} does not exist",
-        why="it is not a file",
-        hint="give the path of a .safetensors file or a PyTorch checkpoint",
+        f"{path} does not exist", why="it is not a file", hint="give a .safetensors file"
     )
-
-
-def _open(path: Path) -> _Tensors:
-    if not path.is_file():
-        raise missing_weights(path)
-    return Checkpoint(path) if is_checkpoint(path) else _Safetensors(path)

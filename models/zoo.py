@@ -262,9 +262,9 @@ def get(name: str, folder: Path | None = None, weights: Path | None = None) -> Z
         Folder of the models; by default ``models`` in the cache folder (``$SWAPNET_CACHE`` or
         ``~/.cache/swapnet``).
     weights
-        A ``.safetensors`` file or PyTorch checkpoint of real weights with torchvision's parameter
-        names (or those that `swapnet.models.yolo`, `monodepth`, `efficientnet`, `minilm` and
-        `bert` document). The files go to a folder named by the hash of the weights.
+        A ``.safetensors`` file of real weights with torchvision's parameter names (or those that
+        `swapnet.models.yolo`, `monodepth`, `efficientnet`, `minilm` and `bert` document). The files
+        go to a folder named by the hash of the weights.
 
     Raises
     ------
