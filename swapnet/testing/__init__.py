@@ -14,13 +14,7 @@ Examples
 
 from __future__ import annotations
 
-from swapnet.testing.engine import SimulatedBackend, SimulatedStorage, VirtualClock, write_engine
+from swapnet.testing.engine import SimulatedBackend, write_engine
 from swapnet.testing.gpu import SimulatedAccelerator
 
-__all__ = [
-    "SimulatedAccelerator",
-    "SimulatedBackend",
-    "SimulatedStorage",
-    "VirtualClock",
-    "write_engine",
-]
+__all__ = ["SimulatedAccelerator", "SimulatedBackend", "write_engine"]

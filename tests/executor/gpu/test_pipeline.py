@@ -26,9 +26,10 @@ from swapnet.executor.swapping.moments import Mark, Passed
 from swapnet.executor.swapping.pipeline import Pipeline
 from swapnet.manifest import Manifest
 from swapnet.profile import assumed_profile
-from swapnet.testing.engine import SimulatedBackend, SimulatedStorage, block_byte
+from swapnet.testing.engine import SimulatedBackend, block_byte
 from swapnet.testing.gpu import SimulatedAccelerator
 from tests.helpers.profiles import with_requests
+from tests.helpers.simulated_storage import SimulatedStorage
 
 PAGE = 4096
 MakeManifest = Callable[..., Manifest]

@@ -24,13 +24,9 @@ from swapnet.executor.swapping.moments import Passed
 from swapnet.executor.swapping.pipeline import Pipeline
 from swapnet.manifest import Manifest
 from swapnet.profile import assumed_profile
-from swapnet.testing.engine import (
-    SimulatedBackend,
-    SimulatedStorage,
-    VirtualClock,
-    block_byte,
-)
+from swapnet.testing.engine import SimulatedBackend, block_byte
 from tests.helpers.profiles import delays, with_requests
+from tests.helpers.simulated_storage import SimulatedStorage, VirtualClock
 
 PAGE = 4096
 MakeManifest = Callable[..., Manifest]

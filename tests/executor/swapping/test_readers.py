@@ -19,9 +19,9 @@ from swapnet.executor.swapping.pipeline import Order, Pipeline
 from swapnet.executor.swapping.readers import Channel
 from swapnet.manifest import Manifest
 from swapnet.profile import assumed_profile
-from swapnet.testing.engine import SimulatedStorage
 from tests.helpers.dispatched import serving
 from tests.helpers.profiles import with_requests
+from tests.helpers.simulated_storage import SimulatedStorage
 from tests.helpers.threads import LIMIT_S, ended, started
 
 PAGE = 4096
