@@ -42,6 +42,7 @@ __all__ = [
     "peak_resident_bytes",
     "processor_name",
     "storage_device",
+    "trim_heap",
     "usable_memory_bytes",
 ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import time
 from collections import deque
@@ -32,6 +31,7 @@ from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.sharing import Sharing
 from swapnet.executor.stats import Stats
 from swapnet.executor.swapping.loading import READERS
+from swapnet.machine import trim_heap
 
 __all__ = ["WHOLE_MODEL", "WholeModel", "WholeModels"]
 
@@ -265,7 +265,7 @@ class WholeModel:
         if executor is not None:
             executor.close()
             # The C library keeps what its sessions had on the heap: 10 MiB after a ResNet-101.
-            ctypes.CDLL(None).malloc_trim(0)
+            trim_heap()
 
     def close(self) -> None:
         """Finish what was submitted, then release everything."""

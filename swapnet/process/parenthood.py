@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 
-__all__ = ["die_with_parent", "end_with_parent", "environment_of_child"]
+__all__ = ["end_with_parent", "environment_of_child"]
 
 _PARENT = "SWAPNET_PARENT"
 """Variable of the environment: number of the process that started this one."""
@@ -19,15 +19,10 @@ def environment_of_child(parent: int | None = None) -> dict[str, str]:
     return {**os.environ, _PARENT: str(parent or os.getpid())}
 
 
-def die_with_parent(parent: int) -> None:
+def end_with_parent() -> None:
     """Have the kernel kill this process when the thread that started it ends.
 
     Called in the child itself: code between fork and exec is not safe where the parent has threads.
-
-    Parameters
-    ----------
-    parent
-        Number of the process that started this one.
 
     Raises
     ------
@@ -35,10 +30,5 @@ def die_with_parent(parent: int) -> None:
         The parent has gone already: the kernel tells nobody of that afterwards.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
+    if os.getppid() != int(os.environ.get(_PARENT, os.getppid())):
         raise EOFError
-
-
-def end_with_parent() -> None:
-    """As `die_with_parent`, for a process with `environment_of_child`."""
-    die_with_parent(int(os.environ.get(_PARENT, os.getppid())))
