@@ -122,6 +122,12 @@ def _classifier(
     )
 
 
+def _made_by(module: Any, name: str, title: str, parameters: int, **others: Any) -> ZooModel:
+    """A model whose module makes it, its samples and its words, but for ``others``."""
+    parts = {part: getattr(module, part) for part in ("make", "samples", "read")}
+    return ZooModel(name, title, parameters, **{**parts, **others})
+
+
 _RESNET101 = partial(resnet.resnet, network=resnet.RESNET101)
 _RESNET18 = partial(resnet.resnet, network=resnet.RESNET18)
 
@@ -138,86 +144,49 @@ _MODELS = (
         samples=partial(classifier.samples, resnet.FCN_SIZE),
         read=resnet.read_fcn,
     ),
-    ZooModel(
-        name="yolov3",
-        title="YOLOv3: boxes of 80 classes, seeded weights",
-        parameters=61_949_149,
-        make=yolo.make,
-        samples=yolo.samples,
-        read=yolo.read,
-    ),
-    ZooModel(
-        name="yolov3_tiny",
-        title="YOLOv3-tiny: boxes of 80 classes, seeded weights",
-        parameters=8_852_366,
+    _made_by(yolo, "yolov3", "YOLOv3: boxes of 80 classes, seeded weights", 61_949_149),
+    _made_by(
+        yolo,
+        "yolov3_tiny",
+        "YOLOv3-tiny: boxes of 80 classes, seeded weights",
+        8_852_366,
         make=yolo.make_tiny,
-        samples=yolo.samples,
         read=partial(yolo.read, heads=yolo.TINY_HEADS),
     ),
-    ZooModel(
-        name="monodepth2",
-        title="Monodepth2: disparity of each pixel, seeded weights",
-        parameters=14_327_217,
-        make=monodepth.make,
-        samples=monodepth.samples,
-        read=monodepth.read,
+    _made_by(
+        monodepth, "monodepth2", "Monodepth2: disparity of each pixel, seeded weights", 14_327_217
     ),
-    ZooModel(
-        name="ppocrv4_rec",
-        title="PP-OCRv4 recognition: reads a line of text, pretrained",
-        parameters=2_690_352,
-        make=ppocr.make,
-        samples=ppocr.samples,
-        read=ppocr.read,
+    _made_by(
+        ppocr, "ppocrv4_rec", "PP-OCRv4 recognition: reads a line of text, pretrained", 2_690_352
     ),
-    ZooModel(
-        name="ppocrv4_det",
-        title="PP-OCRv4 detection: finds lines of text, pretrained",
-        parameters=1_171_841,
-        make=ppocr_det.make,
-        samples=ppocr_det.samples,
-        read=ppocr_det.read,
+    _made_by(
+        ppocr_det, "ppocrv4_det", "PP-OCRv4 detection: finds lines of text, pretrained", 1_171_841
     ),
-    ZooModel(
-        name="ddddocr",
-        title="ddddocr recognition: reads short texts, pretrained",
-        parameters=13_520_258,
-        make=ddddocr.make,
-        samples=ddddocr.samples,
-        read=ddddocr.read,
+    _made_by(
+        ddddocr,
+        "ddddocr",
+        "ddddocr recognition: reads short texts, pretrained",
+        13_520_258,
         licence="MIT",
     ),
-    ZooModel(
-        name="efficientnet_lite2",
-        title="EfficientNet-Lite2: 1000 image classes, pretrained",
-        parameters=6_092_072,
-        make=efficientnet.make,
-        samples=efficientnet.samples,
-        read=efficientnet.read,
+    _made_by(
+        efficientnet,
+        "efficientnet_lite2",
+        "EfficientNet-Lite2: 1000 image classes, pretrained",
+        6_092_072,
     ),
-    ZooModel(
-        name="minilm",
-        title="all-MiniLM-L6-v2: compares sentences, pretrained",
-        parameters=22_565_376,
-        make=minilm.make,
-        samples=minilm.samples,
-        read=minilm.read,
+    _made_by(minilm, "minilm", "all-MiniLM-L6-v2: compares sentences, pretrained", 22_565_376),
+    _made_by(
+        bert_base,
+        "bert_base",
+        "BERT-base: hidden states of 128 tokens, seeded weights",
+        109_482_240,
     ),
-    ZooModel(
-        name="bert_base",
-        title="BERT-base: hidden states of 128 tokens, seeded weights",
-        parameters=109_482_240,
-        make=bert_base.make,
-        samples=bert_base.samples,
-        read=bert_base.read,
-    ),
-    ZooModel(
-        name="smollm2",
-        title="SmolLM2-135M-Instruct: continues a text, pretrained",
-        parameters=134_515_008,
-        make=smollm2.make,
-        samples=smollm2.samples,
-        read=smollm2.read,
+    _made_by(
+        smollm2,
+        "smollm2",
+        "SmolLM2-135M-Instruct: continues a text, pretrained",
+        134_515_008,
         is_language_model=True,
     ),
 )
