@@ -21,7 +21,6 @@ __all__ = [
     "PALETTE",
     "curve_figure",
     "latency_figure",
-    "layers_figure",
     "shares_figure",
     "timeline_figure",
 ]
@@ -205,27 +204,6 @@ def latency_figure(rows: Mapping[str, Mapping[str, float]]) -> Figure:
         if known:
             dots = drawn.scatter([*known.values()], [*known], size=10, color=color, marker=marker)
             _hover(drawn, dots, f"@y: {label} @x{{0.0}} ms")
-            legend.append((label, color, "dot"))
-    return Figure([drawn], legend)
-
-
-def layers_figure(layers: Sequence[tuple[str, float | None]], suggested: Sequence[str]) -> Figure:
-    """Signal-to-noise ratios in dB over layers in their order; None where nothing differs.
-
-    ``suggested`` are the operators to mark.
-    """
-    drawn = _plot(300, "layer, in the order of execution", "signal to noise [dB]")
-    points = [(i, db, name) for i, (name, db) in enumerate(layers) if db is not None]
-    drawn.line([i for i, _, _ in points], [db for _, db, _ in points], color=_BLUE)
-    legend = []
-    for label, color, size, names in (
-        ("all error up to here", _BLUE, 6, {name for name, _ in layers}),
-        ("adds most: suggested to exclude", _RED, 10, set(suggested)),
-    ):
-        columns = zip(*(point for point in points if point[2] in names), strict=True)
-        if source := dict(zip(("layer", "db", "name"), columns, strict=False)):
-            dots = drawn.scatter("layer", "db", size=size, color=color, source=source)
-            _hover(drawn, dots, "@name: @db{0.0} dB")
             legend.append((label, color, "dot"))
     return Figure([drawn], legend)
 

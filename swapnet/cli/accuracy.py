@@ -9,15 +9,13 @@ import click
 import msgspec
 
 from swapnet.budget import Budget
-from swapnet.calibration.accuracy.page import accuracy_page
 from swapnet.calibration.accuracy.report import AccuracyReport, summary
 from swapnet.calibration.accuracy.tasks import TASKS
 from swapnet.cli.console import print_table, print_text, progress, write_json
-from swapnet.cli.options import PATH, report_option
+from swapnet.cli.options import PATH
 from swapnet.cli.precision import data_options, open_data
 from swapnet.data.samples import Samples
 from swapnet.errors import InputError
-from swapnet.executor.report.page import save_page
 from swapnet.files import check_writable, working_folder
 
 __all__ = ["command", "decibels"]
@@ -60,7 +58,6 @@ _SHOWN = 10
     metavar="N",
     help="Number of samples to compare layers on.",
 )
-@report_option
 @click.option("--json", "json_target", metavar="FILE", help="Write everything; - for stdout.")
 def command(
     reference: Path,
@@ -74,7 +71,6 @@ def command(
     threads: int | None,
     per_layer: bool,
     layer_samples: int,
-    report_target: str | None,
     json_target: str | None,
 ) -> None:
     """Compare CANDIDATE, an ONNX file or an engine directory, with the float model REFERENCE."""
@@ -104,8 +100,6 @@ def command(
         )
     if per_layer:
         found = _with_layers(found, reference, candidate, samples, layer_samples, threads)
-    if report_target:
-        save_page(accuracy_page(found), Path(report_target))
     if json_target:
         write_json(found, json_target)
     if json_target != "-":

@@ -46,14 +46,13 @@ def test_an_engine_is_compared(call: Call, toy: Engine, data: Path) -> None:
     assert "2 of 2" in shown.out
 
 
-@pytest.mark.usefixtures("reporting")
-def test_layers_and_their_page(
+def test_layers_are_compared(
     call: Call, toy: Engine, coarse: Path, data: Path, tmp_path: Path
 ) -> None:
-    target, page = tmp_path / "found.json", tmp_path / "layers.html"
+    target = tmp_path / "found.json"
     shown = call(
         *("accuracy", toy.model, coarse, "--data", data, "--task", "values", "--threads", 1),
-        *("--per-layer", "--layer-samples", 2, "--json", target, "--report", page),
+        *("--per-layer", "--layer-samples", 2, "--json", target),
     )
     assert shown.status == 0, shown.err
     found = json.loads(target.read_text())
@@ -65,9 +64,6 @@ def test_layers_and_their_page(
     assert layers[worst]["kind"] == "Conv"
     assert layers[worst]["own_noise"] == max(layer["own_noise"] for layer in found["layers"])
     assert found["layers"][0]["snr_db"] is None
-    text = page.read_text()
-    assert "adds most: suggested to exclude" in text
-    assert text.count(worst) > 2
 
 
 def test_json_alone_on_standard_output(call: Call, toy: Engine, data: Path) -> None:
@@ -87,7 +83,6 @@ def test_what_does_not_go_together(call: Call, toy: Engine, data: Path, tmp_path
         return shown.is_user_error() and not shown.out
 
     assert refused(toy.folder, "--per-layer")
-    assert refused(toy.model, "--report", tmp_path / "nowhere" / "page.html")
     assert refused(toy.model, "--json", tmp_path / "nowhere" / "found.json")
     assert refused(toy.folder, "--budget", "much")
     assert refused(tmp_path / "nothing.onnx")
