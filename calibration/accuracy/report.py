@@ -12,7 +12,6 @@ __all__ = [
     "Embeddings",
     "LayerAccuracy",
     "OutputAccuracy",
-    "Texts",
     "summary",
 ]
 
@@ -60,25 +59,6 @@ class Embeddings(msgspec.Struct, frozen=True):
     spearman: float | None
 
 
-class Texts(msgspec.Struct, frozen=True):
-    """Kept answers of a reader.
-
-    Attributes
-    ----------
-    lines, same
-        Number of lines, and of those that read the same.
-    changed
-        The others: expected and found.
-    respaced
-        Number of changed lines that differ in spaces only.
-    """
-
-    lines: int
-    same: int
-    changed: list[tuple[str, str]]
-    respaced: int = 0
-
-
 class OutputAccuracy(msgspec.Struct, frozen=True, kw_only=True):
     """One output over all samples.
 
@@ -92,7 +72,7 @@ class OutputAccuracy(msgspec.Struct, frozen=True, kw_only=True):
         Elements that are NaN or infinite in one of the models only.
     within_tolerance
         Samples with all elements within the tolerance.
-    classes, embeddings, texts
+    classes, embeddings
         Kept answers, where the meaning of the output is known.
     """
 
@@ -104,7 +84,6 @@ class OutputAccuracy(msgspec.Struct, frozen=True, kw_only=True):
     within_tolerance: int
     classes: Classes | None = None
     embeddings: Embeddings | None = None
-    texts: Texts | None = None
 
 
 class LayerAccuracy(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,8 +150,4 @@ def summary(output: OutputAccuracy) -> str:
         if found.nearest_kept is not None and found.spearman is not None:
             text += f"; nearest kept {found.nearest_kept:.1%}, ranks {found.spearman:.4f}"
         return text
-    if output.texts is not None:
-        texts = output.texts
-        text = f"{texts.same} of {texts.lines} texts unchanged"
-        return f"{text}, {texts.same + texts.respaced} but for spaces" if texts.respaced else text
     return ""

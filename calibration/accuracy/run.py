@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,8 @@ from swapnet.calibration.accuracy.report import (
     Classes,
     Embeddings,
     OutputAccuracy,
-    Texts,
 )
-from swapnet.calibration.accuracy.tasks import Read, Task, TaskName, TextTask, task_of
+from swapnet.calibration.accuracy.tasks import Meaning, Task, TaskName, task_of
 from swapnet.errors import BackendError, InputError, SwapnetError
 from swapnet.executor.executor import SwapExecutor
 from swapnet.progress import Progress, silent
@@ -50,8 +50,7 @@ def compare_outputs(
     samples: Iterable[Mapping[str, Array]],
     *,
     data: str = "",
-    task: TaskName = "auto",
-    read: Read | None = None,
+    task: TaskName | Meaning = "auto",
     tolerance: float = TOLERANCE,
     budget: str | int = "100%",
     threads: int | None = None,
@@ -70,9 +69,7 @@ def compare_outputs(
     data
         Name of the samples, for the report.
     task
-        Meaning of the outputs.
-    read
-        Puts the outputs into words, one string per row: texts are compared instead of a task.
+        Meaning of the outputs, or what gives the task of each.
     tolerance
         Allowed difference of an element, relative to the largest magnitude of the output in the
         sample.
@@ -103,8 +100,8 @@ def compare_outputs(
             _check_outputs(expected, given, reference, candidate)
             for name, array in expected.items():
                 if name not in found:
-                    meaning = TextTask(read) if read else task_of(task, name, array)
-                    found[name] = _Output(meaning)
+                    meaning = task if callable(task) else partial(task_of, task)
+                    found[name] = _Output(meaning(name, array))
                 output = found[name]
                 if not np.isfinite(array.astype(np.float64)).all():
                     raise InputError(
@@ -144,7 +141,6 @@ def _accuracy(name: str, output: _Output) -> OutputAccuracy:
         within_tolerance=output.within,
         classes=result if isinstance(result, Classes) else None,
         embeddings=result if isinstance(result, Embeddings) else None,
-        texts=result if isinstance(result, Texts) else None,
     )
 
 

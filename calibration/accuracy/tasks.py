@@ -1,4 +1,4 @@
-"""Meanings of outputs, and how much of them is kept: classes, embeddings, texts."""
+"""Meanings of outputs, and how much of them is kept: classes, embeddings."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from swapnet.calibration.accuracy.metrics import (
     spearman,
     top_classes,
 )
-from swapnet.calibration.accuracy.report import Classes, Embeddings, Texts
+from swapnet.calibration.accuracy.report import Classes, Embeddings
 from swapnet.errors import InputError
 from swapnet.tensors import as_dims
 
-__all__ = ["TASKS", "ClassTask", "EmbeddingTask", "Read", "Task", "TaskName", "TextTask", "task_of"]
+__all__ = ["TASKS", "ClassTask", "EmbeddingTask", "Meaning", "Task", "TaskName", "task_of"]
 
 TaskName = Literal["auto", "classes", "embedding", "values"]
 
 TASKS: tuple[TaskName, ...] = ("auto", "classes", "embedding", "values")
 
-Read = Callable[[Array], list[str]]
-"""Puts an output into words, one string for each row."""
+Meaning = Callable[[str, Array], "Task | None"]
+"""The task of an output, from its name and its first sample."""
 
 _UNIT = 1e-3
 """Rows are embeddings where their length is this close to 1."""
@@ -38,7 +38,7 @@ class Task(Protocol):
     def add(self, reference: Array, found: Array) -> None:
         """Take one sample's output of both models, of one shape."""
 
-    def result(self) -> Classes | Embeddings | Texts:
+    def result(self) -> object:
         """Over all samples."""
 
 
@@ -89,28 +89,6 @@ class EmbeddingTask:
             nearest_kept=None if kept is None else float(kept),
             spearman=spearman(reference, found) if several else None,
         )
-
-
-class TextTask:
-    """Keeps the texts that change."""
-
-    def __init__(self, read: Read) -> None:
-        self._read = read
-        self._lines = 0
-        self._changed: list[tuple[str, str]] = []
-
-    def add(self, reference: Array, found: Array) -> None:
-        pairs = list(zip(self._read(reference), self._read(found), strict=True))
-        self._lines += len(pairs)
-        self._changed += [pair for pair in pairs if pair[0] != pair[1]]
-
-    def result(self) -> Texts:
-        respaced = sum(_letters(expected) == _letters(found) for expected, found in self._changed)
-        return Texts(self._lines, self._lines - len(self._changed), self._changed, respaced)
-
-
-def _letters(text: str) -> str:
-    return "".join(text.split())
 
 
 def task_of(name: TaskName, output: str, reference: Array) -> Task | None:

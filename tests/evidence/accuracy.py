@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,10 +24,14 @@ from swapnet.ranges import RangeCache
 from tests.evidence.command import run
 from tests.evidence.evaluation import Inputs, Recipe, calibration_inputs, evaluation, recipe
 from tests.evidence.pages import check_page, table, update_page
+from tests.evidence.text_task import TextTask
 
 Lowered = Literal["fp16", "int8", "int4"]
 Form = Literal["engine", "file"]
 """An engine of ONNX Runtime on the CPU, or the .onnx file: TensorRT takes it but for int4."""
+
+Reports = dict[str, tuple[AccuracyReport, str]]
+"""By model, precision and form; and what became of texts, in words."""
 
 _DEFAULT = ("efficientnet_lite2", "minilm", "ppocrv4_rec")
 _PRECISIONS: tuple[Lowered, ...] = ("fp16", "int8", "int4")
@@ -73,7 +78,7 @@ def command(
         check_page(page, "accuracy")
     if json_target and json_target != "-":
         check_writable(Path(json_target))
-    reports: dict[str, AccuracyReport] = {}
+    reports: Reports = {}
     for name in chosen:
         files = models.get(name)
         for precision in precisions:
@@ -81,7 +86,7 @@ def command(
                 continue
             reports.update(_reports(files, precision, threads))
     if json_target:
-        write_json(reports, json_target)
+        write_json({key: report for key, (report, _) in reports.items()}, json_target)
     shown = as_markdown(reports)
     if "int8" in precisions and (left_out := _left_out(chosen)):
         shown += f"\n\n{left_out}"
@@ -140,12 +145,12 @@ def _excluded(name: str, precision: Lowered, form: Form) -> tuple[str, ...]:
     return chosen.exclude + (chosen.exclude_symmetric if form == "file" else ())
 
 
-def _reports(files: ZooFiles, precision: Lowered, threads: int | None) -> dict[str, AccuracyReport]:
+def _reports(files: ZooFiles, precision: Lowered, threads: int | None) -> Reports:
     """Both forms of one model in one precision, calibrated once."""
     inputs = evaluation(files.name)
     shapes = _largest_shapes(inputs)
     chosen = recipe(files.name) if precision == "int8" else Recipe()
-    reports = {}
+    reports: Reports = {}
     with tempfile.TemporaryDirectory(prefix="swapnet-accuracy-") as name:
         with progress(f"{files.name}-{precision}") as report:
             ranges = (
@@ -163,17 +168,24 @@ def _reports(files: ZooFiles, precision: Lowered, threads: int | None) -> dict[s
         for form in _FORMS:
             candidate = make_candidate(files, precision, form, ranges, shapes, Path(name))
             with progress(candidate.name) as report:
-                reports[f"{files.name} {precision} {form}"] = compare_outputs(
+                texts = TextTask(inputs.read) if inputs.read else None
+                found = compare_outputs(
                     files.onnx,
                     candidate,
                     inputs,
                     data=f"evaluation inputs of {files.name}",
-                    task="values" if inputs.task == "text" else inputs.task,
-                    read=inputs.read,
+                    task=partial(_the_same, texts) if inputs.task == "text" else inputs.task,
                     threads=threads,
                     progress=report,
                 )
+                words = texts.result() if texts else ""
+                reports[f"{files.name} {precision} {form}"] = found, words
     return reports
+
+
+def _the_same(task: TextTask | None, *_: object) -> TextTask | None:
+    """The task of each output."""
+    return task
 
 
 def _largest_shapes(inputs: Inputs) -> dict[str, tuple[int, ...]]:
@@ -185,7 +197,7 @@ def _largest_shapes(inputs: Inputs) -> dict[str, tuple[int, ...]]:
     return largest
 
 
-def as_markdown(reports: Mapping[str, AccuracyReport]) -> str:
+def as_markdown(reports: Reports) -> str:
     """The reports as a table, one row for each output; keys are ``model precision form``."""
     columns = ("model", "precision", "form", "output", "samples:", "signal to noise:")
     rows = [
@@ -195,9 +207,9 @@ def as_markdown(reports: Mapping[str, AccuracyReport]) -> str:
             str(report.samples),
             decibels(output.snr_db),
             f"{output.max_rel_error:.2%}",
-            summary(output),
+            summary(output) or words,
         )
-        for key, report in reports.items()
+        for key, (report, words) in reports.items()
         for output in report.outputs
     ]
     return "\n".join(table([*columns, "largest error:", "task"], rows))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from swapnet.calibration.accuracy.report import AccuracyReport
 from swapnet.calibration.accuracy.run import compare_outputs
+from swapnet.calibration.accuracy.tasks import ClassTask
 from swapnet.errors import BackendError, EngineError, InputError, ModelError
 from tests.calibration.accuracy.conftest import (
     Write,
@@ -58,13 +59,10 @@ def test_tolerance_is_of_the_largest_magnitude(
     assert report.outputs[0].within_tolerance == within
 
 
-def test_texts_are_read(reference: Path, candidate: Path) -> None:
-    report = compare_outputs(
-        reference, candidate, samples(), read=lambda rows: ["same"] * len(rows), threads=1
-    )
-    texts = report.outputs[0].texts
-    assert texts is not None
-    assert (texts.lines, texts.same) == (6, 6)
+def test_a_task_of_ones_own_takes_all_samples(reference: Path, candidate: Path) -> None:
+    task = ClassTask()
+    compare_outputs(reference, candidate, samples(), task=lambda *_: task, threads=1)
+    assert task.result().rows == 6
 
 
 def test_an_engine_inside_its_budget(engine: BuildToy) -> None:

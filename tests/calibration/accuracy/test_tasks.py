@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from swapnet.arrays import Array
-from swapnet.calibration.accuracy.report import Classes, OutputAccuracy, Texts, summary
+from swapnet.calibration.accuracy.report import Classes, OutputAccuracy, summary
 from swapnet.calibration.accuracy.tasks import (
     ClassTask,
     EmbeddingTask,
     TaskName,
-    TextTask,
     task_of,
 )
 from swapnet.errors import InputError
@@ -82,18 +81,6 @@ def test_one_embedding_has_no_neighbour() -> None:
     assert found.cosine_mean == pytest.approx(0.96)
 
 
-def test_changed_texts_are_listed() -> None:
-    task = TextTask(lambda output: [str(row.argmax()) for row in np.asarray(output)])
-    task.add(np.eye(2), np.eye(2)[[0, 0]])
-    assert task.result() == Texts(lines=2, same=1, changed=[("1", "0")])
-
-
-def test_spaces_alone_are_told_apart() -> None:
-    task = TextTask(lambda output: [str(text) for text in output])
-    task.add(np.array(["a b", "ab", "c"]), np.array(["ab", "b a", "c"]))
-    assert task.result() == Texts(3, 1, [("a b", "ab"), ("ab", "b a")], respaced=1)
-
-
 def test_results_in_a_few_words() -> None:
     def output(**task: object) -> OutputAccuracy:
         return OutputAccuracy(
@@ -111,8 +98,6 @@ def test_results_in_a_few_words() -> None:
     assert summary(output(classes=Classes(4, 0.75, 1.0, 2, 1.0))) == (
         "top-1 75.0%, top-5 100.0%; top-1 100.0% of the 2 that are clear"
     )
-    assert summary(output(texts=Texts(4, 3, []))) == "3 of 4 texts unchanged"
-    assert summary(output(texts=Texts(4, 1, [], 2))) == "1 of 4 texts unchanged, 3 but for spaces"
     several = EmbeddingTask()
     several.add(np.eye(2), np.eye(2))
     assert summary(output(embeddings=several.result())) == (
