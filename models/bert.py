@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +28,7 @@ from swapnet.models.graph import Graph
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
-__all__ = ["INPUTS", "Bert", "axes", "encoder", "pooled", "state_dict", "token_arrays"]
+__all__ = ["INPUTS", "Bert", "axes", "encoder", "pooled", "token_arrays"]
 
 INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 """Inputs of an encoder, and the attributes of a tokenizer's encoding that they are made from."""
@@ -75,28 +74,6 @@ def pooled(graph: Graph, size: Bert, hidden: str) -> str:
     first = graph.node("Gather", hidden, graph.constant(0, "int64"), axis=1)
     features = (size.hidden, size.hidden)
     return graph.node("Tanh", graph.gemm(first, "pooler.dense", features, gain=1.0))
-
-
-def state_dict(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Return the weights of an encoder written to `path`, as a checkpoint has them.
-
-    Names are those of Hugging Face's ``BertModel``, and a linear weight is (out, in).
-    """
-    import onnx
-    from onnx import TensorProto, numpy_helper
-
-    graph = onnx.load(path, load_external_data=False).graph
-    transposed = {node.input[1] for node in graph.node if node.op_type == "MatMul"}
-
-    def values(tensor: TensorProto) -> NDArray[np.float32]:
-        array = np.asarray(numpy_helper.to_array(tensor, str(path.parent)), np.float32)
-        return np.ascontiguousarray(array.T if tensor.name in transposed else array)
-
-    return {
-        tensor.name: values(tensor)
-        for tensor in graph.initializer
-        if tensor.data_location == TensorProto.EXTERNAL
-    }
 
 
 def token_arrays(encoded: Iterable[Encoding], *shape: int) -> dict[str, NDArray[np.generic]]:

@@ -2,7 +2,6 @@
 
 Sizes and names are those of Hugging Face's ``BertModel``: 12 layers, 12 heads, hidden 768,
 feed-forward 3072, vocabulary 30522, 512 positions. `swapnet.models.bert` describes the layers.
-The same weights run elsewhere: `state_dict` gives them by name.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from swapnet.models.bert import INPUTS, Bert, encoder, pooled, state_dict, token_arrays
+from swapnet.models.bert import INPUTS, Bert, encoder, pooled, token_arrays
 from swapnet.models.classifier import SEEDED, Tensors
 from swapnet.models.graph import Graph
 from swapnet.models.minilm import SENTENCES, tokenizer
 from swapnet.models.weights import Weights
 
-__all__ = ["BERT_BASE", "TOKENS", "make", "read", "samples", "state_dict"]
+__all__ = ["BERT_BASE", "TOKENS", "make", "read", "samples"]
 
 BERT_BASE = Bert(
     layers=12, heads=12, hidden=768, intermediate=3072, vocabulary=30522, positions=512

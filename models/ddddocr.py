@@ -34,7 +34,7 @@ _DDDDOCR = Wheel(
     sha256="c7c70f4ae2d0335440ae8b272eea48c9f6888ecef46785fe2311f0c97a133935",
     members=("ddddocr/common.onnx", _CHARSETS),
 )
-RECOGNISER = Published("ddddocr", _DDDDOCR, _DDDDOCR.members[0])
+RECOGNISER = Published(_DDDDOCR, _DDDDOCR.members[0])
 
 make = RECOGNISER.make
 

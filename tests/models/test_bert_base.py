@@ -9,6 +9,7 @@ import pytest
 from swapnet.models import bert_base, minilm
 from swapnet.models.bert import Bert
 from swapnet.models.classifier import SEEDED
+from tests.helpers.state_dict import state_dict
 
 TINY = Bert(layers=1, heads=2, hidden=8, intermediate=16, vocabulary=11, positions=130)
 
@@ -17,7 +18,7 @@ def test_makes_both_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(bert_base, "BERT_BASE", TINY)
     path = tmp_path / "tiny.onnx"
     parameters = bert_base.make(path, None)
-    assert parameters == sum(values.size for values in bert_base.state_dict(path).values())
+    assert parameters == sum(values.size for values in state_dict(path).values())
     graph = onnx.load(path, load_external_data=False).graph
     assert [port.name for port in graph.output] == ["last_hidden_state", "pooler_output"]
     assert [port.name for port in graph.input] == [

@@ -30,17 +30,6 @@ def small(tmp_path: Path) -> Path:
     return path
 
 
-def test_scales_as_the_paper_says() -> None:
-    assert efficientnet.stages(1.0, 1.0)[2] == (2, 5, 2, 6, 40)
-    blocks, _, _, _, channels = zip(*efficientnet.stages(*efficientnet.LITE2), strict=True)
-    assert blocks == (1, 3, 3, 4, 4, 5, 1)
-    assert channels == (16, 24, 48, 88, 120, 208, 352)
-
-
-def test_rounding_loses_at_most_a_tenth() -> None:
-    assert efficientnet.stages(0.7, 1.0)[0][4] == 16
-
-
 def test_pads_as_the_size_asks(small: Path, noise: Noise, infer: Infer) -> None:
     assert infer(small, input=noise(1, 3, 18, 18))["logits"].shape == (1, 7)
     found = {}

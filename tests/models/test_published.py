@@ -7,12 +7,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from swapnet.errors import InputError
 from swapnet.models import published
 from swapnet.models.fetch import Wheel
 from swapnet.models.published import Published
 
-TOY = Published("toy", Wheel("toy", "1.0", "0" * 64, ("toy.onnx",)), "toy.onnx")
+TOY = Published(Wheel("toy", "1.0", "0" * 64, ("toy.onnx",)), "toy.onnx")
 
 
 @pytest.fixture
@@ -37,8 +36,3 @@ def test_copies_and_counts_floats_of_both_kinds(source: Path, tmp_path: Path) ->
     path = tmp_path / "copy.onnx"
     assert TOY.make(path, None) == 6 + 4
     assert path.read_bytes() == source.read_bytes()
-
-
-def test_takes_no_other_weights(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="toy takes no other weights"):
-        TOY.make(tmp_path / "copy.onnx", tmp_path / "other.safetensors")

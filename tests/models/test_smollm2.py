@@ -1,21 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from swapnet import models
-from swapnet.errors import InputError
 from swapnet.files import cache_folder
-from swapnet.models import smollm2
-
-
-def test_it_takes_no_other_weights(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="takes no other weights"):
-        smollm2.make(tmp_path / "smollm2.onnx", tmp_path / "weights.safetensors")
 
 
 @pytest.mark.slow

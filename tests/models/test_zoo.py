@@ -17,10 +17,11 @@ from safetensors.numpy import save_file
 
 from swapnet import models
 from swapnet.errors import InputError, ModelError
-from swapnet.models import ZooModel, bert_base, ppocr_det, zoo
+from swapnet.models import ZooModel, ppocr_det, zoo
 from swapnet.models.fetch import file_sha256
 from swapnet.models.graph import Graph
 from swapnet.models.weights import Weights
+from tests.helpers.state_dict import state_dict
 
 Infer = Callable[..., dict[str, NDArray[Any]]]
 
@@ -125,6 +126,11 @@ def test_weights_that_do_not_fit_leave_nothing(
     with pytest.raises(ModelError, match=r"fc\.weight"):
         zoo.files(toy, weights=weights)
     assert not list((cache_folder / "models").iterdir())
+
+
+def test_weights_of_its_own_are_not_replaced(toy: ZooModel, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="toy takes no other weights"):
+        zoo.files(replace(toy, takes_weights=False), weights=tmp_path / "other.safetensors")
 
 
 def test_missing_weights_are_named(toy: ZooModel, tmp_path: Path) -> None:
@@ -268,7 +274,7 @@ def test_efficientnet_knows_the_cat(infer: Infer) -> None:
 
 @pytest.mark.slow
 def test_bert_base_gives_its_weights() -> None:
-    state = bert_base.state_dict(models.get("bert_base").onnx)
+    state = state_dict(models.get("bert_base").onnx)
     assert sum(values.size for values in state.values()) == 109_482_240
     assert state["embeddings.word_embeddings.weight"].shape == (30522, 768)
     assert state["encoder.layer.11.output.dense.weight"].shape == (768, 3072)
