@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = [
     "PALETTE",
     "curve_figure",
-    "latency_figure",
     "shares_figure",
     "timeline_figure",
 ]
@@ -179,33 +178,6 @@ def shares_figure(
     budgets = [nbytes / _MIB for nbytes in budgets_bytes]
     above.step(times_s, budgets, color=_RED, line_width=1.8, mode="after")
     return Figure([above, below], [*legend, ("budget", _RED, "line")])
-
-
-def latency_figure(rows: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Latencies of models, in milliseconds: ``min``, ``median``, ``p99``, and other marks."""
-    from bokeh.models import FactorRange
-
-    names = [*rows]
-    longest = max((max(row.values()) for row in rows.values()), default=1.0)
-    ranges = {"y_range": FactorRange(factors=names[::-1]), "x_range": (0, 1.04 * longest)}
-    drawn = _plot(60 + 34 * len(names), "latency [ms]", "", **ranges)
-    drawn.ygrid.visible = False
-    left, right = ([row[key] for row in rows.values()] for key in ("min", "p99"))
-    bars = drawn.hbar(names, 0.36, right, left, color=_BLUE, alpha=0.45, line_color=None)
-    _hover(drawn, bars, "@y: from @left{0.0} to @right{0.0} ms")
-    legend = [("minimum to 99th percentile", _BLUE, "area")]
-    for key, label, color, marker in (
-        ("median", "median", _BLUE, "circle"),
-        ("unlimited", "median with unlimited memory", _GREEN, "diamond"),
-        ("bound", "lower bound", _GREY, "square"),
-        ("deadline", "deadline", _RED, "triangle"),
-    ):
-        known = {name: row[key] for name, row in rows.items() if key in row}
-        if known:
-            dots = drawn.scatter([*known.values()], [*known], size=10, color=color, marker=marker)
-            _hover(drawn, dots, f"@y: {label} @x{{0.0}} ms")
-            legend.append((label, color, "dot"))
-    return Figure([drawn], legend)
 
 
 def _plot(height: int, x: str, y: str, **options: Any) -> figure:

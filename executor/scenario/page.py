@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from swapnet.executor.bench.page import machine_listing
-from swapnet.executor.bench.statistics import Summary
-from swapnet.executor.report.figures import latency_figure, shares_figure, timeline_figure
+from swapnet.executor.report.figures import shares_figure, timeline_figure
 from swapnet.executor.report.page import Column, Facts, Page, Table
 from swapnet.executor.report.trace import TraceEvent
-from swapnet.executor.scenario.report import Line, Report
+from swapnet.executor.scenario.report import Report
 from swapnet.units import format_size
 
 __all__ = ["scenario_page"]
@@ -19,7 +18,8 @@ _MIB = 1 << 20
 _MODELS = (
     *(Column("DNN"), Column("[1/s]", "{:.2f}"), Column("requests", "{}")),
     *(Column("median [ms]", "{:.1f}"), Column("p99 [ms]", "{:.1f}")),
-    *(Column("over unlimited", "{:.2f}"), Column("bound [ms]", "{:.1f}")),
+    *(Column("unlimited [ms]", "{:.1f}"), Column("over unlimited", "{:.2f}")),
+    Column("bound [ms]", "{:.1f}"),
     *(Column("deadline [ms]", "{:g}"), Column("missed", "{}"), Column("failed", "{}")),
     *(Column(f"{name} [MiB]", "{:.1f}") for name in ("share", "weights", "read")),
 )
@@ -44,11 +44,6 @@ def scenario_page(report: Report, events: Sequence[TraceEvent]) -> Page:
     failed = [f"Requests of {name} failed: {error}" for name, error in report.errors.items()]
     if wrong := sum(line.wrong_outputs for line in report.models):
         failed.append(f"{wrong} answers are not those of unlimited memory.")
-    latencies = {
-        line.name: _marks(line, latency)
-        for line in report.models
-        if (latency := line.latency_ms) is not None
-    }
     return Page(
         title=report.title,
         subtitle=f"{len(names)} DNNs on {report.machine.processor}, budget "
@@ -58,7 +53,7 @@ def scenario_page(report: Report, events: Sequence[TraceEvent]) -> Page:
         parts=[
             Facts([*_facts(report)]),
             *("Shares and waiting requests", shares),
-            *("Latencies", latency_figure(latencies), Table(_MODELS, [*_models(report)])),
+            *("Latencies", Table(_MODELS, [*_models(report)])),
             *("Timeline", timeline_figure(events)),
             *("Ways to share the budget", Table(_WAYS, [*_ways(report)])),
             *("Machine", machine_listing(report.machine, report.command)),
@@ -83,24 +78,14 @@ def _facts(report: Report) -> Iterator[tuple[str, str, str]]:
     yield "Rounds", str(report.rounds), f"seed {report.seed}"
 
 
-def _marks(line: Line, latency: Summary) -> dict[str, float]:
-    unlimited = line.unlimited_ms
-    known = {
-        **{"min": latency.min, "median": latency.median, "p99": latency.p99},
-        "bound": line.bound_ms,
-        "unlimited": unlimited.median if unlimited else None,
-        "deadline": line.deadline_ms,
-    }
-    return {name: ms for name, ms in known.items() if ms is not None}
-
-
 def _models(report: Report) -> Iterator[Sequence[object]]:
     for line in report.models:
-        latency = line.latency_ms
+        latency, unlimited = line.latency_ms, line.unlimited_ms
         yield (
             *(line.name, line.rate_per_s, line.requests),
             *(latency and latency.median, latency and latency.p99),
-            *(line.ratio_to_unlimited, line.bound_ms, line.deadline_ms),
+            *(unlimited and unlimited.median, line.ratio_to_unlimited),
+            *(line.bound_ms, line.deadline_ms),
             *(line.deadline_misses, line.failures, line.budget_bytes / _MIB),
             *(line.weights_bytes / _MIB, line.read_bytes_per_inference / _MIB),
         )

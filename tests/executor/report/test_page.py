@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from swapnet.errors import InputError, StorageError
-from swapnet.executor.report.figures import PALETTE, curve_figure, latency_figure, shares_figure
+from swapnet.executor.report.figures import PALETTE, curve_figure, shares_figure
 from swapnet.executor.report.page import (
     Column,
     Facts,
@@ -56,12 +56,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         other_bytes=MIB,
         budgets_bytes=[4 * MIB] * 3,
     )
-    latencies = latency_figure(
-        {
-            "one": {"min": 1.0, "median": 2.0, "p99": 4.0, "bound": 0.5, "deadline": 5.0},
-            "two": {"min": 2.0, "median": 2.5, "p99": 3.0, "bound": 2.0, "unlimited": 2.2},
-        }
-    )
     path = tmp_path_factory.mktemp("page") / "page.html"
     page = Page(
         "a <model>",
@@ -69,7 +63,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [("good", "fine")],
         [
             Facts([("Latency", "2 ms", "median")]),
-            *("Plots & tables", curve, shares, latencies, TABLE),
+            *("Plots & tables", curve, shares, TABLE),
             Listing([("command", "swapnet bench <toy> & more")]),
         ],
     )
