@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -13,9 +13,9 @@ from swapnet.arrays import save_npz
 from swapnet.errors import BudgetError, SwapnetError
 from swapnet.executor.bench.fixed_cost import executor_cost
 from swapnet.executor.bench.summary import machine_of
+from swapnet.executor.probing.reader import BackgroundReader
 from swapnet.executor.report.trace import TraceEvent
 from swapnet.executor.runtime.admission import too_small
-from swapnet.executor.scenario.bandwidth import idle_storage
 from swapnet.executor.scenario.expected_outputs import ExpectedOutputs
 from swapnet.executor.scenario.experiment_options import (
     OTHERS,
@@ -45,8 +45,10 @@ from swapnet.executor.scenario.summary import (
     summary,
 )
 from swapnet.executor.scenario.worker_process import WorkerProcess
+from swapnet.executor.swapping.storage import WeightFile
 from swapnet.files import working_folder
 from swapnet.machine import memory_bytes
+from swapnet.manifest import WEIGHTS, Extent, Manifest
 from swapnet.process.cgroup import MemoryGroup, check_available, is_available
 from swapnet.progress import Progress, silent
 
@@ -57,6 +59,10 @@ _PATIENCE_S, _PATIENCE = 300.0, 20.0
 
 _ALONE = 4
 """Inferences that say what a DNN takes alone; the first does not count."""
+
+_SAMPLE_BYTES = 64 << 20
+_FLOW_S = 0.2
+"""Weights that measure storage, and the time that it is measured before each round."""
 
 _BUSIER = 4
 """Inferences that are kept of the busiest DNN for one of the least asked: memory is limited."""
@@ -114,6 +120,15 @@ def _check_memory(options: ExperimentOptions) -> None:
         )
 
 
+def _sample(manifest: Manifest) -> list[Extent]:
+    """Weights to measure storage with, while nothing else is done."""
+    extents: list[Extent] = []
+    for block in manifest.blocks:
+        if block.extent.nbytes and sum(extent.nbytes for extent in extents) < _SAMPLE_BYTES:
+            extents.append(block.extent)
+    return extents
+
+
 class _Ways:
     """All processes of one scenario."""
 
@@ -145,18 +160,19 @@ class _Ways:
         for index, name in enumerate(names):
             progress("open", index, len(names))
             self._open(name)
-        engines = [(part.engine.folder, part.manifest) for part in options.parts]
-        storage = idle_storage(engines, pace=options.device.pace)
-        mode, measure = self._stack.enter_context(storage)
+        largest = max(options.parts, key=lambda part: part.manifest.weights_nbytes)
+        weights = WeightFile(largest.engine.folder / WEIGHTS, pace=options.device.pace)
+        storage = self._stack.enter_context(closing(weights))
+        reader = BackgroundReader(storage, _sample(largest.manifest))
         rates = []
         for turn in range(options.rounds):
-            rates.append(measure())
+            rates.append(reader.flow(_FLOW_S) or reader.total_bytes / reader.once())
             for name in names if turn % 2 == 0 else reversed(names):
                 progress(f"round {turn + 1} of {options.rounds}, {name}", 0, 1)
                 self._round(name, turn)
         for name in names:
             self._release(name)
-        return Outcome(self._report(median(rates), str(mode)), self._traced)
+        return Outcome(self._report(median(rates), str(storage.mode)), self._traced)
 
     def _write_samples(self) -> None:
         # Called after the page cache was dropped, so that our pages are not charged to workers.
