@@ -13,7 +13,7 @@ from swapnet.calibration.accuracy.report import AccuracyReport, summary
 from swapnet.calibration.accuracy.tasks import TASKS
 from swapnet.cli.console import print_table, print_text, progress, write_json
 from swapnet.cli.options import PATH
-from swapnet.cli.precision import data_options, open_data
+from swapnet.cli.precision import RealInputs, data_options
 from swapnet.data.samples import Samples
 from swapnet.errors import InputError
 from swapnet.files import check_writable, working_folder
@@ -62,9 +62,7 @@ _SHOWN = 10
 def command(
     reference: Path,
     candidate: Path,
-    data: str,
-    limit: int | None,
-    preprocessing: str,
+    data: RealInputs,
     task: Any,
     tolerance: float,
     budget: str,
@@ -84,14 +82,14 @@ def command(
         )
     check_writable(json_target)
     Budget.parse(budget)
-    samples = open_data(reference, data, limit=limit, preprocessing=preprocessing)
+    samples = data.of(reference)
     assert samples is not None
     with progress(candidate.name) as report:
         found = compare_outputs(
             reference,
             candidate,
             samples,
-            data=data,
+            data=data.data or "",
             task=task,
             tolerance=tolerance,
             budget=budget,

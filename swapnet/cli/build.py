@@ -18,13 +18,7 @@ from swapnet.cli.engine import (
     seeded_values,
 )
 from swapnet.cli.options import PATH, custom_ops_option, shapes_option, shapes_option_named
-from swapnet.cli.precision import (
-    DATA_OPTIONS,
-    RANGE_OPTIONS,
-    open_data,
-    precision_options,
-    ranges_of,
-)
+from swapnet.cli.precision import RANGE_OPTIONS, RealInputs, precision_options, ranges_of
 from swapnet.errors import SwapnetError
 from swapnet.executor.backends import best_backend, can_run
 from swapnet.executor.planning.planner import smallest_budget
@@ -143,11 +137,9 @@ def command(
     of_precision = ("precision", "weight_only", "block_size", "exclude")
     others = {name: value for name, value in options.items() if name not in of_precision}
     options_of(targets=names, **others).checked()
-    data = open_data(
-        model, shapes=options["shapes"], **{name: given[name] for name in DATA_OPTIONS}
-    )
+    data = given["data"].of(model, options["shapes"])
     if not precision.uses_ranges(chosen):
-        given["data"] = None
+        given["data"] = RealInputs()
     with progress(folder.name) as report:
         ranges = ranges_of(
             model,

@@ -17,7 +17,7 @@ from swapnet.cli.options import (
     shapes_option,
     threads_option,
 )
-from swapnet.cli.precision import data_options, open_data
+from swapnet.cli.precision import RealInputs, data_options
 from swapnet.units import format_size
 
 __all__ = ["command"]
@@ -39,9 +39,7 @@ __all__ = ["command"]
 @custom_ops_option
 def command(
     engine: Path,
-    data: str | None,
-    limit: int | None,
-    preprocessing: str,
+    data: RealInputs,
     shapes: dict[str, tuple[int, ...]],
     dims: dict[str, int],
     fresh: bool,
@@ -51,14 +49,7 @@ def command(
     gpu_memory: str,
 ) -> None:
     """Measure block times and storage, and write DIR/profile.json."""
-    samples = open_data(
-        engine,
-        data,
-        limit=limit,
-        preprocessing=preprocessing,
-        shapes=shapes,
-        is_engine=True,
-    )
+    samples = data.of(engine, shapes, is_engine=True)
     opened = open_engine(engine, shapes, dims, threads, gpu_memory, data=samples)
     with progress(engine.name) as report:
         profile = measure(

@@ -34,7 +34,7 @@ from swapnet.cli.options import (
     storage_option,
     threads_option,
 )
-from swapnet.cli.precision import data_options, open_data
+from swapnet.cli.precision import RealInputs, data_options
 from swapnet.errors import InputError
 from swapnet.executor.device import ThreadPool
 from swapnet.executor.engine import Engine
@@ -94,9 +94,7 @@ def command(
     json_target: str | None,
     with_curve: bool,
     report_target: str | None,
-    data: str | None,
-    limit: int | None,
-    preprocessing: str,
+    data: RealInputs,
     shapes: dict[str, tuple[int, ...]],
     dims: dict[str, int],
     context: int | None,
@@ -130,14 +128,7 @@ def command(
             hint="add --context N",
         )
     check_writable(json_target)
-    samples = open_data(
-        engine,
-        data,
-        limit=limit,
-        preprocessing=preprocessing,
-        shapes=shapes,
-        is_engine=not is_model(engine),
-    )
+    samples = data.of(engine, shapes, is_engine=not is_model(engine))
     with engine_or_model(
         engine, shapes, dims, samples, max_block=max_block, portable=portable
     ) as folder:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Any, cast
 
 import click
 
@@ -16,23 +19,68 @@ from swapnet.progress import Progress
 from swapnet.ranges import METHODS, Method, RangeCache, load_ranges
 
 __all__ = [
-    "DATA_OPTIONS",
     "RANGE_OPTIONS",
+    "RealInputs",
     "data_options",
-    "open_data",
     "precision_options",
     "ranges_of",
 ]
 
-DATA_OPTIONS = ("data", "limit", "preprocessing")
-"""Options of `data_options`."""
-
-RANGE_OPTIONS = (*DATA_OPTIONS, "calibration", "method", "percentile")
+RANGE_OPTIONS = ("data", "calibration", "method", "percentile")
 """Options that `ranges_of` takes."""
 
 
+@dataclass(frozen=True)
+class RealInputs:
+    """Where real inputs come from; false where ``--data`` is not given."""
+
+    data: str | None = None
+    limit: int | None = None
+    preprocessing: str = ""
+
+    def __bool__(self) -> bool:
+        return self.data is not None
+
+    def of(
+        self,
+        model: Path,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        *,
+        is_engine: bool = False,
+    ) -> Samples | None:
+        """The samples that ``--data`` names; None where it is not given.
+
+        ``model`` is an ONNX file, or an engine directory where ``is_engine`` says so. ``shapes``
+        say the height and width of images, where the model leaves them open.
+        """
+        if self.data is None:
+            return None
+        from swapnet.builder.importing.inputs import inputs_of
+        from swapnet.builder.importing.source import open_source
+
+        return open_samples(
+            self.data,
+            Engine.open(model).built.inputs
+            if is_engine
+            else inputs_of(open_source(model).proto.graph),
+            limit=self.limit,
+            preprocessing=PREPROCESSINGS[self.preprocessing],
+            size=image_size(shapes or {}),
+        )
+
+
 def data_options(*, required: bool = False) -> Callable[[F], F]:
-    """Where real inputs come from."""
+    """Options that give a command its `RealInputs` as ``data``."""
+
+    def gathering(command: F) -> F:
+        @wraps(command)
+        def gathered(
+            *arguments: Any, data: str | None, limit: int | None, preprocessing: str, **others: Any
+        ) -> Any:
+            return command(*arguments, data=RealInputs(data, limit, preprocessing), **others)
+
+        return cast(F, gathered)
+
     return together(
         click.option(
             "--data",
@@ -52,6 +100,7 @@ def data_options(*, required: bool = False) -> Callable[[F], F]:
             show_default=True,
             help="Scaling of pixels: ImageNet's statistics, 0 to 1, -1 to 1, or 0 to 255.",
         ),
+        gathering,
     )
 
 
@@ -99,44 +148,14 @@ precision_options = together(
 """Options of what becomes less precise, and how; `RANGE_OPTIONS` among them."""
 
 
-def open_data(
-    model: Path,
-    data: str | None,
-    *,
-    limit: int | None,
-    preprocessing: str,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    is_engine: bool = False,
-) -> Samples | None:
-    """The samples that ``--data`` names; None where it is not given.
-
-    ``model`` is an ONNX file, or an engine directory where ``is_engine`` says so. ``shapes`` say
-    the height and width of images, where the model leaves them open.
-    """
-    if data is None:
-        return None
-    from swapnet.builder.importing.inputs import inputs_of
-    from swapnet.builder.importing.source import open_source
-
-    return open_samples(
-        data,
-        Engine.open(model).built.inputs if is_engine else inputs_of(open_source(model).proto.graph),
-        limit=limit,
-        preprocessing=PREPROCESSINGS[preprocessing],
-        size=image_size(shapes or {}),
-    )
-
-
 def ranges_of(
     model: Path,
     *,
     precision: Precision,
-    data: str | None,
+    data: RealInputs,
     calibration: Path | None,
     method: Method,
     percentile: float,
-    limit: int | None,
-    preprocessing: str,
     shapes: Mapping[str, tuple[int, ...]],
     budget: str = "100%",
     memory_limit: bool = False,
@@ -145,7 +164,7 @@ def ranges_of(
     """Ranges out of a cache, else from data; None where neither is given."""
     if calibration:
         return load_ranges(calibration)
-    samples = open_data(model, data, limit=limit, preprocessing=preprocessing, shapes=shapes)
+    samples = data.of(model, shapes)
     if samples is None:
         return None
     from swapnet.calibration import calibrate_model

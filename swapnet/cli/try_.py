@@ -13,7 +13,7 @@ from swapnet.budget import Budget
 from swapnet.cli.console import print_text, progress, say, write_json
 from swapnet.cli.engine import engine_or_model, open_engine, planned_for, with_delays
 from swapnet.cli.options import PATH, custom_ops_option, shapes_option
-from swapnet.cli.precision import data_options, open_data
+from swapnet.cli.precision import RealInputs, data_options
 from swapnet.errors import SwapnetError
 from swapnet.executor.bench.bench import Setup, bench
 from swapnet.executor.bench.difference import largest_difference
@@ -85,9 +85,7 @@ class _Trial(msgspec.Struct, frozen=True):
 @click.option("--json", "json_target", metavar="FILE", help="Write the findings; - for stdout.")
 def command(
     model: Path,
-    data: str | None,
-    limit: int | None,
-    preprocessing: str,
+    data: RealInputs,
     shapes: dict[str, tuple[int, ...]],
     dims: dict[str, int],
     json_target: str | None,
@@ -104,7 +102,7 @@ def command(
     source = open_source(model)
     file_bytes = max(model.stat().st_size, source.weights_bytes)
     del source
-    samples = open_data(model, data, limit=limit, preprocessing=preprocessing, shapes=shapes)
+    samples = data.of(model, shapes)
     with engine_or_model(model, shapes, dims, samples) as folder:
         engine = with_delays(open_engine(folder, {}), "auto", measure=True, name=model.name)
         manifest = engine.with_needs().manifest
