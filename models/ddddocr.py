@@ -7,6 +7,7 @@ them. The published file declares an output of two dimensions; it has three: (st
 from __future__ import annotations
 
 import ast
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,9 @@ from swapnet.models.classifier import Tensors, softmax
 from swapnet.models.ctc import decode
 from swapnet.models.fetch import Wheel, member
 from swapnet.models.images import picture
-from swapnet.models.published import Published
+from swapnet.models.published import copy_published
 
-__all__ = ["RECOGNISER", "WORDS", "characters", "make", "read", "samples"]
+__all__ = ["WORDS", "characters", "make", "read", "samples"]
 
 WORDS = (
     *((0, 4, 300, 36), (0, 46, 170, 68), (0, 66, 170, 86)),
@@ -34,9 +35,8 @@ _DDDDOCR = Wheel(
     sha256="c7c70f4ae2d0335440ae8b272eea48c9f6888ecef46785fe2311f0c97a133935",
     members=("ddddocr/common.onnx", _CHARSETS),
 )
-RECOGNISER = Published(_DDDDOCR, _DDDDOCR.members[0])
 
-make = RECOGNISER.make
+make = partial(copy_published, _DDDDOCR, _DDDDOCR.members[0])
 
 
 def samples() -> dict[str, NDArray[np.generic]]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from swapnet.files import cache_folder
-from swapnet.models import cache
 from swapnet.models.classifier import Tensors
 from swapnet.models.ctc import decode
-from swapnet.models.fetch import Wheel
+from swapnet.models.fetch import Wheel, member
 from swapnet.models.images import picture, pixels
-from swapnet.models.published import Published
+from swapnet.models.published import copy_published
 
 __all__ = ["LINES", "RAPIDOCR", "characters", "make", "read", "samples"]
 
@@ -33,14 +31,7 @@ RAPIDOCR = Wheel(
 )
 """Publishes the recogniser and the detector."""
 
-_RECOGNISER = Published(RAPIDOCR, RAPIDOCR.members[0])
-
-
-def make(path: Path, weights: Path | None) -> int:
-    """Copy the published model and its characters; as `Published.make`."""
-    parameters = _RECOGNISER.make(path, weights)
-    characters()
-    return parameters
+make = partial(copy_published, RAPIDOCR, RAPIDOCR.members[0])
 
 
 def samples() -> dict[str, NDArray[np.generic]]:
@@ -57,17 +48,17 @@ def samples() -> dict[str, NDArray[np.generic]]:
     return {"x": lines}
 
 
+@cache
 def characters() -> tuple[str, ...]:
     """Return the character of each class of the output; class 0 is the blank.
 
-    They are in the metadata of the model, and are kept beside it as text, so that reading an output
-    needs no ONNX library.
+    They are in the metadata of the model.
     """
-    folder = cache.create(
-        cache_folder() / f"ppocrv4_rec-characters-{RAPIDOCR.sha256[:16]}", _extract_characters
-    )
-    listed = (folder / "characters.txt").read_text(encoding="utf-8").split("\n")
-    return ("", *listed, " ")
+    import onnx
+
+    metadata = onnx.load(member(RAPIDOCR, RAPIDOCR.members[0])).metadata_props
+    (listed,) = (entry.value for entry in metadata if entry.key == "character")
+    return ("", *listed.split("\n"), " ")
 
 
 def read(_: Tensors, outputs: Tensors) -> str:
@@ -76,11 +67,3 @@ def read(_: Tensors, outputs: Tensors) -> str:
     alphabet = characters()
     decoded = (decode(np.asarray(line, np.float32), alphabet) for line in batch)
     return "\n".join(f'"{text}" ({confidence:.1%})' for text, confidence in decoded)
-
-
-def _extract_characters(folder: Path) -> None:
-    import onnx
-
-    metadata = onnx.load(_RECOGNISER.file).metadata_props
-    (listed,) = (entry.value for entry in metadata if entry.key == "character")
-    (folder / "characters.txt").write_text(listed, encoding="utf-8", newline="\n")

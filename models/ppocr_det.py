@@ -7,6 +7,7 @@ threshold that touch each other are the shrunken core of a line; its upright box
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +15,9 @@ from numpy.typing import NDArray
 from swapnet.models.classifier import Tensors
 from swapnet.models.images import picture, pixels
 from swapnet.models.ppocr import RAPIDOCR
-from swapnet.models.published import Published
+from swapnet.models.published import copy_published
 
-__all__ = ["DETECTOR", "PAGES", "Region", "components", "make", "read", "regions", "samples"]
-
-DETECTOR = Published(RAPIDOCR, RAPIDOCR.members[1])
+__all__ = ["PAGES", "Region", "components", "make", "read", "regions", "samples"]
 
 PAGES = (
     ("page.png", (0, 0, 384, 191)),
@@ -45,7 +44,7 @@ class Region:
     bottom: int
 
 
-make = DETECTOR.make
+make = partial(copy_published, RAPIDOCR, RAPIDOCR.members[1])
 
 
 def samples() -> dict[str, NDArray[np.generic]]:

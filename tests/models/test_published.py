@@ -9,9 +9,9 @@ from onnx import helper, numpy_helper
 
 from swapnet.models import published
 from swapnet.models.fetch import Wheel
-from swapnet.models.published import Published
+from swapnet.models.published import copy_published
 
-TOY = Published(Wheel("toy", "1.0", "0" * 64, ("toy.onnx",)), "toy.onnx")
+TOY = Wheel("toy", "1.0", "0" * 64, ("toy.onnx",))
 
 
 @pytest.fixture
@@ -34,5 +34,5 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_copies_and_counts_floats_of_both_kinds(source: Path, tmp_path: Path) -> None:
     path = tmp_path / "copy.onnx"
-    assert TOY.make(path, None) == 6 + 4
+    assert copy_published(TOY, "toy.onnx", path) == 6 + 4
     assert path.read_bytes() == source.read_bytes()
