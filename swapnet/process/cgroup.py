@@ -20,26 +20,16 @@ _OF_SWAP = ("memory.memsw.limit_in_bytes", "memory.swap.max")
 _SAMPLE_S = 0.005
 """Time between two samples of the memory in use, where the kernel records no peak."""
 
-_WITHOUT = "leave --memory-limit out"
 
-
-def check_available(without: str = _WITHOUT) -> None:
+def check_available() -> None:
     """Raise where this process can't make groups with a memory limit.
-
-    Parameters
-    ----------
-    without
-        Alternative to the limit, for the hint.
 
     Raises
     ------
     BackendUnavailableError
         The kernel or the permissions refuse.
     """
-    try:
-        MemoryGroup(None).remove()
-    except BackendUnavailableError as error:
-        raise _unavailable(error.why, without) from error
+    MemoryGroup(None).remove()
 
 
 def is_available() -> bool:
@@ -231,7 +221,7 @@ def _pass_on_memory() -> None:
             raise OSError(why) from error
 
 
-def _unavailable(why: str, without: str = _WITHOUT) -> BackendUnavailableError:
+def _unavailable(why: str) -> BackendUnavailableError:
     cure = "run as root where cgroups have a memory controller"
     if _is_switched_off():
         why = f"{why}; the kernel was started with cgroup_disable=memory"
@@ -240,7 +230,9 @@ def _unavailable(why: str, without: str = _WITHOUT) -> BackendUnavailableError:
             "than a Raspberry Pi take cgroup_disable=memory out of the boot options)"
         )
     return BackendUnavailableError(
-        "the kernel's memory limit is not available here", why=why, hint=f"{cure}, or {without}"
+        "the kernel's memory limit is not available here",
+        why=why,
+        hint=f"{cure}, or leave --memory-limit out",
     )
 
 

@@ -325,7 +325,7 @@ def _write(path: Path, record: msgspec.Struct) -> None:
 )
 def command(names: tuple[str, ...], results: Path, writes: bool, peers_python: Path) -> None:
     """Measure language models at several budgets. [default: all]"""
-    check_available("run as root")
+    check_available()
     check_page(PAGE, PLACE)
     chosen = [subject for subject in SUBJECTS if not names or subject.name in names]
     with tempfile.TemporaryDirectory(prefix="swapnet-generation-") as temporary:

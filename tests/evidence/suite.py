@@ -28,7 +28,7 @@ from swapnet.calibration import measure
 from swapnet.cli.console import say
 from swapnet.cli.options import engines_option
 from swapnet.cli.zoo import current_engine
-from swapnet.errors import BackendError, SwapnetError
+from swapnet.errors import BackendError, BackendUnavailableError, SwapnetError
 from swapnet.executor.bench.bench import Other, Setup, bench
 from swapnet.executor.bench.report import Report
 from swapnet.executor.bench.rounds import Schedule
@@ -162,7 +162,11 @@ def run_suite(suite: Suite) -> int:
     """
     check_drawable()
     if suite.memory_limit:
-        check_available("give --no-memory-limit")
+        try:
+            check_available()
+        except BackendUnavailableError as error:
+            error.hint = error.hint.replace("leave --memory-limit out", "give --no-memory-limit")
+            raise
     for folder in (suite.cases, suite.outlines):
         make_folder(folder)
     for budget in suite.budgets:

@@ -85,7 +85,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     fake = Bench()
     monkeypatch.setattr(suite, "bench", fake)
     monkeypatch.setattr(suite, "measure", lambda _: None)
-    monkeypatch.setattr(suite, "check_available", lambda _: None)
+    monkeypatch.setattr(suite, "check_available", lambda: None)
     return fake
 
 
