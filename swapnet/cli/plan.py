@@ -45,7 +45,7 @@ from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.planner import make_plan, smallest_budget
 from swapnet.executor.planning.usage import demand, packing
 from swapnet.executor.report.page import save_page
-from swapnet.executor.report.plan import plan_page
+from swapnet.executor.report.plan_page import plan_page
 from swapnet.executor.report.trace import ways_to_save
 from swapnet.executor.state import says_context
 from swapnet.files import check_writable
