@@ -15,6 +15,7 @@ from swapnet.builder.compilers.skeleton import skeleton
 from swapnet.builder.compilers.tensorrt.engine import compile_engine, compile_in_child
 from swapnet.builder.compilers.tensorrt.errors import wants_memory
 from swapnet.builder.compilers.tensorrt.job import Job, Profile
+from swapnet.builder.compilers.tensorrt.operators import expand, is_of_bytes
 from swapnet.builder.compilers.tensorrt.options import TensorRTOptions
 from swapnet.builder.compilers.tensorrt.style import choose_styles
 from swapnet.builder.compilers.tensorrt.timing_cache import timing_cache_path
@@ -134,7 +135,9 @@ class TensorRTCompiler:
                     why="it says how large another value is, which must be known on the host",
                     hint="make it a constant, or build with --backend onnxruntime",
                 )
-        return Cutting(ENGINE_CUT_COST_BYTES, shapes)
+        taken_apart = {n for node in graph.nodes if is_of_bytes(node) for n in node.output}
+        of_bytes = {n for n in taken_apart if graph.values[n].dtype == "uint8"}
+        return Cutting(ENGINE_CUT_COST_BYTES, shapes | of_bytes)
 
     def styles(self, graph: Graph, pieces: Sequence[Piece]) -> tuple[WeightStyle, ...]:
         return choose_styles(pieces, self.options.weights or "auto", self.measured_ms)
@@ -163,14 +166,13 @@ class TensorRTCompiler:
         self, graph: Graph, piece: Piece, style: WeightStyle, target: Path, progress: Progress
     ) -> Engine:
         model = self.work / f"{piece.index:03}.onnx"
-        _save_model(
+        inputs = _save_model(
             graph,
             piece.part,
-            f"block {piece.index}",
+            piece.title,
             model,
             embedded=piece.own if style == "embedded" else (),
         )
-        inputs = [graph.values[name] for name in piece.part.inputs]
         options = self.options
         job = Job(
             backend=self.backend,
@@ -223,9 +225,14 @@ class TensorRTCompiler:
 
 def _save_model(
     graph: Graph, part: Part, name: str, path: Path, *, embedded: Collection[str]
-) -> None:
-    """Write a part to ``path``, and its ``embedded`` weights to a file beside it (``.data``)."""
+) -> list[Value]:
+    """Write a part to ``path``, and its ``embedded`` weights to a file beside it (``.data``).
+
+    Its inputs are returned, with the sizes that its operators fix.
+    """
     model = skeleton(graph, part, name, embedded)
+    inputs = {n: graph.values[n] for n in part.inputs}
+    inputs |= expand(model, name, graph.values)
     data = path.with_suffix(".data")
     offset = 0
     with data.open("wb") as file:
@@ -238,6 +245,7 @@ def _save_model(
             model.graph.initializer.append(stored)
             offset = align_up(offset + constant.nbytes, TENSOR_ALIGNMENT)
     path.write_bytes(model.SerializeToString(deterministic=True))
+    return [inputs[n] for n in part.inputs]
 
 
 def _inner_bytes(graph: Graph, part: Part) -> int:

@@ -63,6 +63,13 @@ points of QuantizeLinear and DequantizeLinear are refused, and their scales stay
 """
 
 
+_MICROSOFT_INPUTS: Mapping[str, Collection[int]] = {
+    **{"GroupQueryAttention": (7, 8), "MatMulNBits": (0, 1, 2, 3, 5), "RotaryEmbedding": (0, 2, 3)},
+    **{"SimplifiedLayerNormalization": (0, 1), "SkipSimplifiedLayerNormalization": (0, 1, 2)},
+}
+"""The same for operators of ONNX Runtime, where TensorRT has them or others in their place."""
+
+
 def choose_styles(
     pieces: Sequence[Piece],
     choice: str = "auto",
@@ -107,7 +114,9 @@ def _refused(
 ) -> onnx.NodeProto | None:
     """The same for some operators; what is computed from weights alone is no constant either."""
     for node in nodes:
-        taken = EXTERNAL_INPUTS.get(node.op_type, ()) if node.domain in ("", "ai.onnx") else ()
+        is_own = node.domain in ("", "ai.onnx") and node.op_type in EXTERNAL_INPUTS
+        table = EXTERNAL_INPUTS if is_own else _MICROSOFT_INPUTS
+        taken = table.get(node.op_type, ())
         read = {position for position, name in enumerate(node.input) if name in weights}
         if not read.issubset(taken):
             return node
