@@ -22,7 +22,7 @@ from swapnet.builder.importing.graph import Graph
 from swapnet.builder.importing.inputs import inputs_of
 from swapnet.builder.importing.shapes import plan_sizes, plan_smallest
 from swapnet.builder.importing.source import SourceModel, random_reasons
-from swapnet.builder.importing.symbols import likely_shapes
+from swapnet.builder.importing.symbols import context_sizes, likely_shapes
 from swapnet.builder.options import BuildOptions
 from swapnet.builder.precision.convert import Converted, convert
 from swapnet.builder.precision.int8_or_float import slower_in_int8
@@ -40,6 +40,7 @@ from swapnet.data.spool import Sample, samples_to_plan, spool
 from swapnet.executor.backends import can_run
 from swapnet.executor.backends.onnxruntime import names_shapes
 from swapnet.executor.samples import save_samples
+from swapnet.executor.state import CONTEXT
 from swapnet.manifest import TOKENIZER, Manifest, Source, save_manifest
 from swapnet.progress import Progress
 from swapnet.ranges import RANGES, save_ranges
@@ -255,6 +256,11 @@ def import_model(
         spooled = spool(samples_of(options.data, inputs, options.shapes), inputs, work)
         planned, samples = samples_to_plan(spooled, inputs, options.shapes, options.dims)
         options = replace(options, shapes=planned, dims={})
+    if options.backend in TENSORRT and not options.shapes:
+        inputs = inputs_of(source.proto.graph)
+        in_place = source.has_operator("GroupQueryAttention")
+        sizes = context_sizes(inputs, CONTEXT, in_place=in_place)
+        options = replace(options, dims={**sizes, **options.dims})
     if options.precision.precision != "fp32":
         progress("convert", 0, 1)
     folder = work / "converted"

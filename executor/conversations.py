@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import prod
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from swapnet.arrays import load_npz, save_npz
 from swapnet.errors import BackendError, InputError
+from swapnet.executor.backends.base import DeviceArray
+from swapnet.executor.gpu.memory import GpuArena
 from swapnet.executor.state import MASK, Cache, Pair
 from swapnet.executor.swapping.arena import Arena
 from swapnet.input_checks import whole_number
@@ -24,7 +27,8 @@ from swapnet.token_rows import IDS
 
 __all__ = ["Conversations", "State"]
 
-Arrays = dict[str, Array]
+Arrays = dict[str, Any]
+"""Arrays by name; those of the cache are of the device where it lies there."""
 
 _FACTS = "engine, tokens, pending"
 """Array of a saved state that holds these as JSON; the others have the names of inputs."""
@@ -71,9 +75,9 @@ class State:
 
         Raises as `save_npz`, and a BackendError where its executor is closed.
         """
-        with self._all.turn:
+        with self._all.turn, self._used(self.length) as used:
             facts = msgspec.json.encode((self._all.engine, self.length, self.pending)).decode()
-            save_npz(Path(path), {_FACTS: np.array(facts), **self._used(self.length)})
+            save_npz(Path(path), {_FACTS: np.array(facts), **used})
 
     def load(self, path: str | Path) -> None:
         """Take tokens that `save` wrote in place of its own, between inferences.
@@ -96,8 +100,7 @@ class State:
                 raise ValueError("it is of another engine")
             if not 0 <= length <= self.context:
                 raise ValueError(f"it has {length} tokens, and the context is {self.context}")
-            with self._all.turn:
-                used = self._used(length)
+            with self._all.turn, self._used(length) as used:
                 if any(_kind(arrays[name]) != _kind(place) for name, place in used.items()):
                     raise ValueError("its arrays are not those of so many tokens")
                 for name, place in used.items():
@@ -111,23 +114,32 @@ class State:
                 hint="give a file that executor.state().save(…) wrote, or begin anew",
             ) from error
 
-    def _used(self, tokens: int) -> dict[str, Array]:
-        """The parts of its tensors that hold so many tokens."""
-        whole = self._all.arrays(self._rows, tokens, self.place)
-        return {p.past: array[(slice(None),) * p.axis + (slice(tokens),)] for p, array in whole}
+    @contextmanager
+    def _used(self, tokens: int) -> Iterator[dict[str, Array]]:
+        """The parts of its tensors that hold so many tokens, in host memory."""
+        with self._all.on_host(self._rows, tokens, self.place) as whole:
+            yield {p.past: a[(slice(None),) * p.axis + (slice(tokens),)] for p, a in whole}
 
 
 class Conversations:
     """The caches of all conversations of a `SwapExecutor`.
 
-    ``turn`` is held while it infers; ``engine`` is its engine's identity, for saved states.
+    ``turn`` is held while it infers; ``engine`` is its engine's identity, for saved states;
+    ``memory`` is where kernels read and write, on a GPU its own. It holds numbers: kernels multiply
+    by 0 what is not used yet.
     """
 
-    def __init__(self, cache: Cache, turn: threading.Lock, engine: str = "") -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        turn: threading.Lock,
+        engine: str = "",
+        memory: GpuArena | None = None,
+    ) -> None:
         self.turn = turn
         self.engine = engine
         self.cache = cache
-        self.memory = Arena(cache.nbytes)
+        self.memory: Arena | GpuArena = Arena(cache.nbytes) if memory is None else memory
         self.is_held = False
         self._each = [State(self, number, cache) for number in range(cache.conversations)]
         self._is_fixed = all(pair.in_place for pair in cache.pairs)
@@ -181,17 +193,45 @@ class Conversations:
         if found := self._views.get(rows := (numbers[0], numbers[-1])):
             return found
         state, before = self._each[numbers[0]], self._length(numbers[0], count)
-        past = {p.past: a for p, a in self.arrays(numbers, before, state.place)}
-        after = self.arrays(numbers, before + count, 1 - state.place)
+        make = self.arrays if isinstance(self.memory, Arena) else self._on_device
+        past = {p.past: a for p, a in make(numbers, before, state.place)}
+        after = make(numbers, before + count, 1 - state.place)
         found = past, {p.present: a for p, a in after}
         if self._is_fixed:
             self._views[rows] = found
         return found
 
     def arrays(
-        self, numbers: Sequence[int], tokens: int, place: int
+        self, numbers: Sequence[int], tokens: int, place: int, memory: memoryview | None = None
     ) -> Iterator[tuple[Pair, Array]]:
-        """Tensors of neighbours with so many tokens, in the first or second place of each."""
+        """Tensors of neighbours with so many tokens, in the first or second place of each.
+
+        ``memory`` has all bytes of the cache, where kernels do not read host memory.
+        """
+        memory = self.memory.view(0, self.memory.nbytes) if memory is None else memory
+        for pair, start, shape in self._placed(tokens, place):
+            array = np.ndarray(shape, numpy_dtype(pair.dtype), memory, start)
+            yield pair, array[numbers[0] : numbers[-1] + 1] if len(self._each) > 1 else array
+
+    @contextmanager
+    def on_host(
+        self, numbers: Sequence[int], tokens: int, place: int
+    ) -> Iterator[Iterator[tuple[Pair, Array]]]:
+        """The same, which may be written, on a GPU in a copy that is taken back afterwards."""
+        if isinstance(self.memory, Arena):
+            yield self.arrays(numbers, tokens, place)
+        else:
+            with self.memory.on_host() as memory:
+                yield self.arrays(numbers, tokens, place, memory)
+
+    def _on_device(
+        self, numbers: Sequence[int], tokens: int, place: int
+    ) -> Iterator[tuple[Pair, DeviceArray]]:
+        for pair, start, shape in self._placed(tokens, place):
+            yield pair, DeviceArray(self.memory.address + start, shape)
+
+    def _placed(self, tokens: int, place: int) -> Iterator[tuple[Pair, int, tuple[int, ...]]]:
+        """Pairs, with the offsets and shapes of their tensors."""
         if not self.memory.nbytes:
             raise BackendError(
                 "the cache is gone",
@@ -200,16 +240,15 @@ class Conversations:
             )
         offset = 0
         for pair in self.cache.pairs:
-            shape, dtype = pair.shape_of(tokens), numpy_dtype(pair.dtype)
             start = offset if pair.in_place else offset + place * pair.place_bytes
-            view = self.memory.view(start, prod(shape) * dtype.itemsize)
-            array = np.ndarray(shape, dtype, view)
-            yield pair, array[numbers[0] : numbers[-1] + 1] if len(self._each) > 1 else array
+            yield pair, start, pair.shape_of(tokens)
             offset += pair.nbytes
 
     def close(self) -> None:
         """Give the memory back. Safe to call twice."""
         self._views.clear()
+        if isinstance(self.memory, GpuArena):
+            self.memory.discard()
         self.memory = Arena(0)
 
     def _length(self, number: int, count: int) -> int:

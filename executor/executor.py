@@ -24,6 +24,7 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.events import Events, OnEvent
 from swapnet.executor.execution import Execution
 from swapnet.executor.gpu.accelerator import Accelerator
+from swapnet.executor.gpu.memory import GpuArena
 from swapnet.executor.inputs import check_inputs, check_outputs
 from swapnet.executor.planning.admission import admitted_bytes, values_too_large
 from swapnet.executor.planning.plan import Plan, PlanOptions, Read
@@ -207,10 +208,12 @@ class SwapExecutor:
             cache = self.engine.cache
             self._asked = cache.asked(self.manifest) if cache else self.manifest
             identity = opening.built.identity
-            self._kept = Conversations(cache, self._turn, identity) if cache else None
-            if self._kept is not None:
-                opened.callback(self._kept.close)
             self._available_bytes = self._backend.available_bytes()
+            self._kept: Conversations | None = None
+            if cache is not None:
+                memory = self._memory_on_gpu(cache.nbytes) if self._backend.gpu else None
+                self._kept = Conversations(cache, self._turn, identity, memory)
+                opened.callback(self._kept.close)
             self._storage = WeightFile(
                 self.engine.folder / WEIGHTS,
                 LoadMode.parse(load_mode),
@@ -588,6 +591,14 @@ class SwapExecutor:
     def _new_values(self, striping: Striping | None) -> ValueStore:
         inside = None if self._sharing is None else self._sharing.inside
         return self._backend.values(inside, striping)
+
+    def _memory_on_gpu(self, nbytes: int) -> GpuArena:
+        """Memory of zeros for a cache."""
+        memory = self._backend.arena(nbytes)
+        assert isinstance(memory, GpuArena)
+        memory.fill(0, nbytes, 0)
+        self._backend.synchronize()
+        return memory
 
     def _load(
         self, plan: Plan, arena: Memory | None = None, resident: Collection[int] = ()

@@ -19,6 +19,7 @@ from swapnet.files import working_folder
 from swapnet.manifest import sizes_at
 from swapnet.shapes import MeasuredShapes, as_title, save_shapes, shapes_key, shapes_of
 from swapnet.symbols import as_sizes, known_sizes, model_symbols, refusal_text
+from swapnet.token_rows import IDS
 
 __all__ = ["ensure_context", "ensure_shapes", "to_stderr"]
 
@@ -112,7 +113,33 @@ def ensure_context(
     opened = Engine.open(engine, device=device)
     opened = ensure_packed(opened, say)
     cache = find_cache(opened.built, context, state, rows, conversations)
+    if opened.built.is_tensorrt:
+        _check_context(opened, cache)
+        return opened.keeping(cache)
     return _ensure(opened, cache.shapes(opened.built), {}, say, cache).keeping(cache)
+
+
+def _check_context(engine: Engine, cache: Cache) -> None:
+    """Compare a cache with the shapes that TensorRT compiled an engine for."""
+    built = engine.built
+    chunk = built.planned_shapes[IDS][-1]
+    most = min(
+        built.planned_shapes[pair.past][pair.axis] + (0 if pair.in_place else chunk)
+        for pair in cache.pairs
+    )
+    shapes = cache.shapes(built)
+    if cache.context > most or any(
+        size > limit
+        for name, shape in shapes.items()
+        for size, limit in zip(shape, built.planned_shapes[name], strict=True)
+    ):
+        raise EngineError(
+            f"{engine.folder} has no context of {cache.context} tokens",
+            why=f"{built.compiled.backend} compiled it for a cache of {most} tokens, and inputs up "
+            f"to {as_title(built.planned_shapes)}",
+            hint="give a smaller context, or build it again for larger inputs: --dims "
+            + ",".join(f"{symbol}=SIZE" for symbol in model_symbols(built.inputs)),
+        )
 
 
 def _ensure(

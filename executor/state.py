@@ -144,8 +144,8 @@ class Cache:
 
     def counted(self, manifest: Manifest) -> Manifest:
         """The manifest with the memory of the cache in place of that of its inputs and outputs."""
-        nbytes = {pair.past: pair.nbytes for pair in self.pairs}
-        return manifest.sized(nbytes | {pair.present: 0 for pair in self.pairs})
+        counted = manifest.sized({n: 0 for p in self.pairs for n in (p.past, p.present)})
+        return msgspec.structs.replace(counted, cache_bytes=self.nbytes)
 
     def asked(self, manifest: Manifest) -> Manifest:
         """The manifest with the inputs and outputs that are left to the caller."""
@@ -172,17 +172,17 @@ def find_cache(
         A number is no whole one or too small, ``state`` is no such pair, the model has no cache, or
         only one of one conversation.
     BackendError
-        The engine runs on a GPU.
+        The engine runs on a GPU, which keeps the cache of one conversation.
     """
     context = whole_number("context", context)
     conversations = whole_number("conversations", conversations)
     rows = whole_number("rows", rows, least=0)
     name = manifest.source.name
-    if manifest.runs_on_gpu:
+    if manifest.runs_on_gpu and conversations > 1:
         raise BackendError(
-            f"{name}: the executor keeps no cache on a GPU",
-            why=f"the engine was built for {manifest.compiled.backend}",
-            hint="build it for the CPU: swapnet build … --backend onnxruntime",
+            f"{name} takes one conversation at a time",
+            why=f"the engine was built for {manifest.compiled.backend}, which runs on a GPU",
+            hint="leave conversations out, or build it for the CPU: --backend onnxruntime",
         )
     inputs = {tensor.name: tensor for tensor in manifest.inputs}
     pairs = tuple(_pairs(manifest, context, state, conversations))
@@ -226,8 +226,10 @@ def _pairs(manifest: Manifest, context: int, state: str, conversations: int) -> 
         if axes and len(taken.shape) == len(tensors[present].shape):
             shape = [dim if isinstance(dim, int) else 1 for dim in taken.shape]
             shape[0] = conversations if conversations > 1 else shape[0]
-            shape[axes[-1]] = context
             in_place = _in_place(manifest, taken, present)
+            # TensorRT writes in place where the length is fixed.
+            is_fixed = in_place and manifest.is_tensorrt
+            shape[axes[-1]] = manifest.planned_shapes[past][axes[-1]] if is_fixed else context
             yield Pair(present, past, taken.dtype, tuple(shape), axes[-1], in_place)
 
 

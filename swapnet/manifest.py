@@ -325,6 +325,8 @@ class Manifest(_Record, frozen=True, dict=True, omit_defaults=True):
     """Blocks that can be executed in strips of rows. Runs overlap."""
     stripings: tuple[Striping, ...] = ()
     """Ways to do so, each with less memory than the one before; at the planned shapes."""
+    cache_bytes: Size = 0
+    """Memory of a decoder's cache, where an executor keeps it; never stored."""
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from swapnet.manifest import load_manifest
 from swapnet.profile import Profile, assumed_profile
 from tests.helpers import measuring
 from tests.helpers.engines import BuildToy, Engine, build_toy
-from tests.helpers.gpu import feeds, gpu_engine, trt
+from tests.helpers.gpu import compiled_as_onnx, feeds, gpu_engine, trt
 from tests.helpers.zoo import TOYS
 
 __all__ = ["feeds", "gpu_engine", "trt"]

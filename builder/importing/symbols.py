@@ -17,7 +17,14 @@ from swapnet.shapes import given_sizes, shapes_of
 from swapnet.symbols import is_nameless, model_symbols, symbols_in
 from swapnet.tensors import ModelInput
 
-__all__ = ["cached_sizes", "candidates", "fixed_sizes", "likely_shapes", "with_fixed"]
+__all__ = [
+    "cached_sizes",
+    "candidates",
+    "context_sizes",
+    "fixed_sizes",
+    "likely_shapes",
+    "with_fixed",
+]
 
 Fixed = Iterator[tuple[str, int, int]]
 """A value, one of its axes, and the size that an operator needs there."""
@@ -268,6 +275,19 @@ def cached_sizes(
     found = {**sizes, past: 0} if is_first else {**sizes, by_meaning.get("batch", ""): 1}
     found.pop("", None)
     return {**found, total: found[past] + found[by_meaning["sequence"]]}
+
+
+def context_sizes(inputs: Sequence[ModelInput], context: int, *, in_place: bool) -> dict[str, int]:
+    """Sizes of a decoder's symbols for the last chunk of a context; none for other models.
+
+    A cache that is written in place is as long as the context; others have what came before.
+    """
+    by_meaning = {meaning: symbol for symbol, meaning in _meanings(inputs).items()}
+    if not {"past", "sequence"} <= by_meaning.keys():
+        return {}
+    past = context if in_place else context - _SEQUENCE_LENGTH
+    sizes = {"past": past, "total": context, "sequence": _SEQUENCE_LENGTH}
+    return {by_meaning[meaning]: sizes[meaning] for meaning in sizes.keys() & by_meaning.keys()}
 
 
 def likely_shapes(

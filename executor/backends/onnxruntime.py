@@ -15,7 +15,7 @@ import numpy as np
 
 from swapnet.custom_ops import register_custom_ops
 from swapnet.errors import BackendError, BackendUnavailableError, BudgetError
-from swapnet.executor.backends.base import Array, Bindings, Segment
+from swapnet.executor.backends.base import Array, Bindings, DeviceArray, Segment
 from swapnet.executor.backends.host import HostBackend
 from swapnet.executor.backends.merge_skeletons import (
     Parts,
@@ -537,7 +537,8 @@ class OrtSegment:
                 self._bound.pop(tensor.name, None)
                 lent.append(tensor.name)
             else:
-                self._bind(self._binding.bind_input, tensor, np.asarray(value))
+                array = value if isinstance(value, DeviceArray) else np.asarray(value)
+                self._bind(self._binding.bind_input, tensor, array)
         allocated: list[str] = []
         for tensor in self._given_outputs:
             if tensor.name in results:
@@ -581,8 +582,11 @@ class OrtSegment:
     def _bind_at(self, bind: Any, tensor: Any, shape: Sequence[int], address: int) -> None:
         bind(tensor.name, self._memory, self._index, _kind(tensor.dtype), list(shape), address)
 
-    def _bind(self, bind: Any, tensor: Tensor, array: Array) -> None:
+    def _bind(self, bind: Any, tensor: Tensor, array: Array | DeviceArray) -> None:
         """Bind an array; one in the place of the one before is bound, unless binding copies it."""
+        if isinstance(array, DeviceArray):
+            self._bind_at(bind, tensor, array.shape, array.address)
+            return
         bound = array.ctypes.data, array.shape
         if self._memory != "cpu" or self._bound.get(tensor.name) != bound:
             kind = _kind(tensor.dtype)

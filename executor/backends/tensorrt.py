@@ -192,7 +192,7 @@ class TensorRTBackend(GpuBackend):
         if engine is None or values is None:
             raise _refused(f"block {block} ran without its engine", "it was not loaded")
         with self._accelerator.current():
-            engine.bind(addresses)
+            engine.bind(addresses, values.kept)
             engine.take_shapes(values.shapes)
         self._compute.call(lambda handle: self._enqueue(block, engine, handle))
 
@@ -344,13 +344,15 @@ class _Engine:
             if engine.get_tensor_mode(name) == given and -1 in tuple(engine.get_tensor_shape(name))
         ]
 
-    def bind(self, addresses: Mapping[str, int]) -> None:
+    def bind(self, addresses: Mapping[str, int], kept: Mapping[str, int]) -> None:
         """Give each tensor its address, unless the addresses are those of the latest call."""
-        if addresses is self._bound:
-            return
+        bound = self._bound is addresses
         for name in self._names:
-            if not self.context.set_tensor_address(name, addresses[name]):
-                raise _refused(f"{name!r} can't be bound", f"to address {addresses[name]:#x}")
+            address = kept.get(name, addresses[name])
+            if bound and name not in kept:
+                continue
+            if not self.context.set_tensor_address(name, address):
+                raise _refused(f"{name!r} can't be bound", f"to address {address:#x}")
         self._bound = addresses
 
     def take_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -26,6 +26,7 @@ from swapnet.executor.generation.draft import (
     gainful,
     no_drafts,
 )
+from swapnet.executor.gpu.accelerator import Accelerator
 from swapnet.executor.runtime.policy import PATIENCE_S, Job
 from swapnet.executor.runtime.scheduler import Instruction, Scheduler
 from swapnet.executor.state import CONTEXT, MASK
@@ -72,7 +73,7 @@ class Generator:
         the next token. ``"auto"``: draft no more of them than are computed while weights are read.
         With a temperature nothing is drafted. Tokens do not depend on what was drafted, but may
         differ from those without ``draft``, whose last bits are others.
-    state, device, load_mode
+    state, device, load_mode, gpu
         As for `SwapExecutor`.
 
     Attributes
@@ -113,6 +114,7 @@ class Generator:
         state: str = "",
         device: Device | None = None,
         load_mode: LoadMode | str = LoadMode.AUTO,
+        gpu: Accelerator | None = None,
     ) -> None:
         conversations = whole_number("conversations", conversations)
         check_draft(draft, conversations)
@@ -125,6 +127,7 @@ class Generator:
             state=state,
             rows=asked_rows(draft),
             conversations=conversations,
+            gpu=gpu,
         )
         self._called: Answer | None = None
         """Of the latest call."""

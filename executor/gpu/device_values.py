@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from swapnet.executor.backends.base import DeviceArray
 from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind, Stream
 from swapnet.executor.planning.layout import (
     ValueLayout,
@@ -43,6 +44,8 @@ class GpuValues:
         Address of each value on the device.
     shapes
         Shape of each value in the running inference.
+    kept
+        Addresses of what lies in other memory in the running inference: a decoder's cache.
 
     Raises
     ------
@@ -71,6 +74,7 @@ class GpuValues:
         self._pinned = lay_out_staged(manifest)
         self._host = accelerator.allocate(MemoryKind.PINNED, self._pinned.nbytes)
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.kept: dict[str, int] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self.addresses
@@ -90,13 +94,16 @@ class GpuValues:
             self._accelerator.copy_in(self._stream, self.addresses[name], _bytes(array))
 
     def begin(
-        self, inputs: Mapping[str, Array], out: Mapping[str, Array]
+        self, inputs: Mapping[str, Any], out: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Array]]:
         self._on_begin()
-        self.shapes = {}
+        lying = {n: a for n, a in {**inputs, **out}.items() if isinstance(a, DeviceArray)}
+        self.kept = {name: array.address for name, array in lying.items()}
+        self.shapes = {name: array.shape for name, array in lying.items()}
         for name, array in inputs.items():
-            with self.writing(name, array.shape) as staged:
-                staged[...] = array
+            if name not in lying:
+                with self.writing(name, array.shape) as staged:
+                    staged[...] = array
         return dict(inputs), {}
 
     def give_back(self, block: int) -> None:
@@ -105,7 +112,7 @@ class GpuValues:
     def finish(
         self, given: Mapping[str, Any], results: Mapping[str, Array], out: Mapping[str, Array]
     ) -> dict[str, Array]:
-        names = [tensor.name for tensor in self._manifest.outputs]
+        names = [t.name for t in self._manifest.outputs if t.name not in self.kept]
         return dict(zip(names, self._fetch(names, out), strict=True))
 
     def close(self) -> None:

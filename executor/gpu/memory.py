@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind, Stream
@@ -57,6 +60,23 @@ class GpuArena:
             np.frombuffer(self.view(offset, nbytes), np.uint8)[:] = byte
         else:
             self._accelerator.fill(self._stream, self.address + offset, nbytes, byte)
+
+    @contextmanager
+    def on_host(self) -> Iterator[memoryview]:
+        """All bytes in host memory; they are copied back when the ``with`` statement ends."""
+        if self._stream is None:
+            yield self.view(0, self.nbytes)
+            return
+        staged = self._accelerator.allocate(MemoryKind.PINNED, self.nbytes)
+        try:
+            view = staged.view(0, self.nbytes)
+            self._accelerator.copy_out(self._stream, view, self.address)
+            self._stream.synchronize()
+            yield view
+            self._accelerator.copy_in(self._stream, self.address, view)
+            self._stream.synchronize()
+        finally:
+            staged.free()
 
     def discard(self) -> None:
         self._buffer.free()

@@ -66,7 +66,7 @@ class Usage:
     scratch_bytes
         Values inside a block and scratch of its kernels: the limit of ONNX Runtime's arena.
     io_bytes
-        Model inputs and outputs, but for outputs that take pages of values which have died.
+        Model inputs, outputs and cache, but for outputs that take pages of values which have died.
     staging_bytes
         Staging memory of lookups and copies, and page tables.
     process_bytes
@@ -130,6 +130,7 @@ def _usage(manifest: Manifest, striping: Striping | None) -> Usage:
     if striping is not None:
         scratch = striping.scratch_bytes
     io = sum(tensor.nbytes for tensor in (*manifest.inputs, *manifest.outputs))
+    io += manifest.cache_bytes
     io -= 0 if striping is None else striping.late_bytes
     if manifest.runs_on_gpu:
         io += lay_out_staged(manifest).nbytes

@@ -254,13 +254,18 @@ class Context:
         declared = self._engine.get_tensor_shape(name)
         if -1 not in declared:
             return declared
-        zeros = {
-            n: np.zeros(
-                self._given.get(n, self._engine.get_tensor_shape(n)), self._engine.dtypes[n]
+        engine = self._engine
+        # An integer may say how many tokens there are, which must not be fewer than are given.
+        tokens = max((shape[1] for shape in self._given.values() if len(shape) == 3), default=1)
+        given = {
+            n: np.full(
+                self._given.get(n, engine.get_tensor_shape(n)),
+                tokens - 1 if engine.dtypes[n] == np.int32 else 0,
+                engine.dtypes[n],
             )
-            for n in self._engine.inputs
+            for n in engine.inputs
         }
-        (found,) = self._engine.session.run([name], {**zeros, **self._engine.weights()})
+        (found,) = engine.session.run([name], {**given, **engine.weights()})
         return tuple(found.shape)
 
     def set_device_memory(self, memory: int, size: int) -> None:

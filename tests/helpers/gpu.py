@@ -8,18 +8,22 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import onnx
 import pytest
 
 from swapnet import tensorrt
 from swapnet.builder import build
+from swapnet.builder.compilers.tensorrt import compiler
+from swapnet.builder.compilers.tensorrt.job import Job
 from swapnet.executor.inputs import planned_sample
 from swapnet.manifest import Block, load_manifest
+from swapnet.progress import Progress
 from tests.helpers.engines import Arrays
-from tests.helpers.fake_tensorrt import DeferringRuntime, Runtime, fake_tensorrt
+from tests.helpers.fake_tensorrt import SCRATCH_BYTES, DeferringRuntime, Runtime, fake_tensorrt
 from tests.helpers.plans import as_tensorrt
 from tests.helpers.zoo import TOYS
 
-__all__ = ["BuildGpu", "feeds", "gpu_engine", "trt"]
+__all__ = ["BuildGpu", "compiled_as_onnx", "feeds", "gpu_engine", "trt"]
 
 BuildGpu = Callable[..., Path]
 
@@ -51,6 +55,21 @@ def gpu_engine(tmp_path_factory: pytest.TempPathFactory) -> BuildGpu:
         return home / "engine"
 
     return built
+
+
+@pytest.fixture
+def compiled_as_onnx(trt: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that are built for TensorRT become plans of the fake: what its parser would get."""
+
+    def compile_(job: Job, progress: Progress) -> int:
+        model = onnx.load_model(job.model)
+        for opset in model.opset_import:
+            if opset.domain in ("", "ai.onnx"):
+                opset.version = max(opset.version, 24)  # ONNX Runtime has TensorScatter since then
+        onnx.save_model(model, job.engine)
+        return SCRATCH_BYTES
+
+    monkeypatch.setattr(compiler, "compile_engine", compile_)
 
 
 @pytest.fixture

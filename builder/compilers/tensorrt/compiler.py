@@ -26,12 +26,14 @@ from swapnet.builder.rewriting.localise_shapes import localise_shapes, shape_val
 from swapnet.builder.rewriting.optimise import Operators
 from swapnet.errors import BackendUnavailableError, ModelError
 from swapnet.executor.planning.layout import Interval, pack, spans
+from swapnet.executor.state import known_pairs
 from swapnet.machine import Gpu, first_gpu
 from swapnet.manifest import TENSOR_ALIGNMENT, Block, Compiled, Manifest
 from swapnet.progress import Progress
 from swapnet.shapes import SessionMemory
 from swapnet.tensorrt import version
 from swapnet.tensors import external_tensor
+from swapnet.token_rows import IDS
 from swapnet.units import align_up
 from swapnet.version import VERSION
 
@@ -174,13 +176,18 @@ class TensorRTCompiler:
             embedded=piece.own if style == "embedded" else (),
         )
         options = self.options
+        given = {value.name: value for value in graph.inputs}
+        pasts = dict(known_pairs((value.name for value in graph.outputs), given)).values()
+        chunk = given[IDS].planned[-1] if IDS in given else 0
         job = Job(
             backend=self.backend,
             title=piece.title,
             model=str(model),
             engine=str(target),
             external=options.weights == "external" and bool(piece.own),
-            profiles={v.name: _profile(v) for v in inputs if _is_symbolic(v)},
+            profiles={
+                v.name: _profile(v, chunk * (v.name in pasts)) for v in inputs if _is_symbolic(v)
+            },
             workspace_bytes=self.limits.workspace_bytes,
             tactic_bytes=self.limits.tactic_bytes,
             targets=options.targets,
@@ -275,10 +282,19 @@ def _is_symbolic(value: Value) -> bool:
     return any(isinstance(dim, str) for dim in value.shape)
 
 
-def _profile(value: Value) -> Profile:
-    """Shapes from the smallest, or 1 in each symbolic dimension, to the planned one."""
+def _profile(value: Value, chunk: int) -> Profile:
+    """Shapes from the smallest, or 1 in each symbolic dimension, to the planned one.
+
+    The past of a decoder, before at most a ``chunk`` of tokens, is empty at first and longer before
+    a single token; ``chunk`` is 0 for others.
+    """
     smallest = value.smallest or tuple(
         planned if isinstance(dim, int) else min(1, planned)
         for dim, planned in zip(value.shape, value.planned, strict=True)
     )
-    return Profile(smallest, value.planned)
+    largest = value.planned
+    axis = max(axis for axis, dim in enumerate(value.shape) if isinstance(dim, str))
+    if chunk and axis:
+        smallest = (*smallest[:axis], 0, *smallest[axis + 1 :])
+        largest = (*largest[:axis], largest[axis] + chunk - 1, *largest[axis + 1 :])
+    return Profile(smallest, value.planned, largest)

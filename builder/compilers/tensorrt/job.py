@@ -8,10 +8,11 @@ __all__ = ["Job", "Profile"]
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """Shapes that an input may have: the smallest, and the planned one, which is the largest."""
+    """Shapes that an input may have: the smallest, the planned one, and the largest."""
 
     smallest: tuple[int, ...]
     planned: tuple[int, ...]
+    largest: tuple[int, ...]
 
 
 class Job(msgspec.Struct, frozen=True):

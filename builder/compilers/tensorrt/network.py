@@ -98,7 +98,7 @@ def add_profile(
     profile = builder.create_optimization_profile()
     for name, shapes in job.profiles.items():
         try:
-            profile.set_shape(name, shapes.smallest, shapes.planned, shapes.planned)
+            profile.set_shape(name, shapes.smallest, shapes.planned, shapes.largest)
         except ValueError as error:
             raise setting_refusal(job, f"shapes of {name!r}: {error}", log) from error
     if config.add_optimization_profile(profile) < 0:

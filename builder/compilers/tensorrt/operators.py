@@ -74,9 +74,7 @@ def is_of_bytes(node: onnx.NodeProto) -> bool:
 
 
 class _Writer:
-    def __init__(
-        self, graph: onnx.GraphProto, title: str, values: Mapping[str, Value]
-    ) -> None:
+    def __init__(self, graph: onnx.GraphProto, title: str, values: Mapping[str, Value]) -> None:
         self.graph = graph
         self.values = values
         self.infos = {info.name: info for info in (*graph.input, *graph.output)}
@@ -110,7 +108,7 @@ class _Writer:
         if name in self.infos:
             return int(self.infos[name].type.tensor_type.elem_type)
         if name in self.stored:
-            return self.stored[name].data_type
+            return int(self.stored[name].data_type)
         return ONNX_TYPES[self.values[name].dtype]
 
     def whole(self, name: str) -> str:
@@ -143,7 +141,12 @@ def _shift(writer: _Writer, node: onnx.NodeProto) -> None:
     if direction != b"RIGHT" or node.input[1] not in writer.stored:
         raise writer.refusal(node, "another direction than RIGHT, or a shift that is computed")
     divisor = 1 << numpy_helper.to_array(writer.stored[node.input[1]]).astype(np.int32)
-    writer("Div", writer.whole(node.input[0]), writer.constant(divisor, np.int32), output=node.output[0])
+    writer(
+        "Div",
+        writer.whole(node.input[0]),
+        writer.constant(divisor, np.int32),
+        output=node.output[0],
+    )
 
 
 def _product(writer: _Writer, node: onnx.NodeProto) -> None:
@@ -154,7 +157,9 @@ def _product(writer: _Writer, node: onnx.NodeProto) -> None:
     rows, columns = numbers["N"], numbers["K"]
     count = -(-columns // size)
     if bits not in (4, 8) or columns % size or order:
-        raise writer.refusal(node, f"{bits} bits, {columns} columns in blocks of {size}, or an order")
+        raise writer.refusal(
+            node, f"{bits} bits, {columns} columns in blocks of {size}, or an order"
+        )
     kind = helper.tensor_dtype_to_np_dtype(dtype)
 
     def floats(name: str, each: int) -> str:
@@ -198,8 +203,7 @@ def _attention(writer: _Writer, node: onnx.NodeProto) -> None:
         value = writer.values[name]
         writer.fixed[name] = replace(value, shape=(*value.shape[:2], length, width))
     kind = helper.tensor_dtype_to_np_dtype(writer.kind(pasts[0]))
-    int64 = {"to": TensorProto.INT64}
-    last = writer("Cast", lasts, **int64)  # (batch,): tokens in the cache, without the last
+    last = writer("Cast", lasts, to=TensorProto.INT64)  # (batch,): position of the last token
     sequence = writer("Gather", writer("Shape", query), writer.constant(1))
     first = writer("Sub", writer("Add", last, writer.constant(1)), sequence)
     steps = writer("Range", writer.constant(0), sequence, writer.constant(1))

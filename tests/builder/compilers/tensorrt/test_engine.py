@@ -77,7 +77,7 @@ def test_options_reach_the_builder(fake: FakeTensorRT, tmp_path: Path) -> None:
             hardware_compatibility="ampere+",
             version_compatible=True,
             builder_optimization_level=5,
-            profiles={"x": Profile((1, 3), (4, 3))},
+            profiles={"x": Profile((1, 3), (4, 3), (4, 3))},
         ),
         silent,
     )
@@ -137,11 +137,11 @@ def test_nothing_returned_is_an_error(
     fake: FakeTensorRT, tmp_path: Path, refused: str, word: str
 ) -> None:
     fake.refuses = frozenset({refused})
-    assert word in refusal(tmp_path, profiles={"x": Profile((1,), (2,))}).why
+    assert word in refusal(tmp_path, profiles={"x": Profile((1,), (2,), (2,))}).why
 
 
 def test_shapes_that_contradict_each_other(fake: FakeTensorRT, tmp_path: Path) -> None:
-    error = refusal(tmp_path, profiles={"x": Profile((3,), (2,))})
+    error = refusal(tmp_path, profiles={"x": Profile((3,), (2,), (2,))})
     assert "'x'" in error.why
     assert "not consistent" in error.why
     assert not fake.configs[0].profiles
