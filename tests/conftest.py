@@ -22,7 +22,7 @@ from tests.helpers.engines import BuildToy, Engine, build_toy
 from tests.helpers.gpu import compiled_as_onnx, feeds, gpu_engine, trt
 from tests.helpers.zoo import TOYS
 
-__all__ = ["feeds", "gpu_engine", "trt"]
+__all__ = ["compiled_as_onnx", "feeds", "gpu_engine", "trt"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from math import prod
 from types import ModuleType
 from typing import Any
@@ -67,6 +68,12 @@ class SeekPosition:
 
 class EngineValidity:
     VALID, INVALID = "valid", "invalid"
+
+
+class ComputeCapability(Enum):
+    """GPUs that a build is for."""
+
+    CURRENT = "current"
 
 
 class Runtime:
@@ -255,12 +262,13 @@ class Context:
         if -1 not in declared:
             return declared
         engine = self._engine
-        # An integer may say how many tokens there are, which must not be fewer than are given.
+        # Integers may say how many tokens there are, which must not be fewer than are given.
         tokens = max((shape[1] for shape in self._given.values() if len(shape) == 3), default=1)
+        ones = {np.dtype(np.int32): tokens - 1, np.dtype(np.int64): 1}
         given = {
             n: np.full(
                 self._given.get(n, engine.get_tensor_shape(n)),
-                tokens - 1 if engine.dtypes[n] == np.int32 else 0,
+                ones.get(engine.dtypes[n], 0),
                 engine.dtypes[n],
             )
             for n in engine.inputs
@@ -323,6 +331,7 @@ def fake_tensorrt(runtime: Callable[..., Runtime] = Runtime) -> ModuleType:
         "ExecutionContextAllocationStrategy": ExecutionContextAllocationStrategy,
         "SeekPosition": SeekPosition,
         "EngineValidity": EngineValidity,
+        "ComputeCapability": ComputeCapability,
         "Runtime": runtime,
     }
     if runtime is DeferringRuntime:
