@@ -17,8 +17,7 @@ import numpy as np
 
 from swapnet.arrays import load_npz, save_npz
 from swapnet.errors import BackendError, InputError
-from swapnet.executor.backends.base import DeviceArray
-from swapnet.executor.gpu.memory import GpuArena
+from swapnet.executor.gpu.memory import DeviceArray, GpuArena
 from swapnet.executor.state import MASK, Cache, Pair
 from swapnet.executor.swapping.arena import Arena
 from swapnet.input_checks import whole_number

@@ -21,7 +21,7 @@ from swapnet.tensors import Array
 if TYPE_CHECKING:
     from swapnet.executor.swapping.loading import BeforeRead, Loader, Reader
 
-__all__ = ["Array", "Backend", "Bindings", "DeviceArray", "Memory", "Segment", "ValueStore"]
+__all__ = ["Array", "Backend", "Bindings", "Memory", "Segment", "ValueStore"]
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,6 @@ class Bindings:
     places: Sequence[Place] = ()
     actual: ActualShapes | None = None
     strip: StripShapes | None = None
-
-
-@dataclass(frozen=True)
-class DeviceArray:
-    """An array in memory of a GPU, which kernels read and write where it lies."""
-
-    address: int
-    shape: tuple[int, ...]
 
 
 class Segment(Protocol):

@@ -15,7 +15,7 @@ import numpy as np
 
 from swapnet.custom_ops import register_custom_ops
 from swapnet.errors import BackendError, BackendUnavailableError, BudgetError
-from swapnet.executor.backends.base import Array, Bindings, DeviceArray, Segment
+from swapnet.executor.backends.base import Array, Bindings, Segment
 from swapnet.executor.backends.host import HostBackend
 from swapnet.executor.backends.merge_skeletons import (
     Parts,
@@ -28,6 +28,7 @@ from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.backends.strips import OneStrip, StripedSegment, run_of, strip_heights
 from swapnet.executor.backends.windows import Opened, drop_cached, open_mapped
 from swapnet.executor.device import Device, ThreadPool
+from swapnet.executor.gpu.memory import DeviceArray
 from swapnet.executor.planning.layout import spans
 from swapnet.executor.planning.plan import Step
 from swapnet.executor.swapping.actual_shapes import ShapeError

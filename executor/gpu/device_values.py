@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from swapnet.executor.backends.base import DeviceArray
 from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind, Stream
+from swapnet.executor.gpu.memory import DeviceArray
 from swapnet.executor.planning.layout import (
     ValueLayout,
     lay_out_all,

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
 from swapnet.executor.gpu.accelerator import Accelerator, MemoryKind, Stream
 
-__all__ = ["GpuArena"]
+__all__ = ["DeviceArray", "GpuArena"]
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """An array in memory of a GPU, which kernels read and write where it lies."""
+
+    address: int
+    shape: tuple[int, ...]
 
 
 class GpuArena:

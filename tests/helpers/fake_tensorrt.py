@@ -162,6 +162,7 @@ class Engine:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.intra_op_num_threads = 1
+        options.log_severity_level = 3  # TensorScatter warns where it copies
         self.session = onnxruntime.InferenceSession(model.SerializeToString(), options)
         self.addresses: dict[str, int] = {}
         if not getattr(runtime, "defer_weights_loading", False):

@@ -60,8 +60,9 @@ def gpu_engine(tmp_path_factory: pytest.TempPathFactory) -> BuildGpu:
 @pytest.fixture
 def compiled_as_onnx(trt: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks that are built for TensorRT become plans of the fake: what its parser would get."""
+    del trt
 
-    def compile_(job: Job, progress: Progress) -> int:
+    def compile_(job: Job, _: Progress) -> int:
         model = onnx.load_model(job.model)
         for opset in model.opset_import:
             if opset.domain in ("", "ai.onnx"):

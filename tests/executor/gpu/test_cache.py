@@ -57,6 +57,7 @@ def test_tokens_are_those_of_the_model(model: Path, backend: str) -> None:
 @pytest.fixture
 def grouped(tmp_path: Path, compiled_as_onnx: None) -> Path:
     """An engine of TensorRT."""
+    del compiled_as_onnx
     onnx.save_model(decoders.named(decoders.grouped()), tmp_path / "model.onnx")
     build(tmp_path / "model.onnx", tmp_path / "engine", backend="tensorrt-rtx")
     return tmp_path / "engine"

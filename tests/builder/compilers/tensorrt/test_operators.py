@@ -94,7 +94,9 @@ def attention_feeds(lengths: list[int], tokens: int) -> Feeds:
     return feeds | {f: getattr(np, f)(angles).astype(np.float32) for f in ("cos", "sin")}
 
 
-@pytest.mark.parametrize("rotary", [{}, {"do_rotary": 1, "rotary_interleaved": 0}, {"do_rotary": 1}])
+@pytest.mark.parametrize(
+    "rotary", [{}, {"do_rotary": 1, "rotary_interleaved": 0}, {"do_rotary": 1}]
+)
 @pytest.mark.parametrize(("lengths", "tokens"), [([0], 5), ([3], 5), ([15], 1), ([2, 9], 1)])
 def test_attention_with_a_cache(rotary: dict[str, int], lengths: list[int], tokens: int) -> None:
     feeds = attention_feeds(lengths, tokens)
