@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ _ROOT = Path(swapnet.__file__).parent.parent
 _MODELS = ("resnet18", "mobilenet_v2", "ppocrv4_rec")
 """Small ones; MiniLM's weights are too many to carry."""
 _SPARE_S = 10.0
+_PROMPT, _TOKENS = 131, 12
+"""Tokens of a prompt of two chunks, and of the answer."""
 _LINE = re.compile(r"^(tests/\S+::\S+) (PASSED|FAILED|ERROR|SKIPPED|XFAIL)", re.MULTILINE)
 
 
@@ -131,6 +135,44 @@ def bench(setting: Setting, backend: str, name: str, limit_s: float) -> Figures:
     return {"cases": json.loads(target.read_text())}
 
 
+def decoder(setting: Setting, backend: str) -> Figures:
+    """Small decoders give tokens, their caches in memory of the GPU."""
+    backends_check(setting, backend)
+    import onnx
+
+    from swapnet.builder import build
+    from swapnet.executor.engine import Engine
+    from swapnet.executor.generation.generator import Generator
+    from swapnet.executor.planning.planner import smallest_budget
+    from tests.helpers import decoders
+
+    figures: Figures = {}
+    prompt = [(7 * n) % decoders.VOCABULARY for n in range(_PROMPT)]
+    for name in ("grouped", "concatenating"):
+        folder = setting.work / f"{backend}-{name}"
+        folder.mkdir(exist_ok=True)
+        onnx.save_model(decoders.named(getattr(decoders, name)()), folder / "model.onnx")
+        build(folder / "model.onnx", folder / "engine", backend=backend)
+        expected = decoders.expected(Engine.open(folder / "engine"), prompt, _TOKENS)
+        tokens = []
+        budget: str | int = "100%"
+        for _ in range(2):
+            with Generator(folder / "engine", budget, 2 * _PROMPT) as generator:
+                begun = time.perf_counter()
+                tokens.append([*generator(prompt, max_tokens=_TOKENS)])
+                seconds = time.perf_counter() - begun
+                budget = smallest_budget(generator.executor.manifest)[0]
+        pairs = zip(tokens[0], expected, strict=True)
+        figures[name] = {
+            "equal_to_cpu": sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)),
+            "same_at_smallest_budget": tokens[0] == tokens[1],
+            "token_ms": 1e3 * seconds / _TOKENS,
+        }
+    if any(not f["equal_to_cpu"] or not f["same_at_smallest_budget"] for f in figures.values()):
+        raise Wrong("tokens are not those of ONNX Runtime, or depend on the budget", figures)
+    return figures
+
+
 def _python(setting: Setting, module: str) -> list[str]:
     if not setting.simulated:
         return [sys.executable, "-m", module]
@@ -182,16 +224,26 @@ def _asked(backend: str) -> Check:
     return Check("c", backend, title, lambda setting: asked(setting, backend))
 
 
+def _decoder(part: str, backend: str) -> Check:
+    title = f"Small decoders give tokens on {backend}, their caches in memory of the GPU"
+    return Check(part, f"{backend} decoder", title, lambda asked: decoder(asked, backend), 90.0)
+
+
 CHECKS = (
     Check("b", "provider", str(provider.__doc__), provider),
     Check("b", "models", str(made.__doc__), made, 90.0),
     *(_bench("b", "onnxruntime-cuda", name) for name in _MODELS),
+    _decoder("b", "onnxruntime-cuda"),
     _suite("b", "onnxruntime-cuda", 240.0),
     _asked("tensorrt-rtx"),
     _asked("tensorrt"),
     *(
         check
         for backend in ("tensorrt-rtx", "tensorrt")
-        for check in (_bench("c", backend, "resnet18"), _suite("c", backend, 180.0))
+        for check in (
+            _decoder("c", backend),
+            _bench("c", backend, "resnet18"),
+            _suite("c", backend, 180.0),
+        )
     ),
 )

@@ -12,7 +12,8 @@ import pytest
 from swapnet.errors import BackendUnavailableError
 from tests.gpu_kit import suites
 from tests.gpu_kit.rig import NotHere, Setting, Wrong
-from tests.gpu_kit.suites import CHECKS, bench, outcomes, provider, suite
+from tests.gpu_kit.suites import CHECKS, bench, decoder, outcomes, provider, suite
+from tests.helpers import decoders
 
 LOG = """
 tests/gpu/test_swapping.py::test_one[onnxruntime-cuda-external] PASSED [ 50%]
@@ -69,6 +70,16 @@ def test_a_benchmark_gives_its_cases(setting: Setting, monkeypatch: pytest.Monke
 
 def test_the_provider_multiplies(setting: Setting) -> None:
     assert provider(setting)["max_rel_error"] < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("on_simulated_gpu")
+def test_decoders_give_tokens(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = decoder(setting, "onnxruntime-cuda")
+    assert {each["equal_to_cpu"] for each in found.values()} == {12}
+    monkeypatch.setattr(decoders, "expected", lambda *_: [-1] * 12)
+    with pytest.raises(Wrong, match="not those of ONNX Runtime"):
+        decoder(setting, "onnxruntime-cuda")
 
 
 def test_tensorrt_is_not_simulated(setting: Setting) -> None:
