@@ -177,6 +177,8 @@ class Conversations:
         beside = [n for n in kept if not kept[n] and len(self._each) > 1]
         saved = [(first, first.copy()) for n in beside for first in self._first_tokens(n, count)]
         past, present = self.views([*kept], count)
+        if missing := self.cache.mask_length and self.cache.mask_length - inputs[MASK].shape[1]:
+            inputs = {**inputs, MASK: np.pad(inputs[MASK], ((0, 0), (0, missing)))}
         try:
             outputs = run({**inputs, **past}, out, present)
         finally:

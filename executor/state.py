@@ -97,12 +97,15 @@ class Cache:
         Most tokens of an inference whose logits are wanted; 0 for all.
     conversations
         Number of conversations that have a cache each.
+    mask_length
+        Length of the mask in each inference, with zeros behind the tokens; 0 for their number.
     """
 
     context: int
     pairs: tuple[Pair, ...]
     rows: int = 0
     conversations: int = 1
+    mask_length: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -202,7 +205,11 @@ def find_cache(
             f"{MASK!r}, and inputs whose first axis is that of {IDS!r}",
             hint="leave conversations out; or import the model as onnxruntime-genai writes it",
         )
-    return Cache(context, pairs, rows, conversations)
+    mask_length = 0
+    if manifest.is_tensorrt and MASK in inputs and all(pair.in_place for pair in pairs):
+        # TensorRT-RTX compiles kernels for each new shape: all but that of the tokens stays.
+        mask_length = manifest.planned_shapes[MASK][-1]
+    return Cache(context, pairs, rows, conversations, mask_length)
 
 
 def known_pairs(

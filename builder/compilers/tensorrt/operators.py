@@ -119,11 +119,16 @@ class _Writer:
             return self.constant(numpy_helper.to_array(self.stored[name]), np.int32)
         return self("Cast", name, to=TensorProto.INT32)
 
-    def refusal(self, node: onnx.NodeProto, why: str) -> ModelError:
+    def refusal(
+        self,
+        node: onnx.NodeProto,
+        why: str,
+        hint: str = "build it for the CPU: --backend onnxruntime",
+    ) -> ModelError:
         return ModelError(
             f"{self._title} can't be compiled by TensorRT",
             why=f"{node.op_type} {node.output[0]!r} has {why}",
-            hint="build it for the CPU: --backend onnxruntime",
+            hint=hint,
         )
 
 
@@ -198,6 +203,9 @@ def _attention(writer: _Writer, node: onnx.NodeProto) -> None:
         raise writer.refusal(node, why)
     heads, groups = int(options["num_heads"]), int(options["kv_num_heads"])
     length, width = writer.values[pasts[0]].planned[2:]
+    if not length:
+        hint = "leave --shapes out, or give the past as many tokens as a context shall have"
+        raise writer.refusal(node, "a cache of no tokens in the planned shapes", hint)
     for name in (*pasts, *node.output[1:3]):
         writer.infos[name].type.tensor_type.shape.dim[2].dim_value = length
         value = writer.values[name]

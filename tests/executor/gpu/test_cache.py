@@ -17,6 +17,7 @@ from swapnet.executor.generation.generator import Generator
 from swapnet.executor.planning.planner import smallest_budget
 from swapnet.testing.gpu import SimulatedAccelerator
 from tests.helpers import decoders
+from tests.helpers.fake_tensorrt import Context
 
 CONTEXT, COUNT = 192, 12
 PROMPT = [int(n) for n in np.random.default_rng(1).integers(0, decoders.VOCABULARY, 131)]
@@ -120,6 +121,25 @@ def test_the_cache_is_part_of_the_budget(grouped: Path) -> None:
 def test_a_context_beyond_that_of_the_build_is_refused(grouped: Path) -> None:
     with pytest.raises(EngineError, match="compiled it for a cache of 512 tokens"):
         SwapExecutor(grouped, "100%", context=513, gpu=SimulatedAccelerator())
+
+
+def test_shapes_do_not_change_from_token_to_token(
+    grouped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, tuple[int, ...]]] = []
+    set_shape = Context.set_input_shape
+
+    def record(context: Context, name: str, shape: tuple[int, ...]) -> bool:
+        seen[-1][f"{id(context)} {name}"] = shape
+        return set_shape(context, name, shape)
+
+    monkeypatch.setattr(Context, "set_input_shape", record)
+    with SwapExecutor(grouped, "100%", context=CONTEXT, gpu=SimulatedAccelerator()) as executor:
+        for before in range(3):
+            seen.append({})
+            executor(decoders.inputs_after(executor.manifest, PROMPT[:1], before))
+    assert seen[0] == seen[1] == seen[2]
+    assert seen[0]
 
 
 def test_several_conversations_are_refused(grouped: Path) -> None:

@@ -20,6 +20,7 @@ from swapnet.executor.planning.planner import smallest_budget
 from swapnet.machine import Gpu
 from swapnet.manifest import EXTENT_ALIGNMENT, WEIGHTS, Manifest, load_manifest
 from swapnet.tensorrt import version
+from tests.helpers import decoders
 from tests.helpers.fake_builder import FakeTensorRT, installed
 from tests.helpers.serving import child_runs
 from tests.helpers.zoo import TOYS, Net, mlp
@@ -109,6 +110,19 @@ def test_looked_up_weights_stay_readable(compile_toy: Build, tmp_path: Path) -> 
         ("graph", "external"),
     ]
     check_plans(tmp_path / "engine", manifest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model", [decoders.grouped(), decoders.grouped(4), decoders.concatenating()]
+)
+def test_decoders_are_compiled_for_tokens_and_chunks(
+    compile_toy: Build, tmp_path: Path, model: onnx.ModelProto
+) -> None:
+    manifest = compile_toy(decoders.named(model), max_block=None, weights="external")
+    check_plans(tmp_path / "engine", manifest)
+    assert manifest.planned_shapes["input_ids"] == (1, 128)
+    assert manifest.planned_shapes["attention_mask"] == (1, 512)
 
 
 @pytest.mark.slow

@@ -155,6 +155,19 @@ def test_attention_of_another_kind_is_refused(options: dict[str, Any], word: str
         both([node("GroupQueryAttention", inputs, [*outputs], **options)], feeds, {}, outputs)
 
 
+def test_a_cache_of_no_tokens_is_refused() -> None:
+    feeds = attention_feeds([0], 5)
+    feeds |= {name: feeds[name][:, :, :0] for name in ("key", "value")}
+    inputs = ["q", "k", "v", "key", "value", "last", "total"]
+    present = (1, GROUPS, 5, WIDTH)
+    outputs = {"y": feeds["q"].shape, "a": present, "b": present}
+    attention = node(
+        "GroupQueryAttention", inputs, [*outputs], num_heads=HEADS, kv_num_heads=GROUPS
+    )
+    with pytest.raises(ModelError, match="a cache of no tokens"):
+        both([attention], feeds, {}, outputs)
+
+
 def test_products_in_another_order_are_refused() -> None:
     feeds = {"x": floats(1, 5, 32), "packed": words(8, 1, 16), "scales": floats(8, 1)}
     feeds["order"] = np.zeros(32, np.int32)
