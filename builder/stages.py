@@ -40,11 +40,12 @@ from swapnet.data.spool import Sample, samples_to_plan, spool
 from swapnet.executor.backends import can_run
 from swapnet.executor.backends.onnxruntime import names_shapes
 from swapnet.executor.samples import save_samples
-from swapnet.executor.state import CONTEXT
+from swapnet.executor.state import CONTEXT, known_pairs
 from swapnet.manifest import TOKENIZER, Manifest, Source, save_manifest
 from swapnet.progress import Progress
 from swapnet.ranges import RANGES, save_ranges
 from swapnet.tensorrt import TENSORRT
+from swapnet.token_rows import IDS
 
 __all__ = ["Build", "build_into", "import_model", "with_memory"]
 
@@ -258,9 +259,11 @@ def import_model(
         options = replace(options, shapes=planned, dims={})
     if options.backend in TENSORRT and not options.shapes:
         inputs = inputs_of(source.proto.graph)
-        in_place = source.has_operator("GroupQueryAttention")
-        sizes = context_sizes(inputs, CONTEXT, in_place=in_place)
-        options = replace(options, dims={**sizes, **options.dims})
+        names = {value.name for value in inputs}
+        if IDS in names and any(known_pairs((o.name for o in source.proto.graph.output), names)):
+            in_place = source.has_operator("GroupQueryAttention")
+            dims = context_sizes(inputs, options.dims, CONTEXT, in_place=in_place)
+            options = replace(options, dims=dims)
     if options.precision.precision != "fp32":
         progress("convert", 0, 1)
     folder = work / "converted"

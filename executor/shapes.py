@@ -121,24 +121,21 @@ def ensure_context(
 
 def _check_context(engine: Engine, cache: Cache) -> None:
     """Compare a cache with the shapes that TensorRT compiled an engine for."""
-    built = engine.built
-    chunk = built.planned_shapes[IDS][-1]
-    most = min(
-        built.planned_shapes[pair.past][pair.axis] + (0 if pair.in_place else chunk)
-        for pair in cache.pairs
-    )
-    shapes = cache.shapes(built)
-    if cache.context > most or any(
-        size > limit
-        for name, shape in shapes.items()
+    built, pair = engine.built, cache.pairs[0]
+    before = 0 if pair.in_place else built.planned_shapes[IDS][-1]
+    most = built.planned_shapes[pair.past][pair.axis] + before
+    fits = (
+        size <= limit
+        for name, shape in cache.shapes(built).items()
         for size, limit in zip(shape, built.planned_shapes[name], strict=True)
-    ):
+    )
+    if cache.context > most or not all(fits):
         raise EngineError(
             f"{engine.folder} has no context of {cache.context} tokens",
             why=f"{built.compiled.backend} compiled it for a cache of {most} tokens, and inputs up "
             f"to {as_title(built.planned_shapes)}",
-            hint="give a smaller context, or build it again for larger inputs: --dims "
-            + ",".join(f"{symbol}=SIZE" for symbol in model_symbols(built.inputs)),
+            hint="give a smaller context, or build it again for a larger one: --dims "
+            f"{built.tensors[pair.past].shape[pair.axis]}={cache.context - before}",
         )
 
 

@@ -277,17 +277,22 @@ def cached_sizes(
     return {**found, total: found[past] + found[by_meaning["sequence"]]}
 
 
-def context_sizes(inputs: Sequence[ModelInput], context: int, *, in_place: bool) -> dict[str, int]:
-    """Sizes of a decoder's symbols for the last chunk of a context; none for other models.
+def context_sizes(
+    inputs: Sequence[ModelInput], dims: Mapping[str, int], context: int, *, in_place: bool
+) -> dict[str, int]:
+    """Sizes of a decoder's symbols in the last chunk of a context; ``dims`` for other models.
 
     A cache that is written in place is as long as the context; others have what came before.
+    ``dims`` are sizes that the user gave: that of the past says how long the context is.
     """
     by_meaning = {meaning: symbol for symbol, meaning in _meanings(inputs).items()}
     if not {"past", "sequence"} <= by_meaning.keys():
-        return {}
-    past = context if in_place else context - _SEQUENCE_LENGTH
-    sizes = {"past": past, "total": context, "sequence": _SEQUENCE_LENGTH}
-    return {by_meaning[meaning]: sizes[meaning] for meaning in sizes.keys() & by_meaning.keys()}
+        return dict(dims)
+    chunk = dims.get(by_meaning["sequence"], _SEQUENCE_LENGTH)
+    past = dims.get(by_meaning["past"], context if in_place else context - chunk)
+    total = past if in_place else past + chunk
+    sizes = {"past": past, "total": total, "sequence": chunk}
+    return {by_meaning[m]: sizes[m] for m in sizes.keys() & by_meaning.keys()} | {**dims}
 
 
 def likely_shapes(

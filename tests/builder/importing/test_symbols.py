@@ -14,7 +14,12 @@ from swapnet.builder import build
 from swapnet.builder.importing.graph import Graph, Value
 from swapnet.builder.importing.shapes import plan_sizes
 from swapnet.builder.importing.source import open_source
-from swapnet.builder.importing.symbols import candidates, fixed_sizes, likely_shapes
+from swapnet.builder.importing.symbols import (
+    candidates,
+    context_sizes,
+    fixed_sizes,
+    likely_shapes,
+)
 from swapnet.builder.rewriting.optimise import TYPES, Operators, optimise
 from swapnet.errors import InputError, ModelError
 from swapnet.executor.backends.onnxruntime import names_shapes
@@ -329,3 +334,31 @@ def test_smallest_shapes_follow_the_graph(tmp_path: Path) -> None:
     manifest = build(tmp_path / "toy.onnx", tmp_path / "engine", dims={"n": 3})
     assert manifest.planned_shapes == {"x": (3, 48)}
     assert manifest.symbols == {"n": 3, "c": 48}
+
+
+PAST, TOTAL, SEQUENCE = "past_sequence_length", "total_sequence_length", "sequence_length"
+
+
+@pytest.mark.parametrize(
+    ("in_place", "dims", "sizes"),
+    [
+        (True, {}, (512, 512, 128)),
+        (True, {PAST: 1024}, (1024, 1024, 128)),
+        (False, {}, (384, 512, 128)),
+        (False, {SEQUENCE: 64}, (448, 512, 64)),
+        (False, {PAST: 100}, (100, 228, 128)),
+    ],
+)
+def test_a_decoder_has_sizes_of_the_last_chunk_of_a_context(
+    in_place: bool, dims: dict[str, int], sizes: tuple[int, int, int]
+) -> None:
+    ids = Value("input_ids", "int64", ("batch_size", SEQUENCE))
+    mask = Value("attention_mask", "int64", ("batch_size", TOTAL))
+    past = Value("past_key_values.0.key", "float32", ("batch_size", 2, PAST, 16))
+    found = context_sizes([ids, mask, past], dims, 512, in_place=in_place)
+    assert tuple(found[symbol] for symbol in (PAST, TOTAL, SEQUENCE)) == sizes
+
+
+def test_other_models_have_the_sizes_that_are_given() -> None:
+    image = Value("image", "float32", ("n", 3, "h", "w"))
+    assert context_sizes([image], {"n": 2}, 512, in_place=False) == {"n": 2}
