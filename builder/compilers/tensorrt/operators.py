@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -198,9 +199,8 @@ def _attention(writer: _Writer, node: onnx.NodeProto) -> None:
     options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     others = [name for name, usual in _PLAIN.items() if options.get(name, usual[0]) not in usual]
     others += [name for name in given[9:] if name]
-    if others or not key or not all(name in writer.infos for name in pasts):
-        why = ", ".join(others) or "keys that are packed with queries, or a cache that is no input"
-        raise writer.refusal(node, why)
+    if others or not all(name in writer.infos for name in pasts):
+        raise writer.refusal(node, ", ".join(others) or "a cache that is no input")
     heads, groups = int(options["num_heads"]), int(options["kv_num_heads"])
     length, width = writer.values[pasts[0]].planned[2:]
     if not length:
@@ -210,6 +210,11 @@ def _attention(writer: _Writer, node: onnx.NodeProto) -> None:
         writer.infos[name].type.tensor_type.shape.dim[2].dim_value = length
         value = writer.values[name]
         writer.fixed[name] = replace(value, shape=(*value.shape[:2], length, width))
+    if not key:  # queries, keys and values are one input
+        counts = (0, heads, heads + groups, heads + 2 * groups)
+        ends = [writer.constant([width * count]) for count in counts]
+        axis = writer.constant([2])
+        query, key, content = (writer("Slice", query, *span, axis) for span in pairwise(ends))
     kind = helper.tensor_dtype_to_np_dtype(writer.kind(pasts[0]))
     last = writer("Cast", lasts, to=TensorProto.INT64)  # (batch,): position of the last token
     sequence = writer("Gather", writer("Shape", query), writer.constant(1))

@@ -116,6 +116,18 @@ def test_attention_with_a_cache(rotary: dict[str, int], lengths: list[int], toke
             np.testing.assert_allclose(given[row, :, used], wanted[row, :, used], atol=1e-5)
 
 
+def test_attention_with_queries_and_keys_in_one() -> None:
+    feeds = attention_feeds([3], 5)
+    feeds["packed"] = np.concatenate([feeds.pop(name) for name in "qkv"], axis=2)
+    outputs = {"y": (1, 5, HEADS * WIDTH), "a": feeds["key"].shape, "b": feeds["key"].shape}
+    inputs = ["packed", "", "", "key", "value", "last", "total"]
+    attention = node(
+        "GroupQueryAttention", inputs, [*outputs], num_heads=HEADS, kv_num_heads=GROUPS
+    )
+    expected, found, _ = both([attention], feeds, {}, outputs)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-5)
+
+
 def test_what_is_not_used_of_a_cache_has_no_effect() -> None:
     feeds = attention_feeds([3], 1)
     inputs = ["q", "k", "v", "key", "value", "last", "total"]
