@@ -15,7 +15,7 @@ from swapnet.builder.compilers.skeleton import skeleton
 from swapnet.builder.compilers.tensorrt.engine import compile_engine, compile_in_child
 from swapnet.builder.compilers.tensorrt.errors import wants_memory
 from swapnet.builder.compilers.tensorrt.job import Job, Profile
-from swapnet.builder.compilers.tensorrt.operators import expand, is_of_bytes
+from swapnet.builder.compilers.tensorrt.operators import OF_BYTES, expand
 from swapnet.builder.compilers.tensorrt.options import TensorRTOptions
 from swapnet.builder.compilers.tensorrt.style import choose_styles
 from swapnet.builder.compilers.tensorrt.timing_cache import timing_cache_path
@@ -137,8 +137,8 @@ class TensorRTCompiler:
                     why="it says how large another value is, which must be known on the host",
                     hint="make it a constant, or build with --backend onnxruntime",
                 )
-        taken_apart = {n for node in graph.nodes if is_of_bytes(node) for n in node.output}
-        of_bytes = {n for n in taken_apart if graph.values[n].dtype == "uint8"}
+        apart = {n for node in graph.nodes if node.op_type in OF_BYTES for n in node.output}
+        of_bytes = {name for name in apart if graph.values[name].dtype == "uint8"}
         return Cutting(ENGINE_CUT_COST_BYTES, shapes | of_bytes)
 
     def styles(self, graph: Graph, pieces: Sequence[Piece]) -> tuple[WeightStyle, ...]:

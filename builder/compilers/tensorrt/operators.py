@@ -19,14 +19,16 @@ from swapnet.builder.importing.graph import Value
 from swapnet.errors import ModelError
 from swapnet.tensors import ONNX_TYPES
 
-__all__ = ["expand", "is_of_bytes"]
+__all__ = ["OF_BYTES", "expand"]
 
 _MICROSOFT = "com.microsoft"
+_HINT = "build it for the CPU: --backend onnxruntime"
 
 _BYTES = int(TensorProto.UINT8)
 
-_OF_BYTES = frozenset({"BitShift", "Concat", "Mod", "Reshape", "Slice"})
-"""Operators that take quantised rows of a table apart (`gather_block_rows`)."""
+OF_BYTES = frozenset({"BitShift", "Concat", "Mod", "Reshape", "Slice"})
+"""Operators that take quantised rows of a table apart (`gather_block_rows`): in place of bytes they
+get larger integers."""
 
 _PLAIN: Mapping[str, Sequence[object]] = {
     **{"softcap": (0.0,), "smooth_softmax": (0, -1), "local_window_size": (-1,)},
@@ -67,11 +69,6 @@ def expand(model: onnx.ModelProto, title: str, values: Mapping[str, Value]) -> d
     for node in nodes:
         _EXPANSIONS.get(node.op_type, _keep)(writer, node)
     return writer.fixed
-
-
-def is_of_bytes(node: onnx.NodeProto) -> bool:
-    """Whether an operator may compute with bytes in place of which it gets larger integers."""
-    return node.op_type in _OF_BYTES
 
 
 class _Writer:
@@ -120,22 +117,14 @@ class _Writer:
             return self.constant(numpy_helper.to_array(self.stored[name]), np.int32)
         return self("Cast", name, to=TensorProto.INT32)
 
-    def refusal(
-        self,
-        node: onnx.NodeProto,
-        why: str,
-        hint: str = "build it for the CPU: --backend onnxruntime",
-    ) -> ModelError:
-        return ModelError(
-            f"{self._title} can't be compiled by TensorRT",
-            why=f"{node.op_type} {node.output[0]!r} has {why}",
-            hint=hint,
-        )
+    def refusal(self, node: onnx.NodeProto, why: str, hint: str = _HINT) -> ModelError:
+        what = f"{self._title} can't be compiled by TensorRT"
+        return ModelError(what, why=f"{node.op_type} {node.output[0]!r} has {why}", hint=hint)
 
 
 def _keep(writer: _Writer, node: onnx.NodeProto) -> None:
     """Write an operator as it is; in place of bytes it gets integers of 32 bits."""
-    if node.op_type in _OF_BYTES and node.domain in ("", "ai.onnx"):
+    if node.op_type in OF_BYTES and node.domain in ("", "ai.onnx"):
         for position, name in enumerate(node.input):
             node.input[position] = writer.whole(name)
     writer.graph.node.append(node)
@@ -147,12 +136,8 @@ def _shift(writer: _Writer, node: onnx.NodeProto) -> None:
     if direction != b"RIGHT" or node.input[1] not in writer.stored:
         raise writer.refusal(node, "another direction than RIGHT, or a shift that is computed")
     divisor = 1 << numpy_helper.to_array(writer.stored[node.input[1]]).astype(np.int32)
-    writer(
-        "Div",
-        writer.whole(node.input[0]),
-        writer.constant(divisor, np.int32),
-        output=node.output[0],
-    )
+    whole = writer.whole(node.input[0])
+    writer("Div", whole, writer.constant(divisor, np.int32), output=node.output[0])
 
 
 def _product(writer: _Writer, node: onnx.NodeProto) -> None:
@@ -163,9 +148,8 @@ def _product(writer: _Writer, node: onnx.NodeProto) -> None:
     rows, columns = numbers["N"], numbers["K"]
     count = -(-columns // size)
     if bits not in (4, 8) or columns % size or order:
-        raise writer.refusal(
-            node, f"{bits} bits, {columns} columns in blocks of {size}, or an order"
-        )
+        why = f"{bits} bits, {columns} columns in blocks of {size}, or an order"
+        raise writer.refusal(node, why)
     kind = helper.tensor_dtype_to_np_dtype(dtype)
 
     def floats(name: str, each: int) -> str:
@@ -241,17 +225,11 @@ def _attention(writer: _Writer, node: onnx.NodeProto) -> None:
     )
     scale = options.get("scale") or width**-0.5
     queries = writer("Mul", turned(query, heads), writer.constant(scale, kind))
-    scores = writer(
-        "MatMul",
-        writer.shaped(queries, 0, groups, -1, width),
-        writer("Transpose", keys, perm=[0, 1, 3, 2]),
-    )
-    seen = writer(
-        "LessOrEqual",
-        writer.constant(np.arange(length)),
-        writer("Unsqueeze", places, writer.constant([1, 2, 4])),
-    )
+    grouped = writer.shaped(queries, 0, groups, -1, width)
+    scores = writer("MatMul", grouped, writer("Transpose", keys, perm=[0, 1, 3, 2]))
     scores = writer.shaped(scores, 0, groups, heads // groups, -1, length)
+    limits = writer("Unsqueeze", places, writer.constant([1, 2, 4]))
+    seen = writer("LessOrEqual", writer.constant(np.arange(length)), limits)
     lowest = writer.constant(np.finfo(kind).min, kind)
     weights = writer("Softmax", writer("Where", seen, scores, lowest), axis=-1)
     mixed = writer("MatMul", writer.shaped(weights, 0, groups, -1, length), values)
