@@ -238,8 +238,6 @@ def _save_model(
     Its inputs are returned, with the sizes that its operators fix.
     """
     model = skeleton(graph, part, name, embedded)
-    inputs = {n: graph.values[n] for n in part.inputs}
-    inputs |= expand(model, name, graph.values)
     data = path.with_suffix(".data")
     offset = 0
     with data.open("wb") as file:
@@ -251,6 +249,7 @@ def _save_model(
             stored = external_tensor(weight, constant.dtype, constant.shape, *place)
             model.graph.initializer.append(stored)
             offset = align_up(offset + constant.nbytes, TENSOR_ALIGNMENT)
+    inputs = {n: graph.values[n] for n in part.inputs} | expand(model, name, graph.values)
     path.write_bytes(model.SerializeToString(deterministic=True))
     return [inputs[n] for n in part.inputs]
 

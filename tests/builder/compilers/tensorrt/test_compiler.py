@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +114,15 @@ def test_looked_up_weights_stay_readable(compile_toy: Build, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("weights", ["external", "embedded"])
 @pytest.mark.parametrize(
-    "model", [decoders.grouped(), decoders.grouped(4), decoders.concatenating()]
+    "model", [decoders.grouped, partial(decoders.grouped, 4), decoders.concatenating]
 )
 def test_decoders_are_compiled_for_tokens_and_chunks(
-    compile_toy: Build, tmp_path: Path, model: onnx.ModelProto
+    compile_toy: Build, tmp_path: Path, model: Callable[[], onnx.ModelProto], weights: str
 ) -> None:
-    manifest = compile_toy(decoders.named(model), max_block=None, weights="external")
+    manifest = compile_toy(decoders.named(model()), max_block=None, weights=weights)
+    assert {block.weight_style for block in manifest.blocks if block.weights} <= {weights}
     check_plans(tmp_path / "engine", manifest)
     assert manifest.planned_shapes["input_ids"] == (1, 128)
     assert manifest.planned_shapes["attention_mask"] == (1, 512)
