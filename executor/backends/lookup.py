@@ -28,6 +28,9 @@ __all__ = ["LookupSegment", "RowReader"]
 _LANES = 12
 """Number of small requests in flight: they wait for the large ones of the ring."""
 
+_KEPT, _KEPT_BYTES = 128, 8 << 10
+"""Number and largest size of the pieces of the file that are kept, in memory of the staging's."""
+
 _GAP_BYTES = 32 << 10
 """Largest gap between rows that are read in one request."""
 
@@ -44,7 +47,11 @@ class _Span:
 
 
 class RowReader:
-    """Reader of the rows of one table; ``patience`` limits the time that storage may take."""
+    """Reader of the rows of one table; ``patience`` limits the time that storage may take.
+
+    It keeps the small pieces of the file that were used last: words of a text return, and a page
+    has rows beside the wanted one.
+    """
 
     def __init__(self, block: Block, storage: Reader, patience: Patience | None = None) -> None:
         assert block.lookup is not None
@@ -55,6 +62,8 @@ class RowReader:
         self._offsets = np.array([run.offset for run in self._lookup.rows], np.int64)
         self._patience = patience or Patience()
         self._late: tuple[Future[None], StalledError] | None = None
+        self._kept: dict[tuple[int, int], bytes] = {}
+        """Pieces by offset and size, the latest last."""
         self._begin()
         self.read_bytes = 0
         """Bytes read since the reader was made."""
@@ -94,8 +103,8 @@ class RowReader:
         offsets = self._offsets[runs] + (wanted[order] - self._first_rows[runs]) * row_nbytes
         rows = destination.reshape(-1).view(np.uint8).reshape(len(wanted), row_nbytes)
         for batch in self._batches(offsets):
-            for view, span in self._staged(batch):
-                data = np.frombuffer(view, np.uint8)
+            for piece, span in self._staged(batch):
+                data = np.frombuffer(piece, np.uint8)
                 for position in range(span.first, span.last + 1):
                     begin = int(offsets[position]) - span.offset
                     rows[order[position]] = data[begin : begin + row_nbytes]
@@ -106,7 +115,7 @@ class RowReader:
 
     def _begin(self) -> None:
         """Take threads and memory that no late request has."""
-        self._staging = Arena(LOOKUP_BYTES)
+        self._staging = Arena(LOOKUP_BYTES - _KEPT * _KEPT_BYTES)
         self._workers = Workers(_LANES, "swapnet-rows")
 
     def _in_table(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -146,7 +155,19 @@ class RowReader:
             yield _Span(start, end - start, first, position - 1)
             first = position
 
-    def _staged(self, batch: list[_Span]) -> Iterator[tuple[memoryview, _Span]]:
+    def _staged(self, batch: list[_Span]) -> Iterator[tuple[memoryview | bytes, _Span]]:
+        found = [self._kept.pop((span.offset, span.nbytes), None) for span in batch]
+        missing = [span for span, piece in zip(batch, found, strict=True) if piece is None]
+        views = iter(self._read(missing) if missing else ())
+        for span, kept in zip(batch, found, strict=True):
+            piece = kept or next(views)
+            yield piece, span
+            if span.nbytes <= _KEPT_BYTES:
+                self._kept[span.offset, span.nbytes] = bytes(piece)
+        while len(self._kept) > _KEPT:
+            del self._kept[next(iter(self._kept))]
+
+    def _read(self, batch: list[_Span]) -> list[memoryview]:
         starts = np.cumsum([0] + [span.nbytes for span in batch])
         staged = [
             (self._staging.view(int(start), span.nbytes), span)
@@ -159,7 +180,7 @@ class RowReader:
         for future in reading:
             future.result()
         self.read_bytes += int(starts[-1])
-        yield from staged
+        return [view for view, _ in staged]
 
     def _await(self, reading: list[Future[None]], first: _Span) -> None:
         since_s = time.perf_counter()

@@ -39,7 +39,7 @@ READ_BYTES = 4 << 20
 """Size of one request to storage: large enough for full bandwidth with one in flight."""
 
 LOOKUP_BYTES = 2 << 20
-"""Staging memory for rows of a lookup."""
+"""Memory for rows of a lookup: on their way, and read last."""
 
 _DYNAMIC_SLACK = 1.25
 """Room for fragments of ONNX Runtime's arena, where values of unknown size share it."""

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swapnet.errors import InputError, StorageError
+from swapnet.executor.backends import lookup
 from swapnet.executor.backends.base import Array
 from swapnet.executor.backends.lookup import RowReader
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
@@ -98,11 +99,32 @@ def test_more_rows_than_fit_in_the_staging_memory(tmp_path: Path) -> None:
 
 
 def test_neighbours_are_read_in_one_request(reader: RowReader) -> None:
+    reader._kept.clear()
     before = reader.read_bytes
     rows_of(reader, np.array([3, 5, 4, 5, 3]))
     assert reader.read_bytes - before == 4096
     rows_of(reader, np.array([3, 900]))
-    assert reader.read_bytes - before == 3 * 4096
+    assert reader.read_bytes - before == 2 * 4096
+
+
+def test_what_was_read_last_is_not_read_again(
+    reader: RowReader, table: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "_KEPT", 3)
+
+    def pages_read(*rows: int) -> int:
+        before = reader.read_bytes
+        for row in rows:
+            np.testing.assert_array_equal(rows_of(reader, np.array([row]))[0].ravel(), table[row])
+        return (reader.read_bytes - before) // 4096
+
+    assert pages_read(400, 420, 440) == 3
+    assert pages_read(401, 440, 420, 400) == 0
+    assert pages_read(460) == 1  # in place of the page of row 440
+    assert pages_read(420, 400, 460) == 0
+    assert pages_read(440) == 1
+    reader.read(np.arange(1520), reader.new_rows((1520,)))
+    assert pages_read(440) == 0
 
 
 @pytest.mark.parametrize("index", [1520, -1521, 1 << 40])
