@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -341,6 +342,19 @@ def mappings_of(path: Path, maps: Path = Path("/proc/self/maps")) -> list[FileMa
             start, end = (int(address, 16) for address in addresses.split("-"))
             found.append(FileMapping(start, end, int(offset, 16)))
     return found
+
+
+def address_holes(most_bytes: int, maps: Path = Path("/proc/self/maps")) -> list[tuple[int, int]]:
+    """Begin and end of each small hole in the address space, where neither heap nor stack grows."""
+    lines = [line.split(maxsplit=5) for line in maps.read_text().splitlines()]
+    ends = [[int(end, 16) for end in line[0].split("-")] for line in lines]
+    return [
+        (before[1], after[0])
+        for (below, above), (before, after) in zip(pairwise(lines), pairwise(ends), strict=True)
+        if 0 < after[0] - before[1] < most_bytes
+        and below[-1] != "[heap]"
+        and above[-1] != "[stack]"
+    ]
 
 
 def kernel_module_version(path: Path = Path("/sys/module/nvidia/version")) -> str:

@@ -5,10 +5,10 @@ The package `onnx` would take 12 MiB of an executing process, and reads a file w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-__all__ = ["LENGTH", "VARINT", "Field", "encoded", "fields", "number", "varint"]
+__all__ = ["LENGTH", "VARINT", "Field", "edited", "encoded", "fields", "number", "varint"]
 
 VARINT, _EIGHT, LENGTH, _FOUR = 0, 1, 2, 5
 """Wire types."""
@@ -76,6 +76,18 @@ def varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
 def encoded(field: int, content: bytes) -> bytes:
     """A field of bytes, with its key and length."""
     return number(field << 3 | LENGTH) + number(len(content)) + content
+
+
+def edited(message: bytes, path: tuple[int, ...], edit: Callable[[bytes], bytes]) -> bytes:
+    """The message with the fields on ``path`` changed by ``edit``."""
+    if not path:
+        return edit(message)
+    return b"".join(
+        encoded(f.number, edited(message[f.content : f.end], path[1:], edit))
+        if f.number == path[0]
+        else message[f.start : f.end]
+        for f in fields(message)
+    )
 
 
 def number(value: int) -> bytes:

@@ -6,10 +6,10 @@ repeated fields are appended), so consecutive skeletons become one graph by copy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from swapnet.protobuf import Field, encoded, fields, number
+from swapnet.protobuf import Field, edited, encoded, fields, number
 
 __all__ = ["Parts", "merge_skeletons", "parts_of", "with_heights"]
 
@@ -103,22 +103,10 @@ def with_heights(model: bytes, heights: Mapping[str, tuple[int, int | None]]) ->
         name = next(value[f.content : f.end] for f in fields(value) if f.number == 1).decode()
         if name not in heights:
             return value
-        return _edited(value, _TYPE, lambda shape: _with_dim(shape, *heights[name]))
+        return edited(value, _TYPE, lambda shape: _with_dim(shape, *heights[name]))
 
-    graph = _edited(model, (_MODEL_GRAPH, _GRAPH_INPUT), resized)
-    return _edited(graph, (_MODEL_GRAPH, _GRAPH_OUTPUT), resized)
-
-
-def _edited(message: bytes, path: tuple[int, ...], edit: Callable[[bytes], bytes]) -> bytes:
-    """The message with the fields on ``path`` changed by ``edit``."""
-    if not path:
-        return edit(message)
-    return b"".join(
-        encoded(f.number, _edited(message[f.content : f.end], path[1:], edit))
-        if f.number == path[0]
-        else message[f.start : f.end]
-        for f in fields(message)
-    )
+    graph = edited(model, (_MODEL_GRAPH, _GRAPH_INPUT), resized)
+    return edited(graph, (_MODEL_GRAPH, _GRAPH_OUTPUT), resized)
 
 
 def _with_dim(shape: bytes, axis: int, size: int | None) -> bytes:

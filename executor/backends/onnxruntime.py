@@ -26,7 +26,7 @@ from swapnet.executor.backends.merge_skeletons import (
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.backends.skeletons import Skeletons
 from swapnet.executor.backends.strips import OneStrip, StripedSegment, run_of, strip_heights
-from swapnet.executor.backends.windows import Opened, drop_cached, open_mapped
+from swapnet.executor.backends.windows import GAP, Opened, drop_cached, gathered, open_mapped
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.gpu.memory import DeviceArray
 from swapnet.executor.planning.layout import spans
@@ -235,7 +235,8 @@ class OnnxRuntimeBackend(HostBackend):
         if not windows or not self._takes_windows:
             return Opened(make())
         self._has_mapped = True
-        opened = open_mapped(self._weights, windows, make)
+        model = gathered(model, windows)
+        opened = open_mapped(self._weights, [block.windows for block in blocks], make)
         if not opened.borrowers:
             _LOGGER.warning(
                 "blocks %d to %d read weights through the page cache, beside the budget: this "
@@ -510,12 +511,13 @@ class OrtSegment:
                 self._place_value(self._binding.bind_input, arg.name, manifest, bindings)
             else:
                 self._given_inputs.append(manifest.tensors[arg.name])
-        for arg in session.get_outputs():
+        outputs = [arg for arg in session.get_outputs() if not arg.name.startswith(GAP)]
+        for arg in outputs:
             if arg.name in bindings.values:
                 self._place_value(self._binding.bind_output, arg.name, manifest, bindings)
             else:
                 self._given_outputs.append(manifest.tensors[arg.name])
-        placed = len(session.get_outputs()) - len(self._given_outputs)
+        placed = len(outputs) - len(self._given_outputs)
         self._positions = {t.name: placed + i for i, t in enumerate(self._given_outputs)}
         """Positions in the order of binding, which is the order of `get_outputs`."""
 

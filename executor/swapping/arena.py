@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -15,14 +15,14 @@ import numpy as np
 
 from swapnet.errors import BudgetError
 from swapnet.executor.planning.layout import OWN_PAGES_BYTES
-from swapnet.machine import huge_page_bytes
+from swapnet.machine import address_holes, huge_page_bytes
 from swapnet.manifest import Tensor
 from swapnet.tensors import Array, numpy_dtype
 from swapnet.units import align_up, format_size
 
-__all__ = ["Arena", "Borrower", "can_lend", "forget_pages", "new_array", "take"]
+__all__ = ["Arena", "Borrower", "can_lend", "forget_pages", "new_array", "side_by_side", "take"]
 
-_MAP_FIXED = 0x10
+_MAP_FIXED, _MAP_NORESERVE, _MAP_FIXED_NOREPLACE = 0x10, 0x4000, 0x100000
 _MADV_COLD = 20
 _MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
 
@@ -35,6 +35,7 @@ _libc.mmap.argtypes = [
     *(ctypes.c_void_p, ctypes.c_size_t),
     *(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long),
 ]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.mremap.argtypes = [
     *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t),
     *(ctypes.c_int, ctypes.c_void_p),
@@ -262,6 +263,25 @@ def take(borrower: Borrower) -> None:
     if _libc.mmap(borrower.address, nbytes, access, kind, -1, 0) != borrower.address:
         raise _unreserved(nbytes, OSError(ctypes.get_errno(), "mmap"))
     _madvise(borrower.address, nbytes, mmap.MADV_DONTFORK)
+
+
+@contextmanager
+def side_by_side(nbytes: int) -> Iterator[None]:
+    """Have the kernel put mappings of up to ``nbytes`` below each other, as far as it can be had.
+
+    It takes the highest hole that is large enough, so smaller ones are filled meanwhile.
+    """
+    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED_NOREPLACE
+    filled = []
+    for start, end in address_holes(nbytes):
+        address = _libc.mmap(start, end - start, 0, kind, -1, 0)
+        if address not in (None, ctypes.c_void_p(-1).value):
+            filled.append((address, end - start))
+    try:
+        yield
+    finally:
+        for address, length in filled:
+            _libc.munmap(address, length)
 
 
 def forget_pages(address: int, nbytes: int) -> None:

@@ -26,8 +26,8 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning import planner
 from swapnet.executor.planning.plan import PlanOptions, Step
-from swapnet.executor.swapping.arena import Arena, Borrower
-from swapnet.machine import FileMapping, anonymous_bytes, mappings_of
+from swapnet.executor.swapping.arena import Arena, Borrower, side_by_side
+from swapnet.machine import FileMapping, address_holes, anonymous_bytes, mappings_of
 from swapnet.manifest import WEIGHTS, Window
 from tests.helpers.decoders import grouped
 from tests.helpers.engines import Arrays, BuildToy, assert_same, poison
@@ -60,11 +60,22 @@ def executor(toy: Built) -> Iterator[SwapExecutor]:
         yield opened
 
 
-def _borrowers(executor: SwapExecutor) -> list[Borrower]:
+def _windows(executor: SwapExecutor) -> list[tuple[int, int]]:
+    """Address and size of each window."""
     state = executor._state
     assert state is not None
-    segments = (s for s in state._segments if isinstance(s, OrtSegment))
-    return [b for segment in segments for b, _ in getattr(segment, "_places", ())]
+    found = []
+    for segment in state._segments:
+        for borrower, offset in getattr(segment, "_places", ()):
+            assert isinstance(segment, OrtSegment)
+            for block in executor.manifest.blocks[segment._step.first : segment._step.last + 1]:
+                begin = offset - executor.plan.places[block.index].offset + block.extent.offset
+                found += [
+                    (borrower.address + window.offset - begin, window.nbytes)
+                    for window in block.windows
+                    if begin <= window.offset and window.end <= begin + borrower.nbytes
+                ]
+    return found
 
 
 @pytest.mark.parametrize("kind", PACKED, ids="-".join)
@@ -94,14 +105,14 @@ def test_every_kernel_reads_its_windows(
 ) -> None:
     feeds = toy.feeds()
     executor(feeds)
-    borrowers = _borrowers(executor)
-    assert len(borrowers) == sum(len(b.windows) for b in executor.manifest.blocks)
-    for borrower in borrowers:
-        kept = ctypes.string_at(borrower.address, borrower.nbytes)
-        ctypes.memset(borrower.address, 0xFF, borrower.nbytes)
+    found = _windows(executor)
+    assert len(found) == sum(len(b.windows) for b in executor.manifest.blocks)
+    for address, nbytes in found:
+        kept = ctypes.string_at(address, nbytes)
+        ctypes.memset(address, 0xFF, nbytes)
         poisoned = executor(feeds)
-        assert any(not np.array_equal(poisoned[n], expected[n]) for n in expected), borrower
-        ctypes.memmove(borrower.address, kept, borrower.nbytes)
+        assert any(not np.array_equal(poisoned[n], expected[n]) for n in expected), address
+        ctypes.memmove(address, kept, nbytes)
     assert_same(executor(feeds), expected)
 
 
@@ -277,7 +288,7 @@ def test_a_forked_process_has_neither_arena_nor_windows(toy: Built, expected: Ar
         assert_same(opened(feeds), expected)
         state = opened._state
         assert state is not None
-        addresses = [state.arena.address, *(b.address for b in _borrowers(opened))]
+        addresses = [state.arena.address, *(address for address, _ in _windows(opened))]
         assert addresses == _mapped(addresses)
         waiting = [opened.submit(feeds) for _ in range(20)]
         for _ in range(10):
@@ -361,3 +372,11 @@ def test_lent_pages_keep_their_bytes() -> None:
     arena.lend([(borrower, 0)])
     arena.discard()
     assert bytes(arena.view(0, pages[5])) == bytes(pages[5])
+
+
+def test_small_holes_are_filled_for_a_while() -> None:
+    before = address_holes(1 << 20)
+    assert before
+    with side_by_side(1 << 20):
+        assert len(address_holes(1 << 20)) < len(before)
+    assert len(set(before) & set(address_holes(1 << 20))) > len(before) // 2
