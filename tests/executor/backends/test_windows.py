@@ -7,6 +7,8 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,49 @@ def test_every_kernel_reads_its_windows(
         assert any(not np.array_equal(poisoned[n], expected[n]) for n in expected), address
         ctypes.memmove(address, kept, nbytes)
     assert_same(executor(feeds), expected)
+
+
+_MOVES = """
+import sys
+from swapnet.executor import SwapExecutor
+with SwapExecutor(sys.argv[1], "100%") as opened:
+    print(sum(len(getattr(each, "_places", ())) for each in opened._state._segments))
+"""
+
+
+@pytest.mark.slow
+def test_windows_of_a_block_move_together(engine: BuildToy) -> None:
+    """In a process of its own, whose address space has few holes."""
+    toy = _with_windows(engine("packing"))
+    if not onnxruntime.names_shapes():
+        pytest.skip("this ONNX Runtime maps in another order")
+    child = [sys.executable, "-c", _MOVES, str(toy.folder)]
+    moves = int(subprocess.run(child, check=True, capture_output=True).stdout)
+    assert 0 < moves < sum(len(block.windows) for block in toy.manifest.blocks)
+
+
+def test_what_is_packed_is_mapped_from_the_last_on(toy: Built) -> None:
+    for block in toy.manifest.blocks:
+        if not block.windows:
+            continue
+        model = (toy.folder / block.file).read_bytes()
+        graph = onnx.load_from_string(windows.gathered(model, block.windows)).graph
+        offsets, blobs = [], []
+        for tensor in graph.initializer:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            packed = [value for key, value in entries.items() if key.startswith("prepacked_")]
+            assert len(packed) == tensor.name.startswith(windows.GAP)
+            if packed:
+                offsets.append(int(entries["offset"]))
+                blobs.append(int(packed[0].split("|")[1].split(";")[0]))
+                assert tensor.name in {output.name for output in graph.output}
+                assert 0 <= int(entries["length"]) == tensor.dims[0] < 16384
+        assert offsets == sorted(offsets)
+        assert blobs == sorted(blobs, reverse=True)
+        before = onnx.load_from_string(model).graph
+        assert [each.name for each in graph.output][: len(before.output)] == [
+            each.name for each in before.output
+        ]
 
 
 def test_sessions_end_in_any_order(toy: Built, expected: Arrays) -> None:
