@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,7 @@ class Opened:
     borrowers: Mapping[int, Borrower] = field(default_factory=dict)
 
 
-def open_mapped(
-    path: Path, blocks: Sequence[Sequence[Window]], make: Callable[[], Any]
-) -> Opened:
+def open_mapped(path: Path, blocks: Sequence[Sequence[Window]], make: Callable[[], Any]) -> Opened:
     """Make a session of blocks, and take their windows; the page cache keeps nothing of them.
 
     Parameters
@@ -99,8 +97,9 @@ def open_mapped(
         return Opened(session)
     borrowers: dict[int, Borrower] = {}
     for of_block in blocks:
-        at = [(w, *found[w]) for w in sorted(of_block, key=lambda w: w.offset) if found[w]]
-        for offset, address, end in _runs(at, mapped):
+        ordered = sorted(of_block, key=lambda window: window.offset)
+        pairs = [(window, address) for window in ordered for address in found[window]]
+        for offset, address, end in _runs(pairs, mapped):
             borrowers[offset] = Borrower(address, end - offset, session)
     for borrower in borrowers.values():
         take(borrower)
@@ -118,21 +117,19 @@ def _are_copies(path: Path, lost: Sequence[Window], found: Sequence[Window]) -> 
 
 
 def _runs(
-    found: Sequence[tuple[Window, int]], mapped: Sequence[FileMapping]
-) -> Iterator[tuple[int, int, int]]:
+    found: Iterable[tuple[Window, int]], mapped: Sequence[FileMapping]
+) -> list[tuple[int, int, int]]:
     """Offset, address and end in the file of windows that lie in memory as in the file.
 
     All between them is mapped by this session, and is nothing but what aligns them in the file.
     """
-    for position, (window, address) in enumerate(found):
-        if position and _lies_behind(address, window, run, mapped):
-            run = (*run[:2], window.end)
-            continue
-        if position:
-            yield run
-        run = window.offset, address, window.end
-    if found:
-        yield run
+    runs: list[tuple[int, int, int]] = []
+    for window, address in found:
+        if runs and _lies_behind(address, window, runs[-1], mapped):
+            runs[-1] = (*runs[-1][:2], window.end)
+        else:
+            runs.append((window.offset, address, window.end))
+    return runs
 
 
 def _lies_behind(
@@ -163,15 +160,15 @@ def gathered(model: bytes, windows: Sequence[Window]) -> bytes:
     def without(tensor: bytes) -> bytes:
         nonlocal location
         kept = []
-        for field in fields(tensor):
-            if field.number == _EXTERNAL:
-                found = fields(tensor, field.content, field.end)
+        for each in fields(tensor):
+            if each.number == _EXTERNAL:
+                found = fields(tensor, each.content, each.end)
                 key, value = (tensor[f.content : f.end] for f in found)
                 if key.startswith(b"prepacked_"):
                     packed[int(value.split(b"|")[1].split(b";")[0])] = value
                     continue
                 location = value if key == b"location" else location
-            kept.append(tensor[field.start : field.end])
+            kept.append(tensor[each.start : each.end])
         return b"".join(kept)
 
     model = edited(model, (_GRAPH, _INITIALIZER), without)

@@ -282,7 +282,7 @@ def test_weights_with_equal_bytes_have_one_blob(
         expected = apart(feeds)
     with SwapExecutor(tmp_path / "engine", "100%", before_read=poison) as executor:
         assert _joined(executor)
-        assert len(_borrowers(executor)) < sum(len(block.windows) for block in built.blocks)
+        assert len(_windows(executor)) < sum(len(block.windows) for block in built.blocks)
         assert_same(executor(feeds), expected)
     assert "page cache" not in caplog.text
 
