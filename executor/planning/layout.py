@@ -22,6 +22,7 @@ __all__ = [
     "largest_sum",
     "largest_within",
     "last_uses",
+    "late_bytes",
     "late_outputs",
     "lay_out_all",
     "lay_out_staged",
@@ -158,8 +159,8 @@ def lay_out_values(
     striping
         The blocks in strips.
     inside
-        True for those that live inside one block alone, False for those that cross a cut; None for
-        all of them.
+        True for those that live inside one step alone, False for those that others may see; None
+        for all of them.
     """
     place_of, places = _places(manifest, striping, inside)
     layout = pack(places)
@@ -201,8 +202,11 @@ def _places(
             if first <= span[1] and span[0] <= last:
                 alive[name] = min(first, span[0]), max(last, span[1])
         for name, life in strip_lives(manifest, run).items():
-            alive[strip_value(run.first, name)] = life
-            placed[strip_value(run.first, name)] = run.nbytes[name]
+            # Between two blocks of a strip that are apart others may run.
+            is_inside = not run.apart or (name in hidden and name not in crossing)
+            if inside is None or inside == is_inside:
+                alive[strip_value(run.first, name)] = life
+                placed[strip_value(run.first, name)] = run.nbytes[name]
     place_of = {name: name for name in placed}
     for block in manifest.blocks:
         starts = [run.first for run in runs if run.first <= block.index <= run.last]
@@ -230,7 +234,25 @@ def late_outputs(manifest: Manifest, runs: tuple[Striped, ...]) -> tuple[int, in
 
     Large outputs take no memory before they are written; see `swapnet.strips.Striping`.
     """
-    layout = lay_out_values(manifest, Striping(runs, 0))
+    late = _late(manifest, runs)
+    saved = ((block, late_bytes(manifest, Striping(runs, 0, block))) for block in late)
+    return max(((0, 0), *saved), key=lambda found: found[1])
+
+
+def late_bytes(manifest: Manifest, striping: Striping, *, inside: bool | None = None) -> int:
+    """What outputs take of the pages that are given back before block ``late_from``.
+
+    With ``inside`` as in `lay_out_values`: pages of these values alone are given back.
+    """
+    layout = lay_out_values(manifest, striping, inside=inside)
+    kept = layout.kept(span_of(manifest, striping.late_from, striping.late_from)[0])
+    dead = layout.nbytes - sum(stop - start for start, stop in kept)
+    late = _late(manifest, striping.runs)
+    return min(dead, sum(nbytes for first, nbytes in late.items() if first >= striping.late_from))
+
+
+def _late(manifest: Manifest, runs: tuple[Striped, ...]) -> Counter[int]:
+    """Bytes of large outputs by the block, or the first one in strips, that writes them."""
     touched, given = _touched(manifest), {tensor.name for tensor in manifest.inputs}
     late: Counter[int] = Counter()
     for tensor in manifest.outputs:
@@ -239,13 +261,7 @@ def late_outputs(manifest: Manifest, runs: tuple[Striped, ...]) -> tuple[int, in
             block = touched[tensor.name][0]
             first = next((run.first for run in runs if run.first <= block <= run.last), block)
             late[first] += tensor.nbytes
-    best = (0, 0)
-    for block in late:
-        kept = layout.kept(span_of(manifest, block, block)[0])
-        dead = layout.nbytes - sum(stop - start for start, stop in kept)
-        saved = min(dead, sum(nbytes for first, nbytes in late.items() if first >= block))
-        best = max(best, (block, saved), key=lambda found: found[1])
-    return best
+    return late
 
 
 def lay_out_all(manifest: Manifest) -> ValueLayout:

@@ -36,7 +36,7 @@ class PlanOptions:
         Longest step in milliseconds, unless one block takes longer: other models wait for its end.
         None for no limit.
     strips
-        Execute blocks in strips of rows where the budget asks for it.
+        Execute blocks in strips of rows where the budget asks for it; or in these, at any budget.
     least_scratch_bytes
         Limit of the arena at least: values whose size depends on data did not fit before.
     packed_bytes
@@ -54,7 +54,7 @@ class PlanOptions:
     merge: bool = True
     reading_weight: float = 0.0
     most_step_ms: float | None = None
-    strips: bool = True
+    strips: bool | Striping = True
     least_scratch_bytes: int = 0
     packed_bytes: int = 32 << 20
     joined: frozenset[int] | None = None

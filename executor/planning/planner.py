@@ -126,7 +126,9 @@ def make_plan(
 
 def _ways(manifest: Manifest, options: PlanOptions) -> Iterator[tuple[Striping | None, Usage, int]]:
     """Ways to execute the blocks, from whole to most strips, and the memory that each needs."""
-    for striping in (None, *(manifest.stripings if options.strips else ())):
+    strips = options.strips
+    whole_or_not = (None, *(manifest.stripings if strips else ()))
+    for striping in (strips,) if isinstance(strips, Striping) else whole_or_not:
         used = _with_scratch(usage(manifest, striping), options.least_scratch_bytes)
         yield striping, used, used.total_bytes + least_weights_bytes(manifest, striping)
 

@@ -34,18 +34,15 @@ def budget_bytes(budget: Budget | str | int) -> int:
     return check_available(parsed, int(parsed.amount))
 
 
-def too_small(
-    names: Sequence[str], smallest_bytes: int, budget_bytes: int, *, have_strips: bool = False
-) -> BudgetError:
-    """Refusal of models that do not fit together; ``have_strips`` where one needs less alone."""
+def too_small(names: Sequence[str], smallest_bytes: int, budget_bytes: int) -> BudgetError:
+    """Refusal of models that do not fit together."""
     size, needed = told_apart(budget_bytes, smallest_bytes)
     are_several = len(names) > 1
     what = f"do not fit in {size} together" if are_several else f"does not fit in {size}"
-    why = f"{'they need' if are_several else 'it needs'} {smallest_bytes} bytes"
-    why += ", as a SwapRuntime executes no strips of rows" if have_strips else ""
+    need = f"{'they need' if are_several else 'it needs'} {smallest_bytes} bytes"
     return BudgetError(
         f"{', '.join(names)} {what}",
-        why=f"{why}; the budget allows {budget_bytes}",
+        why=f"{need}; the budget allows {budget_bytes}",
         hint=f"give at least {needed}" + ", or unload one" * are_several,
         smallest_bytes=smallest_bytes,
     )

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swapnet.executor.runtime.admission import too_small
 from swapnet.executor.runtime.engine_curve import EngineCurve
-from swapnet.executor.runtime.memory import most_scratch_bytes, other_bytes, scratch_bytes
+from swapnet.executor.runtime.memory import (
+    most_scratch_bytes,
+    other_bytes,
+    scratch_bytes,
+    smallest_bytes,
+    stripings_within,
+)
 from swapnet.executor.runtime.objectives import Objectives
 from swapnet.executor.runtime.share_rules import ShareRule
 from swapnet.executor.runtime.split import Claim
@@ -25,10 +31,13 @@ class Division:
         Limit of the scratch memory: the largest that a plan needs, or more.
     shares_bytes
         Memory for the weights of each engine, by name.
+    engines
+        The engines, with as few blocks in strips as the budget allows.
     """
 
     limit_bytes: int
     shares_bytes: Mapping[str, int]
+    engines: Mapping[str, EngineCurve] = field(default_factory=dict)
 
 
 def divide(
@@ -63,16 +72,16 @@ def divide(
     if not engines:
         return Division(0, {})
     manifests = [engine.engine.manifest for engine in engines.values()]
-    least = min(least_scratch_bytes, most_scratch_bytes(manifests, budget_bytes, lanes=lanes))
-    limit = max(scratch_bytes(manifests, lanes=lanes), least)
-    claims = claims_of(engines, objectives)
-    available = budget_bytes - other_bytes(manifests, limit, lanes=lanes)
-    needed = sum(min(option.nbytes for option in claim.options) for claim in claims)
-    if needed > available:
-        smallest = budget_bytes - available + needed
-        have_strips = any(manifest.stripings for manifest in manifests)
-        raise too_small(tuple(engines), smallest, budget_bytes, have_strips=have_strips)
-    return Division(limit, rule.shares_bytes(claims, available))
+    stripings = stripings_within(manifests, budget_bytes, lanes=lanes)
+    smallest = smallest_bytes(manifests, stripings, lanes=lanes)
+    if smallest > budget_bytes:
+        raise too_small(tuple(engines), smallest, budget_bytes)
+    most = most_scratch_bytes(manifests, budget_bytes, stripings, lanes=lanes)
+    limit = max(scratch_bytes(manifests, stripings, lanes=lanes), min(least_scratch_bytes, most))
+    pairs = zip(engines.items(), stripings, strict=True)
+    cut = {name: engine.in_strips(striping) for (name, engine), striping in pairs}
+    available = budget_bytes - other_bytes(manifests, limit, stripings, lanes=lanes)
+    return Division(limit, rule.shares_bytes(claims_of(cut, objectives), available), cut)
 
 
 def claims_of(

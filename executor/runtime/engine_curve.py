@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,12 +15,13 @@ from swapnet.errors import SwapnetError
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.curve import Point, curve, spread
 from swapnet.executor.planning.plan import PlanOptions
-from swapnet.executor.planning.usage import demand, least_weights_bytes, usage
+from swapnet.executor.planning.usage import Usage, demand, least_weights_bytes, usage
 from swapnet.executor.runtime.objectives import Objectives
 from swapnet.executor.runtime.split import Claim, Option
 from swapnet.files import replacing
 from swapnet.manifest import CURVE, Manifest
 from swapnet.profile import Profile
+from swapnet.strips import Striping
 
 __all__ = [
     "OPTIONS",
@@ -33,7 +34,10 @@ __all__ = [
 
 OPTIONS = PlanOptions(reading_weight=0.5, most_step_ms=10.0, strips=False, packed_bytes=0)
 """Options of plans for engines that share storage and processor: others wait for both. Budgets
-change often, and sessions of packed weights are made once."""
+change often, and sessions of packed weights are made once.
+
+Which blocks are in strips is decided for all engines together.
+"""
 
 POINTS = 12
 """Points of a curve: each takes a search of plans."""
@@ -57,10 +61,33 @@ class EngineCurve:
         The engine, at its input shapes and on the device of the runtime.
     points
         Latency over budget, alone on the device.
+    striping
+        The blocks in strips.
+    known
+        Points by the blocks in strips, as far as they are planned.
     """
 
     engine: Engine
     points: tuple[Point, ...]
+    striping: Striping | None = None
+    known: dict[Striping | None, tuple[Point, ...]] = field(default_factory=dict, compare=False)
+
+    @property
+    def usage(self) -> Usage:
+        """Memory beside the weights."""
+        return usage(self.engine.manifest, self.striping)
+
+    @property
+    def options(self) -> PlanOptions:
+        """Restrictions of plans."""
+        return replace(OPTIONS, strips=self.striping or False)
+
+    def in_strips(self, striping: Striping | None) -> EngineCurve:
+        """The engine with these blocks in strips; its curve is planned the first time."""
+        self.known[self.striping] = self.points
+        if striping not in self.known:
+            self.known[striping] = plan_curve(self.engine.manifest, self.engine.delays, striping)
+        return replace(self, points=self.known[striping], striping=striping)
 
     def claim(self, name: str, objectives: Objectives) -> Claim:
         """Claim of the engine, as a model of this name, to the memory for weights."""
@@ -68,14 +95,14 @@ class EngineCurve:
 
     def option(self, point: Point) -> Option:
         """Use of a share by the engine, at a point of a curve or at another one."""
-        nbytes = point.budget_bytes - usage(self.engine.manifest).total_bytes
+        nbytes = point.budget_bytes - self.usage.total_bytes
         ring_bytes = max(nbytes - point.resident_bytes, 0)
         held = min(ring_bytes / point.streamed_bytes, 1.0) if point.streamed_bytes else 0.0
         return Option(nbytes, point.predicted_ms, point.reading_ms, held * point.reading_ms)
 
     def budget(self, share_bytes: int) -> int:
         """Budget that leaves a share for weights."""
-        return usage(self.engine.manifest).total_bytes + share_bytes
+        return self.usage.total_bytes + share_bytes
 
 
 def with_curve(engine: Engine) -> EngineCurve:
@@ -126,15 +153,18 @@ def load_curve(
     return points
 
 
-def plan_curve(manifest: Manifest, profile: Profile) -> tuple[Point, ...]:
-    """The curve of an engine, planned."""
-    return curve(manifest, profile, OPTIONS, budgets=_budgets(manifest))
+def plan_curve(
+    manifest: Manifest, profile: Profile, striping: Striping | None = None
+) -> tuple[Point, ...]:
+    """The curve of an engine with these blocks in strips, planned."""
+    options = replace(OPTIONS, strips=striping or False)
+    return curve(manifest, profile, options, budgets=_budgets(manifest, striping))
 
 
-def _budgets(manifest: Manifest) -> tuple[int, ...]:
-    other = usage(manifest).total_bytes
+def _budgets(manifest: Manifest, striping: Striping | None = None) -> tuple[int, ...]:
+    other = usage(manifest, striping).total_bytes
     weights = demand(manifest).weights_bytes
-    return spread(other + least_weights_bytes(manifest), other + weights, POINTS)
+    return spread(other + least_weights_bytes(manifest, striping), other + weights, POINTS)
 
 
 def _key(manifest: Manifest, profile: Profile) -> str:

@@ -19,7 +19,6 @@ from swapnet.executor.device import Device
 from swapnet.executor.engine import Engine
 from swapnet.executor.events import OnEvent
 from swapnet.executor.planning.admission import values_too_large
-from swapnet.executor.planning.layout import lay_out_values
 from swapnet.executor.planning.plan import Plan
 from swapnet.executor.planning.usage import scratch_within
 from swapnet.executor.runtime.admission import budget_bytes
@@ -27,9 +26,10 @@ from swapnet.executor.runtime.batching import largest_batch
 from swapnet.executor.runtime.decisions import OnDecision
 from swapnet.executor.runtime.dispatcher import Dispatcher
 from swapnet.executor.runtime.division import Division, claims_of, divide
-from swapnet.executor.runtime.engine_curve import OPTIONS, EngineCurve, with_curve
+from swapnet.executor.runtime.engine_curve import EngineCurve, with_curve
 from swapnet.executor.runtime.giving_way import giving_way
 from swapnet.executor.runtime.memory import (
+    inside_bytes,
     is_interruptible,
     most_scratch_bytes,
     other_bytes,
@@ -51,6 +51,7 @@ from swapnet.executor.swapping.storage import LoadMode
 from swapnet.machine import memory_bytes
 from swapnet.manifest import Manifest
 from swapnet.process.forks import Birthplace
+from swapnet.strips import Striping
 
 __all__ = ["SwapRuntime"]
 
@@ -141,6 +142,7 @@ class SwapRuntime:
         self._changing_thread: int | None = None
         self._models: dict[str, RuntimeModel] = {}
         self._engines: dict[str, EngineCurve] = {}
+        """With the blocks in strips that plans in force have."""
         self._grown_bytes: dict[str, int] = {}
         """Limits that values needed which were larger than measured, by model."""
         self._scratch = Scratch(0)
@@ -220,7 +222,7 @@ class SwapRuntime:
         with self._changing():
             self._check_open()
             self._check_loadable(name, opened)
-            before = Division(self._scheduler.limit_bytes, self.shares_bytes)
+            before = Division(self._scheduler.limit_bytes, self.shares_bytes, dict(self._engines))
             division = self._divide(
                 {**self._engines, name: curve},
                 {**self._objectives(), name: objectives},
@@ -228,6 +230,7 @@ class SwapRuntime:
             )
             try:
                 self._apply(division)
+                curve = division.engines[name]
                 model = self._open(name, curve, objectives, division.shares_bytes[name])
             except BaseException:
                 self._forget(name)
@@ -252,9 +255,7 @@ class SwapRuntime:
                 return
             model.close()
             self._forget(model.name)
-            if self._inside is not None:
-                inside = (lay_out_values(m, inside=True).nbytes for m in self._manifests())
-                self._inside.trim(max(inside, default=0))
+            self._trim_inside()
             with suppress(SwapnetError):
                 self._rebalance()
 
@@ -357,11 +358,12 @@ class SwapRuntime:
             wanted = before_bytes + error.missing_bytes
             manifests = self._manifests()
             lanes = self._lanes
-            most = most_scratch_bytes(manifests, self._budget_bytes, lanes=lanes)
+            stripings = self._stripings()
+            most = most_scratch_bytes(manifests, self._budget_bytes, stripings, lanes=lanes)
             if wanted > most:
                 raise values_too_large(error, wanted, most, self._budget_bytes)
             spare = before_bytes + scratch_within(self._unused_bytes())
-            twice = 2 * scratch_bytes(manifests, lanes=lanes)
+            twice = 2 * scratch_bytes(manifests, stripings, lanes=lanes)
             enough = (limit for limit in (spare, min(twice, most), most) if limit >= wanted)
             self._grown_bytes[model.name] = next(enough)
             self._rebalance()
@@ -382,7 +384,7 @@ class SwapRuntime:
                 curve.budget(share_bytes),
                 load_mode=self._load_mode,
                 storage_timeout_ms=self._storage_timeout_ms,
-                options=OPTIONS,
+                options=curve.options,
                 sharing=Sharing(port, self._scratch, self._inside),
                 trace=self._trace,
                 on_event=self._on_event,
@@ -443,17 +445,28 @@ class SwapRuntime:
     def _apply(self, division: Division) -> None:
         """Put a division in force, in the stages that the scheduler gives.
 
+        Where other blocks are in strips, all models give their memory back first.
+
         Raises
         ------
         StorageError, BackendError
             The first that failed; the model keeps its plan, and further stages do not begin.
         """
         wanted = division.limit_bytes, division.shares_bytes
+        engines = {name: division.engines[name] for name in self._models}
+        if any(each.striping != self._engines[n].striping for n, each in engines.items()):
+            shares = {name: division.shares_bytes[name] for name in engines}
+            self._carry_out(shares, [division.limit_bytes], engines)
         while stage := self._dispatcher.tell(Scheduler.sharing, *wanted):
             shares = {each.model: each.numbers[0] for each in stage if each.model}
             self._carry_out(shares, [*(each.numbers[0] for each in stage if not each.model)])
 
-    def _carry_out(self, shares: Mapping[str, int], limits: Sequence[int]) -> None:
+    def _carry_out(
+        self,
+        shares: Mapping[str, int],
+        limits: Sequence[int],
+        cut: Mapping[str, EngineCurve] | None = None,
+    ) -> None:
         """Put plans for other shares in force, all at once; each model between two inferences.
 
         Where the limit of scratch memory changes, all pause until the old is given back.
@@ -461,14 +474,21 @@ class SwapRuntime:
         Sessions belong to a limit. The new ones are made before, while requests go on, where the
         budget has room for both: they take no scratch memory until they run. Otherwise each model
         makes its own afterwards, and its next request waits for them.
+
+        ``cut`` has the engines with other blocks in strips. Their values lie elsewhere, so all
+        memory is given back before the first takes its own.
         """
+        curves = self._engines if cut is None else cut
         with giving_way():
             plans = {
-                name: self._models[name].executor.prepare(self._engines[name].budget(nbytes))
+                name: self._models[name].executor.prepare(
+                    curves[name].budget(nbytes), curves[name].options
+                )
                 for name, nbytes in shares.items()
             }
         # True where the budget has room for all sessions a second time.
-        is_prepared = self._unused_bytes() >= session_bytes(self._manifests())
+        has_room = self._unused_bytes() >= session_bytes(self._manifests())
+        is_prepared = cut is None and has_room
         if is_prepared:
             for limit_bytes in limits:
                 self._scratch.resize(limit_bytes)
@@ -480,7 +500,9 @@ class SwapRuntime:
         def switch(name: str, plan: Plan) -> None:
             if limits:
                 try:
-                    self._models[name].executor.pause(keep_sessions=is_prepared)
+                    self._models[name].executor.pause(
+                        keep_sessions=is_prepared, keep_memory=cut is None
+                    )
                 finally:
                     arrived.wait()
                     go_on.wait()
@@ -492,6 +514,9 @@ class SwapRuntime:
         for limit_bytes in limits:
             try:
                 arrived.wait()
+                if cut is not None:
+                    self._engines.update(cut)
+                    self._trim_inside()
                 if not is_prepared:
                     self._scratch.resize(limit_bytes)
                 self._dispatcher.tell(Scheduler.resized, limit_bytes)
@@ -507,10 +532,18 @@ class SwapRuntime:
     def _manifests(self) -> list[Manifest]:
         return [curve.engine.manifest for curve in self._engines.values()]
 
+    def _stripings(self) -> list[Striping | None]:
+        return [curve.striping for curve in self._engines.values()]
+
+    def _trim_inside(self) -> None:
+        if self._inside is not None:
+            self._inside.trim(inside_bytes(self._manifests(), self._stripings()))
+
     def _unused_bytes(self) -> int:
         """Memory of the budget that no plan in force uses."""
         lanes = self._lanes
-        used = other_bytes(self._manifests(), self._scheduler.limit_bytes, lanes=lanes)
+        limit = self._scheduler.limit_bytes
+        used = other_bytes(self._manifests(), limit, self._stripings(), lanes=lanes)
         return self._budget_bytes - used - sum(self.shares_bytes.values())
 
     def _follow_rates(self) -> None:
@@ -518,7 +551,7 @@ class SwapRuntime:
         with self._changing(), suppress(SwapnetError):
             objectives = self._objectives()
             division = self._divide(self._engines, objectives, self._budget_bytes)
-            claims = claims_of(self._engines, objectives)
+            claims = claims_of(division.engines, objectives)
             both = (division.shares_bytes, self.shares_bytes)
             then, now = (self._rule.cost(claims, shares) for shares in both)
             if then < _WORTH * now:

@@ -89,14 +89,15 @@ class SharedExecutor(SwapExecutor):
         self._note_failure(error)
         self._events.tell()
 
-    def prepare(self, budget: Budget | str | int) -> Plan:
-        """The plan for another budget, for `adopt`; requests keep running.
+    def prepare(self, budget: Budget | str | int, options: PlanOptions | None = None) -> Plan:
+        """The plan for another budget and restrictions, for `adopt`; requests keep running.
 
         Raises
         ------
         InputError, BudgetError
             The budget is invalid or too small.
         """
+        self._options = options or self._options
         return self._make_plan(Budget.parse(budget))
 
     def prepare_sessions(self, plan: Plan) -> None:
@@ -119,18 +120,26 @@ class SharedExecutor(SwapExecutor):
             As `set_budget`.
         """
         self._adopt(plan)
+        with self._turn:
+            self._opened()  # after a pause that kept nothing
 
-    def pause(self, *, keep_sessions: bool = False) -> None:
+    def pause(self, *, keep_sessions: bool = False, keep_memory: bool = True) -> None:
         """Forget segments, so that scratch memory can change; the next inference loads again.
-
-        Weights stay where they are.
 
         Parameters
         ----------
         keep_sessions
             Keep those of `prepare_sessions`.
+        keep_memory
+            Leave weights where they are. Else all memory is given back.
         """
         with self._turn:
             self._parked = self._park()
             if not keep_sessions:
                 self._backend.forget_segments()
+            if not keep_memory:
+                if self._parked is not None:
+                    self._parked.discard()
+                    self._parked = None
+                self._values.close()
+                self._values = self._new_values(self._striping)

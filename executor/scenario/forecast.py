@@ -11,7 +11,7 @@ import numpy as np
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.curve import curve as latency_curve
 from swapnet.executor.runtime.division import Division, divide
-from swapnet.executor.runtime.engine_curve import OPTIONS, EngineCurve, plan_curve
+from swapnet.executor.runtime.engine_curve import EngineCurve, plan_curve
 from swapnet.executor.runtime.objectives import Objectives
 from swapnet.executor.runtime.share_rules import ShareRule
 from swapnet.executor.runtime.simulate import SimulatedModel, simulate
@@ -42,13 +42,14 @@ class Candidate:
         e = self.entry
         return Objectives(priority=e.priority, deadline_ms=e.deadline_ms, rate_per_s=e.rate_per_s)
 
-    def at(self, share_bytes: int) -> SimulatedModel:
-        """The DNN on the virtual clock, by the plan for this share."""
-        budgets = [self.curve.budget(share_bytes)]
-        manifest = self.curve.engine.manifest
-        (point,) = latency_curve(manifest, self.delays, OPTIONS, budgets=budgets)
-        claim = self.curve.claim(self.entry.name, self.objectives)
-        return simulated_model(claim, self.curve.option(point))
+    def at(self, share_bytes: int, curve: EngineCurve | None = None) -> SimulatedModel:
+        """The DNN on the virtual clock, by the plan for this share; by default without strips."""
+        curve = curve or self.curve
+        budgets = [curve.budget(share_bytes)]
+        manifest = curve.engine.manifest
+        (point,) = latency_curve(manifest, self.delays, curve.options, budgets=budgets)
+        claim = curve.claim(self.entry.name, self.objectives)
+        return simulated_model(claim, curve.option(point))
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def candidate(
             delays, bytes_per_s=storage_bytes_per_s, busy_bytes_per_s=storage_bytes_per_s
         )
     points = plan_curve(engine.manifest, delays)
-    return Candidate(entry, EngineCurve(engine, points), delays)
+    return Candidate(entry, EngineCurve(engine.with_delays(delays), points), delays)
 
 
 def forecast(
@@ -130,7 +131,10 @@ def forecast(
 def _forecast(
     rule: str, candidates: Sequence[Candidate], division: Division, arrivals: Sequence[Arrival]
 ) -> Forecast:
-    models = [each.at(division.shares_bytes[each.entry.name]) for each in candidates]
+    models = [
+        each.at(division.shares_bytes[each.entry.name], division.engines.get(each.entry.name))
+        for each in candidates
+    ]
     found = simulate(models, [(arrival.due_s, arrival.model) for arrival in arrivals])
     weights = [model.priority * len(ms) for model, ms in zip(models, found, strict=True)]
     means = tuple(float(ms.mean()) for ms in found)
