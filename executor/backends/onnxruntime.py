@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -25,7 +26,7 @@ from swapnet.executor.backends.merge_skeletons import (
 )
 from swapnet.executor.backends.scratch import Scratch
 from swapnet.executor.backends.skeletons import Skeletons
-from swapnet.executor.backends.strips import OneStrip, StripedSegment, run_of, strip_heights
+from swapnet.executor.backends.strips import Cut, OneStrip, StripedSegment, run_of, strip_heights
 from swapnet.executor.backends.windows import GAP, Opened, drop_cached, gathered, open_mapped
 from swapnet.executor.device import Device, ThreadPool
 from swapnet.executor.gpu.memory import DeviceArray
@@ -187,17 +188,24 @@ class OnnxRuntimeBackend(HostBackend):
         if isinstance(bindings.arena, Arena) and self.manifest.has_windows:
             bindings.arena.settle()
         pairs = {(s.first, s.last): (each, s) for each, s in zip(opened, steps, strict=True)}
-        made = {span: self._segment(*pair, bindings) for span, pair in pairs.items()}
+        runs: set[Striped | None] = {step.strips for step in steps}
+        cuts = {run: Cut(self.manifest, run, bindings) for run in runs if run is not None}
+        made = {
+            span: self._segment(
+                opened, step, bindings, None if step.strips is None else cuts[step.strips]
+            )
+            for span, (opened, step) in pairs.items()
+        }
         segments = [(made[step.first, step.last], step.strip) for step in steps]
         return [each if strip is None else OneStrip(each, strip) for each, strip in segments]
 
-    def _segment(self, opened: Opened, step: Step, bindings: Bindings) -> Segment:
+    def _segment(self, opened: Opened, step: Step, bindings: Bindings, cut: Cut | None) -> Segment:
         if opened.borrowers:
             return _WindowedSegment(opened, self.manifest, step, bindings)
-        if step.strips is None:
+        if cut is None:
             return OrtSegment(opened.session, self.manifest, step, bindings)
-        make = partial(OrtSegment, opened.session, self.manifest, step)
-        return StripedSegment(make, self.manifest, step, bindings)
+        segment = OrtSegment(opened.session, self.manifest, step, cut.bindings)
+        return StripedSegment(segment, step, cut)
 
     def array(self, value: Any) -> Array:
         # A copy: ONNX Runtime's arena needs the memory again.
@@ -251,7 +259,7 @@ class Sessions:
 
     A new session costs half a millisecond and 100 KiB. A step of the same blocks, in the same
     strips, has the session of the plan before; all are opened again after another arena was
-    registered. Skeletons are read once: taking one apart takes as long as its part of a session.
+    registered. Skeletons are read once, and kept compressed: to a quarter, in 0.1 ms each.
     """
 
     def __init__(
@@ -263,7 +271,7 @@ class Sessions:
     ) -> None:
         self._manifest = manifest
         self._skeletons = Skeletons(folder, manifest)
-        self._parts: dict[int, Parts] = {}
+        self._kept: dict[int, bytes] = {}
         outputs = [tensor.name for tensor in manifest.outputs]
         readers = [*(block.inputs for block in manifest.blocks), outputs]
         self._last_reader = {name: last for name, (_, last) in spans(readers).items()}
@@ -300,16 +308,16 @@ class Sessions:
         return with_heights(merged, strip_heights(self._manifest, run, step.strips.count))
 
     def _parts_of(self, block: int) -> Parts:
-        """Parts of a skeleton, which are kept: another plan merges it with others.
+        """Parts of a skeleton, which is kept: another plan merges it with others.
 
         A step with windows stays from plan to plan.
         """
-        if block in self._parts:
-            return self._parts[block]
-        parts = parts_of(self._skeletons.read(block))
+        if block in self._kept:
+            return parts_of(zlib.decompress(self._kept[block]))
+        skeleton = self._skeletons.read(block)
         if not self._manifest.blocks[block].windows:
-            self._parts[block] = parts
-        return parts
+            self._kept[block] = zlib.compress(skeleton, 1)
+        return parts_of(skeleton)
 
     def _outputs(self, step: Step) -> Iterator[str]:
         """Outputs of a segment: all placed values, and those that others or the caller need."""
@@ -399,6 +407,8 @@ def open_session(
         session = ort.InferenceSession(model, options, [(provider, dict(settings or {}))])
     except Exception as error:
         raise refused(what, error) from error
+    if hasattr(session, "_model_bytes"):
+        session._model_bytes = None  # for another provider, should this one fail
     if (found := session.get_providers()[0]) != provider:
         raise BackendError(
             what,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from swapnet.manifest import Manifest
 from swapnet.strips import Rows, Run, Striped, Strips, strips_of
 from swapnet.tensors import Array, numpy_dtype
 
-__all__ = ["OneStrip", "StripedSegment", "rows_of", "run_of", "strip_heights"]
+__all__ = ["Cut", "OneStrip", "StripedSegment", "rows_of", "run_of", "strip_heights"]
 
 
 def run_of(manifest: Manifest, striped: Striped) -> Run:
@@ -30,6 +30,13 @@ def run_of(manifest: Manifest, striped: Striped) -> Run:
 
 def rows_of(manifest: Manifest, run: Run) -> dict[str, Rows]:
     """Rows of all tensors that strips have a place for: inputs, outputs, and values inside."""
+    kept: dict[tuple[int, int], dict[str, Rows]] = manifest.found.setdefault(rows_of, {})
+    if (run.first, run.last) not in kept:
+        kept[run.first, run.last] = _rows_of(manifest, run)
+    return kept[run.first, run.last]
+
+
+def _rows_of(manifest: Manifest, run: Run) -> dict[str, Rows]:
     name, rows = next(iter(run.inputs.items()))
     unit = manifest.rows[name].per_unit // rows.per_unit
     hidden = inside_run(manifest, run)
@@ -57,100 +64,74 @@ def strip_heights(manifest: Manifest, run: Run, count: int) -> dict[str, tuple[i
     return {n: (axis, fixed[n] - strips.left_out(cut[n])) for n, axis in axes.items()}
 
 
-class StripedSegment:
-    """The segment of a run in strips; see `swapnet.strips`.
+class Cut:
+    """A run in strips, in one plan: what the segments of its blocks have in common.
 
     Parameters
     ----------
-    make
-        Makes the segment of the run's blocks, which reads and writes at the places of a strip.
-    manifest, step
-        The engine, and a step of a run in strips.
+    manifest, striped
+        The engine, and the run.
     bindings
         Addresses of placed values, and their shapes.
+
+    Attributes
+    ----------
+    run, rows
+        The run, and the rows of its tensors.
+    bindings
+        Those of the segments, with the places of a strip and the shapes of its rows.
     """
 
-    def __init__(
-        self,
-        make: Callable[[Bindings], Segment],
-        manifest: Manifest,
-        step: Step,
-        bindings: Bindings,
-    ) -> None:
+    def __init__(self, manifest: Manifest, striped: Striped, bindings: Bindings) -> None:
         assert bindings.actual is not None
-        assert step.strips is not None
-        striped = step.strips
-        self._run = run_of(manifest, striped)
-        self._reads, self._gives = step.first == striped.first, step.last == striped.last
+        self.run = run_of(manifest, striped)
+        self.rows = rows_of(manifest, self.run)
         self._striped = striped
-        self._rows = rows_of(manifest, self._run)
         planned = bindings.actual.planned
-        self._planned_shapes = {name: planned[name] for name in self._rows}
-        self._planned = {name: planned[name][rows.axis] for name, rows in self._rows.items()}
-        heights = strip_heights(manifest, self._run, striped.count)
+        self._planned_shapes = {name: planned[name] for name in self.rows}
+        self._planned = {name: planned[name][rows.axis] for name, rows in self.rows.items()}
+        heights = strip_heights(manifest, self.run, striped.count)
         self._are_open = all(height is None for _, height in heights.values())
-        self._dtypes = {name: numpy_dtype(manifest.tensors[name].dtype) for name in self._rows}
+        self._dtypes = {name: numpy_dtype(manifest.tensors[name].dtype) for name in self.rows}
         self._actual = bindings.actual
         self._at = bindings.values
         self._places = {n: self._at[strip_value(striped.first, n)] for n in striped.nbytes}
         self._shapes = StripShapes()
         self._whole: dict[str, Shape] = {}
-        values = {n: at for n, at in bindings.values.items() if n not in self._rows}
-        self._segment = make(
-            replace(bindings, values={**values, **self._places}, strip=self._shapes)
-        )
+        values = {n: at for n, at in bindings.values.items() if n not in self.rows}
+        self.bindings = replace(bindings, values={**values, **self._places}, strip=self._shapes)
 
-    def run(
-        self, given: dict[str, Any], results: Mapping[str, Array], strip: int | None = None
-    ) -> None:
-        run = self._run
-        whole = {n: self._array(n, given, results) for n in (*run.inputs, *run.outputs)}
-        strips = self._strips(whole)
-        shapes = self._shapes.by_name
-        parts = {n: _at_address(self._places[n], self._dtypes[n], shapes[n]) for n in whole}
-        for each in strips.strips if strip is None else strips.strips[strip : strip + 1]:
-            for name, rows in run.inputs.items() if self._reads else ():
-                start, stop = strips.crop(rows, whole[name].shape[rows.axis], each)
-                np.copyto(_planes(parts[name], rows), _planes(whole[name], rows)[:, start:stop])
-            try:
-                self._segment.run(given, results)
-            except ShapeError as error:
-                raise self._of_the_whole(error, strips) from error
-            for name, rows in run.outputs.items() if self._gives else ():
-                height = whole[name].shape[rows.axis]
-                top, _ = strips.crop(rows, height, each)
-                start, stop = strips.given(rows, height, each)
-                np.copyto(
-                    _planes(whole[name], rows)[:, start:stop],
-                    _planes(parts[name], rows)[:, start - top : stop - top],
-                )
-
-    def _array(self, name: str, given: Mapping[str, Any], results: Mapping[str, Array]) -> Array:
+    def whole(self, name: str, given: Mapping[str, Any], results: Mapping[str, Array]) -> Array:
+        """All rows of an input or output of the run."""
         if name in self._at:
             return _at_address(self._at[name], self._dtypes[name], self._actual.by_name[name])
         return results[name] if name in results else np.ascontiguousarray(given[name])
 
-    def _strips(self, whole: Mapping[str, Array]) -> Strips:
+    def part(self, name: str) -> Array:
+        """The rows of a strip of it."""
+        return _at_address(self._places[name], self._dtypes[name], self._shapes.by_name[name])
+
+    def strips(self, whole: Mapping[str, Array]) -> Strips:
         """The strips of the running inference, whose shapes are noted."""
         shapes = {**self._actual.by_name, **{name: array.shape for name, array in whole.items()}}
-        heights = {name: shapes[name][rows.axis] for name, rows in self._rows.items()}
+        heights = {name: shapes[name][rows.axis] for name, rows in self.rows.items()}
         narrower = self._narrower(shapes) if self._are_open else 1.0
         room = {
             name: self._striped.nbytes[name] // max(self._row_bytes(name, shapes), 1)
-            for name in self._rows
+            for name in self.rows
         }
         count = self._striped.count
-        strips = strips_of(self._run, heights, count, self._planned, self._rows, narrower, room)
+        strips = strips_of(self.run, heights, count, self._planned, self.rows, narrower, room)
         if self._striped.apart and len(strips.strips) > count:
             raise BudgetError(
-                f"blocks {self._run.first} to {self._run.last} do not fit in their strips",
+                f"blocks {self.run.first} to {self.run.last} do not fit in their strips",
                 why=f"at this size there are {len(strips.strips)}, {count} were planned",
                 hint="give a budget in which no blocks are in strips",
             )
         if shapes != self._whole:
             self._whole = shapes
             parts = dict(shapes)
-            for name, rows in self._rows.items():
+            for name, rows in self.rows.items():
                 parts[name] = _with_rows(shapes[name], rows, -strips.left_out(rows))
                 nbytes = prod(parts[name]) * self._dtypes[name].itemsize
                 if nbytes > self._striped.nbytes[name]:
@@ -163,7 +144,7 @@ class StripedSegment:
         return strips
 
     def _row_bytes(self, name: str, shapes: Mapping[str, Shape]) -> int:
-        one = _with_rows(shapes[name], self._rows[name], 1 - shapes[name][self._rows[name].axis])
+        one = _with_rows(shapes[name], self.rows[name], 1 - shapes[name][self.rows[name].axis])
         return prod(one) * self._dtypes[name].itemsize
 
     def _narrower(self, shapes: Mapping[str, Shape]) -> float:
@@ -171,18 +152,61 @@ class StripedSegment:
         found: list[float] = []
         for name, shape in self._planned_shapes.items():
             more_images = max(shapes[name][0] / max(shape[0], 1), 1.0)
-            inner = self._rows[name].axis + 1
+            inner = self.rows[name].axis + 1
             pixels = prod(shape[inner:]) / max(prod(shapes[name][inner:]), 1)
             found.append(pixels / more_images)
         return max(1.0, min(found))
 
-    def _of_the_whole(self, error: ShapeError, strips: Strips) -> ShapeError:
+    def of_the_whole(self, error: ShapeError, strips: Strips) -> ShapeError:
         """What ONNX Runtime says of a strip, said of the whole."""
-        rows = self._rows.get(error.name)
+        rows = self.rows.get(error.name)
         if rows is None or len(error.shape) <= rows.axis:
             return error
         shape = _with_rows(error.shape, rows, strips.left_out(rows))
         return ShapeError(error.what, error.name, shape)
+
+
+class StripedSegment:
+    """The segment of blocks of a run in strips; see `swapnet.strips`.
+
+    Parameters
+    ----------
+    segment
+        The segment of the blocks, which reads and writes at the places of a strip.
+    step
+        A step of a run in strips.
+    cut
+        The run.
+    """
+
+    def __init__(self, segment: Segment, step: Step, cut: Cut) -> None:
+        self._segment = segment
+        self._cut = cut
+        self._reads, self._gives = step.first == cut.run.first, step.last == cut.run.last
+
+    def run(
+        self, given: dict[str, Any], results: Mapping[str, Array], strip: int | None = None
+    ) -> None:
+        cut, run = self._cut, self._cut.run
+        whole = {n: cut.whole(n, given, results) for n in (*run.inputs, *run.outputs)}
+        strips = cut.strips(whole)
+        parts = {name: cut.part(name) for name in whole}
+        for each in strips.strips if strip is None else strips.strips[strip : strip + 1]:
+            for name, rows in run.inputs.items() if self._reads else ():
+                start, stop = strips.crop(rows, whole[name].shape[rows.axis], each)
+                np.copyto(_planes(parts[name], rows), _planes(whole[name], rows)[:, start:stop])
+            try:
+                self._segment.run(given, results)
+            except ShapeError as error:
+                raise cut.of_the_whole(error, strips) from error
+            for name, rows in run.outputs.items() if self._gives else ():
+                height = whole[name].shape[rows.axis]
+                top, _ = strips.crop(rows, height, each)
+                start, stop = strips.given(rows, height, each)
+                np.copyto(
+                    _planes(whole[name], rows)[:, start:stop],
+                    _planes(parts[name], rows)[:, start - top : stop - top],
+                )
 
 
 class OneStrip(NamedTuple):
