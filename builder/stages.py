@@ -39,6 +39,7 @@ from swapnet.data.samples import samples_of
 from swapnet.data.spool import Sample, samples_to_plan, spool
 from swapnet.executor.backends import can_run
 from swapnet.executor.backends.onnxruntime import names_shapes
+from swapnet.executor.probing.stripings import with_stripings
 from swapnet.executor.samples import save_samples
 from swapnet.executor.state import CONTEXT, known_pairs
 from swapnet.manifest import TOKENIZER, Manifest, Source, save_manifest
@@ -213,12 +214,10 @@ def with_memory(manifest: Manifest, memory: EngineMemory) -> Manifest:
             manifest.blocks, memory.activation_bytes, skeletons, strict=True
         )
     )
-    return msgspec.structs.replace(
-        manifest,
-        blocks=blocks,
-        session_memory=memory.session_memory,
-        stripings=memory.stripings,
+    measured = msgspec.structs.replace(
+        manifest, blocks=blocks, session_memory=memory.session_memory
     )
+    return with_stripings(measured, memory.stripings)
 
 
 def build_into(

@@ -7,6 +7,8 @@ from contextlib import suppress
 from math import inf, prod
 from typing import NamedTuple
 
+import msgspec
+
 from swapnet.errors import BackendError, BudgetError
 from swapnet.executor.backends.strips import rows_of, run_of
 from swapnet.executor.planning.layout import largest_within, late_outputs
@@ -17,7 +19,14 @@ from swapnet.strips import Run, Striped, Striping, strips_of
 from swapnet.tensors import ELEMENT_BYTES
 from swapnet.units import align_up
 
-__all__ = ["OtherBits", "find_stripings", "steps_with", "strip_steps", "ways_to_try"]
+__all__ = [
+    "OtherBits",
+    "find_stripings",
+    "steps_with",
+    "strip_steps",
+    "ways_to_try",
+    "with_stripings",
+]
 
 _COUNTS = (2, 4, 8, 16)
 _TARGETS = (0.4, 0.2, 0.1, 0.05, 0.02, 0.0)
@@ -107,6 +116,14 @@ def find_stripings(
         with suppress(BudgetError):
             found += filter(None, [tried(runs)])
     return tuple(found)
+
+
+def with_stripings(manifest: Manifest, stripings: tuple[Striping, ...]) -> Manifest:
+    """The manifest with these ways; other runs stay where inputs may have other shapes."""
+    spans = {(run.first, run.last) for striping in stripings for run in striping.runs}
+    is_open = any(tensor.is_symbolic for tensor in manifest.inputs)
+    runs = tuple(run for run in manifest.runs if is_open or (run.first, run.last) in spans)
+    return msgspec.structs.replace(manifest, runs=runs, stripings=stripings)
 
 
 def _inside(runs: Sequence[Striped]) -> set[int]:

@@ -244,7 +244,9 @@ def _opened(folder: Path, manifest: Manifest, device: Device, cache: Cache | Non
         manifest.compiled, backend="onnxruntime", fingerprint=PORTABLE
     )
     shaped = msgspec.structs.replace(manifest, compiled=compiled, inline={})
-    return replace(Engine.open(folder, device=device), shaped=shaped, cache=cache)
+    opened = Engine.open(folder, device=device)
+    built = msgspec.structs.replace(opened.built, runs=manifest.runs)  # as it will be written
+    return replace(opened, built=built, shaped=shaped, cache=cache)
 
 
 def work(parent: Parent) -> None:

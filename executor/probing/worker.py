@@ -31,6 +31,7 @@ from swapnet.executor.probing.stripings import (
     steps_with,
     strip_steps,
     ways_to_try,
+    with_stripings,
 )
 from swapnet.manifest import Manifest
 from swapnet.process.child import Child, forked
@@ -99,7 +100,7 @@ def _measure_here(job: Job, _: Progress) -> Measurement:
         limit = _limit(blocks, [apart], limit) + _SPARE_BYTES
         measured = _measured(measured, peaks, limit)
         stripings = _stripings(blocks, measured, heights, ways)
-        measured = msgspec.structs.replace(measured, stripings=stripings)
+        measured = with_stripings(measured, stripings)
         measured = cache.counted(measured) if cache else measured
         begun_s = time.monotonic()
         trials = [
