@@ -35,6 +35,7 @@ __all__ = [
     "forget_peak",
     "huge_page_bytes",
     "kernel_module_version",
+    "map_files",
     "mappings_of",
     "memory_bytes",
     "memory_to_measure_in_bytes",
@@ -67,6 +68,8 @@ DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 _LIMITS = ("memory.limit_in_bytes", "memory.max")
 """Files of a group that hold its limit, in cgroup v1 and v2."""
+
+_MADV_POPULATE_READ = 22
 
 
 _PARTS: Final = {
@@ -264,9 +267,22 @@ def forget_peak() -> None:
 def peak_anonymous_bytes() -> int:
     """Upper limit of the anonymous memory that was resident since `forget_peak`.
 
-    File pages are those of now: there must not have been more of them.
+    File pages are those of now: there must not have been fewer of them; see `map_files`.
     """
     return _status_bytes("VmHWM") - _status_bytes("RssFile") - _status_bytes("RssShmem")
+
+
+def map_files() -> None:
+    """Map all pages of the files that this process has mapped, so that their number stays.
+
+    The kernel has done so on demand since Linux 5.14; before, nothing happens.
+    """
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        area, rights, _, _, _, *path = line.split(maxsplit=5)
+        if rights[0] == "r" and path and path[0][0] == "/":
+            start, end = (int(address, 16) for address in area.split("-"))
+            populate = ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_POPULATE_READ
+            ctypes.CDLL(None).madvise(*populate)
 
 
 def trim_heap() -> None:

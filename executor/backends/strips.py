@@ -30,13 +30,6 @@ def run_of(manifest: Manifest, striped: Striped) -> Run:
 
 def rows_of(manifest: Manifest, run: Run) -> dict[str, Rows]:
     """Rows of all tensors that strips have a place for: inputs, outputs, and values inside."""
-    kept: dict[tuple[int, int], dict[str, Rows]] = manifest.found.setdefault(rows_of, {})
-    if (run.first, run.last) not in kept:
-        kept[run.first, run.last] = _rows_of(manifest, run)
-    return kept[run.first, run.last]
-
-
-def _rows_of(manifest: Manifest, run: Run) -> dict[str, Rows]:
     name, rows = next(iter(run.inputs.items()))
     unit = manifest.rows[name].per_unit // rows.per_unit
     hidden = inside_run(manifest, run)

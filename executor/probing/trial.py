@@ -30,6 +30,7 @@ from swapnet.fingerprint import PORTABLE
 from swapnet.machine import (
     anonymous_bytes,
     forget_peak,
+    map_files,
     own_pages,
     peak_anonymous_bytes,
     trim_heap,
@@ -108,6 +109,7 @@ def process_bytes(
     memory = SessionMemory(manifest.session_memory.scratch_bytes)
     manifest = msgspec.structs.replace(manifest, session_memory=memory)
     device = _warmed_up(warm_up, own=own)
+    map_files()  # code that is first run after the peak would hide as much of it
     before = anonymous_bytes()
     forget_peak()
     engine = _opened(folder, manifest, device, cache)  # what a manifest takes counts

@@ -15,7 +15,7 @@ from swapnet.errors import SwapnetError
 from swapnet.executor.engine import Engine
 from swapnet.executor.planning.curve import Point, curve, spread
 from swapnet.executor.planning.plan import PlanOptions
-from swapnet.executor.planning.usage import Usage, demand, least_weights_bytes, usage
+from swapnet.executor.planning.usage import demand, least_weights_bytes, usage
 from swapnet.executor.runtime.objectives import Objectives
 from swapnet.executor.runtime.split import Claim, Option
 from swapnet.files import replacing
@@ -73,11 +73,6 @@ class EngineCurve:
     known: dict[Striping | None, tuple[Point, ...]] = field(default_factory=dict, compare=False)
 
     @property
-    def usage(self) -> Usage:
-        """Memory beside the weights."""
-        return usage(self.engine.manifest, self.striping)
-
-    @property
     def options(self) -> PlanOptions:
         """Restrictions of plans."""
         return replace(OPTIONS, strips=self.striping or False)
@@ -95,14 +90,14 @@ class EngineCurve:
 
     def option(self, point: Point) -> Option:
         """Use of a share by the engine, at a point of a curve or at another one."""
-        nbytes = point.budget_bytes - self.usage.total_bytes
+        nbytes = point.budget_bytes - self.budget(0)
         ring_bytes = max(nbytes - point.resident_bytes, 0)
         held = min(ring_bytes / point.streamed_bytes, 1.0) if point.streamed_bytes else 0.0
         return Option(nbytes, point.predicted_ms, point.reading_ms, held * point.reading_ms)
 
     def budget(self, share_bytes: int) -> int:
         """Budget that leaves a share for weights."""
-        return self.usage.total_bytes + share_bytes
+        return usage(self.engine.manifest, self.striping).total_bytes + share_bytes
 
 
 def with_curve(engine: Engine) -> EngineCurve:

@@ -13,6 +13,7 @@ from swapnet.executor.planning.usage import (
     least_weights_bytes,
     page_table_bytes,
     scratch_within,
+    smallest_striping,
     usage,
 )
 from swapnet.manifest import Manifest
@@ -66,36 +67,21 @@ def stripings_within(
 
     Notes
     -----
-    Engines share scratch memory and values inside blocks, which count once: those of the largest.
-    So for each amount of these each engine takes the way with the least memory of its own, and the
-    largest amount that fits is chosen. Then engines go back to fewer strips, one after the other.
+    Values inside steps and scratch memory count once, those of the largest. So all begin with the
+    most strips. Then each in turn takes the fewest with which all fit, or those that save most.
     """
-    ways = [(None, *manifest.stripings) for manifest in manifests]
-    parts = [[_part(m, way) for way in each] for m, each in zip(manifests, ways, strict=True)]
-    own = [[p.own_bytes(lanes) + p.weights_bytes for p in each] for each in parts]
-    shared = [[p.shared_bytes(lanes) for p in each] for each in parts]
-
-    def needed(chosen: Sequence[int]) -> int:
-        stripings = [each[number] for each, number in zip(ways, chosen, strict=True)]
-        return smallest_bytes(manifests, stripings, lanes=lanes)
-
-    best = [0] * len(ways)
-    least = max(map(min, shared), default=0)
-    for most in sorted({nbytes for each in shared for nbytes in each}, reverse=True):
-        if most < least or needed(best) <= budget_bytes:
-            break
-        found = [
-            min((n for n in range(len(own[i])) if shared[i][n] <= most), key=own[i].__getitem__)
-            for i in range(len(ways))
-        ]
-        best = min(best, found, key=needed)
-    for index, each in enumerate(ways):
-        for number in range(len(each)):
-            fewer = [*best[:index], number, *best[index + 1 :]]
-            if needed(fewer) <= budget_bytes:
-                best = fewer
-                break
-    return tuple(each[number] for each, number in zip(ways, best, strict=True))
+    if smallest_bytes(manifests, lanes=lanes) <= budget_bytes:
+        return (None,) * len(manifests)
+    best = tuple(map(smallest_striping, manifests))
+    for index, manifest in enumerate(manifests):
+        needed = {
+            ways: smallest_bytes(manifests, ways, lanes=lanes)
+            for way in (None, *manifest.stripings)
+            for ways in [(*best[:index], way, *best[index + 1 :])]
+        }
+        least = min(needed, key=needed.__getitem__)
+        best = next((ways for ways, nbytes in needed.items() if nbytes <= budget_bytes), least)
+    return best
 
 
 def smallest_bytes(
@@ -113,9 +99,11 @@ def other_bytes(
 
     Values inside blocks share memory too, where one step is executed at a time.
     """
-    own = sum(part.own_bytes(lanes) for part in _parts(manifests, stripings))
-    inside = inside_bytes(manifests, stripings) if lanes == 1 else 0
-    return own + inside + limit_bytes + page_table_bytes(limit_bytes)
+    parts = _parts(manifests, stripings)
+    own = sum(part.apart_bytes for part in parts)
+    if lanes == 1:
+        own = sum(part.beside_bytes for part in parts) + inside_bytes(manifests, stripings)
+    return own + limit_bytes + page_table_bytes(limit_bytes)
 
 
 def inside_bytes(manifests: Sequence[Manifest], stripings: Stripings = ()) -> int:
@@ -150,19 +138,13 @@ def is_interruptible(manifest: Manifest) -> bool:
 
 
 class _Part(NamedTuple):
-    """Memory of one engine among others: beside and with shared memory for values inside steps."""
+    """Memory of one engine among others, without and with shared memory for values inside steps."""
 
     apart_bytes: int
     beside_bytes: int
     inside_bytes: int
     scratch_bytes: int
     weights_bytes: int
-
-    def own_bytes(self, lanes: int) -> int:
-        return self.beside_bytes if lanes == 1 else self.apart_bytes
-
-    def shared_bytes(self, lanes: int) -> int:
-        return self.scratch_bytes + (self.inside_bytes if lanes == 1 else 0)
 
 
 def _parts(manifests: Sequence[Manifest], stripings: Stripings) -> list[_Part]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -176,3 +177,13 @@ def test_private_mappings_of_a_file_are_found_by_its_name(tmp_path: Path) -> Non
     found = machine.mappings_of(file, maps)
     assert found == [machine.FileMapping(0x7F0000000000, 0x7F0000004000, 0x8000)]
     assert machine.mappings_of(file, tmp_path / "none") == []
+
+
+def test_pages_of_files_can_be_mapped_before_they_are_used(tmp_path: Path) -> None:
+    path = tmp_path / "library"
+    path.write_bytes(bytes(1 << 21))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
+        machine.map_files()
+        before = machine._status_bytes("RssFile")
+        assert not sum(memory[:: mmap.PAGESIZE])
+        assert machine._status_bytes("RssFile") <= before + (1 << 19)

@@ -150,6 +150,20 @@ def test_a_plan_has_strips_only_where_they_pay(engine: Engine) -> None:
     assert make_plan(manifest, profile, whole, PlanOptions(strips=False)).striping is None
     with pytest.raises(BudgetError):
         make_plan(manifest, profile, whole - 1, PlanOptions(strips=False))
+    striping = manifest.stripings[-1]
+    assert make_plan(manifest, profile, engine.demand, PlanOptions(strips=striping)).striping
+    with pytest.raises(BudgetError, match=f"{least_bytes(manifest, striping)} bytes"):
+        make_plan(manifest, profile, 1 << 20, PlanOptions(strips=striping))
+
+
+@pytest.mark.skipif(not names_shapes(), reason="this ONNX Runtime has no formulas of sizes")
+def test_runs_that_no_plan_has_are_kept_for_other_shapes_alone(
+    engine: Engine, symbolic: Engine
+) -> None:
+    for manifest, are_more in ((engine.manifest, False), (symbolic.manifest, True)):
+        striped = {(r.first, r.last) for s in manifest.stripings for r in s.runs}
+        assert {(run.first, run.last) for run in manifest.runs} >= striped
+        assert (len(manifest.runs) > len(striped)) is are_more
 
 
 def test_auto_takes_no_strips_that_cost_much(engine: Engine) -> None:
