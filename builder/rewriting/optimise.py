@@ -22,6 +22,7 @@ from swapnet.builder.importing.sessions import open_session, quiet_options
 from swapnet.builder.importing.shapes import plan_sizes  # it opens sessions with this module
 from swapnet.builder.importing.source import SourceModel
 from swapnet.builder.importing.stripped import stripped
+from swapnet.builder.rewriting.as_written import as_written
 from swapnet.builder.rewriting.convolutions_as_products import has_quantised, product_forms
 from swapnet.builder.rewriting.products_as_convolutions import NCHWC, has_products, pack_products
 from swapnet.builder.rewriting.stand_ins import StandIns
@@ -146,6 +147,7 @@ def optimise(
             path, graph = other, unfolded
     _types_path(path).replace(folder / TYPES)
     shutil.copyfile(path, folder / WHOLE)
+    graph = as_written(graph, source.proto.graph.node)
     if operators is Operators.HARDWARE:
         return _packed(graph, folder, shapes or {}, dims or {}, samples)
     return _of_used_domains(graph) if operators is Operators.STANDARD else graph
