@@ -1,4 +1,4 @@
-"""Put the operators of an optimised model into the order of its file.
+"""Put the operators of an optimised model into an order that the model's file decides.
 
 ONNX Runtime goes over sets of addresses when it rearranges convolutions, so the order of what it
 saves differs from run to run. Which values are alive together differs with it: YOLOv3 took 24 or 27
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from graphlib import TopologicalSorter
-from heapq import heappop, heappush
 
 import onnx
 
@@ -23,9 +21,10 @@ _REARRANGED = "_nchwc"
 
 
 def as_written(graph: Graph, nodes: Sequence[onnx.NodeProto]) -> Graph:
-    """The graph with operators in the order of ``nodes``, the model's own.
+    """The graph in ONNX Runtime's order of operators, without chance.
 
-    Those without a place there come before their first reader. No operator computes anything else.
+    That is depth first from the ends, of several inputs the one first that the model's own
+    ``nodes`` compute last. Operators that are not among those count as their first reader.
     """
     written = {name: at for at, node in enumerate(nodes) for name in (node.name, *node.output)}
     written.pop("", None)
@@ -41,14 +40,14 @@ def as_written(graph: Graph, nodes: Sequence[onnx.NodeProto]) -> Graph:
         read |= {name: min(place, read.get(name, place)) for name in uses[index]}
     written_by = {name: index for index, node in enumerate(graph.nodes) for name in node.output}
     needs = {i: {written_by[n] for n in used if n in written_by} for i, used in enumerate(uses)}
-    sorter = TopologicalSorter(needs)
-    sorter.prepare()
-    ready: list[tuple[int, list[str], int]] = []
-    order: list[onnx.NodeProto] = []
-    while sorter.is_active():
-        for index in sorter.get_ready():
-            heappush(ready, (places[index], list(graph.nodes[index].input), index))
-        *_, index = heappop(ready)
-        order.append(graph.nodes[index])
-        sorter.done(index)
-    return replace(graph, nodes=order)
+    rank = [(place, list(node.input)) for place, node in zip(places, graph.nodes, strict=True)]
+    ends = {*needs}.difference(*needs.values())
+    waiting = sorted(ends, key=rank.__getitem__, reverse=True)
+    done: dict[int, onnx.NodeProto] = {}
+    while waiting:
+        index = waiting[-1]
+        if missing := [i for i in needs[index] if i not in done]:
+            waiting.append(max(missing, key=rank.__getitem__))
+        else:
+            done[waiting.pop()] = graph.nodes[index]
+    return replace(graph, nodes=list(done.values()))

@@ -91,7 +91,9 @@ class Cut:
         self._places = {n: self._at[strip_value(striped.first, n)] for n in striped.nbytes}
         self._shapes = StripShapes()
         self._whole: dict[str, Shape] = {}
-        values = {n: at for n, at in bindings.values.items() if n not in self.rows}
+        blocks = manifest.blocks[striped.first : striped.last + 1]
+        self._touched = {name for block in blocks for name in (*block.inputs, *block.outputs)}
+        values = {n: self._at[n] for n in self._touched - self.rows.keys() if n in self._at}
         self.bindings = replace(bindings, values={**values, **self._places}, strip=self._shapes)
 
     def whole(self, name: str, given: Mapping[str, Any], results: Mapping[str, Array]) -> Array:
@@ -106,7 +108,9 @@ class Cut:
 
     def strips(self, whole: Mapping[str, Array]) -> Strips:
         """The strips of the running inference, whose shapes are noted."""
-        shapes = {**self._actual.by_name, **{name: array.shape for name, array in whole.items()}}
+        actual = self._actual.by_name
+        shapes = {name: actual[name] for name in self._touched if name in actual}
+        shapes |= {name: array.shape for name, array in whole.items()}
         heights = {name: shapes[name][rows.axis] for name, rows in self.rows.items()}
         narrower = self._narrower(shapes) if self._are_open else 1.0
         room = {
