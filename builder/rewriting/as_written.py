@@ -38,8 +38,8 @@ def as_written(graph: Graph, nodes: Sequence[onnx.NodeProto]) -> Graph:
         before = [read[name] for name in node.output if name in read]
         places[index] = place = max(known, default=min(before, default=len(nodes)))
         read |= {name: min(place, read.get(name, place)) for name in uses[index]}
-    written_by = {name: index for index, node in enumerate(graph.nodes) for name in node.output}
-    needs = {i: {written_by[n] for n in used if n in written_by} for i, used in enumerate(uses)}
+    made = graph.producers
+    needs = {i: {made[name] for name in used if name in made} for i, used in enumerate(uses)}
     rank = [(place, list(node.input)) for place, node in zip(places, graph.nodes, strict=True)]
     ends = {*needs}.difference(*needs.values())
     waiting = sorted(ends, key=rank.__getitem__, reverse=True)
