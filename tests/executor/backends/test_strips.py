@@ -182,7 +182,7 @@ def test_heights_need_not_be_known_alike(tmp_path: Path) -> None:
         net = Net()
         x = net.input("x", (1, 3, "h", 80))
         fixed = net("Reshape", x, net.constant(np.array([1, 3, 104, 80])))
-        ends = [net("Conv", value, net.weight(32, 3, 3, 3), pads=[1] * 4) for value in (x, fixed)]
+        ends = [net("Conv", value, net.weight(32, 3, 3, 3), pads=[1] * 4) for value in (fixed, x)]
         inner = net("Relu", net("Concat", *ends, axis=1))
         net.output(net("Conv", inner, net.weight(8, 64, 3, 3), pads=[1] * 4))
         return net.model()
