@@ -62,7 +62,7 @@ class Decoder:
         self._layers, self._hidden = file.size("block_count"), file.size("embedding_length")
         self._heads = file.size("attention.head_count")
         self._keys = file.size("attention.head_count_kv", self._heads)
-        self._head = file.size("attention.key_length", self._hidden // max(self._heads, 1))
+        self._head = file.size("attention.key_length", self._hidden // self._heads)
         longest = file.size("context_length")
         usual = min(longest, _MOST_POSITIONS)
         self._context = usual if context is None else whole_number("context", context)
@@ -84,7 +84,12 @@ class Decoder:
         older = file.value(f"{own}.rope.scale_linear", float, 0.0)
         factor = file.value(f"{own}.rope.scaling.factor", float, older)
         self._stretch = (scaling == "linear" and factor) or 1.0
-        self._vocabulary = int(self._tensor("token_embd.weight").shape[1])
+        width, self._vocabulary = self._tensor("token_embd.weight").shape.tolist()
+        queries = self._tensor("blk.0.attn_q.weight").shape.tolist()
+        if (wanted := [self._hidden, self._heads * self._head]) != queries or width != wanted[0]:
+            raise file.refusal(
+                f"its tables are {width} wide, and its queries {queries}; sizes ask for {wanted}"
+            )
         self._nodes: list[onnx.NodeProto] = []
         self._small: dict[str, onnx.TensorProto] = {}
         self._sums: dict[str, str] = {}

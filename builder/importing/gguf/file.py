@@ -67,14 +67,20 @@ class GGUF:
 
     def value(self, key: str, kind: type[V], default: V | None = None) -> V:
         """A value by its key; a `ModelError` without one and a default, or of another kind."""
-        found = self._fields[key].contents() if key in self._fields else default
+        try:
+            found = self._fields[key].contents() if key in self._fields else default
+        except UnicodeDecodeError as error:
+            raise self.refusal(f"its {key} is damaged: {error}", "fetch it again") from error
         if not isinstance(found, kind):
             raise self.refusal(f"its {key} is {found!r:.40}, not of the type {kind.__name__}")
         return found
 
     def size(self, key: str, default: int | None = None) -> int:
-        """A whole number of the network, such as ``block_count``; raises as `value`."""
-        return self.value(f"{self.architecture}.{key}", int, default)
+        """A size of the network, such as ``block_count``; raises as `value`, and for 0."""
+        found = self.value(key := f"{self.architecture}.{key}", int, default)
+        if found < 1:
+            raise self.refusal(f"its {key} is {found}, which must be at least 1")
+        return found
 
     def refusal(self, why: str, hint: str = "") -> ModelError:
         """The error for a file that can't be imported."""

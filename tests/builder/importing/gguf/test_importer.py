@@ -145,6 +145,11 @@ def test_other_models_are_left_as_they_are(tmp_path: Path) -> None:
             "it has no 1-D tensor 'output_norm.weight'",
         ),
         ({"values": {"llama.rope.scaling.type": "yarn"}}, "scaled by 'yarn'"),
+        ({"values": {"llama.context_length": 0}}, "its llama.context_length is 0, which must be"),
+        (
+            {"values": {"llama.attention.key_length": 4_000_000_000}},
+            "its queries [256, 256]; sizes ask for [256, 16000000000]",
+        ),
         ({"architecture": "qwen2", "split": "tekken"}, "with the splitting 'tekken'"),
         ({"values": {"llama.attention.key_length": 32}, "factors": True}, "64 of the 32 numbers"),
     ],
@@ -180,6 +185,21 @@ def test_files_that_are_cut_short_are_refused(kept: int, tmp_path: Path) -> None
     with pytest.raises(ModelError, match="damaged, cut short"), imported(file, tmp_path):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.gguf"]
+
+
+def test_damaged_texts_and_sizes_are_refused(tmp_path: Path) -> None:
+    data = write_gguf(tmp_path / "tiny.gguf").read_bytes()
+    text, size = b"<|start|>{{", b"llama.embedding_length\x04\0\0\0"
+    assert text in data
+    for old, new, why in (
+        (text, b"\xc3" + text[1:], "tokenizer.chat_template is damaged"),
+        (size + b"\0\1", size + b"\0\2", "its tables are 256 wide"),
+        (size + b"\0\1", size + b"\3\0", "attention.key_length is 0, which must be"),
+    ):
+        file = tmp_path / "damaged.gguf"
+        file.write_bytes(data.replace(old, new, 1))
+        with pytest.raises(ModelError, match=why):
+            import_gguf(file, tmp_path / "folder")
 
 
 def test_files_that_are_missing_or_in_the_way_are_refused(tmp_path: Path) -> None:
