@@ -282,13 +282,15 @@ def context_sizes(
 ) -> dict[str, int]:
     """Sizes of a decoder's symbols in the last chunk of a context; ``dims`` for other models.
 
-    A cache that is written in place is as long as the context; others have what came before.
+    A cache that is written in place is as long as the context; others have what came before. The
+    context is at least as long as a chunk.
     ``dims`` are sizes that the user gave: that of the past says how long the context is.
     """
     by_meaning = {meaning: symbol for symbol, meaning in _meanings(inputs).items()}
     if not {"past", "sequence"} <= by_meaning.keys():
         return dict(dims)
     chunk = dims.get(by_meaning["sequence"], _SEQUENCE_LENGTH)
+    context = max(context, chunk)
     past = dims.get(by_meaning["past"], context if in_place else context - chunk)
     total = past if in_place else past + chunk
     sizes = {"past": past, "total": total, "sequence": chunk}

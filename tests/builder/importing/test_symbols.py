@@ -347,6 +347,8 @@ PAST, TOTAL, SEQUENCE = "past_sequence_length", "total_sequence_length", "sequen
         (False, {}, (384, 512, 128)),
         (False, {SEQUENCE: 64}, (448, 512, 64)),
         (False, {PAST: 100}, (100, 228, 128)),
+        (False, {SEQUENCE: 600}, (0, 600, 600)),
+        (True, {SEQUENCE: 600}, (600, 600, 600)),
     ],
 )
 def test_a_decoder_has_sizes_of_the_last_chunk_of_a_context(
