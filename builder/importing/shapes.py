@@ -35,6 +35,9 @@ __all__ = ["plan_shapes", "plan_sizes", "plan_smallest", "shapes_at"]
 
 Shape = tuple[int, ...]
 
+_SHOWN = 4
+"""Number of inputs that a hint names: a decoder has one for each tensor of its cache."""
+
 _REPAIRS = 4
 """Number of sizes to try that ONNX Runtime names when it refuses others."""
 
@@ -347,10 +350,11 @@ def _seeded_shapes(
 def _refused_seeded(
     graph: Graph, planned: Mapping[str, Shape], option: str, error: Exception
 ) -> ModelError:
-    arrays = ", ".join(
+    arrays = [
         f"{v.name}=…" if v.name.isidentifier() else f"**{{{v.name!r}: …}}" for v in graph.inputs
-    )
-    given = f"--data inputs.npz, which numpy.savez('inputs.npz', {arrays}) writes"
+    ]
+    arrays[_SHOWN:] = ["…"] * (len(arrays) > _SHOWN)
+    given = f"--data inputs.npz, which numpy.savez('inputs.npz', {', '.join(arrays)}) writes"
     is_open = any(isinstance(dim, str) for value in graph.inputs for dim in value.shape)
     return ModelError(
         f"the model does not run on seeded inputs of "

@@ -56,6 +56,16 @@ def test_names_that_python_can_not_write_are_shown_in_quotes(
     assert "numpy.savez('inputs.npz', **{'x:0': …}, to=…)" in caught.value.hint
 
 
+def test_the_first_of_many_inputs_are_shown(import_model: Callable[..., Graph]) -> None:
+    net = Net()
+    net.output(net("Reshape", net.input("x", (2, 64)), net.input("to", (2,), TensorProto.INT64)))
+    for number in range(60):
+        net.output(net("Identity", net.input(f"past{number}", (1,))))
+    with pytest.raises(ModelError) as caught:
+        import_model(net.model())
+    assert "numpy.savez('inputs.npz', x=…, to=…, past0=…, past1=…, …) writes" in caught.value.hint
+
+
 def test_the_smallest_shapes_run_on_a_sample_that_is_cut_off(
     import_model: Callable[..., Graph], tmp_path: Path
 ) -> None:
