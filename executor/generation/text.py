@@ -72,9 +72,16 @@ class Text:
         from tokenizers.decoders import DecodeStream
 
         stream = DecodeStream(skip_special_tokens=True)
-        held = ""
+        held, before = "", 0
         for token in tokens:
-            held += stream.step(self._tokenizer, token) or ""
+            try:
+                held += stream.step(self._tokenizer, token) or ""
+            except Exception:  # the package raises this class itself
+                # Tokens of single bytes were no text together, and change what was said before.
+                stream = DecodeStream(skip_special_tokens=True)
+                for each in (before, token):
+                    held += stream.step(self._tokenizer, each) or ""
+            before = token
             if found := [held.index(end) for end in stop if end in held]:
                 yield held[: min(found)]
                 return

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteFallback, Fuse, Replace, Sequence
+from tokenizers.models import BPE
 
 from swapnet.errors import InputError
 from swapnet.executor.generation.text import Text
@@ -28,6 +31,13 @@ def test_words_become_tokens_and_come_back(folder: Path) -> None:
 
 def test_special_tokens_are_not_in_the_text(folder: Path) -> None:
     assert "".join(Text(folder).pieces(iter([5, 0, 6]))) == "is Paris"
+
+
+def test_bytes_that_are_no_text_do_not_end_an_answer(folder: Path) -> None:
+    made = Tokenizer(BPE({"<0x66>": 0, "<0xCC>": 1, "_cc": 2}, [], byte_fallback=True))
+    made.decoder = Sequence([Replace("_", " "), ByteFallback(), Fuse()])
+    made.save(str(folder / "tokenizer" / "tokenizer.json"))
+    assert "".join(Text(folder).pieces(iter([0, 1, 2, 2]))) == "f\N{REPLACEMENT CHARACTER} cc cc"
 
 
 def test_a_chat_has_the_form_of_the_model(folder: Path) -> None:
