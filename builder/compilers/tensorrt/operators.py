@@ -203,6 +203,8 @@ def _attention(writer: _Writer, node: onnx.NodeProto) -> None:
     last = writer("Cast", lasts, to=TensorProto.INT64)  # (batch,): position of the last token
     sequence = writer("Gather", writer("Shape", query), writer.constant(1))
     first = writer("Sub", writer("Add", last, writer.constant(1)), sequence)
+    # A prompt that is padded behind has fewer tokens, and begins at 0.
+    first = writer("Max", first, writer.constant(0))
     steps = writer("Range", writer.constant(0), sequence, writer.constant(1))
     places = writer("Add", writer("Unsqueeze", first, writer.constant([1])), steps)
 

@@ -135,6 +135,19 @@ def test_attention_with_queries_and_keys_in_one() -> None:
 
 
 @scattering
+def test_prompts_that_are_padded_behind_begin_at_0() -> None:
+    feeds = attention_feeds([0, 0], 5)
+    feeds["last"] = np.array([2, 4], np.int32)
+    inputs = ["q", "k", "v", "key", "value", "last", "total"]
+    outputs = {"y": feeds["q"].shape, "a": feeds["key"].shape, "b": feeds["key"].shape}
+    options = {"num_heads": HEADS, "kv_num_heads": GROUPS}
+    attention = node("GroupQueryAttention", inputs, [*outputs], **options)
+    expected, found, _ = both([attention], feeds, {}, outputs)
+    np.testing.assert_allclose(found[0][0, :3], expected[0][0, :3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[0][1], expected[0][1], rtol=1e-4, atol=1e-5)
+
+
+@scattering
 def test_what_is_not_used_of_a_cache_has_no_effect() -> None:
     feeds = attention_feeds([3], 1)
     inputs = ["q", "k", "v", "key", "value", "last", "total"]
