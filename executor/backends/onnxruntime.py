@@ -629,8 +629,8 @@ class _WindowedSegment(OrtSegment):
             self._streamed += [] if place.resident else [borrower for borrower, _ in places]
 
     def run(self, given: dict[str, Any], results: Mapping[str, Array]) -> None:
-        self._arena.lend(self._places)
         try:
+            self._arena.lend(self._places)
             super().run(given, results)
         finally:
             self._arena.take_back(self._streamed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ import pytest
 
 from swapnet.builder import build
 from swapnet.builder.compilers.windows import PACKED
-from swapnet.errors import BackendError, EngineError
+from swapnet.errors import BackendError, BudgetError, EngineError
 from swapnet.executor import SwapExecutor, SwapRuntime
 from swapnet.executor.backends import onnxruntime, windows
 from swapnet.executor.backends.onnxruntime import OrtSegment
@@ -28,6 +29,7 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning import planner
 from swapnet.executor.planning.plan import PlanOptions, Step
+from swapnet.executor.swapping import arena
 from swapnet.executor.swapping.arena import Arena, Borrower, side_by_side
 from swapnet.machine import FileMapping, address_holes, anonymous_bytes, mappings_of
 from swapnet.manifest import WEIGHTS, Window
@@ -295,6 +297,32 @@ def test_models_of_a_runtime_have_windows(toy: Built, expected: Arrays) -> None:
             for model in models:
                 assert_same(model(toy.feeds()), expected)
     assert not mappings_of(toy.folder / WEIGHTS)
+
+
+@pytest.mark.parametrize("failing", range(1, 8))
+def test_a_page_that_can_not_move_leaves_none_lent(
+    decoder: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    opened = Engine.open(decoder)
+    feeds = planned_sample(opened.manifest, seed=1)
+    calls = itertools.count(1)
+    move = arena._move_pages
+
+    def refused(*where: int) -> None:
+        if next(calls) == failing:
+            raise BudgetError("no page moves", why="in this test", hint="")
+        move(*where)
+
+    with SwapExecutor(opened, "weights:0%", before_read=poison) as executor:
+        expected = executor(feeds)
+        monkeypatch.setattr(arena, "_move_pages", refused)
+        with pytest.raises(BudgetError):
+            executor(feeds)
+        state = executor._state
+        assert state is not None
+        assert isinstance(state.arena, Arena)
+        assert len(state.arena._lent) <= 1
+        assert_same(executor(feeds), expected)
 
 
 @pytest.mark.slow
