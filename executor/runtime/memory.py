@@ -11,6 +11,7 @@ from swapnet.executor.planning.layout import late_bytes, lay_out_values
 from swapnet.executor.planning.usage import (
     demand,
     least_weights_bytes,
+    packing,
     page_table_bytes,
     scratch_within,
     smallest_striping,
@@ -128,8 +129,9 @@ def most_scratch_bytes(
 
 
 def session_bytes(manifests: Sequence[Manifest]) -> int:
-    """Upper limit of what the sessions of engines take beside scratch memory."""
-    return sum(usage(manifest).process_bytes for manifest in manifests)
+    """Upper limit of what the sessions of engines take beside scratch memory, also when made."""
+    packed = max((packing(manifest).transient_bytes for manifest in manifests), default=0)
+    return packed + sum(usage(manifest).process_bytes for manifest in manifests)
 
 
 def is_interruptible(manifest: Manifest) -> bool:

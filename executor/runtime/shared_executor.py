@@ -137,9 +137,10 @@ class SharedExecutor(SwapExecutor):
             self._parked = self._park()
             if not keep_sessions:
                 self._backend.forget_segments()
+            packs = self.manifest.has_windows and not keep_sessions
+            if self._parked is not None and (packs or not keep_memory):
+                self._parked.discard()
+                self._parked = None
             if not keep_memory:
-                if self._parked is not None:
-                    self._parked.discard()
-                    self._parked = None
                 self._values.close()
                 self._values = self._new_values(self._striping)

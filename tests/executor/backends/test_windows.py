@@ -29,6 +29,9 @@ from swapnet.executor.engine import Engine
 from swapnet.executor.inputs import planned_sample
 from swapnet.executor.planning import planner
 from swapnet.executor.planning.plan import PlanOptions, Step
+from swapnet.executor.planning.usage import packing
+from swapnet.executor.runtime.memory import session_bytes
+from swapnet.executor.runtime.shared_executor import SharedExecutor
 from swapnet.executor.swapping import arena
 from swapnet.executor.swapping.arena import Arena, Borrower, side_by_side
 from swapnet.machine import FileMapping, address_holes, anonymous_bytes, mappings_of
@@ -297,6 +300,16 @@ def test_models_of_a_runtime_have_windows(toy: Built, expected: Arrays) -> None:
             for model in models:
                 assert_same(model(toy.feeds()), expected)
     assert not mappings_of(toy.folder / WEIGHTS)
+
+
+def test_sessions_are_packed_while_the_arena_is_empty(toy: Built, expected: Arrays) -> None:
+    assert session_bytes([toy.manifest]) > packing(toy.manifest).transient_bytes
+    with SharedExecutor(toy.folder, "100%") as executor:
+        assert_same(executor(toy.feeds()), expected)
+        for keeps in (True, False):
+            executor.pause(keep_sessions=keeps)
+            assert (executor._parked is not None) == keeps
+            assert_same(executor(toy.feeds()), expected)
 
 
 @pytest.mark.parametrize("failing", range(1, 8))
