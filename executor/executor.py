@@ -585,7 +585,9 @@ class SwapExecutor:
         if options.least_scratch_bytes:
             most = most_scratch_bytes(self.manifest, budget_bytes)
             least = min(options.least_scratch_bytes, most)
-            options = replace(options, least_scratch_bytes=least)
+            # Other scratch memory takes sessions of its own, so joins are free as at the opening.
+            joined = options.joined if self._scratch.fits(least) else None
+            options = replace(options, least_scratch_bytes=least, joined=joined)
         return self._plan_of(budget_bytes, options)
 
     def _new_values(self, striping: Striping | None) -> ValueStore:

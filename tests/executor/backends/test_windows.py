@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,22 @@ def test_sessions_are_packed_while_the_arena_is_empty(toy: Built, expected: Arra
             executor.pause(keep_sessions=keeps)
             assert (executor._parked is not None) == keeps
             assert_same(executor(toy.feeds()), expected)
+
+
+def test_joins_are_free_where_all_sessions_are_made_again(
+    decoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[PlanOptions] = []
+    with SwapExecutor(decoder, "100%") as executor:
+        assert executor._options.joined
+        monkeypatch.setattr(executor, "_plan_of", lambda _, options: asked.append(options))
+        for more in (0, 4096):
+            least = executor._scratch.limit_bytes + more
+            executor._options = replace(executor._options, least_scratch_bytes=least)
+            executor._plan_for(executor.plan.budget_bytes)
+        joined = executor._options.joined
+        monkeypatch.undo()
+    assert [options.joined for options in asked] == [joined, None]
 
 
 @pytest.mark.parametrize("failing", range(1, 8))
