@@ -139,8 +139,10 @@ class Arena:
         end = align_up(max(nbytes, mmap.PAGESIZE), mmap.PAGESIZE)
         if self._is_filled and end < len(self._memory):
             # The kernel divides a huge page that is cold in part, and takes back at once what is
-            # not mapped any more, and each part that is zero.
+            # not mapped any more, and each part that is zero. Where no memory can be cold (before
+            # Linux 5.4, or while it is locked), no part of a page is taken: the rest would stay.
             with suppress(OSError):
+                self._memory.madvise(_MADV_COLD, end)
                 self._memory.madvise(mmap.MADV_HUGEPAGE)
                 if old_bytes <= (start := len(self._memory) - huge_page_bytes()):
                     pages = range(start, end, mmap.PAGESIZE)

@@ -56,16 +56,25 @@ def test_the_end_of_a_filled_arena_is_a_part_of_a_huge_page(
     monkeypatch.setattr("swapnet.executor.swapping.arena.huge_page_bytes", lambda: huge)
     monkeypatch.setattr(mmap, "mmap", Watched)
     arena = Arena(3 * page + 1, is_filled=True)
-    assert said == [(mmap.MADV_HUGEPAGE, huge), (20, huge, 4 * page)]
+    cold = (20, huge, 4 * page)
+    assert said == [cold, (mmap.MADV_HUGEPAGE, huge), cold]
     assert bytes(arena.view(0, 3 * page + 1)).count(1) == 4
     arena.fill(0, arena.nbytes, 7)
     for nbytes, mapped in ((huge + page, 2 * huge), (2 * page, huge + page)):
         said.clear()
         arena.resize(nbytes)
-        assert said[1] == (20, mapped, nbytes)
+        assert said[2] == (20, mapped, nbytes)
         kept = min(nbytes, 3 * page + 1)
         assert bytes(arena.view(0, kept)) == b"\7" * kept
     assert arena.view(0, 3 * page).nbytes == 2 * page
+
+
+def test_no_part_of_a_huge_page_is_taken_where_no_memory_can_be_cold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("swapnet.executor.swapping.arena._MADV_COLD", 9999)
+    arena = Arena(3 * mmap.PAGESIZE, is_filled=True)
+    assert bytes(arena.view(0, 3 * mmap.PAGESIZE)) == bytes(3 * mmap.PAGESIZE)
 
 
 def test_too_much_is_a_budget_error() -> None:
