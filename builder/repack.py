@@ -24,9 +24,10 @@ from swapnet.builder.stages import with_memory
 from swapnet.builder.writing.blocks import Stored, store, with_skeleton
 from swapnet.builder.writing.codecs import Coded
 from swapnet.builder.writing.directory import build_folders, target_of
-from swapnet.builder.writing.weights import StoredExtent, WeightWriter, window_alignment
+from swapnet.builder.writing.weights import StoredExtent, WeightWriter
 from swapnet.errors import EngineError, InputError, ModelError
 from swapnet.executor.backends.skeletons import Skeletons
+from swapnet.executor.backends.windows import window_alignment
 from swapnet.executor.repacking import Job
 from swapnet.executor.swapping.storage import LoadMode, WeightFile
 from swapnet.executor.swapping.verify import check_weights

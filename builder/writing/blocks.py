@@ -21,7 +21,8 @@ from swapnet.builder.importing.lookup import table_parts
 from swapnet.builder.importing.source import file_sha256
 from swapnet.builder.rewriting.optimise import channels_in_block
 from swapnet.builder.writing.codecs import Coded, choose_codecs
-from swapnet.builder.writing.weights import StoredExtent, WeightWriter, window_alignment
+from swapnet.builder.writing.weights import StoredExtent, WeightWriter
+from swapnet.executor.backends.windows import window_alignment
 from swapnet.fingerprint import kernel_fingerprint
 from swapnet.manifest import (
     EXTENT_ALIGNMENT,

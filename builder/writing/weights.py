@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +10,20 @@ from pathlib import Path
 from swapnet.builder.compilers.packing import Packed
 from swapnet.builder.importing.graph import Constant
 from swapnet.builder.writing.codecs import PLAIN, Coded
+from swapnet.executor.backends.windows import window_alignment
 from swapnet.executor.swapping.codecs import narrowed
 from swapnet.manifest import (
     EXTENT_ALIGNMENT,
     TENSOR_ALIGNMENT,
-    WINDOW_ALIGNMENT,
     Extent,
     Weight,
     Window,
 )
 from swapnet.units import align_up
 
-__all__ = ["StoredExtent", "WeightWriter", "window_alignment"]
+__all__ = ["StoredExtent", "WeightWriter"]
 
 _PIECE_BYTES = 1 << 20
-
-
-def window_alignment() -> int:
-    """Alignment of windows here: whole pages can be moved."""
-    return max(WINDOW_ALIGNMENT, mmap.PAGESIZE)
 
 
 @dataclass(frozen=True)

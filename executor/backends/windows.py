@@ -34,6 +34,7 @@ __all__ = [
     "gathered",
     "open_mapped",
     "packs_bits",
+    "window_alignment",
 ]
 
 BITS_SINCE = "1.32"
@@ -48,6 +49,11 @@ _GRAPH, _INITIALIZER, _OUTPUT, _EXTERNAL = 7, 5, 12, 13
 """Fields of ModelProto, GraphProto and TensorProto."""
 
 _UINT8 = 2
+
+
+def window_alignment() -> int:
+    """Alignment of windows here: whole pages can be moved."""
+    return max(WINDOW_ALIGNMENT, mmap.PAGESIZE)
 
 
 def packs_bits(version: str) -> bool:
@@ -139,7 +145,7 @@ def _lies_behind(
     gap = align_up(start + end - offset, mmap.PAGESIZE)
     return (
         address - start == window.offset - offset
-        and align_up(end, WINDOW_ALIGNMENT) == window.offset
+        and align_up(end, window_alignment()) == window.offset
         and any(each.start <= gap and address <= each.end for each in mapped)
     )
 
@@ -184,7 +190,7 @@ def gathered(model: bytes, windows: Sequence[Window]) -> bytes:
 def _gap(position: int, location: bytes, offset: int, packed: bytes, end: int) -> bytes:
     """An initializer that is mapped before a blob, so behind it, and an output of its name."""
     name = f"{GAP}{position}".encode()
-    nbytes = align_up(end, WINDOW_ALIGNMENT) - align_up(end, mmap.PAGESIZE)
+    nbytes = align_up(end, window_alignment()) - align_up(end, mmap.PAGESIZE)
     entries = {
         b"location": location,
         b"offset": str(offset).encode(),

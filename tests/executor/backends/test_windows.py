@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import itertools
+import mmap
 import os
 import shutil
 import signal
@@ -37,6 +38,7 @@ from swapnet.executor.swapping import arena
 from swapnet.executor.swapping.arena import Arena, Borrower, side_by_side
 from swapnet.machine import FileMapping, address_holes, anonymous_bytes, mappings_of
 from swapnet.manifest import WEIGHTS, Window
+from swapnet.units import align_up
 from tests.helpers.decoders import grouped
 from tests.helpers.engines import Arrays, BuildToy, assert_same, poison
 from tests.helpers.engines import Engine as Built
@@ -353,6 +355,25 @@ def test_a_page_that_can_not_move_leaves_none_lent(
         assert isinstance(state.arena, Arena)
         assert len(state.arena._lent) <= 1
         assert_same(executor(feeds), expected)
+
+
+@pytest.mark.parametrize("page_bytes", [4 << 10, 16 << 10, 64 << 10])
+def test_windows_on_pages_of_any_size_lie_behind_each_other(
+    monkeypatch: pytest.MonkeyPatch, page_bytes: int
+) -> None:
+    monkeypatch.setattr(mmap, "PAGESIZE", page_bytes)
+    step = windows.window_alignment()
+    nbytes = step - align_up(100, page_bytes)
+    external = onnx.TensorProto(name="w", data_location=onnx.TensorProto.EXTERNAL)
+    for key, value in {"location": "file", "prepacked_0": "KEY|0;100;0"}.items():
+        external.external_data.add(key=key, value=value)
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "step", [], [], [external]))
+    found = [Window("w", 0, 100), Window("w", step, step)]
+    gathered = onnx.load_from_string(windows.gathered(model.SerializeToString(), found))
+    assert [[*each.dims] for each in gathered.graph.initializer] == [[], [nbytes]]
+    mapped = [FileMapping(1 << 20, (1 << 20) + 2 * step, 0)]
+    pairs = [(window, (1 << 20) + window.offset) for window in found]
+    assert windows._runs(pairs, mapped) == [(0, 1 << 20, 2 * step)]
 
 
 @pytest.mark.slow
