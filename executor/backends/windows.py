@@ -123,15 +123,16 @@ def _are_copies(path: Path, lost: Sequence[Window], found: Sequence[Window]) -> 
 
 
 def _runs(
-    found: Iterable[tuple[Window, int]], mapped: Sequence[FileMapping]
+    found: Sequence[tuple[Window, int]], mapped: Sequence[FileMapping]
 ) -> list[tuple[int, int, int]]:
     """Offset, address and end in the file of windows that lie in memory as in the file.
 
     All between them is mapped by this session, and is nothing but what aligns them in the file.
     """
     runs: list[tuple[int, int, int]] = []
+    taken = [address for _, address in found]
     for window, address in found:
-        if runs and _lies_behind(address, window, runs[-1], mapped):
+        if runs and _lies_behind(address, window, runs[-1], mapped, taken):
             runs[-1] = (*runs[-1][:2], window.end)
         else:
             runs.append((window.offset, address, window.end))
@@ -139,7 +140,11 @@ def _runs(
 
 
 def _lies_behind(
-    address: int, window: Window, run: tuple[int, int, int], mapped: Iterable[FileMapping]
+    address: int,
+    window: Window,
+    run: tuple[int, int, int],
+    mapped: Iterable[FileMapping],
+    taken: Iterable[int],
 ) -> bool:
     offset, start, end = run
     gap = align_up(start + end - offset, mmap.PAGESIZE)
@@ -147,6 +152,7 @@ def _lies_behind(
         address - start == window.offset - offset
         and align_up(end, window_alignment()) == window.offset
         and any(each.start <= gap and address <= each.end for each in mapped)
+        and not any(gap <= other < address for other in taken)
     )
 
 
@@ -171,7 +177,9 @@ def gathered(model: bytes, windows: Sequence[Window]) -> bytes:
                 found = fields(tensor, each.content, each.end)
                 key, value = (tensor[f.content : f.end] for f in found)
                 if key.startswith(b"prepacked_"):
-                    packed[int(value.split(b"|")[1].split(b";")[0])] = value
+                    blobs = [blob.split(b";") for blob in value.split(b"|")[1:] if blob]
+                    begins = [int(blob[0]) for blob in blobs if int(blob[1])]
+                    packed.update(dict.fromkeys(begins[:1], value))
                     continue
                 location = value if key == b"location" else location
             kept.append(tensor[each.start : each.end])

@@ -365,7 +365,7 @@ def test_windows_on_pages_of_any_size_lie_behind_each_other(
     step = windows.window_alignment()
     nbytes = step - align_up(100, page_bytes)
     external = onnx.TensorProto(name="w", data_location=onnx.TensorProto.EXTERNAL)
-    for key, value in {"location": "file", "prepacked_0": "KEY|0;100;0"}.items():
+    for key, value in {"location": "file", "prepacked_0": "KEY|7;0;0|0;100;0"}.items():
         external.external_data.add(key=key, value=value)
     model = onnx.helper.make_model(onnx.helper.make_graph([], "step", [], [], [external]))
     found = [Window("w", 0, 100), Window("w", step, step)]
@@ -374,6 +374,18 @@ def test_windows_on_pages_of_any_size_lie_behind_each_other(
     mapped = [FileMapping(1 << 20, (1 << 20) + 2 * step, 0)]
     pairs = [(window, (1 << 20) + window.offset) for window in found]
     assert windows._runs(pairs, mapped) == [(0, 1 << 20, 2 * step)]
+
+
+def test_windows_with_another_between_them_move_alone() -> None:
+    step = windows.window_alignment()
+    found = [(Window(name, n * step, n * step + 100), n * step) for n, name in enumerate("ab")]
+    between = Window("c", 5 * step, 5 * step + 100), step - mmap.PAGESIZE
+    mapped = [FileMapping(0, 2 * step, 0)]
+    assert [start for _, start, _ in windows._runs(found, mapped)] == [0]
+    assert [start for _, start, _ in windows._runs([*found, between], mapped)] == [
+        *(address for _, address in found),
+        between[1],
+    ]
 
 
 @pytest.mark.slow
