@@ -439,7 +439,7 @@ class SwapExecutor:
             raise values_too_large(error, wanted, most, plan.budget_bytes) from error
         least = spare if spare >= wanted else most
         self._options = replace(self._options, least_scratch_bytes=least)
-        self._replace_plan(self._plan_for(plan.budget_bytes))
+        self._replace_plan(self._plan_for(plan.budget_bytes, self._options))
 
     def submit(
         self,
@@ -569,19 +569,18 @@ class SwapExecutor:
         assert self._state is not None
         return self._state
 
-    def _make_plan(self, budget: Budget) -> Plan:
-        return self._plan_for(
-            admitted_bytes(
-                budget,
-                self.manifest,
-                self._available_bytes,
-                profile=self.engine.delays,
-                options=self._options,
-            )
+    def _make_plan(self, budget: Budget, options: PlanOptions | None = None) -> Plan:
+        options = options or self._options
+        budget_bytes = admitted_bytes(
+            budget,
+            self.manifest,
+            self._available_bytes,
+            profile=self.engine.delays,
+            options=options,
         )
+        return self._plan_for(budget_bytes, options)
 
-    def _plan_for(self, budget_bytes: int) -> Plan:
-        options = self._options
+    def _plan_for(self, budget_bytes: int, options: PlanOptions) -> Plan:
         if options.least_scratch_bytes:
             most = most_scratch_bytes(self.manifest, budget_bytes)
             least = min(options.least_scratch_bytes, most)

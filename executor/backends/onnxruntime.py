@@ -259,7 +259,8 @@ class Sessions:
 
     A new session costs half a millisecond and 100 KiB. A step of the same blocks, in the same
     strips, has the session of the plan before; all are opened again after another arena was
-    registered. Skeletons are read once, and kept compressed: to a quarter, in 0.1 ms each.
+    registered. Skeletons are read once and kept compressed: those of ResNet-101 take 39 KiB, their
+    parts would take 173. To take one apart again costs 0.04 to 0.07 ms.
     """
 
     def __init__(

@@ -97,8 +97,7 @@ class SharedExecutor(SwapExecutor):
         InputError, BudgetError
             The budget is invalid or too small.
         """
-        self._options = options or self._options
-        return self._make_plan(Budget.parse(budget))
+        return self._make_plan(Budget.parse(budget), options)
 
     def prepare_sessions(self, plan: Plan) -> None:
         """Make the sessions of a plan under the scratch memory in force; requests keep running.

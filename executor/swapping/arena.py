@@ -26,7 +26,7 @@ _MAP_FIXED, _MAP_NORESERVE, _MAP_FIXED_NOREPLACE = 0x10, 0x4000, 0x100000
 _MADV_COLD = 20
 _MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
 
-_PART_OF_BYTES = 2 << 20
+_LARGEST_DIVIDED_BYTES = 2 << 20
 """Largest huge page that is taken for a part of it: all of it is in memory for a moment."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -88,7 +88,7 @@ class Arena:
     """
 
     def __init__(self, nbytes: int, *, is_filled: bool = False) -> None:
-        self._is_filled = is_filled and 0 < huge_page_bytes() <= _PART_OF_BYTES
+        self._is_filled = is_filled and 0 < huge_page_bytes() <= _LARGEST_DIVIDED_BYTES
         try:
             self._memory = mmap.mmap(
                 -1, self._mapped_bytes(nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS

@@ -325,7 +325,7 @@ def test_joins_are_free_where_all_sessions_are_made_again(
         for more in (0, 4096):
             least = executor._scratch.limit_bytes + more
             executor._options = replace(executor._options, least_scratch_bytes=least)
-            executor._plan_for(executor.plan.budget_bytes)
+            executor._plan_for(executor.plan.budget_bytes, executor._options)
         joined = executor._options.joined
         monkeypatch.undo()
     assert [options.joined for options in asked] == [joined, None]
